@@ -1,0 +1,1 @@
+"""Data in memory, with the space they live in."""

@@ -1,0 +1,95 @@
+"""Names in configuration files <-> components: the only place where a string becomes a class.
+
+A component is a frozen dataclass whose fields are the keys of its YAML file; types, ranges and choices are in the
+annotations, defaults are in the YAML alone. Nothing here looks up a dotted path.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import ErrorDetails
+
+from ebm_cli.errors import UserError, nearest
+
+GROUPS = ("dataset", "model", "sampler", "chains", "objective", "optimizer", "device", "evaluation", "tracker")
+_TABLE: dict[tuple[str, str], type] = {}
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: a checked, frozen dataclass that configuration can name as `group.name: NAME`.
+
+    Raises ValueError if the name is taken, which would make a configuration mean two things.
+    """
+
+    def add(cls: type[T]) -> type[T]:
+        if group not in GROUPS:
+            raise ValueError(f"no component group {group!r}; there are {', '.join(GROUPS)}")
+        if (group, name) in _TABLE:
+            raise ValueError(f"{group} {name!r} is already {_TABLE[group, name].__qualname__}")
+        config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+        component = pydantic_dataclass(cls, frozen=True, kw_only=True, config=config)
+        _TABLE[group, name] = component
+        return component
+
+    return add
+
+
+def load_components() -> None:
+    """Import every file of every group, so that its `register` lines run."""
+    for group in GROUPS:
+        for name in _submodules(importlib.import_module(f"ebm_cli.{group}")):
+            importlib.import_module(name)
+
+
+def _submodules(module: ModuleType) -> list[str]:
+    return [f"{module.__name__}.{found.name}" for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+
+
+def load_plugins(modules: list[str]) -> None:
+    """Import the user's own component modules, named on the command line as `plugins=[my_module]`."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise UserError(f"plugins: no Python module {name!r}; it must be importable (PYTHONPATH=.)") from error
+
+
+def components(group: str) -> dict[str, type]:
+    """Every registered component of a group by its name."""
+    return {name: cls for (g, name), cls in sorted(_TABLE.items()) if g == group}
+
+
+def build(group: str, config: Mapping[str, Any]) -> Any:
+    """The component that `config["name"]` names, its fields checked. Raises UserError naming the key and the value."""
+    values = dict(config)
+    name = values.pop("name", None)
+    known = components(group)
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"{group}.name = {name!r}: no such {group}; there are {', '.join(known)}")
+    try:
+        # JSON mode: strict about types, yet a YAML list may fill a tuple and an int a float.
+        return TypeAdapter(known[name]).validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UserError(explain(error.errors()[0], group, list(known[name].__dataclass_fields__))) from error
+
+
+def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:
+    """One sentence for the first thing pydantic found wrong below `prefix`."""
+    path = ".".join([*([prefix] if prefix else []), *(str(part) for part in detail["loc"])])
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {path}{nearest(str(detail['loc'][-1]), keys)} (takes: {', '.join(keys) or 'no keys'})"
+    if detail["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{path} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{path} = {json.dumps(detail['input'], default=str)}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+"""Markov kernels that leave p(x) = exp(-E(x)) / Z invariant."""

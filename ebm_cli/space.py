@@ -1,0 +1,106 @@
+"""State spaces: what one configuration x is. x is always a float tensor of shape (batch, *shape)."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.rng import Key
+
+
+@dataclass(frozen=True)
+class Space(ABC):
+    """A set of configurations with a fixed shape."""
+
+    shape: tuple[int, ...]
+    name: ClassVar[str]
+
+    @property
+    def sites(self) -> int:
+        """Number of variables D in one configuration."""
+        return math.prod(self.shape)
+
+    @abstractmethod
+    def noise(self, n: int, key: Key, device: rng.Device = "cpu") -> Tensor:
+        """n maximally uninformed configurations, (n, *shape): where chains without a past start."""
+
+    @abstractmethod
+    def contains(self, x: Tensor) -> bool:
+        """Whether every row of x (batch, *shape) is a configuration of this space."""
+
+    @abstractmethod
+    def brightness(self, x: Tensor) -> Tensor:
+        """x mapped to [0, 1] for display, same shape."""
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """x (n, *shape) as uint8 images (n, channels, height, width); vectors become a square or one row."""
+        grey = (self.brightness(x).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        return grey.reshape(len(x), *_image_shape(self.shape))
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return (shape[0], shape[1], shape[2])
+    if len(shape) == 2:
+        return (1, shape[0], shape[1])
+    sites = math.prod(shape)
+    side = math.isqrt(sites)
+    return (1, side, side) if side * side == sites else (1, 1, sites)
+
+
+@dataclass(frozen=True)
+class Binary(Space):
+    """x in {0, 1}^shape."""
+
+    name = "binary"
+
+    def noise(self, n: int, key: Key, device: rng.Device = "cpu") -> Tensor:
+        """Fair coin flips."""
+        return (rng.uniform((n, *self.shape), key, device) < 0.5).float()
+
+    def contains(self, x: Tensor) -> bool:
+        return x.shape[1:] == self.shape and bool(((x == 0) | (x == 1)).all())
+
+    def brightness(self, x: Tensor) -> Tensor:
+        return x
+
+    @property
+    def states(self) -> int:
+        """Number of configurations, 2^D."""
+        return 2**self.sites
+
+    def enumerate(self, first: int = 0, last: int | None = None) -> Tensor:
+        """Configurations number first, ..., last - 1 in counting order (site 0 is the lowest bit), (count, *shape)."""
+        code = torch.arange(first, self.states if last is None else last)
+        bits = code[:, None] >> torch.arange(self.sites) & 1
+        return bits.float().reshape(-1, *self.shape)
+
+    def code(self, x: Tensor) -> Tensor:
+        """The number of each row of x in `enumerate`'s order, (batch,) int64."""
+        return (x.flatten(1).long() << torch.arange(self.sites, device=x.device)).sum(1)
+
+
+@dataclass(frozen=True)
+class Real(Space):
+    """x in R^shape."""
+
+    name = "real"
+
+    def noise(self, n: int, key: Key, device: rng.Device = "cpu") -> Tensor:
+        """Standard normal."""
+        return rng.normal((n, *self.shape), key, device)
+
+    def contains(self, x: Tensor) -> bool:
+        return x.shape[1:] == self.shape and bool(x.isfinite().all())
+
+    def brightness(self, x: Tensor) -> Tensor:
+        """Values in [0, 1] as they are; otherwise the range of x stretched to [0, 1]."""
+        low, high = x.min(), x.max()
+        return x if low >= 0 and high <= 1 else (x - low) / (high - low).clamp_min(1e-12)
+
+
+SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Real)}

@@ -1,0 +1,1 @@
+"""Where metrics and pictures are shown, besides the run directory."""

@@ -1,0 +1,49 @@
+"""The seam between a run and whatever shows it live."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker may know of the run it shows."""
+
+    directory: Path
+    run_id: str  # stable across resumes
+    name: str
+    group: str | None  # the multirun it belongs to
+    config: Mapping[str, Any]
+
+
+class Tracker(ABC):
+    """An open tracker. Steps never decrease; the same step may come several times with other keys."""
+
+    @abstractmethod
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Scalars of one step."""
+
+    @abstractmethod
+    def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Pictures, uint8 (height, width) or (height, width, 3)."""
+
+    @abstractmethod
+    def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Values whose distribution is shown, one-dimensional."""
+
+    @abstractmethod
+    def close(self, summary: Mapping[str, float]) -> str | None:
+        """Flush and end; returns one line for the user (where the record is, how to send it), or None."""
+
+
+class TrackerSpec(ABC):
+    """The component: `open` starts a tracker for one run."""
+
+    @abstractmethod
+    def open(self, run: RunInfo) -> Tracker:
+        """A tracker that is ready for `log`."""
