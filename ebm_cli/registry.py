@@ -4,6 +4,7 @@ A component is a frozen dataclass whose fields are the keys of its YAML file; ty
 annotations, defaults are in the YAML alone. Nothing here looks up a dotted path.
 """
 
+import dataclasses
 import importlib
 import json
 import pkgutil
@@ -81,7 +82,7 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
         # JSON mode: strict about types, yet a YAML list may fill a tuple and an int a float.
         return TypeAdapter(known[name]).validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(explain(error.errors()[0], group, list(known[name].__dataclass_fields__))) from error
+        raise UserError(explain(error.errors()[0], group, [field.name for field in dataclasses.fields(known[name])])) from error
 
 
 def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:

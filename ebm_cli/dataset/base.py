@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Raw:
-    """What `Dataset.read` returns. `values`: "binary" is {0, 1}; "grey" is uint8 0-255 or float [0, 1]; "real" any float."""
+    """What `Dataset.read` returns. `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1]; "real" any float."""
 
     values: Values
     train: Arrays
@@ -81,6 +81,11 @@ class Data:
         """Training batch number `step`, a function of (seed, step): consecutive slices of reshuffled passes."""
         index = batch_index(len(self.train), step, size, seed).to(self.train.grey.device)
         return self.train.rows(index, rng.stream(seed, "binarize", step))
+
+    def smoothed_mean(self) -> Tensor:
+        """Mean of the training rows; of binary data (n m + 1) / (n + 2), so that its logit is finite."""
+        mean, n = self.train.mean(), len(self.train)
+        return (n * mean + 1) / (n + 2) if isinstance(self.space, Binary) else mean
 
     def to(self, device: torch.device) -> "Data":
         """The same data on another device."""
@@ -140,12 +145,13 @@ class Dataset(ABC):
             for name, part in (("train", raw.train), ("valid", raw.valid), ("test", raw.test))
         ]
         train, valid, test = splits
-        assert train is not None and test is not None
+        assert train is not None
+        assert test is not None
         return Data(space, train, valid, test)
 
 
 def _split(part: Arrays, values: Values, method: Binarize, name: str, shape: tuple[int, ...]) -> Split:
-    array = np.ascontiguousarray(part.values)
+    array: NDArray[Any] = np.ascontiguousarray(part.values)
     if len(array) == 0:
         raise UserError(f"dataset: the {name} split is empty")
     if array.shape[1:] != shape:
@@ -157,3 +163,9 @@ def _split(part: Arrays, values: Values, method: Binarize, name: str, shape: tup
     if labels is not None and len(labels) != len(array):
         raise UserError(f"dataset: the {name} split has {len(array)} rows and {len(labels)} labels")
     return Split(torch.from_numpy(array), scale, method == "stochastic" and values == "grey", labels)
+
+
+def placeholder(space: Space) -> Data:
+    """One row of noise: enough to build a model whose parameters will be loaded, where the data are not at hand."""
+    split = Split(space.noise(1, rng.stream(0, "placeholder")), 1.0, stochastic=False, labels=None)
+    return Data(space, split, None, split)

@@ -1,5 +1,7 @@
 """The seam between a run and whatever shows it live."""
 
+import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +46,19 @@ class Tracker(ABC):
 class TrackerSpec(ABC):
     """The component: `open` starts a tracker for one run."""
 
+    def check(self) -> None:  # noqa: B027 - most trackers have nothing that could be missing
+        """Raise UserError if `open` cannot work here (a missing package, no account); called before any work."""
+
     @abstractmethod
     def open(self, run: RunInfo) -> Tracker:
         """A tracker that is ready for `log`."""
+
+
+def finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values that a histogram can bin: one NaN in a diverging run must not end the record of how it diverged."""
+    return values[np.isfinite(values)]
+
+
+def shown(path: Path) -> str:
+    """The path as the user can paste it into a shell in the current directory."""
+    return shlex.quote(os.path.relpath(path))

@@ -1,0 +1,156 @@
+"""Checkpoints that cannot run code: safetensors and JSON under a manifest of SHA-256 sums, renamed into place whole.
+
+`step-00001000/` holds `state.safetensors` (every tensor), `state.json` (step and other numbers) and `MANIFEST.json`
+(size and SHA-256 of both). What does not verify is not used.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ebm_cli.errors import UserError
+
+FORMAT = 1
+TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory."""
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+class Invalid(Exception):
+    """Why a checkpoint directory cannot be used."""
+
+
+def directory(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:08d}"
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint directory, ascending; whether they are valid is another matter."""
+    if not folder.is_dir():
+        return []
+    matches = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Path:
+    """Write to a temporary directory, fsync, rename. An OSError (full disk) leaves the other checkpoints as they are."""
+    target, temporary = directory(folder, step), folder / f".writing-{step:08d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        contents = {
+            TENSORS: safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
+            NUMBERS: (json.dumps({"format": FORMAT, "step": step, **numbers}, indent=1) + "\n").encode(),
+        }
+        sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+        contents[MANIFEST] = (json.dumps({"format": FORMAT, "files": sums}, indent=1) + "\n").encode()
+        for name, data in contents.items():
+            write_synced(temporary / name, data)
+        sync_directory(temporary)
+        set_aside(target)
+        temporary.rename(target)
+        sync_directory(folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def set_aside(target: Path) -> None:
+    """Move an unusable checkpoint out of the way of a new one of the same step; nothing is deleted."""
+    for number in range(1000):
+        aside = target.with_name(f"{target.name}.invalid-{number}")
+        if not target.exists():
+            return
+        if not aside.exists():
+            target.rename(aside)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames within a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: Path) -> Checkpoint:
+    """Verify and read one checkpoint directory. Raises Invalid with the reason."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        numbers = json.loads(_verified(path, NUMBERS, manifest))
+        tensors = safetensors.torch.load(_verified(path, TENSORS, manifest))
+        step = numbers["step"]
+    except OSError as error:
+        raise Invalid(f"{error.strerror}: {Path(error.filename or path).name}") from error
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise Invalid(f"not a checkpoint of this program ({type(error).__name__}: {error})") from error
+    if numbers.get("format") != FORMAT or not isinstance(step, int) or directory(path.parent, step).name != path.name:
+        raise Invalid(f"format {numbers.get('format')} of step {step} in a directory named {path.name}")
+    return Checkpoint(path, step, tensors, numbers)
+
+
+def _verified(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
+    data, expected = (path / name).read_bytes(), manifest["files"][name]
+    if len(data) != expected["bytes"]:
+        raise Invalid(f"{name} has {len(data)} bytes, its manifest says {expected['bytes']}")
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise Invalid(f"{name} does not match the SHA-256 in its manifest")
+    return data
+
+
+def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one that does not.
+
+    Raises UserError saying why each is unusable if none verifies.
+    """
+    reasons: list[str] = []
+    for step in reversed(steps(folder)):
+        try:
+            return load(directory(folder, step)), reasons
+        except Invalid as error:
+            reasons.append(f"{directory(folder, step).name}: {error}")
+    raise UserError(f"no valid checkpoint in {folder} ({'; '.join(reasons) or 'it holds none'})")
+
+
+def log_spaced(count: int, total: int) -> set[int]:
+    """About `count` steps from 1 to `total`, evenly spaced in their logarithm."""
+    if count < 2:
+        return set()
+    return {round(total ** (i / (count - 1))) for i in range(count)}
+
+
+def prune(folder: Path, keep_last: int, protected: set[int]) -> None:
+    """Delete all but the newest `keep_last` and the protected steps."""
+    found = steps(folder)
+    for step in set(found) - set(found[-keep_last:]) - protected:
+        shutil.rmtree(directory(folder, step))

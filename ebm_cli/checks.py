@@ -1,0 +1,90 @@
+"""Do the parts fit each other? The one place, before any work; every part declares in its own file what it fits."""
+
+from typing import Any
+
+from ebm_cli import exact, registry
+from ebm_cli.dataset.base import Dataset
+from ebm_cli.errors import UserError
+from ebm_cli.model.base import EnergyModel, ModelSpec
+from ebm_cli.objective.base import Objective
+from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import Space
+
+
+def names(spaces: tuple[type[Space], ...]) -> str:
+    """Spaces in words."""
+    return " or ".join(space.name for space in spaces)
+
+
+def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> None:
+    """The space of the data is one the model takes; unknown (None) until a file is read is left to `check_loaded`."""
+    space = dataset.space_type(model.spaces)
+    if space is not None and space not in model.spaces:
+        raise UserError(
+            f"dataset={choice['dataset']} (binarize={dataset.binarize}) gives {space.name} data, model={choice['model']}"
+            f" takes {names(model.spaces)}; models that fit: {_models(space)}"
+        )
+
+
+def check_loaded(space: Space, model: ModelSpec, choice: dict[str, str]) -> None:
+    """The same once the data are read."""
+    if type(space) not in model.spaces:
+        raise UserError(
+            f"dataset={choice['dataset']} holds {space.name} data, model={choice['model']} takes {names(model.spaces)};"
+            f" models that fit: {_models(type(space))}"
+        )
+
+
+def _models(space: type[Space]) -> str:
+    found = [name for name, spec in registry.components("model").items() if space in spec.spaces]  # type: ignore[attr-defined]
+    return ", ".join(found) or "none"
+
+
+def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str, str]) -> None:
+    """The sampler moves in the model's space and finds the capabilities it needs."""
+    if not _fits(type(sampler), model):
+        found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
+        raise UserError(
+            f"sampler={choice['sampler']} {_wants(type(sampler))}, model={choice['model']} is not; "
+            f"samplers that fit: {', '.join(found)}"
+        )
+
+
+def _fits(sampler: Any, model: ModelSpec) -> bool:
+    spaces = set(sampler.spaces) & set(model.spaces)
+    return bool(spaces) and all(issubclass(model.builds, need) for need in sampler.needs)
+
+
+def _wants(sampler: Any) -> str:
+    needs = [need.__name__.lower() for need in sampler.needs]
+    return f"wants a {' and '.join([*needs, names(sampler.spaces)])} model"
+
+
+def check_objective(objective: Objective, model: ModelSpec, choice: dict[str, str]) -> None:
+    """The objective accepts the space, and the model has what it needs."""
+    conflict = objective.conflict()
+    if conflict:
+        raise UserError(conflict)
+    if not set(objective.spaces) & set(model.spaces):
+        raise UserError(
+            f"objective={choice['objective']} works on {names(objective.spaces)} data, model={choice['model']} takes"
+            f" {names(model.spaces)}"
+        )
+    for need in objective.needs:
+        if not issubclass(model.builds, need):
+            fits = [
+                name
+                for name, spec in registry.components("model").items()
+                if issubclass(spec.builds, need)  # type: ignore[attr-defined]
+            ]
+            raise UserError(
+                f"objective.centered = true: model={choice['model']} has no centred gradient; set objective.centered="
+                f"false, or use model={' or '.join(fits)}"
+            )
+
+
+def check_enumerable(objective: Objective, model: EnergyModel, choice: dict[str, str]) -> None:
+    """An objective that sums over all states gets a model small enough."""
+    why = exact.refusal(model) if objective.enumerates else None
+    if why:
+        raise UserError(f"objective={choice['objective']}: {why}; use objective=pcd, or a smaller model")

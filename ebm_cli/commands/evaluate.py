@@ -1,0 +1,71 @@
+"""`ebm evaluate`: measure a trained model."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ebm_cli.commands import report
+from ebm_cli.commands.parts import checked, evaluations, feasible
+from ebm_cli.commands.trained import Trained, Wanted, open_trained
+from ebm_cli.errors import UserError
+from ebm_cli.evaluation.base import Subject, on_split
+from ebm_cli.rng import stream
+from ebm_cli.terminal import log, logging_to, output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of `ebm evaluate` beside its groups."""
+
+    run: str
+    checkpoint: str | int
+    split: Literal["train", "valid", "test"]
+    seed: Annotated[int, Field(ge=0)]
+    plugins: list[str]
+
+
+def evaluate(config: Mapping[str, Any]) -> int:
+    """Run the chosen evaluations, write `evaluations/<time>/results.json` and pictures; the exit code."""
+    groups = ("sampler", "device", "evaluation")
+    asked = checked(Settings, {key: value for key, value in config.items() if key not in groups})
+    with logging_to(None):
+        wanted = Wanted(Path(asked.run), str(asked.checkpoint), config["device"], config["sampler"], asked.plugins)
+        trained = open_trained(wanted, with_data=True)
+        if asked.split == "valid" and trained.parts.data.valid is None:
+            raise UserError("split = valid: this run kept no validation rows; use split=test or split=train")
+        chosen = feasible(evaluations(config), trained.state.model)
+        if not chosen:
+            raise UserError("evaluation = []: name at least one, e.g. evaluation=[ais,chains]")
+        began = time.perf_counter()
+        results, images = _evaluate(trained, chosen, asked)
+        seconds = time.perf_counter() - began
+    folder = trained.run.new_folder("evaluations")
+    name = str(folder.relative_to(trained.run.path))
+    about = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
+    trained.run.write_json(f"{name}/results.json", {**about, **results})
+    for label, image in images.items():
+        trained.run.write_image(f"{name}/{label}.png", image)
+    shown = {key.replace(f"/{asked.split}/", "/"): value for key, value in results.items()}
+    report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
+    output.print(f"results: {folder / 'results.json'}", soft_wrap=True)
+    return 0
+
+
+def _evaluate(trained: Trained, chosen: Mapping[str, Any], asked: Settings) -> tuple[dict[str, float], dict[str, Any]]:
+    parts, state = trained.parts, trained.state
+    model = state.averaged_model()
+    found: dict[str, float] = {}
+    images: dict[str, Any] = {}
+    for name, evaluation in chosen.items():
+        key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
+        subject = Subject(model, parts.data, asked.split, parts.components.sampler, state.store, key)
+        result = evaluation.evaluate(subject)
+        found |= on_split(result.metrics, asked.split)
+        images |= dict(result.images)
+        for warning in result.warnings:
+            log.warning("%s: %s", name, warning)
+    return found, images

@@ -1,0 +1,84 @@
+"""Jobs of a multirun: one that fails does not stop the others, and the table at the end names it."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ebm_cli import run
+from ebm_cli.commands.train import Request, train
+from ebm_cli.errors import RunError, UserError
+from ebm_cli.terminal import output
+
+_SHOWN = {
+    "log-likelihood": ("exact/log_likelihood", "ais/log_likelihood"),
+    "RAISE": ("raise/log_likelihood",),
+    "R-hat": ("chains/r_hat",),
+    "seconds": ("seconds",),
+}
+
+
+def job(request: Request) -> int:
+    """Train one job. A refusal or failure is recorded in its directory; a stop request ends the multirun."""
+    output.print(f"\n[bold]job {escape(request.directory.name)}[/bold]: {escape(' '.join(request.overrides))}")
+    try:
+        code = train(request)
+    except (UserError, RunError) as error:
+        logging.getLogger("ebm").error("%s", error)
+        output.print(f"job {request.directory.name} failed: {error}", markup=False, soft_wrap=True)
+        record_failure(request, str(error), error.exit_code)
+        return error.exit_code
+    if code in (75, 130):
+        raise SystemExit(code)
+    return code
+
+
+def record_failure(request: Request, error: str, code: int) -> None:
+    """A job that never became a run still says why."""
+    request.directory.mkdir(parents=True, exist_ok=True)
+    facts = {"status": "failed", "error": error, "exit_code": code, "overrides": list(request.overrides)}
+    run.Run(request.directory).write_json("metadata.json", facts)
+
+
+def table(directory: Path) -> int:
+    """Print one line per job of the multirun in `directory`, write them to its summary.json; 1 if any did not finish."""
+    jobs = [_job(path) for path in sorted(directory.glob("*/metadata.json"), key=_number)]
+    made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("job", "overrides", "status", *_SHOWN):
+        made.add_column(heading, overflow="fold")
+    for entry in jobs:
+        numbers = [_cell(entry["summary"], keys) for keys in _SHOWN.values()]
+        made.add_row(entry["job"], escape(" ".join(entry["overrides"])), _status(entry), *numbers)
+    output.print(made)
+    run.Run(directory).write_json("summary.json", {"jobs": jobs})
+    return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1
+
+
+def _number(path: Path) -> tuple[int, str]:
+    name = path.parent.name
+    return (int(name), "") if name.isdigit() else (0, name)
+
+
+def _job(path: Path) -> dict[str, Any]:
+    facts = json.loads(path.read_text())
+    summary = path.with_name("summary.json")
+    return {
+        "job": path.parent.name,
+        "overrides": facts.get("overrides", []),
+        "status": facts["status"],
+        "error": facts.get("error"),
+        "summary": json.loads(summary.read_text()) if summary.exists() else {},
+    }
+
+
+def _status(entry: Mapping[str, Any]) -> str:
+    return entry["status"] if not entry["error"] else f"{entry['status']}: {escape(entry['error'])}"
+
+
+def _cell(summary: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    found = next((summary[key] for key in keys if key in summary), None)
+    return "" if found is None else f"{found:.2f}"

@@ -1,0 +1,54 @@
+"""The last table of a run, and the table of a multirun."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ebm_cli.terminal import output, table
+
+
+def show(title: str, values: Mapping[str, Any], split: str) -> None:
+    """Print what was found, the log-likelihood with its bracket first."""
+    output.print(table(title, rows(values, split)))
+
+
+def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
+    """What a person wants to know, in words, from flat keys; every other number stands under its own key."""
+    found: dict[str, str] = {}
+    used = _likelihood(values, split, found) | _chains(values, found)
+    if "seconds" in values:
+        found["time"] = f"{values['seconds']:.1f} s for {values['steps']} steps, evaluation included"
+    rest = [key for key in values if key not in used | {"status", "seconds", "steps"}]
+    return found | {key: f"{values[key]:.4g}" for key in rest if isinstance(values[key], int | float)}
+
+
+def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) -> set[str]:
+    used = {"exact/log_likelihood", "exact/standard_error", "ais/log_likelihood", "ais/standard_error"}
+    if "exact/log_likelihood" in values:
+        found[f"log-likelihood ({split}), exact"] = _plus_minus(values, "exact") + " nats"
+    if "ais/log_likelihood" in values:
+        found[f"log-likelihood ({split}), AIS"] = _plus_minus(values, "ais") + " nats (errs upwards)"
+    if "ais/gap" in values:
+        used |= {"ais/gap", "raise/log_likelihood", "raise/points"}
+        high, low = values["ais/log_likelihood"], values["ais/log_likelihood"] - values["ais/gap"]
+        found["  bracket, RAISE to AIS"] = f"[{low:.2f}, {high:.2f}] nats, RAISE on {values['raise/points']:.0f} rows"
+    if "ais/log_z_low" in values:
+        used |= {"ais/log_z", "ais/log_z_low", "ais/log_z_high"}
+        found["  log Z, AIS"] = (
+            f"{values['ais/log_z']:.2f}, 95 % [{values['ais/log_z_low']:.2f}, {values['ais/log_z_high']:.2f}]"
+        )
+    return used
+
+
+def _plus_minus(values: Mapping[str, Any], name: str) -> str:
+    error = values.get(f"{name}/standard_error")
+    return f"{values[f'{name}/log_likelihood']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
+
+
+def _chains(values: Mapping[str, Any], found: dict[str, str]) -> set[str]:
+    used = {f"chains/{name}" for name in ("r_hat", "ess_bulk", "ess_tail", "autocorrelation_time")}
+    if "chains/r_hat" in values:
+        found["chains"] = (
+            f"R-hat {values['chains/r_hat']:.3f}, ESS bulk {values['chains/ess_bulk']:.0f} tail "
+            f"{values['chains/ess_tail']:.0f}, autocorrelation time {values['chains/autocorrelation_time']:.1f} steps"
+        )
+    return used

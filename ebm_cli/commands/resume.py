@@ -1,0 +1,39 @@
+"""Which settings a resumed run takes from its own configuration, and which may be given anew."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ebm_cli.errors import UserError
+
+FREE = ("steps", "log_every", "eval_every", "save_every", "checkpoint", "tracker", "evaluation", "device", "plugins")
+"""Keys that change what is recorded, how long and where it runs, but not what is trained."""
+
+_OF_THE_COMMAND = ("resume", "hydra")
+
+
+def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The saved configuration with the free keys that were typed; plain data, so nothing in it is interpreted.
+
+    Raises UserError for a key that would make it another run, or one the saved configuration lacks.
+    """
+    result = copy.deepcopy(dict(saved)) | {"plugins": composed["plugins"], "resume": composed["resume"]}
+    for override in overrides:
+        path = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")
+        if path[0] in _OF_THE_COMMAND:
+            continue
+        if path[0] not in FREE:
+            raise UserError(
+                f"{'.'.join(path)}: a resumed run keeps its own; only {', '.join(FREE)} can change. "
+                "Leave it out, or start a new run"
+            )
+        _copy(composed, result, path)
+    return result
+
+
+def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) -> None:
+    for part in path[:-1]:
+        if not isinstance(target.get(part), dict):
+            raise UserError(f"{'.'.join(path)}: the run's own config.yaml has no {part}")
+        source, target = source[part], target[part]
+    target[path[-1]] = copy.deepcopy(source[path[-1]])

@@ -1,0 +1,58 @@
+"""`ebm sample`: draw from a trained model."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ebm_cli import picture
+from ebm_cli.checkpoint import write_synced
+from ebm_cli.commands.parts import checked
+from ebm_cli.commands.trained import Wanted, open_trained
+from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.samples import draw
+from ebm_cli.rng import stream
+from ebm_cli.terminal import log, logging_to, output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of `ebm sample` beside its groups."""
+
+    run: str
+    checkpoint: str | int
+    n: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    start: Literal["noise", "chains"]
+    seed: Annotated[int, Field(ge=0)]
+    plugins: list[str]
+
+
+def sample(config: Mapping[str, Any]) -> int:
+    """Run n chains, write `samples/<time>/{samples.npz, grid.png}`; the exit code."""
+    groups = ("sampler", "device")
+    asked = checked(Settings, {key: value for key, value in config.items() if key not in groups})
+    with logging_to(None):
+        wanted = Wanted(Path(asked.run), str(asked.checkpoint), config["device"], config["sampler"], asked.plugins)
+        trained = open_trained(wanted, with_data=False)
+        parts, state = trained.parts, trained.state
+        subject = Subject(
+            state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,
+            stream(asked.seed, "sample", state.step),
+        )  # fmt: skip
+        if asked.start == "chains" and len(state.store) < asked.n:
+            log.warning("the run keeps %d chains; the other %d start from noise", len(state.store),
+                        asked.n - len(state.store))  # fmt: skip
+        x = draw(subject, asked.n, asked.steps, asked.start).cpu()
+    folder = trained.run.new_folder("samples")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, samples=x.numpy().astype(np.uint8 if parts.data.space.name == "binary" else np.float32))
+    write_synced(folder / "samples.npz", buffer.getvalue())
+    trained.run.write_image(str(folder.relative_to(trained.run.path) / "grid.png"), picture.grid(parts.data.space, x))
+    output.print(f"{asked.n} samples after {asked.steps} steps: {folder / 'samples.npz'}", soft_wrap=True)
+    output.print(f"picture: {folder / 'grid.png'}", soft_wrap=True)
+    return 0

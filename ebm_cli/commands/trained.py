@@ -1,0 +1,97 @@
+"""A trained run, opened for `ebm sample` and `ebm evaluate`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebm_cli import checkpoint, registry, run
+from ebm_cli.checkpoint import Checkpoint, Invalid
+from ebm_cli.commands.parts import choices, loop_and_plan
+from ebm_cli.dataset.base import placeholder
+from ebm_cli.errors import UserError
+from ebm_cli.run import Run
+from ebm_cli.space import SPACES, Space
+from ebm_cli.terminal import log
+from ebm_cli.train import Choice, Parts, TrainState, assemble, build_components, load_data
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with the state of one of its checkpoints."""
+
+    run: Run
+    config: Mapping[str, Any]
+    choice: Choice
+    parts: Parts
+    state: TrainState
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which run, which of its checkpoints (last, best or a step), where, and with which sampler (None: the run's)."""
+
+    path: Path
+    checkpoint: str
+    device: Mapping[str, Any]
+    sampler: Mapping[str, Any] | None
+    plugins: list[str]
+
+
+def open_trained(wanted: Wanted, with_data: bool) -> Trained:
+    """Build the run's own parts and load a checkpoint. Without data the splits are placeholders of the right space.
+
+    Raises UserError if the run, the checkpoint or what is changed does not fit.
+    """
+    found, config = run.open_existing(wanted.path)
+    registry.load_components()
+    registry.load_plugins(wanted.plugins)
+    if wanted.sampler is not None:
+        config = {**config, "sampler": wanted.sampler}
+    _complete(config, wanted.path)
+    choice = choices(config)
+    loop, _ = loop_and_plan(config)
+    components = build_components(config, choice)
+    saved = _checkpoint(found, wanted.checkpoint)
+    device = registry.build("device", wanted.device).open()
+    data = load_data(components, device, choice) if with_data else placeholder(_space(saved)).to(device.torch)
+    parts, state = assemble(components, loop, device, data, choice)
+    try:
+        state.load(saved.step, saved.tensors)
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
+    log.info("%s at step %d", wanted.path, state.step)
+    return Trained(found, config, choice, parts, state)
+
+
+def _space(saved: Checkpoint) -> Space:
+    """The space of the data the model was trained on, as the checkpoint records it."""
+    described = saved.numbers.get("space") or {}
+    kind, shape = SPACES.get(described.get("name")), described.get("shape")
+    if kind is None or not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise UserError(f"{saved.path} records no known space: {described}")
+    return kind(tuple(shape))
+
+
+def _complete(config: Mapping[str, Any], path: Path) -> None:
+    for key in ("dataset", "model", "sampler", "chains", "objective", "optimizer", "checkpoint"):
+        if not isinstance(config.get(key), dict):
+            raise UserError(f"{path / 'config.yaml'} lacks {key}: it is not the configuration of a whole run")
+
+
+def _checkpoint(found: Run, which: str) -> Checkpoint:
+    newest, reasons = checkpoint.newest(found.checkpoints)
+    for reason in reasons:
+        log.warning("not valid, so an older checkpoint is used: %s", reason)
+    if which == "last":
+        return newest
+    step = (newest.numbers.get("best") or {}).get("step") if which == "best" else which
+    if step is None:
+        raise UserError(f"checkpoint=best: no held-out metric was monitored in {found.path}; use checkpoint=last")
+    available = checkpoint.steps(found.checkpoints)
+    if not str(step).isdigit() or int(step) not in available:
+        raise UserError(f"checkpoint={which}: {found.path} has steps {', '.join(map(str, available))}, last and best")
+    try:
+        return checkpoint.load(checkpoint.directory(found.checkpoints, int(step)))
+    except Invalid as error:
+        raise UserError(f"checkpoint={which}: {error}; the newest valid one is step {newest.step}") from error

@@ -1,0 +1,45 @@
+"""8 x 8 handwritten digits that come with scikit-learn: real data without a download."""
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ebm_cli import rng
+from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.errors import UserError
+from ebm_cli.registry import register
+
+ROWS, FITTED = 1797, 1437
+
+
+@register("dataset", "digits")
+class Digits(Dataset):
+    """1797 real handwritten digits of 8 x 8 grey pixels, included in scikit-learn.
+
+    The split is fixed: a random order of all rows, of which the first 1437 are for fitting and the last 360 for
+    testing; the last `valid` rows of the 1437 are kept back for validation. Binarised at 8/16 by default.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (test part), UCI 1998.
+    """
+
+    binarize: Binarize
+    valid: Annotated[int, Field(ge=0)]
+    values: ClassVar[Values | None] = "grey"
+    binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "threshold"
+
+    def read(self) -> Raw:
+        """Values 0..16 divided by 16, (n, 8, 8) float32. Raises UserError if `valid` leaves nothing to train on."""
+        from sklearn.datasets import load_digits  # slow to import
+
+        if self.valid >= FITTED:
+            raise UserError(f"dataset.valid = {self.valid}: must be below {FITTED}, the rows there are for fitting")
+        source = load_digits()
+        order = rng.permutation(ROWS, rng.stream(0, "digits")).numpy()
+        images = (source.images[order] / 16).astype(np.float32)
+        labels = source.target[order].astype(np.int64)
+        cut = FITTED - self.valid
+        train, valid, test = (
+            Arrays(images[part], labels[part]) for part in (slice(cut), slice(cut, FITTED), slice(FITTED, ROWS))
+        )
+        return Raw("grey", train, valid if self.valid else None, test)

@@ -1,0 +1,136 @@
+"""The data folder, downloads that are never half there, and .npz files that cannot run code."""
+
+import hashlib
+import os
+import socket
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from ebm_cli.errors import UserError
+
+Install = Callable[[Path, Path], None]
+TIMEOUT = 10.0  # seconds without a byte from a mirror before the next one is tried
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
+
+
+def data_root(root: str | None) -> Path:
+    """The data folder: `root`, else the environment variable EBM_DATA, else the user's cache folder."""
+    chosen = root or os.environ.get("EBM_DATA")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("ebm") / "data"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to download: its name, the addresses to try in this order, and the hash it must have."""
+
+    name: str
+    urls: tuple[str, ...]
+    algorithm: Literal["md5", "sha256"]
+    digest: str
+
+
+def has_digest(path: Path, remote: Remote) -> bool:
+    """Whether the file at `path` is, byte for byte, the one that `remote` describes."""
+    # Not a defence against forgery where it is MD5: that is the only hash those publishers give.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, remote.algorithm).hexdigest() == remote.digest
+
+
+def move(part: Path, folder: Path) -> None:
+    """Give a complete download its final name, in one step."""
+    part.replace(folder / part.name)
+
+
+def unpack(part: Path, folder: Path) -> None:
+    """Give each file of a complete, downloaded zip archive its final name, in one step per file; no subfolders."""
+    with zipfile.ZipFile(part) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                move(Path(archive.extract(member, part.parent)), folder)
+
+
+def download(remote: Remote, folder: Path, expected: str, install: Install = move) -> None:
+    """Fetch `remote` under a temporary name, check its hash, then `install` it in `folder`.
+
+    Raises UserError with the folder and the `expected` file names if no address delivers it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that the last step is a rename and not a copy that can be interrupted.
+        with TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+            part = Path(scratch) / remote.name
+            _fetch(remote, part)
+            install(part, folder)
+    except OSError as error:
+        raise UserError(f"{missing(folder, expected)}; the download failed: {error}") from error
+
+
+def missing(folder: Path, expected: str) -> str:
+    """What to say about files that are not there, with the way out."""
+    return f"dataset.root: {folder} lacks {expected}; put it there, or set dataset.root or EBM_DATA to the data folder"
+
+
+def _fetch(remote: Remote, part: Path) -> None:
+    """Write the file to `part` from the first address that delivers it intact. Raises OSError with every reason."""
+    from torchvision.datasets.utils import download_url  # slow to import, and rarely needed
+
+    reasons = []
+    for url in remote.urls:
+        part.unlink(missing_ok=True)  # download_url takes any file that is there for the complete one
+        try:
+            with _timeout(TIMEOUT):
+                download_url(url, part.parent, part.name)
+        except (OSError, RuntimeError, HTTPException) as error:
+            reasons.append(f"{url}: {error}")
+            continue
+        if has_digest(part, remote):
+            return
+        reasons.append(f"{url}: its {remote.algorithm} is not {remote.digest}, so it was thrown away")
+    raise OSError(", ".join(reasons))
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def read_npz(path: Path, keys: Sequence[str], said: str) -> dict[str, NDArray[Any]]:
+    """Those of the arrays `keys` that the file has. Raises UserError, beginning with `said`, if it cannot be read."""
+    if not path.is_file():
+        raise UserError(f"{said}: there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{said}: not an .npz file, or cut short; write it anew with numpy.savez_compressed")
+    key = "the list of arrays"
+    found: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = [key for key in keys if f"{key}.npy" in archive.namelist()]
+            for key in present:
+                with archive.open(f"{key}.npy") as member:
+                    found[key] = np.lib.format.read_array(member, allow_pickle=False)
+    except UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{said}: cannot read {key} ({reason}); write plain number arrays with numpy.savez") from error
+    return found
+
+
+def npz_keys(path: Path) -> list[str]:
+    """Names of the arrays in a readable .npz file."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]

@@ -1,0 +1,201 @@
+"""MNIST and the three data sets published in its file format, read directly and downloaded only when missing."""
+
+import gzip
+import math
+import zlib
+from abc import abstractmethod
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.dataset.files import Remote, data_root, download, move, unpack
+from ebm_cli.errors import UserError
+from ebm_cli.registry import register
+
+
+class Source(Protocol):
+    """What is used of a torchvision dataset class: file names with their MD5 sums, and folders to find them in."""
+
+    resources: list[tuple[str, str]]
+    mirrors: list[str]
+
+
+Valid = Annotated[int, Field(ge=0)]
+
+
+class IdxImages(Dataset):
+    """What the four have in common: four idx files, and the last `valid` training rows kept for validation."""
+
+    root: str | None
+    valid: int
+    values: ClassVar[Values | None] = "grey"
+    folder: ClassVar[str]
+
+    def stems(self) -> tuple[str, str]:
+        """What the names of the training and of the test files begin with."""
+        return "train", "t10k"
+
+    @abstractmethod
+    def fetch(self, raw: Path, absent: list[str]) -> None:
+        """Download at least the `absent` files to the folder `raw`. Raises UserError if that fails."""
+
+    def read(self) -> Raw:
+        """Grey images, (n, 28, 28) uint8, with labels. Raises UserError for a missing or damaged file."""
+        raw = data_root(self.root) / self.folder / "raw"
+        names = [f"{stem}-{kind}-ubyte" for stem in self.stems() for kind in ("images-idx3", "labels-idx1")]
+        absent = [f"{name}.gz" for name in names if not (raw / name).exists() and not (raw / f"{name}.gz").exists()]
+        if absent:
+            self.fetch(raw, absent)
+        train, test = self._pair(raw, names[:2]), self._pair(raw, names[2:])
+        cut = len(train.values) - self.valid
+        if cut <= 0:
+            raise UserError(f"dataset.valid = {self.valid}: must be below {len(train.values)}, the rows of training")
+        return Raw("grey", _rows(train, slice(cut)), _rows(train, slice(cut, None)) if self.valid else None, test)
+
+    def _pair(self, raw: Path, names: list[str]) -> Arrays:
+        images, labels = (read_idx(_present(raw, name), dims) for name, dims in zip(names, (3, 1), strict=True))
+        if len(images) != len(labels):
+            raise UserError(
+                f"{raw}: {names[0]} has {len(images)} rows and {names[1]} {len(labels)}; replace both files"
+            )
+        return Arrays(images, labels.astype(np.int64))
+
+
+def _rows(part: Arrays, rows: slice) -> Arrays:
+    assert part.labels is not None
+    return Arrays(part.values[rows], part.labels[rows])
+
+
+def _present(raw: Path, name: str) -> Path:
+    packed = raw / f"{name}.gz"
+    return packed if packed.exists() else raw / name
+
+
+def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
+    """An idx file of bytes with `dims` dimensions, packed with gzip if its name ends in .gz.
+
+    Layout: 0, 0, 8 (unsigned byte), `dims`, then each dimension as a big-endian 32-bit number, then the values.
+    Raises UserError naming the file if it is anything else.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it to download it again") from error
+    head = 4 + 4 * dims
+    if content[:4] != bytes((0, 0, 8, dims)) or len(content) < head:
+        raise UserError(f"{path}: not an idx file of bytes with {dims} dimensions; delete it to download it again")
+    shape = [int(size) for size in np.frombuffer(content, ">u4", dims, 4)]
+    if len(content) != head + math.prod(shape):
+        raise UserError(
+            f"{path}: has {len(content)} bytes unpacked, {head + math.prod(shape)} are due; "
+            "delete it to download it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()  # torch wants memory it may write to
+
+
+def _fetch_each(source: Source, raw: Path, absent: list[str]) -> None:
+    """Download the `absent` ones of the files that a torchvision MNIST class lists."""
+    for name, md5 in source.resources:
+        if name in absent:
+            urls = tuple(f"{mirror}{name}" for mirror in source.mirrors)
+            download(Remote(name, urls, "md5", md5), raw, ", ".join(absent), move)
+
+
+@register("dataset", "mnist")
+class MNIST(IdxImages):
+    """MNIST: 60000 + 10000 handwritten digits of 28 x 28 grey pixels.
+
+    Source: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-based learning applied to document recognition,
+    Proc. IEEE 86 (1998) 2278. Files in <root>/MNIST/raw.
+    """
+
+    root: str | None
+    binarize: Binarize
+    valid: Valid
+    folder: ClassVar[str] = "MNIST"
+
+    def fetch(self, raw: Path, absent: list[str]) -> None:
+        """From the mirrors that torchvision lists, with its MD5 sums."""
+        from torchvision import datasets
+
+        _fetch_each(datasets.MNIST, raw, absent)
+
+
+@register("dataset", "fashion_mnist")
+class FashionMNIST(IdxImages):
+    """Fashion-MNIST: 60000 + 10000 articles of clothing of 28 x 28 grey pixels, 10 classes.
+
+    Source: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747 (2017). Files in <root>/FashionMNIST/raw.
+    """
+
+    root: str | None
+    binarize: Binarize
+    valid: Valid
+    folder: ClassVar[str] = "FashionMNIST"
+
+    def fetch(self, raw: Path, absent: list[str]) -> None:
+        """From the mirror that torchvision lists, with its MD5 sums."""
+        from torchvision import datasets
+
+        _fetch_each(datasets.FashionMNIST, raw, absent)
+
+
+@register("dataset", "kmnist")
+class KMNIST(IdxImages):
+    """Kuzushiji-MNIST: 60000 + 10000 cursive Japanese characters of 28 x 28 grey pixels, 10 classes.
+
+    Source: T. Clanuwat et al., Deep Learning for Classical Japanese Literature, arXiv:1812.01718 (2018).
+    Files in <root>/KMNIST/raw.
+    """
+
+    root: str | None
+    binarize: Binarize
+    valid: Valid
+    folder: ClassVar[str] = "KMNIST"
+
+    def fetch(self, raw: Path, absent: list[str]) -> None:
+        """From the mirror that torchvision lists, with its MD5 sums."""
+        from torchvision import datasets
+
+        _fetch_each(datasets.KMNIST, raw, absent)
+
+
+@register("dataset", "emnist")
+class EMNIST(IdxImages):
+    """EMNIST: handwritten letters and digits of 28 x 28 grey pixels, in six splits.
+
+    The files hold each image transposed; here it is upright. Labels count from 0, also in "letters", whose file
+    counts from 1.
+
+    Source: G. Cohen, S. Afshar, J. Tapson and A. van Schaik, EMNIST, arXiv:1702.05373 (2017).
+    Files in <root>/EMNIST/raw.
+    """
+
+    root: str | None
+    binarize: Binarize
+    valid: Valid
+    split: Literal["balanced", "letters", "digits", "mnist", "byclass", "bymerge"]
+    folder: ClassVar[str] = "EMNIST"
+
+    def stems(self) -> tuple[str, str]:
+        """One pair of names for each of the six splits."""
+        return f"emnist-{self.split}-train", f"emnist-{self.split}-test"
+
+    def fetch(self, raw: Path, absent: list[str]) -> None:
+        """The one archive with all six splits (about 0.5 GB), from the address and with the MD5 of torchvision."""
+        from torchvision import datasets
+
+        source = datasets.EMNIST
+        archive = Remote(Path(source.url).name, (source.url,), "md5", source.md5)
+        download(archive, raw, ", ".join(absent), unpack)
+
+    def _pair(self, raw: Path, names: list[str]) -> Arrays:
+        part = super()._pair(raw, names)
+        assert part.labels is not None
+        first = 1 if self.split == "letters" else 0
+        upright: NDArray[np.uint8] = np.ascontiguousarray(part.values.transpose(0, 2, 1), np.uint8)
+        return Arrays(upright, part.labels - first)

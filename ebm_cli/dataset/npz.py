@@ -1,0 +1,139 @@
+"""The user's own data: arrays of any shape in one .npz file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ebm_cli import rng
+from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.dataset.files import npz_keys, read_npz
+from ebm_cli.errors import UserError
+from ebm_cli.registry import register
+
+SPLITS = ("train", "valid", "val", "test")
+LABELS = tuple(f"{name}_label" for name in SPLITS)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of the file, as it is there; `key` is its name there."""
+
+    key: str
+    values: NDArray[Any]
+    labels: NDArray[np.int64] | None
+
+    def rows(self, index: NDArray[np.int64]) -> "Part":
+        """Some of its rows."""
+        return Part(self.key, self.values[index], None if self.labels is None else self.labels[index])
+
+
+@register("dataset", "npz")
+class Npz(Dataset):
+    """Your own arrays from one .npz file.
+
+    Keys: train (n, *shape); if you like, valid (or val) and test of the same row shape, and train_label, valid_label
+    (or val_label), test_label (n,) of integers. A test and a validation split that the file lacks are drawn from
+    train, always the same rows: the share `held_out` for testing, then that share of the remainder for validation.
+
+    All values 0 or 1: binary. Otherwise uint8, or floats all in [0, 1]: grey. Any other numbers: real, as float32.
+    All splits together decide.
+    """
+
+    path: str | None
+    binarize: Binarize
+    held_out: Annotated[float, Field(gt=0, le=0.5)]
+    values = None
+
+    def read(self) -> Raw:
+        """The file's splits. Raises UserError naming the file, the key and the first thing wrong with it."""
+        if self.path is None:
+            raise UserError("dataset.path = null: name the .npz file, dataset.path=FILE")
+        said = f"dataset.path = {self.path}"
+        parts = read_parts(Path(self.path).expanduser(), said)
+        values, arrays = convert([part.values for part in parts.values()], said)
+        final = {
+            name: Part(part.key, array, part.labels) for (name, part), array in zip(parts.items(), arrays, strict=True)
+        }
+        for name in ("test", "valid"):
+            if name not in final:
+                final["train"], final[name] = hold_out(final["train"], name, self.held_out, said)
+        train, valid, test = (Arrays(final[name].values, final[name].labels) for name in ("train", "valid", "test"))
+        return Raw(values, train, valid, test)
+
+
+def read_parts(path: Path, said: str) -> dict[str, Part]:
+    """The splits in the file by their names train, valid and test, each checked by itself and against train."""
+    arrays = read_npz(path, SPLITS + LABELS, said)
+    if "train" not in arrays:
+        raise UserError(f"{said}: has no key train; it has {', '.join(npz_keys(path)) or 'none'}")
+    for one, other in (("valid", "val"), ("valid_label", "val_label")):
+        if one in arrays and other in arrays:
+            raise UserError(f"{said}: has both {one} and {other}; leave out one of them")
+    parts: dict[str, Part] = {}
+    for key in SPLITS:
+        if key in arrays:
+            check_values(arrays[key], key, arrays["train"], said)
+            labels = read_labels(arrays, key, said)
+            parts["valid" if key == "val" else key] = Part(key, arrays[key], labels)
+    return parts
+
+
+def check_values(array: NDArray[Any], key: str, train: NDArray[Any], said: str) -> None:
+    """Raise UserError unless `array` is numbers of shape (n > 0, *shape) with the row shape of `train`."""
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{said}: {key} has type {array.dtype}; it must be bool, integer or floating point")
+    if array.ndim < 2:
+        raise UserError(f"{said}: {key} has shape {array.shape}; it must be (n, *shape), one row per configuration")
+    if array.size == 0:
+        raise UserError(f"{said}: {key} has shape {array.shape}, so it is empty; give it rows or leave it out")
+    if array.shape[1:] != train.shape[1:]:
+        raise UserError(f"{said}: rows of {key} have shape {array.shape[1:]}, those of train {train.shape[1:]}")
+    # float32 is what models get, so a finite float64 beyond its range is no better than an infinite one.
+    with np.errstate(over="ignore"):
+        bad = int((~np.isfinite(array.astype(np.float32))).sum()) if array.dtype.kind == "f" else 0
+    if bad:
+        raise UserError(f"{said}: {key} has {bad} of {array.size} values NaN or infinite (as float32); remove them")
+
+
+def read_labels(arrays: dict[str, NDArray[Any]], key: str, said: str) -> NDArray[np.int64] | None:
+    """The labels of one split, (n,), or None. Labels of valid may be called val_label and the other way round."""
+    names = ("valid_label", "val_label") if key in ("valid", "val") else (f"{key}_label",)
+    for name in names:
+        if name in arrays:
+            labels, due = arrays[name], (len(arrays[key]),)
+            if labels.dtype.kind not in "biu" or labels.shape != due:
+                raise UserError(
+                    f"{said}: {name} has type {labels.dtype} and shape {labels.shape}; "
+                    f"it must be integers of shape {due}, one for each row of {key}"
+                )
+            return labels.astype(np.int64)
+    return None
+
+
+def convert(arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray[Any]]]:
+    """What kind of values all the splits have together, and the splits as uint8 or float32."""
+    types = {array.dtype for array in arrays}
+    if all(((array == 0) | (array == 1)).all() for array in arrays):
+        return "binary", [array.astype(np.uint8) for array in arrays]
+    floats = all(kind.kind == "f" for kind in types)
+    if len(types) > 1 and not floats:
+        # 255 would mean 1 in one split and 255 in another.
+        raise UserError(f"{said}: its splits have types {', '.join(sorted(map(str, types)))}; store them all in one")
+    if types == {np.dtype(np.uint8)}:
+        return "grey", arrays
+    inside = floats and all(array.min() >= 0 and array.max() <= 1 for array in arrays)
+    return "grey" if inside else "real", [array.astype(np.float32) for array in arrays]
+
+
+def hold_out(train: Part, name: str, share: float, said: str) -> tuple[Part, Part]:
+    """`train` without, and only, a fixed random choice of max(1, round(share * n)) of its n rows."""
+    rows = len(train.values)
+    count = max(1, round(share * rows))
+    if count >= rows:
+        raise UserError(f"{said}: train has too few rows to hold out {name} rows; add a key {name} to the file")
+    order = rng.permutation(rows, rng.stream(0, "npz", name)).numpy()
+    return train.rows(np.sort(order[count:])), train.rows(np.sort(order[:count]))

@@ -1,0 +1,72 @@
+"""Where the arithmetic runs, with how many threads, in which precision."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from ebm_cli.errors import UserError
+from ebm_cli.registry import register
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is there, and the precision of the matrix products of the chains on it."""
+
+    torch: torch.device
+    description: str
+    precision: Precision
+
+    @contextmanager
+    def chain_precision(self) -> Iterator[None]:
+        """Chains: bf16 products where asked for. Weights, energies and gradients stay in float32."""
+        with torch.autocast(self.torch.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
+
+
+@register("device", "device")
+class DeviceSpec:
+    """`kind` auto takes the GPU if there is one. `threads` null leaves torch's own choice of CPU threads.
+
+    `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones).
+    `deterministic` makes torch refuse operations without a deterministic implementation.
+    """
+
+    kind: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=1)] | None
+    precision: Precision
+    deterministic: bool
+
+    def open(self) -> Device:
+        """Apply the settings to this process. Raises UserError if CUDA is asked for and absent."""
+        available = torch.cuda.is_available()
+        if self.kind == "cuda" and not available:
+            raise UserError("device = cuda: torch sees no CUDA device here; use device=cpu, or device=auto")
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        _set_deterministic(self.deterministic)
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        use_cuda = available and self.kind != "cpu"
+        device = torch.device("cuda") if use_cuda else torch.device("cpu")
+        return Device(device, _describe(device), self.precision)
+
+
+def _set_deterministic(wanted: bool) -> None:
+    """cuBLAS needs its workspace fixed before CUDA starts; filling fresh memory would only cost time."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    count = torch.get_num_threads()
+    return f"CPU, {count} thread{'s' if count > 1 else ''}"

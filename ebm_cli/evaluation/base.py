@@ -1,0 +1,76 @@
+"""The seam of evaluations: a trained or training model in, named numbers and pictures out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ebm_cli.dataset.base import Data, Split
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.rng import Key
+from ebm_cli.sampler.base import Sampler
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a model, the data it was trained on, and the split it is held to."""
+
+    model: EnergyModel
+    data: Data
+    split: str  # "test", "valid" or "train"
+    sampler: Sampler[Any, Any]
+    store: Tensor  # the run's own chains, (slots, *shape), perhaps none
+    key: Key
+
+    @property
+    def held_out(self) -> Split:
+        """The rows of `split`."""
+        found: Split | None = getattr(self.data, self.split)
+        assert found is not None, f"no {self.split} split"
+        return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """Numbers under `<evaluation>/<metric>`, pictures by name, and sentences the user should read."""
+
+    metrics: Mapping[str, float]
+    images: Mapping[str, Picture] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Evaluation(ABC):
+    """The component. `while_training`: also every `eval_every` steps, on the validation split."""
+
+    while_training: bool
+
+    def refusal(self, model: EnergyModel) -> str | None:
+        """Why it cannot be done on this model, or None."""
+        return None
+
+    @property
+    def required(self) -> bool:
+        """Whether a refusal is an error; otherwise the evaluation is left out, and that is said."""
+        return True
+
+    @abstractmethod
+    def evaluate(self, subject: Subject) -> Result:
+        """Measure. It changes nothing and draws only from `subject.key`."""
+
+
+def standard_error(name: str, values: Tensor) -> dict[str, float]:
+    """`<name>/standard_error` of the mean over rows; nothing where there is only one."""
+    return {f"{name}/standard_error": values.std().item() / len(values) ** 0.5} if len(values) > 1 else {}
+
+
+def on_split(metrics: Mapping[str, float], split: str) -> dict[str, float]:
+    """Keys say the split unless it is the test split: `exact/valid/log_likelihood`."""
+    if split == "test":
+        return dict(metrics)
+    return {f"{name.split('/')[0]}/{split}/{name.partition('/')[2]}": value for name, value in metrics.items()}

@@ -1,0 +1,81 @@
+"""Do the chains mix? Convergence diagnostics of the run's sampler on the model."""
+
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.registry import register
+
+
+@register("evaluation", "chains")
+class ChainDiagnostics(Evaluation):
+    """Half the chains start at data, half at noise; after `warmup` steps, `steps` more are recorded.
+
+    Of the energy and of `projections` random directions: rank-normalised split R-hat and bulk and tail effective
+    sample size (Vehtari et al. 2021, through arviz), and the integrated autocorrelation time, steps per independent
+    draw: chains * steps / ESS of the mean. The worst over these quantities is reported.
+    """
+
+    while_training: bool
+    chains: Annotated[int, Field(ge=4)]
+    warmup: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=4)]
+    projections: Annotated[int, Field(ge=0)]
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> Result:
+        """`chains/r_hat`, `chains/ess_bulk`, `chains/autocorrelation_time`, ..."""
+        x = self._start(subject)
+        directions = rng.normal((x[0].numel(), self.projections), subject.key.fold("directions"), x.device)
+        trace, info, jump = self._record(subject, x, directions)
+        metrics = diagnose(trace) | {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
+        r_hat = metrics["chains/r_hat"]
+        stuck = f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in"
+        return Result(metrics, warnings=() if r_hat < 1.1 else (f"{stuck} {self.warmup + self.steps} steps",))
+
+    def _start(self, subject: Subject) -> Tensor:
+        split = subject.held_out
+        half = self.chains // 2
+        rows = rng.permutation(len(split), subject.key.fold("rows"))
+        data = split.rows(rows[torch.arange(half) % len(rows)].to(split.grey.device), subject.key.fold("binarize"))
+        noise = subject.model.space.noise(self.chains - half, subject.key.fold("noise"), data.device)
+        return torch.cat([data, noise])
+
+    def _record(self, subject: Subject, x: Tensor, directions: Tensor) -> tuple[NDArray[Any], dict[str, float], float]:
+        """Quantities (1 + projections, chains, steps), mean Info, and mean distance moved per step."""
+        sampler, model, key = subject.sampler, subject.model, subject.key.fold("steps")
+        state = sampler.init(model, x)
+        rows, infos, jumps = [], [], []
+        for i in range(self.warmup + self.steps):
+            before = state.x
+            state, info = sampler.step(model, state, key.fold(i))
+            if i >= self.warmup:
+                flat = state.x.flatten(1)
+                rows.append(torch.cat([model.energy(state.x)[:, None], flat @ directions], 1))
+                infos.append({name: value.mean() for name, value in info.items()})
+                jumps.append((flat - before.flatten(1)).square().sum(1).sqrt().mean())
+        trace = torch.stack(rows, -1).permute(1, 0, 2).double().cpu().numpy()
+        means = {name: torch.stack([info[name] for info in infos]).mean().item() for name in infos[0]}
+        return trace, means, torch.stack(jumps).mean().item()
+
+
+def diagnose(trace: NDArray[Any]) -> dict[str, float]:
+    """The worst of each diagnostic over quantities (quantities, chains, draws); one that never moves is left out."""
+    from arviz_stats.base import array_stats
+
+    moving = [quantity for quantity in trace if np.ptp(quantity) > 0]
+    if not moving:
+        raise ValueError("no recorded quantity changes in any chain")
+    draws = trace[0].size
+    return {
+        "chains/r_hat": max(float(array_stats.rhat(q, method="rank")) for q in moving),
+        "chains/ess_bulk": min(float(array_stats.ess(q, method="bulk")) for q in moving),
+        "chains/ess_tail": min(float(array_stats.ess(q, method="tail", prob=(0.05, 0.95))) for q in moving),
+        "chains/autocorrelation_time": max(draws / float(array_stats.ess(q, method="mean")) for q in moving),
+    }

@@ -1,0 +1,48 @@
+"""Log-likelihood by enumeration."""
+
+import copy
+import math
+from typing import Literal
+
+import torch
+
+from ebm_cli import exact
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.registry import register
+from ebm_cli.space import Binary
+
+
+@register("evaluation", "exact")
+class Exact(Evaluation):
+    """log p(x) = -E(x) - log Z with log Z summed over all states in float64, for models small enough.
+
+    Nats per example, the standard error of the mean over the split, and for binary data bits per dimension.
+    """
+
+    while_training: bool
+    if_too_large: Literal["refuse", "skip"]
+
+    def refusal(self, model: EnergyModel) -> str | None:
+        """The size, if it is too large."""
+        return exact.refusal(model)
+
+    @property
+    def required(self) -> bool:
+        """`if_too_large: refuse`."""
+        return self.if_too_large == "refuse"
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> Result:
+        """`exact/log_likelihood`, `exact/log_z` and more."""
+        model = copy.deepcopy(subject.model).double()
+        log_z = exact.log_z(model)
+        log_p = -model.energy(subject.held_out.all().double()) - log_z
+        metrics = {
+            "exact/log_likelihood": log_p.mean().item(),
+            **standard_error("exact", log_p),
+            "exact/log_z": log_z.item(),
+        }
+        if isinstance(model.space, Binary):
+            metrics["exact/bits_per_dimension"] = -log_p.mean().item() / math.log(2) / model.space.sites
+        return Result(metrics)

@@ -1,0 +1,48 @@
+"""Pseudo-likelihood (Besag 1975): cheap, needs no partition function, and is not the likelihood."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.model.base import EnergyModel, get_site
+from ebm_cli.registry import register
+from ebm_cli.space import Binary
+
+
+@register("evaluation", "pseudo_likelihood")
+class PseudoLikelihood(Evaluation):
+    """Mean of sum_i log p(x_i | x without i) over at most `points` rows, every site exactly; nats per example."""
+
+    while_training: bool
+    points: Annotated[int, Field(ge=1)]
+
+    def refusal(self, model: EnergyModel) -> str | None:
+        """Conditionals are known for binary sites."""
+        return None if isinstance(model.space, Binary) else f"a {model.space.name} space has no binary conditionals"
+
+    @property
+    def required(self) -> bool:
+        """It says nothing that a real-valued model lacks elsewhere."""
+        return False
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> Result:
+        """`pseudo_likelihood/log_pseudo_likelihood`."""
+        x = subject.held_out.all()
+        chosen = rng.permutation(len(x), rng.stream(0, "pseudo_likelihood"))[: self.points].to(x.device)
+        return Result({"pseudo_likelihood/log_pseudo_likelihood": log_pseudo_likelihood(subject.model, x[chosen])})
+
+
+def log_pseudo_likelihood(model: EnergyModel, x: Tensor) -> float:
+    """Mean over rows of sum_i log sigmoid((2 x_i - 1) logit_i)."""
+    sites = model.sites(x)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for site in range(model.space.sites):
+        sign = 2 * get_site(sites.x, site) - 1
+        total += F.logsigmoid(sign * sites.logit(site))
+    return total.mean().item()

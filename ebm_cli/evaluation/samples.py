@@ -1,0 +1,73 @@
+"""Samples to look at, and whether they are copies of the training data."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import picture
+from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.registry import register
+from ebm_cli.sampler.base import run
+
+_NEIGHBOUR_ROWS = 500
+
+
+@register("evaluation", "samples")
+class Samples(Evaluation):
+    """`count` chains after `steps` steps: a grid, and each beside its nearest training row.
+
+    `start` chains goes on from the run's own chains (noise if it has none), noise starts afresh. Distances are
+    Euclidean (for binary x the square root of the number of differing sites); `samples/held_out_nearest_distance` is the
+    same for held-out rows, the yardstick: samples much nearer to the training data than these are copies.
+    """
+
+    while_training: bool
+    count: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    start: Literal["chains", "noise"]
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> Result:
+        """`samples/nearest_distance`, ... and two pictures."""
+        x = draw(subject, self.count, self.steps, self.start)
+        train = subject.data.train.all()
+        distance, index = nearest(x, train)
+        held_out, _ = nearest(subject.held_out.all()[: self.count], train)
+        space = subject.model.space
+        return Result(
+            {
+                "samples/nearest_distance": distance.mean().item(),
+                "samples/held_out_nearest_distance": held_out.mean().item(),
+                "samples/copies": (distance == 0).float().mean().item(),
+                "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
+            },
+            {
+                "samples": picture.grid(space, x),
+                "neighbours": picture.beside(space, x, train[index], 16),
+            },
+        )
+
+
+def draw(subject: Subject, count: int, steps: int, start: str) -> Tensor:
+    """`count` positions after `steps` transitions of the subject's sampler, (count, *shape)."""
+    key = subject.key
+    x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
+    if start == "chains" and len(subject.store):
+        x = torch.cat([subject.store, x])[:count]
+    return run(subject.sampler, subject.model, x, steps, key.fold("steps"))[0]
+
+
+def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance to, and index of, the nearest row of `train`, for each row of x."""
+    flat, found = x.flatten(1), []
+    for first in range(0, len(train), _NEIGHBOUR_ROWS * 20):
+        rows = train[first : first + _NEIGHBOUR_ROWS * 20].flatten(1)
+        square = flat.square().sum(1)[:, None] + rows.square().sum(1) - 2 * flat @ rows.T
+        value, index = square.clamp_min(0).min(1)
+        found.append(torch.stack([value.sqrt(), (index + first).to(value.dtype)]))
+    distances = torch.stack(found)
+    best = distances[:, 0].argmin(0)
+    chosen = distances[best, :, torch.arange(len(x), device=x.device)]
+    return chosen[:, 0], chosen[:, 1].long()

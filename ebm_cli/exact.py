@@ -1,0 +1,89 @@
+"""Exact answers by enumeration: the oracle of the tests, of `evaluation=exact` and of `objective=exact`."""
+
+import torch
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
+from ebm_cli.rng import Key
+from ebm_cli.space import Binary
+
+LOG2_LIMIT = 20
+"""Sums of at most 2^20 terms are attempted."""
+
+_CHUNK_ELEMENTS = 2**24
+
+
+def refusal(model: EnergyModel) -> str | None:
+    """Why log Z of this model cannot be enumerated, or None if it can."""
+    if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
+        return None
+    if not isinstance(model.space, Binary):
+        return f"a {model.space.name} space cannot be enumerated"
+    side = f"the smaller side has {_bits(model)} units" if isinstance(model, Bipartite) else f"{_bits(model)} sites"
+    return f"{side}, enumeration goes to {LOG2_LIMIT}"
+
+
+def _bits(model: EnergyModel) -> float:
+    if not isinstance(model.space, Binary):
+        return float("inf")
+    return min(model.space.sites, model.hidden) if isinstance(model, Bipartite) else model.space.sites
+
+
+def log_z(model: EnergyModel) -> Tensor:
+    """log Z in nats, differentiable in the parameters; a bipartite model is summed over its smaller side.
+
+    Given h, the sum over v factorises: sum_v exp(-E(v, h)) = exp(-E(0, h)) prod_i (1 + exp(visible_logits(h)_i)).
+    Raises ValueError where `refusal` says why.
+    """
+    why = refusal(model)
+    if why:
+        raise ValueError(why)
+    if isinstance(model, Normalised):
+        return model.log_z()
+    if isinstance(model, Bipartite) and model.hidden < model.space.sites:
+        return _log_sum(Binary((model.hidden,)), lambda h: _log_marginal(model, h), model)
+    assert isinstance(model.space, Binary)
+    return _log_sum(model.space, lambda x: -model.energy(x), model)
+
+
+def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
+    """log sum_v exp(-E(v, h)): E(0, h) = -h.a(0)."""
+    nothing = torch.zeros(1, *model.space.shape, dtype=h.dtype, device=h.device)
+    logits = model.visible_logits(h)
+    return h @ model.hidden_logits(nothing).squeeze(0) + torch.nn.functional.softplus(logits).sum(1)
+
+
+def _log_sum(space: Binary, log_term, model: EnergyModel) -> Tensor:  # type: ignore[no-untyped-def]
+    """log sum over all states of exp(log_term(state)), in chunks that bound the memory."""
+    like = next(model.parameters())
+    width = max(model.space.sites, getattr(model, "hidden", 1))
+    chunk = max(1, _CHUNK_ELEMENTS // width)
+    parts = [
+        log_term(space.enumerate(first, min(first + chunk, space.states)).to(like)).logsumexp(0)
+        for first in range(0, space.states, chunk)
+    ]
+    return torch.stack(parts).logsumexp(0)
+
+
+def probabilities(model: EnergyModel) -> Tensor:
+    """p(x) of every state of a small binary space, in the order of `Binary.enumerate`."""
+    assert isinstance(model.space, Binary)
+    like = next(model.parameters())
+    return (-model.energy(model.space.enumerate().to(like))).softmax(0)
+
+
+def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
+    """n independent draws from p(x), for spaces small enough to enumerate (or models that sample themselves)."""
+    if isinstance(model, Normalised):
+        return model.sample(n, key)
+    assert isinstance(model.space, Binary)
+    p = probabilities(model).detach().double()
+    u = rng.uniform((n,), key, p.device, torch.float64)
+    index = torch.searchsorted(p.cumsum(0), u).clamp_max(len(p) - 1)
+    return model.space.enumerate().to(p.device, next(model.parameters()).dtype)[index]
+
+
+def log_likelihood(model: EnergyModel, x: Tensor) -> Tensor:
+    """log p(x) = -E(x) - log Z in nats, (batch,)."""
+    return -model.energy(x) - log_z(model)

@@ -1,0 +1,147 @@
+"""The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from ebm_cli import checkpoint, picture
+from ebm_cli.errors import RunError, UserError
+from ebm_cli.evaluation.base import Evaluation, Subject, on_split
+from ebm_cli.evaluation.samples import draw
+from ebm_cli.rng import stream
+from ebm_cli.run import Run
+from ebm_cli.signals import StopRequest
+from ebm_cli.terminal import StepDisplay
+from ebm_cli.tracker.base import Tracker
+from ebm_cli.train import Best, Parts, TrainState, train_step
+
+_FANTASIES, _FANTASY_STEPS = 64, 100
+_SHOWN = ("loss", "energy_gap", "gradient_norm")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Every = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """When what is due, in steps (0: never), and which checkpoints stay."""
+
+    log_every: Annotated[int, Field(ge=1)]
+    eval_every: Every
+    save_every: Every
+    keep_last: Annotated[int, Field(ge=1)]
+    log_spaced: Every
+    monitor: str | None
+
+
+@dataclass
+class Recorder:
+    """Everything a run writes while it trains."""
+
+    run: Run
+    tracker: Tracker
+    plan: Plan
+    evaluations: Mapping[str, Evaluation]
+    ladder: set[int] = field(default_factory=set)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """To metrics.jsonl and the tracker."""
+        self.run.append_metrics(step, values)
+        self.tracker.log(step, values)
+
+    def evaluate(self, parts: Parts, state: TrainState) -> bool:
+        """The cheap evaluations on held-out data; whether the monitored one is the best so far."""
+        values: dict[str, float] = {}
+        for name, evaluation in self.evaluations.items():
+            if evaluation.while_training:
+                subject = subject_of(parts, state, "valid" if parts.data.valid else "train", name)
+                values |= on_split(evaluation.evaluate(subject).metrics, subject.split)
+        if values:
+            self.metrics(state.step, values)
+        self._show(parts, state)
+        value = values.get(self.plan.monitor or "")
+        if value is None or (state.best and value <= state.best.value):
+            return False
+        state.best = Best(state.step, value)
+        return True
+
+    def _show(self, parts: Parts, state: TrainState) -> None:
+        """Chains as a picture, weights as histograms."""
+        subject = subject_of(parts, state, "train", "fantasies")
+        x = state.store if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")
+        image = picture.grid(parts.data.space, x[:_FANTASIES])
+        self.run.write_image(f"samples/step-{state.step:08d}.png", image)
+        self.tracker.images(state.step, {"chains": image})
+        weights = {f"weights/{n}": p.detach().float().flatten().cpu().numpy() for n, p in state.model.named_parameters()}
+        self.tracker.histograms(state.step, weights)
+
+    def save(self, parts: Parts, state: TrainState) -> None:
+        """A checkpoint of this moment, and the superseded ones deleted."""
+        best = state.best and {"step": state.best.step, "value": state.best.value}
+        space = {"name": parts.data.space.name, "shape": parts.data.space.shape}
+        numbers = {"space": space, "metrics_bytes": self.run.sync_metrics(), "best": best}
+        checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
+        protected = self.ladder | ({state.best.step} if state.best else set())
+        checkpoint.prune(self.run.checkpoints, self.plan.keep_last, protected)
+
+
+def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Subject:
+    """What an evaluation sees of a training run; it draws from its own keys, so it cannot change the training."""
+    key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
+    model = state.averaged_model()
+    return Subject(model, parts.data, split, parts.components.sampler, state.store, key)
+
+
+def restore(run: Run, state: TrainState) -> list[str]:
+    """Load the newest valid checkpoint; a sentence for each newer, invalid one. Raises UserError if there is none."""
+    found, reasons = checkpoint.newest(run.checkpoints)
+    try:
+        state.load(found.step, found.tensors)
+        best = found.numbers["best"]
+        state.best = Best(int(best["step"]), float(best["value"])) if best else None
+        run.truncate_metrics(int(found.numbers["metrics_bytes"]))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
+    return reasons
+
+
+def fit(parts: Parts, state: TrainState, recorder: Recorder, stop: StopRequest) -> None:
+    """Train until the last step or until asked to stop; either way a checkpoint of the last step is there.
+
+    Raises RunError if the gradient is not finite or the disk is full; the newest checkpoint then stays valid.
+    """
+    plan, total = recorder.plan, parts.loop.steps
+    recorder.ladder = checkpoint.log_spaced(plan.log_spaced, total)
+    saved = state.step if state.step else None
+    try:
+        with StepDisplay(total, state.step) as display:
+            while state.step < total and not stop.signal:
+                metrics = train_step(parts, state)
+                step = state.step
+                if _due(step, plan.log_every, total):
+                    values = {name: value.item() for name, value in metrics.items()}
+                    recorder.metrics(step, values)
+                    display.show(step, {name: values[name] for name in _SHOWN if name in values})
+                better = _due(step, plan.eval_every, total) and recorder.evaluate(parts, state)
+                if better or step in recorder.ladder or _due(step, plan.save_every, total):
+                    recorder.save(parts, state)
+                    saved = step
+        if saved != state.step:
+            recorder.save(parts, state)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise RunError(_disk_full(error, recorder.run, state.step)) from error
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return every > 0 and (step % every == 0 or step == total)
+
+
+def _disk_full(error: OSError, run: Run, step: int) -> str:
+    kept = checkpoint.steps(run.checkpoints)
+    left = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+    return f"step {step}: {error.strerror} while writing to {run.path}; {left}. Free space, then `ebm train resume=...`"

@@ -1,0 +1,229 @@
+"""`ebm list`: every part read from the configuration files and the source text, so that torch need not be imported."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ebm_cli.errors import UserError, nearest
+
+GROUPS = {
+    "dataset": "what is learned from",
+    "model": "the energy",
+    "objective": "what is minimised",
+    "chains": "where negative chains start",
+    "sampler": "how chains move",
+    "optimizer": "how weights follow the gradient",
+    "evaluation": "what is measured",
+    "tracker": "where a run is shown",
+    "device": "where it runs",
+    "experiment": "recipes: a whole configuration by one name",
+}
+USAGE = "usage: ebm list [GROUP [NAME]] [--markdown]\n"
+_COMMENT = re.compile(r"\s#\s*(.*)$")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a part: its default as written, and what it is."""
+
+    name: str
+    default: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One choice of a group, as its YAML file describes it."""
+
+    group: str
+    choice: str
+    text: str
+    component: str
+    keys: list[Key] = field(default_factory=list)
+
+
+def folders() -> list[Path]:
+    """Configuration folders: the package's, and the user's own ./conf."""
+    packaged = Path(str(resources.files("ebm_cli.conf")))
+    own = Path.cwd() / "conf"
+    return [packaged, own] if own.is_dir() and own.resolve() != packaged.resolve() else [packaged]
+
+
+def choices(group: str) -> list[str]:
+    """Names of the choices of a group."""
+    return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})
+
+
+def parts(group: str) -> list[Part]:
+    """Every part of a group."""
+    files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
+    return [_read(group, files[name]) for name in sorted(files)]
+
+
+def _read(group: str, path: Path) -> Part:
+    lines = path.read_text().splitlines()
+    text = next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
+    values = yaml.safe_load("\n".join(lines)) or {}
+    shown = {key: value for key, value in values.items() if key not in ("name", "defaults")}
+    keys = [Key(key, _written(lines, key, value), _note(lines, key)) for key, value in shown.items()]
+    return Part(group, path.stem, text, str(values.get("name", path.stem)), keys)
+
+
+def _written(lines: list[str], key: str, value: object) -> str:
+    found = next((line for line in lines if line.startswith(f"{key}:")), "")
+    written = _COMMENT.sub("", found.partition(":")[2]).strip()
+    return written or yaml.safe_dump(value, default_flow_style=True).strip()
+
+
+def _note(lines: list[str], key: str) -> str:
+    found = next((_COMMENT.search(line) for line in lines if line.startswith(f"{key}:")), None)
+    return found.group(1) if found else ""
+
+
+def keys_of(command: str) -> list[str]:
+    """Dotted keys of a command's own file and of the choices it makes by default; for suggestions."""
+    values = yaml.safe_load((folders()[0] / f"{command}.yaml").read_text())
+    own = [key for key in values if key not in ("defaults", "hydra")]
+    nested = [f"{key}.{inner}" for key in own if isinstance(values[key], dict) for inner in values[key]]
+    found = dict.fromkeys([*own, *nested])
+    for group in GROUPS:
+        for part in parts(group) if group != "experiment" else []:
+            prefix = f"evaluation.{part.component}" if group == "evaluation" else group
+            found |= dict.fromkeys(f"{prefix}.{key.name}" for key in part.keys)
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A class as its source text declares it."""
+
+    bases: tuple[str, ...]
+    declares: dict[str, tuple[str, ...]]  # class attribute -> names in its value
+    registered: tuple[str, str] | None  # group, name
+
+
+@lru_cache
+def sources() -> dict[str, Source]:
+    """Every class of the package by its name."""
+    root = Path(str(resources.files("ebm_cli")))
+    trees = (ast.parse(path.read_text()) for path in sorted(root.rglob("*.py")))
+    return {node.name: _source(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _source(node: ast.ClassDef) -> Source:
+    declares = {
+        target.id: tuple(name.id for name in ast.walk(statement.value) if isinstance(name, ast.Name))
+        for statement in node.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    bases = tuple(name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name))
+    return Source(bases, declares, _registration(node))
+
+
+def _registration(node: ast.ClassDef) -> tuple[str, str] | None:
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "register":
+            group, name = (argument.value for argument in decorator.args if isinstance(argument, ast.Constant))
+            return (str(group), str(name))
+    return None
+
+
+def component(group: str, name: str) -> Source | None:
+    """The registered class behind a `name:`; None for a user's own, which is not in the package."""
+    return next((source for source in sources().values() if source.registered == (group, name)), None)
+
+
+def _lineage(name: str) -> Iterator[str]:
+    yield name
+    for base in sources()[name].bases if name in sources() else ():
+        yield from _lineage(base)
+
+
+def fits(part: Part) -> str:
+    """What a part goes with, from what its class declares."""
+    source = component(part.group, part.component)
+    if source is None:
+        return ""
+    if part.group == "model":
+        return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
+    if part.group == "sampler":
+        found = [other.choice for other in parts("model") if _sampler_fits(source, component("model", other.component))]
+        return "models " + ", ".join(found)
+    if part.group == "objective":
+        return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
+    return ""
+
+
+def _sampler_fits(sampler: Source, model: Source | None) -> bool:
+    if model is None:
+        return False
+    lineage = set(_lineage(model.declares["builds"][0]))
+    spaces = set(sampler.declares["spaces"]) & set(model.declares["spaces"])
+    return bool(spaces) and set(sampler.declares.get("needs", ())) <= lineage
+
+
+def main(arguments: list[str]) -> int:
+    """`ebm list [GROUP [NAME]] [--markdown]`."""
+    names = [argument for argument in arguments if not argument.startswith("-")]
+    flags = set(arguments) - set(names)
+    if flags & {"-h", "--help"} or len(names) > 2 or flags - {"--markdown"}:
+        Console().print(USAGE, end="", markup=False)
+        return 0 if flags & {"-h", "--help"} else 2
+    if names and names[0] not in GROUPS:
+        raise UserError(f"no group {names[0]!r}{nearest(names[0], list(GROUPS))} (one of: {', '.join(GROUPS)})")
+    if len(names) == 2 and names[1] not in choices(names[0]):
+        known = choices(names[0])
+        raise UserError(f"no {names[0]} named {names[1]}{nearest(names[1], known)} (one of: {', '.join(known)})")
+    if "--markdown" in flags:
+        Console(width=10_000).print(markdown(), markup=False, highlight=False)
+    elif names:
+        _print_group(names[0], names[1] if len(names) == 2 else None)
+    else:
+        _print_all()
+    return 0
+
+
+def _print_all() -> None:
+    console = Console()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for group, purpose in GROUPS.items():
+        table.add_row(f"[bold]{group}[/bold]", "", f"[dim]{purpose}[/dim]")
+        for part in parts(group):
+            table.add_row("", part.choice, escape(part.text))
+    console.print(table)
+    console.print("Choose with GROUP=NAME; the keys of a part: ebm list GROUP [NAME]", highlight=False)
+
+
+def _print_group(group: str, name: str | None) -> None:
+    console = Console()
+    for part in parts(group):
+        if name in (None, part.choice):
+            console.print(f"[bold]{group}={part.choice}[/bold]  {escape(part.text)}", highlight=False, soft_wrap=True)
+            prefix = f"evaluation.{part.component}" if group == "evaluation" else group
+            table = Table(box=None, padding=(0, 2, 0, 4), show_header=False)
+            for key in part.keys if group != "experiment" else []:
+                table.add_row(f"{prefix}.{key.name}", escape(key.default), f"[dim]{escape(key.note)}[/dim]")
+            if table.row_count:
+                console.print(table)
+            fit = fits(part)
+            if fit:
+                console.print(f"    fits {escape(fit)}", highlight=False, soft_wrap=True)
+
+
+def markdown() -> str:
+    """The table of parts for the README."""
+    lines = ["| group | choice | what it is |", "|---|---|---|"]
+    for group in GROUPS:
+        lines += [f"| {group} | `{part.choice}` | {part.text} |" for part in parts(group)]
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""Energy-based models: p(x) = exp(-E(x)) / Z, energies in nats."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ebm_cli import rng
+from ebm_cli.rng import Key
+from ebm_cli.space import Space
+
+Site = int | Tensor  # one site for all chains, or (chains,) int64 with one for each
+
+
+class EnergyModel(nn.Module, ABC):
+    """E: space -> R with its parameters. Low energy is high probability."""
+
+    space: Space
+
+    @abstractmethod
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x), (batch,) for x (batch, *space.shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The energy."""
+        return self.energy(x)
+
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E(x) (batch,) and dE/dx (batch, *shape), detached; gradients of the parameters stay as they are."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.energy(x)
+            (grad,) = torch.autograd.grad(energy.sum(), x)
+        return energy.detach(), grad
+
+    def sites(self, x: Tensor) -> "Sites":
+        """Chains at positions x, ready to be updated site by site (binary spaces)."""
+        return EnergySites(self, x)
+
+
+class Normalised(EnergyModel):
+    """A model whose partition function is known and that can be sampled exactly."""
+
+    @abstractmethod
+    def log_z(self) -> Tensor:
+        """log Z, a scalar in nats."""
+
+    @abstractmethod
+    def sample(self, n: int, key: Key) -> Tensor:
+        """n independent draws, (n, *shape)."""
+
+
+class Bipartite(EnergyModel):
+    """Binary visible units v and binary hidden units h, independent given each other.
+
+    E(v, h) = -b.v - sum_j h_j a_j(v) with hidden logits a_j affine in v, so that
+    p(h_j = 1 | v) = sigmoid(a_j(v)) and E(v) = -log sum_h exp(-E(v, h)) = -b.v - sum_j softplus(a_j(v)).
+    """
+
+    hidden: int
+
+    @abstractmethod
+    def hidden_logits(self, v: Tensor) -> Tensor:
+        """a(v), (batch, hidden)."""
+
+    @abstractmethod
+    def visible_logits(self, h: Tensor) -> Tensor:
+        """log p(v_i = 1 | h) / p(v_i = 0 | h), flat: (batch, sites)."""
+
+    @abstractmethod
+    def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
+        """E(v) given a(v), (batch,)."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        """The free energy, hidden units summed out."""
+        return self.free_energy(x, self.hidden_logits(x))
+
+    def sample_hidden(self, v: Tensor, key: Key) -> Tensor:
+        """h ~ p(h | v), (batch, hidden)."""
+        return rng.bernoulli(self.hidden_logits(v), key)
+
+    def sample_visible(self, h: Tensor, key: Key) -> Tensor:
+        """v ~ p(v | h), (batch, *shape)."""
+        return rng.bernoulli(self.visible_logits(h), key).reshape(-1, *self.space.shape)
+
+
+class ModelSpec(ABC):
+    """The component: hyper-parameters from which a model is built once the space of the data is known."""
+
+    builds: ClassVar[type[EnergyModel]]
+    spaces: ClassVar[tuple[type[Space], ...]]
+
+    @abstractmethod
+    def build(self, space: Space, mean: Tensor, key: Key) -> EnergyModel:
+        """A model with initial parameters; `mean` (*shape) is that of the training data, away from the bounds."""
+
+
+class Sites(ABC):
+    """Chains in the middle of a sweep over binary sites; subclasses keep what makes one conditional cheap.
+
+    `x` is (chains, sites) and belongs to this object: it is a copy of the positions it was made from.
+    """
+
+    x: Tensor
+
+    @abstractmethod
+    def logit(self, site: Site) -> Tensor:
+        """log p(x_i = 1 | rest) / p(x_i = 0 | rest) = E(x with x_i = 0) - E(x with x_i = 1), (chains,)."""
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """x_site <- value (chains,)."""
+        put_site(self.x, site, value)
+
+
+def get_site(x: Tensor, site: Site) -> Tensor:
+    """x at one site, (chains,)."""
+    return x[:, site] if isinstance(site, int) else x.gather(1, site[:, None]).squeeze(1)
+
+
+def put_site(x: Tensor, site: Site, value: Tensor) -> None:
+    """x at one site <- value (chains,), in place."""
+    if isinstance(site, int):
+        x[:, site] = value
+    else:
+        x.scatter_(1, site[:, None], value[:, None])
+
+
+class EnergySites(Sites):
+    """Conditionals of any binary model by two evaluations of its energy."""
+
+    def __init__(self, model: EnergyModel, x: Tensor) -> None:
+        self.model = model
+        self.x = x.flatten(1).clone()
+
+    def logit(self, site: Site) -> Tensor:
+        """E(x with x_i = 0) - E(x with x_i = 1)."""
+        return self._energy_with(site, 0.0) - self._energy_with(site, 1.0)
+
+    def _energy_with(self, site: Site, value: float) -> Tensor:
+        y = self.x.clone()
+        put_site(y, site, y.new_full((len(y),), value))
+        return self.model.energy(y.reshape(-1, *self.model.space.shape))

@@ -1,0 +1,89 @@
+"""Restricted Boltzmann machine with binary units (Smolensky 1986; Hinton 2002)."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ebm_cli import rng
+from ebm_cli.model.base import Bipartite, ModelSpec, Site, Sites, get_site
+from ebm_cli.registry import register
+from ebm_cli.rng import Key
+from ebm_cli.space import Binary, Space
+
+
+class RBM(Bipartite):
+    """E(v, h) = -b.v - c.h - v.W h, so the free energy is E(v) = -b.v - sum_j softplus(c_j + (v W)_j).
+
+    Buffers `visible_offset` and `hidden_offset` are mu and lambda of the centred gradient; the energy ignores them.
+    """
+
+    visible_offset: Tensor
+    hidden_offset: Tensor
+
+    def __init__(self, space: Space, hidden: int, weight_std: float, mean: Tensor, key: Key) -> None:
+        super().__init__()
+        self.space = space
+        self.hidden = hidden
+        self.W = nn.Parameter(weight_std * rng.normal((space.sites, hidden), key))
+        self.b = nn.Parameter(mean.flatten().logit())
+        self.c = nn.Parameter(torch.zeros(hidden))
+        self.register_buffer("visible_offset", mean.flatten().clone())
+        self.register_buffer("hidden_offset", torch.full((hidden,), 0.5))
+
+    def hidden_logits(self, v: Tensor) -> Tensor:
+        """c + v W, (batch, hidden)."""
+        return torch.addmm(self.c, v.flatten(1), self.W)
+
+    def visible_logits(self, h: Tensor) -> Tensor:
+        """b + h W^T, (batch, sites)."""
+        return torch.addmm(self.b, h, self.W.T)
+
+    def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
+        """-b.v - sum_j softplus(a_j), (batch,)."""
+        return -(v.flatten(1) @ self.b) - F.softplus(hidden_logits).sum(1)
+
+    def sites(self, x: Tensor) -> "RBMSites":
+        """Conditionals from cached hidden logits."""
+        return RBMSites(self, x)
+
+
+class RBMSites(Sites):
+    """With z_j the hidden logits while v_i = 0: logit = b_i + sum_j log(1 + sigmoid(z_j) (exp(W_ij) - 1)).
+
+    One row of W instead of two products with it, since only v_i differs between the two free energies.
+    """
+
+    def __init__(self, model: RBM, x: Tensor) -> None:
+        self.model = model
+        self.x = x.flatten(1).clone()
+        self.hidden_logits = model.hidden_logits(self.x)
+
+    def logit(self, site: Site) -> Tensor:
+        """b_i + sum_j softplus(z_j + W_ij) - softplus(z_j), (chains,)."""
+        weight = self.model.W[site]
+        off = self.hidden_logits - get_site(self.x, site)[:, None] * weight
+        return self.model.b[site] + (off.sigmoid() * weight.expm1()).log1p().sum(1)
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """x_site <- value, and the hidden logits follow."""
+        change = value - get_site(self.x, site)
+        self.hidden_logits += change[:, None] * self.model.W[site]
+        super().assign(site, value)
+
+
+@register("model", "rbm")
+class RBMSpec(ModelSpec):
+    """Bernoulli restricted Boltzmann machine; its visible bias starts at the logit of the data mean."""
+
+    hidden: Annotated[int, Field(ge=1)]
+    weight_std: Annotated[float, Field(ge=0)]
+
+    builds = RBM
+    spaces = (Binary,)
+
+    def build(self, space: Space, mean: Tensor, key: Key) -> RBM:
+        """W ~ N(0, weight_std^2), b = logit(mean), c = 0."""
+        return RBM(space, self.hidden, self.weight_std, mean, key)

@@ -1,0 +1,182 @@
+"""Geometric paths p_beta ~ p_base^(1-beta) p_target^beta from a base with known log Z to a model, for AIS and RAISE.
+
+f_beta is the unnormalised density at beta, f_0 that of the base, f_1 = exp(-E) of the model.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, Site, Sites
+from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.rng import Key
+from ebm_cli.sampler.base import Sampler
+
+S = TypeVar("S")
+
+
+class Path(ABC, Generic[S]):
+    """States S are chain positions with whatever makes the next density ratio and move cheap."""
+
+    log_z_base: float
+
+    @abstractmethod
+    def start(self, n: int, key: Key) -> Tensor:
+        """n exact draws from the base, (n, *shape)."""
+
+    @abstractmethod
+    def observe(self, x: Tensor) -> S:
+        """The state at positions x."""
+
+    @abstractmethod
+    def log_base(self, state: S) -> Tensor:
+        """log f_0(x), (chains,)."""
+
+    @abstractmethod
+    def log_ratio(self, state: S, to: float, origin: float) -> Tensor:
+        """log f_to(x) - log f_origin(x), (chains,)."""
+
+    @abstractmethod
+    def move(self, state: S, beta: float, key: Key) -> S:
+        """A transition that leaves p_beta invariant."""
+
+    @abstractmethod
+    def move_back(self, state: S, beta: float, key: Key) -> S:
+        """The time reversal of `move` at the same beta."""
+
+
+class BipartiteState(NamedTuple):
+    """Visible units, v.(b - a) and the model's hidden logits."""
+
+    x: Tensor
+    tilt: Tensor
+    hidden_logits: Tensor
+
+
+class BipartitePath(Path[BipartiteState]):
+    """Salakhutdinov & Murray 2008, eq. 17-19: E_beta(v, h) = (1 - beta) E_A(v) + beta E_B(v, h), E_A(v) = -a.v.
+
+    The hidden units stay, uncoupled at beta = 0, so log Z_base = sum_i softplus(a_i) + H log 2. Each move is the
+    block Gibbs sweep of p_beta, which is reversible; one product v W serves the weight and the next hidden draw.
+    """
+
+    def __init__(self, base: BernoulliProduct, model: Bipartite) -> None:
+        self.base, self.model = base, model
+        self.log_z_hidden = model.hidden * math.log(2)
+        self.log_z_base = base.log_z().item() + self.log_z_hidden
+        nothing = torch.zeros(1, model.hidden, device=base.b.device, dtype=base.b.dtype)
+        self.tilt = model.visible_logits(nothing).squeeze(0) - base.b
+
+    def start(self, n: int, key: Key) -> Tensor:
+        """Independent units at the base's mean."""
+        return self.base.sample(n, key)
+
+    def observe(self, x: Tensor) -> BipartiteState:
+        """One product with W."""
+        return BipartiteState(x, x.flatten(1) @ self.tilt, self.model.hidden_logits(x))
+
+    def log_base(self, state: BipartiteState) -> Tensor:
+        """a.v + H log 2: the hidden units are summed out."""
+        return self.log_z_hidden - self.base.energy(state.x)
+
+    def log_ratio(self, state: BipartiteState, to: float, origin: float) -> Tensor:
+        """(to - origin) v.(b - a) + sum_j softplus(to a_j) - softplus(origin a_j)."""
+        logits = state.hidden_logits
+        hidden = F.softplus(to * logits).sum(1) - F.softplus(origin * logits).sum(1)
+        return (to - origin) * state.tilt + hidden
+
+    def move(self, state: BipartiteState, beta: float, key: Key) -> BipartiteState:
+        """h ~ p_beta(h | v), then v ~ p_beta(v | h)."""
+        h = rng.bernoulli(beta * state.hidden_logits, key.fold("hidden"))
+        logits = torch.lerp(self.base.b, self.model.visible_logits(h), beta)
+        v = rng.bernoulli(logits, key.fold("visible"))
+        return self.observe(v.reshape(state.x.shape))
+
+    def move_back(self, state: BipartiteState, beta: float, key: Key) -> BipartiteState:
+        """The same: v -> h -> v' satisfies detailed balance."""
+        return self.move(state, beta, key)
+
+
+class Tempered(EnergyModel):
+    """The model p_beta itself: E_beta = (1 - beta) E_base + beta E_target."""
+
+    def __init__(self, base: EnergyModel, target: EnergyModel, beta: float) -> None:
+        super().__init__()
+        self.space = target.space
+        self.base, self.target, self.beta = base, target, beta
+
+    def energy(self, x: Tensor) -> Tensor:
+        """(1 - beta) E_base(x) + beta E_target(x), (batch,)."""
+        return (1 - self.beta) * self.base.energy(x) + self.beta * self.target.energy(x)
+
+    def sites(self, x: Tensor) -> "TemperedSites":
+        """Conditionals of both ends, mixed."""
+        return TemperedSites(self, x)
+
+
+class TemperedSites(Sites):
+    """logit_beta = (1 - beta) logit_base + beta logit_target."""
+
+    def __init__(self, model: Tempered, x: Tensor) -> None:
+        self.beta = model.beta
+        self.base, self.target = model.base.sites(x), model.target.sites(x)
+        self.x = self.target.x
+
+    def logit(self, site: Site) -> Tensor:
+        """(1 - beta) logit_base + beta logit_target, (chains,)."""
+        return torch.lerp(self.base.logit(site), self.target.logit(site), self.beta)
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """Both ends follow."""
+        self.base.assign(site, value)
+        self.target.assign(site, value)
+
+
+class GeometricState(NamedTuple):
+    """Positions and E_base(x) - E_target(x), the derivative of log f_beta in beta."""
+
+    x: Tensor
+    slope: Tensor
+
+
+class GeometricPath(Path[GeometricState]):
+    """Any model, any sampler that fits it: moves are one step of `sampler` on the tempered model."""
+
+    def __init__(self, base: Normalised, model: EnergyModel, sampler: Sampler[Any, Any]) -> None:
+        self.base, self.model = base, model
+        self.forward, self.backward = sampler, sampler.reversal()
+        self.log_z_base = base.log_z().item()
+
+    def start(self, n: int, key: Key) -> Tensor:
+        """Exact draws from the base."""
+        return self.base.sample(n, key)
+
+    def observe(self, x: Tensor) -> GeometricState:
+        """Both energies."""
+        return GeometricState(x, self.base.energy(x) - self.model.energy(x))
+
+    def log_base(self, state: GeometricState) -> Tensor:
+        """-E_base(x)."""
+        return -self.base.energy(state.x)
+
+    def log_ratio(self, state: GeometricState, to: float, origin: float) -> Tensor:
+        """(to - origin) (E_base(x) - E_target(x))."""
+        return (to - origin) * state.slope
+
+    def move(self, state: GeometricState, beta: float, key: Key) -> GeometricState:
+        """One step of the sampler at beta."""
+        return self._step(self.forward, state, beta, key)
+
+    def move_back(self, state: GeometricState, beta: float, key: Key) -> GeometricState:
+        """One step of its reversal."""
+        return self._step(self.backward, state, beta, key)
+
+    def _step(self, sampler: Sampler[Any, Any], state: GeometricState, beta: float, key: Key) -> GeometricState:
+        model = Tempered(self.base, self.model, beta)
+        moved, _ = sampler.step(model, sampler.init(model, state.x), key)
+        return self.observe(moved.x)

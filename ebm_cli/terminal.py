@@ -1,0 +1,103 @@
+"""What a person sees: log lines, a progress bar on a terminal and plain lines elsewhere, and the last table."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+log = logging.getLogger("ebm")
+_PLAIN_WIDTH = 160  # of what goes to a file or a pipe, where no window sets it
+
+
+def _console(to_stderr: bool) -> Console:
+    console = Console(stderr=to_stderr)
+    return console if console.is_terminal else Console(stderr=to_stderr, width=_PLAIN_WIDTH)
+
+
+console, output = _console(to_stderr=True), _console(to_stderr=False)
+
+_PLAIN_LINE_SECONDS = 5.0
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log records as lines above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        console.print(escape(record.getMessage()), style=style, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def logging_to(file: Path | None) -> Iterator[None]:
+    """Log lines to the terminal, and with the time to a file."""
+    handlers: list[logging.Handler] = [_ConsoleHandler()]
+    if file is not None:
+        handlers.append(logging.FileHandler(file))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class StepDisplay:
+    """The live numbers of a loop over steps."""
+
+    def __init__(self, total: int, first: int) -> None:
+        self.total, self.first = total, first
+        self.started = self.printed = time.perf_counter()
+        self.task: TaskID | None = None
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> "StepDisplay":
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self.total, completed=self.first, rate="", numbers="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def rate(self, step: int) -> float:
+        """Steps per second since the loop began."""
+        return (step - self.first) / max(1e-9, time.perf_counter() - self.started)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The newest numbers."""
+        rate, now = f"{self.rate(step):.0f}/s", time.perf_counter()
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if console.is_terminal:
+            assert self.task is not None
+            self.bar.update(self.task, completed=step, rate=rate, numbers=escape(numbers))
+        elif now - self.printed > _PLAIN_LINE_SECONDS or step == self.total:
+            self.printed = now
+            log.info("step %d/%d  %s  %s", step, self.total, rate, numbers)
+
+
+def table(title: str, rows: Mapping[str, str]) -> Table:
+    """Two columns, what and how much."""
+    made = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        made.add_row(escape(name), escape(value), style=None)
+    return made

@@ -1,0 +1,67 @@
+"""Metrics as one CSV file and pictures as PNG files, for a spreadsheet or a notebook."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ebm_cli.registry import register
+from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, shown
+
+
+class CsvTracker(Tracker):
+    """Rows `step,key,value` in metrics.csv: the long form stays valid when a later step has other keys."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "metrics.csv"
+        self._file = _append_to(self._path)
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        if self._file.tell() == 0:
+            self._write([("step", "key", "value")])
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One row per metric."""
+        self._write([(step, key, repr(float(value))) for key, value in metrics.items()])
+
+    def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """One PNG file per picture in images/."""
+        folder = self._directory / "images"
+        folder.mkdir(exist_ok=True)
+        for key, pixels in images.items():
+            Image.fromarray(pixels).save(folder / f"{key.replace('/', '_')}-{step:08d}.png")
+
+    def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Not kept: a distribution has no place in rows of one value."""
+
+    def close(self, summary: Mapping[str, float]) -> str | None:
+        """Close the file; the summary is in the run directory already."""
+        self._file.close()
+        return f"csv: {shown(self._path)}"
+
+    def _write(self, rows: list[tuple[int | str, str, str]]) -> None:
+        self._writer.writerows(rows)
+        self._file.flush()  # somebody may be watching the file
+
+
+def _append_to(path: Path) -> TextIO:
+    """The file opened at its end, on a new line even if a killed run left half a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    file = path.open("a", encoding="utf-8", newline="")
+    if torn:
+        file.write("\n")
+    return file
+
+
+@register("tracker", "csv")
+class Csv(TrackerSpec):
+    """Write metrics.csv and images/*.png into the run directory."""
+
+    def open(self, run: RunInfo) -> Tracker:
+        """Start the file, or go on with the one of the interrupted run."""
+        return CsvTracker(run.directory)

@@ -1,0 +1,67 @@
+"""Event files for TensorBoard."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_cli.errors import UserError
+from ebm_cli.registry import register
+from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
+
+
+class TensorboardTracker(Tracker):
+    """A SummaryWriter in <run>/tensorboard; a resumed run adds a second event file, which TensorBoard joins."""
+
+    def __init__(self, run: RunInfo) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._directory = run.directory / "tensorboard"
+        self._last = 0
+        self._writer: Any = SummaryWriter(str(self._directory))
+        text = json.dumps(dict(run.config), indent=2, default=str)
+        self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # four spaces: shown as it is
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Scalars."""
+        self._last = step
+        for key, value in metrics.items():
+            self._writer.add_scalar(key, value, step)
+
+    def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Pictures."""
+        for key, pixels in images.items():
+            self._writer.add_image(key, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
+
+    def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Distributions."""
+        for key, array in values.items():
+            if (kept := finite(array)).size:
+                self._writer.add_histogram(key, kept, step)
+
+    def close(self, summary: Mapping[str, float]) -> str | None:
+        """Add the summary as scalars of the last step, then flush."""
+        for key, value in summary.items():
+            self._writer.add_scalar(f"summary/{key}", value, self._last)
+        self._writer.close()
+        return f"tensorboard: look at it with  tensorboard --logdir {shown(self._directory)}"
+
+
+@register("tracker", "tensorboard")
+class Tensorboard(TrackerSpec):
+    """Write event files for TensorBoard into <run>/tensorboard."""
+
+    def check(self) -> None:
+        """Raise UserError if the optional package is missing."""
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "tracker=tensorboard: the tensorboard package is not installed; pip install 'ebm-cli[tensorboard]'"
+            )
+
+    def open(self, run: RunInfo) -> Tracker:
+        """Start an event file."""
+        self.check()
+        return TensorboardTracker(run)

@@ -1,0 +1,227 @@
+"""Training: data -> chains -> sampler -> objective -> optimizer -> state, in that order, once a step."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import chains as chain_policy
+from ebm_cli import checks, registry
+from ebm_cli.chains import Chains
+from ebm_cli.dataset.base import Data, Dataset
+from ebm_cli.device import Device
+from ebm_cli.errors import RunError
+from ebm_cli.model.base import EnergyModel, ModelSpec
+from ebm_cli.objective.base import Metrics, Objective
+from ebm_cli.optimizer import Optimizer
+from ebm_cli.rng import permutation, stream
+from ebm_cli.sampler.base import Sampler, run
+
+Choice = dict[str, str]
+"""What the user chose in each config group, for messages."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Every part as configured: checked, but nothing read or allocated yet."""
+
+    dataset: Dataset
+    model: ModelSpec
+    sampler: Sampler[Any, Any]
+    chains: Chains
+    objective: Objective
+    optimizer: Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """The numbers of the training loop."""
+
+    steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What never changes during a run."""
+
+    loop: Loop
+    device: Device
+    data: Data
+    components: Components
+
+
+@dataclass(frozen=True)
+class Best:
+    """The step whose held-out metric was highest so far."""
+
+    step: int
+    value: float
+
+
+@dataclass
+class TrainState:
+    """All that changes during a run; it is the checkpoint."""
+
+    step: int
+    model: EnergyModel
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]  # of the parameters, by name; empty without averaging
+    store: Tensor  # chains, (slots, *shape)
+    best: Best | None = None  # on the held-out metric
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the step, by unique names."""
+        named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        named |= {f"average.{name}": value for name, value in self.average.items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
+        return named | {"chains": self.store}
+
+    def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the values of `tensors()`; raises ValueError naming the first one that does not belong here."""
+        tensors = {name: value.to(self.store.device) for name, value in tensors.items()}
+        self.step = step
+        self._load_group("model", self.model.state_dict(), tensors)
+        self._load_group("average", self.average, tensors)
+        _same_form("chains", self.store, tensors.get("chains"))
+        self.store = tensors["chains"]
+        self._load_optimizer(tensors)
+
+    @staticmethod
+    def _load_group(group: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+        saved = {name for name in tensors if name.startswith(f"{group}.")}
+        for name in sorted(saved ^ {f"{group}.{key}" for key in own}):
+            raise ValueError(f"{name} is in only one of the checkpoint and the configured run")
+        for key, value in own.items():
+            _same_form(f"{group}.{key}", value, tensors[f"{group}.{key}"])
+            value.copy_(tensors[f"{group}.{key}"])
+
+    def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = list(self.model.parameters())
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group, *path = name.split(".")
+            if group == "optimizer":
+                index, key = int(path[0]), path[1]
+                if value.dim():
+                    _same_form(name, parameters[index], value)
+                state.setdefault(index, {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def averaged_model(self) -> EnergyModel:
+        """The model to evaluate: its own weights, or their average where one is kept."""
+        if not self.average:
+            return self.model
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.average, strict=False)
+        return model
+
+
+def _same_form(name: str, own: Tensor, saved: Tensor | None) -> None:
+    if saved is None:
+        raise ValueError(f"{name} is missing")
+    if own.shape != saved.shape or own.dtype != saved.dtype:
+        here, there = (f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in (own, saved))
+        raise ValueError(f"{name} is {there} in the checkpoint and {here} in the configured run")
+
+
+def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
+    """Check every group's keys, then whether the parts fit each other. Nothing is read. Raises UserError."""
+    groups = ("dataset", "model", "sampler", "chains", "objective", "optimizer")
+    parts = Components(**{group: registry.build(group, config[group]) for group in groups})
+    checks.check_space(parts.dataset, parts.model, choice)
+    checks.check_sampler(parts.sampler, parts.model, choice)
+    checks.check_objective(parts.objective, parts.model, choice)
+    return parts
+
+
+def load_data(components: Components, device: Device, choice: Choice) -> Data:
+    """Read the data onto the device. Raises UserError if the model does not take them."""
+    data = components.dataset.load(components.model.spaces)
+    checks.check_loaded(data.space, components.model, choice)
+    return data.to(device.torch)
+
+
+def assemble(
+    components: Components, loop: Loop, device: Device, data: Data, choice: Choice
+) -> tuple[Parts, TrainState]:
+    """The parts of a run, and its state before the first step."""
+    return Parts(loop, device, data, components), new_state(components, loop, data, choice)
+
+
+def new_state(components: Components, loop: Loop, data: Data, choice: Choice) -> TrainState:
+    """Step 0: initial parameters, empty optimizer, chains at their start."""
+    device = data.train.grey.device
+    spec = components.model
+    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model")).to(device)
+    checks.check_enumerable(components.objective, model, choice)
+    optimizer = components.optimizer.build(model.parameters())
+    average = {name: p.detach().clone() for name, p in model.named_parameters()} if components.optimizer.ema else {}
+    policy, key = components.chains, stream(loop.seed, "chains", "init")
+    rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
+    store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
+    return TrainState(0, model, optimizer, average, store)
+
+
+def train_step(parts: Parts, state: TrainState) -> Metrics:
+    """One update. Raises RunError, before the update, if the gradient is not finite."""
+    loop, components, step = parts.loop, parts.components, state.step
+    x = parts.data.batch(step, loop.batch_size, loop.seed)
+
+    x_neg, info = _negatives(parts, state, x) if components.objective.negatives else (None, {})
+
+    state.optimizer.zero_grad(set_to_none=True)
+    metrics = components.objective.gradient(state.model, x, x_neg, stream(loop.seed, "objective", step))
+    norm = _checked_norm(state, metrics)
+    if components.optimizer.clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), components.optimizer.clip, norm)
+
+    rate = components.optimizer.rate(step, loop.steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    _update_average(state, components.optimizer.averaging(step, loop.steps))
+    state.step += 1
+    chains = {f"chains_{name}": value.mean() for name, value in info.items()}
+    return {**metrics, "gradient_norm": norm, "learning_rate": torch.tensor(rate), **chains}
+
+
+def _negatives(parts: Parts, state: TrainState, x: Tensor) -> tuple[Tensor, Metrics]:
+    """Chains drawn, moved `chains.steps` transitions and put back into their slots."""
+    loop, components, step = parts.loop, parts.components, state.step
+    policy = components.chains
+    start, slots = policy.draw(state.store, x, parts.data.space, stream(loop.seed, "chains", step))
+    with parts.device.chain_precision():
+        end, info = run(components.sampler, state.model, start, policy.steps, stream(loop.seed, "sampler", step))
+    end = end.float()
+    chain_policy.put(state.store, slots, end)
+    return end, info
+
+
+def _checked_norm(state: TrainState, metrics: Metrics) -> Tensor:
+    """Euclidean norm of the whole gradient."""
+    gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
+    norm = torch.nn.utils.get_total_norm(gradients.values())
+    if not norm.isfinite():
+        broken = [name for name, grad in gradients.items() if not grad.isfinite().all()] or list(gradients)
+        values = ", ".join(f"{name} {value.item():.6g}" for name, value in metrics.items())
+        raise RunError(
+            f"step {state.step + 1}: the gradient of {' and '.join(broken)} is not finite ({values}); nothing was "
+            "updated. Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
+        )
+    return norm
+
+
+@torch.no_grad()
+def _update_average(state: TrainState, keep: float) -> None:
+    """average <- keep * average + (1 - keep) * weights."""
+    for name, parameter in state.model.named_parameters():
+        if name in state.average:
+            state.average[name].lerp_(parameter, 1 - keep)
