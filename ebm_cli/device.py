@@ -58,10 +58,13 @@ class DeviceSpec:
 
 
 def _set_deterministic(wanted: bool) -> None:
-    """cuBLAS needs its workspace fixed before CUDA starts; filling fresh memory would only cost time."""
+    """cuBLAS needs its workspace fixed before CUDA starts; filling fresh memory would only cost time.
+
+    `torch.use_deterministic_algorithms` would do the same and import the compiler, which takes seconds.
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
+    torch.set_deterministic_debug_mode("error" if wanted else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 

@@ -7,19 +7,25 @@ from torch import Tensor
 
 from ebm_cli.space import Space
 
-_LEAST_SIDE = 400
+_LEAST_SIDE, _FRAME = 400, 96
 
 
 def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
-    """x (n, *shape) as one picture (height, width) or (height, width, 3), small images enlarged to be seen."""
-    from torchvision.utils import make_grid
+    """x (n, *shape) as one picture (height, width) or (height, width, 3), small images enlarged to be seen.
 
-    columns = columns or max(1, round(len(x) ** 0.5))
-    tiles = space.pixels(x)
-    tiled = make_grid(tiles.float(), nrow=columns, padding=1, pad_value=96).to(torch.uint8)
-    picture = tiled.permute(1, 2, 0).numpy() if tiles.shape[1] == 3 else tiled[0].numpy()
-    factor = max(1, -(-_LEAST_SIDE // max(picture.shape[:2])))
-    return picture.repeat(factor, 0).repeat(factor, 1)
+    (torchvision's `make_grid` does the tiling too, but importing it takes longer than a small run.)
+    """
+    tiles = space.pixels(x).numpy()
+    n, channels, height, width = tiles.shape
+    columns = columns or max(1, round(n**0.5))
+    rows = -(-n // columns)
+    padded = np.full((rows * columns, channels, height + 1, width + 1), _FRAME, np.uint8)
+    padded[:n, :, 1:, 1:] = tiles
+    picture = padded.reshape(rows, columns, channels, height + 1, width + 1).transpose(0, 3, 1, 4, 2)
+    framed = np.pad(picture.reshape(rows * (height + 1), -1, channels), ((0, 1), (0, 1), (0, 0)), constant_values=_FRAME)
+    factor = max(1, -(-_LEAST_SIDE // max(framed.shape[:2])))
+    enlarged = framed.repeat(factor, 0).repeat(factor, 1)
+    return enlarged if channels == 3 else enlarged[:, :, 0]
 
 
 def beside(space: Space, x: Tensor, y: Tensor, pairs: int) -> NDArray[np.uint8]:

@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import chains as chain_policy
-from ebm_cli import checks, registry
+from ebm_cli import checks, optimizer, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.objective.base import Metrics, Objective
-from ebm_cli.optimizer import Optimizer
+from ebm_cli.optimizer import At, Optimizer
 from ebm_cli.rng import permutation, stream
 from ebm_cli.sampler.base import Sampler, run
 
@@ -70,7 +70,7 @@ class TrainState:
 
     step: int
     model: EnergyModel
-    optimizer: torch.optim.Optimizer
+    optimizer: dict[str, Tensor]  # by slot and parameter
     average: dict[str, Tensor]  # of the parameters, by name; empty without averaging
     store: Tensor  # chains, (slots, *shape)
     best: Best | None = None  # on the held-out metric
@@ -79,8 +79,7 @@ class TrainState:
         """Everything but the step, by unique names."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            named |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
+        named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
         return named | {"chains": self.store}
 
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
@@ -89,9 +88,9 @@ class TrainState:
         self.step = step
         self._load_group("model", self.model.state_dict(), tensors)
         self._load_group("average", self.average, tensors)
+        self._load_group("optimizer", self.optimizer, tensors)
         _same_form("chains", self.store, tensors.get("chains"))
         self.store = tensors["chains"]
-        self._load_optimizer(tensors)
 
     @staticmethod
     def _load_group(group: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -101,19 +100,6 @@ class TrainState:
         for key, value in own.items():
             _same_form(f"{group}.{key}", value, tensors[f"{group}.{key}"])
             value.copy_(tensors[f"{group}.{key}"])
-
-    def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        parameters = list(self.model.parameters())
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, *path = name.split(".")
-            if group == "optimizer":
-                index, key = int(path[0]), path[1]
-                if value.dim():
-                    _same_form(name, parameters[index], value)
-                state.setdefault(index, {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def averaged_model(self) -> EnergyModel:
         """The model to evaluate: its own weights, or their average where one is kept."""
@@ -162,12 +148,13 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice) ->
     spec = components.model
     model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model")).to(device)
     checks.check_enumerable(components.objective, model, choice)
-    optimizer = components.optimizer.build(model.parameters())
-    average = {name: p.detach().clone() for name, p in model.named_parameters()} if components.optimizer.ema else {}
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    slots = components.optimizer.init(weights)
+    average = {name: p.clone() for name, p in weights.items()} if components.optimizer.ema else {}
     policy, key = components.chains, stream(loop.seed, "chains", "init")
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
-    return TrainState(0, model, optimizer, average, store)
+    return TrainState(0, model, slots, average, store)
 
 
 def train_step(parts: Parts, state: TrainState) -> Metrics:
@@ -177,16 +164,14 @@ def train_step(parts: Parts, state: TrainState) -> Metrics:
 
     x_neg, info = _negatives(parts, state, x) if components.objective.negatives else (None, {})
 
-    state.optimizer.zero_grad(set_to_none=True)
+    state.model.zero_grad(set_to_none=True)
     metrics = components.objective.gradient(state.model, x, x_neg, stream(loop.seed, "objective", step))
     norm = _checked_norm(state, metrics)
     if components.optimizer.clip is not None:
         torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), components.optimizer.clip, norm)
 
     rate = components.optimizer.rate(step, loop.steps)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
+    optimizer.apply(components.optimizer, dict(state.model.named_parameters()), state.optimizer, At(step, rate))
     _update_average(state, components.optimizer.averaging(step, loop.steps))
     state.step += 1
     chains = {f"chains_{name}": value.mean() for name, value in info.items()}

@@ -1,8 +1,11 @@
 """8 x 8 handwritten digits that come with scikit-learn: real data without a download."""
 
+import importlib.util
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ebm_cli import rng
@@ -30,16 +33,24 @@ class Digits(Dataset):
 
     def read(self) -> Raw:
         """Values 0..16 divided by 16, (n, 8, 8) float32. Raises UserError if `valid` leaves nothing to train on."""
-        from sklearn.datasets import load_digits  # slow to import
-
         if self.valid >= FITTED:
             raise UserError(f"dataset.valid = {self.valid}: must be below {FITTED}, the rows there are for fitting")
-        source = load_digits()
-        order = rng.permutation(ROWS, rng.stream(0, "digits")).numpy()
-        images = (source.images[order] / 16).astype(np.float32)
-        labels = source.target[order].astype(np.int64)
+        table = _table()[rng.permutation(ROWS, rng.stream(0, "digits")).numpy()]
+        images = (table[:, :-1].reshape(-1, 8, 8) / 16).astype(np.float32)
+        labels = table[:, -1].astype(np.int64)
         cut = FITTED - self.valid
         train, valid, test = (
             Arrays(images[part], labels[part]) for part in (slice(cut), slice(cut, FITTED), slice(FITTED, ROWS))
         )
         return Raw("grey", train, valid if self.valid else None, test)
+
+
+def _table() -> NDArray[np.float64]:
+    """64 pixels and the label of every row, from the file in scikit-learn.
+
+    `sklearn.datasets.load_digits` reads the same file, after an import that takes longer than training's first step.
+    """
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    return np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
