@@ -49,11 +49,12 @@ def steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     matches = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
-    return sorted(int(match.group(1)) for match in matches if match)
+    found = {int(match.group(1)): match.string for match in matches if match}
+    return sorted(step for step, name in found.items() if directory(folder, step).name == name)
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Path:
-    """Write to a temporary directory, fsync, rename. An OSError (full disk) leaves the other checkpoints as they are."""
+    """Write to a temporary directory, fsync, rename. An OSError (full disk) leaves other checkpoints as they are."""
     target, temporary = directory(folder, step), folder / f".writing-{step:08d}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -62,7 +63,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mappin
             TENSORS: safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
             NUMBERS: (json.dumps({"format": FORMAT, "step": step, **numbers}, indent=1) + "\n").encode(),
         }
-        sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+        sums = {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
+        }
         contents[MANIFEST] = (json.dumps({"format": FORMAT, "files": sums}, indent=1) + "\n").encode()
         for name, data in contents.items():
             write_synced(temporary / name, data)
@@ -110,12 +113,13 @@ def load(path: Path) -> Checkpoint:
         numbers = json.loads(_verified(path, NUMBERS, manifest))
         tensors = safetensors.torch.load(_verified(path, TENSORS, manifest))
         step = numbers["step"]
+        known = numbers.get("format") == FORMAT
     except OSError as error:
         raise Invalid(f"{error.strerror}: {Path(error.filename or path).name}") from error
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise Invalid(f"not a checkpoint of this program ({type(error).__name__}: {error})") from error
-    if numbers.get("format") != FORMAT or not isinstance(step, int) or directory(path.parent, step).name != path.name:
-        raise Invalid(f"format {numbers.get('format')} of step {step} in a directory named {path.name}")
+    if not known or type(step) is not int or directory(path.parent, step).name != path.name:
+        raise Invalid(f"format {numbers.get('format')!r} of step {step!r} in a directory named {path.name}")
     return Checkpoint(path, step, tensors, numbers)
 
 
@@ -149,8 +153,11 @@ def log_spaced(count: int, total: int) -> set[int]:
     return {round(total ** (i / (count - 1))) for i in range(count)}
 
 
-def prune(folder: Path, keep_last: int, protected: set[int]) -> None:
-    """Delete all but the newest `keep_last` and the protected steps."""
-    found = steps(folder)
-    for step in set(found) - set(found[-keep_last:]) - protected:
-        shutil.rmtree(directory(folder, step))
+def prune(folder: Path, step: int, keep_last: int, protected: set[int]) -> None:
+    """Delete all but the newest `keep_last` up to `step` and the protected ones.
+
+    A checkpoint beyond `step` did not verify when the run was resumed: it neither counts nor is deleted.
+    """
+    found = [other for other in steps(folder) if other <= step]
+    for superseded in set(found) - set(found[-keep_last:]) - protected:
+        shutil.rmtree(directory(folder, superseded))

@@ -21,8 +21,8 @@ def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> N
     space = dataset.space_type(model.spaces)
     if space is not None and space not in model.spaces:
         raise UserError(
-            f"dataset={choice['dataset']} (binarize={dataset.binarize}) gives {space.name} data, model={choice['model']}"
-            f" takes {names(model.spaces)}; models that fit: {_models(space)}"
+            f"dataset={choice['dataset']} (binarize={dataset.binarize}) gives {space.name} data, "
+            f"model={choice['model']} takes {names(model.spaces)}; models that fit: {_models(space)}"
         )
 
 

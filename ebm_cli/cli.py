@@ -1,8 +1,11 @@
 """The command line: the only file that imports hydra and omegaconf, and only once a command needs them."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +45,34 @@ COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -o default -F _ebm ebm
 """
 
+_VERSION = f"ebm {__version__}\n"
+_TEXTS = {"-h": HELP, "--help": HELP, "help": HELP, "-V": _VERSION, "--version": _VERSION, "completion": COMPLETION}
+
 _PATH_KEYS = ("run", "resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
+_ONE_OF = ("dataset", "model", "objective", "chains", "sampler", "optimizer", "tracker", "device")
+_FLAGS = {  # Hydra's, and whether a value may follow
+    "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
+    "-m": False, "--multirun": False, "--resolve": False, "-c": True, "--cfg": True, "-p": True, "--package": True,
+    "-cp": True, "--config-path": True, "-cn": True, "--config-name": True, "-cd": True, "--config-dir": True,
+    "-i": True, "--info": True, "--experimental-rerun": True, "-sc": True, "--shell-completion": True,
+}  # fmt: skip
 
 
 class SweepTable:
     """Hydra callback: remembers where a multirun keeps its jobs, for the table at its end."""
 
     directory: Path | None = None
+    refusal: UserError | None = None
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        """Before the first job."""
-        SweepTable.directory = Path(str(config.hydra.sweep.dir))
+        """Before the first job. Hydra lets only exceptions like SystemExit leave a callback."""
+        directory = Path(str(config.hydra.sweep.dir))
+        if next(directory.glob("*/metadata.json"), None) is not None:
+            SweepTable.refusal = UserError(
+                f"hydra.sweep.dir = {directory}: the jobs of another multirun are there; name another directory"
+            )
+            raise SystemExit(2)
+        SweepTable.directory = directory
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """Every other event of Hydra is of no interest."""
@@ -64,14 +84,8 @@ class SweepTable:
 def dispatch(arguments: list[str]) -> int:
     """Run one command line; the exit code."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in ("-h", "--help", "help"):
-        sys.stdout.write(HELP)
-        return 0
-    if command in ("-V", "--version"):
-        sys.stdout.write(f"ebm {__version__}\n")
-        return 0
-    if command == "completion":
-        sys.stdout.write(COMPLETION)
+    if command in _TEXTS:
+        sys.stdout.write(_TEXTS[command])
         return 0
     try:
         if command in ("-sc", "--shell-completion"):
@@ -83,10 +97,7 @@ def dispatch(arguments: list[str]) -> int:
         if command not in COMMANDS:
             raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
         return _compose_and_run(command, rest)
-    except UserError as error:
-        _complain(command, error)
-        return error.exit_code
-    except RunError as error:
+    except (UserError, RunError) as error:
         _complain(command, error)
         return error.exit_code
     except KeyboardInterrupt:
@@ -122,22 +133,31 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    SweepTable.directory = None
-    arguments = _resume_in_place([_quoted_path(argument) for argument in arguments])
-    outcome: list[int] = []
+    SweepTable.directory = SweepTable.refusal = None
+    arguments = _in_order([_quoted_path(argument) for argument in _checked(arguments, command)])
+    arguments = _resume_in_place(arguments)
+    job = _Job(command, Outcome(), _directories_there(arguments))
     decorate = hydra_main(version_base="1.3", config_path="pkg://ebm_cli.conf", config_name=command)
     argv, sys.argv = sys.argv, [f"ebm {command}", *arguments]
     try:
-        decorate(_Job(command, outcome))()
-    except (HydraException, OmegaConfBaseException) as error:
+        decorate(job)()
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if job.outcome.started and not isinstance(error, HydraException | OmegaConfBaseException):
+            raise
         from ebm_cli.hydra_errors import explain
 
         raise UserError(explain(error, command)) from error
+    except SystemExit:
+        if SweepTable.refusal is None:
+            raise
+        raise SweepTable.refusal from None
     finally:
         sys.argv = argv
         directory = SweepTable.directory
         swept = _sweep_table(directory) if directory is not None else 0
-    return swept if directory is not None else max(outcome, default=0)
+    if job.outcome.error is not None:
+        raise job.outcome.error
+    return swept if directory is not None else max(job.outcome.codes, default=0)
 
 
 def _prepare_hydra() -> None:
@@ -155,12 +175,39 @@ def _prepare_hydra() -> None:
     OmegaConf.register_new_resolver("ebm_unique", lambda: unique, replace=True)
 
 
+def _checked(arguments: list[str], command: str) -> list[str]:
+    """The arguments, after refusing what Hydra would answer with a page of its own usage."""
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    if multirun and command != "train":
+        raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("-") and flag not in _FLAGS:
+            raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
+        group, equals, value = argument.partition("=")
+        if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
+            raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
+        if group in _ONE_OF and value.startswith("["):
+            raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
+    return arguments
+
+
+def _in_order(arguments: list[str]) -> list[str]:
+    """Overrides first, then flags, each with its value: Hydra's parser takes no override after a flag."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        a_value = before in _FLAGS and _FLAGS[before] and "=" not in argument
+        (flags if argument.startswith("-") or a_value else overrides).append(argument)
+    return overrides + flags
+
+
 def _quoted_path(argument: str) -> str:
     """Paths need no quoting by the user, whatever characters they hold."""
     key, equals, value = argument.partition("=")
     if not equals or key not in _PATH_KEYS or value[:1] in ("'", '"', "") or value in ("null", "???"):
         return argument
-    escaped = value.replace("\\\\", "\\\\\\\\").replace("'", "\\\\'")
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"{key}='{escaped}'"
 
 
@@ -168,50 +215,118 @@ def _resume_in_place(arguments: list[str]) -> list[str]:
     """`resume=DIR` makes DIR the run directory of this job; it must hold a run, since Hydra would create it."""
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key.lstrip("+") == "resume" and value != "null":
-            path = Path(value.strip("'\""))
-            if not (path / "config.yaml").is_file():
-                raise UserError(f"resume = {path}: no run is there (it has no config.yaml)")
-            return [*arguments, f"hydra.run.dir={value}"]
+        if key.lstrip("+") != "resume" or value == "null":
+            continue
+        path = Path(_plain(value))
+        if not _plain(value):
+            raise UserError("resume is empty: name a run directory, resume=DIR")
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"resume = {path}: no run is there (it has no config.yaml)")
+        if {"-m", "--multirun"} & set(arguments):
+            raise UserError(f"resume = {path}: one run is resumed at a time; leave out -m")
+        if any(other.startswith("hydra.run.dir=") for other in arguments):
+            raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {path}; leave it out")
+        return [f"hydra.run.dir={value}", *arguments]
     return arguments
+
+
+def _plain(value: str) -> str:
+    """A path as `_quoted_path` or the user quoted it, without the quotes."""
+    if value[:1] not in ("'", '"'):
+        return value
+    inner = value[1:-1]
+    return re.sub(r"(\\*)('|$)", lambda found: found[1][: len(found[1]) // 2] + found[2], inner)
+
+
+def _directories_there(arguments: list[str]) -> set[Path]:
+    """Directories above and at the run directory that exist before Hydra makes the missing ones."""
+    given = [_plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
+    path = Path(given[-1] if given else "outputs").absolute()
+    return {folder for folder in (path, *path.parents) if folder.exists()}
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs of one command line that ran in this process."""
+
+    started: bool = False
+    codes: list[int] = field(default_factory=list)
+    error: UserError | RunError | None = None
 
 
 class _Job:
     """The task Hydra calls, once per job; a class so that process-based launchers can send it to their workers."""
 
-    def __init__(self, command: str, outcome: list[int]) -> None:
-        self.command, self.outcome = command, outcome
+    def __init__(self, command: str, outcome: Outcome, there: set[Path]) -> None:
+        self.command, self.outcome, self.there = command, outcome, there
         self.__name__ = self.__qualname__ = command
 
     def __call__(self, composed: Any) -> int:
-        """Returns the exit code of one job; a stop request ends a whole multirun."""
+        """The exit code of one job. An error waits in `outcome`: Hydra would print all overrides before it."""
+        self.outcome.started = True
+        try:
+            code = self._run(composed)
+        except (UserError, RunError) as error:
+            self.outcome.error, code = error, error.exit_code
+        self.outcome.codes.append(code)
+        return code
+
+    def _run(self, composed: Any) -> int:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
-        from omegaconf import OmegaConf
 
-        config = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(config, dict)
-        if self.command != "train":
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            config = _plain_data(composed)
+            if self.command == "train":
+                return _train(config, HydraConfig.get(), _relative(directory))
             from ebm_cli.commands import evaluate, sample
 
-            code = sample.sample(config) if self.command == "sample" else evaluate.evaluate(config)
-            self.outcome.append(code)
-            return code
-        hydra = HydraConfig.get()
-        multirun = hydra.mode == RunMode.MULTIRUN
-        directory = Path(hydra.runtime.output_dir)
-        from ebm_cli.commands import multi, train
+            return sample.sample(config) if self.command == "sample" else evaluate.evaluate(config)
+        except (UserError, KeyboardInterrupt):
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                _remove_empty(directory, self.there)
+            raise
 
-        request = train.Request(
-            {key: value for key, value in config.items() if key != "hydra"},
-            {str(k): str(v) for k, v in hydra.runtime.choices.items() if "/" not in str(k)},
-            tuple(hydra.overrides.task),
-            _relative(directory),
-            Path(str(hydra.sweep.dir)).name if multirun else None,
-        )
-        code = multi.job(request) if multirun else train.train(request)
-        self.outcome.append(code)
-        return code
+
+def _plain_data(composed: Any) -> dict[str, Any]:
+    """The composed configuration, every interpolation done. Raises UserError for a bad one and for a missing key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        for key in sorted(OmegaConf.missing_keys(composed)):
+            raise UserError(f"{key} is missing: give it as {key}={'DIR' if key == 'run' else 'VALUE'}")
+        config = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split("full_key:")[0].split())) from error
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if key != "hydra"}
+
+
+def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
+    from hydra.types import RunMode
+
+    from ebm_cli.commands import multi, train
+
+    multirun = hydra.mode == RunMode.MULTIRUN
+    request = train.Request(
+        config,
+        {str(k): str(v) for k, v in hydra.runtime.choices.items() if "/" not in str(k)},
+        tuple(hydra.overrides.task),
+        directory,
+        Path(str(hydra.sweep.dir)).name if multirun else None,
+    )
+    return multi.job(request) if multirun else train.train(request)
+
+
+def _remove_empty(path: Path, keep: set[Path]) -> None:
+    """Remove the directories that were made for a run that is not to be, as far as they are empty."""
+    for folder in (path.absolute(), *path.absolute().parents):
+        if folder in keep:
+            return
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _relative(path: Path) -> Path:
@@ -223,5 +338,3 @@ def _sweep_table(directory: Path) -> int:
     from ebm_cli.commands import multi
 
     return multi.table(_relative(directory.absolute()))
-
-

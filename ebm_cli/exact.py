@@ -1,9 +1,12 @@
 """Exact answers by enumeration: the oracle of the tests, of `evaluation=exact` and of `objective=exact`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary
@@ -51,10 +54,10 @@ def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
     """log sum_v exp(-E(v, h)): E(0, h) = -h.a(0)."""
     nothing = torch.zeros(1, *model.space.shape, dtype=h.dtype, device=h.device)
     logits = model.visible_logits(h)
-    return h @ model.hidden_logits(nothing).squeeze(0) + torch.nn.functional.softplus(logits).sum(1)
+    return h @ model.hidden_logits(nothing).squeeze(0) + softplus(logits).sum(1)
 
 
-def _log_sum(space: Binary, log_term, model: EnergyModel) -> Tensor:  # type: ignore[no-untyped-def]
+def _log_sum(space: Binary, log_term: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
     """log sum over all states of exp(log_term(state)), in chunks that bound the memory."""
     like = next(model.parameters())
     width = max(model.space.sites, getattr(model, "hidden", 1))

@@ -1,8 +1,10 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Annotated
 
 from pydantic import Field
@@ -20,7 +22,7 @@ from ebm_cli.train import Best, Parts, TrainState, train_step
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Every = Annotated[int, Field(ge=0)]
 
@@ -46,6 +48,11 @@ class Recorder:
     plan: Plan
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
+
+    def rungs_there(self, step: int) -> set[int]:
+        """The steps of a ladder that stay when a resumed run is given another number of steps, hence other rungs."""
+        older = [there for there in checkpoint.steps(self.run.checkpoints) if there <= step]
+        return set(older[: -self.plan.keep_last]) if self.plan.log_spaced else set()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """To metrics.jsonl and the tracker."""
@@ -75,7 +82,9 @@ class Recorder:
         image = picture.grid(parts.data.space, x[:_FANTASIES])
         self.run.write_image(f"samples/step-{state.step:08d}.png", image)
         self.tracker.images(state.step, {"chains": image})
-        weights = {f"weights/{n}": p.detach().float().flatten().cpu().numpy() for n, p in state.model.named_parameters()}
+        weights = {
+            f"weights/{n}": p.detach().float().flatten().cpu().numpy() for n, p in state.model.named_parameters()
+        }
         self.tracker.histograms(state.step, weights)
 
     def save(self, parts: Parts, state: TrainState) -> None:
@@ -85,7 +94,7 @@ class Recorder:
         numbers = {"space": space, "metrics_bytes": self.run.sync_metrics(), "best": best}
         checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
         protected = self.ladder | ({state.best.step} if state.best else set())
-        checkpoint.prune(self.run.checkpoints, self.plan.keep_last, protected)
+        checkpoint.prune(self.run.checkpoints, state.step, self.plan.keep_last, protected)
 
 
 def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Subject:
@@ -96,16 +105,23 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Sub
 
 
 def restore(run: Run, state: TrainState) -> list[str]:
-    """Load the newest valid checkpoint; a sentence for each newer, invalid one. Raises UserError if there is none."""
+    """Load the newest valid checkpoint; a sentence for each newer, invalid one.
+
+    A run that stopped before its first checkpoint stays at step 0, its metrics are dropped. Raises UserError if there
+    are checkpoints and none is valid.
+    """
+    if not checkpoint.steps(run.checkpoints):
+        run.truncate_metrics(0)
+        return ["no checkpoint was written yet, so the run starts again"]
     found, reasons = checkpoint.newest(run.checkpoints)
     try:
         state.load(found.step, found.tensors)
         best = found.numbers["best"]
         state.best = Best(int(best["step"]), float(best["value"])) if best else None
         run.truncate_metrics(int(found.numbers["metrics_bytes"]))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
-    return reasons
+    return [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder, stop: StopRequest) -> None:
@@ -114,9 +130,9 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder, stop: StopRequest) 
     Raises RunError if the gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     plan, total = recorder.plan, parts.loop.steps
-    recorder.ladder = checkpoint.log_spaced(plan.log_spaced, total)
+    recorder.ladder = checkpoint.log_spaced(plan.log_spaced, total) | recorder.rungs_there(state.step)
     saved = state.step if state.step else None
-    try:
+    with disk_watched(recorder.run, state):
         with StepDisplay(total, state.step) as display:
             while state.step < total and not stop.signal:
                 metrics = train_step(parts, state)
@@ -131,10 +147,17 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder, stop: StopRequest) 
                     saved = step
         if saved != state.step:
             recorder.save(parts, state)
+
+
+@contextmanager
+def disk_watched(run: Run, state: TrainState) -> Iterator[None]:
+    """A disk that is full within becomes a RunError."""
+    try:
+        yield
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno not in DISK_ERRORS:
             raise
-        raise RunError(_disk_full(error, recorder.run, state.step)) from error
+        raise RunError(_disk_full(error, run, state.step)) from error
 
 
 def _due(step: int, every: int, total: int) -> bool:
@@ -144,4 +167,7 @@ def _due(step: int, every: int, total: int) -> bool:
 def _disk_full(error: OSError, run: Run, step: int) -> str:
     kept = checkpoint.steps(run.checkpoints)
     left = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
-    return f"step {step}: {error.strerror} while writing to {run.path}; {left}. Free space, then `ebm train resume=...`"
+    return (
+        f"step {step}: {error.strerror} while writing to {run.path}; {left}. Free space, then: "
+        f"ebm train resume={quote(str(run.path))}"
+    )

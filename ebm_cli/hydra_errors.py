@@ -3,52 +3,96 @@
 import re
 
 from ebm_cli.errors import nearest
-from ebm_cli.listing import choices, keys_of
+from ebm_cli.listing import GROUPS, Part, choices, keys_of, packaged, parts
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
 _OVERRIDE_KEY = re.compile(r"Could not override '([^']+)'")
-_UNKNOWN_CHOICE = re.compile(r"(?:Could not find|In '[^']*': Could not find) '([^']+)'")
+_UNKNOWN_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)'")
 _UNKNOWN_GROUP = re.compile(r"Could not override '([^']+)'\.\s*No match in the defaults list")
 _APPEND_HINT = re.compile(r"To append to your (?:config|default list) use \S+")
+_NOISE = re.compile(r"(Config search path:|See https://|full_key:|object_type=|reference_type=).*", re.DOTALL)
+_SWEPT = re.compile(r"Ambiguous value for argument '([^']*)'")
 
 
 def explain(error: Exception, command: str) -> str:
     """One sentence: what is unknown or wrong, and what was perhaps meant."""
     text = f"{error}\n{error.__cause__ or ''}"
-    group = _UNKNOWN_GROUP.search(text)
-    if group:
-        name = group.group(1).split("@")[0]
-        return f"unknown group or key {name}{nearest(name, choices_of_groups())} (see: ebm list)"
-    choice = _UNKNOWN_CHOICE.search(text)
-    if choice:
-        return _choice(choice.group(1))
-    key = _OVERRIDE_KEY.search(text) or _UNKNOWN_KEY.search(text)
-    if key and _UNKNOWN_KEY.search(text):
-        name = _full_key(text) or key.group(1)
-        return f"unknown key {name}{nearest(name, keys_of(command))} (see: ebm {command} --help)"
-    if "MissingMandatoryValue" in type(error).__name__ or "Missing mandatory value" in text:
-        missing = re.search(r"(?:Missing mandatory value: |full_key: )(\S+)", text)
-        name = missing.group(1) if missing else "a key"
-        return f"{name} is missing: give it as {name}=VALUE"
-    first = _APPEND_HINT.sub("", text).strip().splitlines()
-    return " ".join(line.strip() for line in first if line.strip() and "full_key" not in line and "object_type" not in line)
+    for look in (_missing_folder, _swept, _unparsed, _not_a_name, _group, _choice, _key):
+        found = look(error, text, command)
+        if found:
+            return found
+    return " ".join(_NOISE.sub("", _APPEND_HINT.sub("", text)).split())
 
 
-def _full_key(text: str) -> str | None:
-    found = re.search(r"full_key: (\S+)", text) or _OVERRIDE_KEY.search(text)
-    return found.group(1) if found else None
+def _missing_folder(error: Exception, text: str, command: str) -> str | None:
+    """Before any job started, the only files Hydra makes are directories."""
+    if isinstance(error, OSError) and error.filename:
+        return f"hydra.run.dir: cannot make the directory {error.filename} ({error.strerror}); name another one"
+    return None
 
 
-def _choice(path: str) -> str:
-    group, _, name = path.rpartition("/")
+def _swept(error: Exception, text: str, command: str) -> str | None:
+    found = _SWEPT.search(text)
+    if not found:
+        return None
+    key, _, values = found.group(1).partition("=")
+    return f"{key} = {values}: several values need -m (ebm {command} -m {key}={values}), a list needs brackets"
+
+
+def _unparsed(error: Exception, text: str, command: str) -> str | None:
+    override = getattr(error, "override", None)
+    if override is None:
+        return None
+    if "=" not in override:
+        words = _words(command)
+        near = "" if override in words else nearest(override, words)
+        return f"{override}: not of the form KEY=VALUE{near} (see: ebm {command} --help)"
+    return f"{override}: not understood; put quotes around a value with special characters: KEY='\"VALUE\"'"
+
+
+def _not_a_name(error: Exception, text: str, command: str) -> str | None:
+    found = "Config group override must be a string or a list" in text
+    return "a part is chosen by its name, GROUP=NAME, e.g. model=rbm (see: ebm list)" if found else None
+
+
+def _group(error: Exception, text: str, command: str) -> str | None:
+    found = _UNKNOWN_GROUP.search(text)
+    if not found:
+        return None
+    name = found.group(1).split("@")[0]
+    return f"unknown group or key {name}{nearest(name, _words(command))} (see: ebm {command} --help)"
+
+
+def _choice(error: Exception, text: str, command: str) -> str | None:
+    found = _UNKNOWN_CHOICE.search(text)
+    if not found:
+        return None
+    group, _, name = found.group(1).rpartition("/")
     if not group:
         return f"no configuration named {name}"
     known = choices(group)
     return f"no {group} named {name}{nearest(name, known)} ({group} is one of: {', '.join(known)})"
 
 
-def choices_of_groups() -> list[str]:
-    """Every group and every key of `ebm train`."""
-    from ebm_cli.registry import GROUPS
+def _key(error: Exception, text: str, command: str) -> str | None:
+    if not _UNKNOWN_KEY.search(text):
+        return None
+    found = re.search(r"full_key: (\S+)", text) or _OVERRIDE_KEY.search(text) or _UNKNOWN_KEY.search(text)
+    assert found is not None
+    name = (_OVERRIDE_KEY.search(text) or found).group(1)
+    group = name.split(".")[0]
+    owners = [part.choice for part in parts(group) if _owns(part, name)] if group in GROUPS else []
+    if owners:
+        return f"{name} is a key of {group}={' or '.join(owners)}, which is not chosen here (see: ebm list {group})"
+    return f"unknown key {name}{nearest(name, _words(command))} (see: ebm {command} --help)"
 
-    return [*GROUPS, "experiment", *keys_of("train")]
+
+def _owns(part: Part, name: str) -> bool:
+    prefix = f"evaluation.{part.component}" if part.group == "evaluation" else part.group
+    return name in (prefix, *(f"{prefix}.{key.name}" for key in part.keys))
+
+
+def _words(command: str) -> list[str]:
+    """Every group and every key of a command."""
+    groups = {name for entry in packaged(command)["defaults"] if isinstance(entry, dict) for name in entry}
+    return [*sorted(groups & set(GROUPS)), *keys_of(command)]

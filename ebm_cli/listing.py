@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -89,14 +90,20 @@ def _note(lines: list[str], key: str) -> str:
     return found.group(1) if found else ""
 
 
+def packaged(command: str) -> dict[str, Any]:
+    """A command's own configuration file."""
+    return yaml.safe_load((folders()[0] / f"{command}.yaml").read_text())
+
+
 def keys_of(command: str) -> list[str]:
-    """Dotted keys of a command's own file and of the choices it makes by default; for suggestions."""
-    values = yaml.safe_load((folders()[0] / f"{command}.yaml").read_text())
+    """Dotted keys of a command's own file and of every choice of its groups; for suggestions."""
+    values = packaged(command)
+    groups = {name for entry in values["defaults"] if isinstance(entry, dict) for name in entry}
     own = [key for key in values if key not in ("defaults", "hydra")]
     nested = [f"{key}.{inner}" for key in own if isinstance(values[key], dict) for inner in values[key]]
     found = dict.fromkeys([*own, *nested])
-    for group in GROUPS:
-        for part in parts(group) if group != "experiment" else []:
+    for group in [group for group in GROUPS if group in groups and group != "experiment"]:
+        for part in parts(group):
             prefix = f"evaluation.{part.component}" if group == "evaluation" else group
             found |= dict.fromkeys(f"{prefix}.{key.name}" for key in part.keys)
     return list(found)
@@ -177,9 +184,11 @@ def main(arguments: list[str]) -> int:
     """`ebm list [GROUP [NAME]] [--markdown]`."""
     names = [argument for argument in arguments if not argument.startswith("-")]
     flags = set(arguments) - set(names)
-    if flags & {"-h", "--help"} or len(names) > 2 or flags - {"--markdown"}:
+    if flags & {"-h", "--help"}:
         Console().print(USAGE, end="", markup=False)
-        return 0 if flags & {"-h", "--help"} else 2
+        return 0
+    if len(names) > 2 or flags - {"--markdown"}:
+        raise UserError(f"{' '.join(arguments)}: not understood; {USAGE.strip()}")
     if names and names[0] not in GROUPS:
         raise UserError(f"no group {names[0]!r}{nearest(names[0], list(GROUPS))} (one of: {', '.join(GROUPS)})")
     if len(names) == 2 and names[1] not in choices(names[0]):

@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, Site, Sites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.rng import Key
@@ -87,7 +87,7 @@ class BipartitePath(Path[BipartiteState]):
     def log_ratio(self, state: BipartiteState, to: float, origin: float) -> Tensor:
         """(to - origin) v.(b - a) + sum_j softplus(to a_j) - softplus(origin a_j)."""
         logits = state.hidden_logits
-        hidden = F.softplus(to * logits).sum(1) - F.softplus(origin * logits).sum(1)
+        hidden = softplus(to * logits).sum(1) - softplus(origin * logits).sum(1)
         return (to - origin) * state.tilt + hidden
 
     def move(self, state: BipartiteState, beta: float, key: Key) -> BipartiteState:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ebm_cli.space import Space
 
-_LEAST_SIDE, _FRAME = 400, 96
+_TILE, _FRAME = 56, 96  # pixels a small image is enlarged to; brightness between images
 
 
 def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
@@ -22,8 +22,10 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
     padded = np.full((rows * columns, channels, height + 1, width + 1), _FRAME, np.uint8)
     padded[:n, :, 1:, 1:] = tiles
     picture = padded.reshape(rows, columns, channels, height + 1, width + 1).transpose(0, 3, 1, 4, 2)
-    framed = np.pad(picture.reshape(rows * (height + 1), -1, channels), ((0, 1), (0, 1), (0, 0)), constant_values=_FRAME)
-    factor = max(1, -(-_LEAST_SIDE // max(framed.shape[:2])))
+    framed = np.pad(
+        picture.reshape(rows * (height + 1), -1, channels), ((0, 1), (0, 1), (0, 0)), constant_values=_FRAME
+    )
+    factor = max(1, round(_TILE / max(height, width)))
     enlarged = framed.repeat(factor, 0).repeat(factor, 1)
     return enlarged if channels == 3 else enlarged[:, :, 0]
 

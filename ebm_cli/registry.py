@@ -37,7 +37,7 @@ def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
         if (group, name) in _TABLE:
             raise ValueError(f"{group} {name!r} is already {_TABLE[group, name].__qualname__}")
         config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
-        component = pydantic_dataclass(cls, frozen=True, kw_only=True, config=config)
+        component: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=config)
         _TABLE[group, name] = component
         return component
 
@@ -82,7 +82,9 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
         # JSON mode: strict about types, yet a YAML list may fill a tuple and an int a float.
         return TypeAdapter(known[name]).validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(explain(error.errors()[0], group, [field.name for field in dataclasses.fields(known[name])])) from error
+        raise UserError(
+            explain(error.errors()[0], group, [field.name for field in dataclasses.fields(known[name])])
+        ) from error
 
 
 def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:

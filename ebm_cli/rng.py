@@ -69,8 +69,11 @@ def permutation(n: int, key: Key) -> Tensor:
 
 
 def bernoulli(logits: Tensor, key: Key) -> Tensor:
-    """x_i in {0, 1} with p(x_i = 1) = sigmoid(logits_i), in the shape and type of `logits`."""
-    p = logits.sigmoid()
+    """x_i in {0, 1} with p(x_i = 1) = sigmoid(logits_i), in the shape of `logits`; float64 for float64, else float32.
+
+    The probability is formed in at least float32: with bfloat16 logits only their product is of low precision.
+    """
+    p = (logits if logits.dtype == torch.float64 else logits.float()).sigmoid()
     return (uniform(p.shape, key, p.device) < p).to(p.dtype)
 
 

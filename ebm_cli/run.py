@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ebm_cli import checkpoint
 from ebm_cli.errors import UserError
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
+_ID = re.compile(r"[0-9a-f]{8}")
 _PACKAGES = ("ebm-cli", "torch", "numpy", "hydra-core", "pydantic", "safetensors", "wandb", "arviz-stats")
 
 
@@ -57,17 +59,31 @@ class Run:
 
     def truncate_metrics(self, size: int) -> None:
         """Drop what was logged after the checkpoint that recorded `size`; it will be logged again, identically."""
-        if self.metrics.stat().st_size < size:
-            raise UserError(f"{self.metrics} is shorter than its checkpoint says ({size} bytes); it was edited")
+        there = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if not 0 <= size <= there:
+            raise UserError(f"{self.metrics} has {there} bytes, its checkpoint says {size}; it was edited")
+        self.metrics.touch()
         os.truncate(self.metrics, size)
+
+    def metadata(self) -> dict[str, Any]:
+        """metadata.json, with what a run needs of it made anew where it is missing or is no such thing."""
+        found = self.read_json("metadata.json")
+        known = _ID.fullmatch(str(found.get("id")))
+        seconds = found.get("seconds")
+        spent = seconds if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else 0.0
+        return {**new_metadata(), **found, **({} if known else {"id": secrets.token_hex(4)}), "seconds": spent}
 
     def update_metadata(self, **values: Any) -> None:
         """Merge values into metadata.json."""
         self.write_json("metadata.json", {**self.read_json("metadata.json"), **values})
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run."""
-        return json.loads((self.path / name).read_text())
+        """A JSON file of the run; empty if it is missing or holds something else."""
+        try:
+            found = json.loads((self.path / name).read_text())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run in one motion."""
@@ -99,34 +115,60 @@ class Run:
 def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     """Claim a directory for a new run and write its configuration. Raises UserError if a run is there already."""
     run = Run(path)
+    check_free(path)
     path.mkdir(parents=True, exist_ok=True)
-    try:
-        (path / "metadata.json").open("x").close()
-    except FileExistsError:
-        raise UserError(
-            f"hydra.run.dir = {path}: a run is there already; continue it with `ebm train resume={path}`, or name "
-            "another directory"
-        ) from None
     text = yaml.safe_dump(_redacted(config), sort_keys=False, allow_unicode=True)
-    checkpoint.write_synced(path / "config.yaml", text.encode())
+    try:
+        with (path / "config.yaml").open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        check_free(path)
+        raise
     run.metrics.touch()
-    run.write_json("metadata.json", {"status": "running", "id": secrets.token_hex(4), **_environment(), **facts})
+    run.write_json("metadata.json", {**new_metadata(), **facts})
     return run
 
 
-def open_existing(path: Path) -> tuple[Run, dict[str, Any]]:
-    """A run that is there, and its configuration as plain data: nothing in it is interpolated, imported or called."""
+def check_free(path: Path) -> None:
+    """Raise UserError if a run is there already."""
+    if (path / "config.yaml").exists():
+        raise UserError(
+            f"hydra.run.dir = {path}: a run is there already; continue it with `ebm train resume={quote(str(path))}`, "
+            "or name another directory"
+        )
+
+
+def new_metadata() -> dict[str, Any]:
+    """What is known of a run before it begins; its id is for trackers."""
+    return {"status": "running", "id": secrets.token_hex(4), **_environment()}
+
+
+def open_existing(path: Path, said: str = "") -> tuple[Run, dict[str, Any]]:
+    """A run that is there, and its configuration as plain data: nothing in it is interpolated, imported or called.
+
+    `said` stands before the path in a complaint.
+    """
     if not path.is_dir():
-        raise UserError(f"{path} is no run directory: there is no such directory")
+        raise UserError(f"{said}{path}: no run is there (there is no such directory)")
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = _plain_yaml((path / "config.yaml").read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} is no run directory: it has no config.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path / 'config.yaml'} is not readable YAML: {error}".replace("\n", " ")) from error
+        raise UserError(f"{said}{path}: no run is there (it has no config.yaml)") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path / 'config.yaml'} is not a run's configuration: {why}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{path / 'config.yaml'} does not hold a run's configuration")
+        raise UserError(f"{path / 'config.yaml'} is not a run's configuration: it holds no keys")
     return Run(path), config
+
+
+def _plain_yaml(text: str) -> Any:
+    """YAML as JSON could write it. Raises ValueError, TypeError or YAMLError for tags, aliases, dates and the like."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ValueError("it has YAML aliases")  # a few lines of them can stand for gigabytes
+    return json.loads(json.dumps(yaml.safe_load(text)))
 
 
 def _redacted(value: Any, key: str = "") -> Any:

@@ -1,4 +1,7 @@
-"""Requests to stop: SIGINT, SIGTERM and SIGUSR1 end training after the step in progress, with a checkpoint."""
+"""Requests to stop: SIGINT, SIGTERM and SIGUSR1 end training after the step in progress, with a checkpoint.
+
+Once training is over, and its checkpoint is there, they stop at once what is still going on.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -9,10 +12,11 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
 
 
 class StopRequest:
-    """Set by the first signal; `exit_code` is what the process will return. A second Ctrl-C stops at once."""
+    """Set by the first signal; `exit_code` is what the process will return. A Ctrl-C after it stops at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._prompt = False
 
     @property
     def exit_code(self) -> int | None:
@@ -20,9 +24,21 @@ class StopRequest:
         return EXIT_CODES[self.signal] if self.signal else None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is signal.SIGINT and number == signal.SIGINT:
+        again = self.signal is not None
+        self.signal = self.signal or signal.Signals(number)
+        if self._prompt or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+
+    @contextmanager
+    def promptly(self) -> Iterator[None]:
+        """Within, any of the signals raises KeyboardInterrupt, also one that came just before."""
+        self._prompt = True
+        try:
+            if self.signal:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._prompt = False
 
 
 @contextmanager

@@ -63,9 +63,11 @@ class Binary(Space):
         return (rng.uniform((n, *self.shape), key, device) < 0.5).float()
 
     def contains(self, x: Tensor) -> bool:
+        """Nothing but 0 and 1."""
         return x.shape[1:] == self.shape and bool(((x == 0) | (x == 1)).all())
 
     def brightness(self, x: Tensor) -> Tensor:
+        """0 is black, 1 white."""
         return x
 
     @property
@@ -95,6 +97,7 @@ class Real(Space):
         return rng.normal((n, *self.shape), key, device)
 
     def contains(self, x: Tensor) -> bool:
+        """Finite numbers."""
         return x.shape[1:] == self.shape and bool(x.isfinite().all())
 
     def brightness(self, x: Tensor) -> Tensor:

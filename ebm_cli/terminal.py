@@ -33,12 +33,17 @@ class _ConsoleHandler(logging.Handler):
         console.print(escape(record.getMessage()), style=style, soft_wrap=True, highlight=False)
 
 
+class _FileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that cannot be written (full disk) is lost; the run says on its own what is wrong."""
+
+
 @contextmanager
 def logging_to(file: Path | None) -> Iterator[None]:
     """Log lines to the terminal, and with the time to a file."""
     handlers: list[logging.Handler] = [_ConsoleHandler()]
     if file is not None:
-        handlers.append(logging.FileHandler(file))
+        handlers.append(_FileHandler(file))
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -21,8 +21,8 @@ from ebm_cli.terminal import log, logging_to, output
 class Settings:
     """The keys of `ebm evaluate` beside its groups."""
 
-    run: str
-    checkpoint: str | int
+    run: Annotated[str, Field(min_length=1)]
+    checkpoint: str  # last, best or a step
     split: Literal["train", "valid", "test"]
     seed: Annotated[int, Field(ge=0)]
     plugins: list[str]
@@ -31,9 +31,12 @@ class Settings:
 def evaluate(config: Mapping[str, Any]) -> int:
     """Run the chosen evaluations, write `evaluations/<time>/results.json` and pictures; the exit code."""
     groups = ("sampler", "device", "evaluation")
-    asked = checked(Settings, {key: value for key, value in config.items() if key not in groups})
+    settings = {key: value for key, value in config.items() if key not in groups}
+    asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
+    if not config.get("evaluation"):
+        raise UserError("evaluation = []: name at least one, e.g. evaluation=[ais,chains]")
     with logging_to(None):
-        wanted = Wanted(Path(asked.run), str(asked.checkpoint), config["device"], config["sampler"], asked.plugins)
+        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
         trained = open_trained(wanted, with_data=True)
         if asked.split == "valid" and trained.parts.data.valid is None:
             raise UserError("split = valid: this run kept no validation rows; use split=test or split=train")

@@ -1,6 +1,5 @@
 """Jobs of a multirun: one that fails does not stop the others, and the table at the end names it."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +29,8 @@ def job(request: Request) -> int:
     except (UserError, RunError) as error:
         logging.getLogger("ebm").error("%s", error)
         output.print(f"job {request.directory.name} failed: {error}", markup=False, soft_wrap=True)
-        record_failure(request, str(error), error.exit_code)
+        if not (request.directory / "config.yaml").exists():  # of a run that was there before
+            record_failure(request, str(error), error.exit_code)
         return error.exit_code
     if code in (75, 130):
         raise SystemExit(code)
@@ -45,7 +45,7 @@ def record_failure(request: Request, error: str, code: int) -> None:
 
 
 def table(directory: Path) -> int:
-    """Print one line per job of the multirun in `directory`, write them to its summary.json; 1 if any did not finish."""
+    """Print one line per job of a multirun and write them to its summary.json; 1 if any job did not finish, else 0."""
     jobs = [_job(path) for path in sorted(directory.glob("*/metadata.json"), key=_number)]
     made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("job", "overrides", "status", *_SHOWN):
@@ -64,14 +64,14 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def _job(path: Path) -> dict[str, Any]:
-    facts = json.loads(path.read_text())
-    summary = path.with_name("summary.json")
+    found = run.Run(path.parent)
+    facts = found.read_json("metadata.json")
     return {
         "job": path.parent.name,
         "overrides": facts.get("overrides", []),
-        "status": facts["status"],
+        "status": facts.get("status", "unknown"),
         "error": facts.get("error"),
-        "summary": json.loads(summary.read_text()) if summary.exists() else {},
+        "summary": found.read_json("summary.json"),
     }
 
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import registry
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Plan
 from ebm_cli.model.base import EnergyModel
@@ -19,25 +21,72 @@ LOOP_KEYS = ("steps", "batch_size", "seed")
 PLAN_KEYS = ("log_every", "eval_every", "save_every")
 
 
-def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """A dataclass of plain settings from configuration. Raises UserError naming the key and the value."""
+def checked(cls: type[T], values: Mapping[str, Any], prefixes: Mapping[str, str] | None = None) -> T:
+    """A dataclass of plain settings from configuration. Raises UserError naming the key and the value.
+
+    `prefixes` says where in the configuration a key stands, if not at the top.
+    """
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown key {(prefixes or {}).get(key, '')}{key}{nearest(key, known)}")
     try:
         return TypeAdapter(cls).validate_json(json.dumps(dict(values)), strict=True)
     except ValidationError as error:
-        raise UserError(registry.explain(error.errors()[0], prefix, list(values))) from error
+        detail = error.errors()[0]
+        prefix = (prefixes or {}).get(str(detail["loc"][0]), "").rstrip(".")
+        raise UserError(registry.explain(detail, prefix, known)) from error
 
 
 def loop_and_plan(config: Mapping[str, Any]) -> tuple[Loop, Plan]:
     """The numbers at the top of the configuration."""
-    checked(Loop, {key: config[key] for key in LOOP_KEYS})
-    plan = {key: config[key] for key in PLAN_KEYS} | dict(config["checkpoint"])
-    return checked(Loop, {key: config[key] for key in LOOP_KEYS}), checked(Plan, plan)
+    loop = checked(Loop, {key: config[key] for key in LOOP_KEYS if key in config})
+    kept = dict(config["checkpoint"])
+    plan = {key: config[key] for key in PLAN_KEYS if key in config} | kept
+    return loop, checked(Plan, plan, dict.fromkeys(kept, "checkpoint."))
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a key at the top that nothing reads, such as `+stpes=3` adds."""
+    known = [*registry.GROUPS, *LOOP_KEYS, *PLAN_KEYS, "checkpoint", "resume", "plugins"]
+    for key in config:
+        if key not in known:
+            raise UserError(f"unknown key {key}{nearest(key, known)} (see: ebm train --help)")
+    for group in (*registry.GROUPS, "checkpoint"):
+        if not isinstance(config.get(group) or {}, dict):
+            raise UserError(f"{group} = {json.dumps(config[group])}: must be a set of keys (see: ebm train --help)")
+
+
+def check_complete(config: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError unless the configuration of a run that is there has all its groups."""
+    for key in ("dataset", "model", "sampler", "chains", "objective", "optimizer", "checkpoint"):
+        if not isinstance(config.get(key), dict):
+            raise UserError(f"{path / 'config.yaml'} lacks {key}: it is not the configuration of a whole run")
+
+
+def load_plugins(names: Any) -> None:
+    """Import the modules that this command line names."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"plugins = {json.dumps(names)}: must be a list of Python modules, plugins=[my_module]")
+    registry.load_plugins(names)
 
 
 def evaluations(config: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """Every configured evaluation by name, its keys checked."""
-    chosen = config["evaluation"] or {}
-    return {name: registry.build("evaluation", values) for name, values in chosen.items()}
+    """Every configured evaluation by name, its keys checked.
+
+    An experiment may set keys of an evaluation that the command line then leaves out: those have no `name`.
+    """
+    chosen = config.get("evaluation") or {}
+    if not isinstance(chosen, dict) or not all(isinstance(values, dict) for values in chosen.values()):
+        raise UserError(f"evaluation = {json.dumps(chosen)}: choose by name, e.g. evaluation=[ais,chains]")
+    return {name: _evaluation(name, values) for name, values in chosen.items() if "name" in values}
+
+
+def _evaluation(name: str, values: Mapping[str, Any]) -> Evaluation:
+    try:
+        return registry.build("evaluation", values)
+    except UserError as error:
+        raise UserError(str(error).replace("evaluation.", f"evaluation.{name}.", 1)) from error
 
 
 def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel) -> dict[str, Evaluation]:

@@ -35,5 +35,8 @@ def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) ->
     for part in path[:-1]:
         if not isinstance(target.get(part), dict):
             raise UserError(f"{'.'.join(path)}: the run's own config.yaml has no {part}")
-        source, target = source[part], target[part]
-    target[path[-1]] = copy.deepcopy(source[path[-1]])
+        source, target = source.get(part, {}), target[part]
+    if path[-1] in source:
+        target[path[-1]] = copy.deepcopy(source[path[-1]])
+    else:  # evaluation=[] or ~evaluation.ais
+        target.pop(path[-1], None)

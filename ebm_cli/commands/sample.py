@@ -23,8 +23,8 @@ from ebm_cli.terminal import log, logging_to, output
 class Settings:
     """The keys of `ebm sample` beside its groups."""
 
-    run: str
-    checkpoint: str | int
+    run: Annotated[str, Field(min_length=1)]
+    checkpoint: str  # last, best or a step
     n: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     start: Literal["noise", "chains"]
@@ -35,9 +35,10 @@ class Settings:
 def sample(config: Mapping[str, Any]) -> int:
     """Run n chains, write `samples/<time>/{samples.npz, grid.png}`; the exit code."""
     groups = ("sampler", "device")
-    asked = checked(Settings, {key: value for key, value in config.items() if key not in groups})
+    settings = {key: value for key, value in config.items() if key not in groups}
+    asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
     with logging_to(None):
-        wanted = Wanted(Path(asked.run), str(asked.checkpoint), config["device"], config["sampler"], asked.plugins)
+        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
         trained = open_trained(wanted, with_data=False)
         parts, state = trained.parts, trained.state
         subject = Subject(

@@ -2,18 +2,26 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from ebm_cli import registry, run
+from ebm_cli import checkpoint, registry, run
 from ebm_cli.commands import report
-from ebm_cli.commands.parts import choices, evaluations, feasible, loop_and_plan
+from ebm_cli.commands.parts import (
+    check_complete,
+    check_keys,
+    choices,
+    evaluations,
+    feasible,
+    load_plugins,
+    loop_and_plan,
+)
 from ebm_cli.commands.resume import merged
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation
-from ebm_cli.fit import Plan, Recorder, fit, restore, subject_of
+from ebm_cli.fit import DISK_ERRORS, Plan, Recorder, disk_watched, fit, restore, subject_of
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
@@ -50,12 +58,7 @@ class Session:
 def train(request: Request) -> int:
     """Train, evaluate, write the summary; the exit code. Raises UserError before any work, RunError while running."""
     with logging_to(None):
-        try:
-            session = prepare(request)
-        except UserError:
-            with suppress(OSError):  # an empty directory that was made for the run that is not to be
-                request.directory.rmdir()
-            raise
+        session = prepare(request)
     with logging_to(session.run.path / "train.log"), watching() as stop:
         return _train(session, stop, request.group)
 
@@ -64,23 +67,36 @@ def prepare(request: Request) -> Session:
     """Check everything, read the data, claim the run directory or restore its checkpoint."""
     resumed = request.config["resume"] is not None
     registry.load_components()
-    registry.load_plugins(list(request.config["plugins"]))
+    load_plugins(request.config["plugins"])
     found, config = None, request.config
     if resumed:
-        found, saved = run.open_existing(request.directory)
+        found, saved = run.open_existing(request.directory, "resume = ")
         config = merged(saved, request.config, request.overrides)
+        check_complete(config, request.directory)
+    else:
+        run.check_free(request.directory)
+        check_keys(config)
     choice = choices(config, None if resumed else request.chosen)
     loop, plan = loop_and_plan(config)
     chosen = evaluations(config)
     parts, state, tracker = _build(config, loop, choice)
     notes: list[str] = []
     if found is not None:
-        notes = [f"not valid, so left aside: {reason}" for reason in restore(found, state)]
-        notes.append(f"resuming {found.path} at step {state.step}")
+        notes = [*restore(found, state), f"resuming {found.path} at step {state.step}"]
+        if state.step > loop.steps:
+            raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     kept = feasible(chosen, state.model)
     if found is None:
-        found = run.create(request.directory, config, choices=dict(request.chosen), overrides=list(request.overrides))
+        facts = {"choices": dict(request.chosen), "overrides": list(request.overrides)}
+        found = _created(request.directory, config, facts)
     return Session(parts, state, plan, kept, tracker, found, config, notes)
+
+
+def _created(path: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Run:
+    try:
+        return run.create(path, config, **facts)
+    except OSError as error:
+        raise RunError(f"hydra.run.dir = {path}: {error.strerror} ({error.filename or path})") from error
 
 
 def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts, TrainState, TrackerSpec]:
@@ -95,31 +111,43 @@ def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts
 def _train(session: Session, stop: StopRequest, group: str | None) -> int:
     """The run itself. Whatever ends it, its metadata say how."""
     home, state = session.run, session.state
-    meta = home.read_json("metadata.json")
-    began, spent = time.perf_counter(), float(meta.get("seconds", 0.0))
-    home.update_metadata(status="running", device=session.parts.device.description)
+    meta = home.metadata()
+    meta.pop("error", None)
+    began = time.perf_counter()
+    home.write_json("metadata.json", {**meta, "status": "running", "device": session.parts.device.description})
     tracker = Guarded(session.tracker, RunInfo(home.path, meta["id"], home.path.name, group, session.config))
     recorder = Recorder(home, tracker, session.plan, session.evaluations)
-    status, code, summary = "failed", 1, {}
+    status, code, why = "failed", 1, {}
+    results: dict[str, float] = {}
     try:
         _announce(session)
         fit(session.parts, state, recorder, stop)
-        if stop.exit_code is None:
-            summary = _evaluate(session, recorder, stop)
-        status, code = ("done", 0) if stop.exit_code is None else ("stopped", stop.exit_code)
+        with stop.promptly(), disk_watched(home, state):
+            results = _evaluate(session, recorder)
+        status, code = "done", 0
     except RunError as error:
         log.error("%s", error)
-        home.update_metadata(error=str(error))
+        why = {"error": str(error)}
     except KeyboardInterrupt:
-        status, code = "stopped", 130
+        status, code = "stopped", stop.exit_code or 130
     finally:
-        seconds = spent + time.perf_counter() - began
-        summary = {"status": status, "steps": state.step, "seconds": round(seconds, 3), **summary}
-        home.write_json("summary.json", summary)
-        home.update_metadata(status=status, seconds=seconds, step=state.step)
+        seconds = meta["seconds"] + time.perf_counter() - began
+        summary = {"status": status, "steps": state.step, "seconds": round(seconds, 3), **results}
+        _record(home, summary, {"status": status, "seconds": seconds, "step": state.step, **why})
         farewell = tracker.close({key: value for key, value in summary.items() if isinstance(value, float)})
     _finish(session, summary, code, farewell)
     return code
+
+
+def _record(home: Run, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """How the run ended; a full disk must not hide why it did."""
+    try:
+        home.write_json("summary.json", summary)
+        home.update_metadata(**facts)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        log.error("summary.json and metadata.json are not up to date: %s", error.strerror)
 
 
 def _announce(session: Session) -> None:
@@ -136,13 +164,11 @@ def _announce(session: Session) -> None:
     log.info("run directory %s", session.run.path)
 
 
-def _evaluate(session: Session, recorder: Recorder, stop: StopRequest) -> dict[str, float]:
+def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
     """Every evaluation on the test split, into the summary, the tracker and `samples/`."""
     found: dict[str, float] = {}
     parts, state = session.parts, session.state
     for name, evaluation in session.evaluations.items():
-        if stop.signal:
-            raise KeyboardInterrupt
         result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
         found |= result.metrics
         for warning in result.warnings:
@@ -161,7 +187,10 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
     if farewell:
         log.info("%s", farewell)
     if code in (75, 130):
-        log.info("stopped at step %d with a checkpoint; go on with: ebm train resume=%s", session.state.step, home)
+        kept = checkpoint.steps(session.run.checkpoints)
+        have = f"the newest checkpoint is of step {kept[-1]}" if kept else "there is no checkpoint yet"
+        log.info("stopped at step %d; %s", session.state.step, have)
+        log.info("go on with: ebm train resume=%s", quote(str(home)))
     pictures = sorted(str(path) for path in (home / "samples").glob("[!s]*.png")) if code == 0 else []
     grid = home / "samples" / "samples.png"
     if grid.exists() and code == 0:

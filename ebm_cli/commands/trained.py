@@ -1,5 +1,6 @@
 """A trained run, opened for `ebm sample` and `ebm evaluate`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from ebm_cli import checkpoint, registry, run
 from ebm_cli.checkpoint import Checkpoint, Invalid
-from ebm_cli.commands.parts import choices, loop_and_plan
+from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
 from ebm_cli.run import Run
@@ -43,12 +44,12 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
 
     Raises UserError if the run, the checkpoint or what is changed does not fit.
     """
-    found, config = run.open_existing(wanted.path)
+    found, config = run.open_existing(wanted.path, "run = ")
     registry.load_components()
-    registry.load_plugins(wanted.plugins)
+    load_plugins(wanted.plugins)
     if wanted.sampler is not None:
         config = {**config, "sampler": wanted.sampler}
-    _complete(config, wanted.path)
+    check_complete(config, wanted.path)
     choice = choices(config)
     loop, _ = loop_and_plan(config)
     components = build_components(config, choice)
@@ -66,17 +67,14 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
 
 def _space(saved: Checkpoint) -> Space:
     """The space of the data the model was trained on, as the checkpoint records it."""
-    described = saved.numbers.get("space") or {}
-    kind, shape = SPACES.get(described.get("name")), described.get("shape")
-    if kind is None or not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+    described = saved.numbers.get("space")
+    name, shape = (described.get("name"), described.get("shape")) if isinstance(described, dict) else (None, None)
+    kind = SPACES.get(name) if isinstance(name, str) else None
+    if kind is None or not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise UserError(f"{saved.path} records no known space: {described}")
+    if math.prod(shape) > sum(tensor.numel() for tensor in saved.tensors.values()):
+        raise UserError(f"{saved.path} records {math.prod(shape)} sites, more than it holds numbers")
     return kind(tuple(shape))
-
-
-def _complete(config: Mapping[str, Any], path: Path) -> None:
-    for key in ("dataset", "model", "sampler", "chains", "objective", "optimizer", "checkpoint"):
-        if not isinstance(config.get(key), dict):
-            raise UserError(f"{path / 'config.yaml'} lacks {key}: it is not the configuration of a whole run")
 
 
 def _checkpoint(found: Run, which: str) -> Checkpoint:
@@ -85,11 +83,12 @@ def _checkpoint(found: Run, which: str) -> Checkpoint:
         log.warning("not valid, so an older checkpoint is used: %s", reason)
     if which == "last":
         return newest
-    step = (newest.numbers.get("best") or {}).get("step") if which == "best" else which
+    best = newest.numbers.get("best")
+    step = (best.get("step") if isinstance(best, dict) else None) if which == "best" else which
     if step is None:
         raise UserError(f"checkpoint=best: no held-out metric was monitored in {found.path}; use checkpoint=last")
     available = checkpoint.steps(found.checkpoints)
-    if not str(step).isdigit() or int(step) not in available:
+    if str(step) not in map(str, available):
         raise UserError(f"checkpoint={which}: {found.path} has steps {', '.join(map(str, available))}, last and best")
     try:
         return checkpoint.load(checkpoint.directory(found.checkpoints, int(step)))

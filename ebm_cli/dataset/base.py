@@ -60,7 +60,7 @@ class Split:
 
     def mean(self) -> Tensor:
         """Mean of x over the split, (*shape)."""
-        return self.grey.double().mean(0).float() / self.scale
+        return (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
 
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""

@@ -1,5 +1,6 @@
 """The seam of evaluations: a trained or training model in, named numbers and pictures out."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import Binary, Space
 
 Picture = NDArray[np.uint8]
 
@@ -62,6 +64,13 @@ class Evaluation(ABC):
     @abstractmethod
     def evaluate(self, subject: Subject) -> Result:
         """Measure. It changes nothing and draws only from `subject.key`."""
+
+
+def bits_per_dimension(name: str, space: Space, log_likelihood: float) -> dict[str, float]:
+    """`<name>/bits_per_dimension` of discrete data, from nats per example; nothing for real data."""
+    if not isinstance(space, Binary):
+        return {}
+    return {f"{name}/bits_per_dimension": -log_likelihood / math.log(2) / space.sites}
 
 
 def standard_error(name: str, values: Tensor) -> dict[str, float]:

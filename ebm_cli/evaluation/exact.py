@@ -1,16 +1,14 @@
 """Log-likelihood by enumeration."""
 
 import copy
-import math
 from typing import Literal
 
 import torch
 
 from ebm_cli import exact
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
-from ebm_cli.space import Binary
 
 
 @register("evaluation", "exact")
@@ -42,7 +40,6 @@ class Exact(Evaluation):
             "exact/log_likelihood": log_p.mean().item(),
             **standard_error("exact", log_p),
             "exact/log_z": log_z.item(),
+            **bits_per_dimension("exact", model.space, log_p.mean().item()),
         }
-        if isinstance(model.space, Binary):
-            metrics["exact/bits_per_dimension"] = -log_p.mean().item() / math.log(2) / model.space.sites
         return Result(metrics)

@@ -19,8 +19,8 @@ class Samples(Evaluation):
     """`count` chains after `steps` steps: a grid, and each beside its nearest training row.
 
     `start` chains goes on from the run's own chains (noise if it has none), noise starts afresh. Distances are
-    Euclidean (for binary x the square root of the number of differing sites); `samples/held_out_nearest_distance` is the
-    same for held-out rows, the yardstick: samples much nearer to the training data than these are copies.
+    Euclidean (for binary x the square root of the number of differing sites). `samples/held_out_nearest_distance` is
+    the same for held-out rows, the yardstick: samples much nearer to the training data than these are copies.
     """
 
     while_training: bool

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import rng
+from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, ModelSpec, Site, Sites, get_site
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
@@ -43,7 +43,7 @@ class RBM(Bipartite):
 
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """-b.v - sum_j softplus(a_j), (batch,)."""
-        return -(v.flatten(1) @ self.b) - F.softplus(hidden_logits).sum(1)
+        return -(v.flatten(1) @ self.b) - softplus(hidden_logits).sum(1)
 
     def sites(self, x: Tensor) -> "RBMSites":
         """Conditionals from cached hidden logits."""
@@ -53,7 +53,8 @@ class RBM(Bipartite):
 class RBMSites(Sites):
     """With z_j the hidden logits while v_i = 0: logit = b_i + sum_j log(1 + sigmoid(z_j) (exp(W_ij) - 1)).
 
-    One row of W instead of two products with it, since only v_i differs between the two free energies.
+    One row of W instead of two products with it, since only v_i differs between the two free energies. The term is
+    max(W_ij, 0) + log(e + sigmoid(+-z_j) (1 - e)) with e = exp(-|W_ij|) and the sign of W_ij: nothing cancels.
     """
 
     def __init__(self, model: RBM, x: Tensor) -> None:
@@ -65,7 +66,9 @@ class RBMSites(Sites):
         """b_i + sum_j softplus(z_j + W_ij) - softplus(z_j), (chains,)."""
         weight = self.model.W[site]
         off = self.hidden_logits - get_site(self.x, site)[:, None] * weight
-        return self.model.b[site] + (off.sigmoid() * weight.expm1()).log1p().sum(1)
+        least = (-weight.abs()).exp()
+        share = torch.addcmul(least, (off * weight.sign()).sigmoid(), 1 - least)
+        return self.model.b[site] + weight.relu().sum(-1) + share.log().sum(1)
 
     def assign(self, site: Site, value: Tensor) -> None:
         """x_site <- value, and the hidden logits follow."""

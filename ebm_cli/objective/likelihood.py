@@ -54,17 +54,18 @@ class Likelihood(Objective):
 
     def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: Key) -> Metrics:
         """Backward through the loss, then the change of coordinates if `centered`."""
-        if self.centered:
-            assert isinstance(model, RBM)
-            logits = model.hidden_logits(x)
-            energy = model.free_energy(x, logits)
-            self._move_offset(model, logits.detach())
-        else:
-            energy = model.energy(x)
+        if not self.centered:
+            return self._backward(model, model.energy(x), x_neg)
+        assert isinstance(model, RBM)
+        logits = model.hidden_logits(x)
+        metrics = self._backward(model, model.free_energy(x, logits), x_neg)
+        self._move_offset(model, logits.detach())
+        center_gradient(model)
+        return metrics
+
+    def _backward(self, model: EnergyModel, energy: Tensor, x_neg: Tensor | None) -> Metrics:
         loss, metrics = self._loss(model, energy, x_neg)
         loss.backward()
-        if self.centered:
-            center_gradient(model)
         return {"loss": loss.detach(), "energy_data": energy.detach().mean(), **metrics}
 
     def _loss(self, model: EnergyModel, energy: Tensor, x_neg: Tensor | None) -> tuple[Tensor, Metrics]:
@@ -92,7 +93,9 @@ def center_gradient(model: RBM) -> None:
     mean of the training data, lambda a running mean of the hidden activity on it.
     """
     W, b, c = model.W.grad, model.b.grad, model.c.grad
-    assert W is not None and b is not None and c is not None
+    assert W is not None
+    assert b is not None
+    assert c is not None
     mu, lam = model.visible_offset, model.hidden_offset
     W.addr_(mu, c, alpha=-1).addr_(b, lam, alpha=-1)
     b.addmv_(W, lam, alpha=-1)

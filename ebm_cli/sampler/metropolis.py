@@ -25,7 +25,8 @@ class MetropolisState(NamedTuple):
 class Metropolis(Sampler[EnergyModel, MetropolisState]):
     """Propose x' symmetrically, accept with probability min(1, exp(E(x) - E(x'))).
 
-    Binary: x' flips `flips` distinct sites drawn uniformly. Real: x' = x + step_size * z, z standard normal.
+    Binary: x' flips 1 to `flips` distinct sites, their number and then the sites drawn uniformly (always flipping the
+    same number could keep the parity of sum_i x_i for ever). Real: x' = x + step_size * z, z standard normal.
     """
 
     flips: Annotated[int, Field(ge=1)]
@@ -51,11 +52,15 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
         if isinstance(model.space, Real):
             return x + self.step_size * rng.normal(x.shape, key, x.device, x.dtype)
         flat = x.flatten(1)
-        sites = self._distinct_sites(flat, key)
-        return flat.scatter(1, sites, 1 - flat.gather(1, sites)).reshape(x.shape)
-
-    def _distinct_sites(self, flat: Tensor, key: Key) -> Tensor:
-        """(chains, flips) sites without repeats: the places of the largest of D uniform numbers."""
         if self.flips == 1:
-            return rng.integers(flat.shape[1], (len(flat), 1), key, flat.device)
-        return rng.uniform(flat.shape, key, flat.device).topk(min(self.flips, flat.shape[1]), dim=1).indices
+            sites = rng.integers(flat.shape[1], (len(flat), 1), key, flat.device)
+            return flat.scatter(1, sites, 1 - flat.gather(1, sites)).reshape(x.shape)
+        return torch.where(self._chosen_sites(flat, key), 1 - flat, flat).reshape(x.shape)
+
+    def _chosen_sites(self, flat: Tensor, key: Key) -> Tensor:
+        """Which sites flip, (chains, sites): those of the 1 to `flips` largest of D uniform numbers."""
+        most = min(self.flips, flat.shape[1])
+        largest = rng.uniform(flat.shape, key, flat.device).topk(most, dim=1).indices
+        number = 1 + rng.integers(most, (len(flat), 1), key.fold("number"), flat.device)
+        chosen = torch.arange(most, device=flat.device) < number
+        return torch.zeros_like(flat, dtype=torch.bool).scatter(1, largest, chosen)

@@ -1,0 +1,73 @@
+"""What the README promises: its table of parts is the truth, and its commands are accepted and run."""
+
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ebm_cli import listing
+from ebm_cli.cli import COMMANDS, dispatch
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("ebm ")]
+SMALL = ["steps=20", "evaluation=[samples]", "tracker=none", "save_every=10"]
+
+
+def words(line: str) -> list[str]:
+    return shlex.split(line, comments=True)[1:]
+
+
+def test_the_table_of_parts_is_that_of_ebm_list():
+    """To mend it: replace the lines between the two comments by `ebm list --markdown`."""
+    between = TEXT.split("<!-- parts: ebm list --markdown -->")[1].split("<!-- end of parts -->")[0]
+    assert between.strip() == listing.markdown().strip()
+
+
+def test_every_file_the_readme_shows_is_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if words(line)[0] == "train" and "resume" not in line])
+def test_training_commands_compose(line, capsys):
+    arguments = [word for word in words(line) if word != "-m"]
+    single = [word for word in arguments if "," not in word]
+    assert dispatch([*single, "--cfg", "job"]) == 0
+    assert "batch_size:" in capsys.readouterr().out
+
+
+def test_there_are_commands_of_every_kind():
+    assert {words(line)[0] for line in LINES} == set(COMMANDS)
+
+
+def test_the_commands_after_training_run(tmp_path, monkeypatch, capfd):
+    """Resume, sample and evaluate lines, on one small run in place of RUN."""
+    monkeypatch.chdir(tmp_path)
+    assert dispatch(["train", "hydra.run.dir=outputs/RUN", "model.hidden=8", *SMALL]) == 0
+    short = {"n=100": "n=4", "steps=1000": "steps=2", "steps=40000": "steps=30"}
+    extra = ["evaluation.ais.temperatures=5", "evaluation.chains.steps=8", "evaluation.chains.warmup=2"]
+    for line in LINES:
+        arguments = [short.get(word, word) for word in words(line)]
+        if "RUN" in line:
+            assert dispatch(arguments + (extra if arguments[0] == "evaluate" else [])) == 0, line
+    assert list(tmp_path.glob("outputs/RUN/samples/*/grid.png"))
+    assert list(tmp_path.glob("outputs/RUN/evaluations/*/results.json"))
+    capfd.readouterr()
+
+
+def test_the_part_of_ones_own_works(tmp_path, monkeypatch, capfd):
+    """The Python and YAML blocks of "Adding a part", as printed."""
+    code = next(block for language, block in BLOCKS if language == "python")
+    yaml = next(block for language, block in BLOCKS if language == "yaml")
+    (tmp_path / "my_parts.py").write_text(textwrap.dedent(code))
+    (tmp_path / "conf" / "sampler").mkdir(parents=True)
+    (tmp_path / "conf" / "sampler" / "forget.yaml").write_text(yaml)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert dispatch(["train", "sampler=forget", "plugins=[my_parts]", *SMALL]) == 0
+    assert dispatch(["list", "sampler", "forget"]) == 0
+    assert "probability of a 1" in capfd.readouterr().out
