@@ -83,6 +83,9 @@ class SweepTable:
 
 def dispatch(arguments: list[str]) -> int:
     """Run one command line; the exit code."""
+    # Before torch starts its threads: those that wait must sleep. Spinning, two runs on the same cores slow each other
+    # down fifty-fold, since every small operation then waits for a thread that is not scheduled.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in _TEXTS:
         sys.stdout.write(_TEXTS[command])
@@ -103,6 +106,8 @@ def dispatch(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _complain(command, UserError("interrupted"))
         return 130
+    except SystemExit as leaving:  # Hydra's --help; a multirun that was asked to stop
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
 
 
 def _complain(command: str, error: Exception) -> None:
@@ -116,9 +121,10 @@ def _complete(arguments: list[str]) -> int:
         sys.stdout.write(" ".join(name for name in COMMANDS if name.startswith(words[-1] if len(words) > 1 else "")))
         return 0
     if words[1] == "list":
-        from ebm_cli.registry import GROUPS
+        from ebm_cli import listing
 
-        sys.stdout.write(" ".join(group for group in GROUPS if group.startswith(words[-1])))
+        offered = list(listing.GROUPS) if len(words) == 3 else listing.choices(words[2]) if len(words) == 4 else []
+        sys.stdout.write(" ".join(word for word in offered if word.startswith(words[-1])))
         return 0
     if words[1] not in COMMANDS:
         return 0

@@ -18,7 +18,7 @@ from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.train import Best, Parts, TrainState, train_step
+from ebm_cli.train import Best, Parts, TrainState, check_finite, train_step
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
@@ -88,7 +88,8 @@ class Recorder:
         self.tracker.histograms(state.step, weights)
 
     def save(self, parts: Parts, state: TrainState) -> None:
-        """A checkpoint of this moment, and the superseded ones deleted."""
+        """A checkpoint of this moment, and the superseded ones deleted. Raises RunError if a weight is not finite."""
+        check_finite(state)
         best = state.best and {"step": state.best.step, "value": state.best.value}
         space = {"name": parts.data.space.name, "shape": parts.data.space.shape}
         numbers = {"space": space, "metrics_bytes": self.run.sync_metrics(), "best": best}

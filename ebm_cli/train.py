@@ -191,17 +191,32 @@ def _negatives(parts: Parts, state: TrainState, x: Tensor) -> tuple[Tensor, Metr
 
 
 def _checked_norm(state: TrainState, metrics: Metrics) -> Tensor:
-    """Euclidean norm of the whole gradient."""
+    """Euclidean norm of the whole gradient; it and the loss must be finite.
+
+    Saturated units have a gradient of zero, so energies can overflow while the gradient looks healthy.
+    """
     gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm(gradients.values())
-    if not norm.isfinite():
-        broken = [name for name, grad in gradients.items() if not grad.isfinite().all()] or list(gradients)
+    if not (norm + metrics["loss"]).isfinite():
+        broken = [name for name, grad in gradients.items() if not grad.isfinite().all()]
+        subject = f"the gradient of {' and '.join(broken)}" if broken else "the loss"
         values = ", ".join(f"{name} {value.item():.6g}" for name, value in metrics.items())
-        raise RunError(
-            f"step {state.step + 1}: the gradient of {' and '.join(broken)} is not finite ({values}); nothing was "
-            "updated. Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
-        )
+        raise RunError(_not_finite(state.step + 1, f"{subject} is", f"{values}, gradient_norm {norm.item():.6g}"))
     return norm
+
+
+def _not_finite(step: int, subject: str, detail: str) -> str:
+    return (
+        f"step {step}: {subject} not finite ({detail}); nothing was updated or saved. "
+        "Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
+    )
+
+
+def check_finite(state: TrainState) -> None:
+    """Raises RunError if a weight is not finite, so that no checkpoint of a broken model is ever written."""
+    broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update"))
 
 
 @torch.no_grad()

@@ -717,7 +717,7 @@ def test_explicit_method_and_default_method(tmp_path):
     root = {"root": str(tmp_path), "valid": 0}
     grey = dataset("mnist", **root).load((Real,)).train.all()
     assert dataset("mnist", **root).load((Binary,)).train.stochastic
-    assert dataset("mnist", **root).load((Binary, Real)).space == Real((28, 28))
+    assert dataset("mnist", **root).load((Binary, Real)).space == Binary((28, 28))
     half = dataset("mnist", binarize="threshold", **root).load((Real,))
     assert half.space == Binary((28, 28))
     assert torch.equal(half.train.all(), (grey >= 0.5).float())

@@ -43,6 +43,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
         chosen = feasible(evaluations(config), trained.state.model)
         if not chosen:
             raise UserError("evaluation = []: name at least one, e.g. evaluation=[ais,chains]")
+        log.info("%s at step %d", asked.run, trained.state.step)
         began = time.perf_counter()
         results, images = _evaluate(trained, chosen, asked)
         seconds = time.perf_counter() - began

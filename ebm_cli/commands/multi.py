@@ -50,9 +50,11 @@ def table(directory: Path) -> int:
     made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("job", "overrides", "status", *_SHOWN):
         made.add_column(heading, overflow="fold")
+    shared = set.intersection(*(set(entry["overrides"]) for entry in jobs)) if len(jobs) > 1 else set()
     for entry in jobs:
+        own = " ".join(override for override in entry["overrides"] if override not in shared)
         numbers = [_cell(entry["summary"], keys) for keys in _SHOWN.values()]
-        made.add_row(entry["job"], escape(" ".join(entry["overrides"])), _status(entry), *numbers)
+        made.add_row(entry["job"], escape(own), _status(entry), *numbers)
     output.print(made)
     run.Run(directory).write_json("summary.json", {"jobs": jobs})
     return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1

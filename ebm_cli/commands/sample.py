@@ -41,6 +41,7 @@ def sample(config: Mapping[str, Any]) -> int:
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
         trained = open_trained(wanted, with_data=False)
         parts, state = trained.parts, trained.state
+        log.info("%s at step %d", asked.run, state.step)
         subject = Subject(
             state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,
             stream(asked.seed, "sample", state.step),

@@ -126,10 +126,10 @@ class Dataset(ABC):
         return Binary if self.values == "grey" and self.method("grey", accepted) != "none" else Real
 
     def method(self, values: Values, accepted: tuple[type[Space], ...]) -> Binarize:
-        """`auto` resolved: binarise grey values if the model takes binary data and not real ones."""
+        """`auto` resolved: binarise grey values if the model takes binary data."""
         if self.binarize != "auto":
             return self.binarize
-        return self.binary_by_default if values == "grey" and Real not in accepted else "none"
+        return self.binary_by_default if values == "grey" and Binary in accepted else "none"
 
     def load(self, accepted: tuple[type[Space], ...]) -> Data:
         """Read, binarise and check. Raises UserError naming the split and the first thing wrong with it."""

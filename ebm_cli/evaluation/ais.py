@@ -80,7 +80,7 @@ class AIS(Evaluation):
         """Effective number of chains, spread of their log-weights, 95 % bootstrap interval of log Z."""
         w = (log_w - log_w.max()).exp()
         index = rng.integers(len(w), (self.bootstrap, len(w)), key)
-        means = w.cpu()[index].mean(1).log() + log_w.max().cpu() + log_z_base
+        means = log_mean_exp_rows(log_w.cpu()[index]) + log_z_base
         low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
         return {
             "ais/log_z_low": low,

@@ -40,7 +40,7 @@ class Samples(Evaluation):
             {
                 "samples/nearest_distance": distance.mean().item(),
                 "samples/held_out_nearest_distance": held_out.mean().item(),
-                "samples/copies": (distance == 0).float().mean().item(),
+                "samples/copies": (x == train[index]).flatten(1).all(1).float().mean().item(),
                 "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
             },
             {

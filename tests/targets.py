@@ -1,0 +1,316 @@
+"""Small targets with every parameter non-zero, what the registry offers for them, and the statistics that judge draws.
+
+A component added to the registry, with its YAML, is picked up here and so by the tests: nothing lists names by hand.
+"""
+
+import dataclasses
+import itertools
+import typing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import yaml
+
+from ebm_cli import registry, rng, train
+from ebm_cli.dataset.base import Data, Split
+from ebm_cli.device import Device
+from ebm_cli.model.base import Bipartite, EnergyModel
+from ebm_cli.model.exponential_family import GaussianProduct
+from ebm_cli.rng import stream
+from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import Binary, Real, Space
+
+registry.load_components()
+
+ROOT = Path(__file__).parents[1]
+FALSE_ALARM = 1e-6  # of one statistical test; there are some hundred, and their keys are fixed
+SIGMAS = 5  # |z| of a normal statistic is beyond this with probability 6e-7
+SMALL_SPACES: dict[type[Space], Space] = {Binary: Binary((2, 2)), Real: Real((1, 2))}
+SMALL = {"hidden": 3}  # what makes a shipped model small enough to enumerate, where it has such a key
+INTERPOLATED = {"${batch_size}": 6}
+
+
+def shipped(group: str) -> dict[str, dict]:
+    """Every configuration of conf/GROUP by file name, without what it says to Hydra."""
+    found = {}
+    for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
+        values = yaml.safe_load(path.read_text())
+        values.pop("defaults", None)
+        found[path.stem] = {key: INTERPOLATED.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
+    return found
+
+
+def component(group: str, choice: str, **changes):
+    """The component of a shipped file, some keys changed."""
+    return registry.build(group, shipped(group)[choice] | changes)
+
+
+# Models
+
+
+def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
+    """Every parameter asymmetric and non-zero (a zero hides its own misuse), in float64."""
+    model = model.double()
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(rng.normal(parameter.shape, stream(seed, "parameter", i), dtype=torch.float64))
+    return model
+
+
+def small_model(choice: str, space: Space, seed: int = 1, **changes) -> EnergyModel:
+    """A shipped model on a small space, randomised."""
+    config = shipped("model")[choice]
+    spec = registry.build("model", config | {k: v for k, v in SMALL.items() if k in config} | changes)
+    return randomised(spec.build(space, torch.full(space.shape, 0.4), stream(seed, "model")), seed)
+
+
+def _pairs() -> dict[str, tuple[str, Space]]:
+    return {
+        f"{choice}-{space.name}": (choice, SMALL_SPACES[space])
+        for choice, config in shipped("model").items()
+        for space in registry.components("model")[config["name"]].spaces
+    }
+
+
+PAIRS = _pairs()  # every shipped model on every space it takes
+BINARY = [name for name, (_, space) in PAIRS.items() if isinstance(space, Binary)]
+
+
+def target(name: str) -> EnergyModel:
+    """One of PAIRS, in float64."""
+    return small_model(*PAIRS[name])
+
+
+def names_of(kind: type) -> list[str]:
+    """Names of the targets that are models of this kind."""
+    return [name for name in PAIRS if isinstance(target(name), kind)]
+
+
+def double_states(model: EnergyModel) -> torch.Tensor:
+    """Every configuration of a small binary space in float64, in counting order."""
+    assert isinstance(model.space, Binary)
+    return model.space.enumerate().double()
+
+
+def exact_p(model: EnergyModel) -> torch.Tensor:
+    """p(x) of every configuration, from the energies alone."""
+    with torch.no_grad():
+        return torch.softmax(-model.double().energy(double_states(model)), 0)
+
+
+# Samplers
+
+EXTRA = {"metropolis": [{"flips": 2}, {"flips": 4}, {"step_size": 1.5}]}
+ONLY_FOR = {"flips": Binary, "step_size": Real}  # settings without effect elsewhere
+
+
+def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
+    """Every shipped sampler, every value of its choices and a few more settings; and the spaces they matter in."""
+    found: dict[str, tuple[Sampler, type[Space]]] = {}
+    for choice, config in shipped("sampler").items():
+        hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
+        literals = [
+            (key, typing.get_args(hints[key])) for key in config if typing.get_origin(hints.get(key)) is Literal
+        ]
+        settings = [{}, *({key: value} for key, values in literals for value in values), *EXTRA.get(choice, [])]
+        for setting in settings:
+            sampler = registry.build("sampler", config | setting)
+            if sampler not in [known for known, _ in found.values()]:
+                label = "-".join([choice, *(f"{value}" for value in setting.values())])
+                found[label] = sampler, next((ONLY_FOR[key] for key in setting if key in ONLY_FOR), Space)
+    return found
+
+
+_SETTINGS = _samplers()
+SAMPLERS = {label: sampler for label, (sampler, _) in _SETTINGS.items()}
+
+
+def fits(sampler: Sampler, model: EnergyModel) -> bool:
+    """What a sampler declares, asked of a model."""
+    return isinstance(model.space, sampler.spaces) and all(isinstance(model, need) for need in sampler.needs)
+
+
+FITTING = [
+    (label, name)
+    for label, name in itertools.product(SAMPLERS, PAIRS)
+    if fits(SAMPLERS[label], target(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1])
+]
+FITTING_BINARY = [(s, t) for s, t in FITTING if t in BINARY]
+
+
+# Transition matrices T[x, x'] of one step, from the definitions of the kernels and the model's own conditionals
+
+
+def gibbs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Product of single-site updates in the order of the scan; with random scan the D-th power of their mean."""
+    sites = range(model.space.sites)
+    one = torch.stack([_site_matrix(model, i) for i in sites])
+    if sampler.scan == "random":
+        return torch.linalg.matrix_power(one.mean(0), len(sites))
+    order = {"systematic": sites, "reverse": reversed(sites)}[sampler.scan]
+    return torch.linalg.multi_dot([one[i] for i in order])
+
+
+def _site_matrix(model: EnergyModel, site: int) -> torch.Tensor:
+    states = double_states(model)
+    with torch.no_grad():
+        on = torch.sigmoid(model.sites(states).logit(site))
+    matrix = torch.zeros(len(states), len(states), dtype=torch.float64)
+    for x in range(len(states)):
+        matrix[x, x | 1 << site] += on[x]
+        matrix[x, x & ~(1 << site)] += 1 - on[x]
+    return matrix
+
+
+def block_gibbs_matrix(sampler, model: Bipartite) -> torch.Tensor:
+    """sum_h p(h | v) p(v' | h)."""
+    hidden = Binary((model.hidden,)).enumerate().double()
+    with torch.no_grad():
+        given_v = _bernoulli_table(model.hidden_logits(double_states(model)), hidden)
+        given_h = _bernoulli_table(model.visible_logits(hidden), double_states(model).flatten(1))
+    return given_v @ given_h
+
+
+def _bernoulli_table(logits: torch.Tensor, outcomes: torch.Tensor) -> torch.Tensor:
+    """Probability of every outcome (column) for every row of logits."""
+    p = logits.sigmoid()[:, None, :]
+    return torch.where(outcomes > 0.5, p, 1 - p).prod(2)
+
+
+def metropolis_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """1 to `flips` sites, each number and then each set equally likely, accepted with min(1, exp(E(x) - E(x')))."""
+    with torch.no_grad():
+        energy = model.energy(double_states(model))
+    n, numbers = len(energy), range(1, min(sampler.flips, model.space.sites) + 1)
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for x, number in itertools.product(range(n), numbers):
+        sets = list(itertools.combinations(range(model.space.sites), number))
+        for chosen in sets:
+            y = x ^ sum(1 << site for site in chosen)
+            accept = min(1.0, torch.exp(energy[x] - energy[y]).item())
+            matrix[x, y] += accept / len(sets) / len(numbers)
+            matrix[x, x] += (1 - accept) / len(sets) / len(numbers)
+    return matrix
+
+
+MATRICES = {"gibbs": gibbs_matrix, "block_gibbs": block_gibbs_matrix, "metropolis": metropolis_matrix}
+
+
+def matrix_of(sampler: Sampler, model: EnergyModel) -> torch.Tensor | None:
+    """The transition matrix of one step, or None for a kernel that has no definition written down here."""
+    names = {cls: name for name, cls in registry.components("sampler").items()}
+    build = MATRICES.get(names[type(sampler)])
+    return build(sampler, model) if build else None
+
+
+# Statistics
+
+
+def chi_square(count, expected, cells_lost: int = 1) -> float:
+    """p-value of counts (..., cells) against expected ones; cells_lost are the constraints (one per row of draws).
+
+    Cells where fewer than 5 are expected are pooled: below that the statistic has no chi-square distribution.
+    """
+    count, expected = np.asarray(count, float).ravel(), np.asarray(expected, float).ravel()
+    assert (count[expected == 0] == 0).all(), "an impossible outcome was drawn"
+    rare = expected < 5
+    pooled_count = np.append(count[~rare], count[rare].sum())
+    pooled = np.append(expected[~rare], expected[rare].sum())
+    pooled_count, pooled = pooled_count[pooled > 0], pooled[pooled > 0]
+    statistic = ((pooled_count - pooled) ** 2 / pooled).sum()
+    return chi_square_tail(statistic, len(pooled) - cells_lost)
+
+
+def chi_square_tail(statistic: float, freedom: int) -> float:
+    """P(chi-square > statistic); scipy.stats has it too, and takes longer to import than most tests to run."""
+    half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)
+    return torch.special.gammaincc(half[0], half[1]).item()
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-6, atol: float = 1e-6) -> None:
+    """|found - expected| <= atol + rtol |expected| in one shape and type.
+
+    As `torch.testing.assert_close`, whose first use imports sympy and torch.distributed for two seconds.
+    """
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    error = (found - expected).abs()
+    good = (found == expected) | (error <= atol + rtol * expected.abs())
+    assert good.all(), f"{(~good).sum()} of {good.numel()} differ, by up to {error.max():.3g}: {found}, not {expected}"
+
+
+def cells(model: EnergyModel, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Draws x counted in cells, and the probability of each cell under the model.
+
+    Binary: one cell per configuration. Gaussian: eight equally likely intervals in each coordinate, all combinations.
+    """
+    assert model.space.contains(x)
+    if isinstance(model.space, Binary):
+        return np.bincount(model.space.code(x), minlength=model.space.states), exact_p(model).numpy()
+    assert isinstance(model, GaussianProduct), f"say here how draws of {type(model).__name__} fall into cells"
+    deviation = (x.flatten(1).double() - model.m.double()) * (model.r.double() / 2).exp()
+    interval = (torch.special.ndtr(deviation) * 8).long().clamp_max(7)
+    code = (interval * 8 ** torch.arange(model.space.sites)).sum(1)
+    count = 8**model.space.sites
+    return np.bincount(code, minlength=count), np.full(count, 1 / count)
+
+
+def assert_distributed(model: EnergyModel, x: torch.Tensor) -> None:
+    """x are independent draws from the model, as far as a chi-square test can tell."""
+    count, p = cells(model, x)
+    assert chi_square(count, p * len(x)) > FALSE_ALARM
+
+
+def assert_mean(values: torch.Tensor, expected: float) -> None:
+    """The mean of independent values is the expected one, within SIGMAS standard errors."""
+    values = values.double()
+    error = values.std().item() / len(values) ** 0.5
+    assert abs(values.mean().item() - expected) < SIGMAS * error, (values.mean().item(), expected, error)
+
+
+def keys_used(monkeypatch) -> list[rng.Key]:
+    """Filled from now on with the key of every draw: no key may serve two, their numbers would be the same."""
+    used: list[rng.Key] = []
+    philox = rng._philox
+    monkeypatch.setattr(rng, "_philox", lambda key: used.append(key) or philox(key))
+    return used
+
+
+# Data
+
+
+def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
+    """n rows of the space; all of them training and test rows, the first half validation rows."""
+    x = space.noise(n, stream(seed, "data"))
+    if isinstance(space, Binary):
+        x = (x * rng.bernoulli(torch.linspace(0, 2, n * space.sites).reshape(x.shape), stream(seed, "mask"))).byte()
+    split = Split(x, 1.0, stochastic=False, labels=None)
+    return Data(space, split, dataclasses.replace(split, grey=x[: n // 2]), split)
+
+
+# Training
+
+
+def gradients(objective, model, x, x_neg):
+    """Gradients of an objective by name, and its metrics."""
+    model.zero_grad(set_to_none=True)
+    metrics = objective.gradient(model, x, x_neg, stream(0, "objective"))
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, metrics
+
+
+def small_run(**changes):
+    """Parts and state of a small RBM on 2 x 2 bars and stripes."""
+    config = {
+        "dataset": shipped("dataset")["bars_and_stripes"] | {"side": 2},
+        "model": shipped("model")["rbm"] | {"hidden": 3},
+        "sampler": shipped("sampler")["block_gibbs"],
+        "chains": shipped("chains")["persistent"],
+        "objective": shipped("objective")["pcd"],
+        "optimizer": shipped("optimizer")["sgd"],
+    }
+    choice = {group: values["name"] for group, values in config.items()}
+    components = train.build_components(config | changes, choice)
+    device = Device(torch.device("cpu"), "CPU", "fp32")
+    loop = train.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
+    return train.assemble(components, loop, device, train.load_data(components, device, choice), choice)

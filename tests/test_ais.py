@@ -1,0 +1,368 @@
+"""AIS and RAISE: unbiased where they must be, in the right direction where they are bounds, exact on a tiny model."""
+
+import math
+import re
+
+import pytest
+import torch
+from targets import (
+    BINARY,
+    FITTING,
+    SAMPLERS,
+    SIGMAS,
+    assert_close,
+    assert_mean,
+    component,
+    double_states,
+    exact_p,
+    keys_used,
+    matrix_of,
+    names_of,
+    small_data,
+    target,
+)
+
+from ebm_cli import exact
+from ebm_cli.evaluation import ais
+from ebm_cli.evaluation.base import Subject
+from ebm_cli.model.base import Bipartite
+from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
+from ebm_cli.path import BipartitePath, GeometricPath, Tempered
+from ebm_cli.rng import stream
+from ebm_cli.space import Binary, Space
+
+BIPARTITE = names_of(Bipartite)
+# What needs a capability of its model does not fit the tempered one: bipartite models have a path of their own.
+GEOMETRIC = [(s, t) for s, t in FITTING if not SAMPLERS[s].needs]
+GEOMETRIC_WITH_MATRIX = [(s, t) for s, t in GEOMETRIC if t in BINARY and matrix_of(SAMPLERS[s], target(t)) is not None]
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def base_of(space: Space):
+    """Independent units, none of them like the target's."""
+    if isinstance(space, Binary):
+        return BernoulliProduct(space, torch.linspace(0.15, 0.7, space.sites)).double()
+    base = GaussianProduct(space, torch.linspace(-0.5, 1.0, space.sites)).double()
+    with torch.no_grad():
+        base.r.copy_(torch.linspace(-1.0, -0.5, space.sites))  # wide: an importance sampler needs to cover its target
+    return base
+
+
+def geometric(name, model_name, strength=1.0):
+    model = stronger(target(model_name), strength)
+    return GeometricPath(base_of(model.space), model, SAMPLERS[name])
+
+
+def bipartite(model_name, strength=1.0):
+    model = stronger(target(model_name), strength)
+    return BipartitePath(base_of(model.space), model)
+
+
+def stronger(model, strength):
+    """Every parameter times a factor: harder to anneal to."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(strength)
+    return model
+
+
+def log_z_of(path):
+    return exact.log_z(path.model).item()
+
+
+# Densities along the path
+
+
+@pytest.mark.parametrize("model_name", BIPARTITE)
+def test_bipartite_path_is_the_sum_over_hidden_units(model_name):
+    """f_beta(v) = sum_h exp(-(1 - beta) E_A(v) - beta E_B(v, h)), at every v and several beta, term by term."""
+    path = bipartite(model_name)
+    v, h = double_states(path.model), Binary((path.model.hidden,)).enumerate().double()
+    with torch.no_grad():
+        joint = v.flatten(1) @ path.model.visible_logits(torch.zeros_like(h[:1])).T + path.model.hidden_logits(v) @ h.T
+
+        def log_f(beta):
+            return ((1 - beta) * -path.base.energy(v)[:, None] + beta * joint).logsumexp(1)
+
+        state = path.observe(v)
+        assert_close(path.log_base(state), log_f(0.0), **EXACT)
+        assert path.log_z_base == pytest.approx(log_f(0.0).logsumexp(0).item(), rel=1e-12)
+        assert_close(log_f(1.0), -path.model.energy(v), **EXACT)
+        for to, origin in ((0.3, 0.0), (1.0, 0.3), (0.2, 0.9), (1.0, 0.0)):
+            assert_close(path.log_ratio(state, to, origin), log_f(to) - log_f(origin), **EXACT)
+
+
+@pytest.mark.parametrize(("name", "model_name"), GEOMETRIC)
+def test_geometric_path_mixes_the_energies(name, model_name):
+    path = geometric(name, model_name)
+    x = path.model.space.noise(9, stream(0, "x")).double()
+    state = path.observe(x)
+
+    def log_f(beta):
+        return -(1 - beta) * path.base.energy(x) - beta * path.model.energy(x)
+
+    assert_close(path.log_base(state), log_f(0.0), **EXACT)
+    assert_close(path.log_ratio(state, 0.7, 0.2), log_f(0.7) - log_f(0.2), **EXACT)
+    assert_close(-Tempered(path.base, path.model, 0.4).energy(x), log_f(0.4), **EXACT)
+
+
+PATHS = [*((lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC), *((lambda t=t: bipartite(t)) for t in BIPARTITE)]
+LABELS = [*(f"{s}-{t}" for s, t in GEOMETRIC), *(f"bipartite-{t}" for t in BIPARTITE)]
+paths = pytest.mark.parametrize("make", PATHS, ids=LABELS)
+
+
+# Unbiased estimates of Z
+
+
+@paths
+@pytest.mark.parametrize("temperatures", [1, 4])
+def test_ais_weights_have_mean_z(make, temperatures):
+    """E[w] = Z / Z_base at any number of temperatures; with one it is plain importance sampling."""
+    path = make()
+    with torch.no_grad():
+        log_w, end = ais.forward(path, 40_000, temperatures, stream(0, "forward"))
+    assert log_w.dtype == torch.float64
+    assert path.model.space.contains(end)
+    assert_mean((log_w - (log_z_of(path) - path.log_z_base)).exp(), 1.0)
+
+
+@paths
+def test_more_temperatures_narrow_the_weights(make):
+    """Chains that do move with the path: with 100 temperatures the weights spread far less than with 2."""
+    path = make()
+    with torch.no_grad():
+        wide, narrow = (ais.forward(path, 2000, k, stream(0, "forward"))[0].std().item() for k in (2, 100))
+    assert narrow < wide
+
+
+# The distribution that AIS leaves behind, exactly
+
+
+def move_matrix(path, beta):
+    """Transition matrix of `path.move` at beta, from the definition of the kernel on the model p_beta."""
+    if isinstance(path, GeometricPath):
+        return matrix_of(path.forward, Tempered(path.base, path.model, beta))
+    model = target(BIPARTITE[0])  # p_beta of an RBM is an RBM with these parameters
+    with torch.no_grad():
+        model.b.copy_((1 - beta) * path.base.b + beta * path.model.b)
+        model.c.copy_(beta * path.model.c)
+        model.W.copy_(beta * path.model.W)
+    return matrix_of(component("sampler", "block_gibbs"), model)
+
+
+def annealed_p(path, temperatures):
+    """p_0 T_1 ... T_K, all multiplied out."""
+    p = exact_p(path.base)
+    for k in range(1, temperatures + 1):
+        p = p @ move_matrix(path, k / temperatures)
+    return p
+
+
+EXACT_PATHS = {f"{s}-{t}": (lambda s=s, t=t: geometric(s, t, 2.5)) for s, t in GEOMETRIC_WITH_MATRIX}
+EXACT_PATHS |= {"bipartite-rbm": lambda: bipartite("rbm-binary", 2.5)}
+exact_paths = pytest.mark.parametrize("make", EXACT_PATHS.values(), ids=EXACT_PATHS)
+
+
+@exact_paths
+def test_ais_ends_at_the_annealed_distribution(make):
+    """Counts of the end points against p_0 T_1 ... T_K."""
+    path, n = make(), 50_000
+    with torch.no_grad():
+        _, end = ais.forward(path, n, 3, stream(0, "forward"))
+    share = torch.bincount(path.model.space.code(end), minlength=16) / n
+    p = annealed_p(path, 3)
+    assert ((share - p).abs() < SIGMAS * (p * (1 - p) / n).sqrt()).all()
+
+
+@exact_paths
+def test_raise_weights_have_the_annealed_probability_as_mean(make):
+    """E[w | x] = p_annealed(x) for every x: true only if each move is undone by its own reversal, in reverse order.
+
+    With a systematic scan run forwards in the reverse chain this fails, and so it does with temperatures out of order.
+    """
+    path, n, temperatures = make(), 8000, 3
+    x = double_states(path.model)
+    with torch.no_grad():
+        log_w = ais.reverse_log_p(path, x.repeat_interleave(n, 0), 1, temperatures, stream(0, "reverse"))
+    w = log_w.exp().reshape(16, n)
+    p, error = annealed_p(path, temperatures), w.std(1) / n**0.5
+    # Where the base is the target's shape all weights are equal: rounding only.
+    assert ((w.mean(1) - p).abs() < SIGMAS * error + 1e-12).all(), ((w.mean(1) - p) / error).tolist()
+
+
+@pytest.mark.parametrize("model_name", ["rbm-binary", "boltzmann-binary"])
+def test_the_annealed_model_is_neither_the_model_nor_that_of_the_other_order(model_name):
+    """Otherwise the tests above would show nothing: 8000 weights that spread by about their mean resolve 5 percent."""
+    forwards, backwards = (geometric(name, model_name, 2.5) for name in ("gibbs", "gibbs-reverse"))
+    p = annealed_p(forwards, 3)
+    assert ((p - exact_p(forwards.model)).abs() / p).max() > 0.1
+    assert ((p - annealed_p(backwards, 3)).abs() / p).max() > 0.1
+
+
+def test_raise_averages_the_weights_of_its_chains():
+    """Several chains for each row: the log of the mean of their weights."""
+    path, x = bipartite("rbm-binary"), double_states(target("rbm-binary"))
+    with torch.no_grad():
+        one = ais.reverse_log_p(path, x.repeat_interleave(5, 0), 1, 4, stream(0, "reverse"))
+        five = ais.reverse_log_p(path, x, 5, 4, stream(0, "reverse"))
+    assert_close(five, one.reshape(16, 5).exp().mean(1).log(), **EXACT)
+
+
+# Bounds
+
+
+@paths
+def test_ais_and_raise_bracket_the_likelihood(make):
+    """On average log w is below log Z, and RAISE below the annealed likelihood; with many temperatures both are near.
+
+    "Near" is five standard errors of the means; the bias left at 300 temperatures is of their order for fast kernels.
+    """
+    path = make()
+    x = exact.sample(path.model, 200, stream(0, "x"))
+    log_z = log_z_of(path)
+    with torch.no_grad():
+        coarse, _ = ais.forward(path, 2000, 3, stream(0, "coarse"))
+        log_w, _ = ais.forward(path, 500, 300, stream(0, "fine"))
+        lower = ais.reverse_log_p(path, x, 4, 300, stream(0, "reverse"))
+        log_p = exact.log_likelihood(path.model, x)
+    assert coarse.mean().item() + path.log_z_base < log_z
+    assert abs(ais.log_mean_exp(log_w) + path.log_z_base - log_z) < 0.1
+    assert abs((lower - log_p).mean().item()) < 0.1 + SIGMAS * (lower - log_p).std().item() / 200**0.5
+
+
+@paths
+def test_annealing_reads_only_its_key(make):
+    path = make()
+    x = path.model.space.noise(10, stream(0, "x")).double()
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)  # noqa: TID251
+        with torch.no_grad():
+            found.append((ais.forward(path, 10, 5, stream(3))[0], ais.reverse_log_p(path, x, 2, 5, stream(4))))
+    assert all(map(torch.equal, *found))
+
+
+@paths
+def test_no_key_of_annealing_serves_two_draws(make, monkeypatch):
+    path = make()
+    used = keys_used(monkeypatch)
+    with torch.no_grad():
+        _, x = ais.forward(path, 5, 4, stream(3, "forward"))
+        ais.reverse_log_p(path, x, 2, 4, stream(3, "reverse"))
+    assert len(used) >= 9
+    assert len(set(used)) == len(used)
+
+
+# The evaluation
+
+
+def subject(model_name, sampler, seed=0):
+    model = target(model_name).float()
+    return Subject(
+        model, small_data(model.space, 60), "test", SAMPLERS[sampler], torch.empty(0), stream(seed, "subject")
+    )
+
+
+def evaluation(**changes):
+    small = {"chains": 500, "temperatures": 200, "raise_points": 50, "raise_chains": 4, "bootstrap": 1000}
+    return component("evaluation", "ais", **(small | changes))
+
+
+CASES = {(t, next(s for s, u in reversed(FITTING) if u == t)): None for _, t in FITTING}  # the boldest setting of each
+CASES |= dict.fromkeys([("rbm-binary", "block_gibbs"), ("rbm-binary", "gibbs"), ("boltzmann-binary", "gibbs")])
+
+
+@pytest.mark.parametrize(("model_name", "sampler"), CASES)
+def test_the_evaluation_finds_the_exact_values(model_name, sampler):
+    """Easy cases: log Z within 0.1 nat and inside its own interval, RAISE near the likelihood of its rows."""
+    about = subject(model_name, sampler)
+    metrics = evaluation().evaluate(about).metrics
+    model, x = about.model.double(), about.held_out.all().double()
+    log_z = exact.log_z(model).item()
+    likelihood = exact.log_likelihood(model, x).mean().item()
+    assert metrics["ais/log_z"] == pytest.approx(log_z, abs=0.1)
+    assert metrics["ais/log_z_low"] - 0.02 < log_z < metrics["ais/log_z_high"] + 0.02
+    assert metrics["ais/log_z_low"] < metrics["ais/log_z"] < metrics["ais/log_z_high"]
+    energy = model.energy(x).mean().item()
+    assert metrics["ais/log_likelihood"] == pytest.approx(-energy - metrics["ais/log_z"], abs=1e-5)
+    assert metrics["ais/log_likelihood"] == pytest.approx(likelihood, abs=0.1)
+    assert metrics["raise/log_likelihood"] == pytest.approx(likelihood, abs=0.3)
+    assert abs(metrics["ais/gap"]) < 0.3
+    assert metrics["raise/points"] == 50
+    assert 1 <= metrics["ais/weight_ess"] <= 500.001
+    assert ("ais/bits_per_dimension" in metrics) == isinstance(model.space, Binary)
+
+
+def test_the_interval_is_that_of_the_mean_weight():
+    """Log-normal weights: the standard error of the log of a mean of n is near sqrt((e^(s^2) - 1) / n)."""
+    n, s = 4000, 0.5
+    log_w = s * torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = evaluation()._uncertainty(log_w, 3.0, stream(0))
+    width = found["ais/log_z_high"] - found["ais/log_z_low"]
+    assert width == pytest.approx(2 * 1.96 * math.sqrt((math.exp(s * s) - 1) / n), rel=0.1)
+    middle = 3.0 + math.log(log_w.exp().mean().item())
+    assert found["ais/log_z_low"] < middle < found["ais/log_z_high"]
+    ess = log_w.exp().sum().item() ** 2 / log_w.mul(2).exp().sum().item()
+    assert found["ais/weight_ess"] == pytest.approx(ess)
+    assert found["ais/log_weight_std"] == pytest.approx(log_w.std().item())
+
+
+def test_without_points_there_is_no_raise():
+    metrics = evaluation(raise_points=0).evaluate(subject("rbm-binary", "block_gibbs")).metrics
+    assert not any(name.startswith("raise") or name == "ais/gap" for name in metrics)
+
+
+def test_more_points_than_rows_are_all_rows():
+    metrics = evaluation(raise_points=10_000).evaluate(subject("rbm-binary", "block_gibbs")).metrics
+    assert metrics["raise/points"] == 60
+
+
+def test_huge_weights_do_not_overflow():
+    """log w of a thousand nats, as a large model has."""
+    log_w = torch.tensor([1000.0, 1001.0, 999.0] * 10, dtype=torch.float64)
+    found = evaluation()._uncertainty(log_w, 0.0, stream(0))
+    assert all(math.isfinite(value) for value in found.values())
+    assert ais.log_mean_exp(log_w) == pytest.approx(1000 + math.log((1 + math.e + 1 / math.e) / 3))
+
+
+def test_weights_spread_over_thousands_of_nats_give_finite_numbers():
+    """A resample without the one great weight has a mean of exp(-2000), which no float64 holds."""
+    log_w = torch.tensor([0.0, *[-2000.0 - k for k in range(9)]], dtype=torch.float64)
+    found = evaluation()._uncertainty(log_w, 0.0, stream(0))
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["ais/log_z_low"] == pytest.approx(-2000, abs=20)
+    assert found["ais/log_z_high"] == pytest.approx(math.log(3 / 10), abs=1)
+
+
+@pytest.mark.parametrize(("gap", "warned"), [(0.99, False), (-0.99, False), (1.01, True), (-3.0, True)])
+def test_a_gap_over_one_nat_is_said(gap, warned):
+    found = evaluation()._warnings({"ais/gap": gap, "ais/weight_ess": 500.0})
+    assert len(found) == warned
+    assert all(re.search(rf"AIS and RAISE differ by {gap:.2f} nats; .*evaluation\.ais\.temperatures", s) for s in found)
+
+
+def test_too_few_temperatures_are_flagged():
+    """A strongly coupled model annealed in one step: the gap is real, and the result says so."""
+    about = subject("rbm-binary", "block_gibbs")
+    with torch.no_grad():
+        about.model.W.mul_(12)
+    result = evaluation(temperatures=1, chains=20).evaluate(about)
+    assert abs(result.metrics["ais/gap"]) > 1
+    assert any("AIS and RAISE differ by" in sentence for sentence in result.warnings)
+    assert result.metrics["ais/weight_ess"] < 4
+    assert any("of 20 chains carry the estimate" in sentence for sentence in result.warnings)
+    assert evaluation(temperatures=1000).evaluate(subject("rbm-binary", "block_gibbs")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("model_name", "sampler", "kind"),
+    [("rbm-binary", "block_gibbs", BipartitePath), ("rbm-binary", "gibbs", GeometricPath),
+     ("boltzmann-binary", "gibbs", GeometricPath)],
+)  # fmt: skip
+def test_which_path_is_taken(model_name, sampler, kind):
+    about = subject(model_name, sampler)
+    mean = about.data.smoothed_mean().flatten()
+    for mix in (0.0, 0.4, 1.0):
+        path = ais.annealing_path(about, mix)
+        assert type(path) is kind
+        assert_close(path.base.b.sigmoid(), (1 - mix) * mean + mix / 2)

@@ -1,0 +1,242 @@
+"""The command line: quick where nothing is computed, exact exit codes, and a user's own parts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_helpers import TINY, assert_refused, ebm, facts, train, trained
+
+from ebm_cli import checkpoint, cli, fit, registry
+from ebm_cli.evaluation.samples import Samples
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = [sys.executable, "-m", "ebm_cli"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def imported_by(line: str) -> set[str]:
+    """Modules in memory after a command line, in a process of its own."""
+    code = f"import sys; from ebm_cli import cli; cli.dispatch({line.split()!r}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "list", "list model rbm", "completion"])
+def test_what_needs_no_arithmetic_imports_none(line):
+    assert not imported_by(line) & {"torch", "hydra", "numpy", "pydantic", "wandb"}
+
+
+@pytest.mark.parametrize("line", ["train --help", "train model=rbm --cfg job"])
+def test_help_of_a_command_imports_no_torch(line):
+    assert not imported_by(line) & {"torch", "wandb"}
+
+
+def test_help_names_every_command():
+    text = ebm("--help").out
+    assert all(f"\n  {name}" in text for name in cli.COMMANDS)
+    assert ebm("").code == 0
+
+
+def completed(line: str, monkeypatch) -> list[str]:
+    monkeypatch.setenv("COMP_LINE", line)
+    return ebm("-sc query=bash").out.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    {
+        "ebm tr": {"train"},
+        "ebm ": {"train", "sample", "evaluate", "list"},
+        "ebm train mod": {"model=", "model."},
+        "ebm train model=r": {"model=rbm"},
+        "ebm train model=rbm model.h": {"model.hidden="},
+        "ebm sample che": {"checkpoint="},
+        "ebm list mo": {"model"},
+        "ebm list model r": {"rbm"},
+        "ebm nonsense mo": set(),
+    }.items(),
+)
+def test_completion(line, words, monkeypatch):
+    assert set(completed(line, monkeypatch)) == words
+
+
+def test_flags_may_stand_anywhere():
+    for line in ("train --cfg job steps=3", "train steps=3 --cfg job model.hidden=4", "train steps=3 --cfg=job"):
+        answer = ebm(line)
+        assert answer.code == 0
+        assert "\nsteps: 3\n" in answer.out
+
+
+# Signals
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+def during_step(monkeypatch, step, *numbers):
+    original = fit.train_step
+
+    def stepping(parts, state):
+        if state.step == step:
+            for number in numbers:
+                send(number)
+        return original(parts, state)
+
+    monkeypatch.setattr(fit, "train_step", stepping)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)], ids=["TERM", "USR1", "INT"]
+)
+def test_a_signal_ends_the_step_and_saves(number, code, monkeypatch):
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    with monkeypatch.context() as patch:
+        during_step(patch, 5, number)
+        answer = train(directory="it is here")
+    assert answer.code == code
+    run = Path("it is here")
+    assert checkpoint.steps(run / "checkpoints") == [6]
+    assert facts(run)["status"] == facts(run, "summary.json")["status"] == "stopped"
+    assert "stopped at step 6; the newest checkpoint is of step 6" in answer.err
+    assert "go on with: ebm train resume='it is here'" in answer.err
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    assert ebm("train 'resume=it is here'").code == 0
+    assert facts(run)["status"] == "done"
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_stops_at_once(first, monkeypatch):
+    during_step(monkeypatch, 5, first, signal.SIGINT)
+    answer = train("save_every=4")
+    assert answer.code == {signal.SIGINT: 130, signal.SIGTERM: 75}[first]
+    assert checkpoint.steps(Path("run/checkpoints")) == [4]
+    assert "stopped at step 5; the newest checkpoint is of step 4" in answer.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_during_the_last_evaluation_is_heard(number, code, monkeypatch):
+    def slow(self, subject):
+        send(number)
+        time.sleep(20)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Samples, "evaluate", slow)
+        began = time.monotonic()
+        answer = train()
+    assert time.monotonic() - began < 5
+    assert answer.code == code
+    assert facts(Path("run"))["status"] == "stopped"
+    assert checkpoint.steps(Path("run/checkpoints")) == [12]
+    assert "go on with: ebm train resume=run" in answer.err
+    assert ebm("train resume=run").code == 0
+    assert "samples/copies" in facts(Path("run"), "summary.json")
+
+
+def test_ctrl_c_before_training_leaves_nothing(monkeypatch, tmp_path):
+    from ebm_cli.commands import train as command
+
+    monkeypatch.setattr(command, "load_data", lambda *_: send(signal.SIGINT))
+    answer = ebm("train", *TINY)
+    assert (answer.code, answer.err) == (130, "ebm train: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
+def test_the_program_itself_ends_with_these_codes(number, code, tmp_path):
+    words = [*TINY, "steps=1000000", "log_every=100", "hydra.run.dir=run"]
+    process = subprocess.Popen([*PROGRAM, "train", *words], stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "run" / "metrics.jsonl").exists() and (tmp_path / "run" / "metrics.jsonl").stat().st_size:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "go on with: ebm train resume=run" in err
+    assert "Traceback" not in err
+
+
+def test_the_program_itself_refuses_with_code_two():
+    done = subprocess.run([*PROGRAM, "trian"], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ebm trian: no command 'trian'; did you mean train? (try: ebm --help)\n"
+
+
+# A user's own parts
+
+PLUGIN = """
+from typing import Annotated
+
+from pydantic import Field
+
+from ebm_cli.model.base import ModelSpec
+from ebm_cli.model.rbm import RBM
+from ebm_cli.registry import register
+from ebm_cli.space import Binary
+
+
+@register("model", "MODULE")
+class Twice(ModelSpec):
+    hidden: Annotated[int, Field(ge=1)]
+    weight_std: float
+
+    spaces = (Binary,)
+    builds = RBM
+
+    def build(self, space, mean, key):
+        return RBM(space, 2 * self.hidden, self.weight_std, mean, key)
+"""
+
+
+def own_model(folder: Path, module: str, monkeypatch) -> None:
+    """A model in a module of the user's, and its configuration in `folder`/model/mine.yaml; forgotten afterwards."""
+    registry.load_components()
+    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
+    Path(f"{module}.py").write_text(PLUGIN.replace("MODULE", module))
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "mine.yaml").write_text(f"# A model of my own\nname: {module}\nhidden: 3\nweight_std: 0.1\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+
+
+@pytest.mark.parametrize(("folder", "flag"), [("conf", ""), ("elsewhere", "--config-dir=elsewhere")])
+def test_a_users_own_model(folder, flag, monkeypatch):
+    module = f"own_model_{folder}"
+    own_model(Path(folder), module, monkeypatch)
+    line = f"model=mine model.hidden=2 plugins=[{module}] {flag}"
+    answer = train(line)
+    assert answer.code == 0, answer.err
+    assert f"{module} on digits: 324 parameters" in answer.err
+    assert ebm("sample run=run n=2 steps=1", f"plugins=[{module}]").code == 0
+    assert ebm(f"train resume=run plugins=[{module}] steps=14").code == 0
+    if folder == "conf":
+        assert "A model of my own" in ebm("list model").out
+        assert "model.hidden" in ebm("list model mine").out
+
+
+def test_configuration_named_by_the_environment(monkeypatch):
+    own_model(Path("named"), "own_model_named", monkeypatch)
+    monkeypatch.setenv("EBM_CONFIG_PATH", f"nowhere{os.pathsep}named")
+    assert train("model=mine plugins=[own_model_named]").code == 0
+
+
+def test_a_users_own_model_needs_its_plugin(monkeypatch):
+    own_model(Path("conf"), "own_model_unnamed", monkeypatch)
+    assert_refused(train("model=mine"), "model.name = 'own_model_unnamed': no such model; there are ")
+
+
+def test_a_file_of_the_users_own_never_replaces_one_of_the_package():
+    Path("conf/model").mkdir(parents=True)
+    Path("conf/model/rbm.yaml").write_text("name: boltzmann\nweight_std: 1.0\n")
+    trained()
+    assert "name: rbm" in Path("run/config.yaml").read_text()

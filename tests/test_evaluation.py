@@ -1,0 +1,337 @@
+"""Evaluations against brute force and known answers (AIS has its own file)."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from targets import (
+    BINARY,
+    PAIRS,
+    SAMPLERS,
+    assert_close,
+    component,
+    double_states,
+    exact_p,
+    fits,
+    matrix_of,
+    names_of,
+    shipped,
+    small_data,
+    small_model,
+    target,
+)
+
+from ebm_cli import registry
+from ebm_cli.dataset.base import Data, Split
+from ebm_cli.evaluation import samples
+from ebm_cli.evaluation.base import Subject, on_split
+from ebm_cli.evaluation.chains import diagnose
+from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
+from ebm_cli.evaluation.samples import draw, nearest
+from ebm_cli.model.base import Bipartite
+from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.block_gibbs import BlockGibbsState
+from ebm_cli.space import Binary
+
+EVALUATIONS = list(shipped("evaluation"))
+SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains": 2, "bootstrap": 100, "warmup": 20,
+           "count": 16}  # fmt: skip
+
+
+def subject(model, sampler=None, data=None, store=None, split="test"):
+    """A float32 model with small data and the first sampler that fits."""
+    sampler = sampler or next(s for s in SAMPLERS.values() if fits(s, model))
+    store = torch.empty(0, *model.space.shape) if store is None else store
+    return Subject(model.float(), data or small_data(model.space), split, sampler, store, stream(0, "subject"))
+
+
+def small(name):
+    config = shipped("evaluation")[name]
+    return component("evaluation", name, **{k: v for k, v in SMALLER.items() if k in config})
+
+
+# Every evaluation
+
+
+def test_every_evaluation_has_a_file():
+    assert {config["name"] for config in shipped("evaluation").values()} == set(registry.components("evaluation"))
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.parametrize("model_name", PAIRS)
+def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
+    """It changes neither model, chains nor data, reads no global generator, and its pictures are pictures."""
+    evaluation, model = small(name), target(model_name)
+    if evaluation.refusal(model):
+        assert not evaluation.required
+        return
+    about = subject(model, store=model.space.noise(7, stream(0, "store")))
+    kept = [t.clone() for t in (*about.model.state_dict().values(), about.store, about.data.train.grey)]
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)  # noqa: TID251
+        before = torch.get_rng_state()
+        found.append(evaluation.evaluate(about))
+        assert torch.equal(before, torch.get_rng_state())
+    assert found[0].metrics == found[1].metrics
+    assert all(isinstance(value, float) and math.isfinite(value) for value in found[0].metrics.values())
+    assert all("/" in key for key in found[0].metrics)
+    assert all(image.dtype == np.uint8 and image.ndim in (2, 3) for image in found[0].images.values())
+    after = (*about.model.state_dict().values(), about.store, about.data.train.grey)
+    assert all(map(torch.equal, kept, after))
+    assert all(p.grad is None for p in about.model.parameters())
+
+
+def test_keys_say_the_split_unless_it_is_the_test_split():
+    metrics = {"ais/log_z": 1.0, "raise/log_likelihood": 2.0}
+    assert on_split(metrics, "test") == metrics
+    assert on_split(metrics, "valid") == {"ais/valid/log_z": 1.0, "raise/valid/log_likelihood": 2.0}
+
+
+def test_a_subject_has_the_rows_of_its_split():
+    about = subject(target("rbm-binary"))
+    assert len(about.held_out) == 40
+    assert len(dataclasses.replace(about, split="valid").held_out) == 20
+    none = dataclasses.replace(about.data, valid=None)
+    with pytest.raises(AssertionError, match="no valid split"):
+        assert dataclasses.replace(about, data=none, split="valid").held_out
+
+
+# Exact
+
+
+@pytest.mark.parametrize("model_name", PAIRS)
+def test_exact_is_the_brute_force_likelihood(model_name):
+    """Summed in float64 from the float32 parameters: 1e-12 would hold, were they not rounded once."""
+    about = subject(target(model_name))
+    metrics = component("evaluation", "exact").evaluate(about).metrics
+    model, x = about.model.double(), about.data.test.all().double()
+    if model_name in BINARY:
+        log_p = exact_p(model).log()[model.space.code(x)]
+        bits = -log_p.mean().item() / math.log(2) / 4
+        assert metrics["exact/bits_per_dimension"] == pytest.approx(bits, rel=1e-12)
+        log_z = (-model.energy(double_states(model))).logsumexp(0).item()
+    else:
+        log_p = torch.distributions.Normal(model.m, (-model.r / 2).exp()).log_prob(x.flatten(1)).sum(1)
+        assert "exact/bits_per_dimension" not in metrics
+        log_z = (math.log(2 * math.pi) - model.r).sum().item() / 2
+    assert metrics["exact/log_likelihood"] == pytest.approx(log_p.mean().item(), rel=1e-12)
+    assert metrics["exact/log_z"] == pytest.approx(log_z, rel=1e-12)
+    assert metrics["exact/standard_error"] == pytest.approx(log_p.std().item() / 40**0.5, rel=1e-12)
+
+
+def test_exact_refuses_or_skips_a_large_model():
+    model = component("model", "boltzmann").build(Binary((30,)), torch.full((30,), 0.5), stream(0))
+    refuse, skip = component("evaluation", "exact"), component("evaluation", "exact_if_possible")
+    assert refuse.refusal(model) == skip.refusal(model) == "30 sites, enumeration goes to 20"
+    assert refuse.required
+    assert not skip.required
+
+
+# Pseudo-likelihood
+
+
+@pytest.mark.parametrize("model_name", BINARY)
+def test_pseudo_likelihood_is_the_sum_of_enumerated_conditionals(model_name):
+    """p(x_i | rest) = p(x) / (p(x) + p(x with site i flipped))."""
+    model = target(model_name)
+    p, rows = exact_p(model), torch.tensor([0, 3, 3, 9, 14])
+    expected = sum((p[x] / (p[x] + p[x ^ 1 << site])).log() for x in rows for site in range(4)) / len(rows)
+    found = log_pseudo_likelihood(model, double_states(model)[rows])
+    assert found == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_pseudo_likelihood_uses_all_rows_or_some():
+    model = target("rbm-binary")
+    about = subject(model)
+    key = "pseudo_likelihood/log_pseudo_likelihood"
+    all_rows = log_pseudo_likelihood(about.model, about.data.test.all())
+    found = {
+        n: component("evaluation", "pseudo_likelihood", points=n).evaluate(about).metrics[key] for n in (1, 10, 99)
+    }
+    assert found[99] == pytest.approx(all_rows, rel=1e-6)
+    each = [log_pseudo_likelihood(about.model, row[None]) for row in about.data.test.all()]
+    assert min(abs(found[1] - value) for value in each) < 1e-6
+
+
+def test_pseudo_likelihood_is_not_for_real_data():
+    evaluation = component("evaluation", "pseudo_likelihood")
+    assert evaluation.refusal(target("exponential_family-real")) == "a real space has no binary conditionals"
+    assert not evaluation.required
+
+
+# Diagnostics of chains
+
+
+def test_independent_draws_are_diagnosed_as_such():
+    """2 x 20 000 normal draws: R-hat is 1 within 1e-3, the effective size within 5 % of the number of draws."""
+    found = diagnose(np.random.default_rng(0).standard_normal((2, 20, 1000)))
+    assert found["chains/r_hat"] == pytest.approx(1, abs=5e-3)
+    assert found["chains/autocorrelation_time"] == pytest.approx(1, rel=0.1)
+    assert found["chains/ess_bulk"] == pytest.approx(20_000, rel=0.1)
+    assert found["chains/ess_tail"] == pytest.approx(20_000, rel=0.15)
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.9])
+def test_autocorrelation_time_of_an_autoregression(rho):
+    """x_t = rho x_{t-1} + noise has (1 + rho) / (1 - rho) steps per independent draw: 3 and 19."""
+    rng = np.random.default_rng(1)
+    x = np.zeros((40, 5000))
+    x[:, 0] = rng.standard_normal(40) / (1 - rho**2) ** 0.5
+    for t in range(1, 5000):
+        x[:, t] = rho * x[:, t - 1] + rng.standard_normal(40)
+    found = diagnose(x[None])
+    assert found["chains/autocorrelation_time"] == pytest.approx((1 + rho) / (1 - rho), rel=0.1)
+    assert found["chains/r_hat"] < 1.02
+
+
+def test_the_worst_quantity_is_reported():
+    rng = np.random.default_rng(2)
+    good, apart = rng.standard_normal((2, 4, 1000))
+    both = diagnose(np.stack([good, apart + np.arange(4)[:, None] * 3]))
+    alone = diagnose((apart + np.arange(4)[:, None] * 3)[None])
+    assert both == alone
+    assert both["chains/r_hat"] > 1.5
+
+
+def test_chains_that_never_leave_their_place_are_not_called_mixed():
+    """Each constant at its own value: no within-chain variance at all."""
+    found = diagnose(np.tile(np.arange(8.0)[:, None], (1, 100))[None])
+    assert not found["chains/r_hat"] < 1.1
+    slow = np.arange(8.0)[:, None] + 1e-3 * np.random.default_rng(3).standard_normal((8, 100))
+    assert diagnose(slow[None])["chains/r_hat"] > 1.5
+
+
+def test_a_sampler_that_does_not_mix_is_flagged():
+    """Two deep wells: chains from data stay in one, chains from noise fall into both."""
+    model = small_model("boltzmann", Binary((4,)))
+    with torch.no_grad():
+        model.W.fill_(12.0)
+        model.b.fill_(-18.0)  # energy 0 at all-0 and at all-1, a barrier of 24 between them
+    ones = torch.ones(10, 4).byte()
+    split = Split(ones, 1.0, stochastic=False, labels=None)
+    about = subject(model, SAMPLERS["gibbs"], Data(model.space, split, None, split))
+    evaluation = component("evaluation", "chains", chains=16, warmup=50, steps=100)
+    result = evaluation.evaluate(about)
+    assert result.metrics["chains/r_hat"] > 1.1
+    assert "do not mix in 150 steps" in result.warnings[0]
+
+
+def test_a_sampler_that_mixes_is_not_flagged():
+    """Block Gibbs on a mild target; the distance moved is that of the exact flow between states."""
+    about = subject(target("rbm-binary"), SAMPLERS["block_gibbs"])
+    result = component("evaluation", "chains", chains=32, warmup=50, steps=400).evaluate(about)
+    assert result.warnings == ()
+    assert result.metrics["chains/r_hat"] < 1.02
+    model = target("rbm-binary")
+    states = double_states(model).flatten(1)
+    distance = torch.cdist(states, states)
+    jump = (exact_p(model)[:, None] * matrix_of(SAMPLERS["block_gibbs"], model) * distance).sum().item()
+    assert result.metrics["chains/jump_distance"] == pytest.approx(jump, rel=0.05)
+
+
+def test_acceptance_is_reported():
+    """Of independent units by single flips: the mean over sites of 2 min(p, 1 - p), exactly at equilibrium."""
+    model = target("exponential_family-binary")
+    about = subject(model, component("sampler", "metropolis"))
+    result = component("evaluation", "chains", chains=64, warmup=100, steps=500).evaluate(about)
+    p = model.b.sigmoid()
+    expected = (2 * torch.minimum(p, 1 - p)).mean().item()
+    assert result.metrics["chains/acceptance"] == pytest.approx(expected, rel=0.05)
+
+
+def test_half_the_chains_start_at_data_and_half_at_noise():
+    model = target("exponential_family-real")
+    data = small_data(model.space)
+    far = dataclasses.replace(data.test, grey=data.test.grey + 1000)
+    evaluation = component("evaluation", "chains", chains=5)
+    x = evaluation._start(subject(model, data=dataclasses.replace(data, test=far)))
+    assert (x.flatten(1)[:, 0] > 900).tolist() == [True, True, False, False, False]
+
+
+# Samples
+
+
+def test_nearest_is_the_brute_force_nearest():
+    """Real rows, at blocks of the default size and with the best row anywhere."""
+    x, train = normal((20, 1, 3), stream(0, "x")), normal((257, 1, 3), stream(0, "train"))
+    distance, index = nearest(x, train)
+    table = (x.flatten(1)[:, None] - train.flatten(1)[None]).norm(dim=2)
+    assert_close(distance, table.min(1).values, rtol=1e-3, atol=1e-3)
+    assert torch.equal(index, table.argmin(1))
+
+
+def test_nearest_over_several_blocks(monkeypatch):
+    x, train = normal((20, 3), stream(0, "x")), normal((257, 3), stream(0, "train"))
+    whole = nearest(x, train)
+    monkeypatch.setattr(samples, "_NEIGHBOUR_ROWS", 1)  # blocks of 20 rows
+    assert torch.equal(nearest(x, train)[1], whole[1])
+    assert_close(nearest(x, train)[0], whole[0])
+
+
+def test_binary_distance_is_the_root_of_the_number_of_differing_sites():
+    x = torch.tensor([[0.0, 0, 0, 0], [1, 1, 1, 1]])
+    train = torch.tensor([[0.0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]])
+    distance, index = nearest(x, train)
+    assert distance.tolist() == pytest.approx([2**0.5, 0])
+    assert index.tolist() == [0, 1]
+
+
+class Still:
+    """A kernel that stays."""
+
+    def init(self, model, x):
+        return BlockGibbsState(x)
+
+    def step(self, model, state, key):
+        return state, {}
+
+
+@pytest.mark.parametrize("model_name", PAIRS)
+def test_samples_that_are_training_rows_are_called_copies(model_name):
+    model = target(model_name)
+    rows = small_data(model.space).train.all()
+    evaluation = component("evaluation", "samples", count=10, steps=1)
+    result = evaluation.evaluate(subject(model, Still(), store=rows[:10]))
+    assert result.metrics["samples/copies"] == 1
+    # Of real rows a distance of 0 is the root of a rounding error of 1e-7.
+    assert result.metrics["samples/nearest_distance"] == pytest.approx(0, abs=2e-3)
+    assert result.metrics["samples/held_out_nearest_distance"] == pytest.approx(0, abs=2e-3)
+    distinct = len(rows[:10].flatten(1).unique(dim=0)) / 10
+    assert result.metrics["samples/distinct"] == pytest.approx(distinct)
+    assert set(result.images) == {"samples", "neighbours"}
+
+
+def test_samples_elsewhere_are_no_copies():
+    model = target("exponential_family-real")
+    result = component("evaluation", "samples", count=10, steps=1).evaluate(
+        subject(model, Still(), store=torch.full((10, 1, 2), 50.0))
+    )
+    assert result.metrics["samples/copies"] == 0
+    assert result.metrics["samples/distinct"] == pytest.approx(0.1)
+    assert result.metrics["samples/nearest_distance"] > 60
+
+
+def test_drawing_goes_on_from_the_chains_and_fills_up_with_noise():
+    model = target("exponential_family-real")
+    store = torch.full((4, 1, 2), 50.0)
+    about = subject(model, Still(), store=store)
+    x = draw(about, 6, 3, "chains")
+    assert torch.equal(x[:4], store)
+    assert x[4:].abs().max() < 10
+    assert torch.equal(draw(about, 3, 3, "chains"), store[:3])
+    assert draw(about, 6, 3, "noise").abs().max() < 10
+    assert draw(dataclasses.replace(about, store=torch.empty(0, 1, 2)), 6, 3, "chains").abs().max() < 10
+
+
+@pytest.mark.parametrize("model_name", names_of(Bipartite))
+def test_drawing_is_the_sampler_at_work(model_name):
+    """The mean energy of many draws is that of the model."""
+    model = target(model_name)
+    x = draw(subject(model), 4000, 50, "noise")
+    p, energy = exact_p(model), model.double().energy(double_states(model))
+    mean = (p * energy).sum().item()
+    spread = ((p * energy.square()).sum().item() - mean**2) ** 0.5
+    assert model.energy(x.double()).mean().item() == pytest.approx(mean, abs=5 * spread / 4000**0.5)

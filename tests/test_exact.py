@@ -1,0 +1,150 @@
+"""The oracle itself: log Z three ways, its gradient, chunks, refusals, and samples."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from targets import (
+    BINARY,
+    PAIRS,
+    assert_close,
+    assert_distributed,
+    component,
+    double_states,
+    exact_p,
+    names_of,
+    small_model,
+    target,
+)
+
+from ebm_cli import exact
+from ebm_cli.model.base import Bipartite
+from ebm_cli.model.boltzmann import Boltzmann
+from ebm_cli.rng import stream
+from ebm_cli.space import Binary, Real
+
+models = pytest.mark.parametrize("name", PAIRS)
+binary_models = pytest.mark.parametrize("name", BINARY)
+
+
+@binary_models
+def test_log_z_is_the_sum_over_all_states(name):
+    model = target(name)
+    terms = [math.exp(-energy) for energy in model.energy(double_states(model)).tolist()]
+    assert exact.log_z(model).item() == pytest.approx(math.log(sum(terms)), rel=1e-13)
+
+
+@pytest.mark.parametrize("hidden", [1, 3, 4, 6])
+def test_either_side_of_a_bipartite_model_gives_the_joint_sum(hidden):
+    """Fewer, as many and more hidden than the four visible units: the smaller side is summed over."""
+    model = small_model("rbm", Binary((2, 2)), hidden=hidden)
+    v, h = double_states(model).flatten(1), Binary((hidden,)).enumerate().double()
+    joint = (v @ model.b)[:, None] + h @ model.c + v @ model.W @ h.T
+    assert exact.log_z(model).item() == pytest.approx(joint.flatten().logsumexp(0).item(), rel=1e-13)
+
+
+@pytest.mark.parametrize("name", names_of(Bipartite))
+def test_the_hidden_side_is_used_only_where_it_is_smaller(name, monkeypatch):
+    """A model of 30 visible units and few hidden ones would otherwise be out of reach."""
+    model = small_model(PAIRS[name][0], Binary((5, 6)))
+    seen = []
+    enumerate_ = Binary.enumerate
+    monkeypatch.setattr(Binary, "enumerate", lambda s, *a: seen.append(s.sites) or enumerate_(s, *a))
+    assert exact.log_z(model).isfinite()
+    assert seen == [model.hidden]
+
+
+@models
+@pytest.mark.parametrize("elements", [1, 12, 40])
+def test_chunks_change_nothing(name, elements, monkeypatch):
+    """One state at a time, three, ten (which does not divide the number of states); rounding alone may differ."""
+    whole = exact.log_z(target(name))
+    monkeypatch.setattr(exact, "_CHUNK_ELEMENTS", elements)
+    assert_close(exact.log_z(target(name)), whole, rtol=1e-14, atol=0)
+
+
+@binary_models
+def test_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy(name):
+    """d log Z = -E_p[dE], with the mean taken state by state."""
+    model = target(name)
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(exact.log_z(model), parameters, allow_unused=True)
+    p = exact_p(model)
+    expected = [torch.zeros_like(q) for q in parameters]
+    for weight, x in zip(p, double_states(model), strict=True):
+        for total, gradient in zip(expected, torch.autograd.grad(model.energy(x[None]).sum(), parameters), strict=True):
+            total -= weight * gradient
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@binary_models
+def test_probabilities(name):
+    """Positive, summing to 1, in the order of enumeration, and proportional to exp(-E)."""
+    model = target(name)
+    p = exact.probabilities(model)
+    assert p.sum().item() == pytest.approx(1, abs=1e-14)
+    assert_close(p.log(), exact.log_likelihood(model, double_states(model)), rtol=1e-12, atol=1e-12)
+
+
+@models
+def test_samples_follow_the_model(name):
+    model = target(name)
+    x = exact.sample(model, 100_000, stream(0, "exact"))
+    assert x.shape == (100_000, *model.space.shape)
+    assert x.dtype == torch.float64
+    assert_distributed(model, x)
+    assert torch.equal(x[:50], exact.sample(model, 100_000, stream(0, "exact"))[:50])
+
+
+@models
+def test_the_likelihood_needs_no_normalisation_of_the_energy(name):
+    """log p(x) = -E(x) - log Z integrates or sums to one, so log Z is that of this very energy."""
+    model = target(name)
+    x = double_states(model) if name in BINARY else exact.sample(model, 5, stream(1, "x"))
+    log_p = exact.log_likelihood(model, x)
+    assert log_p.shape == (len(x),)
+    if name in BINARY:
+        assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-13)
+    else:
+        normal = torch.distributions.Normal(model.m, (-model.r / 2).exp())
+        assert_close(log_p, normal.log_prob(x.flatten(1)).sum(1), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_too_large_is_refused_with_its_size():
+    def build(choice, space, **changes):
+        return component("model", choice, **changes).build(space, torch.full(space.shape, 0.5), stream(0, "model"))
+
+    big = Binary((30,))
+    assert exact.refusal(build("rbm", big, hidden=20)) is None
+    assert exact.refusal(build("rbm", big, hidden=21)) == "the smaller side has 21 units, enumeration goes to 20"
+    assert exact.refusal(build("rbm", Binary((20,)), hidden=500)) is None
+    assert exact.refusal(build("boltzmann", Binary((20,)))) is None
+    assert exact.refusal(build("boltzmann", big)) == "30 sites, enumeration goes to 20"
+    assert exact.refusal(build("exponential_family", big)) is None
+    assert exact.refusal(build("exponential_family", Real((3,)))) is None
+    with pytest.raises(ValueError, match="30 sites, enumeration goes to 20"):
+        exact.log_z(build("boltzmann", big))
+    model = Boltzmann(Binary((4,)), 0.1, torch.full((4,), 0.5), stream(0, "model"))
+    model.space = Real((4,))
+    assert exact.refusal(model) == "a real space cannot be enumerated"
+
+
+def test_bars_and_stripes_cannot_be_learned_better_than_this():
+    """The sum over the 30 distinct 4 x 4 images of log p is at most -102.5858: two of them have p = 2/32."""
+    x = component("dataset", "bars_and_stripes", side=4).load((Binary,)).train.all()
+    assert len(x) == 32
+    images, count = np.unique(x.flatten(1).numpy(), axis=0, return_counts=True)
+    assert len(images) == 30
+    assert np.log(count / 32).sum() == pytest.approx(-102.5858, abs=5e-5)
+
+
+def test_no_model_beats_the_entropy_of_bars_and_stripes():
+    """Jensen: mean log p over the 32 rows is below that of the empirical distribution for any parameters."""
+    x = component("dataset", "bars_and_stripes", side=4).load((Binary,)).train.all().double()
+    bound = -(30 * math.log(32) + 2 * math.log(16)) / 32
+    for seed, hidden in itertools.product(range(5), (3, 12)):
+        model = small_model("rbm", Binary((4, 4)), seed, hidden=hidden)
+        assert exact.log_likelihood(model, x).mean().item() < bound

@@ -1,0 +1,86 @@
+"""`ebm list` reads source text; it must say what the imported components are."""
+
+import dataclasses
+
+import pytest
+import yaml
+from cli_helpers import ebm
+
+from ebm_cli import checks, listing, registry
+
+registry.load_components()
+PARTS = [part for group in registry.GROUPS for part in listing.parts(group)]
+
+
+def of(part):
+    return registry.components(part.group)[part.component]
+
+
+def named(part):
+    return f"{part.group}={part.choice}"
+
+
+def test_every_component_has_a_choice_and_every_choice_a_component():
+    registered = {(group, name) for group in registry.GROUPS for name in registry.components(group)}
+    registered = {
+        entry for entry in registered if registry.components(entry[0])[entry[1]].__module__.startswith("ebm_cli.")
+    }
+    assert {(part.group, part.component) for part in PARTS} == registered
+    assert all(listing.component(*entry) is not None for entry in registered)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=named)
+def test_keys_are_the_fields(part):
+    assert [key.name for key in part.keys] == [field.name for field in dataclasses.fields(of(part))] or {
+        key.name for key in part.keys
+    } == {field.name for field in dataclasses.fields(of(part))}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=named)
+def test_every_choice_and_key_is_explained(part):
+    assert part.text
+    assert all(key.default for key in part.keys)
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part.group == "sampler"], ids=named)
+def test_fits_is_what_the_checks_accept(part):
+    fitting = [model.choice for model in listing.parts("model") if checks._fits(of(part), of(model))]
+    assert listing.fits(part) == "models " + ", ".join(fitting)
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part.group in ("model", "objective")], ids=named)
+def test_spaces_are_those_declared(part):
+    assert listing.fits(part) == ", ".join(space.__name__.lower() for space in of(part).spaces)
+
+
+def test_groups_are_those_of_the_registry():
+    assert set(listing.GROUPS) == {*registry.GROUPS, "experiment"}
+
+
+@pytest.mark.parametrize("group", listing.GROUPS)
+def test_list_of_a_group_names_its_choices(group):
+    answer = ebm(f"list {group}")
+    assert answer.code == 0
+    assert all(f"{group}={choice}" in answer.out for choice in listing.choices(group))
+
+
+def test_list_of_everything():
+    out = ebm("list").out
+    assert all(part.choice in out for part in PARTS)
+
+
+def test_list_of_one_part():
+    out = ebm("list optimizer sgd").out
+    assert "optimizer=adam" not in out
+    assert all(f"optimizer.{key.name}" in out for key in listing.parts("optimizer")[-1].keys)
+    assert "peak learning rate" in out
+
+
+def test_suggestions_know_every_key_of_the_composed_configuration():
+    def leaves(values, prefix=""):
+        for key, value in values.items():
+            yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+    composed = yaml.safe_load(ebm("train --cfg job").out)
+    known = set(listing.keys_of("train"))
+    assert {key for key in leaves(composed) if not key.endswith(".name")} <= known

@@ -1,0 +1,383 @@
+"""Objectives: their gradient is that of the enumerated log-likelihood, and a broken one stops a run."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from targets import (
+    BINARY,
+    assert_close,
+    component,
+    double_states,
+    exact_p,
+    gradients,
+    keys_used,
+    shipped,
+    small_data,
+    small_model,
+    small_run,
+    target,
+)
+
+from ebm_cli import checks, exact, registry, train
+from ebm_cli.errors import RunError, UserError
+from ebm_cli.model.rbm import RBM
+from ebm_cli.objective.likelihood import Likelihood, center_gradient
+from ebm_cli.rng import stream
+from ebm_cli.sampler.base import run
+from ebm_cli.space import Binary, Real
+
+KEY = stream(0, "objective")
+OBJECTIVES = list(shipped("objective"))
+LIKELIHOOD = [name for name in OBJECTIVES if isinstance(component("objective", name), Likelihood)]
+WITH_CHAINS = [name for name in LIKELIHOOD if component("objective", name).negatives]
+binary_models = pytest.mark.parametrize("model_name", BINARY)
+# Float64 sums over 16 states lose a few units in the last place.
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def data_rows(model, n=6):
+    return small_data(model.space, n).train.all().double()
+
+
+def likelihood_gradient(model, x):
+    """Of -mean log p(x), by autograd through the sum over all states."""
+    loss = model.energy(x).mean() + (-model.energy(double_states(model))).logsumexp(0)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True)), loss.item()
+
+
+def negatives_weighted_by_p(objective, model, x):
+    """E_p[gradient with one negative]: what infinitely many exact negatives give, as the gradient is linear in them."""
+    total = None
+    for weight, state in zip(exact_p(model), double_states(model), strict=True):
+        found, _ = gradients(objective, model, x, state[None])
+        total = {name: weight * g + (total[name] if total else 0) for name, g in found.items()}
+    return total
+
+
+def test_every_objective_has_a_file():
+    assert {config["name"] for config in shipped("objective").values()} == set(registry.components("objective"))
+
+
+# Likelihood
+
+
+@binary_models
+@pytest.mark.parametrize("name", WITH_CHAINS)
+def test_with_exact_negatives_the_gradient_is_that_of_the_likelihood(name, model_name):
+    model = target(model_name)
+    x = data_rows(model)
+    found = negatives_weighted_by_p(component("objective", name), model, x)
+    expected, _ = likelihood_gradient(model, x)
+    for parameter in expected:
+        assert_close(found[parameter], expected[parameter], **EXACT)
+
+
+@binary_models
+def test_by_enumeration_loss_and_gradient_are_those_of_the_likelihood(model_name):
+    model = target(model_name)
+    x = data_rows(model)
+    found, metrics = gradients(component("objective", "exact"), model, x, None)
+    expected, loss = likelihood_gradient(model, x)
+    for parameter in expected:
+        assert_close(found[parameter], expected[parameter], **EXACT)
+    assert metrics["loss"].item() == pytest.approx(loss, rel=1e-12)
+    assert metrics["loss"].item() == pytest.approx(-exact.log_likelihood(model, x).mean().item(), rel=1e-12)
+    assert metrics["log_z"].item() == pytest.approx(exact.log_z(model).item(), rel=1e-12)
+
+
+def test_by_closed_form_the_gaussian_learns_its_mean_and_variance():
+    """The likelihood of N(m, exp(-r)) has gradients (m - x) exp(r) and ((x - m)^2 exp(r) - 1) / 2."""
+    model = small_model("exponential_family", Real((1, 2)))
+    x = data_rows(model, 50)
+    found, _ = gradients(component("objective", "exact"), model, x, None)
+    flat, scale = x.flatten(1), model.r.detach().exp()
+    assert_close(found["m"], ((model.m.detach() - flat) * scale).mean(0), **EXACT)
+    assert_close(found["r"], ((flat - model.m.detach()).square() * scale - 1).mean(0) / 2, **EXACT)
+
+
+@pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in OBJECTIVES), ("pcd", {"energy_l2": 0.2})])
+def test_the_gradient_is_that_of_the_reported_loss(name, changes):
+    """Central differences in every parameter: truncation and rounding are both near 1e-9 at h = 1e-5."""
+    objective = component("objective", name, **changes)
+    model, h = target("rbm-binary"), 1e-5
+    x = data_rows(model)
+    x_neg = model.space.noise(5, stream(1, "chains")).double() if objective.negatives else None
+    found, _ = gradients(objective, model, x, x_neg)
+
+    def loss():
+        return gradients(objective, model, x, x_neg)[1]["loss"].item()
+
+    for parameter, p in model.named_parameters():
+        for index in itertools.product(*map(range, p.shape)):
+            value = p[index].item()
+            ends = []
+            for end in (value + h, value - h):
+                p.data[index] = end
+                ends.append(loss())
+            p.data[index] = value
+            slope = (ends[0] - ends[1]) / (2 * h)
+            assert found[parameter][index].item() == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def test_the_penalty_is_on_the_squared_energies_of_both():
+    model = target("rbm-binary")
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    plain = gradients(component("objective", "pcd"), model, x, x_neg)[1]
+    metrics = gradients(component("objective", "pcd", energy_l2=0.3), model, x, x_neg)[1]
+    squares = model.energy(x).square().mean() + model.energy(x_neg).square().mean()
+    assert (metrics["loss"] - plain["loss"]).item() == pytest.approx(0.3 * squares.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", WITH_CHAINS)
+def test_metrics(name):
+    model = target("rbm-binary")
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    _, metrics = gradients(component("objective", name), model, x, x_neg)
+    data, chains = model.energy(x).mean().item(), model.energy(x_neg).mean().item()
+    assert metrics["energy_data"].item() == pytest.approx(data)
+    assert metrics["energy_chains"].item() == pytest.approx(chains)
+    assert metrics["energy_gap"].item() == pytest.approx(data - chains)
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_nothing_but_gradients_changes(name):
+    objective, model = component("objective", name), target("rbm-binary")
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1)).double()
+    kept = [t.clone() for t in (*model.state_dict().values(), x, x_neg)]
+    before = torch.get_rng_state()
+    gradients(objective, model, x, x_neg if objective.negatives else None)
+    assert all(map(torch.equal, kept, (*model.state_dict().values(), x, x_neg)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# The centred gradient
+
+
+def centred_rbm():
+    model = target("rbm-binary")
+    model.visible_offset.copy_(torch.tensor([0.2, 0.7, 0.4, 0.9]))
+    model.hidden_offset.copy_(torch.tensor([0.3, 0.8, 0.55]))
+    return model
+
+
+def hidden_means(model, x):
+    """p(h_j = 1 | v) for each row, in plain loops."""
+    W, c = model.W.tolist(), model.c.tolist()
+    logits = [[c[j] + sum(v[i] * W[i][j] for i in range(4)) for j in range(3)] for v in x.flatten(1).tolist()]
+    return [[1 / (1 + math.exp(-a)) for a in row] for row in logits]
+
+
+def centred_gradient(model, x, x_neg, lam):
+    """Melchior, Fischer and Wiskott 2016, eq. 7-12, of -log p (hence chains minus data).
+
+    In E' = -(v - mu).b' - (h - lam).c' - (v - mu).W'(h - lam) the gradients are centred moments. Expanding gives
+    b = b' - W' lam and c = c' - W'^T mu, so that is how the updates of b and c follow from those of b', c' and W'.
+    """
+    mu = model.visible_offset.tolist()
+
+    def moments(rows):
+        v, h = rows.flatten(1).tolist(), hidden_means(model, rows)
+        n = len(v)
+        W = [[sum((r[i] - mu[i]) * (s[j] - lam[j]) for r, s in zip(v, h, strict=True)) / n for j in range(3)]
+             for i in range(4)]  # fmt: skip
+        b = [sum(r[i] for r in v) / n for i in range(4)]
+        c = [sum(s[j] for s in h) / n for j in range(3)]
+        return [torch.tensor(values, dtype=torch.float64) for values in (W, b, c)]
+
+    W, b, c = (chains - data for chains, data in zip(moments(x_neg), moments(x), strict=True))
+    for i, j in itertools.product(range(4), range(3)):
+        b[i] -= W[i, j] * lam[j]
+        c[j] -= W[i, j] * mu[i]
+    return {"W": W, "b": b, "c": c}
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.5])
+def test_the_centred_gradient_is_that_of_the_centred_energy(rate):
+    model = centred_rbm()
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    active = hidden_means(model, x)
+    mean = [sum(row[j] for row in active) / len(active) for j in range(3)]
+    lam = [old + rate * (new - old) for old, new in zip(model.hidden_offset.tolist(), mean, strict=True)]
+    found, metrics = gradients(component("objective", "pcd", centered=True, offset_rate=rate), model, x, x_neg)
+    assert_close(model.hidden_offset, torch.tensor(lam, dtype=torch.float64), **EXACT)
+    expected = centred_gradient(model, x, x_neg, lam)
+    for name in expected:
+        assert_close(found[name], expected[name], **EXACT)
+    plain = gradients(component("objective", "pcd"), centred_rbm(), x, x_neg)[1]
+    assert metrics["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-12)
+
+
+def test_without_offsets_the_centred_gradient_is_the_plain_one():
+    model = centred_rbm()
+    model.visible_offset.zero_()
+    model.hidden_offset.zero_()
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    plain, _ = gradients(component("objective", "pcd"), model, x, x_neg)
+    center_gradient(model)
+    assert all(torch.equal(p.grad, plain[name]) for name, p in model.named_parameters())
+
+
+def test_the_centred_gradient_is_a_descent_direction():
+    """It is the plain one in other coordinates: their inner product is a sum of squares."""
+    model = centred_rbm()
+    x = data_rows(model)
+    plain, _ = likelihood_gradient(model, x)
+    centred, _ = gradients(component("objective", "exact", centered=True), model, x, None)
+    assert sum((plain[name] * centred[name]).sum() for name in plain).item() > 0
+
+
+def test_centred_training_ignores_which_value_is_called_one():
+    """Flipping every visible bit and its parameters gives the mirrored gradient; the plain gradient lacks this."""
+    model = centred_rbm()
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    flipped = centred_rbm()
+    with torch.no_grad():
+        flipped.W.copy_(-model.W)
+        flipped.b.copy_(-model.b)
+        flipped.c.copy_(model.c + model.W.sum(0))
+        flipped.visible_offset.copy_(1 - model.visible_offset)
+    objective = component("objective", "pcd", centered=True)
+    a, _ = gradients(objective, model, x, x_neg)
+    b, _ = gradients(objective, flipped, 1 - x, 1 - x_neg)
+    assert_close(b["W"], -a["W"], **EXACT)
+    assert_close(b["b"], -a["b"], **EXACT)
+    # c = c' - W^T mu: the same model has c + sum_i W_i after the flip.
+    assert_close(b["c"], a["c"] + a["W"].sum(0), **EXACT)
+
+
+def test_offsets_start_at_the_data_mean_and_one_half():
+    mean = torch.tensor([[0.1, 0.2], [0.3, 0.9]])
+    model = component("model", "rbm").build(Binary((2, 2)), mean, stream(0))
+    assert torch.equal(model.visible_offset, mean.flatten())
+    assert (model.hidden_offset == 0.5).all()
+
+
+# What does not fit
+
+
+def test_keys_that_exclude_each_other_are_refused():
+    assert component("objective", "exact", energy_l2=0.1).conflict()
+    assert component("objective", "pcd", energy_l2=0.1).conflict() is None
+
+
+def test_the_centred_gradient_needs_an_rbm():
+    choice = {"model": "boltzmann", "objective": "pcd"}
+    objective = component("objective", "pcd", centered=True)
+    assert objective.needs == (RBM,)
+    assert component("objective", "pcd").needs == ()
+    with pytest.raises(UserError, match=r"model=boltzmann has no centred gradient.*use model=rbm"):
+        checks.check_objective(objective, component("model", "boltzmann"), choice)
+    checks.check_objective(objective, component("model", "rbm"), choice)
+
+
+def test_enumeration_refuses_a_large_model():
+    model = component("model", "boltzmann").build(Binary((30,)), torch.full((30,), 0.5), stream(0))
+    with pytest.raises(UserError, match=r"objective=exact: 30 sites, enumeration goes to 20"):
+        checks.check_enumerable(component("objective", "exact"), model, {"objective": "exact"})
+
+
+# In the training step
+
+
+class Broken(Likelihood):
+    """The gradient of one parameter is not finite at the third step."""
+
+    def gradient(self, model, x, x_neg, key):
+        metrics = super().gradient(model, x, x_neg, key)
+        if key == stream(0, "objective", 2):
+            model.W.grad[1, 2] = self.offset_rate * math.inf
+        return metrics
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(clip):
+    """It says which step and which parameter; weights, average and optimizer are those after the step before."""
+    adam = shipped("optimizer")["adam"] | {"clip": clip, "ema": 0.9, "ema_start": 0.0}
+    parts, state = small_run(optimizer=adam)
+    broken = Broken(**dataclasses.asdict(component("objective", "pcd")))
+    parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=broken))
+    for _ in range(2):
+        train.train_step(parts, state)
+    kept = {name: value.clone() for name, value in state.tensors().items() if name != "chains"}
+    with pytest.raises(RunError, match=r"^step 3: the gradient of W is not finite .*nothing was updated"):
+        train.train_step(parts, state)
+    assert state.step == 2
+    assert all(torch.equal(value, state.tensors()[name]) for name, value in kept.items())
+
+
+class Overflowed(Likelihood):
+    """A loss that is not finite with a gradient that is: saturated units have none."""
+
+    def gradient(self, model, x, x_neg, key):
+        return super().gradient(model, x, x_neg, key) | {"loss": torch.tensor(math.inf)}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_too():
+    parts, state = small_run()
+    overflowed = Overflowed(**dataclasses.asdict(component("objective", "pcd")))
+    parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=overflowed))
+    kept = [p.detach().clone() for p in state.model.parameters()]
+    with pytest.raises(RunError, match=r"^step 1: the loss is not finite .*loss inf"):
+        train.train_step(parts, state)
+    assert all(map(torch.equal, kept, state.model.parameters()))
+    assert state.step == 0
+
+
+def test_weights_that_are_not_finite_are_named():
+    _, state = small_run()
+    train.check_finite(state)
+    with torch.no_grad():
+        state.model.c[1] = math.nan
+    with pytest.raises(RunError, match=r"^step 0: c are not finite"):
+        train.check_finite(state)
+
+
+def test_negatives_are_the_ends_of_the_chains():
+    """One step by hand: draw, move with the key of the step, put back, gradient, update."""
+    parts, state = small_run()
+    reference = dataclasses.replace(state, model=small_run()[1].model, store=state.store.clone())
+    metrics = train.train_step(parts, state)
+    x = parts.data.batch(0, 6, 0)
+    end, _ = run(parts.components.sampler, reference.model, reference.store, 1, stream(0, "sampler", 0))
+    found, expected = gradients(parts.components.objective, reference.model, x, end)
+    assert torch.equal(state.store, end)
+    assert torch.equal(metrics["loss"], expected["loss"])
+    norm = sum(g.square().sum() for g in found.values()).sqrt().item()
+    assert metrics["gradient_norm"].item() == pytest.approx(norm, rel=1e-6)
+    rate = parts.components.optimizer.rate(0, 50)
+    for name, p in reference.model.named_parameters():
+        assert_close(dict(state.model.named_parameters())[name], p - rate * found[name])
+
+
+@pytest.mark.parametrize("policy", list(shipped("chains")))
+def test_no_key_of_training_serves_two_draws(policy, monkeypatch):
+    """Across purposes and steps: batches, starts, restarts, kernels."""
+    chains = shipped("chains")[policy] | {"steps": 2}
+    used = keys_used(monkeypatch)
+    parts, state = small_run(chains=chains, sampler=shipped("sampler")["gibbs"])
+    for _ in range(6):
+        train.train_step(parts, state)
+    assert len(used) >= 12
+    assert len(set(used)) == len(used)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_training_raises_the_exact_likelihood(name):
+    """300 steps on bars and stripes from a start at the data mean; each objective gains far more than it needs to."""
+    chains = {"cd": "data", "pcd": "persistent", "ml_replay": "replay", "cd_replay": "replay_data",
+              "short_run": "noise", "exact": "persistent"}  # fmt: skip
+    policy = shipped("chains")[chains.get(name, "persistent")] | {"steps": 5}
+    policy |= {"size": 50} if "size" in policy else {}
+    sgd = shipped("optimizer")["sgd"] | {"lr": 0.3, "schedule": "constant"}
+    model = shipped("model")["rbm"] | {"hidden": 3, "weight_std": 0.5}
+    parts, state = small_run(chains=policy, objective=shipped("objective")[name], optimizer=sgd, model=model)
+    before = exact.log_likelihood(state.model, parts.data.train.all()).mean().item()
+    for _ in range(300):
+        train.train_step(parts, state)
+    after = exact.log_likelihood(state.model, parts.data.train.all()).mean().item()
+    assert after > before + 0.2

@@ -1,0 +1,213 @@
+"""Optimizers against torch's own classes, and what surrounds them: rates, clipping, averages."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from targets import assert_close, component, gradients, shipped, small_run
+
+from ebm_cli import optimizer, registry, train
+from ebm_cli.optimizer import At
+from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.base import run
+
+OPTIMIZERS = list(shipped("optimizer"))
+TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+SETTINGS = [
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9}),
+    ("sgd", {"momentum": 0.9, "nesterov": True}),
+    ("sgd", {"weight_decay": 0.1}),
+    ("sgd", {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}),
+    ("adam", {}),
+    ("adam", {"betas": [0.5, 0.9], "eps": 1e-3, "weight_decay": 0.1}),
+    ("adam", {"betas": [0.0, 0.99]}),
+    ("adamw", {}),
+    ("adamw", {"betas": [0.5, 0.9], "weight_decay": 0.3}),
+]
+
+
+def test_every_optimizer_is_compared():
+    assert set(registry.components("optimizer")) == set(TORCH) == {name for name, _ in SETTINGS}
+
+
+def new_parameters():
+    shapes = {"W": (3, 4), "b": (4,), "c": ()}
+    return {name: normal(shape, stream(0, name)).requires_grad_() for name, shape in shapes.items()}
+
+
+def loss(parameters, step):
+    """Curved, different at each step, and with gradients of very different sizes."""
+    goal = normal((4,), stream(1, "goal", step))
+    output = parameters["W"].sum(0) * parameters["c"] - goal
+    return output.square().sum() + 1e-3 * (parameters["b"] - goal).pow(4).sum()
+
+
+@pytest.mark.parametrize(("name", "changes"), SETTINGS)
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_updates_are_those_of_torch(name, changes, schedule):
+    """100 updates in float32 with the same arithmetic in the same order: rounding may differ in the last place."""
+    ours = component("optimizer", name, **changes, lr=0.01, schedule=schedule)
+    parameters, others = new_parameters(), new_parameters()
+    state = ours.init(parameters)
+    fields = {key: value for key, value in changes.items() if key != "betas"}
+    fields |= {"betas": tuple(changes["betas"])} if "betas" in changes else {}
+    fields.setdefault("weight_decay", ours.weight_decay)
+    theirs = TORCH[name](others.values(), lr=0.01, **fields)
+    for step in range(100):
+        rate = ours.rate(step, 100)
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        for p in parameters.values():
+            p.grad = None
+        loss(parameters, step).backward()
+        optimizer.apply(ours, parameters, state, At(step, rate))
+        theirs.zero_grad()
+        loss(others, step).backward()
+        theirs.step()
+    for key, p in parameters.items():
+        assert not torch.equal(p, new_parameters()[key])
+        assert_close(p, others[key], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "changes"), SETTINGS)
+def test_state_is_plain_named_tensors_there_from_the_start(name, changes):
+    """So a checkpoint of step 0 has the same names as one of step 1000."""
+    ours = component("optimizer", name, **changes)
+    parameters = new_parameters()
+    state = ours.init(parameters)
+    assert set(state) == {f"{slot}.{key}" for slot in ours.slots() for key in parameters}
+    assert all(not value.any() and value.shape == parameters[key.split(".")[1]].shape for key, value in state.items())
+    loss(parameters, 0).backward()
+    optimizer.apply(ours, parameters, state, At(0, 0.1))
+    assert all(value.any() and not value.requires_grad for value in state.values())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_parameter_without_gradient_stays(name):
+    ours, parameters = component("optimizer", name), new_parameters()
+    state = ours.init(parameters)
+    loss(parameters, 0).backward()
+    parameters["b"].grad = None
+    optimizer.apply(ours, parameters, state, At(0, 0.1))
+    kept = new_parameters()
+    assert torch.equal(parameters["b"], kept["b"])
+    assert not torch.equal(parameters["W"], kept["W"])
+
+
+# Rates
+
+
+def rates(steps=100, **changes):
+    ours = component("optimizer", "sgd", lr=2.0, final_lr=0.5, **changes)
+    return [ours.rate(step, steps) for step in range(steps + 1)]
+
+
+def test_a_constant_rate_is_constant():
+    assert set(rates(schedule="constant")) == {2.0}
+
+
+def test_a_linear_rate_ends_at_its_final_value():
+    found = rates(schedule="linear")
+    assert (found[0], found[100]) == (2.0, 0.5)
+    assert found[50] == pytest.approx(1.25)
+    assert found[10] - found[11] == pytest.approx(1.5 / 100)
+
+
+def test_a_cosine_rate():
+    found = rates(schedule="cosine")
+    assert (found[0], found[100]) == (2.0, pytest.approx(0.5))
+    assert found[50] == pytest.approx(1.25)
+    assert found[25] == pytest.approx(0.5 + 1.5 * (1 + math.cos(math.pi / 4)) / 2)
+    assert all(a > b for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warmup_rises_linearly_to_the_peak_and_is_never_zero(schedule):
+    found = rates(schedule=schedule, warmup=9)
+    assert found[:9] == pytest.approx([2.0 * k / 10 for k in range(1, 10)])
+    assert found[9] == 2.0
+    assert max(found) == 2.0
+    assert found[100] == pytest.approx(2.0 if schedule == "constant" else 0.5)
+
+
+def test_rates_beyond_the_end_and_warmups_beyond_it():
+    """A resumed run may go further; a warm-up may be longer than the run."""
+    ours = component("optimizer", "sgd", lr=2.0, final_lr=0.5, schedule="linear", warmup=20)
+    assert ours.rate(500, 100) == 0.5
+    assert ours.rate(5, 10) == pytest.approx(2.0 * 6 / 21)
+    assert ours.rate(20, 20) == 2.0
+
+
+# In the training step
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_clipping_bounds_the_norm_of_the_whole_gradient(clip):
+    """All parameters are scaled by one factor, and not at all where the norm is below the bound."""
+    rate = 0.5
+    sgd = shipped("optimizer")["sgd"] | {"lr": rate, "schedule": "constant", "clip": clip}
+    parts, state = small_run(optimizer=sgd)
+    reference = small_run()[1]
+    metrics = train.train_step(parts, state)
+    end, _ = run(parts.components.sampler, reference.model, reference.store, 1, stream(0, "sampler", 0))
+    gradient, _ = gradients(parts.components.objective, reference.model, parts.data.batch(0, 6, 0), end)
+    norm = metrics["gradient_norm"].item()
+    scale = min(1.0, clip / norm)
+    moved = []
+    for name, p in reference.model.named_parameters():
+        change = dict(state.model.named_parameters())[name] - p
+        # One rounding of weights of size 1 is 6e-8.
+        assert_close(change, -rate * scale * gradient[name], rtol=1e-3, atol=1.5e-7)
+        moved.append(change.flatten())
+    assert torch.cat(moved).norm().item() == pytest.approx(rate * min(clip, norm), rel=1e-3)
+
+
+@pytest.mark.parametrize(("start", "steps"), [(0.0, 12), (0.4, 50)])
+def test_the_average_is_exponential_from_its_start_on(start, steps):
+    """Until step ema_start * steps it follows the weights, then theta_ema <- ema theta_ema + (1 - ema) theta."""
+    sgd = shipped("optimizer")["sgd"] | {"lr": 0.5, "ema": 0.7, "ema_start": start}
+    parts, state = small_run(optimizer=sgd)
+    average = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    for step in range(steps):
+        train.train_step(parts, state)
+        for name, p in state.model.named_parameters():
+            keep = 0.7 if step >= start * 50 else 0.0
+            average[name] = keep * average[name] + (1 - keep) * p.detach()
+    averaged = dict(state.averaged_model().named_parameters())
+    for name, value in average.items():
+        assert_close(state.average[name], value, rtol=1e-6, atol=1e-7)
+        assert torch.equal(averaged[name], state.average[name])
+        assert not torch.equal(averaged[name], dict(state.model.named_parameters())[name])
+
+
+def test_without_averaging_the_model_itself_is_evaluated():
+    _, state = small_run()
+    assert state.average == {}
+    assert state.averaged_model() is state.model
+
+
+def test_averaging_does_not_change_training():
+    plain = shipped("optimizer")["adam"]
+    runs = []
+    for config in (plain, plain | {"ema": 0.9, "ema_start": 0.0}):
+        parts, state = small_run(optimizer=config)
+        for _ in range(5):
+            train.train_step(parts, state)
+        runs.append([p.detach() for p in state.model.parameters()])
+    assert all(map(torch.equal, *runs))
+
+
+def test_the_rate_of_the_step_is_the_one_applied():
+    """The logged rate is that of the update, and the update shrinks with it."""
+    sgd = shipped("optimizer")["sgd"] | {"lr": 0.5, "schedule": "linear", "warmup": 3}
+    parts, state = small_run(optimizer=sgd)
+    found = [train.train_step(parts, state)["learning_rate"].item() for _ in range(6)]
+    assert found == pytest.approx([parts.components.optimizer.rate(step, 50) for step in range(6)])
+    still = dataclasses.replace(parts.components.optimizer, lr=1e-30, warmup=0)
+    parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, optimizer=still))
+    kept = [p.detach().clone() for p in state.model.parameters()]
+    train.train_step(parts, state)
+    assert all(map(torch.equal, kept, state.model.parameters()))

@@ -1,0 +1,196 @@
+"""A run that was stopped, however, and resumed ends bit for bit as one that was not."""
+
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from cli_helpers import TINY, assert_refused, digest, ebm, facts, last_step, outcome, snapshot, train, trained
+
+from ebm_cli import checkpoint, fit
+
+POLICIES = {
+    "data": "objective=cd chains.steps=2 optimizer.momentum=0.9 optimizer.warmup=5",
+    "persistent": "objective=pcd sampler=gibbs optimizer=adam chains.count=7",
+    "replay": "objective=ml_replay sampler=metropolis chains.steps=2 chains.size=30 optimizer.ema=0.9 optimizer.clip=1",
+    "replay_data": "objective=cd_replay chains.steps=2 chains.size=30 objective.centered=true optimizer.momentum=0.5",
+    "noise": "objective=short_run sampler=metropolis sampler.flips=2 chains.steps=3 optimizer=adamw",
+}
+RHYTHM = "steps=30 save_every=5 eval_every=7 evaluation=[samples,pseudo_likelihood] checkpoint.keep_last=2"
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def at_step(monkeypatch, step, act):
+    """Call `act` before training step number `step` is done."""
+    original = fit.train_step
+
+    def stepping(parts, state):
+        if state.step == step:
+            act()
+        return original(parts, state)
+
+    monkeypatch.setattr(fit, "train_step", stepping)
+
+
+def die():
+    raise Killed
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_killed_and_resumed_is_as_never_killed(name, monkeypatch):
+    line = f"{RHYTHM} {POLICIES[name]}"
+    trained(line, "whole")
+    for step in (3, 17):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, die)
+            with pytest.raises(Killed):
+                train(line, "parts") if step == 3 else ebm("train resume=parts")
+    assert ebm("train resume=parts").code == 0
+    assert outcome(Path("parts")) == outcome(Path("whole"))
+    assert facts(Path("parts"))["status"] == "done"
+
+
+def test_stopped_in_time_and_resumed_is_as_never_stopped(monkeypatch):
+    trained("steps=20 save_every=6", "whole")
+    at_step(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train("steps=20 save_every=6", "parts").code == 75
+    assert last_step(Path("parts")).name == "step-00000010"
+    assert ebm("train resume=parts").code == 0
+    assert outcome(Path("parts")) == outcome(Path("whole"))
+
+
+def test_looking_more_often_changes_nothing():
+    every = "[samples,pseudo_likelihood,chains,ais] evaluation.samples.while_training=true"
+    tiny = (
+        "evaluation.chains.while_training=true evaluation.chains.warmup=2 evaluation.chains.steps=8 "
+        "evaluation.ais.while_training=true evaluation.ais.temperatures=3 evaluation.ais.chains=4 "
+        "evaluation.ais.raise_points=2"
+    )
+    rarely = trained("log_every=12 eval_every=0 save_every=0 optimizer.ema=0.9", "rarely")
+    often = trained(f"log_every=1 eval_every=1 save_every=1 optimizer.ema=0.9 evaluation={every} {tiny}", "often")
+    assert digest(last_step(rarely) / checkpoint.TENSORS) == digest(last_step(often) / checkpoint.TENSORS)
+
+
+def test_more_steps_for_a_finished_run():
+    trained("steps=10 optimizer.schedule=constant", "parts")
+    assert ebm("train resume=parts steps=20").code == 0
+    trained("steps=20 optimizer.schedule=constant", "whole")
+    tensors = [last_step(Path(name)) / checkpoint.TENSORS for name in ("parts", "whole")]
+    assert digest(tensors[0]) == digest(tensors[1])
+
+
+def test_killed_before_the_first_checkpoint_starts_again(monkeypatch):
+    whole = trained("steps=8", "whole")
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, die)
+        with pytest.raises(Killed):
+            train("steps=8", "parts")
+    assert len(Path("parts/metrics.jsonl").read_text().splitlines()) == 5
+    answer = ebm("train resume=parts")
+    assert answer.code == 0
+    assert "no checkpoint was written yet, so the run starts again" in answer.err
+    assert outcome(Path("parts")) == outcome(whole)
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"id": "../../x", "seconds": "soon"}', "[]"])
+def test_killed_while_the_run_directory_was_being_made(left):
+    run = trained()
+    for path in ("metrics.jsonl", "summary.json", "metadata.json"):
+        (run / path).unlink()
+    for folder in (run / "checkpoints").iterdir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    if left:
+        (run / "metadata.json").write_text(left)
+    assert ebm("train resume=run").code == 0
+    assert facts(run)["status"] == "done"
+    assert len(facts(run)["id"]) == 8
+
+
+def test_leftovers_of_a_kill_while_saving_do_no_harm(monkeypatch):
+    whole = trained("save_every=4", "whole")
+    run = trained("save_every=4 steps=8", "run2")
+    (run / "checkpoints" / ".writing-00000012").mkdir()
+    (run / "checkpoints" / ".writing-00000012" / checkpoint.TENSORS).write_bytes(b"half")
+    assert ebm("train resume=run2 steps=12").code == 0
+    assert last_step(run).name == last_step(whole).name
+    assert not (run / "checkpoints" / ".writing-00000012").exists()
+
+
+def test_evaluations_may_be_chosen_anew():
+    run = trained()
+    assert ebm("train resume=run evaluation=[pseudo_likelihood]").code == 0
+    assert set(facts(run, "summary.json")) > {"pseudo_likelihood/log_pseudo_likelihood", "status"}
+    assert "samples/copies" not in facts(run, "summary.json")
+    assert ebm("train resume=run evaluation=[]").code == 0
+    assert set(facts(run, "summary.json")) == {"status", "steps", "seconds"}
+
+
+def test_the_rungs_of_a_ladder_stay_when_more_steps_are_given():
+    trained("steps=16 checkpoint.log_spaced=5 checkpoint.keep_last=1")
+    assert ebm("train resume=run steps=40 checkpoint.log_spaced=5").code == 0
+    assert {1, 2, 4, 8} <= set(checkpoint.steps(Path("run/checkpoints")))
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    run = trained()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("hidden: 8", "hidden: 9"))
+    before = snapshot(run)
+    for command in ("train resume=run", "sample run=run", "evaluate run=run evaluation=[samples]"):
+        assert_refused(ebm(command), "step-00000012 is a checkpoint of another model", "model.W is (64, 8)", "(64, 9)")
+    assert snapshot(run) == before
+
+
+# The real thing: processes that are killed at random times.
+
+
+def _child(line: str, folder: str) -> None:
+    os.chdir(folder)
+    with open("output.txt", "a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os._exit(ebm(line).code)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have torch in memory already when they begin, and share nothing with this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "cli_helpers"])
+    return context
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", POLICIES)
+def test_twenty_kills_in_a_row(name, tmp_path, processes):
+    line = f"{RHYTHM} {POLICIES[name]} steps=1500 save_every=20 eval_every=70"
+    times, kills, directory = random.Random(name), 0, "run0"
+    whole = outcome(trained(line, "whole"))
+    while kills < 20:
+        there = Path(directory, "config.yaml").exists()
+        command = f"train resume={directory}" if there else f"train {' '.join(TINY)} {line} hydra.run.dir={directory}"
+        process = processes.Process(target=_child, args=(command, str(tmp_path)))
+        process.start()
+        process.join(times.uniform(0.1, 0.7))
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), Path("output.txt").read_text()
+        kills += process.exitcode != 0
+        if process.exitcode == 0:
+            assert outcome(Path(directory)) == whole
+            directory = f"run{kills}"
+    if Path(directory, "config.yaml").exists():
+        assert ebm(f"train resume={directory}").code == 0
+        assert outcome(Path(directory)) == whole

@@ -1,0 +1,313 @@
+"""Every registered kernel on every fitting small target: it leaves p invariant, forgets its start, is what it says."""
+
+import math
+
+import pytest
+import torch
+from targets import (
+    FALSE_ALARM,
+    FITTING,
+    FITTING_BINARY,
+    SAMPLERS,
+    SIGMAS,
+    assert_close,
+    assert_distributed,
+    assert_mean,
+    cells,
+    chi_square,
+    chi_square_tail,
+    component,
+    double_states,
+    exact_p,
+    keys_used,
+    matrix_of,
+    small_model,
+    target,
+)
+
+from ebm_cli import exact, registry
+from ebm_cli.device import Device
+from ebm_cli.rng import stream
+from ebm_cli.sampler.base import run
+from ebm_cli.space import Binary, Real
+
+kernels = pytest.mark.parametrize(("name", "model_name"), FITTING)
+binary_kernels = pytest.mark.parametrize(("name", "model_name"), FITTING_BINARY)
+DEFINED = [(s, t) for s, t in FITTING_BINARY if matrix_of(SAMPLERS[s], target(t)) is not None]
+defined_kernels = pytest.mark.parametrize(("name", "model_name"), DEFINED)
+
+
+def test_every_sampler_has_a_target():
+    assert {name for name, _ in FITTING} == set(SAMPLERS)
+    assert {type(sampler) for sampler in SAMPLERS.values()} == set(registry.components("sampler").values())
+
+
+# Invariance
+
+
+@kernels
+def test_leaves_the_target_invariant(name, model_name):
+    """Exact draws are still exact draws after three steps, in the float32 of production."""
+    model = target(model_name)
+    x = exact.sample(model, 200_000, stream(0, "start"))
+    y, _ = run(SAMPLERS[name], model.float(), x.float(), 3, stream(0, "kernel"))
+    assert_distributed(model, y)
+
+
+@kernels
+def test_forgets_where_it_started(name, model_name):
+    """All chains start at one point. The slowest of these kernels (step 0.1 on R^2) forgets in some 200 steps."""
+    model = target(model_name)
+    start = model.space.noise(1, stream(0, "point")).double()
+    steps, n = (3000, 5000) if isinstance(model.space, Real) else (200, 20_000)
+    y, _ = run(SAMPLERS[name], model, start.expand(n, *model.space.shape), steps, stream(1, "kernel"))
+    assert_distributed(model, y)
+
+
+@kernels
+def test_stays_in_the_space_and_keeps_its_input(name, model_name):
+    model = target(model_name).float()
+    x = model.space.noise(50, stream(0, "noise"))
+    before = x.clone()
+    for steps in (1, 2, 9):
+        y, info = run(SAMPLERS[name], model, x, steps, stream(0, "kernel"))
+        assert y.shape == x.shape
+        assert y.dtype == x.dtype
+        assert model.space.contains(y)
+        assert not torch.equal(y, x)
+        assert all(value.shape == (50,) and value.isfinite().all() for value in info.values())
+    assert torch.equal(x, before)
+
+
+@kernels
+def test_reads_only_its_key(name, model_name):
+    model = target(model_name).float()
+    x = model.space.noise(64, stream(0, "noise"))
+    ends = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)  # noqa: TID251
+        before = torch.get_rng_state()
+        ends.append(run(SAMPLERS[name], model, x, 3, stream(5, "kernel"))[0])
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(*ends)
+    assert not torch.equal(ends[0], run(SAMPLERS[name], model, x, 3, stream(6, "kernel"))[0])
+
+
+@kernels
+def test_no_key_serves_two_draws(name, model_name, monkeypatch):
+    """Two draws from one key share their numbers, which shifts them between chains where no marginal shows it."""
+    model = target(model_name).float()
+    x = model.space.noise(5, stream(0, "noise"))
+    used = keys_used(monkeypatch)
+    run(SAMPLERS[name], model, x, 4, stream(5, "kernel"))
+    assert len(used) >= 4
+    assert len(set(used)) == len(used)
+
+
+@kernels
+def test_every_step_draws_anew(name, model_name):
+    """Chains side by side and steps one after the other do not share their random numbers."""
+    model = target(model_name).float()
+    x = model.space.noise(1, stream(0, "noise")).expand(200, *model.space.shape)
+    state = SAMPLERS[name].init(model, x)
+    with torch.no_grad():
+        first = SAMPLERS[name].step(model, state, stream(5).fold(0))[0].x
+        second = SAMPLERS[name].step(model, SAMPLERS[name].init(model, x), stream(5).fold(1))[0].x
+    assert len(first.flatten(1).unique(dim=0)) > 1
+    assert not torch.equal(first, second)
+
+
+@kernels
+def test_parameters_need_no_gradient_and_get_none(name, model_name):
+    model = target(model_name)
+    y, _ = run(SAMPLERS[name], model, model.space.noise(5, stream(0)).double(), 2, stream(1))
+    assert not y.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+@kernels
+def test_caches_follow_the_chain(name, model_name):
+    """Stepping on with the state of the last step is the same as with a fresh one at the same position."""
+    sampler, model = SAMPLERS[name], target(model_name)
+    state = sampler.init(model, model.space.noise(500, stream(0, "noise")).double())
+    with torch.no_grad():
+        for i in range(6):
+            fresh = sampler.init(model, state.x.clone())
+            state, _ = sampler.step(model, state, stream(1).fold(i))
+            assert torch.equal(state.x, sampler.step(model, fresh, stream(1).fold(i))[0].x)
+
+
+# Transition matrices
+
+
+@defined_kernels
+def test_the_definition_leaves_the_target_invariant(name, model_name):
+    """|p T - p| <= 1e-12 with T multiplied out in float64, and T a stochastic matrix."""
+    model = target(model_name)
+    matrix, p = matrix_of(SAMPLERS[name], model), exact_p(model)
+    assert matrix.min() >= 0
+    assert (matrix.sum(1) - 1).abs().max() < 1e-12
+    assert (p @ matrix - p).abs().max() < 1e-12
+
+
+@defined_kernels
+def test_one_step_is_the_definition(name, model_name):
+    """From every state 20 000 chains take one step: their ends, cell by cell, against the row of the matrix."""
+    model, n = target(model_name), 20_000
+    matrix = matrix_of(SAMPLERS[name], model).numpy()
+    x = double_states(model).repeat_interleave(n, 0)
+    y, _ = run(SAMPLERS[name], model, x, 1, stream(2, name, model_name))
+    states = model.space.states
+    pairs = model.space.code(x) * states + model.space.code(y)
+    count = torch.bincount(pairs, minlength=states**2).reshape(states, states)
+    assert chi_square(count, matrix * n, cells_lost=states) > FALSE_ALARM
+
+
+@defined_kernels
+def test_reversal_is_the_time_reversal(name, model_name):
+    """p(x) T(x, x') = p(x') T~(x', x)."""
+    sampler, model = SAMPLERS[name], target(model_name)
+    p = exact_p(model)[:, None]
+    flow = p * matrix_of(sampler, model)
+    assert (flow - (p * matrix_of(sampler.reversal(), model)).T).abs().max() < 1e-14
+    assert sampler.reversal().reversal() == sampler
+
+
+@binary_kernels
+def test_reversal_runs_backwards(name, model_name):
+    """Draws: pairs (start, end) of a step from p, and pairs (end, start) of the reversal, have one distribution.
+
+    Needs no written matrix, so it holds for any kernel. Two counts of n each: sum (a - b)^2 / (a + b) is chi-square.
+    """
+    sampler, model, n = SAMPLERS[name], target(model_name), 100_000
+    pairs = []
+    for kernel, seed in ((sampler, 0), (sampler.reversal(), 1)):
+        x = exact.sample(model, n, stream(seed, "start"))
+        y, _ = run(kernel, model, x, 1, stream(seed, "kernel"))
+        ends = [model.space.code(x), model.space.code(y)]
+        pairs.append(torch.bincount(ends[seed] * model.space.states + ends[1 - seed], minlength=model.space.states**2))
+    often = pairs[0] + pairs[1] >= 20
+    a, b = (torch.cat([count[often], count[~often].sum()[None]]).double() for count in pairs)
+    # As if a had the mean of both: (a - m)^2 / m with m = (a + b) / 2 is half of (a - b)^2 / (a + b).
+    statistic = ((a - b) ** 2 / (a + b).clamp_min(1)).sum().item()
+    assert chi_square_tail(statistic, len(a) - 1) > FALSE_ALARM
+
+
+def test_systematic_scan_is_not_its_own_reversal():
+    """Otherwise the tests of the reversal would show nothing."""
+    model = target("rbm-binary")
+    flow = exact_p(model)[:, None] * matrix_of(SAMPLERS["gibbs"], model)
+    assert (flow - flow.T).abs().max() > 1e-3
+
+
+# The loop
+
+
+def test_run_averages_the_info_over_steps():
+    model = target("boltzmann-binary")
+    sampler, key = component("sampler", "metropolis"), stream(0, "run")
+    x = model.space.noise(100, stream(0, "noise")).double()
+    y, info = run(sampler, model, x, 4, key)
+    state, accepted = sampler.init(model, x), []
+    with torch.no_grad():
+        for i in range(4):
+            state, one = sampler.step(model, state, key.fold(i))
+            accepted.append(one["acceptance"])
+    assert torch.equal(y, state.x)
+    assert_close(info["acceptance"], torch.stack(accepted).mean(0))
+
+
+# Metropolis
+
+
+@pytest.mark.parametrize("flips", [1, 2, 3, 4, 9])
+def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
+    """Numbers from 1 to `flips` (at most all) equally likely, and all sets of one number."""
+    model = small_model("boltzmann", Binary((2, 2)))
+    sampler, n = component("sampler", "metropolis", flips=flips), 60_000
+    x = model.space.noise(n, stream(0, "noise"))
+    flipped = (sampler.propose(model, x, stream(0, "proposal")) != x).float()
+    most = min(flips, 4)
+    weight = [1 / math.comb(4, code.bit_count()) / most if 1 <= code.bit_count() <= most else 0 for code in range(16)]
+    count = torch.bincount(model.space.code(flipped), minlength=16)
+    assert chi_square(count, torch.tensor(weight, dtype=torch.float64) * n) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("step_size", [0.1, 1.5])
+def test_metropolis_steps_are_normal_and_symmetric(step_size):
+    """x' - x is N(0, step_size^2) in every coordinate, whatever x is, so q(x' | x) = q(x | x')."""
+    model = small_model("exponential_family", Real((1, 2)))
+    sampler, n = component("sampler", "metropolis", step_size=step_size), 100_000
+    for start in (0.0, 3.0):
+        x = torch.full((n, 1, 2), start, dtype=torch.float64)
+        z = (sampler.propose(model, x, stream(0, "proposal")) - x).flatten(1) / step_size
+        count = torch.histc(torch.special.ndtr(z[:, 0]), 50, 0, 1)
+        assert chi_square(count, torch.full((50,), n / 50)) > FALSE_ALARM
+        assert_mean(z[:, 1], 0)
+        assert_mean(z[:, 1].square(), 1)
+        assert_mean(z[:, 0] * z[:, 1], 0)
+
+
+@pytest.mark.parametrize("step_size", [0.5, 2.0])
+def test_acceptance_is_the_known_integral(step_size):
+    """On N(m, s^2) in one dimension a random walk of step t is accepted with probability 2/pi arctan(2 s / t)."""
+    model = small_model("exponential_family", Real((1,)))
+    sampler = component("sampler", "metropolis", step_size=step_size)
+    scale = math.exp(-model.r.item() / 2)
+    x = exact.sample(model, 100_000, stream(0, "start"))
+    y, info = run(sampler, model, x, 1, stream(0, "kernel"))
+    assert_mean(info["acceptance"], 2 / math.pi * math.atan(2 * scale / step_size))
+    assert torch.equal(info["acceptance"] == 1, (y != x).flatten())
+
+
+def test_metropolis_rejects_what_has_no_probability():
+    """An energy of infinity or nan is never moved to."""
+
+    class Wall(torch.nn.Module):
+        space = Real((1,))
+
+        def __init__(self, outside):
+            super().__init__()
+            self.outside = outside
+
+        def energy(self, x):
+            return torch.where(x.flatten() > 0, self.outside, 0.0)
+
+    for outside in (math.inf, math.nan):
+        y, _ = run(
+            component("sampler", "metropolis", step_size=1.0), Wall(outside), torch.full((100, 1), -1.0), 20, stream(0)
+        )
+        assert (y <= 0).all()
+
+
+# Low precision
+
+
+@binary_kernels
+def test_chains_in_bfloat16_are_close(name, model_name):
+    """Products with 7-bit mantissas: logits of size 3 err by 0.01, probabilities by 0.003, four sites by about 0.01.
+
+    Total variation: 0.01 of that, and 0.01 of the finite sample (16 cells, 50 000 chains).
+    """
+    model = target(model_name).float()
+    x = exact.sample(model, 50_000, stream(0, "start")).float()
+    with Device(torch.device("cpu"), "", "bf16").chain_precision():
+        y, _ = run(SAMPLERS[name], model, x, 3, stream(0, "kernel"))
+    y = y.float()
+    count, p = cells(model, y)
+    assert abs(count / len(y) - p).sum() / 2 < 0.03
+
+
+def test_bfloat16_is_used_and_left():
+    """The context lowers matrix products, and only inside it."""
+    a = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    with Device(torch.device("cpu"), "", "bf16").chain_precision():
+        assert (a @ a).dtype == torch.bfloat16
+    with Device(torch.device("cpu"), "", "fp32").chain_precision():
+        assert (a @ a).dtype == torch.float32
+    assert (a @ a).dtype == torch.float32
+
+
+def test_sigmas_and_false_alarm_agree():
+    """Both statistics of this suite alarm about once in a million."""
+    assert 2 * torch.special.ndtr(torch.tensor(-SIGMAS, dtype=torch.float64)).item() < FALSE_ALARM
