@@ -50,6 +50,13 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str
         )
 
 
+def check_size(sampler: Sampler[Any, Any], space: Space) -> None:
+    """The sampler's settings suit a space of this size, once it is known."""
+    misfit = sampler.misfit(space)
+    if misfit:
+        raise UserError(misfit)
+
+
 def _fits(sampler: Any, model: ModelSpec) -> bool:
     spaces = set(sampler.spaces) & set(model.spaces)
     return bool(spaces) and all(issubclass(model.builds, need) for need in sampler.needs)

@@ -1,7 +1,6 @@
 """The command line: the only file that imports hydra and omegaconf, and only once a command needs them."""
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_cli import __version__
+from ebm_cli.arguments import directories_there, prepared
 from ebm_cli.errors import RunError, UserError, nearest
 
 COMMANDS = {
@@ -47,15 +47,6 @@ complete -o nospace -o default -F _ebm ebm
 
 _VERSION = f"ebm {__version__}\n"
 _TEXTS = {"-h": HELP, "--help": HELP, "help": HELP, "-V": _VERSION, "--version": _VERSION, "completion": COMPLETION}
-
-_PATH_KEYS = ("run", "resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
-_ONE_OF = ("dataset", "model", "objective", "chains", "sampler", "optimizer", "tracker", "device")
-_FLAGS = {  # Hydra's, and whether a value may follow
-    "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
-    "-m": False, "--multirun": False, "--resolve": False, "-c": True, "--cfg": True, "-p": True, "--package": True,
-    "-cp": True, "--config-path": True, "-cn": True, "--config-name": True, "-cd": True, "--config-dir": True,
-    "-i": True, "--info": True, "--experimental-rerun": True, "-sc": True, "--shell-completion": True,
-}  # fmt: skip
 
 
 class SweepTable:
@@ -140,9 +131,8 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     SweepTable.directory = SweepTable.refusal = None
-    arguments = _in_order([_quoted_path(argument) for argument in _checked(arguments, command)])
-    arguments = _resume_in_place(arguments)
-    job = _Job(command, Outcome(), _directories_there(arguments))
+    arguments = prepared(arguments, command)
+    job = _Job(command, Outcome(), directories_there(arguments))
     decorate = hydra_main(version_base="1.3", config_path="pkg://ebm_cli.conf", config_name=command)
     argv, sys.argv = sys.argv, [f"ebm {command}", *arguments]
     try:
@@ -179,76 +169,6 @@ def _prepare_hydra() -> None:
     Plugins.instance().register(UserSearchPath)
     unique = secrets.token_hex(2)
     OmegaConf.register_new_resolver("ebm_unique", lambda: unique, replace=True)
-
-
-def _checked(arguments: list[str], command: str) -> list[str]:
-    """The arguments, after refusing what Hydra would answer with a page of its own usage."""
-    multirun = bool({"-m", "--multirun"} & set(arguments))
-    if multirun and command != "train":
-        raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if flag.startswith("-") and flag not in _FLAGS:
-            raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
-        group, equals, value = argument.partition("=")
-        if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
-            raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
-        if group in _ONE_OF and value.startswith("["):
-            raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
-    return arguments
-
-
-def _in_order(arguments: list[str]) -> list[str]:
-    """Overrides first, then flags, each with its value: Hydra's parser takes no override after a flag."""
-    overrides: list[str] = []
-    flags: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        a_value = before in _FLAGS and _FLAGS[before] and "=" not in argument
-        (flags if argument.startswith("-") or a_value else overrides).append(argument)
-    return overrides + flags
-
-
-def _quoted_path(argument: str) -> str:
-    """Paths need no quoting by the user, whatever characters they hold."""
-    key, equals, value = argument.partition("=")
-    if not equals or key not in _PATH_KEYS or value[:1] in ("'", '"', "") or value in ("null", "???"):
-        return argument
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"{key}='{escaped}'"
-
-
-def _resume_in_place(arguments: list[str]) -> list[str]:
-    """`resume=DIR` makes DIR the run directory of this job; it must hold a run, since Hydra would create it."""
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key.lstrip("+") != "resume" or value == "null":
-            continue
-        path = Path(_plain(value))
-        if not _plain(value):
-            raise UserError("resume is empty: name a run directory, resume=DIR")
-        if not (path / "config.yaml").is_file():
-            raise UserError(f"resume = {path}: no run is there (it has no config.yaml)")
-        if {"-m", "--multirun"} & set(arguments):
-            raise UserError(f"resume = {path}: one run is resumed at a time; leave out -m")
-        if any(other.startswith("hydra.run.dir=") for other in arguments):
-            raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {path}; leave it out")
-        return [f"hydra.run.dir={value}", *arguments]
-    return arguments
-
-
-def _plain(value: str) -> str:
-    """A path as `_quoted_path` or the user quoted it, without the quotes."""
-    if value[:1] not in ("'", '"'):
-        return value
-    inner = value[1:-1]
-    return re.sub(r"(\\*)('|$)", lambda found: found[1][: len(found[1]) // 2] + found[2], inner)
-
-
-def _directories_there(arguments: list[str]) -> set[Path]:
-    """Directories above and at the run directory that exist before Hydra makes the missing ones."""
-    given = [_plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
-    path = Path(given[-1] if given else "outputs").absolute()
-    return {folder for folder in (path, *path.parents) if folder.exists()}
 
 
 @dataclass

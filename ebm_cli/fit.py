@@ -16,7 +16,7 @@ from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
-from ebm_cli.terminal import StepDisplay
+from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.train import Best, Parts, TrainState, check_finite, train_step
 
@@ -48,6 +48,7 @@ class Recorder:
     plan: Plan
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
+    warned: bool = False
 
     def rungs_there(self, step: int) -> set[int]:
         """The steps of a ladder that stay when a resumed run is given another number of steps, hence other rungs."""
@@ -69,11 +70,24 @@ class Recorder:
         if values:
             self.metrics(state.step, values)
         self._show(parts, state)
-        value = values.get(self.plan.monitor or "")
+        value = self._monitored(values, parts)
         if value is None or (state.best and value <= state.best.value):
             return False
         state.best = Best(state.step, value)
         return True
+
+    def _monitored(self, values: Mapping[str, float], parts: Parts) -> float | None:
+        """The value that decides which checkpoint is best; a monitor that nothing measures is said, once."""
+        monitor = self.plan.monitor
+        if monitor is None or monitor in values:
+            return None if monitor is None else values[monitor]
+        if values and parts.data.valid and not self.warned:
+            self.warned = True
+            log.warning(
+                "checkpoint.monitor = %s is not measured while training (%s): no best checkpoint is kept",
+                monitor, ", ".join(values),
+            )  # fmt: skip
+        return None
 
     def _show(self, parts: Parts, state: TrainState) -> None:
         """Chains as a picture, weights as histograms."""

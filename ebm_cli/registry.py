@@ -7,7 +7,9 @@ annotations, defaults are in the YAML alone. Nothing here looks up a dotted path
 import dataclasses
 import importlib
 import json
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar, dataclass_transform
@@ -36,7 +38,7 @@ def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
             raise ValueError(f"no component group {group!r}; there are {', '.join(GROUPS)}")
         if (group, name) in _TABLE:
             raise ValueError(f"{group} {name!r} is already {_TABLE[group, name].__qualname__}")
-        config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+        config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
         component: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=config)
         _TABLE[group, name] = component
         return component
@@ -56,14 +58,21 @@ def _submodules(module: ModuleType) -> list[str]:
 
 
 def load_plugins(modules: list[str]) -> None:
-    """Import the user's own component modules, named on the command line as `plugins=[my_module]`."""
+    """Import the user's own component modules, named on the command line as `plugins=[my_module]`.
+
+    They are found where Python finds modules, and last in the working directory.
+    """
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     for name in modules:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
-            raise UserError(f"plugins: no Python module {name!r}; it must be importable (PYTHONPATH=.)") from error
+            raise UserError(
+                f"plugins: no Python module {name!r}; it must lie in the working directory or on PYTHONPATH"
+            ) from error
 
 
 def components(group: str) -> dict[str, type]:
@@ -94,5 +103,5 @@ def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:
         return f"unknown key {path}{nearest(str(detail['loc'][-1]), keys)} (takes: {', '.join(keys) or 'no keys'})"
     if detail["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{path} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{path} = {json.dumps(detail['input'], default=str)}: {message[0].lower()}{message[1:]}"

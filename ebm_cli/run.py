@@ -69,9 +69,8 @@ class Run:
         """metadata.json, with what a run needs of it made anew where it is missing or is no such thing."""
         found = self.read_json("metadata.json")
         known = _ID.fullmatch(str(found.get("id")))
-        seconds = found.get("seconds")
-        spent = seconds if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else 0.0
-        return {**new_metadata(), **found, **({} if known else {"id": secrets.token_hex(4)}), "seconds": spent}
+        spent = {name: _seconds(found.get(name)) for name in ("seconds", "training_seconds")}
+        return {**new_metadata(), **found, **({} if known else {"id": secrets.token_hex(4)}), **spent}
 
     def update_metadata(self, **values: Any) -> None:
         """Merge values into metadata.json."""
@@ -169,6 +168,11 @@ def _plain_yaml(text: str) -> Any:
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
         raise ValueError("it has YAML aliases")  # a few lines of them can stand for gigabytes
     return json.loads(json.dumps(yaml.safe_load(text)))
+
+
+def _seconds(found: object) -> float:
+    """A duration a file claims, or none."""
+    return float(found) if isinstance(found, int | float) and 0 <= found < 1e12 else 0.0
 
 
 def _redacted(value: Any, key: str = "") -> Any:

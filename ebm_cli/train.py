@@ -128,17 +128,18 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     return parts
 
 
-def load_data(components: Components, device: Device, choice: Choice) -> Data:
-    """Read the data onto the device. Raises UserError if the model does not take them."""
-    data = components.dataset.load(components.model.spaces)
-    checks.check_loaded(data.space, components.model, choice)
-    return data.to(device.torch)
+def load_data(components: Components) -> Data:
+    """Read the data. Raises UserError naming what is missing or malformed."""
+    return components.dataset.load(components.model.spaces)
 
 
 def assemble(
     components: Components, loop: Loop, device: Device, data: Data, choice: Choice
 ) -> tuple[Parts, TrainState]:
-    """The parts of a run, and its state before the first step."""
+    """The parts of a run, and its state before the first step. Raises UserError if they do not fit the data."""
+    checks.check_loaded(data.space, components.model, choice)
+    checks.check_size(components.sampler, data.space)
+    data = data.to(device.torch)
     return Parts(loop, device, data, components), new_state(components, loop, data, choice)
 
 

@@ -313,4 +313,4 @@ def small_run(**changes):
     components = train.build_components(config | changes, choice)
     device = Device(torch.device("cpu"), "CPU", "fp32")
     loop = train.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
-    return train.assemble(components, loop, device, train.load_data(components, device, choice), choice)
+    return train.assemble(components, loop, device, train.load_data(components), choice)

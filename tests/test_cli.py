@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import TINY, assert_refused, ebm, facts, train, trained
+from cli_helpers import TINY, assert_refused, ebm, facts, outcome, train, trained
 
 from ebm_cli import checkpoint, cli, fit, registry
 from ebm_cli.evaluation.samples import Samples
@@ -165,6 +165,29 @@ def test_the_program_itself_ends_with_these_codes(number, code, tmp_path):
     assert process.returncode == code
     assert "go on with: ebm train resume=run" in err
     assert "Traceback" not in err
+
+
+def test_the_same_command_again_goes_on_where_a_signal_stopped_it(monkeypatch):
+    """What a scheduler does after exit code 75: the command line unchanged, with resume=auto."""
+    words = [*TINY, "model.hidden=6", "steps=40", "save_every=10"]
+    assert ebm("train", *words, "hydra.run.dir=whole").code == 0
+    real, calls = fit.train_step, []
+
+    def stepping(*arguments):
+        calls.append(1)
+        if len(calls) == 17:
+            signal.raise_signal(signal.SIGUSR1)
+        return real(*arguments)
+
+    monkeypatch.setattr(fit, "train_step", stepping)
+    command = ["train", *words, "hydra.run.dir=run", "resume=auto"]
+    assert ebm(*command).code == 75
+    assert facts(Path("run"))["status"] == "stopped"
+    assert ebm(*command).code == 0
+    assert len(calls) == 40
+    assert outcome(Path("run")) == outcome(Path("whole"))
+    assert_refused(ebm("train", *words, "resume=auto"), "resume = auto", "hydra.run.dir=DIR")
+    assert_refused(ebm(*[word.replace("hidden=6", "hidden=7") for word in command]), "a resumed run keeps its own")
 
 
 def test_the_program_itself_refuses_with_code_two():

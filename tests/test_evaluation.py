@@ -266,7 +266,7 @@ def test_nearest_is_the_brute_force_nearest():
 def test_nearest_over_several_blocks(monkeypatch):
     x, train = normal((20, 3), stream(0, "x")), normal((257, 3), stream(0, "train"))
     whole = nearest(x, train)
-    monkeypatch.setattr(samples, "_NEIGHBOUR_ROWS", 1)  # blocks of 20 rows
+    monkeypatch.setattr(samples, "_ROWS_AT_ONCE", 20)
     assert torch.equal(nearest(x, train)[1], whole[1])
     assert_close(nearest(x, train)[0], whole[0])
 

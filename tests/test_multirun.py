@@ -41,7 +41,7 @@ def test_four_jobs():
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("model.hidden=0,4", "model.hidden = 0: input should be greater than or equal to 1"),
+        ("model.hidden=0,4", "model.hidden = 0: must be greater than or equal to 1"),
         ("optimizer.lr=1e38,0.1", "is not finite"),
         ("steps=12 sampler=block_gibbs,gibbs objective.centered=true,false model.hidden=4 seed=-1,1", "seed = -1"),
     ],

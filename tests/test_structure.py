@@ -27,7 +27,7 @@ train run
 fit
 commands
 listing
-hydra_errors search_path
+hydra_errors search_path arguments
 cli
 __main__
 """

@@ -1,6 +1,5 @@
 """Jobs of a multirun: one that fails does not stop the others, and the table at the end names it."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ def job(request: Request) -> int:
     try:
         code = train(request)
     except (UserError, RunError) as error:
-        logging.getLogger("ebm").error("%s", error)
         output.print(f"job {request.directory.name} failed: {error}", markup=False, soft_wrap=True)
         if not (request.directory / "config.yaml").exists():  # of a run that was there before
             record_failure(request, str(error), error.exit_code)

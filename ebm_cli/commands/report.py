@@ -5,6 +5,8 @@ from typing import Any
 
 from ebm_cli.terminal import output, table
 
+_NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "split"}
+
 
 def show(title: str, values: Mapping[str, Any], split: str) -> None:
     """Print what was found, the log-likelihood with its bracket first."""
@@ -15,9 +17,10 @@ def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
     """What a person wants to know, in words, from flat keys; every other number stands under its own key."""
     found: dict[str, str] = {}
     used = _likelihood(values, split, found) | _chains(values, found)
-    if "seconds" in values:
-        found["time"] = f"{values['seconds']:.1f} s for {values['steps']} steps, evaluation included"
-    rest = [key for key in values if key not in used | {"status", "seconds", "steps"}]
+    if "training_seconds" in values:
+        training = f"{values['training_seconds']:.1f} s for {values['steps']} steps of training"
+        found["time"] = f"{training}, {values['seconds']:.1f} s in all"
+    rest = [key for key in values if key not in used | _NOT_FOUND_OUT]
     return found | {key: f"{values[key]:.4g}" for key in rest if isinstance(values[key], int | float)}
 
 

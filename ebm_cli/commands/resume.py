@@ -1,7 +1,7 @@
 """Which settings a resumed run takes from its own configuration, and which may be given anew."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ebm_cli.errors import UserError
@@ -12,15 +12,17 @@ FREE = ("steps", "log_every", "eval_every", "save_every", "checkpoint", "tracker
 _OF_THE_COMMAND = ("resume", "hydra")
 
 
-def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The saved configuration with the free keys that were typed; plain data, so nothing in it is interpreted.
 
-    Raises UserError for a key that would make it another run, or one the saved configuration lacks.
+    Other keys may be typed if they change nothing, as when a scheduler starts the run's own command again. Raises
+    UserError for one that would make it another run, or that the saved configuration lacks.
     """
     result = copy.deepcopy(dict(saved)) | {"plugins": composed["plugins"], "resume": composed["resume"]}
+    other = [key for key in composed if key not in (*FREE, *_OF_THE_COMMAND) and composed[key] != saved.get(key)]
     for override in overrides:
         path = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")
-        if path[0] in _OF_THE_COMMAND:
+        if path[0] in _OF_THE_COMMAND or (path[0] not in FREE and not other):
             continue
         if path[0] not in FREE:
             raise UserError(

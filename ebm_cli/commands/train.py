@@ -1,7 +1,8 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -104,7 +105,7 @@ def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts
     tracker: TrackerSpec = registry.build("tracker", config["tracker"])
     tracker.check()
     device = registry.build("device", config["device"]).open()
-    parts, state = assemble(components, loop, device, load_data(components, device, choice), choice)
+    parts, state = assemble(components, loop, device, load_data(components), choice)
     return parts, state, tracker
 
 
@@ -113,15 +114,15 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
     home, state = session.run, session.state
     meta = home.metadata()
     meta.pop("error", None)
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), {name: float(meta[name]) for name in ("seconds", "training_seconds")}
     home.write_json("metadata.json", {**meta, "status": "running", "device": session.parts.device.description})
     tracker = Guarded(session.tracker, RunInfo(home.path, meta["id"], home.path.name, group, session.config))
     recorder = Recorder(home, tracker, session.plan, session.evaluations)
-    status, code, why = "failed", 1, {}
-    results: dict[str, float] = {}
+    status, code, why, results = "failed", 1, dict[str, str](), dict[str, float]()
     try:
         _announce(session)
-        fit(session.parts, state, recorder, stop)
+        with _timed(spent, "training_seconds"):
+            fit(session.parts, state, recorder, stop)
         with stop.promptly(), disk_watched(home, state):
             results = _evaluate(session, recorder)
         status, code = "done", 0
@@ -131,12 +132,26 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
     except KeyboardInterrupt:
         status, code = "stopped", stop.exit_code or 130
     finally:
-        seconds = meta["seconds"] + time.perf_counter() - began
-        summary = {"status": status, "steps": state.step, "seconds": round(seconds, 3), **results}
-        _record(home, summary, {"status": status, "seconds": seconds, "step": state.step, **why})
+        spent["seconds"] += time.perf_counter() - began
+        summary = {"status": status, "steps": state.step, **_rounded(spent), **results}
+        _record(home, summary, {"status": status, **spent, "step": state.step, **why})
         farewell = tracker.close({key: value for key, value in summary.items() if isinstance(value, float)})
     _finish(session, summary, code, farewell)
     return code
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+@contextmanager
+def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds spent inside."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent[name] += time.perf_counter() - began
 
 
 def _record(home: Run, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

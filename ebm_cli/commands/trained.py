@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebm_cli import checkpoint, checks, registry, run
+from ebm_cli import checkpoint, registry, run
 from ebm_cli.checkpoint import Checkpoint, Invalid
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
 from ebm_cli.dataset.base import placeholder
@@ -55,8 +55,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     components = build_components(config, choice)
     saved = _checkpoint(found, wanted.checkpoint)
     device = registry.build("device", wanted.device).open()
-    data = load_data(components, device, choice) if with_data else placeholder(_space(saved)).to(device.torch)
-    checks.check_loaded(data.space, components.model, choice)
+    data = load_data(components) if with_data else placeholder(_space(saved))
     parts, state = assemble(components, loop, device, data, choice)
     try:
         state.load(saved.step, saved.tensors)

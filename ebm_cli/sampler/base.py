@@ -37,6 +37,10 @@ class Sampler(ABC, Generic[M, S]):
     spaces: ClassVar[tuple[type[Space], ...]]
     needs: ClassVar[tuple[type[EnergyModel], ...]] = ()
 
+    def misfit(self, space: Space) -> str | None:
+        """Which key does not suit a space of this size, in one sentence, or None."""
+        return None
+
     @abstractmethod
     def init(self, model: M, x: Tensor) -> S:
         """The state at positions x (chains, *shape)."""

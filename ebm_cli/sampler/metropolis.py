@@ -11,7 +11,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Real
+from ebm_cli.space import Binary, Real, Space
 
 
 class MetropolisState(NamedTuple):
@@ -33,6 +33,12 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
     step_size: Annotated[float, Field(gt=0)]
 
     spaces = (Binary, Real)
+
+    def misfit(self, space: Space) -> str | None:
+        """Binary spaces have no more sites to flip than they have."""
+        if isinstance(space, Binary) and self.flips > space.sites:
+            return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"
+        return None
 
     def init(self, model: EnergyModel, x: Tensor) -> MetropolisState:
         """Caches the energies."""
@@ -59,8 +65,7 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
 
     def _chosen_sites(self, flat: Tensor, key: Key) -> Tensor:
         """Which sites flip, (chains, sites): those of the 1 to `flips` largest of D uniform numbers."""
-        most = min(self.flips, flat.shape[1])
-        largest = rng.uniform(flat.shape, key, flat.device).topk(most, dim=1).indices
-        number = 1 + rng.integers(most, (len(flat), 1), key.fold("number"), flat.device)
-        chosen = torch.arange(most, device=flat.device) < number
+        largest = rng.uniform(flat.shape, key, flat.device).topk(self.flips, dim=1).indices
+        number = 1 + rng.integers(self.flips, (len(flat), 1), key.fold("number"), flat.device)
+        chosen = torch.arange(self.flips, device=flat.device) < number
         return torch.zeros_like(flat, dtype=torch.bool).scatter(1, largest, chosen)

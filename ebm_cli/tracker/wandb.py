@@ -147,7 +147,7 @@ class Wandb(TrackerSpec):
             project=self.project,
             entity=self.entity,
             tags=self.tags,
-            dir=str(run.directory),
+            dir=str(run.directory.absolute()),  # its helper process keeps the working directory of the first run
             id=run.run_id,
             name=run.name,
             group=run.group,

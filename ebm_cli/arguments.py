@@ -1,0 +1,113 @@
+"""The words after `ebm COMMAND`, checked and rewritten so that Hydra takes them as a person meant them."""
+
+import re
+from pathlib import Path
+
+from ebm_cli.errors import UserError, nearest
+
+_PATH_KEYS = ("run", "resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
+_ONE_OF = ("dataset", "model", "objective", "chains", "sampler", "optimizer", "tracker", "device")
+_FLAGS = {  # Hydra's, and whether a value may follow
+    "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
+    "-m": False, "--multirun": False, "--resolve": False, "-c": True, "--cfg": True, "-p": True, "--package": True,
+    "-cp": True, "--config-path": True, "-cn": True, "--config-name": True, "-cd": True, "--config-dir": True,
+    "-i": True, "--info": True, "--experimental-rerun": True, "-sc": True, "--shell-completion": True,
+}  # fmt: skip
+
+
+def prepared(arguments: list[str], command: str) -> list[str]:
+    """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the run directory."""
+    return _resume_in_place(_in_order([_quoted_path(argument) for argument in _checked(arguments, command)]))
+
+
+def _checked(arguments: list[str], command: str) -> list[str]:
+    """The arguments, after refusing what Hydra would answer with a page of its own usage."""
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    if multirun and command != "train":
+        raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("-") and flag not in _FLAGS:
+            raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
+        group, equals, value = argument.partition("=")
+        if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
+            raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
+        if group in _ONE_OF and value.startswith("["):
+            raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
+    return arguments
+
+
+def _in_order(arguments: list[str]) -> list[str]:
+    """Overrides first, then flags, each with its value: Hydra's parser takes no override after a flag."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        a_value = before in _FLAGS and _FLAGS[before] and "=" not in argument
+        (flags if argument.startswith("-") or a_value else overrides).append(argument)
+    return overrides + flags
+
+
+def _quoted_path(argument: str) -> str:
+    """Paths need no quoting by the user, whatever characters they hold."""
+    key, equals, value = argument.partition("=")
+    if not equals or key not in _PATH_KEYS or value[:1] in ("'", '"', "") or value in ("null", "???"):
+        return argument
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def _resume_in_place(arguments: list[str]) -> list[str]:
+    """`resume=DIR` makes DIR the run directory of this job; it must hold a run, since Hydra would create it.
+
+    `resume=auto` is for schedulers that start the same command again: it resumes the run in hydra.run.dir if one is
+    there, and starts it otherwise.
+    """
+    value, others = _taken(arguments, "resume")
+    if value is None or value == "null":
+        return arguments
+    place, elsewhere = _taken(others, "hydra.run.dir")
+    if _plain(value) == "auto":
+        if place is None:
+            raise UserError("resume = auto: say which directory it is about, hydra.run.dir=DIR")
+        if not _holds_run(place):
+            return others
+        value, place, others = place, None, elsewhere
+    _check_resume(value, place, bool({"-m", "--multirun"} & set(arguments)))
+    return [f"hydra.run.dir={value}", f"resume={value}", *others]
+
+
+def _check_resume(value: str, place: str | None, multirun: bool) -> None:
+    if not _plain(value):
+        raise UserError("resume is empty: name a run directory, resume=DIR")
+    if not _holds_run(value):
+        raise UserError(f"resume = {_plain(value)}: no run is there (it has no config.yaml)")
+    if multirun:
+        raise UserError(f"resume = {_plain(value)}: one run is resumed at a time; leave out -m")
+    if place is not None:
+        raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {_plain(value)}; leave it out")
+
+
+def _taken(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
+    """The last value given to a key, and the arguments without it."""
+    given = [argument for argument in arguments if argument.lstrip("+").startswith(f"{key}=")]
+    value = given[-1].partition("=")[2] if given else None
+    return value, [argument for argument in arguments if argument not in given]
+
+
+def _holds_run(value: str) -> bool:
+    return (Path(_plain(value)) / "config.yaml").is_file()
+
+
+def _plain(value: str) -> str:
+    """A path as `_quoted_path` or the user quoted it, without the quotes."""
+    if value[:1] not in ("'", '"'):
+        return value
+    inner = value[1:-1]
+    return re.sub(r"(\\*)('|$)", lambda found: found[1][: len(found[1]) // 2] + found[2], inner)
+
+
+def directories_there(arguments: list[str]) -> set[Path]:
+    """Directories above and at the run directory that exist before Hydra makes the missing ones."""
+    given = [_plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
+    path = Path(given[-1] if given else "outputs").absolute()
+    return {folder for folder in (path, *path.parents) if folder.exists()}

@@ -1,0 +1,50 @@
+"""The figures the project stands by, on real data, from the command line. Minutes each, hence marked long."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ebm_cli.cli import dispatch
+
+pytestmark = pytest.mark.long
+
+
+def summary(tmp_path, monkeypatch, *words) -> dict[str, float]:
+    monkeypatch.chdir(tmp_path)
+    assert dispatch(["train", "tracker=none", "hydra.run.dir=run", *words]) == 0
+    return json.loads(Path("run/summary.json").read_text())
+
+
+def test_independent_units_on_digits(tmp_path, monkeypatch):
+    """The baseline any model must beat, by its own maximum likelihood on the 1437 rows."""
+    found = summary(
+        tmp_path, monkeypatch, "model=exponential_family", "dataset.valid=0", "steps=1", "evaluation=[exact]"
+    )
+    assert found["exact/log_likelihood"] == pytest.approx(-25.2, abs=0.1)
+
+
+def test_the_default_run(tmp_path, monkeypatch):
+    """RBM with 64 hidden units on digits by PCD: a bracket narrower than half a nat, above -17.8."""
+    found = summary(tmp_path, monkeypatch, "evaluation=[ais]")
+    assert found["ais/log_likelihood"] - found["ais/gap"] >= -17.8
+    assert abs(found["ais/gap"]) <= 0.5
+
+
+def test_small_rbm_on_digits(tmp_path, monkeypatch):
+    found = summary(tmp_path, monkeypatch, "model.hidden=16", "evaluation=[exact,ais]")
+    assert found["exact/log_likelihood"] >= -19.3
+    assert abs(found["ais/log_likelihood"] - found["exact/log_likelihood"]) <= 0.2
+
+
+@pytest.mark.data
+def test_rbm16_mnist(tmp_path, monkeypatch):
+    """PyDeep reaches -142.56 exactly with the same settings; here the estimate must agree with the exact value too."""
+    folder = Path(os.environ.get("EBM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").exists():
+        pytest.skip(f"MNIST is not in {folder} (set EBM_DATA)")
+    monkeypatch.setenv("EBM_DATA", str(folder.absolute()))
+    found = summary(tmp_path, monkeypatch, "experiment=rbm16_mnist", "evaluation=[exact,ais]")
+    assert found["exact/log_likelihood"] >= -143.0
+    assert abs(found["ais/log_likelihood"] - found["exact/log_likelihood"]) <= 0.5
