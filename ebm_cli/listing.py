@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ebm_cli.errors import UserError, nearest
+from ebm_cli.terminal import output
 
 GROUPS = {
     "dataset": "what is learned from",
@@ -29,6 +30,7 @@ GROUPS = {
     "experiment": "recipes: a whole configuration by one name",
 }
 USAGE = "usage: ebm list [GROUP [NAME]] [--markdown]\n"
+_OVERRIDE = re.compile(r"override /(\w+)")
 _COMMENT = re.compile(r"\s#\s*(.*)$")
 
 
@@ -50,6 +52,7 @@ class Part:
     text: str
     component: str
     keys: list[Key] = field(default_factory=list)
+    brings: list[str] = field(default_factory=list)  # choices of other groups, "chains=persistent"
 
 
 def folders() -> list[Path]:
@@ -76,7 +79,18 @@ def _read(group: str, path: Path) -> Part:
     values = yaml.safe_load("\n".join(lines)) or {}
     shown = {key: value for key, value in values.items() if key not in ("name", "defaults")}
     keys = [Key(key, _written(lines, key, value), _note(lines, key)) for key, value in shown.items()]
-    return Part(group, path.stem, text, str(values.get("name", path.stem)), keys)
+    return Part(group, path.stem, text, str(values.get("name", path.stem)), keys, _brought(values.get("defaults", [])))
+
+
+def _brought(defaults: list[object]) -> list[str]:
+    """The overrides in a defaults list, `override /chains@_global_.chains: persistent`."""
+    entries = (item for entry in defaults if isinstance(entry, dict) for item in entry.items())
+    named = ((_OVERRIDE.match(str(key)), value) for key, value in entries)
+    return [f"{match[1]}={_chosen(value)}" for match, value in named if match]
+
+
+def _chosen(value: object) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _written(lines: list[str], key: str, value: object) -> str:
@@ -185,7 +199,7 @@ def main(arguments: list[str]) -> int:
     names = [argument for argument in arguments if not argument.startswith("-")]
     flags = set(arguments) - set(names)
     if flags & {"-h", "--help"}:
-        Console().print(USAGE, end="", markup=False)
+        output.print(USAGE, end="", markup=False)
         return 0
     if len(names) > 2 or flags - {"--markdown"}:
         raise UserError(f"{' '.join(arguments)}: not understood; {USAGE.strip()}")
@@ -204,7 +218,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _print_all() -> None:
-    console = Console()
+    console = output
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for group, purpose in GROUPS.items():
         table.add_row(f"[bold]{group}[/bold]", "", f"[dim]{purpose}[/dim]")
@@ -215,7 +229,7 @@ def _print_all() -> None:
 
 
 def _print_group(group: str, name: str | None) -> None:
-    console = Console()
+    console = output
     for part in parts(group):
         if name in (None, part.choice):
             console.print(f"[bold]{group}={part.choice}[/bold]  {escape(part.text)}", highlight=False, soft_wrap=True)
@@ -225,6 +239,8 @@ def _print_group(group: str, name: str | None) -> None:
                 table.add_row(f"{prefix}.{key.name}", escape(key.default), f"[dim]{escape(key.note)}[/dim]")
             if table.row_count:
                 console.print(table)
+            if part.brings:
+                console.print(f"    brings {escape(' '.join(part.brings))}", highlight=False, soft_wrap=True)
             fit = fits(part)
             if fit:
                 console.print(f"    fits {escape(fit)}", highlight=False, soft_wrap=True)
