@@ -10,7 +10,7 @@ from typing import Any
 
 from ebm_cli import __version__
 from ebm_cli.arguments import directories_there, prepared
-from ebm_cli.errors import RunError, UserError, nearest
+from ebm_cli.errors import DISK_ERRORS, RunError, UserError, nearest
 
 COMMANDS = {
     "train": "train a model, or resume a run",
@@ -194,6 +194,10 @@ class _Job:
             code = self._run(composed)
         except (UserError, RunError) as error:
             self.outcome.error, code = error, error.exit_code
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            self.outcome.error, code = RunError(f"{error.strerror}: free space, then run the command again"), 1
         self.outcome.codes.append(code)
         return code
 

@@ -1,5 +1,7 @@
 """The two ways in which a command can fail that are not a bug in this package."""
 
+import errno
+
 
 class UserError(Exception):
     """Bad input, found before any work: one sentence with the key, the value and the way out. Exit code 2."""
@@ -11,6 +13,10 @@ class RunError(Exception):
     """A run that cannot go on (non-finite gradient, full disk): what happened, where, what to try. Exit code 1."""
 
     exit_code = 1
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system says when there is no room for a file."""
 
 
 def nearest(word: str, choices: list[str]) -> str:

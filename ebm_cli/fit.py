@@ -1,6 +1,5 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ebm_cli import checkpoint, picture
-from ebm_cli.errors import RunError, UserError
+from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
@@ -22,7 +21,6 @@ from ebm_cli.train import Best, Parts, TrainState, check_finite, train_step
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Every = Annotated[int, Field(ge=0)]
 

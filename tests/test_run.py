@@ -1,5 +1,6 @@
 """The run directory: what is in it, and that nobody else's is touched."""
 
+import errno
 import json
 import os
 import re
@@ -201,3 +202,16 @@ def test_a_split_that_was_not_kept_is_refused():
     assert_refused(
         ebm("evaluate run=run split=valid"), "split = valid: this run kept no validation rows; use split=test"
     )
+
+
+@pytest.mark.parametrize("line", ["sample run=run n=2 steps=2", "evaluate run=run evaluation=[samples]"])
+def test_a_full_disk_is_one_sentence(line, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trained()
+    monkeypatch.setattr(run.Run, "write_image", full)
+    answer = ebm(line)
+    assert answer.code == 1
+    assert answer.err.endswith("No space left on device: free space, then run the command again\n")
+    assert "Traceback" not in answer.err

@@ -20,9 +20,9 @@ from ebm_cli.commands.parts import (
     loop_and_plan,
 )
 from ebm_cli.commands.resume import merged
-from ebm_cli.errors import RunError, UserError
+from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation
-from ebm_cli.fit import DISK_ERRORS, Plan, Recorder, disk_watched, fit, restore, subject_of
+from ebm_cli.fit import Plan, Recorder, disk_watched, fit, restore, subject_of
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
