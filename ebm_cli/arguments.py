@@ -30,6 +30,8 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         if flag.startswith("-") and flag not in _FLAGS:
             raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
         group, equals, value = argument.partition("=")
+        if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
+            raise UserError(f"{argument}: choose with {group.removesuffix('.name')}={value or 'NAME'}")
         if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
             raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
         if group in _ONE_OF and value.startswith("["):

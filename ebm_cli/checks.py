@@ -8,7 +8,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Space
+from ebm_cli.space import Binary, Real, Space
 
 
 def names(spaces: tuple[type[Space], ...]) -> str:
@@ -31,8 +31,14 @@ def check_loaded(space: Space, model: ModelSpec, choice: dict[str, str]) -> None
     if type(space) not in model.spaces:
         raise UserError(
             f"dataset={choice['dataset']} holds {space.name} data, model={choice['model']} takes {names(model.spaces)};"
-            f" models that fit: {_models(type(space))}"
+            f" models that fit: {_models(type(space))}{_rescaling(space, model)}"
         )
+
+
+def _rescaling(space: Space, model: ModelSpec) -> str:
+    """The way from real to binary data, where the model takes those."""
+    wanted = isinstance(space, Real) and Binary in model.spaces
+    return "; or rescale the data to [0, 1] and set dataset.binarize=threshold" if wanted else ""
 
 
 def _models(space: type[Space]) -> str:
@@ -50,11 +56,21 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str
         )
 
 
-def check_size(sampler: Sampler[Any, Any], space: Space) -> None:
-    """The sampler's settings suit a space of this size, once it is known."""
+def check_moves(sampler: Sampler[Any, Any], space: Space, choice: dict[str, str]) -> None:
+    """The sampler moves in the space of the data that were read, and its settings suit one of this size."""
+    if type(space) not in sampler.spaces:
+        found = [name for name, cls in registry.components("sampler").items() if type(space) in _spaces(cls)]
+        raise UserError(
+            f"sampler={choice['sampler']} moves in {names(sampler.spaces)} spaces, the data are {space.name}; "
+            f"samplers that fit: {', '.join(found)}"
+        )
     misfit = sampler.misfit(space)
     if misfit:
         raise UserError(misfit)
+
+
+def _spaces(component: Any) -> tuple[type[Space], ...]:
+    return component.spaces
 
 
 def _fits(sampler: Any, model: ModelSpec) -> bool:

@@ -23,5 +23,8 @@ def nearest(word: str, choices: list[str]) -> str:
     """`"; did you mean a, b?"` with the choices spelled most like `word`, or nothing."""
     import difflib
 
-    near = difflib.get_close_matches(word, choices, 3, 0.6)
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    inner = [choice for choice in choices if "." in choice and choice.rpartition(".")[2] == word]
+    close = difflib.get_close_matches(word.lower(), list(by_lower_case), 3, 0.6)
+    near = list(dict.fromkeys([*inner, *(by_lower_case[name] for name in close)]))[:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""

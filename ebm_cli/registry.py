@@ -86,7 +86,9 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
     name = values.pop("name", None)
     known = components(group)
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"{group}.name = {name!r}: no such {group}; there are {', '.join(known)}")
+        raise UserError(
+            f"{group}.name = {name!r}: no such {group}; there are {', '.join(known)}, and those of plugins=[MODULE]"
+        )
     try:
         # JSON mode: strict about types, yet a YAML list may fill a tuple and an int a float.
         return TypeAdapter(known[name]).validate_json(json.dumps(values))

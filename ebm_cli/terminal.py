@@ -95,7 +95,7 @@ class StepDisplay:
         if console.is_terminal:
             assert self.task is not None
             self.bar.update(self.task, completed=step, rate=rate, numbers=escape(numbers))
-        elif now - self.printed > _PLAIN_LINE_SECONDS or step == self.total:
+        if step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
             log.info("step %d/%d  %s  %s", step, self.total, rate, numbers)
 
@@ -103,6 +103,8 @@ class StepDisplay:
 def table(title: str, rows: Mapping[str, str]) -> Table:
     """Two columns, what and how much."""
     made = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
     for name, value in rows.items():
-        made.add_row(escape(name), escape(value), style=None)
+        made.add_row(escape(name), escape(value))
     return made

@@ -138,7 +138,7 @@ def assemble(
 ) -> tuple[Parts, TrainState]:
     """The parts of a run, and its state before the first step. Raises UserError if they do not fit the data."""
     checks.check_loaded(data.space, components.model, choice)
-    checks.check_size(components.sampler, data.space)
+    checks.check_moves(components.sampler, data.space, choice)
     data = data.to(device.torch)
     return Parts(loop, device, data, components), new_state(components, loop, data, choice)
 

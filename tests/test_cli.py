@@ -239,7 +239,7 @@ def test_a_users_own_model(folder, flag, monkeypatch):
     line = f"model=mine model.hidden=2 plugins=[{module}] {flag}"
     answer = train(line)
     assert answer.code == 0, answer.err
-    assert f"{module} on digits: 324 parameters" in answer.err
+    assert f"{module} with 324 parameters" in answer.err
     assert ebm("sample run=run n=2 steps=1", f"plugins=[{module}]").code == 0
     assert ebm(f"train resume=run plugins=[{module}] steps=14").code == 0
     if folder == "conf":

@@ -24,10 +24,11 @@ from targets import (
 )
 
 from ebm_cli import registry
+from ebm_cli.commands import report
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation import samples
 from ebm_cli.evaluation.base import Subject, on_split
-from ebm_cli.evaluation.chains import diagnose
+from ebm_cli.evaluation.chains import ChainDiagnostics, diagnose
 from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.evaluation.samples import draw, nearest
 from ebm_cli.model.base import Bipartite
@@ -335,3 +336,33 @@ def test_drawing_is_the_sampler_at_work(model_name):
     mean = (p * energy).sum().item()
     spread = ((p * energy.square()).sum().item() - mean**2) ** 0.5
     assert model.energy(x.double()).mean().item() == pytest.approx(mean, abs=5 * spread / 4000**0.5)
+
+
+def test_chains_that_never_move_are_said_not_diagnosed(monkeypatch):
+    """A sampler that stands still: no R-hat is made up, and the evaluation does not fail."""
+    still = (np.ones((3, 8, 20)) * np.arange(3)[:, None, None], {}, 0.0)
+    monkeypatch.setattr(ChainDiagnostics, "_record", lambda *_: still)
+    result = small("chains").evaluate(subject(target("rbm-binary")))
+    assert dict(result.metrics) == {"chains/jump_distance": 0.0}
+    assert result.warnings == ("no chain ever moves, so there is nothing to diagnose",)
+
+
+@pytest.mark.parametrize(
+    ("gap", "text"),
+    [
+        (0.3, "[-10.30, -10.00] nats"),
+        (0.01, "both -10.00 nats, within 0.05"),
+        (-2.0, "none: RAISE lies 2 nats above AIS"),
+    ],
+)
+def test_the_bracket_in_words(gap, text):
+    values = {"ais/log_likelihood": -10.0, "raise/log_likelihood": -10.0 - gap, "ais/gap": gap}
+    assert report.bracket(values) == text
+
+
+def test_estimates_that_the_exact_value_refutes_are_called_wrong():
+    """AIS and RAISE may agree and miss the same mode."""
+    assert report.contradictions({"ais/log_likelihood": -25.0}) == []
+    assert report.contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -25.4}) == []
+    (sentence,) = report.contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -39.0})
+    assert "off the exact log-likelihood by 14 nats" in sentence

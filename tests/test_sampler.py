@@ -234,11 +234,16 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
     assert chi_square(count, torch.tensor(weight, dtype=torch.float64) * n) > FALSE_ALARM
 
 
+def test_a_sampler_of_another_space_is_refused():
+    with pytest.raises(UserError, match="moves in binary spaces, the data are real; samplers that fit: metropolis"):
+        checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})
+
+
 def test_more_flips_than_sites_are_refused():
     assert component("sampler", "metropolis", flips=4).misfit(Binary((2, 2))) is None
     assert component("sampler", "metropolis", flips=5).misfit(Real((2, 2))) is None
     with pytest.raises(UserError, match=r"sampler.flips = 5: the data have 4 sites"):
-        checks.check_size(component("sampler", "metropolis", flips=5), Binary((2, 2)))
+        checks.check_moves(component("sampler", "metropolis", flips=5), Binary((2, 2)), {"sampler": "metropolis"})
 
 
 @pytest.mark.parametrize("step_size", [0.1, 1.5])

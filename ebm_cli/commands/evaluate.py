@@ -40,9 +40,11 @@ def evaluate(config: Mapping[str, Any]) -> int:
         trained = open_trained(wanted, with_data=True)
         if asked.split == "valid" and trained.parts.data.valid is None:
             raise UserError("split = valid: this run kept no validation rows; use split=test or split=train")
-        chosen = feasible(evaluations(config), trained.state.model)
+        asked_for = evaluations(config)
+        chosen = feasible(asked_for, trained.state.model)
         if not chosen:
-            raise UserError("evaluation = []: name at least one, e.g. evaluation=[ais,chains]")
+            which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
+            raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[ais,chains]")
         log.info("%s at step %d", asked.run, trained.state.step)
         began = time.perf_counter()
         results, images = _evaluate(trained, chosen, asked)
@@ -53,10 +55,15 @@ def evaluate(config: Mapping[str, Any]) -> int:
     trained.run.write_json(f"{name}/results.json", {**about, **results})
     for label, image in images.items():
         trained.run.write_image(f"{name}/{label}.png", image)
-    shown = {key.replace(f"/{asked.split}/", "/"): value for key, value in results.items()}
+    shown = result_of_split(results, asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
     output.print(f"results: {folder / 'results.json'}", soft_wrap=True)
     return 0
+
+
+def result_of_split(results: Mapping[str, float], split: str) -> dict[str, float]:
+    """The results under the keys they have on the test split."""
+    return {key.replace(f"/{split}/", "/"): value for key, value in results.items()}
 
 
 def _evaluate(trained: Trained, chosen: Mapping[str, Any], asked: Settings) -> tuple[dict[str, float], dict[str, Any]]:
@@ -65,6 +72,7 @@ def _evaluate(trained: Trained, chosen: Mapping[str, Any], asked: Settings) -> t
     found: dict[str, float] = {}
     images: dict[str, Any] = {}
     for name, evaluation in chosen.items():
+        log.info("evaluating: %s", name)
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
         subject = Subject(model, parts.data, asked.split, parts.components.sampler, state.store, key)
         result = evaluation.evaluate(subject)
@@ -72,4 +80,6 @@ def _evaluate(trained: Trained, chosen: Mapping[str, Any], asked: Settings) -> t
         images |= dict(result.images)
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)
+    for sentence in report.contradictions(result_of_split(found, asked.split)):
+        log.warning("%s", sentence)
     return found, images

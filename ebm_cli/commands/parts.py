@@ -49,6 +49,8 @@ def loop_and_plan(config: Mapping[str, Any]) -> tuple[Loop, Plan]:
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key at the top that nothing reads, such as `+stpes=3` adds."""
     known = [*registry.GROUPS, *LOOP_KEYS, *PLAN_KEYS, "checkpoint", "resume", "plugins"]
+    if config.get("experiment"):
+        raise UserError("experiment: its file must begin with the line '# @package _global_', so that its keys count")
     for key in config:
         if key not in known:
             raise UserError(f"unknown key {key}{nearest(key, known)} (see: ebm train --help)")
@@ -100,7 +102,7 @@ def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel) -> dict[str, 
             others = [other for other in chosen if other != name] or ["ais", "chains"]
             raise UserError(f"evaluation={name}: {why}; leave it out (evaluation=[{','.join(others)}])")
         else:
-            log.info("evaluation %s is left out: %s", name, why)
+            log.info("evaluation %s does not apply: %s", name, why)
     return kept
 
 

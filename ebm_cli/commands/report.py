@@ -8,6 +8,10 @@ from ebm_cli.terminal import output, table
 _NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "split"}
 
 
+_AGREEMENT = 0.05  # nats: less is the noise of the estimates
+_ERROR = 0.5  # nats
+
+
 def show(title: str, values: Mapping[str, Any], split: str) -> None:
     """Print what was found, the log-likelihood with its bracket first."""
     output.print(table(title, rows(values, split)))
@@ -32,14 +36,34 @@ def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) ->
         found[f"log-likelihood ({split}), AIS"] = _plus_minus(values, "ais") + " nats (errs upwards)"
     if "ais/gap" in values:
         used |= {"ais/gap", "raise/log_likelihood", "raise/points"}
-        high, low = values["ais/log_likelihood"], values["ais/log_likelihood"] - values["ais/gap"]
-        found["  bracket, RAISE to AIS"] = f"[{low:.2f}, {high:.2f}] nats, RAISE on {values['raise/points']:.0f} rows"
+        found["  bracket, RAISE to AIS"] = f"{bracket(values)}, RAISE on {values['raise/points']:.0f} rows"
     if "ais/log_z_low" in values:
         used |= {"ais/log_z", "ais/log_z_low", "ais/log_z_high"}
         found["  log Z, AIS"] = (
             f"{values['ais/log_z']:.2f}, 95 % [{values['ais/log_z_low']:.2f}, {values['ais/log_z_high']:.2f}]"
         )
     return used
+
+
+def bracket(values: Mapping[str, Any]) -> str:
+    """From RAISE below to AIS above; where the two cross by more than their noise they bracket nothing."""
+    high, low, gap = values["ais/log_likelihood"], values["raise/log_likelihood"], values["ais/gap"]
+    if abs(gap) < _AGREEMENT:
+        return f"both {high:.2f} nats, within {_AGREEMENT}"
+    return f"[{low:.2f}, {high:.2f}] nats" if gap > 0 else f"none: RAISE lies {-gap:.4g} nats above AIS"
+
+
+def contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Where the exact value shows that the estimates are wrong, although they may agree with each other."""
+    if "exact/log_likelihood" not in values or "ais/log_likelihood" not in values:
+        return []
+    error = values["ais/log_likelihood"] - values["exact/log_likelihood"]
+    if abs(error) <= _ERROR:
+        return []
+    return [
+        f"ais: off the exact log-likelihood by {error:.4g} nats; its chains miss part of the model, and RAISE may miss "
+        "the same part. Believe the exact value"
+    ]
 
 
 def _plus_minus(values: Mapping[str, Any], name: str) -> str:

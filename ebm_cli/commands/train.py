@@ -171,11 +171,8 @@ def _announce(session: Session) -> None:
     data = parts.data
     for note in session.notes:
         log.info("%s", note)
-    log.info(
-        "%s on %s: %d parameters, %d training rows of %s%s, %s",
-        names["model"], names["dataset"], count, len(data.train), "x".join(map(str, data.space.shape)),
-        f" {data.space.name}", parts.device.description,
-    )  # fmt: skip
+    log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)
+    log.info("%s: %s", names["dataset"], data.describe())
     log.info("run directory %s", session.run.path)
 
 
@@ -184,6 +181,7 @@ def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
     found: dict[str, float] = {}
     parts, state = session.parts, session.state
     for name, evaluation in session.evaluations.items():
+        log.info("evaluating: %s", name)
         result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
         found |= result.metrics
         for warning in result.warnings:
@@ -191,6 +189,8 @@ def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
         for label, image in result.images.items():
             session.run.write_image(f"samples/{label}.png", image)
         recorder.tracker.images(state.step, dict(result.images))
+    for sentence in report.contradictions(found):
+        log.warning("%s", sentence)
     return found
 
 
@@ -204,8 +204,11 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
     if code in (75, 130):
         kept = checkpoint.steps(session.run.checkpoints)
         have = f"the newest checkpoint is of step {kept[-1]}" if kept else "there is no checkpoint yet"
-        log.info("stopped at step %d; %s", session.state.step, have)
-        log.info("go on with: ebm train resume=%s", quote(str(home)))
+        done = session.state.step == session.parts.loop.steps
+        log.info("stopped %s; %s", "while evaluating, training is complete" if done else
+                 f"at step {session.state.step}", have)  # fmt: skip
+        plugins = f" plugins=[{','.join(session.config['plugins'])}]" if session.config["plugins"] else ""
+        log.info("go on with: ebm train resume=%s%s", quote(str(home)), plugins)
     pictures = sorted(str(path) for path in (home / "samples").glob("[!s]*.png")) if code == 0 else []
     grid = home / "samples" / "samples.png"
     if grid.exists() and code == 0:

@@ -76,6 +76,7 @@ class Data:
     train: Split
     valid: Split | None
     test: Split
+    method: str = "none"  # of binarisation, where there was any
 
     def batch(self, step: int, size: int, seed: int) -> Tensor:
         """Training batch number `step`, a function of (seed, step): consecutive slices of reshuffled passes."""
@@ -86,6 +87,15 @@ class Data:
         """Mean of the training rows; of binary data (n m + 1) / (n + 2), so that its logit is finite."""
         mean, n = self.train.mean(), len(self.train)
         return (n * mean + 1) / (n + 2) if isinstance(self.space, Binary) else mean
+
+    def describe(self) -> str:
+        """Shape, kind and number of rows, in words."""
+        how = {"threshold": ", binarised at one half", "stochastic": ", binarised anew at each visit"}
+        valid = len(self.valid) if self.valid else 0
+        return (
+            f"{'x'.join(map(str, self.space.shape))} {self.space.name}{how.get(self.method, '')}; "
+            f"{len(self.train)} rows for training, {valid} for validation, {len(self.test)} for testing"
+        )
 
     def to(self, device: torch.device) -> "Data":
         """The same data on another device."""
@@ -136,7 +146,9 @@ class Dataset(ABC):
         raw = self.read()
         method = self.method(raw.values, accepted)
         if raw.values == "real" and method in ("threshold", "stochastic"):
-            raise UserError(f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data reach beyond them")
+            raise UserError(
+                f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
+            )
         binary = raw.values == "binary" or method in ("threshold", "stochastic")
         shape = raw.train.values.shape[1:]
         space: Space = Binary(shape) if binary else Real(shape)
@@ -147,7 +159,7 @@ class Dataset(ABC):
         train, valid, test = splits
         assert train is not None
         assert test is not None
-        return Data(space, train, valid, test)
+        return Data(space, train, valid, test, method if raw.values == "grey" else "none")
 
 
 def _split(part: Arrays, values: Values, method: Binarize, name: str, shape: tuple[int, ...]) -> Split:

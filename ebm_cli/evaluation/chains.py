@@ -34,10 +34,16 @@ class ChainDiagnostics(Evaluation):
         x = self._start(subject)
         directions = rng.normal((x[0].numel(), self.projections), subject.key.fold("directions"), x.device)
         trace, info, jump = self._record(subject, x, directions)
-        metrics = diagnose(trace) | {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
+        metrics = {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
+        if not np.ptp(trace, axis=(1, 2)).any():
+            return Result(metrics, warnings=("no chain ever moves, so there is nothing to diagnose",))
+        metrics = diagnose(trace) | metrics
         r_hat = metrics["chains/r_hat"]
-        stuck = f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in"
-        return Result(metrics, warnings=() if r_hat < 1.1 else (f"{stuck} {self.warmup + self.steps} steps",))
+        stuck = (
+            f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in "
+            f"{self.warmup + self.steps} steps; try another sampler, or more evaluation.chains.warmup and steps"
+        )
+        return Result(metrics, warnings=() if r_hat < 1.1 else (stuck,))
 
     def _start(self, subject: Subject) -> Tensor:
         split = subject.held_out
