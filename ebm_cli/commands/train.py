@@ -198,7 +198,7 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
     """What the user reads last."""
     home = session.run.path
     if code == 0:
-        report.show(f"{home.name}", summary, "test")
+        report.show(str(home), summary, "test")
     if farewell:
         log.info("%s", farewell)
     if code in (75, 130):
