@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space
 
 Start = Literal["data", "noise"]
@@ -36,21 +36,22 @@ class Chains(ABC):
         """Rows of the store."""
         return 0
 
+    def choose(self, batch_size: int, key: Key) -> Tensor:
+        """Slots of the chains of one training step, (chains,) int64 on the CPU; none if they have none."""
+        return torch.empty(0, dtype=torch.long)
+
     @abstractmethod
-    def draw(self, store: Tensor, batch: Tensor, space: Space, key: Key) -> tuple[Tensor, Tensor]:
-        """Start positions (chains, *shape), and the slot of each: (chains,) int64, or empty if they have none."""
+    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        """Start positions (chains, *shape) of the chains in these slots of the store."""
 
 
 def put(store: Tensor, slots: Tensor, x: Tensor) -> None:
     """Write every chain back into the very slot it was drawn from (in place)."""
-    store[slots] = x[: len(slots)]
+    if len(slots):
+        store[slots] = x
 
 
-def _no_slots(batch: Tensor) -> Tensor:
-    return torch.empty(0, dtype=torch.long, device=batch.device)
-
-
-def _fresh(start: Start, n: int, data: Tensor, space: Space, key: Key) -> Tensor:
+def _fresh(start: Start, n: int, data: Tensor, space: Space, key: AnyKey) -> Tensor:
     """n new positions: noise, or rows of `data` (taken in order, repeated if they are too few)."""
     if start == "noise":
         return space.noise(n, key, data.device)
@@ -61,18 +62,18 @@ def _fresh(start: Start, n: int, data: Tensor, space: Space, key: Key) -> Tensor
 class FromData(Chains):
     """Every chain starts at a row of the batch, every time: contrastive divergence, CD-k (Hinton 2002)."""
 
-    def draw(self, store: Tensor, batch: Tensor, space: Space, key: Key) -> tuple[Tensor, Tensor]:
+    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """The batch."""
-        return batch, _no_slots(batch)
+        return batch
 
 
 @register("chains", "noise")
 class FromNoise(Chains):
     """Every chain starts from noise, every time: short-run MCMC (Nijkamp et al. 2019)."""
 
-    def draw(self, store: Tensor, batch: Tensor, space: Space, key: Key) -> tuple[Tensor, Tensor]:
+    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """As many chains as the batch has rows."""
-        return space.noise(len(batch), key, batch.device), _no_slots(batch)
+        return space.noise(len(batch), key, batch.device)
 
 
 @register("chains", "persistent")
@@ -93,9 +94,13 @@ class Persistent(Chains):
         """One for each chain."""
         return self.count
 
-    def draw(self, store: Tensor, batch: Tensor, space: Space, key: Key) -> tuple[Tensor, Tensor]:
-        """Every chain."""
-        return store.clone(), torch.arange(len(store), device=store.device)
+    def choose(self, batch_size: int, key: Key) -> Tensor:
+        """All of them."""
+        return torch.arange(self.count)
+
+    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        """Where they stopped."""
+        return store[slots]
 
 
 @register("chains", "replay")
@@ -121,9 +126,12 @@ class Replay(Chains):
         """One for each chain of the reservoir."""
         return self.size
 
-    def draw(self, store: Tensor, batch: Tensor, space: Space, key: Key) -> tuple[Tensor, Tensor]:
-        """As many distinct slots as the batch has rows (all, if it has more), each restarted with p = `restart`."""
-        slots = rng.permutation(len(store), key.fold("slots"))[: len(batch)].to(store.device)
+    def choose(self, batch_size: int, key: Key) -> Tensor:
+        """As many distinct slots as the batch has rows (all, if it has more)."""
+        return rng.permutation(self.size, key.fold("slots"))[:batch_size]
+
+    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        """Where they stopped, but each restarted with p = `restart`."""
         fresh = rng.uniform((len(slots),), key.fold("restart"), store.device) < self.restart
         start = _fresh(self.start, len(slots), batch, space, key.fold("noise"))
-        return torch.where(fresh.reshape(-1, *[1] * len(space.shape)), start, store[slots]), slots
+        return torch.where(fresh.reshape(-1, *[1] * len(space.shape)), start, store[slots])

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -22,6 +23,7 @@ class Device:
     torch: torch.device
     description: str
     precision: Precision
+    engine: Engine = EAGER
 
     @contextmanager
     def chain_precision(self) -> Iterator[None]:

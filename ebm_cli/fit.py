@@ -15,11 +15,13 @@ from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
+from ebm_cli.step import Report, check, check_weights, train_step
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.train import Best, Parts, TrainState, check_finite, train_step
+from ebm_cli.train import Best, Parts, TrainState
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
+_UNREAD = 100  # steps at most until the finite check sees one
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
 
 Every = Annotated[int, Field(ge=0)]
@@ -35,6 +37,10 @@ class Plan:
     keep_last: Annotated[int, Field(ge=1)]
     log_spaced: Every
     monitor: str | None
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether anything at all is."""
+        return any(_due(step, every, total) for every in (self.log_every, self.eval_every, self.save_every))
 
 
 @dataclass
@@ -101,7 +107,7 @@ class Recorder:
 
     def save(self, parts: Parts, state: TrainState) -> None:
         """A checkpoint of this moment, and the superseded ones deleted. Raises RunError if a weight is not finite."""
-        check_finite(state)
+        check_weights(state)
         best = state.best and {"step": state.best.step, "value": state.best.value}
         space = {"name": parts.data.space.name, "shape": parts.data.space.shape}
         numbers = {"space": space, "metrics_bytes": self.run.sync_metrics(), "best": best}
@@ -114,7 +120,7 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Sub
     """What an evaluation sees of a training run; it draws from its own keys, so it cannot change the training."""
     key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
     model = state.averaged_model()
-    return Subject(model, parts.data, split, parts.components.sampler, state.store, key)
+    return Subject(model, parts.data, split, parts.components.sampler, state.store, key, parts.device.engine)
 
 
 def restore(run: Run, state: TrainState) -> list[str]:
@@ -145,19 +151,24 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder, stop: StopRequest) 
     plan, total = recorder.plan, parts.loop.steps
     recorder.ladder = checkpoint.log_spaced(plan.log_spaced, total) | recorder.rungs_there(state.step)
     saved = state.step if state.step else None
+    unread: list[Report] = []
     with disk_watched(recorder.run, state):
         with StepDisplay(total, state.step) as display:
             while state.step < total and not stop.signal:
-                metrics = train_step(parts, state)
-                step = state.step
+                unread.append(train_step(parts, state))
+                step, last = state.step, unread[-1]
+                if len(unread) == _UNREAD or step in recorder.ladder or plan.due(step, total):
+                    check(state, unread)
+                    unread = []
                 if _due(step, plan.log_every, total):
-                    values = {name: value.item() for name, value in metrics.items()}
+                    values = last.numbers()
                     recorder.metrics(step, values)
                     display.show(step, {name: values[name] for name in _SHOWN if name in values})
                 better = _due(step, plan.eval_every, total) and recorder.evaluate(parts, state)
                 if better or step in recorder.ladder or _due(step, plan.save_every, total):
                     recorder.save(parts, state)
                     saved = step
+        check(state, unread)
         if saved != state.step:
             recorder.save(parts, state)
 

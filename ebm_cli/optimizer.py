@@ -1,21 +1,19 @@
-"""Optimizers of torch, a learning rate that is a function of the step, gradient clipping and weight averaging.
+"""Optimizers, a learning rate that is a function of the step, and weight averaging.
 
-torch's own update functions are called on state that is plain named tensors, so a checkpoint holds no object, nothing
-is created lazily, and the `torch.optim.Optimizer` class, whose first use imports torch's compiler for seconds, is not
-needed.
+Their state is plain named tensors, so a checkpoint holds no object and nothing is created lazily, and each update is a
+function of tensors that can be compiled into one pass over the weights. The results are those of `torch.optim`, whose
+class is not used: its first import takes seconds.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from ebm_cli.registry import register
 
@@ -25,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Steps = Annotated[int, Field(ge=0)]
 Named = dict[str, Tensor]
+Scalar = float | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,8 @@ class Optimizer(ABC):
         return {f"{slot}.{name}": torch.zeros_like(p) for slot in self.slots() for name, p in parameters.items()}
 
     @abstractmethod
-    def update(self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], at: "At") -> None:
-        """Update parameters and slots (one list per slot, in the order of `slots()`) in place."""
+    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: "At") -> None:
+        """Update one parameter and its slots (in the order of `slots()`) in place."""
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of update number `step` (from 0) in a run of `steps`."""
@@ -72,21 +71,37 @@ class Optimizer(ABC):
         return self.ema if step >= self.ema_start * steps else 0.0
 
 
-@dataclass(frozen=True)
-class At:
-    """Update number `step` (from 0) at this learning rate."""
+class At(NamedTuple):
+    """Update number `step` (from 0) at this learning rate: numbers, or scalar tensors in a compiled region."""
 
-    step: int
-    rate: float
+    step: Scalar
+    rate: Scalar
+    keep: Scalar  # weight of the old average
 
 
 @torch.no_grad()
-def apply(optimizer: Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], at: At) -> None:
+def apply(optimizer: Optimizer, parameters: Mapping[str, Tensor], grads: Named, state: Named, at: At) -> None:
     """One update of all parameters that have a gradient, and of the optimizer's state, in place."""
-    names = [name for name, p in parameters.items() if p.grad is not None]
-    chosen = [parameters[name] for name in names]
-    gradients = [p.grad for p in chosen if p.grad is not None]
-    optimizer.update(chosen, gradients, [[state[f"{slot}.{name}"] for name in names] for slot in optimizer.slots()], at)
+    for name, grad in grads.items():
+        optimizer.update(parameters[name], grad, [state[f"{slot}.{name}"] for slot in optimizer.slots()], at)
+
+
+def norms(grads: Named) -> Tensor:
+    """Euclidean norm of each gradient, (parameters,)."""
+    return torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()])
+
+
+def clipped(grads: Named, largest: float, norm: Tensor) -> Named:
+    """The gradients scaled so that their norm, `norm` now, is at most `largest`."""
+    scale = (largest / (norm + 1e-6)).clamp(max=1)
+    return {name: grad * scale for name, grad in grads.items()}
+
+
+@torch.no_grad()
+def average(averages: Named, parameters: Mapping[str, Tensor], keep: Scalar) -> None:
+    """average <- keep average + (1 - keep) parameter, in place."""
+    for name, mean in averages.items():
+        mean.mul_(keep).add_(parameters[name] * (1 - keep))
 
 
 @register("optimizer", "sgd")
@@ -101,13 +116,13 @@ class SGD(Optimizer):
         """The velocity, if there is momentum."""
         return ("momentum",) if self.momentum else ()
 
-    def update(self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], at: At) -> None:
+    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At) -> None:
         """u <- momentum u + g, theta <- theta - rate u (Nesterov: g + momentum u), g with weight_decay theta added."""
-        velocity: list[Tensor | None] = [*slots[0]] if slots else [None] * len(parameters)
-        sgd(
-            parameters, gradients, velocity, foreach=True, lr=at.rate, momentum=self.momentum, dampening=0.0,
-            nesterov=self.nesterov and self.momentum > 0, weight_decay=self.weight_decay, maximize=False,
-        )  # fmt: skip
+        step = grad + self.weight_decay * p if self.weight_decay else grad
+        if slots:
+            velocity = slots[0].mul_(self.momentum).add_(step)
+            step = step + self.momentum * velocity if self.nesterov else velocity
+        p.sub_(step * at.rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +138,17 @@ class _Adam(Optimizer):
         """Running means of the gradient and of its square."""
         return ("first_moment", "second_moment")
 
-    def update(self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], at: At) -> None:
+    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At) -> None:
         """Kingma & Ba 2015, alg. 1, with t = step + 1."""
-        steps = [torch.tensor(float(at.step)) for _ in parameters]
-        adam(
-            parameters, gradients, slots[0], slots[1], [], steps, foreach=True, amsgrad=False, lr=at.rate,
-            beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=self.weight_decay,
-            decoupled_weight_decay=self.decoupled, maximize=False,
-        )  # fmt: skip
+        if self.decoupled:
+            p.mul_(1 - at.rate * self.weight_decay)
+        elif self.weight_decay:
+            grad = grad + self.weight_decay * p
+        (first, second), (beta1, beta2) = slots, self.betas
+        first.mul_(beta1).add_(grad * (1 - beta1))
+        second.mul_(beta2).add_(grad.square() * (1 - beta2))
+        bias1, bias2 = 1 - beta1 ** (at.step + 1), 1 - beta2 ** (at.step + 1)
+        p.sub_(first / ((second / bias2).sqrt() + self.eps) * (at.rate / bias1))
 
 
 @register("optimizer", "adam")

@@ -13,17 +13,20 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, Site, Sites
+from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 
 S = TypeVar("S")
+Beta = float | Tensor  # an inverse temperature; in a compiled region a scalar tensor
 
 
 class Path(ABC, Generic[S]):
     """States S are chain positions with whatever makes the next density ratio and move cheap."""
 
     log_z_base: float
+    compiles: bool = False
 
     @abstractmethod
     def start(self, n: int, key: Key) -> Tensor:
@@ -38,15 +41,15 @@ class Path(ABC, Generic[S]):
         """log f_0(x), (chains,)."""
 
     @abstractmethod
-    def log_ratio(self, state: S, to: float, origin: float) -> Tensor:
+    def log_ratio(self, state: S, to: Beta, origin: Beta) -> Tensor:
         """log f_to(x) - log f_origin(x), (chains,)."""
 
     @abstractmethod
-    def move(self, state: S, beta: float, key: Key) -> S:
+    def move(self, state: S, beta: Beta, key: AnyKey) -> S:
         """A transition that leaves p_beta invariant."""
 
     @abstractmethod
-    def move_back(self, state: S, beta: float, key: Key) -> S:
+    def move_back(self, state: S, beta: Beta, key: AnyKey) -> S:
         """The time reversal of `move` at the same beta."""
 
 
@@ -71,6 +74,7 @@ class BipartitePath(Path[BipartiteState]):
         self.log_z_base = base.log_z().item() + self.log_z_hidden
         nothing = torch.zeros(1, model.hidden, device=base.b.device, dtype=base.b.dtype)
         self.tilt = model.visible_logits(nothing).squeeze(0) - base.b
+        self.compiles = model.compiles
 
     def start(self, n: int, key: Key) -> Tensor:
         """Independent units at the base's mean."""
@@ -84,20 +88,20 @@ class BipartitePath(Path[BipartiteState]):
         """a.v + H log 2: the hidden units are summed out."""
         return self.log_z_hidden - self.base.energy(state.x)
 
-    def log_ratio(self, state: BipartiteState, to: float, origin: float) -> Tensor:
+    def log_ratio(self, state: BipartiteState, to: Beta, origin: Beta) -> Tensor:
         """(to - origin) v.(b - a) + sum_j softplus(to a_j) - softplus(origin a_j)."""
         logits = state.hidden_logits
         hidden = softplus(to * logits).sum(1) - softplus(origin * logits).sum(1)
         return (to - origin) * state.tilt + hidden
 
-    def move(self, state: BipartiteState, beta: float, key: Key) -> BipartiteState:
+    def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """h ~ p_beta(h | v), then v ~ p_beta(v | h)."""
         h = rng.bernoulli(beta * state.hidden_logits, key.fold("hidden"))
-        logits = torch.lerp(self.base.b, self.model.visible_logits(h), beta)
+        logits = (1 - beta) * self.base.b + beta * self.model.visible_logits(h)
         v = rng.bernoulli(logits, key.fold("visible"))
         return self.observe(v.reshape(state.x.shape))
 
-    def move_back(self, state: BipartiteState, beta: float, key: Key) -> BipartiteState:
+    def move_back(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """The same: v -> h -> v' satisfies detailed balance."""
         return self.move(state, beta, key)
 
@@ -105,7 +109,7 @@ class BipartitePath(Path[BipartiteState]):
 class Tempered(EnergyModel):
     """The model p_beta itself: E_beta = (1 - beta) E_base + beta E_target."""
 
-    def __init__(self, base: EnergyModel, target: EnergyModel, beta: float) -> None:
+    def __init__(self, base: EnergyModel, target: EnergyModel, beta: Beta) -> None:
         super().__init__()
         self.space = target.space
         self.base, self.target, self.beta = base, target, beta
@@ -115,7 +119,10 @@ class Tempered(EnergyModel):
         return (1 - self.beta) * self.base.energy(x) + self.beta * self.target.energy(x)
 
     def sites(self, x: Tensor) -> "TemperedSites":
-        """Conditionals of both ends, mixed."""
+        """Conditionals of both ends, mixed; of a Boltzmann machine and independent units again a Boltzmann machine's."""
+        if isinstance(self.target, Boltzmann) and isinstance(self.base, BernoulliProduct):
+            bias = (1 - self.beta) * self.base.b + self.beta * self.target.b
+            return BoltzmannSites(self.beta * self.target.coupling(), bias, x)
         return TemperedSites(self, x)
 
 
@@ -129,7 +136,7 @@ class TemperedSites(Sites):
 
     def logit(self, site: Site) -> Tensor:
         """(1 - beta) logit_base + beta logit_target, (chains,)."""
-        return torch.lerp(self.base.logit(site), self.target.logit(site), self.beta)
+        return (1 - self.beta) * self.base.logit(site) + self.beta * self.target.logit(site)
 
     def assign(self, site: Site, value: Tensor) -> None:
         """Both ends follow."""
@@ -164,19 +171,19 @@ class GeometricPath(Path[GeometricState]):
         """-E_base(x)."""
         return -self.base.energy(state.x)
 
-    def log_ratio(self, state: GeometricState, to: float, origin: float) -> Tensor:
+    def log_ratio(self, state: GeometricState, to: Beta, origin: Beta) -> Tensor:
         """(to - origin) (E_base(x) - E_target(x))."""
         return (to - origin) * state.slope
 
-    def move(self, state: GeometricState, beta: float, key: Key) -> GeometricState:
+    def move(self, state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:
         """One step of the sampler at beta."""
         return self._step(self.forward, state, beta, key)
 
-    def move_back(self, state: GeometricState, beta: float, key: Key) -> GeometricState:
+    def move_back(self, state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:
         """One step of its reversal."""
         return self._step(self.backward, state, beta, key)
 
-    def _step(self, sampler: Sampler[Any, Any], state: GeometricState, beta: float, key: Key) -> GeometricState:
+    def _step(self, sampler: Sampler[Any, Any], state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:
         model = Tempered(self.base, self.model, beta)
         moved, _ = sampler.step(model, sampler.init(model, state.x), key)
         return self.observe(moved.x)

@@ -1,36 +1,79 @@
 """Keyed random streams: every draw is a pure function of its key, so there is no generator state to save or share.
 
 A key names one purpose, e.g. `stream(seed, "sampler", step)`, and serves one draw; `key.fold(i)` makes a further,
-independent one. On the CPU the numbers come from Philox4x64-10 (Salmon et al., SC 2011) keyed with the 128-bit hash of
-the path; on CUDA from torch's Philox4x32-10 seeded with 63 bits of it. The two devices draw different numbers.
+independent one. All numbers are made from random 32-bit words by the same formulas; the words come from
+
+* Philox4x32-10 in tensor operations (`philox.py`) on CUDA, and inside compiled regions on any device, which a `Counter`
+  carries the key into;
+* Philox4x64-10 in numpy's C code for a `Key` on the CPU, because it needs no compiler.
+
+Both are keyed with all 128 bits of the hash of the path (Salmon et al., SC 2011). The two give different numbers.
+The first dimension of a draw counts rows (chains); row r depends on r alone, not on how many rows are drawn with it:
+`key.at_row(s)` draws rows s, s + 1, ...
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_cli import philox
+
 Device = torch.device | str
 _CPU = torch.device("cpu")
+_BLOCK = 8  # 32-bit words per step of numpy's Philox4x64 counter
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """128 bits that identify one stream."""
+    """128 bits that identify one stream, and the number of the first row to draw."""
 
     digest: bytes
+    row: int = 0
 
     def fold(self, *path: int | str) -> "Key":
         """The independent key reached from this one by `path`."""
-        return Key(hashlib.blake2b(_encode(path), key=self.digest, digest_size=16).digest())
+        return Key(hashlib.blake2b(_encode(path), key=self.digest, digest_size=16).digest(), self.row)
+
+    def at_row(self, row: int) -> "Key":
+        """The same stream from this row on."""
+        return replace(self, row=row)
+
+    def words(self) -> list[int]:
+        """What a `Counter` carries: the hash as four 32-bit words, and the row."""
+        return [*np.frombuffer(self.digest, "<u4").tolist(), self.row]
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A key inside a compiled region, where nothing can be hashed: a key's words, and the number of the draw in it.
+
+    Draws of one region are told apart by `lane`, a 32-bit hash of the path taken from the region's own key.
+    """
+
+    words: Tensor  # (5,) int64: `Key.words()`
+    lane: int = 0
+
+    def fold(self, *path: int | str) -> "Counter":
+        """Another draw of the same region."""
+        return Counter(self.words, _lane(self.lane, path))
+
+
+AnyKey = Key | Counter
 
 
 def stream(seed: int, *path: int | str) -> Key:
     """The key of one purpose in a run: `stream(seed, "chains", step)`."""
     return Key(hashlib.blake2b(_encode((seed, *path)), digest_size=16).digest())
+
+
+def counters(keys: Sequence[Key], device: Device = _CPU) -> Tensor:
+    """The words of these keys, (len(keys), 5) int64: one transfer for all the draws of a compiled loop."""
+    return torch.tensor([key.words() for key in keys], dtype=torch.int64).to(device, non_blocking=True)
 
 
 def _encode(path: Sequence[int | str]) -> bytes:
@@ -42,33 +85,50 @@ def _encode(path: Sequence[int | str]) -> bytes:
     )
 
 
-def uniform(shape: Sequence[int], key: Key, device: Device = _CPU, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Uniform on [0, 1)."""
-    if torch.device(device).type == "cpu":
-        return torch.from_numpy(_philox(key).random(tuple(shape), dtype=_numpy_type(dtype)))
-    return torch.rand(tuple(shape), generator=_torch_generator(key, device), device=device, dtype=dtype)
+def _lane(lane: int, path: Sequence[int | str]) -> int:
+    """FNV-1a over the parts: arithmetic that the compiler evaluates while it traces."""
+    for part in path:
+        text = "s" + part if isinstance(part, str) else "i" + str(part)
+        for letter in text + "/":
+            lane = ((lane ^ ord(letter)) * 16777619 + 1) & 0xFFFFFFFF
+    return lane
 
 
-def normal(shape: Sequence[int], key: Key, device: Device = _CPU, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal."""
-    if torch.device(device).type == "cpu":
-        return torch.from_numpy(_philox(key).standard_normal(tuple(shape), dtype=_numpy_type(dtype)))
-    return torch.randn(tuple(shape), generator=_torch_generator(key, device), device=device, dtype=dtype)
+def uniform(shape: Sequence[int], key: AnyKey, device: Device = _CPU, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform on [0, 1): multiples of 2^-24, in float64 of 2^-53."""
+    rows, count = _matrix(shape)
+    if dtype == torch.float64:
+        found = _unit(*_words(rows, 2 * count, key, device).chunk(2, 1))
+    else:
+        found = (_words(rows, count, key, device) >> 8 & 0xFFFFFF).to(dtype) * 2.0**-24
+    return found.reshape(tuple(shape))
 
 
-def integers(high: int, shape: Sequence[int], key: Key, device: Device = _CPU) -> Tensor:
-    """Uniform on {0, ..., high - 1}, int64."""
-    if torch.device(device).type == "cpu":
-        return torch.from_numpy(_philox(key).integers(high, size=tuple(shape)))
-    return torch.randint(high, tuple(shape), generator=_torch_generator(key, device), device=device)
+def normal(shape: Sequence[int], key: AnyKey, device: Device = _CPU, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal: sqrt(-2 log u) times cos and sin of 2 pi u' (Box & Muller 1958), |z| < 6.7 (float64: 8.6)."""
+    rows, count = _matrix(shape)
+    half = (count + 1) // 2
+    if dtype == torch.float64:
+        a, b, c, d = _words(rows, 4 * half, key, device).chunk(4, 1)
+        u, angle = 1 - _unit(a, b), _unit(c, d) * (2 * math.pi)
+    else:
+        a, b = (w.long() & 0xFFFFFFFF for w in _words(rows, 2 * half, key, device).chunk(2, 1))
+        u, angle = (a + 1).to(dtype) * 2.0**-32, b.to(dtype) * (2 * math.pi * 2.0**-32)
+    radius = (-2 * u.log()).sqrt()
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].reshape(tuple(shape))
+
+
+def integers(high: int, shape: Sequence[int], key: AnyKey, device: Device = _CPU) -> Tensor:
+    """Uniform on {0, ..., high - 1}, int64, to within 2^-53 in each probability."""
+    return (uniform(shape, key, device, torch.float64) * high).long()
 
 
 def permutation(n: int, key: Key) -> Tensor:
     """A uniformly random order of 0, ..., n - 1, int64, on the CPU (the same whatever the device of the run)."""
-    return torch.from_numpy(_philox(key).permutation(n))
+    return torch.from_numpy(np.random.Generator(_philox4x64(key)).permutation(n))
 
 
-def bernoulli(logits: Tensor, key: Key) -> Tensor:
+def bernoulli(logits: Tensor, key: AnyKey) -> Tensor:
     """x_i in {0, 1} with p(x_i = 1) = sigmoid(logits_i), in the shape of `logits`; float64 for float64, else float32.
 
     The probability is formed in at least float32: with bfloat16 logits only their product is of low precision.
@@ -77,19 +137,41 @@ def bernoulli(logits: Tensor, key: Key) -> Tensor:
     return (uniform(p.shape, key, p.device) < p).to(p.dtype)
 
 
-def categorical(logits: Tensor, key: Key) -> Tensor:
+def categorical(logits: Tensor, key: AnyKey) -> Tensor:
     """Index k with p(k) = softmax(logits)_k over the last dimension, by the Gumbel-max trick (float64 noise)."""
     u = uniform(logits.shape, key, logits.device, torch.float64)
     return (logits - (-torch.log1p(-u)).log()).argmax(-1)
 
 
-def _philox(key: Key) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key.digest, np.uint64)))
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Rows, and numbers in each."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
 
 
-def _torch_generator(key: Key, device: Device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(int.from_bytes(key.digest[:8], "little") >> 1)
+def _words(rows: int, count: int, key: AnyKey, device: Device) -> Tensor:
+    """Random 32-bit words, (rows, count) int32."""
+    if isinstance(key, Counter):
+        return philox.words(rows, count, key.words, key.lane)
+    if torch.device(device).type == "cpu":
+        return _numpy_words(rows, count, key)
+    return philox.words(rows, count, counters([key], device)[0], 0)
 
 
-def _numpy_type(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
-    return np.float64 if dtype == torch.float64 else np.float32
+def _numpy_words(rows: int, count: int, key: Key) -> Tensor:
+    """int32; each row starts a block of its own, so that the counter can be set to any row."""
+    blocks = -(-count // _BLOCK)
+    generator = _philox4x64(key)
+    if key.row:
+        generator.advance(key.row * blocks)
+    raw = generator.random_raw(rows * blocks * (_BLOCK // 2)).view(np.int32)
+    return torch.from_numpy(raw).reshape(rows, blocks * _BLOCK)[:, :count]
+
+
+def _unit(a: Tensor, b: Tensor) -> Tensor:
+    """53 bits of two words as a float64 in [0, 1)."""
+    high, low = a.long() >> 5 & 0x7FFFFFF, b.long() >> 6 & 0x3FFFFFF
+    return (high * 2**26 + low).double() * 2.0**-53
+
+
+def _philox4x64(key: Key) -> np.random.Philox:
+    return np.random.Philox(key=np.frombuffer(key.digest, np.uint64))

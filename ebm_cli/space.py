@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Space(ABC):
         return math.prod(self.shape)
 
     @abstractmethod
-    def noise(self, n: int, key: Key, device: rng.Device = "cpu") -> Tensor:
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """n maximally uninformed configurations, (n, *shape): where chains without a past start."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Binary(Space):
 
     name = "binary"
 
-    def noise(self, n: int, key: Key, device: rng.Device = "cpu") -> Tensor:
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """Fair coin flips."""
         return (rng.uniform((n, *self.shape), key, device) < 0.5).float()
 
@@ -92,7 +92,7 @@ class Real(Space):
 
     name = "real"
 
-    def noise(self, n: int, key: Key, device: rng.Device = "cpu") -> Tensor:
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """Standard normal."""
         return rng.normal((n, *self.shape), key, device)
 

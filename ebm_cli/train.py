@@ -1,4 +1,4 @@
-"""Training: data -> chains -> sampler -> objective -> optimizer -> state, in that order, once a step."""
+"""The parts of a training run, its state, and how both are put together."""
 
 import copy
 from collections.abc import Mapping
@@ -9,17 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import chains as chain_policy
-from ebm_cli import checks, optimizer, registry
+from ebm_cli import checks, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
-from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel, ModelSpec
-from ebm_cli.objective.base import Metrics, Objective
-from ebm_cli.optimizer import At, Optimizer
+from ebm_cli.objective.base import Objective
+from ebm_cli.optimizer import Optimizer
 from ebm_cli.rng import permutation, stream
-from ebm_cli.sampler.base import Sampler, run
+from ebm_cli.sampler.base import Sampler
 
 Choice = dict[str, str]
 """What the user chose in each config group, for messages."""
@@ -156,73 +154,3 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice) ->
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
     return TrainState(0, model, slots, average, store)
-
-
-def train_step(parts: Parts, state: TrainState) -> Metrics:
-    """One update. Raises RunError, before the update, if the gradient is not finite."""
-    loop, components, step = parts.loop, parts.components, state.step
-    x = parts.data.batch(step, loop.batch_size, loop.seed)
-
-    x_neg, info = _negatives(parts, state, x) if components.objective.negatives else (None, {})
-
-    state.model.zero_grad(set_to_none=True)
-    metrics = components.objective.gradient(state.model, x, x_neg, stream(loop.seed, "objective", step))
-    norm = _checked_norm(state, metrics)
-    if components.optimizer.clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), components.optimizer.clip, norm)
-
-    rate = components.optimizer.rate(step, loop.steps)
-    optimizer.apply(components.optimizer, dict(state.model.named_parameters()), state.optimizer, At(step, rate))
-    _update_average(state, components.optimizer.averaging(step, loop.steps))
-    state.step += 1
-    chains = {f"chains_{name}": value.mean() for name, value in info.items()}
-    return {**metrics, "gradient_norm": norm, "learning_rate": torch.tensor(rate), **chains}
-
-
-def _negatives(parts: Parts, state: TrainState, x: Tensor) -> tuple[Tensor, Metrics]:
-    """Chains drawn, moved `chains.steps` transitions and put back into their slots."""
-    loop, components, step = parts.loop, parts.components, state.step
-    policy = components.chains
-    start, slots = policy.draw(state.store, x, parts.data.space, stream(loop.seed, "chains", step))
-    with parts.device.chain_precision():
-        end, info = run(components.sampler, state.model, start, policy.steps, stream(loop.seed, "sampler", step))
-    end = end.float()
-    chain_policy.put(state.store, slots, end)
-    return end, info
-
-
-def _checked_norm(state: TrainState, metrics: Metrics) -> Tensor:
-    """Euclidean norm of the whole gradient; it and the loss must be finite.
-
-    Saturated units have a gradient of zero, so energies can overflow while the gradient looks healthy.
-    """
-    gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
-    norm = torch.nn.utils.get_total_norm(gradients.values())
-    if not (norm + metrics["loss"]).isfinite():
-        broken = [name for name, grad in gradients.items() if not grad.isfinite().all()]
-        subject = f"the gradient of {' and '.join(broken)}" if broken else "the loss"
-        values = ", ".join(f"{name} {value.item():.6g}" for name, value in metrics.items())
-        raise RunError(_not_finite(state.step + 1, f"{subject} is", f"{values}, gradient_norm {norm.item():.6g}"))
-    return norm
-
-
-def _not_finite(step: int, subject: str, detail: str) -> str:
-    return (
-        f"step {step}: {subject} not finite ({detail}); nothing was updated or saved. "
-        "Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
-    )
-
-
-def check_finite(state: TrainState) -> None:
-    """Raises RunError if a weight is not finite, so that no checkpoint of a broken model is ever written."""
-    broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
-    if broken:
-        raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update"))
-
-
-@torch.no_grad()
-def _update_average(state: TrainState, keep: float) -> None:
-    """average <- keep * average + (1 - keep) * weights."""
-    for name, parameter in state.model.named_parameters():
-        if name in state.average:
-            state.average[name].lerp_(parameter, 1 - keep)

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ebm_cli import registry, rng, train
-from ebm_cli.dataset.base import Data, Split
+from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.device import Device
 from ebm_cli.model.base import Bipartite, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
@@ -294,9 +294,13 @@ def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
 
 def gradients(objective, model, x, x_neg):
     """Gradients of an objective by name, and its metrics."""
-    model.zero_grad(set_to_none=True)
-    metrics = objective.gradient(model, x, x_neg, stream(0, "objective"))
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, metrics
+    found = objective.gradient(model, x, x_neg, stream(0, "objective"))
+    return objective.finish(model, found), found.metrics
+
+
+def batch(data: Data, step: int, size: int, seed: int) -> torch.Tensor:
+    """Training batch number `step`."""
+    return data.train.rows(batch_index(len(data.train), step, size, seed), stream(seed, "binarize", step))
 
 
 def small_run(**changes):

@@ -19,6 +19,8 @@ import pytest
 import torch
 import yaml
 
+from targets import batch
+
 import ebm_cli.dataset
 from ebm_cli import registry, rng
 from ebm_cli.dataset import files
@@ -684,11 +686,11 @@ def data_of(grey: torch.Tensor, scale: float, stochastic: bool) -> Data:
 
 def test_stochastic_binarisation_is_drawn_anew_at_each_step():
     data = data_of(torch.full((4, 100), 128, dtype=torch.uint8), 255.0, stochastic=True)
-    first = data.batch(0, 4, 0)
+    first = batch(data, 0, 4, 0)
     assert data.space.contains(first)
-    assert torch.equal(data.batch(0, 4, 0), first)
-    assert not torch.equal(data.batch(1, 4, 0), first)
-    assert not torch.equal(data.batch(0, 4, 1), first)
+    assert torch.equal(batch(data, 0, 4, 0), first)
+    assert not torch.equal(batch(data, 1, 4, 0), first)
+    assert not torch.equal(batch(data, 0, 4, 1), first)
     assert torch.equal(data.train.all(), data.train.all())
 
 

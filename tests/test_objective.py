@@ -9,6 +9,7 @@ import torch
 from targets import (
     BINARY,
     assert_close,
+    batch,
     component,
     double_states,
     exact_p,
@@ -21,13 +22,14 @@ from targets import (
     target,
 )
 
-from ebm_cli import checks, exact, registry, train
+from ebm_cli import checks, exact, registry
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.likelihood import Likelihood, center_gradient
+from ebm_cli.objective.likelihood import Likelihood, center
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Binary, Real
+from ebm_cli.step import check, check_weights, train_step
 
 KEY = stream(0, "objective")
 OBJECTIVES = list(shipped("objective"))
@@ -218,8 +220,8 @@ def test_without_offsets_the_centred_gradient_is_the_plain_one():
     model.hidden_offset.zero_()
     x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
     plain, _ = gradients(component("objective", "pcd"), model, x, x_neg)
-    center_gradient(model)
-    assert all(torch.equal(p.grad, plain[name]) for name, p in model.named_parameters())
+    centred = center(plain, model.visible_offset, model.hidden_offset)
+    assert all(torch.equal(centred[name], plain[name]) for name in plain)
 
 
 def test_the_centred_gradient_is_a_descent_direction():
@@ -288,67 +290,65 @@ class Broken(Likelihood):
     """The gradient of one parameter is not finite at the third step."""
 
     def gradient(self, model, x, x_neg, key):
-        metrics = super().gradient(model, x, x_neg, key)
+        found = super().gradient(model, x, x_neg, key)
         if key == stream(0, "objective", 2):
-            model.W.grad[1, 2] = self.offset_rate * math.inf
-        return metrics
+            found.parameters["W"][1, 2] = math.inf
+        return found
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(clip):
-    """It says which step and which parameter; weights, average and optimizer are those after the step before."""
+def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip):
+    """Steps later too: it says which step and which parameter were the first, and the run counts those before it."""
     adam = shipped("optimizer")["adam"] | {"clip": clip, "ema": 0.9, "ema_start": 0.0}
     parts, state = small_run(optimizer=adam)
     broken = Broken(**dataclasses.asdict(component("objective", "pcd")))
     parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=broken))
-    for _ in range(2):
-        train.train_step(parts, state)
-    kept = {name: value.clone() for name, value in state.tensors().items() if name != "chains"}
-    with pytest.raises(RunError, match=r"^step 3: the gradient of W is not finite .*nothing was updated"):
-        train.train_step(parts, state)
+    reports = [train_step(parts, state) for _ in range(2)]
+    check(state, reports)
+    reports += [train_step(parts, state) for _ in range(4)]
+    with pytest.raises(RunError, match=r"^step 3: the gradient of W is not finite .*nothing of it was saved"):
+        check(state, reports)
     assert state.step == 2
-    assert all(torch.equal(value, state.tensors()[name]) for name, value in kept.items())
 
 
 class Overflowed(Likelihood):
     """A loss that is not finite with a gradient that is: saturated units have none."""
 
     def gradient(self, model, x, x_neg, key):
-        return super().gradient(model, x, x_neg, key) | {"loss": torch.tensor(math.inf)}
+        found = super().gradient(model, x, x_neg, key)
+        return found._replace(metrics={**found.metrics, "loss": torch.tensor(math.inf)})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_too():
     parts, state = small_run()
     overflowed = Overflowed(**dataclasses.asdict(component("objective", "pcd")))
     parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=overflowed))
-    kept = [p.detach().clone() for p in state.model.parameters()]
     with pytest.raises(RunError, match=r"^step 1: the loss is not finite .*loss inf"):
-        train.train_step(parts, state)
-    assert all(map(torch.equal, kept, state.model.parameters()))
+        check(state, [train_step(parts, state)])
     assert state.step == 0
 
 
 def test_weights_that_are_not_finite_are_named():
     _, state = small_run()
-    train.check_finite(state)
+    check_weights(state)
     with torch.no_grad():
         state.model.c[1] = math.nan
     with pytest.raises(RunError, match=r"^step 0: c are not finite"):
-        train.check_finite(state)
+        check_weights(state)
 
 
 def test_negatives_are_the_ends_of_the_chains():
     """One step by hand: draw, move with the key of the step, put back, gradient, update."""
     parts, state = small_run()
     reference = dataclasses.replace(state, model=small_run()[1].model, store=state.store.clone())
-    metrics = train.train_step(parts, state)
-    x = parts.data.batch(0, 6, 0)
+    numbers = train_step(parts, state).numbers()
+    x = batch(parts.data, 0, 6, 0)
     end, _ = run(parts.components.sampler, reference.model, reference.store, 1, stream(0, "sampler", 0))
     found, expected = gradients(parts.components.objective, reference.model, x, end)
     assert torch.equal(state.store, end)
-    assert torch.equal(metrics["loss"], expected["loss"])
+    assert numbers["loss"] == expected["loss"].item()
     norm = sum(g.square().sum() for g in found.values()).sqrt().item()
-    assert metrics["gradient_norm"].item() == pytest.approx(norm, rel=1e-6)
+    assert numbers["gradient_norm"] == pytest.approx(norm, rel=1e-6)
     rate = parts.components.optimizer.rate(0, 50)
     for name, p in reference.model.named_parameters():
         assert_close(dict(state.model.named_parameters())[name], p - rate * found[name])
@@ -361,7 +361,7 @@ def test_no_key_of_training_serves_two_draws(policy, monkeypatch):
     used = keys_used(monkeypatch)
     parts, state = small_run(chains=chains, sampler=shipped("sampler")["gibbs"])
     for _ in range(6):
-        train.train_step(parts, state)
+        train_step(parts, state)
     assert len(used) >= 12
     assert len(set(used)) == len(used)
 
@@ -378,6 +378,6 @@ def test_training_raises_the_exact_likelihood(name):
     parts, state = small_run(chains=policy, objective=shipped("objective")[name], optimizer=sgd, model=model)
     before = exact.log_likelihood(state.model, parts.data.train.all()).mean().item()
     for _ in range(300):
-        train.train_step(parts, state)
+        train_step(parts, state)
     after = exact.log_likelihood(state.model, parts.data.train.all()).mean().item()
     assert after > before + 0.2

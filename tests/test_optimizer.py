@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
-from targets import assert_close, component, gradients, shipped, small_run
+from targets import assert_close, batch, component, gradients, shipped, small_run
 
-from ebm_cli import optimizer, registry, train
+from ebm_cli import optimizer, registry
 from ebm_cli.optimizer import At
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import run
+from ebm_cli.step import train_step
 
 OPTIMIZERS = list(shipped("optimizer"))
 TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -31,6 +32,11 @@ SETTINGS = [
 
 def test_every_optimizer_is_compared():
     assert set(registry.components("optimizer")) == set(TORCH) == {name for name, _ in SETTINGS}
+
+
+def grads_of(parameters):
+    """Gradients by name, of those that have one."""
+    return {name: p.grad for name, p in parameters.items() if p.grad is not None}
 
 
 def new_parameters():
@@ -63,7 +69,7 @@ def test_updates_are_those_of_torch(name, changes, schedule):
         for p in parameters.values():
             p.grad = None
         loss(parameters, step).backward()
-        optimizer.apply(ours, parameters, state, At(step, rate))
+        optimizer.apply(ours, parameters, grads_of(parameters), state, At(step, rate, 0.0))
         theirs.zero_grad()
         loss(others, step).backward()
         theirs.step()
@@ -81,7 +87,7 @@ def test_state_is_plain_named_tensors_there_from_the_start(name, changes):
     assert set(state) == {f"{slot}.{key}" for slot in ours.slots() for key in parameters}
     assert all(not value.any() and value.shape == parameters[key.split(".")[1]].shape for key, value in state.items())
     loss(parameters, 0).backward()
-    optimizer.apply(ours, parameters, state, At(0, 0.1))
+    optimizer.apply(ours, parameters, grads_of(parameters), state, At(0, 0.1, 0.0))
     assert all(value.any() and not value.requires_grad for value in state.values())
 
 
@@ -91,7 +97,7 @@ def test_a_parameter_without_gradient_stays(name):
     state = ours.init(parameters)
     loss(parameters, 0).backward()
     parameters["b"].grad = None
-    optimizer.apply(ours, parameters, state, At(0, 0.1))
+    optimizer.apply(ours, parameters, grads_of(parameters), state, At(0, 0.1, 0.0))
     kept = new_parameters()
     assert torch.equal(parameters["b"], kept["b"])
     assert not torch.equal(parameters["W"], kept["W"])
@@ -151,10 +157,10 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(clip):
     sgd = shipped("optimizer")["sgd"] | {"lr": rate, "schedule": "constant", "clip": clip}
     parts, state = small_run(optimizer=sgd)
     reference = small_run()[1]
-    metrics = train.train_step(parts, state)
+    numbers = train_step(parts, state).numbers()
     end, _ = run(parts.components.sampler, reference.model, reference.store, 1, stream(0, "sampler", 0))
-    gradient, _ = gradients(parts.components.objective, reference.model, parts.data.batch(0, 6, 0), end)
-    norm = metrics["gradient_norm"].item()
+    gradient, _ = gradients(parts.components.objective, reference.model, batch(parts.data, 0, 6, 0), end)
+    norm = numbers["gradient_norm"]
     scale = min(1.0, clip / norm)
     moved = []
     for name, p in reference.model.named_parameters():
@@ -172,7 +178,7 @@ def test_the_average_is_exponential_from_its_start_on(start, steps):
     parts, state = small_run(optimizer=sgd)
     average = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     for step in range(steps):
-        train.train_step(parts, state)
+        train_step(parts, state)
         for name, p in state.model.named_parameters():
             keep = 0.7 if step >= start * 50 else 0.0
             average[name] = keep * average[name] + (1 - keep) * p.detach()
@@ -195,7 +201,7 @@ def test_averaging_does_not_change_training():
     for config in (plain, plain | {"ema": 0.9, "ema_start": 0.0}):
         parts, state = small_run(optimizer=config)
         for _ in range(5):
-            train.train_step(parts, state)
+            train_step(parts, state)
         runs.append([p.detach() for p in state.model.parameters()])
     assert all(map(torch.equal, *runs))
 
@@ -204,10 +210,10 @@ def test_the_rate_of_the_step_is_the_one_applied():
     """The logged rate is that of the update, and the update shrinks with it."""
     sgd = shipped("optimizer")["sgd"] | {"lr": 0.5, "schedule": "linear", "warmup": 3}
     parts, state = small_run(optimizer=sgd)
-    found = [train.train_step(parts, state)["learning_rate"].item() for _ in range(6)]
+    found = [train_step(parts, state).numbers()["learning_rate"] for _ in range(6)]
     assert found == pytest.approx([parts.components.optimizer.rate(step, 50) for step in range(6)])
     still = dataclasses.replace(parts.components.optimizer, lr=1e-30, warmup=0)
     parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, optimizer=still))
     kept = [p.detach().clone() for p in state.model.parameters()]
-    train.train_step(parts, state)
+    train_step(parts, state)
     assert all(map(torch.equal, kept, state.model.parameters()))

@@ -44,7 +44,7 @@ def sample(config: Mapping[str, Any]) -> int:
         log.info("%s at step %d", asked.run, state.step)
         subject = Subject(
             state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,
-            stream(asked.seed, "sample", state.step),
+            stream(asked.seed, "sample", state.step), parts.device.engine,
         )  # fmt: skip
         if asked.start == "chains" and len(state.store) < asked.n:
             log.warning("the run keeps %d chains; the other %d start from noise", len(state.store),

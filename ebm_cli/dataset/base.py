@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.errors import UserError
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Real, Space
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
@@ -49,7 +49,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.grey)
 
-    def rows(self, index: Tensor, key: Key) -> Tensor:
+    def rows(self, index: Tensor, key: AnyKey) -> Tensor:
         """x (len(index), *shape) float32; with stochastic binarisation drawn anew for each key."""
         x = self.grey[index].float() / self.scale
         return (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
@@ -77,11 +77,6 @@ class Data:
     valid: Split | None
     test: Split
     method: str = "none"  # of binarisation, where there was any
-
-    def batch(self, step: int, size: int, seed: int) -> Tensor:
-        """Training batch number `step`, a function of (seed, step): consecutive slices of reshuffled passes."""
-        index = batch_index(len(self.train), step, size, seed).to(self.train.grey.device)
-        return self.train.rows(index, rng.stream(seed, "binarize", step))
 
     def smoothed_mean(self) -> Tensor:
         """Mean of the training rows; of binary data (n m + 1) / (n + 2), so that its logit is finite."""

@@ -1,6 +1,7 @@
 """Annealed importance sampling and its reverse: a bracket on the log-likelihood."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -8,12 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
 from ebm_cli.model.base import Bipartite, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
-from ebm_cli.path import BipartitePath, GeometricPath, Path
+from ebm_cli.path import Beta, BipartitePath, GeometricPath, Path
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.space import Binary
 
@@ -50,7 +52,7 @@ class AIS(Evaluation):
     def evaluate(self, subject: Subject) -> Result:
         """`ais/...` and `raise/...`."""
         path = annealing_path(subject, self.base_mix)
-        log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"))
+        log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"), subject.engine)
         log_z = path.log_z_base + log_mean_exp(log_w)
         x = subject.held_out.all()
         log_f = -torch.cat([subject.model.energy(rows) for rows in x.split(_ROWS_AT_ONCE)]).double()
@@ -99,7 +101,8 @@ class AIS(Evaluation):
     def _gaps(self, path: Path[Any], x: Tensor, log_p: Tensor, subject: Subject) -> Tensor:
         """What AIS says of some rows minus what RAISE says of them, (rows,)."""
         chosen = rng.permutation(len(x), subject.key.fold("points"))[: self.raise_points].to(x.device)
-        lower = reverse_log_p(path, x[chosen], self.raise_chains, self.temperatures, subject.key.fold("reverse"))
+        key = subject.key.fold("reverse")
+        lower = reverse_log_p(path, x[chosen], self.raise_chains, self.temperatures, key, subject.engine)
         return log_p[chosen] - lower
 
 
@@ -117,33 +120,58 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     return GeometricPath(base, subject.model, subject.sampler)
 
 
-def forward(path: Path[Any], chains: int, temperatures: int, key: Key) -> tuple[Tensor, Tensor]:
+def forward(
+    path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER
+) -> tuple[Tensor, Tensor]:
     """log w (chains,) float64 with E[w] = Z / Z_base, and end positions.
 
     x_0 ~ p_0; for k = 1..K: log w += log f_k(x_{k-1}) - log f_{k-1}(x_{k-1}), x_k ~ T_k(. | x_{k-1}).
     """
     state = path.observe(path.start(chains, key.fold("start")))
     log_w = torch.zeros(chains, dtype=torch.float64, device=state.x.device)
-    for k in range(1, temperatures + 1):
-        beta = k / temperatures
-        log_w += path.log_ratio(state, beta, (k - 1) / temperatures)
-        state = path.move(state, beta, key.fold(k))
+    state, log_w = _walk(path, (state, log_w), range(1, temperatures + 1), _up, key, engine)
     return log_w, state.x
 
 
-def reverse_log_p(path: Path[Any], x: Tensor, chains: int, temperatures: int, key: Key) -> Tensor:
+def reverse_log_p(
+    path: Path[Any], x: Tensor, chains: int, temperatures: int, key: Key, engine: Engine = EAGER
+) -> Tensor:
     """Lower bound (rows,) float64 on log p_annealed(x), in expectation: the log mean weight of `chains` reverse chains.
 
     x_K = x; for k = K..1: x_{k-1} ~ T~_k(. | x_k), log w += log f_{k-1}(x_{k-1}) - log f_k(x_{k-1}); and
     p_annealed(x) = E[w] f_K(x) / Z_base, where log f_K(x) - log Z_base is found from the path itself at x.
     """
-    rows = x.repeat_interleave(chains, dim=0)
-    state = path.observe(rows)
+    state = path.observe(x.repeat_interleave(chains, dim=0))
     log_w = _log_target(path, state) - path.log_z_base
-    for k in range(temperatures, 0, -1):
-        state = path.move_back(state, k / temperatures, key.fold(k))
-        log_w += path.log_ratio(state, (k - 1) / temperatures, k / temperatures)
+    _, log_w = _walk(path, (state, log_w), range(temperatures, 0, -1), _down, key, engine)
     return log_mean_exp_rows(log_w.reshape(len(x), chains))
+
+
+Weighted = tuple[Any, Tensor]  # a path's state, and log w
+
+
+def _up(path: Path[Any], weighted: Weighted, beta: Beta, below: Beta, key: AnyKey) -> Weighted:
+    state, log_w = weighted
+    log_w = log_w + path.log_ratio(state, beta, below)
+    return path.move(state, beta, key), log_w
+
+
+def _down(path: Path[Any], weighted: Weighted, beta: Beta, below: Beta, key: AnyKey) -> Weighted:
+    state, log_w = weighted
+    state = path.move_back(state, beta, key)
+    return state, log_w + path.log_ratio(state, below, beta)
+
+
+def _walk(
+    path: Path[Any], weighted: Weighted, order: range, stage: Callable[..., Weighted], key: Key, engine: Engine
+) -> Weighted:
+    """One `stage`, a compiled region where that is possible, at each temperature k = K beta_k of `order`."""
+    engine = engine if path.compiles else EAGER
+    region, x, last = engine.region(stage), weighted[0].x, max(order)
+    betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
+    for k, each in zip(order, engine.keys([key.fold(k) for k in order], x.device), strict=True):
+        weighted = region(path, weighted, betas[k], betas[k - 1], each)
+    return weighted
 
 
 def _log_target(path: Path[Any], state: Any) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli.dataset.base import Data, Split
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
@@ -29,6 +30,7 @@ class Subject:
     sampler: Sampler[Any, Any]
     store: Tensor  # the run's own chains, (slots, *shape), perhaps none
     key: Key
+    engine: Engine = EAGER
 
     @property
     def held_out(self) -> Split:

@@ -56,7 +56,7 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> Tensor:
     x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
     if start == "chains" and len(subject.store):
         x = torch.cat([subject.store, x])[:count]
-    return run(subject.sampler, subject.model, x, steps, key.fold("steps"))[0]
+    return run(subject.sampler, subject.model, x, steps, key.fold("steps"), subject.engine)[0]
 
 
 def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

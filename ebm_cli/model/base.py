@@ -1,22 +1,27 @@
 """Energy-based models: p(x) = exp(-E(x)) / Z, energies in nats."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space
 
 Site = int | Tensor  # one site for all chains, or (chains,) int64 with one for each
+Gradients = dict[str, Tensor]  # by the name of the parameter
+Pullback = Callable[[Tensor], Gradients]
 
 
 class EnergyModel(nn.Module, ABC):
     """E: space -> R with its parameters. Low energy is high probability."""
 
     space: Space
+    compiles: ClassVar[bool] = False
+    """Whether its methods are tensor operations that `torch.compile` can trace, its gradient in closed form."""
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor:
@@ -33,6 +38,21 @@ class EnergyModel(nn.Module, ABC):
             energy = self.energy(x)
             (grad,) = torch.autograd.grad(energy.sum(), x)
         return energy.detach(), grad
+
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """E(x) (batch,), detached, and the map from weights w (batch,) to sum_n w_n dE(x_n)/dtheta.
+
+        Here by automatic differentiation; a closed form spares one pass.
+        """
+        parameters = dict(self.named_parameters())
+        with torch.enable_grad():
+            energy = self.energy(x)
+
+        def pull(weight: Tensor) -> Gradients:
+            found = torch.autograd.grad(energy, [*parameters.values()], weight, materialize_grads=True)
+            return dict(zip(parameters, found, strict=True))
+
+        return energy.detach(), pull
 
     def sites(self, x: Tensor) -> "Sites":
         """Chains at positions x, ready to be updated site by site (binary spaces)."""
@@ -76,11 +96,11 @@ class Bipartite(EnergyModel):
         """The free energy, hidden units summed out."""
         return self.free_energy(x, self.hidden_logits(x))
 
-    def sample_hidden(self, v: Tensor, key: Key) -> Tensor:
+    def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
         """h ~ p(h | v), (batch, hidden)."""
         return rng.bernoulli(self.hidden_logits(v), key)
 
-    def sample_visible(self, h: Tensor, key: Key) -> Tensor:
+    def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:
         """v ~ p(v | h), (batch, *shape)."""
         return rng.bernoulli(self.visible_logits(h), key).reshape(-1, *self.space.shape)
 
@@ -111,6 +131,14 @@ class Sites(ABC):
     def assign(self, site: Site, value: Tensor) -> None:
         """x_site <- value (chains,)."""
         put_site(self.x, site, value)
+
+    def sweep(self, order: Sequence[Site], threshold: Tensor) -> None:
+        """x_i <- 1 if threshold_i < logit_i else 0, one site of `order` after the other; threshold (chains, sites).
+
+        With threshold = logit(u), u uniform, that is x_i ~ p(x_i | rest).
+        """
+        for site, level in zip(order, threshold.unbind(1), strict=True):
+            self.assign(site, (level < self.logit(site)).to(self.x.dtype))
 
 
 def get_site(x: Tensor, site: Site) -> Tensor:

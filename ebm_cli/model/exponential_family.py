@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.model.base import ModelSpec, Normalised, Site, Sites
+from ebm_cli.model.base import Gradients, ModelSpec, Normalised, Pullback, Site, Sites
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Real, Space
@@ -15,6 +15,8 @@ from ebm_cli.space import Binary, Real, Space
 
 class BernoulliProduct(Normalised):
     """E(x) = -b.x on {0, 1}^D: independent units with p(x_i = 1) = sigmoid(b_i); log Z = sum_i softplus(b_i)."""
+
+    compiles = True
 
     def __init__(self, space: Space, mean: Tensor) -> None:
         super().__init__()
@@ -24,6 +26,10 @@ class BernoulliProduct(Normalised):
     def energy(self, x: Tensor) -> Tensor:
         """-b.x, (batch,)."""
         return -(x.flatten(1) @ self.b)
+
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The energy, and dE/db = -x."""
+        return self.energy(x), lambda weight: {"b": -(weight @ x.flatten(1))}
 
     def log_z(self) -> Tensor:
         """sum_i softplus(b_i)."""
@@ -53,6 +59,8 @@ class BernoulliSites(Sites):
 class GaussianProduct(Normalised):
     """E(x) = sum_i (x_i - m_i)^2 exp(r_i) / 2 on R^D: variance exp(-r_i); log Z = sum_i (log 2 pi - r_i) / 2."""
 
+    compiles = True
+
     def __init__(self, space: Space, mean: Tensor) -> None:
         super().__init__()
         self.space = space
@@ -62,6 +70,16 @@ class GaussianProduct(Normalised):
     def energy(self, x: Tensor) -> Tensor:
         """sum_i (x_i - m_i)^2 exp(r_i) / 2, (batch,)."""
         return 0.5 * ((x.flatten(1) - self.m).square() @ self.r.exp())
+
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The energy, and dE/dm_i = -(x_i - m_i) exp(r_i), dE/dr_i = (x_i - m_i)^2 exp(r_i) / 2."""
+        off = x.flatten(1) - self.m
+
+        def pull(weight: Tensor) -> Gradients:
+            precision = self.r.exp()
+            return {"m": -(weight @ off) * precision, "r": (weight @ off.square()) * precision / 2}
+
+        return self.energy(x), pull
 
     def log_z(self) -> Tensor:
         """sum_i (log 2 pi - r_i) / 2."""

@@ -1,5 +1,6 @@
 """Restricted Boltzmann machine with binary units (Smolensky 1986; Hinton 2002)."""
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
-from ebm_cli.model.base import Bipartite, ModelSpec, Site, Sites, get_site
+from ebm_cli.model.base import Bipartite, Gradients, ModelSpec, Pullback, Site, Sites, get_site
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Space
@@ -22,6 +23,7 @@ class RBM(Bipartite):
 
     visible_offset: Tensor
     hidden_offset: Tensor
+    compiles = True
 
     def __init__(self, space: Space, hidden: int, weight_std: float, mean: Tensor, key: Key) -> None:
         super().__init__()
@@ -44,6 +46,20 @@ class RBM(Bipartite):
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """-b.v - sum_j softplus(a_j), (batch,)."""
         return -(v.flatten(1) @ self.b) - softplus(hidden_logits).sum(1)
+
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The free energy, and its gradient from the same hidden logits."""
+        logits = self.hidden_logits(x)
+        return self.free_energy(x, logits), partial(self.pull, x, logits)
+
+    def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
+        """sum_n w_n dE(v_n)/dtheta: dE/dW = -v sigmoid(a)^T, dE/db = -v, dE/dc = -sigmoid(a).
+
+        Data and chains with weights of opposite sign make one product of it.
+        """
+        v = v.flatten(1)
+        activity = hidden_logits.sigmoid() * -weight[:, None]
+        return {"W": v.T @ activity, "b": -(weight @ v), "c": activity.sum(0)}
 
     def sites(self, x: Tensor) -> "RBMSites":
         """Conditionals from cached hidden logits."""

@@ -1,16 +1,24 @@
 """Training objectives: a scalar, minimised, whose gradient is the direction of the update."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from ebm_cli.model.base import EnergyModel
-from ebm_cli.rng import Key
+from ebm_cli.model.base import EnergyModel, Gradients
+from ebm_cli.rng import AnyKey
 from ebm_cli.space import Space
 
 Metrics = dict[str, Tensor]
 """Scalars to log, detached."""
+
+
+class Gradient(NamedTuple):
+    """What one pass over the rows yields. Every tensor in it is a mean over rows, so equal shards may be averaged."""
+
+    parameters: Gradients
+    metrics: Metrics  # `loss` among them
+    statistics: dict[str, Tensor]  # whatever else `finish` needs
 
 
 class Objective(ABC):
@@ -38,8 +46,12 @@ class Objective(ABC):
         return None
 
     @abstractmethod
-    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: Key) -> Metrics:
-        """Write the gradient of the loss into `.grad` of the parameters and return what to log, `loss` among it.
+    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
+        """The gradient of the loss, and what to log.
 
-        x (batch, *shape) are data, x_neg (chains, *shape) the negatives or None; the gradients hold nothing before.
+        x (batch, *shape) are data, x_neg (chains, *shape) the negatives or None.
         """
+
+    def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
+        """The direction of the update from the gradient over all rows, however many processes shared them."""
+        return gradient.parameters

@@ -1,5 +1,6 @@
 """Maximum likelihood: CD, PCD, replay, short-run and exact gradients differ only in where the negatives come from."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -7,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import exact
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.base import Metrics, Objective
+from ebm_cli.objective.base import Gradient, Metrics, Objective
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Real
 
 
@@ -52,51 +53,60 @@ class Likelihood(Objective):
         """Only RBMs have a centred gradient."""
         return (RBM,) if self.centered else ()
 
-    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: Key) -> Metrics:
-        """Backward through the loss, then the change of coordinates if `centered`."""
-        if not self.centered:
-            return self._backward(model, model.energy(x), x_neg)
-        assert isinstance(model, RBM)
-        logits = model.hidden_logits(x)
-        metrics = self._backward(model, model.free_energy(x, logits), x_neg)
-        self._move_offset(model, logits.detach())
-        center_gradient(model)
-        return metrics
-
-    def _backward(self, model: EnergyModel, energy: Tensor, x_neg: Tensor | None) -> Metrics:
-        loss, metrics = self._loss(model, energy, x_neg)
-        loss.backward()
-        return {"loss": loss.detach(), "energy_data": energy.detach().mean(), **metrics}
-
-    def _loss(self, model: EnergyModel, energy: Tensor, x_neg: Tensor | None) -> tuple[Tensor, Metrics]:
+    @torch.no_grad()
+    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
+        """One pass over data and negatives together: one product with the weights each way."""
+        rows = x if x_neg is None else torch.cat([x, x_neg])
+        statistics = {}
+        if self.centered:
+            assert isinstance(model, RBM)
+            logits = model.hidden_logits(rows)
+            energy, pull = model.free_energy(rows, logits), partial(model.pull, rows, logits)
+            statistics["hidden_mean"] = logits[: len(x)].sigmoid().mean(0)
+        else:
+            energy, pull = model.energy_vjp(rows)
         if x_neg is None:
-            log_z = exact.log_z(model)
-            return energy.mean() + log_z, {"log_z": log_z.detach()}
-        energy_neg = model.energy(x_neg)
+            return self._enumerated(model, energy, pull, statistics)
+        weight, metrics = self._weigh(energy[: len(x)], energy[len(x) :])
+        return Gradient(pull(weight), metrics, statistics)
+
+    def _weigh(self, energy: Tensor, energy_neg: Tensor) -> tuple[Tensor, Metrics]:
+        """dloss/dE of every row, (batch + chains,), and what to log."""
+        n, m, share = len(energy), len(energy_neg), 2 * self.energy_l2
         gap = energy.mean() - energy_neg.mean()
-        loss = gap
-        if self.energy_l2:
-            loss = loss + self.energy_l2 * (energy.square().mean() + energy_neg.square().mean())
-        return loss, {"energy_chains": energy_neg.detach().mean(), "energy_gap": gap.detach()}
+        loss = gap + self.energy_l2 * (energy.square().mean() + energy_neg.square().mean()) if share else gap
+        weight = torch.cat([(1 + share * energy) / n, (share * energy_neg - 1) / m])
+        means = {"energy_data": energy.mean(), "energy_chains": energy_neg.mean()}
+        return weight, {"loss": loss, **means, "energy_gap": gap}
 
-    def _move_offset(self, model: RBM, logits: Tensor) -> None:
-        """lambda <- lambda + rate (mean_data p(h = 1 | v) - lambda)."""
-        model.hidden_offset.lerp_(logits.sigmoid().mean(0), self.offset_rate)
+    def _enumerated(self, model: EnergyModel, energy: Tensor, pull: Pullback, statistics: Metrics) -> Gradient:
+        """mean E(x) + log Z, the negative log-likelihood itself."""
+        parameters = dict(model.named_parameters())
+        with torch.enable_grad():
+            log_z = exact.log_z(model)
+        of_log_z = torch.autograd.grad(log_z, [*parameters.values()], materialize_grads=True)
+        of_energy = pull(torch.full_like(energy, 1 / len(energy)))
+        found = {name: of_energy[name] + grad for name, grad in zip(parameters, of_log_z, strict=True)}
+        mean, log_z = energy.mean(), log_z.detach()
+        return Gradient(found, {"loss": mean + log_z, "energy_data": mean, "log_z": log_z}, statistics)
+
+    @torch.no_grad()
+    def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
+        """If `centered`: lambda <- lambda + rate (mean_data p(h = 1 | v) - lambda), then the change of coordinates."""
+        if not self.centered:
+            return gradient.parameters
+        assert isinstance(model, RBM)
+        model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
+        return center(gradient.parameters, model.visible_offset, model.hidden_offset)
 
 
-@torch.no_grad()
-def center_gradient(model: RBM) -> None:
-    """From the gradient in (W, b, c) to the centred one (Melchior, Fischer, Wiskott 2016, eq. 10-12), in place.
+def center(gradient: Gradients, mu: Tensor, lam: Tensor) -> Gradients:
+    """From the gradient in (W, b, c) to the centred one (Melchior, Fischer, Wiskott 2016, eq. 10-12).
 
     dW' = dW - mu dc^T - db lambda^T,  db' = db - dW' lambda,  dc' = dc - dW'^T mu: the gradient with respect to the
     parameters of E = -(v - mu).b - (h - lambda).c - (v - mu).W (h - lambda), carried back to the usual ones. mu is the
     mean of the training data, lambda a running mean of the hidden activity on it.
     """
-    W, b, c = model.W.grad, model.b.grad, model.c.grad
-    assert W is not None
-    assert b is not None
-    assert c is not None
-    mu, lam = model.visible_offset, model.hidden_offset
-    W.addr_(mu, c, alpha=-1).addr_(b, lam, alpha=-1)
-    b.addmv_(W, lam, alpha=-1)
-    c.addmv_(W.T, mu, alpha=-1)
+    b, c = gradient["b"], gradient["c"]
+    W = gradient["W"].addr(mu, c, alpha=-1).addr(b, lam, alpha=-1)
+    return {"W": W, "b": b - W @ lam, "c": c - mu @ W}

@@ -1,13 +1,15 @@
 """Markov kernels with one seam: `init` at positions x, `step`, and one loop that serves training, AIS and sampling."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space
 
 Info = dict[str, Tensor]
@@ -36,6 +38,8 @@ class Sampler(ABC, Generic[M, S]):
 
     spaces: ClassVar[tuple[type[Space], ...]]
     needs: ClassVar[tuple[type[EnergyModel], ...]] = ()
+    compiles: ClassVar[bool] = False
+    """Whether `step` is made of tensor operations that `torch.compile` can trace."""
 
     def misfit(self, space: Space) -> str | None:
         """Which key does not suit a space of this size, in one sentence, or None."""
@@ -46,7 +50,7 @@ class Sampler(ABC, Generic[M, S]):
         """The state at positions x (chains, *shape)."""
 
     @abstractmethod
-    def step(self, model: M, state: S, key: Key) -> tuple[S, Info]:
+    def step(self, model: M, state: S, key: AnyKey) -> tuple[S, Info]:
         """One transition of every chain."""
 
     def reversal(self) -> Self:
@@ -54,12 +58,31 @@ class Sampler(ABC, Generic[M, S]):
         return self
 
 
+def engine_for(sampler: Sampler[Any, Any], model: EnergyModel, engine: Engine) -> Engine:
+    """The given one if both can be compiled, otherwise none."""
+    return engine if sampler.compiles and model.compiles else EAGER
+
+
 @torch.no_grad()
-def run(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, steps: int, key: Key) -> tuple[Tensor, Info]:
-    """`steps` transitions from x: end positions (chains, *shape), and each piece of Info averaged over steps."""
+def transitions(
+    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine = EAGER
+) -> tuple[Tensor, Info]:
+    """One transition from x for each key: end positions (chains, *shape), and each piece of Info averaged over them.
+
+    Compiled, each transition is one region, and nothing in the loop waits for the device.
+    """
+    step = engine.region(sampler.step)
     state = sampler.init(model, x)
     total: Info = {}
-    for i in range(steps):
-        state, info = sampler.step(model, state, key.fold(i))
+    for key in keys:
+        state, info = step(model, state, key)
         total = {name: value + total.get(name, 0.0) for name, value in info.items()}
-    return state.x, {name: value / steps for name, value in total.items()}
+    return state.x, {name: value / len(keys) for name, value in total.items()}
+
+
+def run(
+    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, steps: int, key: Key, engine: Engine = EAGER
+) -> tuple[Tensor, Info]:
+    """`steps` transitions from x, the i-th with `key.fold(i)`."""
+    engine = engine_for(sampler, model, engine)
+    return transitions(sampler, model, x, engine.keys([key.fold(i) for i in range(steps)], x.device), engine)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Site, Sites
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
 from ebm_cli.space import Binary
 
@@ -36,18 +36,17 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
         """Caches what makes the model's conditionals cheap."""
         return GibbsState(x, model.sites(x))
 
-    def step(self, model: EnergyModel, state: GibbsState, key: Key) -> tuple[GibbsState, Info]:
+    def step(self, model: EnergyModel, state: GibbsState, key: AnyKey) -> tuple[GibbsState, Info]:
         """One sweep."""
         sites = state.sites
-        u = rng.uniform((model.space.sites, len(state.x)), key.fold("accept"), state.x.device, state.x.dtype)
-        for site, threshold in zip(self._order(state.x, key), u, strict=True):
-            sites.assign(site, (threshold < sites.logit(site).sigmoid()).to(u.dtype))
+        threshold = rng.uniform(sites.x.shape, key.fold("accept"), state.x.device, state.x.dtype).logit()
+        sites.sweep(self._order(state.x, key), threshold)
         return GibbsState(sites.x.reshape(state.x.shape).clone(), sites), {}
 
-    def _order(self, x: Tensor, key: Key) -> list[Site]:
+    def _order(self, x: Tensor, key: AnyKey) -> list[Site]:
         n = x[0].numel()
         if self.scan == "random":
-            return list(rng.integers(n, (n, len(x)), key.fold("sites"), x.device))
+            return list(rng.integers(n, (len(x), n), key.fold("sites"), x.device).unbind(1))
         return list(range(n)) if self.scan == "systematic" else list(range(n - 1, -1, -1))
 
     def reversal(self) -> Self:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
 from ebm_cli.space import Binary, Real, Space
 
@@ -33,6 +33,7 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
     step_size: Annotated[float, Field(gt=0)]
 
     spaces = (Binary, Real)
+    compiles = True
 
     def misfit(self, space: Space) -> str | None:
         """Binary spaces have no more sites to flip than they have."""
@@ -44,7 +45,7 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
         """Caches the energies."""
         return MetropolisState(x, model.energy(x))
 
-    def step(self, model: EnergyModel, state: MetropolisState, key: Key) -> tuple[MetropolisState, Info]:
+    def step(self, model: EnergyModel, state: MetropolisState, key: AnyKey) -> tuple[MetropolisState, Info]:
         """One proposal per chain; `acceptance` is 0 or 1 for each."""
         proposal = self.propose(model, state.x, key.fold("proposal"))
         energy = model.energy(proposal)
@@ -53,7 +54,7 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
         x = torch.where(accept.reshape(-1, *[1] * (proposal.dim() - 1)), proposal, state.x)
         return MetropolisState(x, torch.where(accept, energy, state.energy)), {"acceptance": accept.to(u.dtype)}
 
-    def propose(self, model: EnergyModel, x: Tensor, key: Key) -> Tensor:
+    def propose(self, model: EnergyModel, x: Tensor, key: AnyKey) -> Tensor:
         """x' (chains, *shape) with q(x' | x) = q(x | x')."""
         if isinstance(model.space, Real):
             return x + self.step_size * rng.normal(x.shape, key, x.device, x.dtype)
@@ -63,7 +64,7 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
             return flat.scatter(1, sites, 1 - flat.gather(1, sites)).reshape(x.shape)
         return torch.where(self._chosen_sites(flat, key), 1 - flat, flat).reshape(x.shape)
 
-    def _chosen_sites(self, flat: Tensor, key: Key) -> Tensor:
+    def _chosen_sites(self, flat: Tensor, key: AnyKey) -> Tensor:
         """Which sites flip, (chains, sites): those of the 1 to `flips` largest of D uniform numbers."""
         largest = rng.uniform(flat.shape, key, flat.device).topk(self.flips, dim=1).indices
         number = 1 + rng.integers(self.flips, (len(flat), 1), key.fold("number"), flat.device)

@@ -1,0 +1,45 @@
+"""How the inner loops are executed: operation by operation, or as compiled regions.
+
+A region is a function of tensors, models and components that is called again and again: one transition of the chains,
+one update of the weights, one temperature of AIS. Every random draw in it takes a `Counter`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from ebm_cli.rng import AnyKey, Counter, Device, Key, counters
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Scalars = TypeVar("Scalars", bound=tuple[Any, ...])
+
+
+class Engine:
+    """`compiled` sends regions through `torch.compile`, each shape once; otherwise they run as they are."""
+
+    def __init__(self, *, compiled: bool) -> None:
+        self.compiled = compiled
+        self._regions: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def region(self, function: Function) -> Function:
+        """The function itself, or its compiled form. Samplers and models of equal settings share one."""
+        if not self.compiled:
+            return function
+        if function not in self._regions:
+            self._regions[function] = torch.compile(function, fullgraph=True, dynamic=False)
+        return self._regions[function]  # type: ignore[return-value]
+
+    def keys(self, keys: Sequence[Key], device: Device) -> Sequence[AnyKey]:
+        """The keys in the form that regions draw from."""
+        return [Counter(words) for words in counters(keys, device).unbind()] if self.compiled and keys else keys
+
+    def scalars(self, values: Scalars, device: Device) -> Scalars:
+        """The numbers in the form that regions take: as tensors, so that another value needs no other code."""
+        if not self.compiled:
+            return values
+        found = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
+        return type(values)(*found.unbind())
+
+
+EAGER = Engine(compiled=False)

@@ -1,0 +1,178 @@
+"""One training step: data -> chains -> sampler -> objective -> optimizer, in that order.
+
+The host first writes down what the step will need (`plan`); the rest (`execute`) then runs on the device without asking
+it anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm_cli import chains as chain_policy
+from ebm_cli import optimizer
+from ebm_cli.dataset.base import Split, batch_index
+from ebm_cli.errors import RunError
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.objective.base import Gradient, Objective
+from ebm_cli.optimizer import At, Named, Optimizer
+from ebm_cli.rng import AnyKey, stream
+from ebm_cli.sampler.base import Info, engine_for, transitions
+from ebm_cli.train import Parts, TrainState
+
+
+class Inputs(NamedTuple):
+    """What one step draws and where: all that differs from step to step beside the state."""
+
+    rows: Tensor  # of the training data, (batch,) int64
+    slots: Tensor  # of the chain store, (chains,) int64, perhaps none
+    binarize: AnyKey
+    chains: AnyKey
+    sampler: Sequence[AnyKey]  # one for each transition
+    objective: AnyKey
+    at: At
+
+
+class Values(NamedTuple):
+    """Numbers of one update, on the device: metrics, and the norm of the gradient of each parameter."""
+
+    names: tuple[str, ...]
+    metrics: Tensor
+    norms: Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a step says of itself; reading the numbers waits for the device."""
+
+    step: int  # number of updates so far
+    rate: float
+    values: Values
+
+    def numbers(self) -> dict[str, float]:
+        """Metrics to log."""
+        named = dict(zip(self.values.names, self.values.metrics.tolist(), strict=True))
+        return {**named, "learning_rate": self.rate}
+
+
+def train_step(parts: Parts, state: TrainState) -> Report:
+    """One update. Whether its numbers were finite is for `check` to find out."""
+    inputs = plan(parts, state)
+    values = execute(parts, state, inputs)
+    state.step += 1
+    loop = parts.loop
+    return Report(state.step, parts.components.optimizer.rate(state.step - 1, loop.steps), values)
+
+
+def plan(parts: Parts, state: TrainState) -> Inputs:
+    """Everything random or scheduled about the next update, as a function of (seed, step)."""
+    loop, components, device, step = parts.loop, parts.components, parts.device.torch, state.step
+    engine, policy, update = parts.device.engine, components.chains, components.optimizer
+    chains_key, sampler_key = stream(loop.seed, "chains", step), stream(loop.seed, "sampler", step)
+    moves = [sampler_key.fold(i) for i in range(policy.steps)] if components.objective.negatives else []
+    first = [stream(loop.seed, "binarize", step), chains_key, stream(loop.seed, "objective", step)]
+    binarize, chains, objective = engine.keys(first, device)
+    sampler = engine_for(components.sampler, state.model, engine).keys(moves, device)
+    rows = batch_index(len(parts.data.train), step, loop.batch_size, loop.seed).to(device, non_blocking=True)
+    slots = policy.choose(loop.batch_size, chains_key).to(device, non_blocking=True)
+    at = engine.scalars(At(step, update.rate(step, loop.steps), update.averaging(step, loop.steps)), device)
+    return Inputs(rows, slots, binarize, chains, sampler, objective, at)
+
+
+@torch.no_grad()
+def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
+    """The update itself."""
+    components, engine = parts.components, parts.device.engine
+    x = engine.region(Split.rows)(parts.data.train, inputs.rows, inputs.binarize)
+    x_neg, info = _negatives(parts, state, x, inputs) if components.objective.negatives else (None, {})
+    objective, model = components.objective, state.model
+    update = Weights(components.optimizer, model, state.optimizer, state.average)
+    if model.compiles:
+        return engine.region(_update)(objective, update, x, x_neg, info, inputs)
+    gradient = objective.gradient(model, x, x_neg, inputs.objective)
+    return engine.region(_apply)(objective, update, gradient, info, inputs.at)
+
+
+class Weights(NamedTuple):
+    """A model and all that is kept for the update of its weights."""
+
+    optimizer: Optimizer
+    model: EnergyModel
+    slots: Named
+    average: Named
+
+
+def _negatives(parts: Parts, state: TrainState, x: Tensor, inputs: Inputs) -> tuple[Tensor, Info]:
+    """Chains drawn, moved `chains.steps` transitions and put back into their slots."""
+    policy, sampler = parts.components.chains, parts.components.sampler
+    start = policy.draw(state.store, inputs.slots, x, parts.data.space, inputs.chains)
+    with parts.device.chain_precision():
+        engine = engine_for(sampler, state.model, parts.device.engine)
+        end, info = transitions(sampler, state.model, start, inputs.sampler, engine)
+    end = end.float()
+    chain_policy.put(state.store, inputs.slots, end)
+    return end, info
+
+
+def _update(
+    objective: Objective, weights: Weights, x: Tensor, x_neg: Tensor | None, info: Info, inputs: Inputs
+) -> Values:
+    """Gradient and update in one region."""
+    gradient = objective.gradient(weights.model, x, x_neg, inputs.objective)
+    return _apply(objective, weights, gradient, info, inputs.at)
+
+
+def _apply(objective: Objective, weights: Weights, gradient: Gradient, info: Info, at: At) -> Values:
+    """Clip, update, average; what came out."""
+    how, parameters = weights.optimizer, dict(weights.model.named_parameters())
+    grads = objective.finish(weights.model, gradient)
+    norms = optimizer.norms(grads)
+    norm = torch.linalg.vector_norm(norms)
+    if how.clip is not None:
+        grads = optimizer.clipped(grads, how.clip, norm)
+    optimizer.apply(how, parameters, grads, weights.slots, at)
+    optimizer.average(weights.average, parameters, at.keep)
+    chains = {f"chains_{name}": value.mean() for name, value in info.items()}
+    metrics = {**gradient.metrics, "gradient_norm": norm, **chains}
+    return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), norms)
+
+
+def check(state: TrainState, reports: Sequence[Report]) -> None:
+    """Raises RunError naming the first step whose loss or gradient was not finite, with the state's step set before it.
+
+    Saturated units have a gradient of zero, so energies can overflow while the gradient looks healthy.
+    """
+    if not reports:
+        return
+    numbers = torch.stack([torch.cat([r.values.metrics, r.values.norms]) for r in reports])
+    names = reports[0].values.names
+    columns = [names.index("loss"), *range(names.index("gradient_norm"), names.index("gradient_norm") + 1)]
+    healthy = numbers[:, columns].isfinite().all(1).tolist()
+    if not all(healthy):
+        bad = reports[healthy.index(False)]
+        state.step = bad.step - 1
+        raise RunError(_not_finite(bad.step, *_cause(state.model, bad)))
+
+
+def _cause(model: EnergyModel, report: Report) -> tuple[str, str]:
+    names = [name for name, _ in model.named_parameters()]
+    broken = [name for name, ok in zip(names, report.values.norms.isfinite().tolist(), strict=True) if not ok]
+    subject = f"the gradient of {' and '.join(broken)} is" if broken else "the loss is"
+    numbers = report.numbers()
+    return subject, ", ".join(f"{name} {numbers[name]:.6g}" for name in report.values.names)
+
+
+def _not_finite(step: int, subject: str, detail: str) -> str:
+    return (
+        f"step {step}: {subject} not finite ({detail}); nothing of it was saved. "
+        "Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
+    )
+
+
+def check_weights(state: TrainState) -> None:
+    """Raises RunError if a weight is not finite, so that no checkpoint of a broken model is ever written."""
+    broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update"))
