@@ -4,8 +4,9 @@ A region is a function of tensors, models and components that is called again an
 one update of the weights, one temperature of AIS. Every random draw in it takes a `Counter`.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -15,11 +16,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Scalars = TypeVar("Scalars", bound=tuple[Any, ...])
 
 
+class Work(NamedTuple):
+    """How much chains move: transitions times chains, and transitions alone."""
+
+    moves: int
+    transitions: int
+
+
 class Engine:
     """`compiled` sends regions through `torch.compile`, each shape once; otherwise they run as they are."""
 
     def __init__(self, *, compiled: bool) -> None:
         self.compiled = compiled
+        if compiled:
+            _configure_compiler()
         self._regions: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def region(self, function: Function) -> Function:
@@ -40,6 +50,13 @@ class Engine:
             return values
         found = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
         return type(values)(*found.unbind())
+
+
+def _configure_compiler() -> None:
+    """Each shape of each part is code of its own, more than the compiler expects; earlier runs' code is forgotten."""
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a CUDA toolkit without a CUDA device
 
 
 EAGER = Engine(compiled=False)

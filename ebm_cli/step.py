@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
+from ebm_cli.arithmetic import arithmetic
 from ebm_cli.dataset.base import Split, batch_index
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
@@ -85,12 +86,13 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
 def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     """The update itself."""
     components, engine = parts.components, parts.device.engine
+    model = arithmetic(state.model, parts.device)
     x = engine.region(Split.rows)(parts.data.train, inputs.rows, inputs.binarize)
-    x_neg, info = _negatives(parts, state, x, inputs) if components.objective.negatives else (None, {})
-    objective, model = components.objective, state.model
-    update = Weights(components.optimizer, model, state.optimizer, state.average)
+    x_neg, info = _negatives(parts, state, model, x, inputs) if components.objective.negatives else (None, {})
+    objective = components.objective
+    update = Weights(components.optimizer, state.model, state.optimizer, state.average)
     if model.compiles:
-        return engine.region(_update)(objective, update, x, x_neg, info, inputs)
+        return engine.region(_update)(objective, update, model, x, x_neg, info, inputs)
     gradient = objective.gradient(model, x, x_neg, inputs.objective)
     return engine.region(_apply)(objective, update, gradient, info, inputs.at)
 
@@ -104,23 +106,31 @@ class Weights(NamedTuple):
     average: Named
 
 
-def _negatives(parts: Parts, state: TrainState, x: Tensor, inputs: Inputs) -> tuple[Tensor, Info]:
+def _negatives(
+    parts: Parts, state: TrainState, model: EnergyModel, x: Tensor, inputs: Inputs
+) -> tuple[Tensor, Info]:
     """Chains drawn, moved `chains.steps` transitions and put back into their slots."""
     policy, sampler = parts.components.chains, parts.components.sampler
     start = policy.draw(state.store, inputs.slots, x, parts.data.space, inputs.chains)
     with parts.device.chain_precision():
-        engine = engine_for(sampler, state.model, parts.device.engine)
-        end, info = transitions(sampler, state.model, start, inputs.sampler, engine)
+        engine = engine_for(sampler, model, parts.device.engine)
+        end, info = transitions(sampler, model, start, inputs.sampler, engine)
     end = end.float()
     chain_policy.put(state.store, inputs.slots, end)
     return end, info
 
 
 def _update(
-    objective: Objective, weights: Weights, x: Tensor, x_neg: Tensor | None, info: Info, inputs: Inputs
+    objective: Objective,
+    weights: Weights,
+    model: EnergyModel,
+    x: Tensor,
+    x_neg: Tensor | None,
+    info: Info,
+    inputs: Inputs,
 ) -> Values:
-    """Gradient and update in one region."""
-    gradient = objective.gradient(weights.model, x, x_neg, inputs.objective)
+    """Gradient, in the arithmetic of `model`, and update in one region."""
+    gradient = objective.gradient(model, x, x_neg, inputs.objective)
     return _apply(objective, weights, gradient, info, inputs.at)
 
 

@@ -13,6 +13,7 @@ from ebm_cli import checks, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
+from ebm_cli.engine import Work
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
@@ -139,6 +140,15 @@ def assemble(
     checks.check_moves(components.sampler, data.space, choice)
     data = data.to(device.torch)
     return Parts(loop, device, data, components), new_state(components, loop, data, choice)
+
+
+def training_work(parts: Parts) -> Work:
+    """How far the chains move during the whole run."""
+    if not parts.components.objective.negatives:
+        return Work(0, 0)
+    policy, loop = parts.components.chains, parts.loop
+    transitions, slots = loop.steps * policy.steps, policy.choose(loop.batch_size, stream(0))
+    return Work(transitions * (len(slots) or loop.batch_size), transitions)
 
 
 def new_state(components: Components, loop: Loop, data: Data, choice: Choice) -> TrainState:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ebm_cli.commands import report
-from ebm_cli.commands.parts import checked, evaluations, feasible
-from ebm_cli.commands.trained import Trained, Wanted, open_trained
+from ebm_cli.commands.parts import accelerated, checked, evaluations, feasible
+from ebm_cli.commands.trained import Wanted, open_trained
 from ebm_cli.errors import UserError
-from ebm_cli.evaluation.base import Subject, on_split
+from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.rng import stream
 from ebm_cli.terminal import log, logging_to, output
+from ebm_cli.train import Parts, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +46,11 @@ def evaluate(config: Mapping[str, Any]) -> int:
         if not chosen:
             which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
             raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[ais,chains]")
-        log.info("%s at step %d", asked.run, trained.state.step)
+        work = [evaluation.work for evaluation in chosen.values()]
+        parts, _, said = accelerated(trained.parts, trained.state, config, work)
+        log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
-        results, images = _evaluate(trained, chosen, asked)
+        results, images = _evaluate(parts, trained.state, chosen, asked)
         seconds = time.perf_counter() - began
     folder = trained.run.new_folder("evaluations")
     name = str(folder.relative_to(trained.run.path))
@@ -66,15 +69,16 @@ def result_of_split(results: Mapping[str, float], split: str) -> dict[str, float
     return {key.replace(f"/{split}/", "/"): value for key, value in results.items()}
 
 
-def _evaluate(trained: Trained, chosen: Mapping[str, Any], asked: Settings) -> tuple[dict[str, float], dict[str, Any]]:
-    parts, state = trained.parts, trained.state
+def _evaluate(
+    parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings
+) -> tuple[dict[str, float], dict[str, Any]]:
     model = state.averaged_model()
     found: dict[str, float] = {}
     images: dict[str, Any] = {}
     for name, evaluation in chosen.items():
         log.info("evaluating: %s", name)
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
-        subject = Subject(model, parts.data, asked.split, parts.components.sampler, state.store, key)
+        subject = Subject(model, parts.data, asked.split, parts.components.sampler, state.store, key, parts.device)
         result = evaluation.evaluate(subject)
         found |= on_split(result.metrics, asked.split)
         images |= dict(result.images)

@@ -1,20 +1,22 @@
 """From composed configuration (plain data) to checked parts; shared by the three commands."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import registry
+from ebm_cli.acceleration import resolved
+from ebm_cli.engine import Work
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Plan
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.terminal import log
-from ebm_cli.train import Choice, Loop
+from ebm_cli.train import Choice, Loop, Parts, TrainState
 
 T = TypeVar("T")
 LOOP_KEYS = ("steps", "batch_size", "seed")
@@ -89,6 +91,16 @@ def _evaluation(name: str, values: Mapping[str, Any]) -> Evaluation:
         return registry.build("evaluation", values)
     except UserError as error:
         raise UserError(str(error).replace("evaluation.", f"evaluation.{name}.", 1)) from error
+
+
+def accelerated(
+    parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work]
+) -> tuple[Parts, dict[str, Any], str]:
+    """The parts on a device whose every auto is decided, the configuration with that in it, and a sentence on it."""
+    total = Work(*(sum(column) for column in zip(*work, strict=True)))
+    spec, said = resolved(registry.build("device", config["device"]), state.model, total)
+    decided = {"compile": spec.compile, "precision": spec.precision}
+    return replace(parts, device=spec.open()), {**config, "device": {**config["device"], **decided}}, said
 
 
 def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel) -> dict[str, Evaluation]:

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from ebm_cli import picture
 from ebm_cli.checkpoint import write_synced
-from ebm_cli.commands.parts import checked
+from ebm_cli.commands.parts import accelerated, checked
 from ebm_cli.commands.trained import Wanted, open_trained
+from ebm_cli.engine import Work
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
@@ -41,10 +42,11 @@ def sample(config: Mapping[str, Any]) -> int:
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
         trained = open_trained(wanted, with_data=False)
         parts, state = trained.parts, trained.state
-        log.info("%s at step %d", asked.run, state.step)
+        parts, _, said = accelerated(parts, state, config, [Work(asked.n * asked.steps, asked.steps)])
+        log.info("%s at step %d; %s", asked.run, state.step, said)
         subject = Subject(
             state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,
-            stream(asked.seed, "sample", state.step), parts.device.engine,
+            stream(asked.seed, "sample", state.step), parts.device,
         )  # fmt: skip
         if asked.start == "chains" and len(state.store) < asked.n:
             log.warning("the run keeps %d chains; the other %d start from noise", len(state.store),

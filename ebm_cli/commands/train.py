@@ -11,6 +11,7 @@ from typing import Any
 from ebm_cli import checkpoint, registry, run
 from ebm_cli.commands import report
 from ebm_cli.commands.parts import (
+    accelerated,
     check_complete,
     check_keys,
     choices,
@@ -28,7 +29,7 @@ from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker.base import RunInfo, TrackerSpec
 from ebm_cli.tracker.guard import Guarded
-from ebm_cli.train import Choice, Loop, Parts, TrainState, assemble, build_components, load_data
+from ebm_cli.train import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,14 @@ def prepare(request: Request) -> Session:
     loop, plan = loop_and_plan(config)
     chosen = evaluations(config)
     parts, state, tracker = _build(config, loop, choice)
-    notes: list[str] = []
+    kept = feasible(chosen, state.model)
+    work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
+    parts, config, said = accelerated(parts, state, config, work)
+    notes = [said]
     if found is not None:
-        notes = [*restore(found, state), f"resuming {found.path} at step {state.step}"]
+        notes += [*restore(found, state), f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
-    kept = feasible(chosen, state.model)
     if found is None:
         facts = {"choices": dict(request.chosen), "overrides": list(request.overrides)}
         found = _created(request.directory, config, facts)

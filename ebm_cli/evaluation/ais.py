@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.arithmetic import arithmetic
+from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
 from ebm_cli.model.base import Bipartite, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
@@ -48,11 +49,17 @@ class AIS(Evaluation):
     raise_chains: Count
     bootstrap: Annotated[int, Field(ge=100)]
 
+    @property
+    def work(self) -> Work:
+        """Up with the chains of AIS, down with those of RAISE."""
+        chains = self.chains + self.raise_points * self.raise_chains
+        return Work(chains * self.temperatures, 2 * self.temperatures)
+
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`ais/...` and `raise/...`."""
         path = annealing_path(subject, self.base_mix)
-        log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"), subject.engine)
+        log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"), subject.device.engine)
         log_z = path.log_z_base + log_mean_exp(log_w)
         x = subject.held_out.all()
         log_f = -torch.cat([subject.model.energy(rows) for rows in x.split(_ROWS_AT_ONCE)]).double()
@@ -102,7 +109,7 @@ class AIS(Evaluation):
         """What AIS says of some rows minus what RAISE says of them, (rows,)."""
         chosen = rng.permutation(len(x), subject.key.fold("points"))[: self.raise_points].to(x.device)
         key = subject.key.fold("reverse")
-        lower = reverse_log_p(path, x[chosen], self.raise_chains, self.temperatures, key, subject.engine)
+        lower = reverse_log_p(path, x[chosen], self.raise_chains, self.temperatures, key, subject.device.engine)
         return log_p[chosen] - lower
 
 
@@ -110,11 +117,12 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler."""
     mean = subject.data.smoothed_mean()
     like = next(subject.model.parameters())
+    model = arithmetic(subject.model, subject.device)
     base: Normalised
     if isinstance(subject.model.space, Binary):
         base = BernoulliProduct(subject.model.space, torch.lerp(mean, torch.full_like(mean, 0.5), base_mix)).to(like)
         if isinstance(subject.model, Bipartite) and isinstance(subject.sampler, BlockGibbs):
-            return BipartitePath(base, subject.model)
+            return BipartitePath(base, model)
     else:
         base = GaussianProduct(subject.model.space, mean).to(like)
     return GeometricPath(base, subject.model, subject.sampler)

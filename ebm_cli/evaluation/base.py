@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device import CPU, Device
+from ebm_cli.engine import Work
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
@@ -30,7 +31,7 @@ class Subject:
     sampler: Sampler[Any, Any]
     store: Tensor  # the run's own chains, (slots, *shape), perhaps none
     key: Key
-    engine: Engine = EAGER
+    device: Device = CPU
 
     @property
     def held_out(self) -> Split:
@@ -57,6 +58,11 @@ class Evaluation(ABC):
     def refusal(self, model: EnergyModel) -> str | None:
         """Why it cannot be done on this model, or None."""
         return None
+
+    @property
+    def work(self) -> Work:
+        """How far it moves chains, where that takes long."""
+        return Work(0, 0)
 
     @property
     def required(self) -> bool:

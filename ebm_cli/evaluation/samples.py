@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import picture
+from ebm_cli.arithmetic import arithmetic
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import run
@@ -56,7 +57,8 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> Tensor:
     x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
     if start == "chains" and len(subject.store):
         x = torch.cat([subject.store, x])[:count]
-    return run(subject.sampler, subject.model, x, steps, key.fold("steps"), subject.engine)[0]
+    model = arithmetic(subject.model, subject.device)
+    return run(subject.sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0]
 
 
 def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_cli import rng
+from ebm_cli.engine import Engine
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space
 
@@ -22,6 +23,8 @@ class EnergyModel(nn.Module, ABC):
     space: Space
     compiles: ClassVar[bool] = False
     """Whether its methods are tensor operations that `torch.compile` can trace, its gradient in closed form."""
+    has_fixed_point: ClassVar[bool] = False
+    """Whether `in_fixed_point` gives a model."""
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor:
@@ -30,6 +33,13 @@ class EnergyModel(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """The energy."""
         return self.energy(x)
+
+    def in_fixed_point(self, engine: Engine) -> "EnergyModel | None":
+        """The model as it is now with its products in 24-bit fixed point (`fixed_point.py`), or None if it has none.
+
+        It shares the other tensors, and holds until the weights change.
+        """
+        return None
 
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """E(x) (batch,) and dE/dx (batch, *shape), detached; gradients of the parameters stay as they are."""

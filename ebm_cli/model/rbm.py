@@ -8,6 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import rng
+from ebm_cli.engine import Engine
+from ebm_cli.fixed_point import FixedPoint, fixed_point, product
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, Gradients, ModelSpec, Pullback, Site, Sites, get_site
 from ebm_cli.registry import register
@@ -24,6 +26,7 @@ class RBM(Bipartite):
     visible_offset: Tensor
     hidden_offset: Tensor
     compiles = True
+    has_fixed_point = True
 
     def __init__(self, space: Space, hidden: int, weight_std: float, mean: Tensor, key: Key) -> None:
         super().__init__()
@@ -61,9 +64,37 @@ class RBM(Bipartite):
         activity = hidden_logits.sigmoid() * -weight[:, None]
         return {"W": v.T @ activity, "b": -(weight @ v), "c": activity.sum(0)}
 
+    def in_fixed_point(self, engine: Engine) -> "FixedPointRBM":
+        """With W rounded."""
+        return FixedPointRBM(self, engine.region(fixed_point)(self.W.detach()))
+
     def sites(self, x: Tensor) -> "RBMSites":
         """Conditionals from cached hidden logits."""
         return RBMSites(self, x)
+
+
+class FixedPointRBM(RBM):
+    """The same energy with W rounded to 24-bit fixed point; units are binary, so its products are sums of integers."""
+
+    def __init__(self, model: RBM, weights: FixedPoint) -> None:
+        nn.Module.__init__(self)
+        self.space, self.hidden = model.space, model.hidden
+        self.W, self.b, self.c = model.W, model.b, model.c
+        self.weights = weights
+
+    def hidden_logits(self, v: Tensor) -> Tensor:
+        """c + v W, (batch, hidden)."""
+        return product(v.flatten(1), self.weights) + self.c
+
+    def visible_logits(self, h: Tensor) -> Tensor:
+        """b + h W^T, (batch, sites)."""
+        return product(h, self.weights.transposed()) + self.b
+
+    def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
+        """As for any RBM; the activities are rounded to fixed point for dE/dW."""
+        v = v.flatten(1)
+        activity = hidden_logits.sigmoid() * -weight[:, None]
+        return {"W": product(v.T, fixed_point(activity)), "b": -(weight @ v), "c": activity.sum(0)}
 
 
 class RBMSites(Sites):
