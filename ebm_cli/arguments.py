@@ -113,3 +113,10 @@ def directories_there(arguments: list[str]) -> set[Path]:
     given = [_plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
     path = Path(given[-1] if given else "outputs").absolute()
     return {folder for folder in (path, *path.parents) if folder.exists()}
+
+
+def for_follower(arguments: list[str], empty: Path) -> list[str]:
+    """A process that only computes gets an empty directory of its own, since Hydra makes one; resumed runs have one."""
+    if _taken(arguments, "resume")[0] is not None:
+        return arguments
+    return [f"hydra.run.dir='{empty}'", *_taken(arguments, "hydra.run.dir")[1]]

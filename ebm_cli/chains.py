@@ -26,6 +26,7 @@ class Chains(ABC):
 
     steps: Count
     stored: ClassVar[bool] = False
+    roams: ClassVar[bool] = False  # whether a slot may be moved by one rank at one step and by another at the next
 
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
         """The store before the first step; `data` are training rows, as many as there are slots."""
@@ -116,6 +117,7 @@ class Replay(Chains):
     start: Start
 
     stored = True
+    roams = True
 
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
         """Noise, or rows of the data."""

@@ -3,10 +3,12 @@
 from typing import Any
 
 from ebm_cli import exact, registry
+from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Dataset
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
+from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Binary, Real, Space
 
@@ -104,6 +106,13 @@ def check_objective(objective: Objective, model: ModelSpec, choice: dict[str, st
                 f"objective.centered = true: model={choice['model']} has no centred gradient; set objective.centered="
                 f"false, or use model={' or '.join(fits)}"
             )
+
+
+def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
+    """Batch and chains can be shared equally among the ranks."""
+    ranks.check_shares(batch_size=batch_size)
+    if policy.slots and not policy.roams:
+        ranks.check_shares(chains__count=policy.slots)
 
 
 def check_enumerable(objective: Objective, model: EnergyModel, choice: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_cli import __version__
-from ebm_cli.arguments import directories_there, prepared
+from ebm_cli.arguments import directories_there, for_follower, prepared
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError, nearest
 
 COMMANDS = {
@@ -45,6 +47,7 @@ COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -o default -F _ebm ebm
 """
 
+_BEFORE_LEAVING = 3.0  # seconds; torchrun ends all processes once one has failed, and rank 0 is to say why
 _VERSION = f"ebm {__version__}\n"
 _TEXTS = {"-h": HELP, "--help": HELP, "help": HELP, "-V": _VERSION, "--version": _VERSION, "completion": COMPLETION}
 
@@ -90,6 +93,8 @@ def dispatch(arguments: list[str]) -> int:
             return listing.main(rest)
         if command not in COMMANDS:
             raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
+        if os.environ.get("RANK", "0") != "0":
+            return _follow(command, rest)
         return _compose_and_run(command, rest)
     except (UserError, RunError) as error:
         _complain(command, error)
@@ -99,6 +104,19 @@ def dispatch(arguments: list[str]) -> int:
         return 130
     except SystemExit as leaving:  # Hydra's --help; a multirun that was asked to stop
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+
+
+def _follow(command: str, arguments: list[str]) -> int:
+    """One of the processes of torchrun that neither write nor speak."""
+    from ebm_cli import terminal
+
+    terminal.silence()
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            return _compose_and_run(command, for_follower(arguments, Path(empty) / "run"))
+        except (UserError, RunError) as error:
+            time.sleep(_BEFORE_LEAVING)
+            return error.exit_code
 
 
 def _complain(command: str, error: Exception) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import UserError
+from ebm_cli.ranks import Ranks, current, local_rank
 from ebm_cli.registry import register
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed"]
@@ -25,6 +26,7 @@ class Device:
     description: str
     precision: Precision
     engine: Engine = EAGER
+    ranks: Ranks = Ranks()
 
     @contextmanager
     def chain_precision(self) -> Iterator[None]:
@@ -46,7 +48,8 @@ class DeviceSpec:
     with 10-bit mantissas); bf16 (products of the chains with 7-bit ones); fixed (products with binary units in 24-bit
     fixed point, as exact as fp32 and faster on a CPU with 8-bit integer products); auto: fixed where a compiled run can
     have it, else fp32. A run's config.yaml says what auto became. `deterministic` makes torch refuse operations without
-    a deterministic implementation.
+    a deterministic implementation. `ranks` processes share each batch and the chains, each on a GPU of its own or with
+    its part of the CPU's threads.
     """
 
     kind: Literal["auto", "cpu", "cuda"]
@@ -54,6 +57,7 @@ class DeviceSpec:
     precision: Precision
     compile: Compile
     deterministic: bool
+    ranks: Annotated[int, Field(ge=1)]
 
     def open(self) -> Device:
         """Apply the settings to this process. Raises UserError if CUDA is asked for and absent."""
@@ -65,8 +69,11 @@ class DeviceSpec:
         _set_deterministic(self.deterministic)
         torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         use_cuda = available and self.kind != "cpu"
-        device = torch.device("cuda") if use_cuda else torch.device("cpu")
-        return Device(device, _describe(device), self.precision, Engine(compiled=True) if self.compile == "always" else EAGER)
+        device = torch.device("cuda", local_rank()) if use_cuda else torch.device("cpu")
+        if use_cuda:
+            torch.cuda.set_device(device)
+        engine = Engine(compiled=True) if self.compile == "always" else EAGER
+        return Device(device, _describe(device), self.precision, engine, current())
 
 
 def _set_deterministic(wanted: bool) -> None:
@@ -81,7 +88,9 @@ def _set_deterministic(wanted: bool) -> None:
 
 
 def _describe(device: torch.device) -> str:
+    among = current().count
+    each = f"{among} ranks, each " if among > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return each + torch.cuda.get_device_name(device)
     count = torch.get_num_threads()
-    return f"CPU, {count} thread{'s' if count > 1 else ''}"
+    return f"{each}CPU, {count} thread{'s' if count > 1 else ''}"

@@ -1,7 +1,7 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import Annotated
@@ -15,13 +15,14 @@ from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
-from ebm_cli.step import Report, check, check_weights, train_step
+from ebm_cli.step import Report, check, check_weights, gather_chains, train_step
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.train import Best, Parts, TrainState
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
 _UNREAD = 100  # steps at most until the finite check sees one
+_AGREE = 10  # steps between the ranks' asking each other whether to stop
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
 
 Every = Annotated[int, Field(ge=0)]
@@ -38,10 +39,6 @@ class Plan:
     log_spaced: Every
     monitor: str | None
 
-    def due(self, step: int, total: int) -> bool:
-        """Whether anything at all is."""
-        return any(_due(step, every, total) for every in (self.log_every, self.eval_every, self.save_every))
-
 
 @dataclass
 class Recorder:
@@ -54,7 +51,25 @@ class Recorder:
     ladder: set[int] = field(default_factory=set)
     warned: bool = False
 
-    def rungs_there(self, step: int) -> set[int]:
+    def begin(self, total: int, step: int) -> None:
+        """Which checkpoints will stay."""
+        self.ladder = checkpoint.log_spaced(self.plan.log_spaced, total) | self._rungs_there(step)
+
+    def saves(self, step: int, total: int) -> bool:
+        """Whether a checkpoint is due."""
+        return step in self.ladder or _due(step, self.plan.save_every, total)
+
+    @contextmanager
+    def disk_watched(self, state: TrainState) -> Iterator[None]:
+        """A disk that is full within becomes a RunError."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise RunError(_disk_full(error, self.run, state.step)) from error
+
+    def _rungs_there(self, step: int) -> set[int]:
         """The steps of a ladder that stay when a resumed run is given another number of steps, hence other rungs."""
         older = [there for there in checkpoint.steps(self.run.checkpoints) if there <= step]
         return set(older[: -self.plan.keep_last]) if self.plan.log_spaced else set()
@@ -116,6 +131,36 @@ class Recorder:
         checkpoint.prune(self.run.checkpoints, state.step, self.plan.keep_last, protected)
 
 
+@dataclass
+class Follower:
+    """A recorder that writes nothing: what every rank but the first has. It keeps the same calendar."""
+
+    plan: Plan
+    ladder: set[int] = field(default_factory=set)
+
+    def begin(self, total: int, step: int) -> None:
+        """The rungs that lie ahead."""
+        self.ladder = checkpoint.log_spaced(self.plan.log_spaced, total)
+
+    def saves(self, step: int, total: int) -> bool:
+        """Whether rank 0 does."""
+        return step in self.ladder or _due(step, self.plan.save_every, total)
+
+    def disk_watched(self, state: TrainState) -> AbstractContextManager[None]:
+        """There is nothing to watch."""
+        return nullcontext()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Not recorded."""
+
+    def evaluate(self, parts: Parts, state: TrainState) -> bool:
+        """Not evaluated."""
+        return False
+
+    def save(self, parts: Parts, state: TrainState) -> None:
+        """Not saved."""
+
+
 def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Subject:
     """What an evaluation sees of a training run; it draws from its own keys, so it cannot change the training."""
     key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
@@ -143,45 +188,43 @@ def restore(run: Run, state: TrainState) -> list[str]:
     return [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]
 
 
-def fit(parts: Parts, state: TrainState, recorder: Recorder, stop: StopRequest) -> None:
+def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:
     """Train until the last step or until asked to stop; either way a checkpoint of the last step is there.
 
-    Raises RunError if the gradient is not finite or the disk is full; the newest checkpoint then stays valid.
+    Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     plan, total = recorder.plan, parts.loop.steps
-    recorder.ladder = checkpoint.log_spaced(plan.log_spaced, total) | recorder.rungs_there(state.step)
+    recorder.begin(total, state.step)
     saved = state.step if state.step else None
     unread: list[Report] = []
-    with disk_watched(recorder.run, state):
-        with StepDisplay(total, state.step) as display:
-            while state.step < total and not stop.signal:
-                unread.append(train_step(parts, state))
-                step, last = state.step, unread[-1]
-                if len(unread) == _UNREAD or step in recorder.ladder or plan.due(step, total):
-                    check(state, unread)
-                    unread = []
-                if _due(step, plan.log_every, total):
-                    values = last.numbers()
-                    recorder.metrics(step, values)
-                    display.show(step, {name: values[name] for name in _SHOWN if name in values})
-                better = _due(step, plan.eval_every, total) and recorder.evaluate(parts, state)
-                if better or step in recorder.ladder or _due(step, plan.save_every, total):
-                    recorder.save(parts, state)
-                    saved = step
+    with recorder.disk_watched(state), StepDisplay(total, state.step) as display:
+        while state.step < total and not _stopping(parts, state, stop):
+            unread.append(train_step(parts, state))
+            step, last = state.step, unread[-1]
+            evaluates, saves = _due(step, plan.eval_every, total), recorder.saves(step, total)
+            if len(unread) == _UNREAD or _due(step, plan.log_every, total) or evaluates or saves:
+                check(state, unread)
+                unread = []
+            if _due(step, plan.log_every, total):
+                values = last.numbers()
+                recorder.metrics(step, values)
+                display.show(step, {name: values[name] for name in _SHOWN if name in values})
+            if evaluates or saves:
+                gather_chains(parts, state)
+            better = evaluates and recorder.evaluate(parts, state)
+            if better or saves:
+                recorder.save(parts, state)
+                saved = step
         check(state, unread)
+        gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
 
 
-@contextmanager
-def disk_watched(run: Run, state: TrainState) -> Iterator[None]:
-    """A disk that is full within becomes a RunError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise RunError(_disk_full(error, run, state.step)) from error
+def _stopping(parts: Parts, state: TrainState, stop: StopRequest) -> bool:
+    """Whether to stop before the next step: all ranks at the same one, so they ask each other now and then."""
+    ranks, asked = parts.device.ranks, stop.signal is not None
+    return asked if ranks.count == 1 else state.step % _AGREE == 0 and ranks.any(asked, parts.device.torch)
 
 
 def _due(step: int, every: int, total: int) -> bool:

@@ -15,10 +15,12 @@ from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
 from ebm_cli.arithmetic import arithmetic
 from ebm_cli.dataset.base import Split, batch_index
+from ebm_cli.engine import EAGER
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Gradient, Objective
 from ebm_cli.optimizer import At, Named, Optimizer
+from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
 from ebm_cli.sampler.base import Info, engine_for, transitions
 from ebm_cli.train import Parts, TrainState
@@ -28,7 +30,8 @@ class Inputs(NamedTuple):
     """What one step draws and where: all that differs from step to step beside the state."""
 
     rows: Tensor  # of the training data, (batch,) int64
-    slots: Tensor  # of the chain store, (chains,) int64, perhaps none
+    slots: Tensor  # of the chain store, (chains of all ranks,) int64, perhaps none
+    own: slice  # which of these chains are this rank's
     binarize: AnyKey
     chains: AnyKey
     sampler: Sequence[AnyKey]  # one for each transition
@@ -68,33 +71,52 @@ def train_step(parts: Parts, state: TrainState) -> Report:
 
 
 def plan(parts: Parts, state: TrainState) -> Inputs:
-    """Everything random or scheduled about the next update, as a function of (seed, step)."""
+    """Everything random or scheduled about the next update, as a function of (seed, step); of it this rank's rows."""
     loop, components, device, step = parts.loop, parts.components, parts.device.torch, state.step
     engine, policy, update = parts.device.engine, components.chains, components.optimizer
-    chains_key, sampler_key = stream(loop.seed, "chains", step), stream(loop.seed, "sampler", step)
+    rows = batch_index(len(parts.data.train), step, loop.batch_size, loop.seed)
+    key = stream(loop.seed, "chains", step)
+    slots = policy.choose(loop.batch_size, key)
+    mine, own = parts.device.ranks.share(len(rows)), parts.device.ranks.share(len(slots) or len(rows))
+    sampler_key = stream(loop.seed, "sampler", step).at_row(own.start)
     moves = [sampler_key.fold(i) for i in range(policy.steps)] if components.objective.negatives else []
-    first = [stream(loop.seed, "binarize", step), chains_key, stream(loop.seed, "objective", step)]
-    binarize, chains, objective = engine.keys(first, device)
-    sampler = engine_for(components.sampler, state.model, engine).keys(moves, device)
-    rows = batch_index(len(parts.data.train), step, loop.batch_size, loop.seed).to(device, non_blocking=True)
-    slots = policy.choose(loop.batch_size, chains_key).to(device, non_blocking=True)
+    first = [stream(loop.seed, "binarize", step).at_row(mine.start), key.at_row(own.start)]
+    binarize, chains, objective = engine.keys([*first, stream(loop.seed, "objective", step)], device)
     at = engine.scalars(At(step, update.rate(step, loop.steps), update.averaging(step, loop.steps)), device)
-    return Inputs(rows, slots, binarize, chains, sampler, objective, at)
+    return Inputs(
+        rows[mine].to(device, non_blocking=True),
+        slots.to(device, non_blocking=True),
+        own,
+        binarize,
+        chains,
+        engine_for(components.sampler, state.model, engine).keys(moves, device),
+        objective,
+        at,
+    )
 
 
 @torch.no_grad()
 def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     """The update itself."""
-    components, engine = parts.components, parts.device.engine
-    model = arithmetic(state.model, parts.device)
+    components, engine, ranks = parts.components, parts.device.engine, parts.device.ranks
+    model, objective = arithmetic(state.model, parts.device), components.objective
     x = engine.region(Split.rows)(parts.data.train, inputs.rows, inputs.binarize)
-    x_neg, info = _negatives(parts, state, model, x, inputs) if components.objective.negatives else (None, {})
-    objective = components.objective
-    update = Weights(components.optimizer, state.model, state.optimizer, state.average)
-    if model.compiles:
-        return engine.region(_update)(objective, update, model, x, x_neg, info, inputs)
-    gradient = objective.gradient(model, x, x_neg, inputs.objective)
-    return engine.region(_apply)(objective, update, gradient, info, inputs.at)
+    rows = _negatives(parts, state, model, x, inputs) if objective.negatives else Rows(x, None, {})
+    weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
+    if not model.compiles:
+        engine = EAGER
+    if ranks.count == 1:
+        return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
+    gradient = engine.region(_gradient)(objective, model, rows, inputs.objective)
+    return engine.region(_apply)(objective, weights, _averaged(gradient, ranks), inputs.at)
+
+
+class Rows(NamedTuple):
+    """Data, negatives, and what the transitions said of themselves."""
+
+    x: Tensor
+    x_neg: Tensor | None
+    info: Info
 
 
 class Weights(NamedTuple):
@@ -106,35 +128,44 @@ class Weights(NamedTuple):
     average: Named
 
 
-def _negatives(
-    parts: Parts, state: TrainState, model: EnergyModel, x: Tensor, inputs: Inputs
-) -> tuple[Tensor, Info]:
+def _negatives(parts: Parts, state: TrainState, model: EnergyModel, x: Tensor, inputs: Inputs) -> Rows:
     """Chains drawn, moved `chains.steps` transitions and put back into their slots."""
-    policy, sampler = parts.components.chains, parts.components.sampler
-    start = policy.draw(state.store, inputs.slots, x, parts.data.space, inputs.chains)
+    policy, sampler, ranks = parts.components.chains, parts.components.sampler, parts.device.ranks
+    slots = inputs.slots[inputs.own]
+    start = policy.draw(state.store, slots, x, parts.data.space, inputs.chains)
     with parts.device.chain_precision():
         engine = engine_for(sampler, model, parts.device.engine)
         end, info = transitions(sampler, model, start, inputs.sampler, engine)
     end = end.float()
-    chain_policy.put(state.store, inputs.slots, end)
-    return end, info
+    if policy.roams:
+        chain_policy.put(state.store, inputs.slots, ranks.gather(end))
+    else:
+        chain_policy.put(state.store, slots, end)
+    return Rows(x, end, info)
 
 
-def _update(
-    objective: Objective,
-    weights: Weights,
-    model: EnergyModel,
-    x: Tensor,
-    x_neg: Tensor | None,
-    info: Info,
-    inputs: Inputs,
-) -> Values:
-    """Gradient, in the arithmetic of `model`, and update in one region."""
-    gradient = objective.gradient(model, x, x_neg, inputs.objective)
-    return _apply(objective, weights, gradient, info, inputs.at)
+def gather_chains(parts: Parts, state: TrainState) -> None:
+    """Bring the chains of the other ranks into this rank's store, where they have moved on elsewhere."""
+    ranks = parts.device.ranks
+    if ranks.count > 1 and len(state.store) and not parts.components.chains.roams:
+        state.store.copy_(ranks.gather(state.store[ranks.share(len(state.store))]))
 
 
-def _apply(objective: Objective, weights: Weights, gradient: Gradient, info: Info, at: At) -> Values:
+def _averaged(gradient: Gradient, ranks: Ranks) -> Gradient:
+    """The same over the rows of all ranks."""
+    groups = gradient._asdict()
+    mean = ranks.mean({f"{kind}/{name}": value for kind, group in groups.items() for name, value in group.items()})
+    return Gradient(**{kind: {name: mean[f"{kind}/{name}"] for name in group} for kind, group in groups.items()})
+
+
+def _gradient(objective: Objective, model: EnergyModel, rows: Rows, key: AnyKey) -> Gradient:
+    """The gradient over this rank's rows, in the arithmetic of `model`."""
+    gradient = objective.gradient(model, rows.x, rows.x_neg, key)
+    chains = {f"chains_{name}": value.mean() for name, value in rows.info.items()}
+    return gradient._replace(metrics={**gradient.metrics, **chains})
+
+
+def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -> Values:
     """Clip, update, average; what came out."""
     how, parameters = weights.optimizer, dict(weights.model.named_parameters())
     grads = objective.finish(weights.model, gradient)
@@ -144,9 +175,15 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, info: Inf
         grads = optimizer.clipped(grads, how.clip, norm)
     optimizer.apply(how, parameters, grads, weights.slots, at)
     optimizer.average(weights.average, parameters, at.keep)
-    chains = {f"chains_{name}": value.mean() for name, value in info.items()}
-    metrics = {**gradient.metrics, "gradient_norm": norm, **chains}
+    metrics = {**gradient.metrics, "gradient_norm": norm}
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), norms)
+
+
+def _update(
+    objective: Objective, weights: Weights, model: EnergyModel, rows: Rows, key: AnyKey, at: At
+) -> Values:
+    """Gradient and update in one region."""
+    return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 
 
 def check(state: TrainState, reports: Sequence[Report]) -> None:
@@ -158,7 +195,7 @@ def check(state: TrainState, reports: Sequence[Report]) -> None:
         return
     numbers = torch.stack([torch.cat([r.values.metrics, r.values.norms]) for r in reports])
     names = reports[0].values.names
-    columns = [names.index("loss"), *range(names.index("gradient_norm"), names.index("gradient_norm") + 1)]
+    columns = [names.index("loss"), names.index("gradient_norm")]
     healthy = numbers[:, columns].isfinite().all(1).tolist()
     if not all(healthy):
         bad = reports[healthy.index(False)]

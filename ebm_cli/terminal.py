@@ -25,6 +25,11 @@ console, output = _console(to_stderr=True), _console(to_stderr=False)
 _PLAIN_LINE_SECONDS = 5.0
 
 
+def silence() -> None:
+    """Say nothing more: another process speaks for this one."""
+    console.quiet = output.quiet = True
+
+
 class _ConsoleHandler(logging.Handler):
     """Log records as lines above the progress bar."""
 

@@ -93,6 +93,11 @@ def _evaluation(name: str, values: Mapping[str, Any]) -> Evaluation:
         raise UserError(str(error).replace("evaluation.", f"evaluation.{name}.", 1)) from error
 
 
+def ranks_wanted(config: Mapping[str, Any]) -> int:
+    """How many processes are to train together."""
+    return registry.build("device", config["device"]).ranks
+
+
 def accelerated(
     parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work]
 ) -> tuple[Parts, dict[str, Any], str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ebm_cli import checkpoint, registry, run
+from ebm_cli import checkpoint, checks, ranks, registry, run, terminal
 from ebm_cli.commands import report
 from ebm_cli.commands.parts import (
     accelerated,
@@ -19,11 +19,13 @@ from ebm_cli.commands.parts import (
     feasible,
     load_plugins,
     loop_and_plan,
+    ranks_wanted,
 )
 from ebm_cli.commands.resume import merged
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation
-from ebm_cli.fit import Plan, Recorder, disk_watched, fit, restore, subject_of
+from ebm_cli.fit import Follower, Plan, Recorder, fit, restore, subject_of
+from ebm_cli.launch import launch
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
@@ -58,27 +60,58 @@ class Session:
 
 
 def train(request: Request) -> int:
-    """Train, evaluate, write the summary; the exit code. Raises UserError before any work, RunError while running."""
+    """Train, evaluate, write the summary; the exit code. Raises UserError before any work, RunError while running.
+
+    With `device.ranks` this process only waits for those that do it.
+    """
+    among = ranks.current()
     with logging_to(None):
-        session = prepare(request)
-    with logging_to(session.run.path / "train.log"), watching() as stop:
-        return _train(session, stop, request.group)
+        found, config = _configuration(request)
+        wanted = ranks_wanted(config)
+    if among.count == 1 and wanted > 1:
+        return launch(_rank, request, wanted)
+    if wanted not in (1, among.count):
+        raise UserError(f"device.ranks = {wanted}: torchrun started {among.count}; leave device.ranks out")
+    with logging_to(None):
+        session = prepare(request, found, config)
+    with watching() as stop, ranks.joined(session.parts.device.torch):
+        if not among.leads:
+            fit(session.parts, session.state, Follower(session.plan), stop)
+            return stop.exit_code or 0
+        with logging_to(session.run.path / "train.log"):
+            return _train(session, stop, request.group)
 
 
-def prepare(request: Request) -> Session:
-    """Check everything, read the data, claim the run directory or restore its checkpoint."""
-    resumed = request.config["resume"] is not None
+def _rank(request: Request) -> int:
+    """One of several processes; only the first says what is wrong."""
+    if not ranks.current().leads:
+        terminal.silence()
+    try:
+        return train(request)
+    except (UserError, RunError) as error:
+        with logging_to(None):
+            log.error("ebm train: %s", error)
+        return error.exit_code
+
+
+def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
+    """The run to resume, if any, and the configuration of this job, its keys checked."""
     registry.load_components()
     load_plugins(request.config["plugins"])
-    found, config = None, request.config
-    if resumed:
+    if request.config["resume"] is not None:
         found, saved = run.open_existing(request.directory, "resume = ")
         config = merged(saved, request.config, request.overrides)
         check_complete(config, request.directory)
-    else:
+        return found, config
+    if ranks.current().leads:
         run.check_free(request.directory)
-        check_keys(config)
-    choice = choices(config, None if resumed else request.chosen)
+    check_keys(request.config)
+    return None, request.config
+
+
+def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
+    """Check everything, read the data, claim the run directory or restore its checkpoint."""
+    choice = choices(config, request.chosen if found is None else None)
     loop, plan = loop_and_plan(config)
     chosen = evaluations(config)
     parts, state, tracker = _build(config, loop, choice)
@@ -90,10 +123,10 @@ def prepare(request: Request) -> Session:
         notes += [*restore(found, state), f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
-    if found is None:
+    elif ranks.current().leads:
         facts = {"choices": dict(request.chosen), "overrides": list(request.overrides)}
         found = _created(request.directory, config, facts)
-    return Session(parts, state, plan, kept, tracker, found, config, notes)
+    return Session(parts, state, plan, kept, tracker, found or Run(request.directory), config, notes)
 
 
 def _created(path: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Run:
@@ -108,6 +141,7 @@ def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts
     tracker: TrackerSpec = registry.build("tracker", config["tracker"])
     tracker.check()
     device = registry.build("device", config["device"]).open()
+    checks.check_shares(components.chains, loop.batch_size, device.ranks)
     parts, state = assemble(components, loop, device, load_data(components), choice)
     return parts, state, tracker
 
@@ -126,7 +160,7 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
         _announce(session)
         with _timed(spent, "training_seconds"):
             fit(session.parts, state, recorder, stop)
-        with stop.promptly(), disk_watched(home, state):
+        with stop.promptly(), recorder.disk_watched(state):
             results = _evaluate(session, recorder)
         status, code = "done", 0
     except RunError as error:
