@@ -1,4 +1,4 @@
-"""What `auto` means for a device: whether compiling repays its cost, and in which arithmetic a compiled run multiplies."""
+"""What `auto` means for a device: whether compiling repays its cost, and how a compiled run multiplies."""
 
 import sysconfig
 from dataclasses import replace
@@ -39,7 +39,9 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSp
     if precision == "auto":
         precision = "fixed" if compiled and lacking is None else "fp32"
     said = "inner loops compiled" if compiled else f"inner loops not compiled: {missing or 'device.compile=never'}"
-    return replace(spec, compile="always" if compiled else "never", precision=precision), f"{said}; precision {precision}"
+    return replace(
+        spec, compile="always" if compiled else "never", precision=precision
+    ), f"{said}; precision {precision}"
 
 
 def _missing(spec: DeviceSpec, model: EnergyModel, on_cuda: bool, work: Work) -> str | None:

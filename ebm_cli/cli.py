@@ -93,9 +93,8 @@ def dispatch(arguments: list[str]) -> int:
             return listing.main(rest)
         if command not in COMMANDS:
             raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
-        if os.environ.get("RANK", "0") != "0":
-            return _follow(command, rest)
-        return _compose_and_run(command, rest)
+        follows = os.environ.get("RANK", "0") != "0"
+        return (_follow if follows else _compose_and_run)(command, rest)
     except (UserError, RunError) as error:
         _complain(command, error)
         return error.exit_code

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from ebm_cli import memory
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import UserError
-from ebm_cli.ranks import Ranks, current, local_rank
+from ebm_cli.ranks import ALONE, Ranks, current, local_rank
 from ebm_cli.registry import register
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed"]
@@ -26,7 +27,13 @@ class Device:
     description: str
     precision: Precision
     engine: Engine = EAGER
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
+    memory: float | None = None  # GB
+
+    def bytes_left(self) -> int:
+        """What this process may still take."""
+        left = memory.available(self.torch)
+        return left if self.memory is None else min(left, int(self.memory * 1e9))
 
     @contextmanager
     def chain_precision(self) -> Iterator[None]:
@@ -49,7 +56,8 @@ class DeviceSpec:
     fixed point, as exact as fp32 and faster on a CPU with 8-bit integer products); auto: fixed where a compiled run can
     have it, else fp32. A run's config.yaml says what auto became. `deterministic` makes torch refuse operations without
     a deterministic implementation. `ranks` processes share each batch and the chains, each on a GPU of its own or with
-    its part of the CPU's threads.
+    its part of the CPU's threads. `memory` GB bound what chains in flight may take (null: what is free); more chains
+    than fit move in groups, with the same numbers.
     """
 
     kind: Literal["auto", "cpu", "cuda"]
@@ -58,6 +66,7 @@ class DeviceSpec:
     compile: Compile
     deterministic: bool
     ranks: Annotated[int, Field(ge=1)]
+    memory: Annotated[float, Field(gt=0)] | None
 
     def open(self) -> Device:
         """Apply the settings to this process. Raises UserError if CUDA is asked for and absent."""
@@ -73,7 +82,7 @@ class DeviceSpec:
         if use_cuda:
             torch.cuda.set_device(device)
         engine = Engine(compiled=True) if self.compile == "always" else EAGER
-        return Device(device, _describe(device), self.precision, engine, current())
+        return Device(device, _describe(device), self.precision, engine, current(), self.memory)
 
 
 def _set_deterministic(wanted: bool) -> None:

@@ -24,10 +24,13 @@ class Work(NamedTuple):
 
 
 class Engine:
-    """`compiled` sends regions through `torch.compile`, each shape once; otherwise they run as they are."""
+    """`compiled` sends regions through `torch.compile`, each shape once; otherwise they run as they are.
 
-    def __init__(self, *, compiled: bool) -> None:
-        self.compiled = compiled
+    At most `rows` chains are in flight at once, so that what they need beside their positions fits into memory.
+    """
+
+    def __init__(self, *, compiled: bool, rows: int = 2**62) -> None:
+        self.compiled, self.rows = compiled, rows
         if compiled:
             _configure_compiler()
         self._regions: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -39,6 +42,15 @@ class Engine:
         if function not in self._regions:
             self._regions[function] = torch.compile(function, fullgraph=True, dynamic=False)
         return self._regions[function]  # type: ignore[return-value]
+
+    def parts(self, n: int) -> list[slice]:
+        """n rows in as few equal parts as are allowed."""
+        size = max(1, -(-n // -(-n // self.rows))) if n else 1
+        return [slice(first, min(first + size, n)) for first in range(0, n, size)] or [slice(0, 0)]
+
+    def uncompiled(self) -> "Engine":
+        """For what cannot be compiled."""
+        return Engine(compiled=False, rows=self.rows) if self.compiled else self
 
     def keys(self, keys: Sequence[Key], device: Device) -> Sequence[AnyKey]:
         """The keys in the form that regions draw from."""

@@ -1,8 +1,8 @@
 """Products of binary matrices with real ones in 24-bit fixed point, by 8-bit integer products.
 
-A processor multiplies 8-bit integers several times as fast as float32 numbers, and a sum of them is exact. For v in {0, 1}
-the product v W needs no more: W is rounded once, to max|W| 2^-24 or so, and written in three balanced digits of base 256.
-The error is that of the rounding, about that of one float32 operation on the largest entry, however many terms there are.
+A processor multiplies 8-bit integers several times as fast as float32 numbers, and a sum of them is exact. For binary v
+the product v W needs no more: W is rounded once, to max|W| 2^-24 or so, and written in three balanced digits of base
+256. The error is that of the rounding, about that of one float32 operation on the largest entry, for each term.
 """
 
 from typing import NamedTuple

@@ -118,8 +118,8 @@ class Tempered(EnergyModel):
         """(1 - beta) E_base(x) + beta E_target(x), (batch,)."""
         return (1 - self.beta) * self.base.energy(x) + self.beta * self.target.energy(x)
 
-    def sites(self, x: Tensor) -> "TemperedSites":
-        """Conditionals of both ends, mixed; of a Boltzmann machine and independent units again a Boltzmann machine's."""
+    def sites(self, x: Tensor) -> Sites:
+        """Conditionals of both ends, mixed; with a Boltzmann machine and independent units again those of one."""
         if isinstance(self.target, Boltzmann) and isinstance(self.base, BernoulliProduct):
             bias = (1 - self.beta) * self.base.b + self.beta * self.target.b
             return BoltzmannSites(self.beta * self.target.coupling(), bias, x)

@@ -1,7 +1,7 @@
 """Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011) in tensor operations.
 
-Under `torch.compile` the rounds become vector instructions fused into whatever uses the numbers: C++ on a CPU, Triton on
-CUDA, from this one text. Uncompiled it is right but some fifty times slower. The rounds work on 32-bit words in int64.
+Under `torch.compile` the rounds become vector instructions fused into whatever uses the numbers: C++ on a CPU, Triton
+on CUDA, from this one text. Uncompiled it is right but some fifty times slower. Words are 32 bits in int64.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Several processes that train one model: who shares what, and the few words they exchange.
 
-Every rank holds the whole model and optimizer, and computes its share of the batch and of the chains. Random numbers are
-addressed by row (`rng.Key.at_row`), so a row draws the same whichever rank it is on, and the result differs from that of
-one process only in the order of the sums.
+Every rank holds the whole model and optimizer, and computes its share of the batch and of the chains. Random numbers
+are addressed by row (`rng.Key.at_row`), so a row draws the same whichever rank it is on, and the result differs from
+that of one process only in the order of the sums.
 """
 
 import os
@@ -74,6 +74,9 @@ class Ranks:
         found = torch.tensor([float(flag)], device=device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found.item())
+
+
+ALONE = Ranks()
 
 
 def current() -> Ranks:

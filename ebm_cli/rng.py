@@ -43,6 +43,10 @@ class Key:
         """The same stream from this row on."""
         return replace(self, row=row)
 
+    def after(self, rows: int) -> "Key":
+        """The same stream, so many rows further down."""
+        return replace(self, row=self.row + rows)
+
     def words(self) -> list[int]:
         """What a `Counter` carries: the hash as four 32-bit words, and the row."""
         return [*np.frombuffer(self.digest, "<u4").tolist(), self.row]
@@ -61,6 +65,11 @@ class Counter:
     def fold(self, *path: int | str) -> "Counter":
         """Another draw of the same region."""
         return Counter(self.words, _lane(self.lane, path))
+
+    def after(self, rows: int) -> "Counter":
+        """The same draw, so many rows further down."""
+        words = torch.cat([self.words[:4], self.words[4:] + rows]) if rows else self.words
+        return Counter(words, self.lane)
 
 
 AnyKey = Key | Counter

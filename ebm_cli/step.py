@@ -4,7 +4,8 @@ The host first writes down what the step will need (`plan`); the rest (`execute`
 it anything.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
 from ebm_cli.arithmetic import arithmetic
 from ebm_cli.dataset.base import Split, batch_index
-from ebm_cli.engine import EAGER
+from ebm_cli.engine import Engine
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Gradient, Objective
@@ -37,6 +38,23 @@ class Inputs(NamedTuple):
     sampler: Sequence[AnyKey]  # one for each transition
     objective: AnyKey
     at: At
+
+
+class Rows(NamedTuple):
+    """Data, negatives, and what the transitions said of themselves."""
+
+    x: Tensor
+    x_neg: Tensor | None
+    info: Info
+
+
+class Weights(NamedTuple):
+    """A model and all that is kept for the update of its weights."""
+
+    optimizer: Optimizer
+    model: EnergyModel
+    slots: Named
+    average: Named
 
 
 class Values(NamedTuple):
@@ -103,29 +121,31 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     x = engine.region(Split.rows)(parts.data.train, inputs.rows, inputs.binarize)
     rows = _negatives(parts, state, model, x, inputs) if objective.negatives else Rows(x, None, {})
     weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
-    if not model.compiles:
-        engine = EAGER
-    if ranks.count == 1:
+    engine = engine if model.compiles else engine.uncompiled()
+    shards = _shards(rows, engine)
+    if ranks.count == 1 and len(shards) == 1:
         return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
-    gradient = engine.region(_gradient)(objective, model, rows, inputs.objective)
+    gradients = [engine.region(_gradient)(objective, model, shard, inputs.objective) for shard in shards]
+    gradient = Gradient(*(_mean(group) for group in zip(*gradients, strict=True)))
     return engine.region(_apply)(objective, weights, _averaged(gradient, ranks), inputs.at)
 
 
-class Rows(NamedTuple):
-    """Data, negatives, and what the transitions said of themselves."""
+def _shards(rows: Rows, engine: Engine) -> list[Rows]:
+    """Equal parts of data and negatives, as many as memory asks for and both can be cut into."""
+    n, m = len(rows.x), 0 if rows.x_neg is None else len(rows.x_neg)
+    wanted = len(engine.parts(n + m))
+    common = math.gcd(n, m)
+    count = next((count for count in range(wanted, common) if common % count == 0), common if wanted > 1 else 1)
+    if count == 1:
+        return [rows]
+    x, x_neg = rows.x.chunk(count), [None] * count if rows.x_neg is None else rows.x_neg.chunk(count)
+    infos = [{name: value.chunk(count)[i] for name, value in rows.info.items()} for i in range(count)]
+    return [Rows(*shard) for shard in zip(x, x_neg, infos, strict=True)]
 
-    x: Tensor
-    x_neg: Tensor | None
-    info: Info
 
-
-class Weights(NamedTuple):
-    """A model and all that is kept for the update of its weights."""
-
-    optimizer: Optimizer
-    model: EnergyModel
-    slots: Named
-    average: Named
+def _mean(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of each tensor, over equal shards."""
+    return {name: sum((group[name] for group in groups[1:]), groups[0][name]) / len(groups) for name in groups[0]}
 
 
 def _negatives(parts: Parts, state: TrainState, model: EnergyModel, x: Tensor, inputs: Inputs) -> Rows:
@@ -179,9 +199,7 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), norms)
 
 
-def _update(
-    objective: Objective, weights: Weights, model: EnergyModel, rows: Rows, key: AnyKey, at: At
-) -> Values:
+def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: Rows, key: AnyKey, at: At) -> Values:
     """Gradient and update in one region."""
     return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import checks, registry
+from ebm_cli import checks, memory, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
@@ -138,8 +137,22 @@ def assemble(
     """The parts of a run, and its state before the first step. Raises UserError if they do not fit the data."""
     checks.check_loaded(data.space, components.model, choice)
     checks.check_moves(components.sampler, data.space, choice)
+    memory.check(_needed(components, loop, data), device.bytes_left())
     data = data.to(device.torch)
     return Parts(loop, device, data, components), new_state(components, loop, data, choice)
+
+
+def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
+    """Bytes a run takes in any case, by what they are for; chains in flight are fitted into the rest."""
+    update, sites = components.optimizer, data.space.sites
+    copies = (
+        4 + len(update.slots()) + (update.ema > 0)
+    )  # itself, gradient and two terms of it, what the optimizer keeps
+    return {
+        "weights": 4 * copies * components.model.parameters(data.space),
+        "chains": 2 * 4 * components.chains.slots * sites,
+        "batch": 2 * 4 * loop.batch_size * sites,
+    }
 
 
 def training_work(parts: Parts) -> Work:

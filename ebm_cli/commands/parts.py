@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import registry
-from ebm_cli.acceleration import resolved
-from ebm_cli.engine import Work
+from ebm_cli.acceleration import resolved, units
+from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Plan
+from ebm_cli.memory import rows_at_once
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.terminal import log
 from ebm_cli.train import Choice, Loop, Parts, TrainState
@@ -105,7 +106,13 @@ def accelerated(
     total = Work(*(sum(column) for column in zip(*work, strict=True)))
     spec, said = resolved(registry.build("device", config["device"]), state.model, total)
     decided = {"compile": spec.compile, "precision": spec.precision}
-    return replace(parts, device=spec.open()), {**config, "device": {**config["device"], **decided}}, said
+    device = spec.open()
+    engine = Engine(compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left()))
+    return (
+        replace(parts, device=replace(device, engine=engine)),
+        {**config, "device": {**config["device"], **decided}},
+        said,
+    )
 
 
 def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel) -> dict[str, Evaluation]:

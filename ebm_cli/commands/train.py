@@ -26,6 +26,7 @@ from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Follower, Plan, Recorder, fit, restore, subject_of
 from ebm_cli.launch import launch
+from ebm_cli.memory import watched
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
@@ -158,9 +159,9 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
     status, code, why, results = "failed", 1, dict[str, str](), dict[str, float]()
     try:
         _announce(session)
-        with _timed(spent, "training_seconds"):
+        with _timed(spent, "training_seconds"), watched(session.parts.device.torch):
             fit(session.parts, state, recorder, stop)
-        with stop.promptly(), recorder.disk_watched(state):
+        with stop.promptly(), recorder.disk_watched(state), watched(session.parts.device.torch):
             results = _evaluate(session, recorder)
         status, code = "done", 0
     except RunError as error:

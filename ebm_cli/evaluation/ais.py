@@ -122,23 +122,26 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     if isinstance(subject.model.space, Binary):
         base = BernoulliProduct(subject.model.space, torch.lerp(mean, torch.full_like(mean, 0.5), base_mix)).to(like)
         if isinstance(subject.model, Bipartite) and isinstance(subject.sampler, BlockGibbs):
+            assert isinstance(model, Bipartite)
             return BipartitePath(base, model)
     else:
         base = GaussianProduct(subject.model.space, mean).to(like)
     return GeometricPath(base, subject.model, subject.sampler)
 
 
-def forward(
-    path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER
-) -> tuple[Tensor, Tensor]:
+def forward(path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER) -> tuple[Tensor, Tensor]:
     """log w (chains,) float64 with E[w] = Z / Z_base, and end positions.
 
     x_0 ~ p_0; for k = 1..K: log w += log f_k(x_{k-1}) - log f_{k-1}(x_{k-1}), x_k ~ T_k(. | x_{k-1}).
     """
-    state = path.observe(path.start(chains, key.fold("start")))
-    log_w = torch.zeros(chains, dtype=torch.float64, device=state.x.device)
-    state, log_w = _walk(path, (state, log_w), range(1, temperatures + 1), _up, key, engine)
-    return log_w, state.x
+    order, ends, weights = range(1, temperatures + 1), [], []
+    for part in engine.parts(chains):
+        state = path.observe(path.start(part.stop - part.start, key.fold("start").after(part.start)))
+        log_w = torch.zeros(len(state.x), dtype=torch.float64, device=state.x.device)
+        state, log_w = _walk(path, (state, log_w), order, _up, key.after(part.start), engine)
+        ends.append(state.x)
+        weights.append(log_w)
+    return torch.cat(weights), torch.cat(ends)
 
 
 def reverse_log_p(
@@ -149,10 +152,13 @@ def reverse_log_p(
     x_K = x; for k = K..1: x_{k-1} ~ T~_k(. | x_k), log w += log f_{k-1}(x_{k-1}) - log f_k(x_{k-1}); and
     p_annealed(x) = E[w] f_K(x) / Z_base, where log f_K(x) - log Z_base is found from the path itself at x.
     """
-    state = path.observe(x.repeat_interleave(chains, dim=0))
-    log_w = _log_target(path, state) - path.log_z_base
-    _, log_w = _walk(path, (state, log_w), range(temperatures, 0, -1), _down, key, engine)
-    return log_mean_exp_rows(log_w.reshape(len(x), chains))
+    rows, weights = x.repeat_interleave(chains, dim=0), []
+    for part in engine.parts(len(rows)):
+        state = path.observe(rows[part])
+        log_w = _log_target(path, state) - path.log_z_base
+        _, log_w = _walk(path, (state, log_w), range(temperatures, 0, -1), _down, key.after(part.start), engine)
+        weights.append(log_w)
+    return log_mean_exp_rows(torch.cat(weights).reshape(len(x), chains))
 
 
 Weighted = tuple[Any, Tensor]  # a path's state, and log w
@@ -174,7 +180,7 @@ def _walk(
     path: Path[Any], weighted: Weighted, order: range, stage: Callable[..., Weighted], key: Key, engine: Engine
 ) -> Weighted:
     """One `stage`, a compiled region where that is possible, at each temperature k = K beta_k of `order`."""
-    engine = engine if path.compiles else EAGER
+    engine = engine if path.compiles else engine.uncompiled()
     region, x, last = engine.region(stage), weighted[0].x, max(order)
     betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
     for k, each in zip(order, engine.keys([key.fold(k) for k in order], x.device), strict=True):

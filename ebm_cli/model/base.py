@@ -121,6 +121,10 @@ class ModelSpec(ABC):
     builds: ClassVar[type[EnergyModel]]
     spaces: ClassVar[tuple[type[Space], ...]]
 
+    def parameters(self, space: Space) -> int:
+        """How many numbers its parameters are, for the check that they fit into memory; 0 if that is not known."""
+        return 0
+
     @abstractmethod
     def build(self, space: Space, mean: Tensor, key: Key) -> EnergyModel:
         """A model with initial parameters; `mean` (*shape) is that of the training data, away from the bounds."""

@@ -108,6 +108,10 @@ class BoltzmannSpec(ModelSpec):
     builds = Boltzmann
     spaces = (Binary,)
 
+    def parameters(self, space: Space) -> int:
+        """Of W and b."""
+        return space.sites**2 + space.sites
+
     def build(self, space: Space, mean: Tensor, key: Key) -> Boltzmann:
         """W_ij ~ N(0, weight_std^2) for i < j, b = logit(mean)."""
         return Boltzmann(space, self.weight_std, mean, key)

@@ -134,6 +134,10 @@ class RBMSpec(ModelSpec):
     builds = RBM
     spaces = (Binary,)
 
+    def parameters(self, space: Space) -> int:
+        """Of W, b and c."""
+        return space.sites * self.hidden + space.sites + self.hidden
+
     def build(self, space: Space, mean: Tensor, key: Key) -> RBM:
         """W ~ N(0, weight_std^2), b = logit(mean), c = 0."""
         return RBM(space, self.hidden, self.weight_std, mean, key)

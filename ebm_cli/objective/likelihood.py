@@ -57,6 +57,7 @@ class Likelihood(Objective):
     def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
         """One pass over data and negatives together: one product with the weights each way."""
         rows = x if x_neg is None else torch.cat([x, x_neg])
+        pull: Pullback
         statistics = {}
         if self.centered:
             assert isinstance(model, RBM)

@@ -59,8 +59,8 @@ class Sampler(ABC, Generic[M, S]):
 
 
 def engine_for(sampler: Sampler[Any, Any], model: EnergyModel, engine: Engine) -> Engine:
-    """The given one if both can be compiled, otherwise none."""
-    return engine if sampler.compiles and model.compiles else EAGER
+    """The given one if both can be compiled, otherwise one that does not."""
+    return engine if sampler.compiles and model.compiles else engine.uncompiled()
 
 
 @torch.no_grad()
@@ -69,8 +69,20 @@ def transitions(
 ) -> tuple[Tensor, Info]:
     """One transition from x for each key: end positions (chains, *shape), and each piece of Info averaged over them.
 
-    Compiled, each transition is one region, and nothing in the loop waits for the device.
+    As many chains at once as the engine allows, each drawing what it would among all of them.
     """
+    parts = engine.parts(len(x))
+    if len(parts) == 1:
+        return _transitions(sampler, model, x, keys, engine)
+    found = [_transitions(sampler, model, x[p], [key.after(p.start) for key in keys], engine) for p in parts]
+    ends, infos = zip(*found, strict=True)
+    return torch.cat(ends), {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
+
+
+def _transitions(
+    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine
+) -> tuple[Tensor, Info]:
+    """Compiled, each transition is one region, and nothing in the loop waits for the device."""
     step = engine.region(sampler.step)
     state = sampler.init(model, x)
     total: Info = {}
