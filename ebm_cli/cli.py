@@ -226,7 +226,10 @@ class _Job:
         try:
             config = _plain_data(composed)
             if self.command == "train":
-                return _train(config, HydraConfig.get(), _relative(directory))
+                code = _train(config, HydraConfig.get(), _relative(directory))
+                if code == 2:  # of a process that did the work and said why
+                    _remove_empty(directory, self.there)
+                return code
             from ebm_cli.commands import evaluate, sample
 
             return sample.sample(config) if self.command == "sample" else evaluate.evaluate(config)

@@ -1,0 +1,110 @@
+"""What `auto` becomes, why, and that a run remembers it."""
+
+import pytest
+import torch
+import yaml
+from cli_helpers import assert_refused, ebm, train, trained
+from targets import component, small_model
+
+from ebm_cli import acceleration
+from ebm_cli.acceleration import resolved
+from ebm_cli.engine import Work
+from ebm_cli.errors import UserError
+from ebm_cli.space import Binary
+
+LONG, SHORT = Work(10**10, 10**6), Work(10**4, 10**2)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def vnni(monkeypatch):
+    """A CPU with 8-bit integer products, whatever this one has."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A working compiler, whatever there is."""
+    monkeypatch.setattr(acceleration, "_no_compiler", lambda: None)
+
+
+def device(**changes):
+    return component("device", "cpu", **changes)
+
+
+@pytest.mark.usefixtures("vnni", "compiler")
+def test_a_long_run_is_compiled_and_a_short_one_is_not():
+    model = small_model("rbm", Binary((2, 2)))
+    spec, said = resolved(device(), model, LONG)
+    assert (spec.compile, spec.precision) == ("always", "fixed")
+    assert said == "inner loops compiled; precision fixed"
+    spec, said = resolved(device(), model, SHORT)
+    assert (spec.compile, spec.precision) == ("never", "fp32")
+    assert "too short to repay compiling (device.compile=always insists)" in said
+
+
+@pytest.mark.usefixtures("vnni", "compiler")
+def test_what_is_asked_for_is_done():
+    model = small_model("rbm", Binary((2, 2)))
+    assert resolved(device(compile="always"), model, SHORT)[0].compile == "always"
+    assert resolved(device(compile="never"), model, LONG)[0].compile == "never"
+    assert resolved(device(precision="bf16"), model, LONG)[0].precision == "bf16"
+    assert resolved(device(precision="fixed"), model, SHORT)[0].precision == "fixed"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_fixed_point_needs_the_instructions_and_a_model_that_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert resolved(device(), small_model("rbm", Binary((2, 2))), LONG)[0].precision == "fp32"
+    with pytest.raises(UserError, match=r"device.precision = fixed: only CPUs with VNNI.*use device.precision=fp32"):
+        resolved(device(precision="fixed"), small_model("rbm", Binary((2, 2))), LONG)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert resolved(device(), small_model("boltzmann", Binary((2, 2))), LONG)[0].precision == "fp32"
+    with pytest.raises(UserError, match=r"this model has no products of binary units"):
+        resolved(device(precision="fixed"), small_model("boltzmann", Binary((2, 2))), LONG)
+
+
+def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
+    monkeypatch.setattr(acceleration, "_no_compiler", lambda: "there is no C++ compiler (install g++)")
+    spec, said = resolved(device(), small_model("rbm", Binary((2, 2))), LONG)
+    assert (spec.compile, spec.precision) == ("never", "fp32")
+    assert said == "inner loops not compiled: there is no C++ compiler (install g++); precision fp32"
+    with pytest.raises(UserError, match=r"device.compile = always: there is no C\+\+ compiler .*device.compile=never"):
+        resolved(device(compile="always"), small_model("rbm", Binary((2, 2))), LONG)
+
+
+def test_a_missing_compiler_is_found_missing():
+    from torch._inductor import config
+
+
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert "no C++ compiler" in acceleration._no_compiler()
+
+
+def test_units_count_what_a_transition_draws():
+    rbm, boltzmann = small_model("rbm", Binary((2, 2))), small_model("boltzmann", Binary((2, 2)))
+    assert acceleration.units(rbm) == rbm.space.sites + rbm.hidden
+    assert acceleration.units(boltzmann) == boltzmann.space.sites
+
+
+def test_the_configuration_of_a_run_says_what_auto_became():
+    config = yaml.safe_load((trained() / "config.yaml").read_text())
+    assert (config["device"]["compile"], config["device"]["precision"]) == ("never", "fp32")
+
+
+def test_a_resumed_run_does_what_it_did_however_long_it_is_now(monkeypatch):
+    run = trained()
+    monkeypatch.setattr(acceleration, "_NUMBERS_ON_CPU", 0)
+    assert "not compiled: device.compile=never" in ebm(f"train resume={run} steps=24").err
+    assert "not compiled" not in train("device.compile=auto", "other").err or acceleration._no_compiler()
+
+
+def test_unknown_settings_are_refused():
+    assert_refused(train("device.compile=sometimes"), "device.compile", "sometimes")
+    assert_refused(train("device.precision=fp8"), "device.precision", "fp8")
+    assert_refused(train("device.memory=-1"), "device.memory")
+    assert_refused(ebm("train model=boltzmann device=cpu device.precision=fixed evaluation=[]"), "device.precision = fixed", "device.precision=fp32")

@@ -1,0 +1,139 @@
+"""Several processes that train one model do what one process would, and share what they must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from cli_helpers import ebm
+from safetensors.torch import load_file
+
+from ebm_cli import rng
+from ebm_cli.errors import UserError
+from ebm_cli.ranks import Ranks
+
+CONSTANT = "optimizer.schedule=constant"  # a schedule would depend on the number of steps
+ADAM = ["optimizer=adam", "optimizer.eps=0.01"]  # a smaller one blows rounding of a vanishing gradient up to a step
+SHORT = ["steps=40", "eval_every=20", "save_every=20", "tracker=none", "evaluation=[]"]
+
+
+def trained(directory, *overrides, ranks=1):
+    """The tensors of the last checkpoint of a run with so many ranks, in processes of their own."""
+    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, f"device.ranks={ranks}",
+               f"hydra.run.dir={directory}", *overrides]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return last(directory), done.stderr
+
+
+def last(directory):
+    return load_file(sorted(directory.glob("checkpoints/step-*/state.safetensors"))[-1])
+
+
+def assert_same_run(found, expected):
+    """Chains to the bit; weights up to the order of sums of some hundred float32 numbers in each of 40 steps."""
+    assert torch.equal(found["chains"], expected["chains"])
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_two_ranks_train_as_one(tmp_path):
+    assert_as_one(tmp_path, "objective.centered=true")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["chains=replay", "chains.size=300", "chains.steps=2", "objective.centered=true", *ADAM],
+        ["chains=replay_data", "chains.size=300", "sampler=gibbs"],
+        ["chains=data", "sampler=metropolis"],
+        ["chains=noise", "optimizer.momentum=0.5", "optimizer.ema=0.5", "optimizer.ema_start=0"],
+    ],
+    ids=["replay", "replay_data", "data", "noise"],
+)
+def test_two_ranks_train_as_one_with_other_parts(tmp_path, overrides):
+    assert_as_one(tmp_path, *overrides)
+
+
+def assert_as_one(tmp_path, *overrides):
+    one, _ = trained(tmp_path / "one", *overrides)
+    two, said = trained(tmp_path / "two", *overrides, ranks=2)
+    assert "2 ranks, each CPU" in said
+    assert said.count("run directory") == 2, "only rank 0 speaks"
+    assert_same_run(two, one)
+
+
+@pytest.mark.long
+def test_a_run_resumes_with_another_number_of_ranks(tmp_path):
+    whole, _ = trained(tmp_path / "whole", "steps=60", CONSTANT)
+    trained(tmp_path / "parts", "steps=20", CONSTANT, ranks=2)
+    for ranks, steps in ((4, 40), (1, 60)):
+        answer = ebm("train", f"resume={tmp_path / 'parts'}", f"steps={steps}", f"device.ranks={ranks}")
+        assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["steps"] == 60
+    assert_same_run(last(tmp_path / "parts"), whole)
+
+
+@pytest.mark.long
+def test_torchrun_starts_ranks_too(tmp_path):
+    one, _ = trained(tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ebm_cli",
+               "train", *SHORT]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (directory,) = (tmp_path / "outputs").iterdir()  # ranks that only compute leave none behind
+    assert_same_run(last(directory), one)
+
+
+@pytest.mark.long
+def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
+    command = [sys.executable, "-m", "ebm_cli", "train", "steps=1000000", "tracker=none", "evaluation=[]",
+               "device.ranks=2", "log_every=10", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "go on with: ebm train resume=" in said
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["device.ranks=3"], "batch_size = 100: 3 ranks cannot share it equally; make it a multiple of 3"),
+        (["device.ranks=2", "chains.count=33"], "chains.count = 33: 2 ranks cannot share it equally"),
+        (["device.ranks=0"], "device.ranks = 0"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_one_sentence(tmp_path, overrides, sentence):
+    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, *overrides, f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_cover_everything_once():
+    ranks = [Ranks(rank, 4) for rank in range(4)]
+    rows = torch.arange(12)
+    assert torch.equal(torch.cat([rows[each.share(12)] for each in ranks]), rows)
+    with pytest.raises(UserError, match="batch_size = 10: 4 ranks"):
+        ranks[0].check_shares(batch_size=10)
+
+
+def test_alone_nothing_is_exchanged():
+    tensors = {"a": rng.normal((3,), rng.stream(0)), "b": torch.tensor(2.0)}
+    alone = Ranks()
+    assert all(torch.equal(value, tensors[name]) for name, value in alone.mean(tensors).items())
+    assert alone.gather(tensors["a"]) is tensors["a"]
+    assert alone.any(True, torch.device("cpu"))
