@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ebm_cli import checkpoint, picture
+from ebm_cli.cuda_graph import execution
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.samples import draw
@@ -197,9 +198,12 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     recorder.begin(total, state.step)
     saved = state.step if state.step else None
     unread: list[Report] = []
+    how, said = execution(parts, state)
+    if said:
+        log.warning("%s", said)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display:
         while state.step < total and not _stopping(parts, state, stop):
-            unread.append(train_step(parts, state))
+            unread.append(train_step(parts, state, how))
             step, last = state.step, unread[-1]
             evaluates, saves = _due(step, plan.eval_every, total), recorder.saves(step, total)
             if len(unread) == _UNREAD or _due(step, plan.log_every, total) or evaluates or saves:

@@ -24,9 +24,13 @@ class FixedPoint(NamedTuple):
         return FixedPoint(self.digits.transpose(1, 2), self.scale)
 
 
-def fixed_point(matrix: Tensor) -> FixedPoint:
-    """The nearest fixed-point matrix: each entry errs by at most max|matrix| / (2 * 127 * 2^16)."""
-    scale = (matrix.abs().max() / _LARGEST).clamp_min(torch.finfo(matrix.dtype).tiny)
+def fixed_point(matrix: Tensor, bound: Tensor | None = None) -> FixedPoint:
+    """The nearest fixed-point matrix: each entry errs by at most bound / (2 * 127 * 2^16).
+
+    `bound`, a scalar, is at least every |entry|; where it is known no pass over the matrix is needed to find it.
+    """
+    largest = matrix.abs().max() if bound is None else bound
+    scale = (largest / _LARGEST).clamp_min(torch.finfo(matrix.dtype).tiny)
     rest = (matrix / scale).round().to(torch.int32)
     low = (rest + 128 & 255) - 128
     rest = rest - low >> 8

@@ -10,6 +10,7 @@ from ebm_cli.errors import RunError, UserError
 
 _FLOAT = 4
 _COPIES = 16  # of each unit of a chain in flight: positions, logits, random words, thresholds, gradients
+_CACHED = 2**27  # bytes in flight beyond which a CPU gains nothing by more
 _SHARE = 0.5  # of the memory that is left goes to chains in flight
 _ADVICE = "take fewer chains.count, batch_size or hidden units"
 
@@ -51,9 +52,10 @@ def check(needed: dict[str, int], left: int) -> None:
         )
 
 
-def rows_at_once(units: int, left: int) -> int:
-    """Chains of so many units that fit into what is left."""
-    return max(1, int(_SHARE * left) // (_COPIES * _FLOAT * units))
+def rows_at_once(units: int, left: int, device: torch.device) -> int:
+    """Chains of so many units that fit into what is left; on a CPU no more than caches like."""
+    share = int(_SHARE * left) if device.type == "cuda" else min(int(_SHARE * left), _CACHED)
+    return max(1, share // (_COPIES * _FLOAT * units))
 
 
 def readable(size: float) -> str:

@@ -5,7 +5,7 @@ it anything.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,10 +79,12 @@ class Report:
         return {**named, "learning_rate": self.rate}
 
 
-def train_step(parts: Parts, state: TrainState) -> Report:
+Execution = Callable[[Parts, TrainState, Inputs], Values]
+
+
+def train_step(parts: Parts, state: TrainState, how: Execution | None = None) -> Report:
     """One update. Whether its numbers were finite is for `check` to find out."""
-    inputs = plan(parts, state)
-    values = execute(parts, state, inputs)
+    values = (how or execute)(parts, state, plan(parts, state))
     state.step += 1
     loop = parts.loop
     return Report(state.step, parts.components.optimizer.rate(state.step - 1, loop.steps), values)

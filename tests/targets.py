@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import yaml
 
-from ebm_cli import registry, rng, train
+from ebm_cli import philox, registry, rng, train
 from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.device import Device
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import Bipartite, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.rng import stream
@@ -51,11 +52,16 @@ def component(group: str, choice: str, **changes):
 
 
 def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
-    """Every parameter asymmetric and non-zero (a zero hides its own misuse), in float64."""
+    """Every parameter asymmetric and non-zero (a zero hides its own misuse), in float64.
+
+    They come from numpy alone, so that the targets stay as they are when `ebm_cli.rng` gives other numbers.
+    """
     model = model.double()
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
-            parameter.copy_(rng.normal(parameter.shape, stream(seed, "parameter", i), dtype=torch.float64))
+            digest = np.frombuffer(stream(seed, "parameter", i).digest, np.uint64)
+            values = np.random.Generator(np.random.Philox(key=digest)).standard_normal(tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(np.asarray(values)))
     return model
 
 
@@ -269,11 +275,55 @@ def assert_mean(values: torch.Tensor, expected: float) -> None:
     assert abs(values.mean().item() - expected) < SIGMAS * error, (values.mean().item(), expected, error)
 
 
-def keys_used(monkeypatch) -> list[rng.Key]:
+def assert_uncorrelated(x: torch.Tensor) -> None:
+    """Rows of numbers of mean 0 and variance 1 are independent of each other, at lags 0 and 1.
+
+    Correlations of n numbers are N(0, 1/n) under independence; there are hundreds of pairs, so 6 rather than 5.
+    """
+    n = x.shape[1] - 1
+    for a, b in ((x[:, :-1], x[:, :-1]), (x[:, :-1], x[:, 1:])):
+        correlation = (a @ b.T) / n
+        if a is b or torch.equal(a, b):
+            correlation.fill_diagonal_(0)
+        assert correlation.abs().max() < 6 / n**0.5
+
+
+# Keys
+
+
+class RegionsAsTheyAre(Engine):
+    """What a compiling engine hands to its regions, counters and numbers as tensors, and no compiler."""
+
+    def __init__(self) -> None:
+        super().__init__(compiled=False)
+        self.compiled = True
+
+    def region(self, function):
+        return function
+
+
+COUNTING = RegionsAsTheyAre()
+ENGINES = {
+    "keys": EAGER,
+    "counters": COUNTING,
+}  # the two forms of a key; the first reaches numpy, the second Philox4x32
+
+
+def form(engine: Engine, key: rng.Key) -> rng.AnyKey:
+    """A key as the regions of this engine take it."""
+    return engine.keys([key], "cpu")[0]
+
+
+def keys_used(monkeypatch) -> list:
     """Filled from now on with the key of every draw: no key may serve two, their numbers would be the same."""
-    used: list[rng.Key] = []
-    philox = rng._philox
-    monkeypatch.setattr(rng, "_philox", lambda key: used.append(key) or philox(key))
+    used: list = []
+    numpy_words, words = rng._philox4x64, philox.words
+    monkeypatch.setattr(rng, "_philox4x64", lambda key: used.append(key) or numpy_words(key))
+    monkeypatch.setattr(
+        philox,
+        "words",
+        lambda rows, count, key, lane: used.append((*key.tolist(), lane)) or words(rows, count, key, lane),
+    )
     return used
 
 
@@ -303,7 +353,7 @@ def batch(data: Data, step: int, size: int, seed: int) -> torch.Tensor:
     return data.train.rows(batch_index(len(data.train), step, size, seed), stream(seed, "binarize", step))
 
 
-def small_run(**changes):
+def small_run(engine: Engine = EAGER, **changes):
     """Parts and state of a small RBM on 2 x 2 bars and stripes."""
     config = {
         "dataset": shipped("dataset")["bars_and_stripes"] | {"side": 2},
@@ -315,6 +365,6 @@ def small_run(**changes):
     }
     choice = {group: values["name"] for group, values in config.items()}
     components = train.build_components(config | changes, choice)
-    device = Device(torch.device("cpu"), "CPU", "fp32")
+    device = Device(torch.device("cpu"), "CPU", "fp32", engine)
     loop = train.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
     return train.assemble(components, loop, device, train.load_data(components), choice)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from targets import (
     BINARY,
+    COUNTING,
+    ENGINES,
     FITTING,
     SAMPLERS,
     SIGMAS,
@@ -25,11 +27,12 @@ from targets import (
 from ebm_cli import exact
 from ebm_cli.evaluation import ais
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.model.base import Bipartite
+from ebm_cli.model.base import Bipartite, EnergySites
+from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
 from ebm_cli.path import BipartitePath, GeometricPath, Tempered
 from ebm_cli.rng import stream
-from ebm_cli.space import Binary, Space
+from ebm_cli.space import Binary, Real, Space
 
 BIPARTITE = names_of(Bipartite)
 # What needs a capability of its model does not fit the tempered one: bipartite models have a path of their own.
@@ -106,6 +109,24 @@ def test_geometric_path_mixes_the_energies(name, model_name):
     assert_close(-Tempered(path.base, path.model, 0.4).energy(x), log_f(0.4), **EXACT)
 
 
+@pytest.mark.parametrize("model_name", BINARY)
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_conditionals_of_a_tempered_model_are_its_energy_differences(model_name, beta):
+    """Mixed from both ends, or those of one Boltzmann machine; beta a number or, in a region, a tensor."""
+    model = target(model_name)
+    tempered = Tempered(base_of(model.space), model, beta)
+    x = double_states(model)
+    with torch.no_grad():
+        plain = EnergySites(tempered, x)
+        found = [Tempered(tempered.base, model, b).sites(x) for b in (beta, torch.tensor(beta, dtype=torch.float64))]
+        for site in [*range(model.space.sites), torch.arange(len(x)) % model.space.sites]:
+            for sites in (plain, *found):
+                assert_close(sites.logit(site), plain.logit(site), **EXACT)
+                sites.assign(site, (torch.arange(len(x)) % 3 > 0).double())
+    assert isinstance(found[0], BoltzmannSites) == isinstance(model, Boltzmann)
+    assert all(torch.equal(sites.x, plain.x) for sites in found)
+
+
 PATHS = [*((lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC), *((lambda t=t: bipartite(t)) for t in BIPARTITE)]
 LABELS = [*(f"{s}-{t}" for s, t in GEOMETRIC), *(f"bipartite-{t}" for t in BIPARTITE)]
 paths = pytest.mark.parametrize("make", PATHS, ids=LABELS)
@@ -124,6 +145,19 @@ def test_ais_weights_have_mean_z(make, temperatures):
     assert log_w.dtype == torch.float64
     assert path.model.space.contains(end)
     assert_mean((log_w - (log_z_of(path) - path.log_z_base)).exp(), 1.0)
+
+
+@pytest.mark.parametrize("model_name", BIPARTITE)
+def test_ais_from_counters_has_mean_z_too(model_name):
+    """What the compiled regions draw from, and temperatures as tensors; RAISE's weights likewise, at every x."""
+    path, n = bipartite(model_name, 2.5), 8000
+    with torch.no_grad():
+        log_w, _ = ais.forward(path, 40_000, 4, stream(0, "forward"), COUNTING)
+        x = double_states(path.model)
+        back = ais.reverse_log_p(path, x.repeat_interleave(n, 0), 1, 3, stream(0, "reverse"), COUNTING)
+    assert_mean((log_w - (log_z_of(path) - path.log_z_base)).exp(), 1.0)
+    w = back.exp().reshape(len(x), n)
+    assert ((w.mean(1) - annealed_p(path, 3)).abs() < SIGMAS * w.std(1) / n**0.5 + 1e-12).all()
 
 
 @paths
@@ -215,15 +249,17 @@ def test_raise_averages_the_weights_of_its_chains():
 def test_ais_and_raise_bracket_the_likelihood(make):
     """On average log w is below log Z, and RAISE below the annealed likelihood; with many temperatures both are near.
 
-    "Near" is five standard errors of the means; the bias left at 300 temperatures is of their order for fast kernels.
+    "Near" is five standard errors of the means; the bias left at 300 temperatures is of their order for fast kernels,
+    and half a nat for steps of 0.1 on R^2, which get more.
     """
     path = make()
+    temperatures = 3000 if isinstance(path.model.space, Real) else 300
     x = exact.sample(path.model, 200, stream(0, "x"))
     log_z = log_z_of(path)
     with torch.no_grad():
         coarse, _ = ais.forward(path, 2000, 3, stream(0, "coarse"))
-        log_w, _ = ais.forward(path, 500, 300, stream(0, "fine"))
-        lower = ais.reverse_log_p(path, x, 4, 300, stream(0, "reverse"))
+        log_w, _ = ais.forward(path, 500, temperatures, stream(0, "fine"))
+        lower = ais.reverse_log_p(path, x, 4, temperatures, stream(0, "reverse"))
         log_p = exact.log_likelihood(path.model, x)
     assert coarse.mean().item() + path.log_z_base < log_z
     assert abs(ais.log_mean_exp(log_w) + path.log_z_base - log_z) < 0.1
@@ -243,12 +279,14 @@ def test_annealing_reads_only_its_key(make):
 
 
 @paths
-def test_no_key_of_annealing_serves_two_draws(make, monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_no_key_of_annealing_serves_two_draws(make, engine, monkeypatch):
     path = make()
+    path.compiles = True  # so that an engine of counters is asked for its keys, whether or not it could compile
     used = keys_used(monkeypatch)
     with torch.no_grad():
-        _, x = ais.forward(path, 5, 4, stream(3, "forward"))
-        ais.reverse_log_p(path, x, 2, 4, stream(3, "reverse"))
+        _, x = ais.forward(path, 5, 4, stream(3, "forward"), engine)
+        ais.reverse_log_p(path, x, 2, 4, stream(3, "reverse"), engine)
     assert len(used) >= 9
     assert len(set(used)) == len(used)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from targets import INTERPOLATED, SIGMAS, component, shipped
+from targets import COUNTING, ENGINES, INTERPOLATED, SIGMAS, component, form, shipped
 
 from ebm_cli import registry
 from ebm_cli.chains import put
@@ -24,6 +24,12 @@ def small(name, **changes):
     return component("chains", name, **({k: v for k, v in smaller.items() if k in config} | changes))
 
 
+def draw(policy, store, batch, space, key):
+    """Start positions of one training step, and the slots they go back to."""
+    slots = policy.choose(len(batch), key)
+    return policy.draw(store, slots, batch, space, key), slots
+
+
 def rows(n, start=100.0):
     """n distinguishable rows of SPACE, none of which noise would give."""
     return start + torch.arange(n).float()[:, None].expand(n, 2).clone()
@@ -40,7 +46,7 @@ def test_starts_are_as_many_as_their_slots_and_in_the_space(name):
     data = space.noise(policy.slots, stream(0, "data"))
     store = policy.init(space, data, stream(0, "init"))
     assert store.shape == (policy.slots, 2, 3)
-    x, slots = policy.draw(store, space.noise(SIZE, stream(0, "batch")), space, stream(0, "draw"))
+    x, slots = draw(policy, store, space.noise(SIZE, stream(0, "batch")), space, stream(0, "draw"))
     assert space.contains(x)
     assert x.shape[1:] == (2, 3)
     assert len(slots) == (len(x) if policy.stored else 0)
@@ -55,7 +61,7 @@ def test_a_stored_chain_goes_on_where_it_stopped(name):
     store = torch.zeros(policy.slots, 2)
     drawn = torch.zeros(policy.slots)
     for step in range(30):
-        x, slots = policy.draw(store, rows(SIZE), SPACE, stream(0, "draw", step))
+        x, slots = draw(policy, store, rows(SIZE), SPACE, stream(0, "draw", step))
         assert torch.equal(x[:, 0], drawn[slots])
         before = store.clone()
         put(store, slots, x + 1)
@@ -72,7 +78,7 @@ def test_what_is_drawn_is_not_the_store_itself(name):
     policy = small(name)
     store, batch = rows(policy.slots, 500.0), rows(SIZE)
     kept = store.clone(), batch.clone()
-    x, _ = policy.draw(store, batch, SPACE, stream(0, "draw"))
+    x, _ = draw(policy, store, batch, SPACE, stream(0, "draw"))
     if policy.stored:
         x += 1
     assert torch.equal(store, kept[0])
@@ -86,21 +92,52 @@ def test_a_draw_is_a_function_of_its_key(name):
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)  # noqa: TID251
-        found.append(policy.draw(store, rows(SIZE), SPACE, stream(3, "draw")))
+        found.append(draw(policy, store, rows(SIZE), SPACE, stream(3, "draw")))
         assert torch.equal(*(policy.init(SPACE, rows(policy.slots), stream(2, "init")) for _ in range(2)))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 
 
+@policies
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize("start", ["noise", "data"])
+def test_some_chains_alone_start_as_among_all(name, engine, start):
+    """Rows 3 to 7 of the slots and the batch, with the key at row 3: what splitting among processes relies on."""
+    changes = {"start": start, "restart": 0.5, "size": 40, "count": 9}
+    policy = component("chains", name, **{k: v for k, v in changes.items() if k in shipped("chains")[name]})
+    store, batch, key = rows(policy.slots, 500.0), rows(9), stream(0, "draw")
+    slots = policy.choose(len(batch), key)
+    whole = policy.draw(store, slots, batch, SPACE, form(engine, key))
+    part = policy.draw(store, slots[3:8], batch[3:8], SPACE, form(engine, key.at_row(3)))
+    assert torch.equal(part, whole[3:8])
+
+
+@policies
+def test_counters_draw_from_the_policy_alike(name):
+    """In compiled runs, where fresh chains and noise come from a counter: the share restarted, noise of the space."""
+    policy = small(name, **({"restart": 0.3, "start": "noise"} if "restart" in shipped("chains")[name] else {}))
+    store, batch, fresh, n = rows(policy.slots, 500.0), rows(30), 0, 100
+    for step in range(n):
+        key = stream(0, "draw", step)
+        slots = policy.choose(len(batch), key)
+        x = policy.draw(store, slots, batch, SPACE, form(COUNTING, key))
+        anew = x[:, 0] < 90
+        assert len(slots) in (0, len(x))
+        assert not len(slots) or torch.equal(x[~anew], store[slots][~anew])
+        fresh += anew.double().mean().item() / n
+    expected = {"noise": 1.0, "replay": 0.3, "replay_data": 0.3}.get(name, 0.0)
+    assert abs(fresh - expected) <= SIGMAS * (expected * (1 - expected) / n / 30) ** 0.5 + 1e-9
+
+
 def test_data_is_the_batch_itself_each_time():
-    x, slots = small("data").draw(torch.empty(0, 2), rows(5), SPACE, stream(0))
+    x, slots = draw(small("data"), torch.empty(0, 2), rows(5), SPACE, stream(0))
     assert torch.equal(x, rows(5))
     assert len(slots) == 0
 
 
 def test_noise_is_new_each_time():
     policy = small("noise")
-    a, b = (policy.draw(torch.empty(0, 2), rows(5), SPACE, stream(0, "draw", step))[0] for step in (0, 1))
+    a, b = (draw(policy, torch.empty(0, 2), rows(5), SPACE, stream(0, "draw", step))[0] for step in (0, 1))
     assert a.shape == (5, 2)
     assert not torch.isin(a, rows(5)).any()
     assert not torch.isin(a, b).any()
@@ -108,7 +145,7 @@ def test_noise_is_new_each_time():
 
 def test_persistent_moves_every_chain_in_order():
     policy = small("persistent")
-    x, slots = policy.draw(rows(9), rows(SIZE, 500.0), SPACE, stream(0))
+    x, slots = draw(policy, rows(9), rows(SIZE, 500.0), SPACE, stream(0))
     assert torch.equal(x, rows(9))
     assert slots.tolist() == list(range(9))
 
@@ -136,7 +173,7 @@ def test_replay_draws_every_slot_equally_often():
     policy, steps = small("replay"), 4000
     count = torch.zeros(40)
     for step in range(steps):
-        count[policy.draw(rows(40), rows(SIZE), SPACE, stream(0, "draw", step))[1]] += 1
+        count[draw(policy, rows(40), rows(SIZE), SPACE, stream(0, "draw", step))[1]] += 1
     p = SIZE / 40
     assert ((count - steps * p).abs() < SIGMAS * (steps * p * (1 - p)) ** 0.5).all()
 
@@ -148,7 +185,7 @@ def test_a_share_of_the_replayed_chains_starts_afresh(start, restart):
     policy, size, steps = small("replay", restart=restart, start=start), 30, 300
     fresh = torch.zeros(size)
     for step in range(steps):
-        x, slots = policy.draw(rows(40, 500.0), rows(size), SPACE, stream(0, "draw", step))
+        x, slots = draw(policy, rows(40, 500.0), rows(size), SPACE, stream(0, "draw", step))
         anew = x[:, 0] < 400
         assert torch.equal(x[~anew], rows(40, 500.0)[slots][~anew])
         if start == "data":
@@ -164,14 +201,14 @@ def test_a_share_of_the_replayed_chains_starts_afresh(start, restart):
 def test_fresh_noise_is_independent_of_what_is_drawn():
     """Slots, the choice of fresh chains and their noise come from three different keys."""
     policy, size = small("replay", restart=1.0, size=5000), 5000
-    x, slots = policy.draw(torch.zeros(5000, 2), rows(size), SPACE, stream(0))
+    x, slots = draw(policy, torch.zeros(5000, 2), rows(size), SPACE, stream(0))
     columns = torch.stack([x[:, 0], x[:, 1], slots.float(), torch.arange(size).float()])
     correlation = torch.corrcoef(columns).fill_diagonal_(0)
     assert correlation.abs().max() < SIGMAS / size**0.5
 
 
 def test_a_batch_larger_than_the_store_moves_the_whole_store():
-    x, slots = small("replay").draw(rows(40), rows(100, 500.0), SPACE, stream(0))
+    x, slots = draw(small("replay"), rows(40), rows(100, 500.0), SPACE, stream(0))
     assert sorted(slots.tolist()) == list(range(40))
     assert torch.equal(x, rows(40)[slots])
 

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
-from targets import batch
+from targets import ENGINES, batch, form
 
 import ebm_cli.dataset
 from ebm_cli import registry, rng
@@ -705,6 +704,16 @@ def test_stochastic_binarisation_has_the_grey_mean():
         .mean(0)
     )
     assert ((mean - p).abs() <= 5 * (p * (1 - p) / 4000).sqrt()).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_some_rows_are_binarised_as_among_all(engine):
+    """A share of a batch with the key at its first row."""
+    split = Split(torch.full((20, 3, 3), 100, dtype=torch.uint8), 255.0, stochastic=True, labels=None)
+    index, key = torch.arange(20).flip(0), rng.stream(0, "binarize")
+    whole = split.rows(index, form(engine, key))
+    assert set(whole.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(split.rows(index[3:8], form(engine, key.at_row(3))), whole[3:8])
 
 
 @pytest.mark.parametrize("method", ["auto", "none", "threshold", "stochastic"])

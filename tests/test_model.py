@@ -19,9 +19,11 @@ from targets import (
     target,
 )
 
-from ebm_cli import registry
+from ebm_cli import registry, rng
 from ebm_cli.functional import softplus
-from ebm_cli.model.base import Bipartite, EnergySites, Normalised
+from ebm_cli.model import boltzmann
+from ebm_cli.model.base import Bipartite, EnergyModel, EnergySites, Normalised, Sites
+from ebm_cli.model.boltzmann import BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Real
@@ -147,6 +149,40 @@ def test_energy_and_grad_works_without_gradients(name):
 
 
 @models
+@pytest.mark.parametrize("kind", ["own", "generic"])
+@pytest.mark.parametrize("recording", [False, True])
+def test_energy_vjp_is_the_weighted_sum_of_gradients(name, kind, recording):
+    """Against autograd, with weights of both signs, zero among them; by the model's own form and by the default."""
+    model = target(name)
+    x = some_states(model, 9)
+    weight = torch.tensor([0.7, -1.3, 0.0, 2.0, -0.4, 0.1, -2.5, 1.0, 0.3], dtype=torch.float64)
+    kept = x.clone()
+    form = type(model).energy_vjp if kind == "own" else EnergyModel.energy_vjp
+    with torch.set_grad_enabled(recording):
+        energy, pull = form(model, x)
+        found = pull(weight)
+    expected = torch.autograd.grad((model.energy(x) * weight).sum(), [*model.parameters()])
+    assert list(found) == [key for key, _ in model.named_parameters()]
+    for value, grad, p in zip(found.values(), expected, model.parameters(), strict=True):
+        assert value.shape == p.shape
+        assert_close(value.detach(), grad, rtol=1e-9, atol=1e-12)
+    assert_close(energy.detach(), model.energy(x).detach(), **EXACT)
+    assert not energy.requires_grad
+    assert not any(value.requires_grad for value in found.values())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(x, kept)
+
+
+def test_a_parameter_that_does_not_enter_has_gradient_zero():
+    model = target("exponential_family-binary")
+    model.register_parameter("unused", torch.nn.Parameter(torch.ones(3, dtype=torch.float64)))
+    with torch.no_grad():
+        found = EnergyModel.energy_vjp(model, some_states(model))[1](torch.ones(7, dtype=torch.float64))
+    assert list(found) == ["b", "unused"]
+    assert torch.equal(found["unused"], torch.zeros(3, dtype=torch.float64))
+
+
+@models
 def test_parameters_start_where_their_key_says(name):
     choice, space = PAIRS[name]
     config = shipped("model")[choice]
@@ -246,6 +282,62 @@ def test_conditionals_survive_strong_couplings(name):
     for site in range(model.space.sites):
         expected = conditional_logits(precise, x.double(), torch.full((len(x),), site))
         assert_close(sites.logit(site).detach().double(), expected, rtol=1e-5, atol=1e-4)
+
+
+# Sweeps of a Boltzmann machine in blocks
+
+ORDERS = {
+    "systematic": list(range(11)),
+    "reverse": list(range(10, -1, -1)),
+    "mixed": [3, 0, 7, 10, 1, 9, 2, 8, 5, 4, 6],
+}
+
+
+def boltzmann_sites(strength, n=400):
+    """Chains of a machine of 11 units with random couplings, and thresholds of uniform numbers."""
+    model = small_model("boltzmann", Binary((11,)), seed=2)
+    x = model.space.noise(n, stream(0, "x")).double()
+    threshold = rng.uniform((n, 11), stream(0, "u"), dtype=torch.float64).logit()
+    return BoltzmannSites(strength * model.coupling().detach(), strength * model.b.detach(), x), threshold
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 5, 10, 11, 96])
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("strength", [0.0, 1.0, 40.0])
+def test_a_sweep_in_blocks_is_one_site_after_the_other(block, order, strength, monkeypatch):
+    """Bit for bit, sweep after sweep; couplings of 40 decide each unit by those before it."""
+    monkeypatch.setattr(boltzmann, "_BLOCK", block)
+    (blocks, threshold), (plain, _) = boltzmann_sites(strength), boltzmann_sites(strength)
+    before = blocks.x.clone()
+    for _ in range(3):
+        blocks.sweep(order, threshold)
+        Sites.sweep(plain, order, threshold)
+        assert torch.equal(blocks.x, plain.x)
+        threshold = threshold.roll(1, 0)
+    assert not torch.equal(blocks.x, before)
+
+
+def test_a_chain_of_units_that_copy_their_neighbour_settles():
+    """The longest dependence there is: the first unit flips, and each after it because of the one before."""
+    n = 30
+    coupling = 20.0 * (torch.eye(n).roll(1, 1).triu(1) + torch.eye(n).roll(1, 1).triu(1).T).double()
+    bias = torch.full((n,), -10.0, dtype=torch.float64)
+    start = torch.zeros(2, n, dtype=torch.float64)
+    threshold = torch.zeros(2, n, dtype=torch.float64)
+    threshold[0, 0], threshold[1, 0] = -100.0, 100.0  # the first chain's first unit goes on, whatever its logit
+    blocks, plain = (BoltzmannSites(coupling, bias, start) for _ in range(2))
+    blocks.sweep(range(n), threshold)
+    Sites.sweep(plain, range(n), threshold)
+    assert torch.equal(blocks.x, plain.x)
+    assert blocks.x.sum(1).tolist() == [n, 0]
+
+
+def test_sites_drawn_for_each_chain_are_visited_one_by_one():
+    (blocks, threshold), (plain, _) = boltzmann_sites(1.0), boltzmann_sites(1.0)
+    order = list(rng.integers(11, (400, 11), stream(0, "sites")).unbind(1))
+    blocks.sweep(order, threshold)
+    Sites.sweep(plain, order, threshold)
+    assert torch.equal(blocks.x, plain.x)
 
 
 # Bipartite models

@@ -289,16 +289,20 @@ def test_enumeration_refuses_a_large_model():
 class Broken(Likelihood):
     """The gradient of one parameter is not finite at the third step."""
 
+    parameter = "W"
+
     def gradient(self, model, x, x_neg, key):
         found = super().gradient(model, x, x_neg, key)
         if key == stream(0, "objective", 2):
-            found.parameters["W"][1, 2] = math.inf
+            found.parameters[self.parameter].view(-1)[-1] = math.inf
         return found
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip):
+@pytest.mark.parametrize("parameter", ["W", "b", "c"])
+def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip, parameter, monkeypatch):
     """Steps later too: it says which step and which parameter were the first, and the run counts those before it."""
+    monkeypatch.setattr(Broken, "parameter", parameter)
     adam = shipped("optimizer")["adam"] | {"clip": clip, "ema": 0.9, "ema_start": 0.0}
     parts, state = small_run(optimizer=adam)
     broken = Broken(**dataclasses.asdict(component("objective", "pcd")))
@@ -306,7 +310,9 @@ def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip):
     reports = [train_step(parts, state) for _ in range(2)]
     check(state, reports)
     reports += [train_step(parts, state) for _ in range(4)]
-    with pytest.raises(RunError, match=r"^step 3: the gradient of W is not finite .*nothing of it was saved"):
+    with pytest.raises(
+        RunError, match=rf"^step 3: the gradient of {parameter} is not finite .*nothing of it was saved"
+    ):
         check(state, reports)
     assert state.step == 2
 

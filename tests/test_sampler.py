@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from targets import (
+    COUNTING,
+    ENGINES,
     FALSE_ALARM,
     FITTING,
     FITTING_BINARY,
@@ -28,8 +30,9 @@ from targets import (
 from ebm_cli import checks, exact, registry
 from ebm_cli.device import Device
 from ebm_cli.errors import UserError
+from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import stream
-from ebm_cli.sampler.base import run
+from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary, Real
 
 kernels = pytest.mark.parametrize(("name", "model_name"), FITTING)
@@ -95,14 +98,39 @@ def test_reads_only_its_key(name, model_name):
 
 
 @kernels
-def test_no_key_serves_two_draws(name, model_name, monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_no_key_serves_two_draws(name, model_name, engine, monkeypatch):
     """Two draws from one key share their numbers, which shifts them between chains where no marginal shows it."""
     model = target(model_name).float()
     x = model.space.noise(5, stream(0, "noise"))
     used = keys_used(monkeypatch)
-    run(SAMPLERS[name], model, x, 4, stream(5, "kernel"))
+    transitions(SAMPLERS[name], model, x, engine.keys([stream(5, "kernel").fold(i) for i in range(4)], "cpu"))
     assert len(used) >= 4
     assert len(set(used)) == len(used)
+
+
+@kernels
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
+    """Rows 3 to 7 with keys at row 3 end where they end among all twelve: chains can be split among processes."""
+    model = target(model_name)
+    keys = [stream(5, "kernel").fold(i) for i in range(5)]
+    x = model.space.noise(12, stream(0, "noise")).double()
+    whole, about_whole = transitions(SAMPLERS[name], model, x, engine.keys(keys, "cpu"))
+    for first, last in ((3, 8), (0, 4), (11, 12)):
+        share = engine.keys([key.at_row(first) for key in keys], "cpu")
+        part, about = transitions(SAMPLERS[name], model, x[first:last], share)
+        assert torch.equal(part, whole[first:last])
+        assert all(torch.equal(about[key], about_whole[key][first:last]) for key in about_whole)
+
+
+@kernels
+def test_leaves_the_target_invariant_with_counters(name, model_name):
+    """The same draws as inside compiled regions, from Philox4x32."""
+    model = target(model_name)
+    x = exact.sample(model, 100_000, stream(0, "start"))
+    keys = COUNTING.keys([stream(0, "kernel").fold(i) for i in range(2)], "cpu")
+    assert_distributed(model, transitions(SAMPLERS[name], model.float(), x.float(), keys)[0])
 
 
 @kernels
@@ -276,7 +304,7 @@ def test_acceptance_is_the_known_integral(step_size):
 def test_metropolis_rejects_what_has_no_probability():
     """An energy of infinity or nan is never moved to."""
 
-    class Wall(torch.nn.Module):
+    class Wall(EnergyModel):
         space = Real((1,))
 
         def __init__(self, outside):

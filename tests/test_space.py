@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from targets import SIGMAS, SMALL_SPACES
+from targets import ENGINES, SIGMAS, SMALL_SPACES, form
 
 from ebm_cli.rng import stream
 from ebm_cli.space import SPACES, Binary, Real
@@ -104,3 +104,12 @@ def test_pixels_of_real_values():
     stretched = Real((2,)).pixels(torch.tensor([[-2.0, 0.0], [1.0, 3.0]]))
     assert stretched.flatten().tolist() == [0, 102, 153, 255]
     assert Real((2,)).pixels(torch.full((3, 2), 7.0)).flatten().tolist() == [0] * 6  # a constant: no division by zero
+
+
+@spaces
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_noise_of_some_rows_is_those_rows_of_the_whole(space, engine):
+    key = stream(0, "noise")
+    whole = space.noise(12, form(engine, key))
+    assert space.contains(whole)
+    assert torch.equal(space.noise(5, form(engine, key.at_row(3))), whole[3:8])

@@ -17,13 +17,16 @@ GROUPS = registry.GROUPS
 
 # From the bottom up. A file imports only from lines above its own, or from its own folder.
 LAYERS = """
-errors rng signals functional
-registry space
+errors philox signals functional fixed_point
+rng ranks launch memory
+registry space engine
 model dataset terminal picture tracker device
-exact sampler
+exact sampler arithmetic acceleration
 path objective chains optimizer
 evaluation checks checkpoint
 train run
+step
+cuda_graph
 fit
 commands
 listing

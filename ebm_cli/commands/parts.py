@@ -107,7 +107,9 @@ def accelerated(
     spec, said = resolved(registry.build("device", config["device"]), state.model, total)
     decided = {"compile": spec.compile, "precision": spec.precision}
     device = spec.open()
-    engine = Engine(compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left()))
+    engine = Engine(
+        compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left(), device.torch)
+    )
     return (
         replace(parts, device=replace(device, engine=engine)),
         {**config, "device": {**config["device"], **decided}},

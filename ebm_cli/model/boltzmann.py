@@ -34,6 +34,7 @@ class Boltzmann(EnergyModel):
         v = x.flatten(1)
         return -((v @ self.W.triu(1)) * v).sum(1) - v @ self.b
 
+    @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dW_ij = -x_i x_j (i < j), dE/db = -x."""
         v = x.flatten(1)
@@ -71,28 +72,30 @@ class BoltzmannSites(Sites):
         return (self.x * self.coupling[site]).sum(1) + self.bias[site]
 
     def sweep(self, order: Sequence[Site], threshold: Tensor) -> None:
-        """The same as one site after the other, in blocks of sites solved together."""
-        sites = [site for site in order if isinstance(site, int)]
-        if len(sites) < len(order):
-            return super().sweep(order, threshold)
-        for first in range(0, len(sites), _BLOCK):
-            self._solve(torch.tensor(sites[first : first + _BLOCK], device=self.x.device), threshold[:, first:])
-        return None
+        """The same as one site after the other; orders that go straight up or down, in blocks solved together."""
+        up, down = list(range(len(order))), list(range(len(order) - 1, -1, -1))
+        if isinstance(order[0], Tensor) or list(order) not in (up, down):
+            super().sweep(order, threshold)
+            return
+        level = threshold - self.bias if order[0] == 0 else threshold.flip(1) - self.bias
+        blocks = [slice(first, min(first + _BLOCK, len(order))) for first in range(0, len(order), _BLOCK)]
+        for block in blocks if order[0] == 0 else blocks[::-1]:
+            self._solve(block, level[:, block], rising=order[0] == 0)
 
-    def _solve(self, block: Tensor, threshold: Tensor) -> None:
-        """New values of a block, visited in this order, by fixed-point iteration.
+    def _solve(self, block: slice, level: Tensor, *, rising: bool) -> None:
+        """New values of a block of sites, visited in rising or falling order, by fixed-point iteration.
 
-        Site i of the block sees the new values of the sites before it and the old ones of those after it: x = [t < f +
-        x U], f from all that is known, U the strict upper triangle of the block's couplings. Each iteration settles at
-        least one more site, whatever the start, so the fixed point is the sequential result; a few settle them all.
+        A site sees the new values of the sites visited before it and the old ones of the others: x = [t < f + x U], f
+        from all that is known, U the strictly triangular part of the block's couplings that leads from earlier sites to
+        later ones. Each iteration settles at least one more site, whatever the start, so the fixed point is the
+        sequential result; a few settle them all.
         """
-        inner = self.coupling[block][:, block]
-        old, later = self.x[:, block], inner.tril(-1)
-        level = threshold[:, : len(block)] - self.bias[block]
-        fields = self.x @ self.coupling[:, block] - old @ (inner - later)
+        inner, old = self.coupling[block, block], self.x[:, block]
+        earlier = inner.triu(1) if rising else inner.tril(-1)
+        fields = torch.addmm(self.x @ self.coupling[:, block], old, earlier, alpha=-1)
         new = old
         while True:
-            found = (level < torch.addmm(fields, new, inner.triu(1))).to(old.dtype)
+            found = (level < torch.addmm(fields, new, earlier)).to(old.dtype)
             if torch.equal(found, new):
                 break
             new = found

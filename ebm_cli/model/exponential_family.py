@@ -27,6 +27,7 @@ class BernoulliProduct(Normalised):
         """-b.x, (batch,)."""
         return -(x.flatten(1) @ self.b)
 
+    @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/db = -x."""
         return self.energy(x), lambda weight: {"b": -(weight @ x.flatten(1))}
@@ -71,12 +72,12 @@ class GaussianProduct(Normalised):
         """sum_i (x_i - m_i)^2 exp(r_i) / 2, (batch,)."""
         return 0.5 * ((x.flatten(1) - self.m).square() @ self.r.exp())
 
+    @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dm_i = -(x_i - m_i) exp(r_i), dE/dr_i = (x_i - m_i)^2 exp(r_i) / 2."""
-        off = x.flatten(1) - self.m
+        off, precision = x.flatten(1) - self.m, self.r.exp()
 
         def pull(weight: Tensor) -> Gradients:
-            precision = self.r.exp()
             return {"m": -(weight @ off) * precision, "r": (weight @ off.square()) * precision / 2}
 
         return self.energy(x), pull

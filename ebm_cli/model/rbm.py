@@ -50,6 +50,7 @@ class RBM(Bipartite):
         """-b.v - sum_j softplus(a_j), (batch,)."""
         return -(v.flatten(1) @ self.b) - softplus(hidden_logits).sum(1)
 
+    @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The free energy, and its gradient from the same hidden logits."""
         logits = self.hidden_logits(x)
@@ -94,7 +95,8 @@ class FixedPointRBM(RBM):
         """As for any RBM; the activities are rounded to fixed point for dE/dW."""
         v = v.flatten(1)
         activity = hidden_logits.sigmoid() * -weight[:, None]
-        return {"W": product(v.T, fixed_point(activity)), "b": -(weight @ v), "c": activity.sum(0)}
+        digits = fixed_point(activity, weight.abs().max())
+        return {"W": product(v.T, digits), "b": -(weight @ v), "c": activity.sum(0)}
 
 
 class RBMSites(Sites):

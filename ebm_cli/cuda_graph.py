@@ -1,0 +1,104 @@
+"""A whole training step as one CUDA graph: the device replays it without a launch from the host for each kernel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ebm_cli.rng import Counter
+from ebm_cli.sampler.base import engine_for
+from ebm_cli.step import Execution, Inputs, Values, execute, plan
+from ebm_cli.train import Parts, TrainState
+
+_WARM_UP = 3  # executions before the capture: the first compiles, and libraries allocate what they keep
+
+
+def execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
+    """How this run's steps are executed: a graph where there can be one, and a sentence if it should but cannot.
+
+    A graph is used only after it has reproduced a plain step to the bit.
+    """
+    if not capturable(parts, state):
+        return execute, None
+    with _restored(state):
+        graph = Graph(parts, state, plan(parts, state))
+    return (graph.replay, None) if _reproduces(graph, parts, state) else (execute, "CUDA graph differs; not used")
+
+
+def capturable(parts: Parts, state: TrainState) -> bool:
+    """Everything compiled, on one GPU: then the step neither asks the host nor other processes."""
+    device, components = parts.device, parts.components
+    compiled = engine_for(components.sampler, state.model, device.engine).compiled
+    return device.torch.type == "cuda" and compiled and device.ranks.count == 1
+
+
+class Graph:
+    """A captured step. It reads the inputs from tensors of its own and changes the state in place."""
+
+    def __init__(self, parts: Parts, state: TrainState, inputs: Inputs) -> None:
+        self.own = _cloned(inputs)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                execute(parts, state, self.own)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.values = execute(parts, state, self.own)
+
+    def replay(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:
+        """The captured step with these inputs."""
+        for own, given in zip(_by_type(self.own), _by_type(inputs), strict=True):
+            torch._foreach_copy_(own, given)
+        self.graph.replay()
+        return Values(self.values.names, self.values.metrics.clone(), self.values.norms.clone())
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    keys = [inputs.binarize, inputs.chains, *inputs.sampler, inputs.objective]
+    words = [key.words for key in keys if isinstance(key, Counter)]
+    return [inputs.rows, inputs.slots, *words, *(value for value in inputs.at if isinstance(value, Tensor))]
+
+
+def _by_type(inputs: Inputs) -> list[list[Tensor]]:
+    """Tensors that one kernel can copy together."""
+    found = _tensors(inputs)
+    return [[tensor for tensor in found if tensor.dtype == dtype] for dtype in (torch.int64, torch.float64)]
+
+
+def _cloned(inputs: Inputs) -> Inputs:
+    def own(key: Counter) -> Counter:
+        return Counter(key.words.clone(), key.lane)
+
+    return inputs._replace(
+        rows=inputs.rows.clone(),
+        slots=inputs.slots.clone(),
+        binarize=own(inputs.binarize),  # type: ignore[arg-type]
+        chains=own(inputs.chains),  # type: ignore[arg-type]
+        sampler=[own(key) for key in inputs.sampler],  # type: ignore[arg-type]
+        objective=own(inputs.objective),  # type: ignore[arg-type]
+        at=type(inputs.at)(*(value.clone() for value in inputs.at)),  # type: ignore[union-attr]
+    )
+
+
+@contextmanager
+def _restored(state: TrainState) -> Iterator[None]:
+    """Whatever happens within, the state is as before."""
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    try:
+        yield
+    finally:
+        for name, tensor in state.tensors().items():
+            tensor.copy_(before[name])
+
+
+def _reproduces(graph: Graph, parts: Parts, state: TrainState) -> bool:
+    """Whether graph and plain execution leave the same state and say the same."""
+    inputs, found = plan(parts, state), []
+    for how in (execute, graph.replay):
+        with _restored(state):
+            values = how(parts, state, inputs)
+            found.append([values.metrics.clone(), values.norms.clone(), *map(torch.clone, state.tensors().values())])
+    return all(map(torch.equal, *found))

@@ -1,0 +1,91 @@
+"""Our own inner loops, assembled without the command line from the configuration as shipped."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from _command import ROOT
+from torch import Tensor
+
+from ebm_cli import registry, step, train
+from ebm_cli.dataset.base import Data, Split
+from ebm_cli.device import Device
+from ebm_cli.engine import Engine
+from ebm_cli.space import Binary
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PRECISIONS = ("fp32", "bf16", "fixed") if DEVICE.type == "cpu" else ("fp32", "bf16")
+RATE = 0.01  # of learning, for every contender
+
+
+class Size(NamedTuple):
+    """Of a PCD-k update of an RBM."""
+
+    batch: int
+    chains: int
+    k: int = 1
+    sites: int = 784
+    hidden: int = 500
+
+
+def binary_rows(rows: int, sites: int) -> Tensor:
+    """Data of every contender, (rows, sites) bytes of which a fifth is 1, as in MNIST."""
+    return (torch.rand(rows, sites, generator=torch.Generator().manual_seed(0)) < 0.2).byte()
+
+
+def batch(rows: int, sites: int) -> Tensor:
+    """The same as float32 on the device."""
+    return binary_rows(rows, sites).float().to(DEVICE)
+
+
+def configuration(group: str, name: str, **changed: Any) -> dict[str, Any]:
+    """A shipped YAML file, with some keys changed."""
+    with open(ROOT / "conf" / group / f"{name}.yaml", encoding="utf-8") as file:
+        values = yaml.safe_load(file)
+    values.pop("defaults", None)
+    return values | changed
+
+
+def component(group: str, name: str, **changed: Any) -> Any:
+    """A part as the command line would build it."""
+    registry.load_components()
+    return registry.build(group, configuration(group, name, **changed))
+
+
+@cache
+def engine(*, compiled: bool) -> Engine:
+    """One of each kind in the process: another compiled one would forget the code of the first."""
+    return Engine(compiled=compiled)
+
+
+def device(precision: str, *, compiled: bool) -> Device:
+    """Where our contenders run."""
+    return Device(DEVICE, DEVICE.type, precision, engine(compiled=compiled))
+
+
+def training_step(
+    size: Size, precision: str = "fp32", *, compiled: bool = True, rows: int = 6000
+) -> Callable[[], None]:
+    """One whole update, drawing the batch and reporting the metrics included, of an RBM with SGD."""
+    registry.load_components()
+    config = {
+        "dataset": configuration("dataset", "digits"),
+        "model": configuration("model", "rbm", hidden=size.hidden),
+        "sampler": configuration("sampler", "block_gibbs"),
+        "chains": configuration("chains", "persistent", steps=size.k, count=size.chains),
+        "objective": configuration("objective", "pcd"),
+        "optimizer": configuration("optimizer", "sgd", lr=RATE),
+    }
+    choice = {group: values["name"] for group, values in config.items()}
+    split = Split(binary_rows(rows, size.sites), scale=1.0, stochastic=False, labels=None)
+    data = Data(Binary((size.sites,)), split, None, split)
+    loop = train.Loop(steps=10**6, batch_size=size.batch, seed=0)
+    components = train.build_components(config, choice)
+    parts, state = train.assemble(components, loop, device(precision, compiled=compiled), data, choice)
+
+    def update() -> None:
+        step.train_step(parts, state)
+
+    return update
