@@ -28,4 +28,4 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def _value(x: Tensor) -> Tensor:
-    return x.relu() + x.abs().neg_().exp_().add_(1).log_()
+    return x.abs().neg_().exp_().add_(1).log_().add_(x.relu())

@@ -109,7 +109,7 @@ def uniform(shape: Sequence[int], key: AnyKey, device: Device = _CPU, dtype: tor
     if dtype == torch.float64:
         found = _unit(*_words(rows, 2 * count, key, device).chunk(2, 1))
     else:
-        found = (_words(rows, count, key, device) >> 8 & 0xFFFFFF).to(dtype) * 2.0**-24
+        found = (_words(rows, count, key, device) >> 8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)
     return found.reshape(tuple(shape))
 
 
@@ -142,8 +142,9 @@ def bernoulli(logits: Tensor, key: AnyKey) -> Tensor:
 
     The probability is formed in at least float32: with bfloat16 logits only their product is of low precision.
     """
-    p = (logits if logits.dtype == torch.float64 else logits.float()).sigmoid()
-    return (uniform(p.shape, key, p.device) < p).to(p.dtype)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    u = uniform(logits.shape, key, logits.device)
+    return (u < logits.to(dtype).sigmoid()).to(dtype)
 
 
 def categorical(logits: Tensor, key: AnyKey) -> Tensor:
