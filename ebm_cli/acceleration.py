@@ -33,11 +33,11 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSp
         raise UserError(f"device.compile = always: {missing}; use device.compile=never")
     compiled = spec.compile != "never" and missing is None
     lacking = _no_fixed_point(model, on_cuda)
-    if spec.precision == "fixed" and lacking:
-        raise UserError(f"device.precision = fixed: {lacking}; use device.precision=fp32")
+    if spec.precision.startswith("fixed") and lacking:
+        raise UserError(f"device.precision = {spec.precision}: {lacking}; use device.precision=fp32")
     precision = spec.precision
     if precision == "auto":
-        precision = "fixed" if compiled and lacking is None else "fp32"
+        precision = "fixed16" if compiled and lacking is None else "fp32"
     said = "inner loops compiled" if compiled else f"inner loops not compiled: {missing or 'device.compile=never'}"
     return replace(
         spec, compile="always" if compiled else "never", precision=precision

@@ -15,7 +15,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.ranks import ALONE, Ranks, current, local_rank
 from ebm_cli.registry import register
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed16", "fixed24"]
 Compile = Literal["auto", "always", "never"]
 
 
@@ -51,13 +51,16 @@ class DeviceSpec:
     """`kind` auto takes the GPU if there is one. `threads` null leaves torch's own choice of CPU threads.
 
     `compile` always: the inner loops become compiled regions, which takes some ten seconds and then draws other random
-    numbers, several times as fast; auto: if the run is long enough to repay it. `precision` fp32; tf32 (CUDA products
-    with 10-bit mantissas); bf16 (products of the chains with 7-bit ones); fixed (products with binary units in 24-bit
-    fixed point, as exact as fp32 and faster on a CPU with 8-bit integer products); auto: fixed where a compiled run can
-    have it, else fp32. A run's config.yaml says what auto became. `deterministic` makes torch refuse operations without
-    a deterministic implementation. `ranks` processes share each batch and the chains, each on a GPU of its own or with
-    its part of the CPU's threads. `memory` GB bound what chains in flight may take (null: what is free); more chains
-    than fit move in groups, with the same numbers.
+    numbers, several times as fast; auto: if the run is long enough to repay it.
+
+    `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones);
+    fixed24, fixed16 (products with binary units in fixed point of so many bits, fast on a CPU with 8-bit integer
+    products; 24 are as exact as fp32, and evaluation never uses fewer); auto: fixed16 where a compiled run can have it,
+    else fp32. A run's config.yaml says what the two autos became.
+
+    `deterministic` makes torch refuse operations without a deterministic implementation. `ranks` processes share each
+    batch and the chains, each on a GPU of its own or with its part of the CPU's threads. `memory` GB bound what chains
+    in flight may take (null: what is free); more chains than fit move in groups, with the same numbers.
     """
 
     kind: Literal["auto", "cpu", "cuda"]

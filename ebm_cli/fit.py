@@ -228,7 +228,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
 def _stopping(parts: Parts, state: TrainState, stop: StopRequest) -> bool:
     """Whether to stop before the next step: all ranks at the same one, so they ask each other now and then."""
     ranks, asked = parts.device.ranks, stop.signal is not None
-    return asked if ranks.count == 1 else state.step % _AGREE == 0 and ranks.any(asked, parts.device.torch)
+    return asked if ranks.count == 1 else state.step % _AGREE == 0 and ranks.any(flag=asked, device=parts.device.torch)
 
 
 def _due(step: int, every: int, total: int) -> bool:

@@ -67,7 +67,7 @@ class Ranks:
         dist.all_gather(found, rows.contiguous())
         return torch.cat(found)
 
-    def any(self, flag: bool, device: torch.device) -> bool:
+    def any(self, *, flag: bool, device: torch.device) -> bool:
         """Whether it is so on any rank."""
         if self.count == 1:
             return flag

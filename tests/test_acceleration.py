@@ -40,8 +40,8 @@ def device(**changes):
 def test_a_long_run_is_compiled_and_a_short_one_is_not():
     model = small_model("rbm", Binary((2, 2)))
     spec, said = resolved(device(), model, LONG)
-    assert (spec.compile, spec.precision) == ("always", "fixed")
-    assert said == "inner loops compiled; precision fixed"
+    assert (spec.compile, spec.precision) == ("always", "fixed16")
+    assert said == "inner loops compiled; precision fixed16"
     spec, said = resolved(device(), model, SHORT)
     assert (spec.compile, spec.precision) == ("never", "fp32")
     assert "too short to repay compiling (device.compile=always insists)" in said
@@ -53,19 +53,19 @@ def test_what_is_asked_for_is_done():
     assert resolved(device(compile="always"), model, SHORT)[0].compile == "always"
     assert resolved(device(compile="never"), model, LONG)[0].compile == "never"
     assert resolved(device(precision="bf16"), model, LONG)[0].precision == "bf16"
-    assert resolved(device(precision="fixed"), model, SHORT)[0].precision == "fixed"
+    assert resolved(device(precision="fixed24"), model, SHORT)[0].precision == "fixed24"
 
 
 @pytest.mark.usefixtures("compiler")
 def test_fixed_point_needs_the_instructions_and_a_model_that_has_it(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert resolved(device(), small_model("rbm", Binary((2, 2))), LONG)[0].precision == "fp32"
-    with pytest.raises(UserError, match=r"device.precision = fixed: only CPUs with VNNI.*use device.precision=fp32"):
-        resolved(device(precision="fixed"), small_model("rbm", Binary((2, 2))), LONG)
+    with pytest.raises(UserError, match=r"device.precision = fixed24: only CPUs with VNNI.*use device.precision=fp32"):
+        resolved(device(precision="fixed24"), small_model("rbm", Binary((2, 2))), LONG)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     assert resolved(device(), small_model("boltzmann", Binary((2, 2))), LONG)[0].precision == "fp32"
     with pytest.raises(UserError, match=r"this model has no products of binary units"):
-        resolved(device(precision="fixed"), small_model("boltzmann", Binary((2, 2))), LONG)
+        resolved(device(precision="fixed24"), small_model("boltzmann", Binary((2, 2))), LONG)
 
 
 def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
@@ -79,7 +79,6 @@ def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
 
 def test_a_missing_compiler_is_found_missing():
     from torch._inductor import config
-
 
     with config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert "no C++ compiler" in acceleration._no_compiler()
@@ -107,4 +106,8 @@ def test_unknown_settings_are_refused():
     assert_refused(train("device.compile=sometimes"), "device.compile", "sometimes")
     assert_refused(train("device.precision=fp8"), "device.precision", "fp8")
     assert_refused(train("device.memory=-1"), "device.memory")
-    assert_refused(ebm("train model=boltzmann device=cpu device.precision=fixed evaluation=[]"), "device.precision = fixed", "device.precision=fp32")
+    assert_refused(
+        ebm("train model=boltzmann device=cpu device.precision=fixed24 evaluation=[]"),
+        "device.precision = fixed24",
+        "device.precision=fp32",
+    )

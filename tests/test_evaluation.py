@@ -283,6 +283,8 @@ def test_binary_distance_is_the_root_of_the_number_of_differing_sites():
 class Still:
     """A kernel that stays."""
 
+    compiles = False
+
     def init(self, model, x):
         return BlockGibbsState(x)
 

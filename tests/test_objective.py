@@ -317,6 +317,17 @@ def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip, paramet
     assert state.step == 2
 
 
+def test_energies_that_overflow_leave_the_gradient_finite():
+    """Without a penalty on them the weights of the rows are 1/n and -1/m, whatever the energies."""
+    model = target("rbm-binary").float()
+    with torch.no_grad():
+        model.W.fill_(2e38)
+    x = torch.ones(3, 2, 2)
+    found, metrics = gradients(component("objective", "pcd"), model, x, torch.ones(2, 2, 2))
+    assert metrics["energy_data"].isinf()
+    assert all(grad.isfinite().all() for grad in found.values()), found
+
+
 class Overflowed(Likelihood):
     """A loss that is not finite with a gradient that is: saturated units have none."""
 

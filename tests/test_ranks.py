@@ -136,4 +136,4 @@ def test_alone_nothing_is_exchanged():
     alone = Ranks()
     assert all(torch.equal(value, tensors[name]) for name, value in alone.mean(tensors).items())
     assert alone.gather(tensors["a"]) is tensors["a"]
-    assert alone.any(True, torch.device("cpu"))
+    assert alone.any(flag=True, device=torch.device("cpu"))

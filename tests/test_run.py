@@ -91,10 +91,10 @@ def test_a_gradient_that_is_not_finite(monkeypatch):
     original = likelihood.Likelihood.gradient
 
     def poisoned(self, model, *arguments):
-        metrics = original(self, model, *arguments)
+        found = original(self, model, *arguments)
         if checkpoint.steps(Path("run/checkpoints"))[-1:] == [3]:
-            model.W.grad[0, 0] = float("nan")
-        return metrics
+            found.parameters["W"][0, 0] = float("nan")
+        return found
 
     monkeypatch.setattr(likelihood.Likelihood, "gradient", poisoned)
     answer = train("save_every=1")
@@ -108,9 +108,7 @@ def test_a_loss_that_is_not_finite():
     found = Path("run")
     assert answer.code == 1
     assert "Traceback" not in answer.err
-    sentence = re.search(
-        r"step (\d+): the loss is not finite \(loss .*\); nothing was updated or saved\. Try ", answer.err
-    )
+    sentence = re.search(r"step (\d+): the loss is not finite \(loss .*\); nothing of it was saved\. Try ", answer.err)
     assert sentence
     assert facts(found)["status"] == facts(found, "summary.json")["status"] == "failed"
     assert "is not finite" in facts(found)["error"]

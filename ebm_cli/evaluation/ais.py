@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.arithmetic import arithmetic
+from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
 from ebm_cli.model.base import Bipartite, Normalised
@@ -117,7 +117,7 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler."""
     mean = subject.data.smoothed_mean()
     like = next(subject.model.parameters())
-    model = arithmetic(subject.model, subject.device)
+    model = exact_arithmetic(subject.model, subject.device)
     base: Normalised
     if isinstance(subject.model.space, Binary):
         base = BernoulliProduct(subject.model.space, torch.lerp(mean, torch.full_like(mean, 0.5), base_mix)).to(like)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import picture
-from ebm_cli.arithmetic import arithmetic
+from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import run
@@ -57,7 +57,7 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> Tensor:
     x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
     if start == "chains" and len(subject.store):
         x = torch.cat([subject.store, x])[:count]
-    model = arithmetic(subject.model, subject.device)
+    model = exact_arithmetic(subject.model, subject.device)
     return run(subject.sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0]
 
 

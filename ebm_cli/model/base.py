@@ -34,8 +34,8 @@ class EnergyModel(nn.Module, ABC):
         """The energy."""
         return self.energy(x)
 
-    def in_fixed_point(self, engine: Engine) -> "EnergyModel | None":
-        """The model as it is now with its products in 24-bit fixed point (`fixed_point.py`), or None if it has none.
+    def in_fixed_point(self, digits: int, engine: Engine) -> "EnergyModel | None":
+        """The model as it is now with its products in fixed point (`fixed_point.py`), or None if it has none.
 
         It shares the other tensors, and holds until the weights change.
         """

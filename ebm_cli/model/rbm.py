@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ebm_cli import rng
 from ebm_cli.engine import Engine
 from ebm_cli.fixed_point import FixedPoint, fixed_point, product
-from ebm_cli.functional import softplus
+from ebm_cli.functional import sigmoid, softplus
 from ebm_cli.model.base import Bipartite, Gradients, ModelSpec, Pullback, Site, Sites, get_site
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
@@ -65,9 +65,9 @@ class RBM(Bipartite):
         activity = hidden_logits.sigmoid() * -weight[:, None]
         return {"W": v.T @ activity, "b": -(weight @ v), "c": activity.sum(0)}
 
-    def in_fixed_point(self, engine: Engine) -> "FixedPointRBM":
+    def in_fixed_point(self, digits: int, engine: Engine) -> "FixedPointRBM":
         """With W rounded."""
-        return FixedPointRBM(self, engine.region(fixed_point)(self.W.detach()))
+        return FixedPointRBM(self, engine.region(fixed_point)(self.W.detach(), digits))
 
     def sites(self, x: Tensor) -> "RBMSites":
         """Conditionals from cached hidden logits."""
@@ -75,7 +75,7 @@ class RBM(Bipartite):
 
 
 class FixedPointRBM(RBM):
-    """The same energy with W rounded to 24-bit fixed point; units are binary, so its products are sums of integers."""
+    """The same energy with W rounded to fixed point; units are binary, so its products are sums of integers."""
 
     def __init__(self, model: RBM, weights: FixedPoint) -> None:
         nn.Module.__init__(self)
@@ -94,8 +94,8 @@ class FixedPointRBM(RBM):
     def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
         """As for any RBM; the activities are rounded to fixed point for dE/dW."""
         v = v.flatten(1)
-        activity = hidden_logits.sigmoid() * -weight[:, None]
-        digits = fixed_point(activity, weight.abs().max())
+        activity = sigmoid(hidden_logits) * -weight[:, None]
+        digits = fixed_point(activity, len(self.weights.digits), weight.abs().max())
         return {"W": product(v.T, digits), "b": -(weight @ v), "c": activity.sum(0)}
 
 

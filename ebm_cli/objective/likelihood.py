@@ -73,10 +73,12 @@ class Likelihood(Objective):
 
     def _weigh(self, energy: Tensor, energy_neg: Tensor) -> tuple[Tensor, Metrics]:
         """dloss/dE of every row, (batch + chains,), and what to log."""
-        n, m, share = len(energy), len(energy_neg), 2 * self.energy_l2
+        n, m, penalty = len(energy), len(energy_neg), self.energy_l2
         gap = energy.mean() - energy_neg.mean()
-        loss = gap + self.energy_l2 * (energy.square().mean() + energy_neg.square().mean()) if share else gap
-        weight = torch.cat([(1 + share * energy) / n, (share * energy_neg - 1) / m])
+        loss, weight = gap, torch.cat([torch.full_like(energy, 1 / n), torch.full_like(energy_neg, -1 / m)])
+        if penalty:
+            loss = loss + penalty * (energy.square().mean() + energy_neg.square().mean())
+            weight = weight + 2 * penalty * torch.cat([energy / n, energy_neg / m])
         means = {"energy_data": energy.mean(), "energy_chains": energy_neg.mean()}
         return weight, {"loss": loss, **means, "energy_gap": gap}
 

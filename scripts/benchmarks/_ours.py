@@ -16,7 +16,11 @@ from ebm_cli.engine import Engine
 from ebm_cli.space import Binary
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-PRECISIONS = ("fp32", "bf16", "fixed") if DEVICE.type == "cpu" and torch.cpu._is_vnni_supported() else ("fp32", "bf16")
+PRECISIONS = (
+    ("fp32", "bf16", "fixed24", "fixed16")
+    if DEVICE.type == "cpu" and torch.cpu._is_vnni_supported()
+    else ("fp32", "bf16")
+)
 RATE = 0.01  # of learning, for every contender
 
 

@@ -8,7 +8,7 @@ from _case import Case, Maker, Required, times_faster
 from _ours import PRECISIONS, Size, training_step
 
 FP32, BF16, FLOOR = "ours fp32", "ours bf16", "products alone"
-OURS = f"ours {PRECISIONS[-1] if 'fixed' in PRECISIONS else 'fp32'}"  # what device.precision=auto takes
+OURS = f"ours {PRECISIONS[-1] if 'fixed16' in PRECISIONS else 'fp32'}"  # what device.precision=auto takes
 
 
 def contenders(size: Size) -> Mapping[str, Maker]:
