@@ -85,11 +85,11 @@ def send(number):
 def during_step(monkeypatch, step, *numbers):
     original = fit.train_step
 
-    def stepping(parts, state):
+    def stepping(parts, state, how):
         if state.step == step:
             for number in numbers:
                 send(number)
-        return original(parts, state)
+        return original(parts, state, how)
 
     monkeypatch.setattr(fit, "train_step", stepping)
 

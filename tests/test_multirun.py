@@ -84,10 +84,10 @@ def test_a_job_in_the_directory_of_a_run_leaves_it_alone():
 def test_a_signal_ends_the_whole_multirun(number, code, monkeypatch):
     original = fit.train_step
 
-    def stepping(parts, state):
+    def stepping(parts, state, how):
         if state.step == 5:
             os.kill(os.getpid(), number)
-        return original(parts, state)
+        return original(parts, state, how)
 
     monkeypatch.setattr(fit, "train_step", stepping)
     assert sweep("seed=1,2,3").code == code

@@ -34,10 +34,10 @@ def at_step(monkeypatch, step, act):
     """Call `act` before training step number `step` is done."""
     original = fit.train_step
 
-    def stepping(parts, state):
+    def stepping(parts, state, how):
         if state.step == step:
             act()
-        return original(parts, state)
+        return original(parts, state, how)
 
     monkeypatch.setattr(fit, "train_step", stepping)
 
