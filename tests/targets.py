@@ -353,7 +353,7 @@ def batch(data: Data, step: int, size: int, seed: int) -> torch.Tensor:
     return data.train.rows(batch_index(len(data.train), step, size, seed), stream(seed, "binarize", step))
 
 
-def small_run(engine: Engine = EAGER, **changes):
+def small_run(engine: Engine = EAGER, where: str = "cpu", **changes):
     """Parts and state of a small RBM on 2 x 2 bars and stripes."""
     config = {
         "dataset": shipped("dataset")["bars_and_stripes"] | {"side": 2},
@@ -365,6 +365,6 @@ def small_run(engine: Engine = EAGER, **changes):
     }
     choice = {group: values["name"] for group, values in config.items()}
     components = train.build_components(config | changes, choice)
-    device = Device(torch.device("cpu"), "CPU", "fp32", engine)
+    device = Device(torch.device(where), where, "fp32", engine)
     loop = train.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
     return train.assemble(components, loop, device, train.load_data(components), choice)

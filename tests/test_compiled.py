@@ -7,13 +7,16 @@ import pytest
 import torch
 from targets import (
     COUNTING,
+    FALSE_ALARM,
     SAMPLERS,
     SIGMAS,
     assert_close,
     assert_distributed,
     assert_mean,
     batch,
+    chi_square,
     double_states,
+    exact_p,
     form,
     shipped,
     small_run,
@@ -22,11 +25,14 @@ from targets import (
 from test_ais import annealed_p, bipartite, log_z_of
 
 from ebm_cli import exact, optimizer, philox, rng
+from ebm_cli.arithmetic import arithmetic
+from ebm_cli.device import Device
 from ebm_cli.engine import Engine
 from ebm_cli.evaluation import ais
 from ebm_cli.optimizer import At
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
+from ebm_cli.space import Binary
 from ebm_cli.step import check, train_step
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -162,3 +168,35 @@ def test_raise_weights_have_the_annealed_probability_as_mean(engine):
     log_w = ais.reverse_log_p(path, x.repeat_interleave(n, 0), 1, 3, stream(0, "reverse"), engine)
     w = log_w.exp().reshape(len(x), n)
     assert ((w.mean(1) - annealed_p(path, 3)).abs() < SIGMAS * w.std(1) / n**0.5 + 1e-12).all()
+
+
+PRECISIONS = ("bf16", "fixed16", "fixed24")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_chains_of_low_precision_leave_their_own_target_invariant(precision, engine):
+    """The target is the stationary law of the rounded conditionals, enumerated: p(h | v) p(v' | h) as matrices."""
+    device = Device(torch.device("cpu"), "CPU", precision, engine)
+    model = target("rbm-binary").float()
+    with torch.no_grad():
+        model.W.mul_(3).add_(0.0123)
+        model.c.add_(1.017)
+    chain, n = arithmetic(model, device), 200_000
+    v, h = (Binary((size,)).enumerate() for size in (model.space.sites, model.hidden))
+    with torch.no_grad(), device.chain_precision():
+        given_v, given_h = chain.hidden_logits(v.reshape(-1, *model.space.shape)), chain.visible_logits(h)
+    step = probability(given_v.double(), h.double()) @ probability(given_h.double(), v.double())
+    law = torch.linalg.matrix_power(step, 2**14)[0]
+    assert_close(law @ step, law, rtol=1e-9, atol=1e-12)
+    index = rng.categorical(law.log().expand(n, -1), stream(0, "start"))
+    with device.chain_precision():
+        y, _ = run(SAMPLERS["block_gibbs"], chain, v[index].reshape(n, *model.space.shape), 2, stream(3), engine)
+    count = torch.bincount(model.space.code(y), minlength=len(law))
+    assert chi_square(count, law * n) > FALSE_ALARM
+    off = (law - exact_p(model)).abs().max()
+    assert (off > 1e-4) == (precision == "bf16"), "7-bit products move the law, 16 and 24 bits do not"
+
+
+def probability(logits, x):
+    """prod_i p(x_i) of independent units with these logits, (rows, configurations)."""
+    return (torch.nn.functional.logsigmoid(logits) @ x.T + torch.nn.functional.logsigmoid(-logits) @ (1 - x).T).exp()

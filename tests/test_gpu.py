@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from cli_helpers import TINY, ebm, facts, outcome
-from targets import FALSE_ALARM, chi_square, component, small_model
+from targets import FALSE_ALARM, chi_square, component, shipped, small_model, small_run
 
 from ebm_cli import exact, rng
+from ebm_cli.cuda_graph import execution
+from ebm_cli.engine import Engine
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Binary
+from ebm_cli.step import execute, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 CUDA = "cuda"
@@ -39,6 +42,32 @@ def test_kernels_leave_the_target_invariant(sampler, model):
     end, _ = run(component("sampler", sampler), target, x, 3, stream(0, "steps"))
     count = torch.bincount(target.space.code(end), minlength=len(p)).cpu()
     assert chi_square(count, p.double().cpu() * n) > FALSE_ALARM
+
+
+def test_counters_draw_on_a_gpu_what_they_draw_on_a_cpu():
+    """Words and uniform numbers to the bit, compiled or not: one text for both."""
+    keys = [stream(0, "both"), stream(1, "both").at_row(5)]
+    for key, here, there in zip(keys, rng.counters(keys), rng.counters(keys, CUDA), strict=True):
+        expected = rng.uniform((300, 7), rng.Counter(here))
+        assert torch.equal(rng.uniform((300, 7), rng.Counter(there), CUDA).cpu(), expected)
+        assert torch.equal(rng.uniform((300, 7), key, CUDA).cpu(), expected)
+        draw = Engine(compiled=True).region(lambda words: rng.uniform((300, 7), rng.Counter(words), CUDA))
+        assert torch.equal(draw(there).cpu(), expected)
+
+
+@pytest.mark.parametrize("chains", ["persistent", "replay", "data"])
+def test_steps_replayed_as_a_graph_are_the_steps(chains):
+    policy = shipped("chains")[chains] | {"steps": 2} | ({"size": 12} if chains == "replay" else {})
+    runs = []
+    for graphed in (False, True):
+        parts, state = small_run(Engine(compiled=True), CUDA, chains=policy, optimizer=shipped("optimizer")["adam"])
+        how, said = execution(parts, state) if graphed else (execute, None)
+        assert said is None
+        assert (how is not execute) == graphed
+        numbers = [train_step(parts, state, how).numbers() for _ in range(10)]
+        runs.append((numbers, {name: value.clone() for name, value in state.tensors().items()}))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(runs[0][1][name], runs[1][1][name]) for name in runs[0][1])
 
 
 def test_a_run_resumes_bit_for_bit():
