@@ -11,8 +11,8 @@ from ebm_cli.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
 
-# Compiling costs about 10 s; it saves 3 to 4 ns for each number drawn on a CPU, with products in fixed point some 15 ns,
-# and on CUDA, where uncompiled draws are some 150 kernels each, about a millisecond for each draw.
+# Compiling costs about 10 s; it saves 3 to 4 ns for each number drawn on a CPU, 15 ns with products in fixed point;
+# on CUDA, where uncompiled draws are some 150 kernels each, about a millisecond for each draw.
 _NUMBERS_ON_CPU = {"float": 3e9, "fixed": 1e9}
 _DRAWS_ON_CUDA = 1e4
 

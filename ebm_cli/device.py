@@ -1,8 +1,7 @@
 """Where the arithmetic runs, with how many threads, in which precision."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -35,11 +34,9 @@ class Device:
         left = memory.available(self.torch)
         return left if self.memory is None else min(left, int(self.memory * 1e9))
 
-    @contextmanager
-    def chain_precision(self) -> Iterator[None]:
+    def chain_precision(self) -> AbstractContextManager[None]:
         """Chains: bf16 products where asked for. Weights, energies and gradients stay in float32."""
-        with torch.autocast(self.torch.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            yield
+        return torch.amp.autocast(self.torch.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 CPU = Device(torch.device("cpu"), "CPU", "fp32")

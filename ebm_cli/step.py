@@ -7,7 +7,7 @@ it anything.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,16 +15,21 @@ from torch import Tensor
 from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
 from ebm_cli.arithmetic import arithmetic
+from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Split, batch_index
-from ebm_cli.engine import Engine
+from ebm_cli.device import Device
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Gradient, Objective
 from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
-from ebm_cli.sampler.base import Info, engine_for, transitions
+from ebm_cli.sampler.base import Info, Sampler, engine_for, transitions
+from ebm_cli.space import Space
 from ebm_cli.train import Parts, TrainState
+
+_TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
 
 
 class Inputs(NamedTuple):
@@ -38,6 +43,15 @@ class Inputs(NamedTuple):
     sampler: Sequence[AnyKey]  # one for each transition
     objective: AnyKey
     at: At
+
+
+class Moves(NamedTuple):
+    """All that chains need beside the model."""
+
+    policy: Chains
+    sampler: Sampler[Any, Any]
+    space: Space
+    device: Device
 
 
 class Rows(NamedTuple):
@@ -117,19 +131,49 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
 
 @torch.no_grad()
 def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
-    """The update itself."""
-    components, engine, ranks = parts.components, parts.device.engine, parts.device.ranks
+    """The update itself: one compiled region where that is possible, otherwise a few."""
+    components, ranks, data = parts.components, parts.device.ranks, parts.data.train
     model, objective = arithmetic(state.model, parts.device), components.objective
-    x = engine.region(Split.rows)(parts.data.train, inputs.rows, inputs.binarize)
-    rows = _negatives(parts, state, model, x, inputs) if objective.negatives else Rows(x, None, {})
     weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
-    engine = engine if model.compiles else engine.uncompiled()
+    moves = Moves(components.chains, components.sampler, parts.data.space, parts.device)
+    engine = parts.device.engine if model.compiles else parts.device.engine.uncompiled()
+    if objective.negatives and _fits_one_region(moves, engine, inputs):
+        return engine.region(_whole)(data, moves, objective, weights, model, state.store, inputs)
+    x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
+    rows = Rows(x, None, {})
+    if objective.negatives:
+        rows = _moved(moves, model, state.store, x, inputs, engine)
+        _put_back(moves, state.store, rows, inputs)
     shards = _shards(rows, engine)
     if ranks.count == 1 and len(shards) == 1:
         return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
     gradients = [engine.region(_gradient)(objective, model, shard, inputs.objective) for shard in shards]
     gradient = Gradient(*(_mean(group) for group in zip(*gradients, strict=True)))
     return engine.region(_apply)(objective, weights, _averaged(gradient, ranks), inputs.at)
+
+
+def _fits_one_region(moves: Moves, engine: Engine, inputs: Inputs) -> bool:
+    """Everything compiled, few transitions, nothing to split and nobody to share with."""
+    if not (engine.compiled and moves.sampler.compiles) or len(inputs.sampler) > _TOGETHER:
+        return False
+    chains = len(inputs.slots) or len(inputs.rows)
+    return moves.device.ranks.count == 1 and len(engine.parts(len(inputs.rows) + chains)) == 1
+
+
+def _whole(
+    data: Split,
+    moves: Moves,
+    objective: Objective,
+    weights: Weights,
+    model: EnergyModel,
+    store: Tensor,
+    inputs: Inputs,
+) -> Values:
+    """Batch, chains, gradient and update in one region."""
+    x = data.rows(inputs.rows, inputs.binarize)
+    rows = _moved(moves, model, store, x, inputs, EAGER)
+    _put_back(moves, store, rows, inputs)
+    return _update(objective, weights, model, rows, inputs.objective, inputs.at)
 
 
 def _shards(rows: Rows, engine: Engine) -> list[Rows]:
@@ -150,20 +194,22 @@ def _mean(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: sum((group[name] for group in groups[1:]), groups[0][name]) / len(groups) for name in groups[0]}
 
 
-def _negatives(parts: Parts, state: TrainState, model: EnergyModel, x: Tensor, inputs: Inputs) -> Rows:
-    """Chains drawn, moved `chains.steps` transitions and put back into their slots."""
-    policy, sampler, ranks = parts.components.chains, parts.components.sampler, parts.device.ranks
-    slots = inputs.slots[inputs.own]
-    start = policy.draw(state.store, slots, x, parts.data.space, inputs.chains)
-    with parts.device.chain_precision():
-        engine = engine_for(sampler, model, parts.device.engine)
-        end, info = transitions(sampler, model, start, inputs.sampler, engine)
-    end = end.float()
-    if policy.roams:
-        chain_policy.put(state.store, inputs.slots, ranks.gather(end))
+def _moved(moves: Moves, model: EnergyModel, store: Tensor, x: Tensor, inputs: Inputs, engine: Engine) -> Rows:
+    """Chains drawn and moved `chains.steps` transitions."""
+    start = moves.policy.draw(store, inputs.slots[inputs.own], x, moves.space, inputs.chains)
+    with moves.device.chain_precision():
+        engine = engine_for(moves.sampler, model, engine)
+        end, info = transitions(moves.sampler, model, start, inputs.sampler, engine)
+    return Rows(x, end.float(), info)
+
+
+def _put_back(moves: Moves, store: Tensor, rows: Rows, inputs: Inputs) -> None:
+    """Each chain into its slot; where slots roam, those of all ranks."""
+    assert rows.x_neg is not None
+    if moves.policy.roams:
+        chain_policy.put(store, inputs.slots, moves.device.ranks.gather(rows.x_neg))
     else:
-        chain_policy.put(state.store, slots, end)
-    return Rows(x, end, info)
+        chain_policy.put(store, inputs.slots[inputs.own], rows.x_neg)
 
 
 def gather_chains(parts: Parts, state: TrainState) -> None:

@@ -28,7 +28,7 @@ def case(batch: int, k: int, turn: int, *required: Required) -> Case:
     """PCD-k with as many chains as rows in the batch."""
     title = f"One PCD-{k} update (learnergy: CD-{k}) of a 784-500 RBM, {batch} rows and {batch} chains."
     makers = partial(_makers, Size(batch, batch, k))
-    return Case(f"rbm_pcd{k}_{batch}", title, makers, required, OURS, FLOOR, turn=turn)
+    return Case(f"rbm_pcd{k}_{batch}", title, makers, required, OURS, FLOOR, turn=turn, rounds=20)
 
 
 def _makers(size: Size, quick: bool) -> Mapping[str, Maker]:

@@ -74,7 +74,7 @@ def _required(what: str, unavoidable: str, bound: float) -> tuple[Required, ...]
 TIME = "One PCD-1 step of ours and its matrix products alone, 100 rows; growth from 784-500 and 100 chains, 10 % noise."
 MEMORY = "Peak resident memory of eager PCD-1 training, 100 rows, beyond that of a model with four units."
 CASES = (
-    Case("scaling_time", TIME, time_makers, _required("step", "products", TIME_NOISE), turn=3, rounds=30),
+    Case("scaling_time", TIME, time_makers, _required("step", "products", TIME_NOISE), turn=3, rounds=15),
     Case(
         "scaling_memory",
         MEMORY,

@@ -26,4 +26,4 @@ def first_step(samples: Samples) -> float:
 
 TITLE = "From the start of the process; `ebm train dataset=digits` without compiling."
 REQUIRED = (Required(FIRST_STEP, first_step, 4.0, at_least=False),)
-CASES = (Case("startup", TITLE, makers, REQUIRED, unit=SECONDS, rounds=10, warmup=1),)
+CASES = (Case("startup", TITLE, makers, REQUIRED, unit=SECONDS, rounds=5, warmup=1),)
