@@ -11,10 +11,11 @@ from ebm_cli.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
 
-# Compiling costs about 10 s; it saves 3 to 4 ns for each number drawn on a CPU, 15 ns with products in fixed point;
-# on CUDA, where uncompiled draws are some 150 kernels each, about a millisecond for each draw.
-_NUMBERS_ON_CPU = {"float": 3e9, "fixed": 1e9}
-_DRAWS_ON_CUDA = 1e4
+_COST = 10.0  # seconds that compiling takes
+# Seconds it saves, measured on two cores: for each number drawn, and in fixed point for each entry of the matrix.
+_PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
+# On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
+_PER_TRANSITION = 1e-3
 
 
 def units(model: EnergyModel) -> int:
@@ -46,11 +47,19 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSp
 
 def _missing(spec: DeviceSpec, model: EnergyModel, on_cuda: bool, work: Work) -> str | None:
     """Why inner loops are not compiled, or None."""
-    kind = "float" if _no_fixed_point(model, on_cuda) else "fixed"
-    worth = work.transitions >= _DRAWS_ON_CUDA if on_cuda else work.moves * units(model) >= _NUMBERS_ON_CPU[kind]
-    if spec.compile == "auto" and not worth:
+    if spec.compile == "auto" and _saving(model, on_cuda, work) < _COST:
         return "too short to repay compiling (device.compile=always insists)"
     return _no_triton() if on_cuda else _no_compiler()
+
+
+def _saving(model: EnergyModel, on_cuda: bool, work: Work) -> float:
+    """Seconds that compiled loops are faster, about."""
+    if on_cuda:
+        return work.transitions * _PER_TRANSITION
+    entries = 0
+    if isinstance(model, Bipartite) and _no_fixed_point(model, on_cuda) is None:
+        entries = model.space.sites * model.hidden
+    return work.moves * (units(model) * _PER_NUMBER + entries * _PER_ENTRY)
 
 
 def _no_triton() -> str | None:

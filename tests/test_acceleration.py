@@ -97,7 +97,7 @@ def test_the_configuration_of_a_run_says_what_auto_became():
 
 def test_a_resumed_run_does_what_it_did_however_long_it_is_now(monkeypatch):
     run = trained()
-    monkeypatch.setattr(acceleration, "_NUMBERS_ON_CPU", {"float": 0, "fixed": 0})
+    monkeypatch.setattr(acceleration, "_COST", 0.0)
     assert "not compiled: device.compile=never" in ebm(f"train resume={run} steps=24").err
     assert "not compiled" not in train("device.compile=auto", "other").err or acceleration._no_compiler()
 
