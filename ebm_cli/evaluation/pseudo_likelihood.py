@@ -33,9 +33,10 @@ class PseudoLikelihood(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`pseudo_likelihood/log_pseudo_likelihood`."""
-        x = subject.held_out.all()
-        chosen = rng.permutation(len(x), rng.stream(0, "pseudo_likelihood"))[: self.points].to(x.device)
-        return Result({"pseudo_likelihood/log_pseudo_likelihood": log_pseudo_likelihood(subject.model, x[chosen])})
+        split, key = subject.held_out, rng.stream(0, "pseudo_likelihood")
+        chosen = rng.permutation(len(split), key)[: self.points].to(split.grey.device)
+        x = split.rows(chosen, key.fold("binarize"))
+        return Result({"pseudo_likelihood/log_pseudo_likelihood": log_pseudo_likelihood(subject.model, x)})
 
 
 def log_pseudo_likelihood(model: EnergyModel, x: Tensor) -> float:
