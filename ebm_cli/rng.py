@@ -14,8 +14,9 @@ The first dimension of a draw counts rows (chains); row r depends on r alone, no
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ebm_cli import philox
 Device = torch.device | str
 _CPU = torch.device("cpu")
 _BLOCK = 8  # 32-bit words per step of numpy's Philox4x64 counter
+_AT_ONCE = 2**16  # numbers made at once by numpy's words: this much is held between words and result
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +108,24 @@ def _lane(lane: int, path: Sequence[int | str]) -> int:
 def uniform(shape: Sequence[int], key: AnyKey, device: Device = _CPU, dtype: torch.dtype = torch.float32) -> Tensor:
     """Uniform on [0, 1): multiples of 2^-24, in float64 of 2^-53."""
     rows, count = _matrix(shape)
+    out = _Piecewise((rows, count), key, torch.device(device), dtype)
+    return out.fill(lambda part, key: _uniform(len(part), count, key, device, dtype)).reshape(tuple(shape))
+
+
+def _uniform(rows: int, count: int, key: AnyKey, device: Device, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float64:
-        found = _unit(*_words(rows, 2 * count, key, device).chunk(2, 1))
-    else:
-        found = (_words(rows, count, key, device) >> 8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)
-    return found.reshape(tuple(shape))
+        return _unit(*_words(rows, 2 * count, key, device).chunk(2, 1))
+    return (_words(rows, count, key, device) >> 8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)
 
 
 def normal(shape: Sequence[int], key: AnyKey, device: Device = _CPU, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal: sqrt(-2 log u) times cos and sin of 2 pi u' (Box & Muller 1958), |z| < 6.7 (float64: 8.6)."""
     rows, count = _matrix(shape)
+    out = _Piecewise((rows, count), key, torch.device(device), dtype)
+    return out.fill(lambda part, key: _normal(len(part), count, key, device, dtype)).reshape(tuple(shape))
+
+
+def _normal(rows: int, count: int, key: AnyKey, device: Device, dtype: torch.dtype) -> Tensor:
     half = (count + 1) // 2
     if dtype == torch.float64:
         a, b, c, d = _words(rows, 4 * half, key, device).chunk(4, 1)
@@ -124,7 +134,7 @@ def normal(shape: Sequence[int], key: AnyKey, device: Device = _CPU, dtype: torc
         a, b = (w.long() & 0xFFFFFFFF for w in _words(rows, 2 * half, key, device).chunk(2, 1))
         u, angle = (a + 1).to(dtype) * 2.0**-32, b.to(dtype) * (2 * math.pi * 2.0**-32)
     radius = (-2 * u.log()).sqrt()
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].reshape(tuple(shape))
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
 
 
 def integers(high: int, shape: Sequence[int], key: AnyKey, device: Device = _CPU) -> Tensor:
@@ -142,8 +152,15 @@ def bernoulli(logits: Tensor, key: AnyKey) -> Tensor:
 
     The probability is formed in at least float32: with bfloat16 logits only their product is of low precision.
     """
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    u = uniform(logits.shape, key, logits.device)
+    rows, count = _matrix(logits.shape)
+    flat, dtype = logits.reshape(rows, count), torch.float64 if logits.dtype == torch.float64 else torch.float32
+    out = _Piecewise((rows, count), key, logits.device, dtype)
+    return out.fill(lambda part, key: _bernoulli(flat[part.start : part.stop], key, dtype)).reshape_as(logits)
+
+
+def _bernoulli(logits: Tensor, key: AnyKey, dtype: torch.dtype) -> Tensor:
+    rows, count = logits.shape
+    u = _uniform(rows, count, key, logits.device, torch.float32)
     return (u < logits.to(dtype).sigmoid()).to(dtype)
 
 
@@ -156,6 +173,27 @@ def categorical(logits: Tensor, key: AnyKey) -> Tensor:
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:
     """Rows, and numbers in each."""
     return (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
+
+
+class _Piecewise(NamedTuple):
+    """The result of a draw, (rows, count), made some rows at a time where operations are not fused."""
+
+    shape: tuple[int, int]
+    key: AnyKey
+    device: torch.device
+    dtype: torch.dtype
+
+    def fill(self, make: Callable[[range, AnyKey], Tensor]) -> Tensor:
+        """`make(rows, key)` for ranges of rows that cover all of them."""
+        rows, count = self.shape
+        size = max(1, _AT_ONCE // max(1, count))
+        if isinstance(self.key, Counter) or self.device.type != "cpu" or rows <= size:
+            return make(range(rows), self.key)
+        found = torch.empty(rows, count, dtype=self.dtype)
+        for first in range(0, rows, size):
+            part = range(first, min(first + size, rows))
+            found[first : part.stop] = make(part, self.key.after(first))
+        return found
 
 
 def _words(rows: int, count: int, key: AnyKey, device: Device) -> Tensor:

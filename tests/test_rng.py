@@ -159,6 +159,22 @@ def test_rows_differ(draw, engine):
     assert len(whole.unique()) > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [3, 700])
+def test_a_large_draw_is_what_its_pieces_are(monkeypatch, dtype, count):
+    """Numbers are made some rows at a time; how many must not be seen in them."""
+    key, logits = stream(0, "pieces").at_row(5), torch.linspace(-3, 3, 90 * count, dtype=dtype).reshape(90, count)
+    draws = (
+        lambda: rng.uniform((90, count), key, dtype=dtype),
+        lambda: rng.normal((90, count), key, dtype=dtype),
+        lambda: rng.bernoulli(logits, key),
+    )
+    whole = [draw() for draw in draws]
+    for size in (1, 1000, 7001):
+        monkeypatch.setattr(rng, "_AT_ONCE", size)
+        assert all(torch.equal(draw(), found) for draw, found in zip(draws, whole, strict=True))
+
+
 @FORMS
 def test_no_word_comes_twice(engine):
     """6400 of 2^32 words in rows of several blocks: two agree with probability 0.005, so a shared block shows."""
