@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +257,7 @@ def _plain_data(composed: Any) -> dict[str, Any]:
 def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
     from hydra.types import RunMode
 
+    _start_tracker(config)
     from ebm_cli.commands import multi, train
 
     multirun = hydra.mode == RunMode.MULTIRUN
@@ -268,6 +269,16 @@ def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
         Path(str(hydra.sweep.dir)).name if multirun else None,
     )
     return multi.job(request) if multirun else train.train(request)
+
+
+def _start_tracker(config: Mapping[str, Any]) -> None:
+    """While this process imports torch; whether the configuration is good will be seen later."""
+    from ebm_cli.tracker import process
+
+    chosen, among = config.get("tracker"), config.get("device")
+    alone = isinstance(among, dict) and among.get("ranks") == 1
+    if alone and isinstance(chosen, dict) and os.environ.get("RANK", "0") == "0":
+        process.start(str(chosen.get("name")))
 
 
 def _remove_empty(path: Path, keep: set[Path]) -> None:

@@ -1,6 +1,12 @@
 """A whole run with the default tracker, read back from wandb's own offline file."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import wandb_reader
@@ -41,20 +47,87 @@ def test_wandb_holds_every_metric_of_metrics_jsonl_and_the_pictures(offline, cap
     assert found["pseudo_likelihood/log_pseudo_likelihood"] == summary["pseudo_likelihood/log_pseudo_likelihood"]
 
 
-@pytest.mark.parametrize("where", ["init", "log"])
-def test_a_wandb_that_raises_does_not_stop_the_run(offline, monkeypatch, capfd, where):
-    import wandb
+BROKEN = """
+Error, Settings = Exception, dict
 
-    class Broken:
-        def __getattr__(self, name):
-            raise OSError("wandb is broken")
+class Broken:
+    def __getattr__(self, name):
+        raise OSError("wandb is broken")
 
-    def init(**_):
-        if where == "init":
-            raise OSError("wandb is broken")
-        return Broken()
+def setup(**_):
+    pass
 
-    monkeypatch.setattr(wandb, "init", init)
+def init(**_):
+    {init}
+    return Broken()
+"""
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    [
+        ('raise OSError("wandb is broken")', "tracker stopped: OSError: wandb is broken; metrics.jsonl is complete"),
+        ("pass", "tracker stopped: OSError: wandb is broken; metrics.jsonl is complete"),
+        ("import os; os._exit(7)", "tracker stopped: its process ended with exit code 7; metrics.jsonl is complete"),
+    ],
+    ids=["init", "log", "death"],
+)
+def test_a_wandb_that_fails_does_not_stop_the_run(offline, monkeypatch, capfd, init, expected):
+    (offline / "fake").mkdir()
+    (offline / "fake" / "wandb.py").write_text(BROKEN.format(init=init))
+    monkeypatch.syspath_prepend(offline / "fake")
     assert dispatch(ARGUMENTS) == 0
-    assert "wandb is broken" in capfd.readouterr().err
+    assert expected in capfd.readouterr().err
     assert len((offline / "outputs" / "run" / "metrics.jsonl").read_text().splitlines()) == 10
+
+
+def test_the_tracker_of_a_killed_run_ends_and_leaves_what_it_has(offline):
+    """On its own, but not with Ctrl-C or SIGTERM, which batch systems send to every process."""
+    command = [sys.executable, "-m", "ebm_cli", *ARGUMENTS, "steps=1000000"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any(map(has_history, offline.glob("outputs/run/wandb/*/*.wandb"))))
+        tracker = child(run.pid)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(tracker, number)
+        time.sleep(1)
+        assert alive(tracker)
+    finally:
+        run.kill()
+        run.wait()
+    wait_for(lambda: not alive(tracker))
+    (record,) = offline.glob("outputs/run/wandb/offline-run-*/*.wandb")
+    assert has_history(record)
+    assert 0 not in wandb_reader.exit_codes(record), "a run that broke off must not look finished"
+
+
+def has_history(path):
+    return any(record.WhichOneof("record_type") == "history" for record in wandb_reader.records(path))
+
+
+def child(parent):
+    """The process that runs the tracker."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return next(int(pid) for pid in found if "tracker.worker" in Path(f"/proc/{pid}/cmdline").read_text())
+
+
+def alive(pid):
+    """Whether it runs; nobody may have taken note of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_tracker_that_is_stuck_does_not_outlive_the_run():
+    code = "from ebm_cli.tracker import worker; worker._GRACE = 0.1; worker._outlive(-1)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30, check=False).returncode == 1

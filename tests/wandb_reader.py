@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,22 @@ _FULL, _LAST = 1, 4
 
 
 def segments(run_dir: Path) -> list[Path]:
-    """The record files of a run in the order of their starts: one more for every resume."""
-    return sorted(run_dir.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.parent.name)
+    """The record files of a run in the order of their starts: one more for every resume. Raises TimeoutError.
+
+    wandb's helper process may still be writing when `finish` has returned.
+    """
+    found = sorted(run_dir.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.parent.name)
+    deadline = time.monotonic() + 20
+    while not all(exit_codes(path) for path in found):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{run_dir}: wandb has not finished")
+        time.sleep(0.05)
+    return found
+
+
+def exit_codes(path: Path) -> list[int]:
+    """What the process ended with, once that is written."""
+    return [record.exit.exit_code for record in records(path) if record.WhichOneof("record_type") == "exit"]
 
 
 def records(path: Path) -> Iterator[Any]:

@@ -30,6 +30,7 @@ from ebm_cli.memory import watched
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
+from ebm_cli.tracker import process
 from ebm_cli.tracker.base import RunInfo, TrackerSpec
 from ebm_cli.tracker.guard import Guarded
 from ebm_cli.train import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
@@ -154,7 +155,10 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
     meta.pop("error", None)
     began, spent = time.perf_counter(), {name: float(meta[name]) for name in ("seconds", "training_seconds")}
     home.write_json("metadata.json", {**meta, "status": "running", "device": session.parts.device.description})
-    tracker = Guarded(session.tracker, RunInfo(home.path, meta["id"], home.path.name, group, session.config))
+    tracker = Guarded(
+        process.apart(session.tracker, session.config["tracker"]["name"]),
+        RunInfo(home.path, meta["id"], home.path.name, group, session.config),
+    )
     recorder = Recorder(home, tracker, session.plan, session.evaluations)
     status, code, why, results = "failed", 1, dict[str, str](), dict[str, float]()
     try:

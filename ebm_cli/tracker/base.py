@@ -4,7 +4,7 @@ import os
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ class RunInfo:
     name: str
     group: str | None  # the multirun it belongs to
     config: Mapping[str, Any]
+    process: int = field(default_factory=os.getpid)  # the one that trains, whose use of the machine is of interest
+
+
+class ElsewhereError(Exception):
+    """An exception in the process that a tracker runs in, in words: its own type may not exist here."""
 
 
 class Tracker(ABC):
@@ -62,3 +67,12 @@ def finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def shown(path: Path) -> str:
     """The path as the user can paste it into a shell in the current directory."""
     return shlex.quote(os.path.relpath(path))
+
+
+def described(error: Exception) -> str:
+    """The type and the first line of the message, short enough for a terminal."""
+    if isinstance(error, ElsewhereError):
+        return str(error)
+    lines = str(error).strip().splitlines() or ["no message"]
+    text = lines[0] if len(lines[0]) <= 200 else f"{lines[0][:199]}…"
+    return f"{type(error).__name__}: {text}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec
+from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, described
 
 _COMPLETE = "metrics.jsonl is complete"
 T = TypeVar("T")
@@ -145,15 +145,9 @@ class Guarded(Tracker):
             return act()
         except Exception as error:  # noqa: BLE001 - a tracker's trouble of any kind must not reach the run
             if self._failure is None:
-                self._failure = f"tracker stopped: {type(error).__name__}: {_sentence(error)}; {_COMPLETE}"
+                self._failure = f"tracker stopped: {described(error)}; {_COMPLETE}"
             return None
 
 
 def _bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
     return sum(array.nbytes for array in arrays.values())
-
-
-def _sentence(error: Exception) -> str:
-    """The first line of the message, short enough for a terminal."""
-    lines = str(error).strip().splitlines() or ["no message"]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:199]}…"

@@ -1,5 +1,6 @@
 """Weights & Biases, online with an account and offline without one."""
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,8 +98,7 @@ class Wandb(TrackerSpec):
     def open(self, run: RunInfo) -> Tracker:
         """Start the run, online if that works within 20 s and offline otherwise. Raises UserError like `check`."""
         self.check()
-        # Offline, too, wandb would look up the name of its server, in order to report its own errors there.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        load()
         import wandb
 
         _silence()
@@ -140,6 +140,7 @@ class Wandb(TrackerSpec):
             "disable_git": True,
             "disable_job_creation": True,
             "init_timeout": _ONLINE_SECONDS,
+            "x_stats_pid": run.process,
         }
         if mode == "online" and (key := api_key()):
             options["api_key"] = key  # given the key, wandb has nothing to ask on the terminal
@@ -158,6 +159,12 @@ class Wandb(TrackerSpec):
             reinit="create_new",
             settings=wandb.Settings(**options),
         )
+
+
+def load() -> None:
+    """Import wandb. Offline, too, it would look up the name of its server, in order to report its own errors there."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    importlib.import_module("wandb")
 
 
 def _silence() -> None:

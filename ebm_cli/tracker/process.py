@@ -1,0 +1,112 @@
+"""A tracker in a process of its own, so that what it imports and computes does not hold up the run.
+
+`start` may be called long before there is anything to show: the process then imports the tracker's library while this
+one imports torch and reads the data.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from multiprocessing import Pipe
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_cli.tracker.base import ElsewhereError, RunInfo, Tracker, TrackerSpec
+from ebm_cli.tracker.worker import Opening
+
+APART = ("wandb",)  # trackers whose library takes long to import
+_WORK = "import sys; fd, name, *sys.path = sys.argv[1:]; from ebm_cli.tracker.worker import main; main(int(fd), name)"
+
+_waiting: list["_Process"] = []
+
+
+def start(name: str) -> None:
+    """Start the process of the tracker of this name, if it is one that runs apart and none waits already."""
+    if name in APART and not _waiting:
+        _waiting.append(_Process(name))
+
+
+def apart(spec: TrackerSpec, name: str) -> TrackerSpec:
+    """The tracker of this name as it is to be opened: here, or in a process of its own."""
+    return Apart(spec, name) if name in APART else spec
+
+
+class Apart(TrackerSpec):
+    """The same tracker, opened and called in another process; exceptions there are raised here as ElsewhereError."""
+
+    def __init__(self, spec: TrackerSpec, name: str) -> None:
+        self._spec = spec
+        self._name = name
+
+    def check(self) -> None:
+        """That of the tracker."""
+        self._spec.check()
+
+    def open(self, run: RunInfo) -> Tracker:
+        """In the process that waits, or in a new one."""
+        process = _waiting.pop() if _waiting else _Process(self._name)
+        try:
+            process.ask("open", Opening(self._spec, run, sys.argv))
+        except ElsewhereError:
+            process.end()
+            raise
+        return _Remote(process)
+
+
+class _Process:
+    """The other process, and the connection to it: one question, one answer."""
+
+    def __init__(self, name: str) -> None:
+        self._connection, theirs = Pipe()
+        self._running = subprocess.Popen(
+            [sys.executable, "-P", "-c", _WORK, str(theirs.fileno()), name, *sys.path],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the run, which closes its tracker
+        )
+        theirs.close()
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        """Have the tracker's method called; what it returns. Raises ElsewhereError if that failed."""
+        try:
+            self._connection.send((method, arguments))
+            trouble, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise ElsewhereError(f"its process ended with exit code {self._running.wait()}") from error
+        if trouble is not None:
+            raise ElsewhereError(trouble)
+        return answer
+
+    def end(self) -> None:
+        """Nothing more will be asked; returns when all of it is gone."""
+        self._connection.close()
+        self._running.wait()
+
+
+class _Remote(Tracker):
+    """Passes every call on."""
+
+    def __init__(self, process: _Process) -> None:
+        self._process = process
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """There."""
+        self._process.ask("log", step, metrics)
+
+    def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """There."""
+        self._process.ask("images", step, images)
+
+    def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """There."""
+        self._process.ask("histograms", step, values)
+
+    def close(self, summary: Mapping[str, float]) -> str | None:
+        """There, and wait for the end of the process."""
+        line: str | None = self._process.ask("close", summary)
+        self._process.end()
+        return line
