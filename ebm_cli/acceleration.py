@@ -34,19 +34,28 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSp
         raise UserError(f"device.compile = always: {missing}; use device.compile=never")
     compiled = spec.compile != "never" and missing is None
     lacking = _no_fixed_point(model, on_cuda)
+    if spec.precision == "tf32" and not on_cuda:
+        raise UserError("device.precision = tf32: a CPU has no such products; use fp32 or bf16")
     if spec.precision.startswith("fixed") and lacking:
         raise UserError(f"device.precision = {spec.precision}: {lacking}; use device.precision=fp32")
     precision = spec.precision
     if precision == "auto":
         precision = "fixed16" if compiled and lacking is None else "fp32"
-    said = "inner loops compiled" if compiled else f"inner loops not compiled: {missing or 'device.compile=never'}"
-    return replace(
-        spec, compile="always" if compiled else "never", precision=precision
-    ), f"{said}; precision {precision}"
+    decided = replace(spec, compile="always" if compiled else "never", precision=precision)
+    if compiled:
+        return decided, "inner loops compiled, which the first steps wait for"
+    return decided, f"inner loops not compiled: {missing or 'device.compile=never'}"
+
+
+def for_evaluation(spec: DeviceSpec) -> DeviceSpec:
+    """The same with products no coarser than float32's."""
+    return replace(spec, precision="fixed24" if spec.precision.startswith("fixed") else "fp32")
 
 
 def _missing(spec: DeviceSpec, model: EnergyModel, on_cuda: bool, work: Work) -> str | None:
     """Why inner loops are not compiled, or None."""
+    if spec.compile == "auto" and not work.transitions:
+        return "no chains move"
     if spec.compile == "auto" and _saving(model, on_cuda, work) < _COST:
         return "too short to repay compiling (device.compile=always insists)"
     return _no_triton() if on_cuda else _no_compiler()

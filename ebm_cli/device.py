@@ -1,7 +1,8 @@
 """Where the arithmetic runs, with how many threads, in which precision."""
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -32,7 +33,7 @@ class Device:
     def bytes_left(self) -> int:
         """What this process may still take."""
         left = memory.available(self.torch)
-        return left if self.memory is None else min(left, int(self.memory * 1e9))
+        return left if self.memory is None else max(0, min(left, int(self.memory * 1e9) - memory.taken(self.torch)))
 
     def chain_precision(self) -> AbstractContextManager[None]:
         """Chains: bf16 products where asked for. Weights, energies and gradients stay in float32."""
@@ -56,8 +57,9 @@ class DeviceSpec:
     else fp32. A run's config.yaml says what the two autos became.
 
     `deterministic` makes torch refuse operations without a deterministic implementation. `ranks` processes share each
-    batch and the chains, each on a GPU of its own or with its part of the CPU's threads. `memory` GB bound what chains
-    in flight may take (null: what is free); more chains than fit move in groups, with the same numbers.
+    batch and the chains, each on a GPU of its own or with its part of the CPU's threads. `memory` GB bound what the
+    process may hold, its libraries included (null: what is free); more chains than fit move in groups, with the same
+    numbers.
     """
 
     kind: Literal["auto", "cpu", "cuda"]
@@ -73,8 +75,7 @@ class DeviceSpec:
         available = torch.cuda.is_available()
         if self.kind == "cuda" and not available:
             raise UserError("device = cuda: torch sees no CUDA device here; use device=cpu, or device=auto")
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        _set_threads(self.threads)
         _set_deterministic(self.deterministic)
         torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         use_cuda = available and self.kind != "cpu"
@@ -83,6 +84,25 @@ class DeviceSpec:
             torch.cuda.set_device(device)
         engine = Engine(compiled=True) if self.compile == "always" else EAGER
         return Device(device, _describe(device), self.precision, engine, current(), self.memory)
+
+
+@contextmanager
+def evaluation_precision() -> Iterator[None]:
+    """Within, no product is coarser than float32's."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _set_threads(wanted: int | None) -> None:
+    cores = os.cpu_count() or 1
+    if wanted and wanted > cores:
+        raise UserError(f"device.threads = {wanted}: this machine has {cores} cores, more threads would only be slower")
+    if wanted:
+        torch.set_num_threads(wanted)
 
 
 def _set_deterministic(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ebm_cli import checkpoint, picture
 from ebm_cli.cuda_graph import execution
+from ebm_cli.device import evaluation_precision
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.samples import draw
@@ -86,7 +87,8 @@ class Recorder:
         for name, evaluation in self.evaluations.items():
             if evaluation.while_training:
                 subject = subject_of(parts, state, "valid" if parts.data.valid else "train", name)
-                values |= on_split(evaluation.evaluate(subject).metrics, subject.split)
+                with evaluation_precision():
+                    values |= on_split(evaluation.evaluate(subject).metrics, subject.split)
         if values:
             self.metrics(state.step, values)
         self._show(parts, state)

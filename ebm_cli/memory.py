@@ -1,5 +1,6 @@
 """How much memory there is, what a run needs of it, and how many chains may be in flight at once."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,16 @@ _FLOAT = 4
 _COPIES = 16  # of each unit of a chain in flight: positions, logits, random words, thresholds, gradients
 _CACHED = 2**27  # bytes in flight beyond which a CPU gains nothing by more
 _SHARE = 0.5  # of the memory that is left goes to chains in flight
+PROCESS = 5 * 10**8  # bytes that the libraries of one process take
 _ADVICE = "take fewer chains.count, batch_size or hidden units"
+
+
+def taken(device: torch.device) -> int:
+    """Bytes this process holds: of the GPU, or resident in memory, its libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    pages = _read("/proc/self/statm").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
 
 
 def available(device: torch.device) -> int:
@@ -41,14 +51,17 @@ def _read(path: str) -> str:
         return ""
 
 
-def check(needed: dict[str, int], left: int) -> None:
-    """Raise UserError if what a run needs in any case is more than there is; `needed` in bytes by what it is for."""
+def check(needed: dict[str, int], left: int, key: str = "chains.count, batch_size or hidden units") -> None:
+    """Raise UserError if what a run needs in any case is more than there is; `needed` in bytes by what it is for.
+
+    `key` names what to take less of.
+    """
     total = sum(needed.values())
     if total > left:
         parts = ", ".join(f"{what} {readable(size)}" for what, size in needed.items())
         raise UserError(
             f"not enough memory: the run needs {total} bytes ({readable(total)}: {parts}), {left} bytes "
-            f"({readable(left)}) are available; {_ADVICE}"
+            f"({readable(left)}) are available; take fewer {key}"
         )
 
 

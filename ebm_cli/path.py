@@ -118,6 +118,12 @@ class Tempered(EnergyModel):
         """(1 - beta) E_base(x) + beta E_target(x), (batch,)."""
         return (1 - self.beta) * self.base.energy(x) + self.beta * self.target.energy(x)
 
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of both ends, mixed."""
+        (base, base_grad), (target, target_grad) = self.base.energy_and_grad(x), self.target.energy_and_grad(x)
+        mixed = (1 - self.beta) * base + self.beta * target
+        return mixed, (1 - self.beta) * base_grad + self.beta * target_grad
+
     def sites(self, x: Tensor) -> Sites:
         """Conditionals of both ends, mixed; with a Boltzmann machine and independent units again those of one."""
         if isinstance(self.target, Boltzmann) and isinstance(self.base, BernoulliProduct):

@@ -165,9 +165,14 @@ def _bernoulli(logits: Tensor, key: AnyKey, dtype: torch.dtype) -> Tensor:
 
 
 def categorical(logits: Tensor, key: AnyKey) -> Tensor:
-    """Index k with p(k) = softmax(logits)_k over the last dimension, by the Gumbel-max trick (float64 noise)."""
-    u = uniform(logits.shape, key, logits.device, torch.float64)
-    return (logits - (-torch.log1p(-u)).log()).argmax(-1)
+    """Index k with p(k) = softmax(logits)_k over the last dimension, int64.
+
+    Inversion: the number of partial sums of exp(logits - max), in float64, that a 53-bit uniform share of the last one
+    reaches. An index of probability zero is never drawn.
+    """
+    total = (logits - logits.amax(-1, keepdim=True)).exp().double().cumsum(-1)
+    u = uniform(logits.shape[:-1], key, logits.device, torch.float64)
+    return (total <= u[..., None] * total[..., -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:

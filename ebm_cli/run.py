@@ -76,6 +76,18 @@ class Run:
         """Merge values into metadata.json."""
         self.write_json("metadata.json", {**self.read_json("metadata.json"), **values})
 
+    def change(self, config: Mapping[str, Any], **about: Any) -> None:
+        """Replace config.yaml by what a resumed run goes on with; what it was stays in metadata.json, with `about`."""
+        before = _plain_yaml((self.path / "config.yaml").read_text())
+        now = {**_redacted(config), "resume": before.get("resume")}
+        if now == before:
+            return
+        changes = [*self.metadata().get("changes", []), {**about, "before": before}]
+        self.update_metadata(changes=changes)
+        temporary = self.path / ".config.yaml.writing"
+        checkpoint.write_synced(temporary, _yaml(now))
+        temporary.rename(self.path / "config.yaml")
+
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty if it is missing or holds something else."""
         try:
@@ -116,10 +128,9 @@ def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     run = Run(path)
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(_redacted(config), sort_keys=False, allow_unicode=True)
     try:
         with (path / "config.yaml").open("xb") as file:
-            file.write(text.encode())
+            file.write(_yaml(_redacted(config)))
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError:
@@ -161,6 +172,10 @@ def open_existing(path: Path, said: str = "") -> tuple[Run, dict[str, Any]]:
     if not isinstance(config, dict):
         raise UserError(f"{path / 'config.yaml'} is not a run's configuration: it holds no keys")
     return Run(path), config
+
+
+def _yaml(config: Mapping[str, Any]) -> bytes:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
 
 
 def _plain_yaml(text: str) -> Any:

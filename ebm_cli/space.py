@@ -53,22 +53,35 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class Binary(Space):
-    """x in {0, 1}^shape."""
+class TwoValued(Space):
+    """x in {low, high}^shape."""
 
-    name = "binary"
+    low: ClassVar[float]
+    high: ClassVar[float]
+
+    def bits(self, x: Tensor) -> Tensor:
+        """x with 0 for low and 1 for high, same shape and type."""
+        return x if (self.low, self.high) == (0, 1) else (x - self.low) / (self.high - self.low)
+
+    def of_bits(self, bits: Tensor) -> Tensor:
+        """The inverse of `bits`."""
+        return bits if (self.low, self.high) == (0, 1) else self.low + (self.high - self.low) * bits
+
+    def flipped(self, x: Tensor) -> Tensor:
+        """Every site at its other value: low + high - x."""
+        return self.low + self.high - x
 
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """Fair coin flips."""
-        return (rng.uniform((n, *self.shape), key, device) < 0.5).float()
+        return self.of_bits((rng.uniform((n, *self.shape), key, device) < 0.5).float())
 
     def contains(self, x: Tensor) -> bool:
-        """Nothing but 0 and 1."""
-        return x.shape[1:] == self.shape and bool(((x == 0) | (x == 1)).all())
+        """Nothing but low and high."""
+        return x.shape[1:] == self.shape and bool(((x == self.low) | (x == self.high)).all())
 
     def brightness(self, x: Tensor) -> Tensor:
-        """0 is black, 1 white."""
-        return x
+        """Low is black, high white."""
+        return self.bits(x)
 
     @property
     def states(self) -> int:
@@ -79,11 +92,27 @@ class Binary(Space):
         """Configurations number first, ..., last - 1 in counting order (site 0 is the lowest bit), (count, *shape)."""
         code = torch.arange(first, self.states if last is None else last)
         bits = code[:, None] >> torch.arange(self.sites) & 1
-        return bits.float().reshape(-1, *self.shape)
+        return self.of_bits(bits.float()).reshape(-1, *self.shape)
 
     def code(self, x: Tensor) -> Tensor:
         """The number of each row of x in `enumerate`'s order, (batch,) int64."""
-        return (x.flatten(1).long() << torch.arange(self.sites, device=x.device)).sum(1)
+        return (self.bits(x).flatten(1).long() << torch.arange(self.sites, device=x.device)).sum(1)
+
+
+@dataclass(frozen=True)
+class Binary(TwoValued):
+    """x in {0, 1}^shape."""
+
+    name = "binary"
+    low, high = 0.0, 1.0
+
+
+@dataclass(frozen=True)
+class Spin(TwoValued):
+    """x in {-1, +1}^shape."""
+
+    name = "spin"
+    low, high = -1.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -106,4 +135,4 @@ class Real(Space):
         return x if low >= 0 and high <= 1 else (x - low) / (high - low).clamp_min(1e-12)
 
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Real)}
+SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Real)}

@@ -136,7 +136,8 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     model, objective = arithmetic(state.model, parts.device), components.objective
     weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
     moves = Moves(components.chains, components.sampler, parts.data.space, parts.device)
-    engine = parts.device.engine if model.compiles else parts.device.engine.uncompiled()
+    compiles = model.compiles and not objective.enumerates  # that gradient is autograd's
+    engine = parts.device.engine if compiles else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, state.store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)

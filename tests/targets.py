@@ -21,14 +21,14 @@ from ebm_cli.model.base import Bipartite, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary, Real, Space
+from ebm_cli.space import Binary, Real, Space, Spin
 
 registry.load_components()
 
 ROOT = Path(__file__).parents[1]
 FALSE_ALARM = 1e-6  # of one statistical test; there are some hundred, and their keys are fixed
 SIGMAS = 5  # |z| of a normal statistic is beyond this with probability 6e-7
-SMALL_SPACES: dict[type[Space], Space] = {Binary: Binary((2, 2)), Real: Real((1, 2))}
+SMALL_SPACES: dict[type[Space], Space] = {Binary: Binary((2, 2)), Spin: Spin((2, 2)), Real: Real((1, 2))}
 SMALL = {"hidden": 3}  # what makes a shipped model small enough to enumerate, where it has such a key
 INTERPOLATED = {"${batch_size}": 6}
 
@@ -108,8 +108,12 @@ def exact_p(model: EnergyModel) -> torch.Tensor:
 
 # Samplers
 
-EXTRA = {"metropolis": [{"flips": 2}, {"flips": 4}, {"step_size": 1.5}]}
-ONLY_FOR = {"flips": Binary, "step_size": Real}  # settings without effect elsewhere
+EXTRA = {
+    "metropolis": [{"flips": 2}, {"flips": 4}, {"step_size": 1.5}],
+    "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
+    "dmala": [{"step_size": 1.5}],
+}
+ONLY_FOR = {("metropolis", "flips"): Binary, ("metropolis", "step_size"): Real}  # settings without effect elsewhere
 
 
 def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
@@ -125,7 +129,10 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
             sampler = registry.build("sampler", config | setting)
             if sampler not in [known for known, _ in found.values()]:
                 label = "-".join([choice, *(f"{value}" for value in setting.values())])
-                found[label] = sampler, next((ONLY_FOR[key] for key in setting if key in ONLY_FOR), Space)
+                found[label] = (
+                    sampler,
+                    next((ONLY_FOR[choice, key] for key in setting if (choice, key) in ONLY_FOR), Space),
+                )
     return found
 
 
@@ -143,6 +150,7 @@ FITTING = [
     for label, name in itertools.product(SAMPLERS, PAIRS)
     if fits(SAMPLERS[label], target(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1])
 ]
+INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact]
 FITTING_BINARY = [(s, t) for s, t in FITTING if t in BINARY]
 
 
@@ -201,7 +209,60 @@ def metropolis_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     return matrix
 
 
-MATRICES = {"gibbs": gibbs_matrix, "block_gibbs": block_gibbs_matrix, "metropolis": metropolis_matrix}
+def _gains(model: EnergyModel) -> torch.Tensor:
+    """d_i(x) = (2 x_i - 1) dE/dx_i by automatic differentiation, (states, sites)."""
+    x = double_states(model).requires_grad_()
+    model.energy(x).sum().backward()
+    return ((2 * x.detach() - 1) * x.grad).flatten(1)
+
+
+def gwg_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Paths of 1 to `flips` distinct sites; each accepted against itself reversed (Grathwohl et al. 2021, alg. 1)."""
+    with torch.no_grad():
+        energy = model.energy(double_states(model))
+    weight = (_gains(model) / sampler.temperature).exp()
+    n, lengths = len(energy), range(1, sampler.flips + 1)
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+
+    def probability(x: int, path: tuple[int, ...]) -> float:
+        left, found = weight[x].clone(), 1.0
+        for site in path:
+            found *= (left[site] / left.sum()).item()
+            left[site] = 0
+        return found
+
+    for x, length in itertools.product(range(n), lengths):
+        for path in itertools.permutations(range(model.space.sites), length):
+            y = x ^ sum(1 << site for site in path)
+            forth, back = probability(x, path), probability(y, path[::-1])
+            accept = min(1.0, torch.exp(energy[x] - energy[y]).item() * back / forth)
+            matrix[x, y] += forth * accept / len(lengths)
+            matrix[x, x] += forth * (1 - accept) / len(lengths)
+    return matrix
+
+
+def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """q(x' | x) normalised over all x' by brute force (Zhang et al. 2022, eq. 3), then the acceptance test, if any."""
+    states = double_states(model)
+    with torch.no_grad():
+        energy = model.energy(states)
+    change = states.flatten(1)[None] - states.flatten(1)[:, None]
+    grad = _gains(model) / (2 * states.flatten(1) - 1)
+    q = torch.softmax((-grad[:, None] * change / 2 - change**2 / (2 * sampler.step_size)).sum(2), 1)
+    if not sampler.adjusted:
+        return q
+    accept = ((energy[:, None] - energy[None]).exp() * q.T / q).clamp_max(1)
+    matrix = q * accept
+    return matrix + torch.diag(1 - matrix.sum(1))
+
+
+MATRICES = {
+    "gibbs": gibbs_matrix,
+    "block_gibbs": block_gibbs_matrix,
+    "metropolis": metropolis_matrix,
+    "gwg": gwg_matrix,
+    "dmala": dmala_matrix,
+}
 
 
 def matrix_of(sampler: Sampler, model: EnergyModel) -> torch.Tensor | None:

@@ -41,7 +41,7 @@ def test_a_long_run_is_compiled_and_a_short_one_is_not():
     model = small_model("rbm", Binary((2, 2)))
     spec, said = resolved(device(), model, LONG)
     assert (spec.compile, spec.precision) == ("always", "fixed16")
-    assert said == "inner loops compiled; precision fixed16"
+    assert said == "inner loops compiled, which the first steps wait for"
     spec, said = resolved(device(), model, SHORT)
     assert (spec.compile, spec.precision) == ("never", "fp32")
     assert "too short to repay compiling (device.compile=always insists)" in said
@@ -72,7 +72,7 @@ def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
     monkeypatch.setattr(acceleration, "_no_compiler", lambda: "there is no C++ compiler (install g++)")
     spec, said = resolved(device(), small_model("rbm", Binary((2, 2))), LONG)
     assert (spec.compile, spec.precision) == ("never", "fp32")
-    assert said == "inner loops not compiled: there is no C++ compiler (install g++); precision fp32"
+    assert said == "inner loops not compiled: there is no C++ compiler (install g++)"
     with pytest.raises(UserError, match=r"device.compile = always: there is no C\+\+ compiler .*device.compile=never"):
         resolved(device(compile="always"), small_model("rbm", Binary((2, 2))), LONG)
 

@@ -9,7 +9,7 @@ from targets import (
     BINARY,
     COUNTING,
     ENGINES,
-    FITTING,
+    INVARIANT,
     SAMPLERS,
     SIGMAS,
     assert_close,
@@ -36,7 +36,7 @@ from ebm_cli.space import Binary, Real, Space
 
 BIPARTITE = names_of(Bipartite)
 # What needs a capability of its model does not fit the tempered one: bipartite models have a path of their own.
-GEOMETRIC = [(s, t) for s, t in FITTING if not SAMPLERS[s].needs]
+GEOMETRIC = [(s, t) for s, t in INVARIANT if not SAMPLERS[s].needs]
 GEOMETRIC_WITH_MATRIX = [(s, t) for s, t in GEOMETRIC if t in BINARY and matrix_of(SAMPLERS[s], target(t)) is not None]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -208,6 +208,13 @@ def test_ais_ends_at_the_annealed_distribution(make):
     assert ((share - p).abs() < SIGMAS * (p * (1 - p) / n).sqrt()).all()
 
 
+def test_a_kernel_that_leaves_nothing_invariant_is_refused():
+    evaluation, model = component("evaluation", "ais"), target("rbm-binary")
+    assert evaluation.refusal(model, component("sampler", "dmala")) is None
+    why = "this sampler does not leave the model invariant; take one that does"
+    assert evaluation.refusal(model, component("sampler", "dula")) == why
+
+
 @exact_paths
 def test_raise_weights_have_the_annealed_probability_as_mean(make):
     """E[w | x] = p_annealed(x) for every x: true only if each move is undone by its own reversal, in reverse order.
@@ -306,7 +313,9 @@ def evaluation(**changes):
     return component("evaluation", "ais", **(small | changes))
 
 
-CASES = {(t, next(s for s, u in reversed(FITTING) if u == t)): None for _, t in FITTING}  # the boldest setting of each
+CASES = {
+    (t, next(s for s, u in reversed(INVARIANT) if u == t)): None for _, t in INVARIANT
+}  # the boldest setting of each
 CASES |= dict.fromkeys([("rbm-binary", "block_gibbs"), ("rbm-binary", "gibbs"), ("boltzmann-binary", "gibbs")])
 
 

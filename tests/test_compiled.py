@@ -131,6 +131,8 @@ def test_training_steps_are_those_of_the_plain_code(engine):
 KERNELS = [
     ("block_gibbs", "rbm-binary", ()),
     ("metropolis-2", "boltzmann-binary", ()),
+    ("gwg-2", "rbm-binary", ()),
+    ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
     ("metropolis", "rbm-binary", pytest.mark.long),
     ("metropolis-1.5", "exponential_family-real", pytest.mark.long),
 ]
@@ -200,3 +202,15 @@ def test_chains_of_low_precision_leave_their_own_target_invariant(precision, eng
 def probability(logits, x):
     """prod_i p(x_i) of independent units with these logits, (rows, configurations)."""
     return (torch.nn.functional.logsigmoid(logits) @ x.T + torch.nn.functional.logsigmoid(-logits) @ (1 - x).T).exp()
+
+
+def test_an_exact_gradient_is_not_compiled():
+    """It is made by automatic differentiation, which no region can hold; the run works all the same."""
+    objective = shipped("objective")["exact"]
+    values = []
+    for compiled in (False, True):
+        parts, state = small_run(Engine(compiled=compiled), objective=objective)
+        reports = [train_step(parts, state) for _ in range(3)]
+        check(state, reports)
+        values.append(reports[-1].values.metrics)
+    assert_close(values[1], values[0], rtol=1e-4, atol=1e-4)

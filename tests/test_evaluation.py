@@ -65,7 +65,7 @@ def test_every_evaluation_has_a_file():
 def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
     """It changes neither model, chains nor data, reads no global generator, and its pictures are pictures."""
     evaluation, model = small(name), target(model_name)
-    if evaluation.refusal(model):
+    if evaluation.refusal(model, subject(model).sampler):
         assert not evaluation.required
         return
     about = subject(model, store=model.space.noise(7, stream(0, "store")))
@@ -126,7 +126,8 @@ def test_exact_is_the_brute_force_likelihood(model_name):
 def test_exact_refuses_or_skips_a_large_model():
     model = component("model", "boltzmann").build(Binary((30,)), torch.full((30,), 0.5), stream(0))
     refuse, skip = component("evaluation", "exact"), component("evaluation", "exact_if_possible")
-    assert refuse.refusal(model) == skip.refusal(model) == "30 sites, enumeration goes to 20"
+    sampler = subject(model).sampler
+    assert refuse.refusal(model, sampler) == skip.refusal(model, sampler) == "30 sites, enumeration goes to 20"
     assert refuse.required
     assert not skip.required
 
@@ -159,7 +160,8 @@ def test_pseudo_likelihood_uses_all_rows_or_some():
 
 def test_pseudo_likelihood_is_not_for_real_data():
     evaluation = component("evaluation", "pseudo_likelihood")
-    assert evaluation.refusal(target("exponential_family-real")) == "a real space has no binary conditionals"
+    model = target("exponential_family-real")
+    assert evaluation.refusal(model, subject(model).sampler) == "a real space has no binary conditionals"
     assert not evaluation.required
 
 

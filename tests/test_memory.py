@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from ebm_cli import memory
 from ebm_cli.commands import parts
+from ebm_cli.device import Device
 from ebm_cli.engine import Engine
 from ebm_cli.errors import RunError, UserError
 
@@ -49,10 +50,18 @@ def test_runs_in_groups_are_the_same_run(sampler, monkeypatch):
 
 
 def test_a_run_that_cannot_fit_is_refused_with_both_numbers():
-    answer = train_line("device.memory=0.00001")
-    assert_refused(answer, "not enough memory: the run needs", "10000 bytes (10 kB) are available", "chains.count")
+    answer = train_line("device.memory=0.00001")  # the libraries alone take more
+    assert_refused(answer, "not enough memory: the run needs", "0 bytes (0 bytes) are available", "chains.count")
     answer = train_line("model.hidden=100000000000")
     assert_refused(answer, "not enough memory", "weights 104 TB", "are available")
+
+
+def test_a_limit_counts_what_the_process_holds_already(monkeypatch):
+    monkeypatch.setattr(memory, "taken", lambda device: 3 * 10**9)
+    assert Device(CPU, "", "fp32", memory=3.1).bytes_left() == pytest.approx(10**8)
+    assert Device(CPU, "", "fp32", memory=2.0).bytes_left() == 0
+    monkeypatch.undo()
+    assert 10**8 < memory.taken(CPU) < 10**10
 
 
 def test_the_sizes_named_are_those_that_are_needed():

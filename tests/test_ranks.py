@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import ebm
+from cli_helpers import assert_refused, ebm
 from safetensors.torch import load_file
 
 from ebm_cli import rng
@@ -121,6 +122,58 @@ def test_what_cannot_be_shared_is_refused_in_one_sentence(tmp_path, overrides, s
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_fit_are_refused_before_one_is_started(tmp_path):
+    answer = ebm("train", *SHORT, "batch_size=100000", "chains.count=100000", "device.ranks=100000",
+                 f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
+    assert_refused(answer, "not enough memory", "100000 processes 50 TB", "take fewer device.ranks")
+
+
+def test_only_training_is_shared(tmp_path):
+    trained(tmp_path / "run", "steps=2")
+    for command in ("sample", "evaluate"):
+        answer = ebm(command, f"run={tmp_path / 'run'}", "device.ranks=2")
+        assert_refused(answer, "device.ranks = 2: only training is shared among processes")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_ranks_start_ends_them_all(tmp_path, number, code):
+    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, "device.ranks=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    ranks = wait_for_children(process.pid)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert all(not os.path.exists(f"/proc/{pid}") for pid in ranks)
+
+
+def wait_for_children(parent, count=2):
+    """The pids of the ranks, as soon as they are there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        found = [pid for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        if len(found) == count:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@pytest.mark.long
+def test_ranks_end_when_their_parent_is_killed(tmp_path):
+    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, "steps=1000000", "device.ranks=2",
+               f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    ranks = wait_for_children(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_shares_cover_everything_once():

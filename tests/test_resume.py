@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from cli_helpers import TINY, assert_refused, digest, ebm, facts, last_step, outcome, snapshot, train, trained
 
 from ebm_cli import checkpoint, fit
@@ -58,6 +59,16 @@ def test_killed_and_resumed_is_as_never_killed(name, monkeypatch):
     assert ebm("train resume=parts").code == 0
     assert outcome(Path("parts")) == outcome(Path("whole"))
     assert facts(Path("parts"))["status"] == "done"
+
+
+def test_what_a_resumed_run_was_given_is_kept():
+    """Without, the command that it prints after a Ctrl-C would be refused: more steps are done than it says."""
+    train("steps=4", "run")
+    assert ebm("train resume=run steps=8").code == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["steps"] == 8
+    assert ebm("train resume=run").code == 0
+    (change,) = facts(Path("run"))["changes"]
+    assert (change["step"], change["overrides"][-1], change["before"]["steps"]) == (4, "steps=8", 4)
 
 
 def test_stopped_in_time_and_resumed_is_as_never_stopped(monkeypatch):

@@ -10,6 +10,7 @@ from targets import (
     FALSE_ALARM,
     FITTING,
     FITTING_BINARY,
+    INVARIANT,
     SAMPLERS,
     SIGMAS,
     assert_close,
@@ -36,9 +37,16 @@ from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary, Real
 
 kernels = pytest.mark.parametrize(("name", "model_name"), FITTING)
+invariant_kernels = pytest.mark.parametrize(("name", "model_name"), INVARIANT)
 binary_kernels = pytest.mark.parametrize(("name", "model_name"), FITTING_BINARY)
+invariant_binary_kernels = pytest.mark.parametrize(
+    ("name", "model_name"), [pair for pair in FITTING_BINARY if pair in INVARIANT]
+)
 DEFINED = [(s, t) for s, t in FITTING_BINARY if matrix_of(SAMPLERS[s], target(t)) is not None]
 defined_kernels = pytest.mark.parametrize(("name", "model_name"), DEFINED)
+invariant_defined_kernels = pytest.mark.parametrize(
+    ("name", "model_name"), [pair for pair in DEFINED if pair in INVARIANT]
+)
 
 
 def test_every_sampler_has_a_target():
@@ -49,7 +57,7 @@ def test_every_sampler_has_a_target():
 # Invariance
 
 
-@kernels
+@invariant_kernels
 def test_leaves_the_target_invariant(name, model_name):
     """Exact draws are still exact draws after three steps, in the float32 of production."""
     model = target(model_name)
@@ -58,7 +66,7 @@ def test_leaves_the_target_invariant(name, model_name):
     assert_distributed(model, y)
 
 
-@kernels
+@invariant_kernels
 def test_forgets_where_it_started(name, model_name):
     """All chains start at one point. The slowest of these kernels (step 0.1 on R^2) forgets in some 200 steps."""
     model = target(model_name)
@@ -124,7 +132,7 @@ def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
         assert all(torch.equal(about[key], about_whole[key][first:last]) for key in about_whole)
 
 
-@kernels
+@invariant_kernels
 def test_leaves_the_target_invariant_with_counters(name, model_name):
     """The same draws as inside compiled regions, from Philox4x32."""
     model = target(model_name)
@@ -169,7 +177,7 @@ def test_caches_follow_the_chain(name, model_name):
 # Transition matrices
 
 
-@defined_kernels
+@invariant_defined_kernels
 def test_the_definition_leaves_the_target_invariant(name, model_name):
     """|p T - p| <= 1e-12 with T multiplied out in float64, and T a stochastic matrix."""
     model = target(model_name)
@@ -192,7 +200,7 @@ def test_one_step_is_the_definition(name, model_name):
     assert chi_square(count, matrix * n, cells_lost=states) > FALSE_ALARM
 
 
-@defined_kernels
+@invariant_defined_kernels
 def test_reversal_is_the_time_reversal(name, model_name):
     """p(x) T(x, x') = p(x') T~(x', x)."""
     sampler, model = SAMPLERS[name], target(model_name)
@@ -202,7 +210,7 @@ def test_reversal_is_the_time_reversal(name, model_name):
     assert sampler.reversal().reversal() == sampler
 
 
-@binary_kernels
+@invariant_binary_kernels
 def test_reversal_runs_backwards(name, model_name):
     """Draws: pairs (start, end) of a step from p, and pairs (end, start) of the reversal, have one distribution.
 
@@ -220,6 +228,18 @@ def test_reversal_runs_backwards(name, model_name):
     # As if a had the mean of both: (a - m)^2 / m with m = (a + b) / 2 is half of (a - b)^2 / (a + b).
     statistic = ((a - b) ** 2 / (a + b).clamp_min(1)).sum().item()
     assert chi_square_tail(statistic, len(a) - 1) > FALSE_ALARM
+
+
+def test_unadjusted_langevin_is_off_by_what_its_step_size_says():
+    """It is called unadjusted for a reason; and with ever smaller steps p is ever nearer to invariant."""
+    model = target("rbm-binary")
+    p, errors = exact_p(model), []
+    for step_size in (1.0, 0.1):
+        matrix = matrix_of(component("sampler", "dula", step_size=step_size), model)
+        errors.append((p @ matrix - p).abs().max().item())
+    assert errors[0] > 1e-3
+    assert errors[1] < errors[0] / 10
+    assert not component("sampler", "dula").exact
 
 
 def test_systematic_scan_is_not_its_own_reversal():
@@ -324,7 +344,7 @@ def test_metropolis_rejects_what_has_no_probability():
 # Low precision
 
 
-@binary_kernels
+@invariant_binary_kernels
 def test_chains_in_bfloat16_are_close(name, model_name):
     """Products with 7-bit mantissas: logits of size 3 err by 0.01, probabilities by 0.003, four sites by about 0.01.
 

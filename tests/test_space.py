@@ -7,7 +7,7 @@ import torch
 from targets import ENGINES, SIGMAS, SMALL_SPACES, form
 
 from ebm_cli.rng import stream
-from ebm_cli.space import SPACES, Binary, Real
+from ebm_cli.space import SPACES, Binary, Real, Spin
 
 spaces = pytest.mark.parametrize("space", SMALL_SPACES.values(), ids=lambda s: s.name)
 
@@ -37,6 +37,20 @@ def test_code_is_the_inverse_of_enumeration():
     space = Binary((2, 5))
     assert torch.equal(space.code(space.enumerate()), torch.arange(space.states))
     assert torch.equal(space.code(space.enumerate(100, 110).double()), torch.arange(100, 110))
+
+
+def test_spins_are_bits_at_other_values():
+    spin, binary = Spin((2, 2)), Binary((2, 2))
+    x = spin.enumerate()
+    assert x.unique().tolist() == [-1, 1]
+    assert torch.equal(spin.bits(x), binary.enumerate())
+    assert torch.equal(spin.of_bits(binary.enumerate()), x)
+    assert torch.equal(spin.code(x), torch.arange(16))
+    assert torch.equal(spin.flipped(x), -x)
+    assert torch.equal(binary.flipped(binary.enumerate()), 1 - binary.enumerate())
+    assert spin.contains(x)
+    assert not spin.contains(binary.enumerate())
+    assert torch.equal(spin.brightness(x), binary.enumerate())
 
 
 def test_numbers_of_sites_and_states():
@@ -76,7 +90,7 @@ def test_noise_is_in_the_space_and_a_function_of_its_key(space):
 def test_noise_is_fair_coins_or_standard_normal():
     """Every site by itself, and sites uncorrelated: means of n values of variance v are within SIGMAS sqrt(v / n)."""
     n = 100_000
-    for space, mean, variance in ((Binary((4,)), 0.5, 0.25), (Real((4,)), 0.0, 1.0)):
+    for space, mean, variance in ((Binary((4,)), 0.5, 0.25), (Spin((4,)), 0.0, 1.0), (Real((4,)), 0.0, 1.0)):
         x = space.noise(n, stream(1, "noise")).double() - mean
         assert (x.mean(0).abs() < SIGMAS * (variance / n) ** 0.5).all()
         covariance = x.T @ x / n - variance * torch.eye(4)

@@ -42,12 +42,12 @@ def evaluate(config: Mapping[str, Any]) -> int:
         if asked.split == "valid" and trained.parts.data.valid is None:
             raise UserError("split = valid: this run kept no validation rows; use split=test or split=train")
         asked_for = evaluations(config)
-        chosen = feasible(asked_for, trained.state.model)
+        chosen = feasible(asked_for, trained.state.model, trained.parts.components.sampler)
         if not chosen:
             which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
             raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[ais,chains]")
         work = [evaluation.work for evaluation in chosen.values()]
-        parts, _, said = accelerated(trained.parts, trained.state, config, work)
+        parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
         results, images = _evaluate(parts, trained.state, chosen, asked)

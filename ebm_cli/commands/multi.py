@@ -32,6 +32,8 @@ def job(request: Request) -> int:
         return error.exit_code
     if code in (75, 130):
         raise SystemExit(code)
+    if code and not (request.directory / "config.yaml").exists():  # of processes that said themselves why
+        record_failure(request, f"exit code {code}", code)
     return code
 
 

@@ -6,18 +6,21 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ebm_cli import registry
-from ebm_cli.acceleration import resolved, units
+from ebm_cli import checks, memory, registry
+from ebm_cli.acceleration import for_evaluation, resolved, units
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Plan
 from ebm_cli.memory import rows_at_once
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.ranks import Ranks
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
-from ebm_cli.train import Choice, Loop, Parts, TrainState
+from ebm_cli.train import Choice, Loop, Parts, TrainState, build_components
 
 T = TypeVar("T")
 LOOP_KEYS = ("steps", "batch_size", "seed")
@@ -99,12 +102,20 @@ def ranks_wanted(config: Mapping[str, Any]) -> int:
     return registry.build("device", config["device"]).ranks
 
 
+def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
+    """Raise UserError if so many processes cannot share the work or the memory, before any of them is started."""
+    components, (loop, _) = build_components(config, choice), loop_and_plan(config)
+    checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
+    memory.check({f"{count} processes": count * memory.PROCESS}, memory.available(torch.device("cpu")), "device.ranks")
+
+
 def accelerated(
-    parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work]
+    parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work], *, evaluating: bool = False
 ) -> tuple[Parts, dict[str, Any], str]:
     """The parts on a device whose every auto is decided, the configuration with that in it, and a sentence on it."""
     total = Work(*(sum(column) for column in zip(*work, strict=True)))
     spec, said = resolved(registry.build("device", config["device"]), state.model, total)
+    spec = for_evaluation(spec) if evaluating else spec
     decided = {"compile": spec.compile, "precision": spec.precision}
     device = spec.open()
     engine = Engine(
@@ -113,15 +124,15 @@ def accelerated(
     return (
         replace(parts, device=replace(device, engine=engine)),
         {**config, "device": {**config["device"], **decided}},
-        said,
+        f"{said}; precision {spec.precision}",
     )
 
 
-def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel) -> dict[str, Evaluation]:
-    """Without those that cannot be done on this model: an error if they are required, a line if not."""
+def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Sampler[Any, Any]) -> dict[str, Evaluation]:
+    """Without those that cannot be done with these parts: an error if they are required, a line if not."""
     kept: dict[str, Evaluation] = {}
     for name, evaluation in chosen.items():
-        why = evaluation.refusal(model)
+        why = evaluation.refusal(model, sampler)
         if why is None:
             kept[name] = evaluation
         elif evaluation.required:

@@ -42,7 +42,8 @@ def sample(config: Mapping[str, Any]) -> int:
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
         trained = open_trained(wanted, with_data=False)
         parts, state = trained.parts, trained.state
-        parts, _, said = accelerated(parts, state, config, [Work(asked.n * asked.steps, asked.steps)])
+        work = Work(asked.n * asked.steps, asked.steps)
+        parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
         subject = Subject(
             state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,

@@ -14,6 +14,7 @@ from ebm_cli.commands.parts import (
     accelerated,
     check_complete,
     check_keys,
+    check_launch,
     choices,
     evaluations,
     feasible,
@@ -22,10 +23,11 @@ from ebm_cli.commands.parts import (
     ranks_wanted,
 )
 from ebm_cli.commands.resume import merged
+from ebm_cli.device import evaluation_precision
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Follower, Plan, Recorder, fit, restore, subject_of
-from ebm_cli.launch import launch
+from ebm_cli.launch import launch, started
 from ebm_cli.memory import watched
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
@@ -70,13 +72,15 @@ def train(request: Request) -> int:
     with logging_to(None):
         found, config = _configuration(request)
         wanted = ranks_wanted(config)
+        if among.count == 1 and wanted > 1:
+            check_launch(config, choices(config, request.chosen if found is None else None), wanted)
     if among.count == 1 and wanted > 1:
         return launch(_rank, request, wanted)
     if wanted not in (1, among.count):
         raise UserError(f"device.ranks = {wanted}: torchrun started {among.count}; leave device.ranks out")
     with logging_to(None):
         session = prepare(request, found, config)
-    with watching() as stop, ranks.joined(session.parts.device.torch):
+    with watching() as stop, started(), ranks.joined(session.parts.device.torch):
         if not among.leads:
             fit(session.parts, session.state, Follower(session.plan), stop)
             return stop.exit_code or 0
@@ -117,7 +121,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     loop, plan = loop_and_plan(config)
     chosen = evaluations(config)
     parts, state, tracker = _build(config, loop, choice)
-    kept = feasible(chosen, state.model)
+    kept = feasible(chosen, state.model, parts.components.sampler)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)
     notes = [said]
@@ -125,6 +129,8 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
         notes += [*restore(found, state), f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
+        if ranks.current().leads:
+            found.change(config, step=state.step, overrides=list(request.overrides))
     elif ranks.current().leads:
         facts = {"choices": dict(request.chosen), "overrides": list(request.overrides)}
         found = _created(request.directory, config, facts)
@@ -224,7 +230,8 @@ def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
     parts, state = session.parts, session.state
     for name, evaluation in session.evaluations.items():
         log.info("evaluating: %s", name)
-        result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
+        with evaluation_precision():
+            result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
         found |= result.metrics
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)

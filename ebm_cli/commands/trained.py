@@ -54,9 +54,11 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     loop, _ = loop_and_plan(config)
     components = build_components(config, choice)
     saved = _checkpoint(found, wanted.checkpoint)
-    device = registry.build("device", wanted.device).open()
+    device = registry.build("device", wanted.device)
+    if device.ranks > 1:
+        raise UserError(f"device.ranks = {device.ranks}: only training is shared among processes; leave it out")
     data = load_data(components) if with_data else placeholder(_space(saved))
-    parts, state = assemble(components, loop, device, data, choice)
+    parts, state = assemble(components, loop, device.open(), data, choice)
     try:
         state.load(saved.step, saved.tensors)
     except (ValueError, IndexError) as error:

@@ -12,11 +12,12 @@ from ebm_cli import rng
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
-from ebm_cli.model.base import Bipartite, Normalised
+from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
 from ebm_cli.path import Beta, BipartitePath, GeometricPath, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.space import Binary
 
@@ -48,6 +49,10 @@ class AIS(Evaluation):
     raise_points: Annotated[int, Field(ge=0)]
     raise_chains: Count
     bootstrap: Annotated[int, Field(ge=100)]
+
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+        """Each intermediate distribution must be invariant under its moves."""
+        return None if sampler.exact else "this sampler does not leave the model invariant; take one that does"
 
     @property
     def work(self) -> Work:

@@ -55,8 +55,8 @@ class Evaluation(ABC):
 
     while_training: bool
 
-    def refusal(self, model: EnergyModel) -> str | None:
-        """Why it cannot be done on this model, or None."""
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+        """Why it cannot be done on this model with this sampler, or None."""
         return None
 
     @property

@@ -1,7 +1,7 @@
 """Log-likelihood by enumeration."""
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -9,6 +9,7 @@ from ebm_cli import exact
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
+from ebm_cli.sampler.base import Sampler
 
 
 @register("evaluation", "exact")
@@ -21,7 +22,7 @@ class Exact(Evaluation):
     while_training: bool
     if_too_large: Literal["refuse", "skip"]
 
-    def refusal(self, model: EnergyModel) -> str | None:
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """The size, if it is too large."""
         return exact.refusal(model)
 

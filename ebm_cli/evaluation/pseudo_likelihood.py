@@ -1,6 +1,6 @@
 """Pseudo-likelihood (Besag 1975): cheap, needs no partition function, and is not the likelihood."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel, get_site
 from ebm_cli.registry import register
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Binary
 
 
@@ -21,7 +22,7 @@ class PseudoLikelihood(Evaluation):
     while_training: bool
     points: Annotated[int, Field(ge=1)]
 
-    def refusal(self, model: EnergyModel) -> str | None:
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Conditionals are known for binary sites."""
         return None if isinstance(model.space, Binary) else f"a {model.space.name} space has no binary conditionals"
 

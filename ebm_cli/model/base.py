@@ -22,7 +22,7 @@ class EnergyModel(nn.Module, ABC):
 
     space: Space
     compiles: ClassVar[bool] = False
-    """Whether its methods are tensor operations that `torch.compile` can trace, its gradient in closed form."""
+    """Whether its methods are tensor operations that `torch.compile` can trace, its gradients in closed form."""
     has_fixed_point: ClassVar[bool] = False
     """Whether `in_fixed_point` gives a model."""
 

@@ -35,6 +35,13 @@ class Boltzmann(EnergyModel):
         return -((v @ self.W.triu(1)) * v).sum(1) - v @ self.b
 
     @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The fields x W + b give both: E(x) = -x.(x W / 2 + b) and dE/dx = -(x W + b)."""
+        v = x.flatten(1)
+        inner = v @ self.coupling()
+        return -(v * (inner / 2 + self.b)).sum(1), -(inner + self.b).reshape(x.shape)
+
+    @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dW_ij = -x_i x_j (i < j), dE/db = -x."""
         v = x.flatten(1)

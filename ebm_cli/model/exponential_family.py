@@ -28,6 +28,11 @@ class BernoulliProduct(Normalised):
         return -(x.flatten(1) @ self.b)
 
     @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/dx = -b."""
+        return self.energy(x), -self.b.expand(len(x), -1).reshape(x.shape)
+
+    @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/db = -x."""
         return self.energy(x), lambda weight: {"b": -(weight @ x.flatten(1))}
@@ -71,6 +76,11 @@ class GaussianProduct(Normalised):
     def energy(self, x: Tensor) -> Tensor:
         """sum_i (x_i - m_i)^2 exp(r_i) / 2, (batch,)."""
         return 0.5 * ((x.flatten(1) - self.m).square() @ self.r.exp())
+
+    @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/dx_i = (x_i - m_i) exp(r_i)."""
+        return self.energy(x), ((x.flatten(1) - self.m) * self.r.exp()).reshape(x.shape)
 
     @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:

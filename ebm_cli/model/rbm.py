@@ -56,6 +56,12 @@ class RBM(Bipartite):
         logits = self.hidden_logits(x)
         return self.free_energy(x, logits), partial(self.pull, x, logits)
 
+    @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/dv = -b - sigmoid(a) W^T, from the same hidden logits."""
+        logits = self.hidden_logits(x)
+        return self.free_energy(x, logits), torch.addmm(-self.b, sigmoid(logits), self.W.T, alpha=-1).reshape(x.shape)
+
     def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
         """sum_n w_n dE(v_n)/dtheta: dE/dW = -v sigmoid(a)^T, dE/db = -v, dE/dc = -sigmoid(a).
 

@@ -41,6 +41,11 @@ class Sampler(ABC, Generic[M, S]):
     compiles: ClassVar[bool] = False
     """Whether `step` is made of tensor operations that `torch.compile` can trace."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether p is invariant; without, chains only approximate the model and nothing may be proved by them."""
+        return True
+
     def misfit(self, space: Space) -> str | None:
         """Which key does not suit a space of this size, in one sentence, or None."""
         return None

@@ -1,0 +1,47 @@
+"""What samplers share that propose by the gradient of the energy: one call of energy and gradient for each proposal."""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.rng import AnyKey
+from ebm_cli.space import TwoValued
+
+
+class InformedState(NamedTuple):
+    """Positions (chains, *shape), their energies (chains,) and dE/dx (chains, *shape)."""
+
+    x: Tensor
+    energy: Tensor
+    grad: Tensor
+
+
+def informed(model: EnergyModel, x: Tensor) -> InformedState:
+    """The state at positions x."""
+    return InformedState(x, *model.energy_and_grad(x))
+
+
+def flip_gains(model: EnergyModel, state: InformedState) -> Tensor:
+    """d_i = -dE/dx_i (x'_i - x_i), first-order f(x with site i flipped) - f(x), f = -E; (chains, sites).
+
+    Exact where E is linear in each site. With x_i in {0, 1} it is (2 x_i - 1) dE/dx_i, Grathwohl et al. 2021, eq. 3.
+    """
+    space = cast(TwoValued, model.space)
+    return (-state.grad * (space.flipped(state.x) - state.x)).flatten(1)
+
+
+def accept(
+    state: InformedState, proposal: InformedState, log_ratio: Tensor, key: AnyKey
+) -> tuple[InformedState, Tensor]:
+    """The proposal with probability min(1, exp(log_ratio)), else the state; and 1 or 0 for each chain.
+
+    log_ratio = log p(x') q(x | x') - log p(x) q(x' | x), (chains,); one that is nan is a rejection.
+    """
+    taken = rng.uniform(log_ratio.shape, key, log_ratio.device, log_ratio.dtype) < log_ratio.exp()
+    wide = taken.reshape(-1, *[1] * (state.x.dim() - 1))
+    x, grad = (torch.where(wide, new, old) for new, old in ((proposal.x, state.x), (proposal.grad, state.grad)))
+    energy = torch.where(taken, proposal.energy, state.energy)
+    return InformedState(x, energy, grad), taken.to(log_ratio.dtype)
