@@ -63,7 +63,7 @@ FORM = {
 }
 DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a bipartite and binary model, model=boltzmann is "
-    "not; samplers that fit: gibbs, metropolis",
+    "not; samplers that fit: dmala, gibbs, gwg, metropolis",
     "objective.centered=true model=boltzmann": "set objective.centered=false, or use model=rbm",
     "dataset.binarize=none": "gives real data, model=rbm takes binary; models that fit: exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "
@@ -153,7 +153,7 @@ def run(tmp_path_factory):
         "sample run=RUN start=data": "start = \"data\": must be 'noise' or 'chains'",
         "sample run=RUN +foo=1": "unknown key foo",
         "sample run=RUN model=rbm": "unknown group or key model (see: ebm sample --help)",
-        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: block_gibbs, gibbs, ",
+        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: block_gibbs, dmala, dula, gibbs, gwg, ",
         "evaluate run=RUN split=dev": "split = \"dev\": must be 'train', 'valid' or 'test'",
         "evaluate run=RUN evaluation=[]": "evaluation = []: name at least one",
         "evaluate run=RUN evaluation=[nope]": "no evaluation named nope (evaluation is one of: ais, ",

@@ -12,6 +12,9 @@ import pytest
 import wandb_reader
 
 from ebm_cli.cli import dispatch
+from ebm_cli.registry import build, load_components
+from ebm_cli.tracker import process
+from ebm_cli.tracker.base import RunInfo
 
 ARGUMENTS = [
     "train", "hydra.run.dir=outputs/run", "model.hidden=8", "steps=40", "log_every=5", "eval_every=20", "tracker=wandb",
@@ -45,6 +48,24 @@ def test_wandb_holds_every_metric_of_metrics_jsonl_and_the_pictures(offline, cap
     summary = json.loads((run / "summary.json").read_text())
     found = wandb_reader.summary(run)
     assert found["pseudo_likelihood/log_pseudo_likelihood"] == summary["pseudo_likelihood/log_pseudo_likelihood"]
+
+
+def test_a_process_that_waited_opens_the_tracker_where_the_run_is(offline, monkeypatch):
+    """Of a job that was refused, for one: the next may run elsewhere."""
+    (offline / "elsewhere").mkdir()
+    monkeypatch.chdir(offline / "elsewhere")
+    process.start("wandb")
+    monkeypatch.chdir(offline)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = process.apart(spec(), "wandb").open(RunInfo(Path("run"), "r1", "n", None, {}))
+    tracker.log(0, {"x": 1.0})
+    assert tracker.close({}).startswith("wandb (offline): send it with  wandb sync run/wandb/")
+    assert [row["x"] for row in wandb_reader.history(offline / "run")] == [1.0]
+
+
+def spec():
+    load_components()
+    return build("tracker", {"name": "wandb", "project": "ebm", "entity": None, "mode": "auto", "tags": []})
 
 
 BROKEN = """

@@ -4,6 +4,7 @@
 one imports torch and reads the data.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Apart(TrackerSpec):
         """In the process that waits, or in a new one."""
         process = _waiting.pop() if _waiting else _Process(self._name)
         try:
-            process.ask("open", Opening(self._spec, run, sys.argv))
+            process.ask("open", Opening(self._spec, run, sys.argv, os.getcwd(), dict(os.environ)))
         except ElsewhereError:
             process.end()
             raise

@@ -21,6 +21,8 @@ class Opening(NamedTuple):
     spec: TrackerSpec
     run: RunInfo
     argv: list[str]
+    folder: str  # the working directory, from which paths are counted
+    environment: dict[str, str]
 
 
 def main(descriptor: int, name: str) -> None:
@@ -54,8 +56,11 @@ def _serve(connection: Connection) -> None:
 
 
 def _opened(opening: Opening) -> Tracker:
-    """As if in the process of the run: its command line is what wandb records."""
+    """As if in the process of the run, which may have changed since this one was started."""
     sys.argv = opening.argv
+    os.chdir(opening.folder)
+    os.environ.clear()
+    os.environ.update(opening.environment)
     return opening.spec.open(opening.run)
 
 
