@@ -153,7 +153,7 @@ def run(tmp_path_factory):
         "sample run=RUN start=data": "start = \"data\": must be 'noise' or 'chains'",
         "sample run=RUN +foo=1": "unknown key foo",
         "sample run=RUN model=rbm": "unknown group or key model (see: ebm sample --help)",
-        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: block_gibbs, dmala, dula, gibbs, gwg, ",
+        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: block_gibbs, dmala, dula, gibbs, ",
         "evaluate run=RUN split=dev": "split = \"dev\": must be 'train', 'valid' or 'test'",
         "evaluate run=RUN evaluation=[]": "evaluation = []: name at least one",
         "evaluate run=RUN evaluation=[nope]": "no evaluation named nope (evaluation is one of: ais, ",
