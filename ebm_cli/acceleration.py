@@ -16,6 +16,8 @@ _COST = 10.0  # seconds that compiling takes
 _PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
 # On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
 _PER_TRANSITION = 1e-3
+# Multiplications in one product below which two threads are no faster than one, measured.
+_SHARED = 2e6
 
 
 def units(model: EnergyModel) -> int:
@@ -44,7 +46,14 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSp
     decided = replace(spec, compile="always" if compiled else "never", precision=precision)
     if compiled:
         return decided, "inner loops compiled, which the first steps wait for"
-    return decided, f"inner loops not compiled: {missing or 'device.compile=never'}"
+    return decided, f"inner loops not compiled: {missing or 'device.compile=never, as typed or as the run began'}"
+
+
+def threads(spec: DeviceSpec, model: EnergyModel, rows: int) -> int | None:
+    """CPU threads where none were asked for: one if the products are too small to share, else torch's own choice."""
+    entries = sum(p.numel() for p in model.parameters())
+    small = model.compiles and rows * entries < _SHARED
+    return spec.threads or (1 if small and not (torch.cuda.is_available() and spec.kind != "cpu") else None)
 
 
 def for_evaluation(spec: DeviceSpec) -> DeviceSpec:

@@ -15,6 +15,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.ranks import ALONE, Ranks, current, local_rank
 from ebm_cli.registry import register
 
+_THREADS = torch.get_num_threads()  # torch's own choice, before a run of this process makes another
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed16", "fixed24"]
 Compile = Literal["auto", "always", "never"]
 
@@ -46,7 +47,7 @@ CPU = Device(torch.device("cpu"), "CPU", "fp32")
 
 @register("device", "device")
 class DeviceSpec:
-    """`kind` auto takes the GPU if there is one. `threads` null leaves torch's own choice of CPU threads.
+    """`kind` auto takes the GPU if there is one. `threads` null: one for small products, else torch's choice.
 
     `compile` always: the inner loops become compiled regions, which takes some ten seconds and then draws other random
     numbers, several times as fast; auto: if the run is long enough to repay it.
@@ -54,7 +55,7 @@ class DeviceSpec:
     `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones);
     fixed24, fixed16 (products with binary units in fixed point of so many bits, fast on a CPU with 8-bit integer
     products; 24 are as exact as fp32, and evaluation never uses fewer); auto: fixed16 where a compiled run can have it,
-    else fp32. A run's config.yaml says what the two autos became.
+    else fp32. A run's config.yaml says what these became.
 
     `deterministic` makes torch refuse operations without a deterministic implementation. `ranks` processes share each
     batch and the chains, each on a GPU of its own or with its part of the CPU's threads. `memory` GB bound what the
@@ -101,8 +102,7 @@ def _set_threads(wanted: int | None) -> None:
     cores = os.cpu_count() or 1
     if wanted and wanted > cores:
         raise UserError(f"device.threads = {wanted}: this machine has {cores} cores, more threads would only be slower")
-    if wanted:
-        torch.set_num_threads(wanted)
+    torch.set_num_threads(wanted or _THREADS)
 
 
 def _set_deterministic(wanted: bool) -> None:

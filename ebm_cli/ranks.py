@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ebm_cli.errors import UserError
+from ebm_cli.errors import RunError, UserError
 
 _PATIENCE = timedelta(days=7)  # while the first rank evaluates, the others wait
 
@@ -52,7 +52,8 @@ class Ranks:
         if self.count == 1:
             return dict(tensors)
         flat = torch.cat([tensor.flatten().float() for tensor in tensors.values()]) / self.count
-        dist.all_reduce(flat)
+        with _told():
+            dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors.values()])
         return {
             name: part.reshape(tensor.shape).to(tensor.dtype)
@@ -64,7 +65,8 @@ class Ranks:
         if self.count == 1:
             return rows
         found = [torch.empty_like(rows) for _ in range(self.count)]
-        dist.all_gather(found, rows.contiguous())
+        with _told():
+            dist.all_gather(found, rows.contiguous())
         return torch.cat(found)
 
     def any(self, *, flag: bool, device: torch.device) -> bool:
@@ -72,8 +74,18 @@ class Ranks:
         if self.count == 1:
             return flag
         found = torch.tensor([float(flag)], device=device)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        with _told():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found.item())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A connection that breaks is one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError("another rank has ended; the last checkpoint is whole, resume from it") from error
 
 
 ALONE = Ranks()

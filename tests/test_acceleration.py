@@ -1,5 +1,7 @@
 """What `auto` becomes, why, and that a run remembers it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -7,6 +9,7 @@ from cli_helpers import assert_refused, ebm, train, trained
 from targets import component, small_model
 
 from ebm_cli import acceleration
+from ebm_cli import device as device_module
 from ebm_cli.acceleration import resolved
 from ebm_cli.engine import Work
 from ebm_cli.errors import UserError
@@ -111,3 +114,35 @@ def test_unknown_settings_are_refused():
         "device.precision = fixed24",
         "device.precision=fp32",
     )
+
+
+def test_small_products_take_one_thread():
+    small, large = small_model("rbm", Binary((8, 8)), hidden=64), small_model("rbm", Binary((28, 28)), hidden=64)
+    assert acceleration.threads(device(threads=None), small, 200) == 1
+    assert acceleration.threads(device(threads=None), large, 200) is None
+    assert acceleration.threads(device(threads=2), small, 200) == 2
+    trained("", "small")
+    assert yaml.safe_load(Path("small/config.yaml").read_text())["device"]["threads"] == 1
+    assert torch.get_num_threads() == 1
+    trained("device.threads=2", "two")
+    assert torch.get_num_threads() == 2
+
+
+def test_torchs_own_choice_comes_back():
+    """After a small job of a multirun a larger one may have all threads again."""
+    device(threads=1).open()
+    device(threads=None).open()
+    assert torch.get_num_threads() == device_module._THREADS
+
+
+def test_evaluation_is_never_coarser_than_float32():
+    assert acceleration.for_evaluation(device(precision="fixed16")).precision == "fixed24"
+    assert acceleration.for_evaluation(device(precision="bf16")).precision == "fp32"
+    run = trained("", "run")
+    answer = ebm("evaluate", f"run={run}", "evaluation=[pseudo_likelihood]", "device.precision=bf16")
+    assert "precision fp32" in answer.err
+
+
+def test_arithmetic_and_threads_this_machine_lacks_are_refused():
+    assert_refused(train("device.precision=tf32 device=cpu"), "device.precision = tf32: a CPU has no such products")
+    assert_refused(train("device.threads=100000"), "device.threads = 100000: this machine has")

@@ -20,6 +20,7 @@ from targets import (
     keys_used,
     matrix_of,
     names_of,
+    quick,
     small_data,
     target,
 )
@@ -36,7 +37,7 @@ from ebm_cli.space import Binary, Real, Space
 
 BIPARTITE = names_of(Bipartite)
 # What needs a capability of its model does not fit the tempered one: bipartite models have a path of their own.
-GEOMETRIC = [(s, t) for s, t in INVARIANT if not SAMPLERS[s].needs]
+GEOMETRIC = quick([(s, t) for s, t in INVARIANT if not SAMPLERS[s].needs])
 GEOMETRIC_WITH_MATRIX = [(s, t) for s, t in GEOMETRIC if t in BINARY and matrix_of(SAMPLERS[s], target(t)) is not None]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -23,6 +23,7 @@ from targets import (
     double_states,
     exact_p,
     keys_used,
+    marked,
     matrix_of,
     small_model,
     target,
@@ -36,16 +37,16 @@ from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary, Real
 
-kernels = pytest.mark.parametrize(("name", "model_name"), FITTING)
-invariant_kernels = pytest.mark.parametrize(("name", "model_name"), INVARIANT)
-binary_kernels = pytest.mark.parametrize(("name", "model_name"), FITTING_BINARY)
+kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
+invariant_kernels = pytest.mark.parametrize(("name", "model_name"), marked(INVARIANT))
+binary_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_BINARY))
 invariant_binary_kernels = pytest.mark.parametrize(
     ("name", "model_name"), [pair for pair in FITTING_BINARY if pair in INVARIANT]
 )
 DEFINED = [(s, t) for s, t in FITTING_BINARY if matrix_of(SAMPLERS[s], target(t)) is not None]
-defined_kernels = pytest.mark.parametrize(("name", "model_name"), DEFINED)
+defined_kernels = pytest.mark.parametrize(("name", "model_name"), marked(DEFINED))
 invariant_defined_kernels = pytest.mark.parametrize(
-    ("name", "model_name"), [pair for pair in DEFINED if pair in INVARIANT]
+    ("name", "model_name"), marked([pair for pair in DEFINED if pair in INVARIANT])
 )
 
 

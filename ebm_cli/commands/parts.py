@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import checks, memory, registry
-from ebm_cli.acceleration import for_evaluation, resolved, units
+from ebm_cli.acceleration import for_evaluation, resolved, threads, units
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
@@ -116,7 +116,9 @@ def accelerated(
     total = Work(*(sum(column) for column in zip(*work, strict=True)))
     spec, said = resolved(registry.build("device", config["device"]), state.model, total)
     spec = for_evaluation(spec) if evaluating else spec
-    decided = {"compile": spec.compile, "precision": spec.precision}
+    rows = parts.loop.batch_size + parts.components.chains.slots
+    spec = replace(spec, threads=threads(spec, state.model, rows))
+    decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
     device = spec.open()
     engine = Engine(
         compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left(), device.torch)

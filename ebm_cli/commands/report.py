@@ -23,7 +23,7 @@ def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
     used = _likelihood(values, split, found) | _chains(values, found)
     if "training_seconds" in values:
         training = f"{values['training_seconds']:.1f} s for {values['steps']} steps of training"
-        found["time"] = f"{training}, {values['seconds']:.1f} s in all"
+        found["time"] = f"{training}, {values['seconds']:.1f} s with evaluation"
     rest = [key for key in values if key not in used | _NOT_FOUND_OUT]
     return found | {key: f"{values[key]:.4g}" for key in rest if isinstance(values[key], int | float)}
 

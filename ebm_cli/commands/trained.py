@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebm_cli import checkpoint, registry, run
+from ebm_cli import checkpoint, ranks, registry, run
 from ebm_cli.checkpoint import Checkpoint, Invalid
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
 from ebm_cli.dataset.base import placeholder
@@ -57,6 +57,8 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     device = registry.build("device", wanted.device)
     if device.ranks > 1:
         raise UserError(f"device.ranks = {device.ranks}: only training is shared among processes; leave it out")
+    if ranks.current().count > 1:
+        raise UserError("torchrun: only training is shared among processes; use ebm itself")
     data = load_data(components) if with_data else placeholder(_space(saved))
     parts, state = assemble(components, loop, device.open(), data, choice)
     try:
