@@ -87,7 +87,7 @@ def _wants(sampler: Any) -> str:
 
 def check_objective(objective: Objective, model: ModelSpec, choice: dict[str, str]) -> None:
     """The objective accepts the space, and the model has what it needs."""
-    conflict = objective.conflict()
+    conflict = objective.conflict() or objective.misfit(model.builds)
     if conflict:
         raise UserError(conflict)
     if not set(objective.spaces) & set(model.spaces):

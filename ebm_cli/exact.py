@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebm_cli import rng
+from ebm_cli import rng, transfer
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
+from ebm_cli.model.ising import Ising
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, TwoValued
 
 LOG2_LIMIT = 20
 """Sums of at most 2^20 terms are attempted."""
@@ -21,15 +22,18 @@ def refusal(model: EnergyModel) -> str | None:
     """Why log Z of this model cannot be enumerated, or None if it can."""
     if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
         return None
-    if not isinstance(model.space, Binary):
+    if not isinstance(model.space, TwoValued):
         return f"a {model.space.name} space cannot be enumerated"
     side = f"the smaller side has {_bits(model)} units" if isinstance(model, Bipartite) else f"{_bits(model)} sites"
     return f"{side}, enumeration goes to {LOG2_LIMIT}"
 
 
 def _bits(model: EnergyModel) -> float:
-    if not isinstance(model.space, Binary):
+    if not isinstance(model.space, TwoValued):
         return float("inf")
+    side = transfer.narrow_side(model)
+    if side is not None:
+        return min(model.space.sites, 2 * side)
     return min(model.space.sites, model.hidden) if isinstance(model, Bipartite) else model.space.sites
 
 
@@ -46,7 +50,9 @@ def log_z(model: EnergyModel) -> Tensor:
         return model.log_z()
     if isinstance(model, Bipartite) and model.hidden < model.space.sites:
         return _log_sum(Binary((model.hidden,)), lambda h: _log_marginal(model, h), model)
-    assert isinstance(model.space, Binary)
+    if isinstance(model, Ising) and 2 * (transfer.narrow_side(model) or model.space.sites) < model.space.sites:
+        return transfer.log_z(model)
+    assert isinstance(model.space, TwoValued)
     return _log_sum(model.space, lambda x: -model.energy(x), model)
 
 
@@ -57,7 +63,7 @@ def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
     return h @ model.hidden_logits(nothing).squeeze(0) + softplus(logits).sum(1)
 
 
-def _log_sum(space: Binary, log_term: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
+def _log_sum(space: TwoValued, log_term: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
     """log sum over all states of exp(log_term(state)), in chunks that bound the memory."""
     like = next(model.parameters())
     width = max(model.space.sites, getattr(model, "hidden", 1))
@@ -70,8 +76,8 @@ def _log_sum(space: Binary, log_term: Callable[[Tensor], Tensor], model: EnergyM
 
 
 def probabilities(model: EnergyModel) -> Tensor:
-    """p(x) of every state of a small binary space, in the order of `Binary.enumerate`."""
-    assert isinstance(model.space, Binary)
+    """p(x) of every state of a small space of two-valued sites, in the order of its `enumerate`."""
+    assert isinstance(model.space, TwoValued)
     like = next(model.parameters())
     return (-model.energy(model.space.enumerate().to(like))).softmax(0)
 
@@ -80,7 +86,7 @@ def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
     """n independent draws from p(x), for spaces small enough to enumerate (or models that sample themselves)."""
     if isinstance(model, Normalised):
         return model.sample(n, key)
-    assert isinstance(model.space, Binary)
+    assert isinstance(model.space, TwoValued)
     p = probabilities(model).detach().double()
     u = rng.uniform((n,), key, p.device, torch.float64)
     index = torch.searchsorted(p.cumsum(0), u).clamp_max(len(p) - 1)

@@ -15,6 +15,7 @@ from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, Site, Sites
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.model.ising import Ising
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 
@@ -132,6 +133,13 @@ class Tempered(EnergyModel):
         return TemperedSites(self, x)
 
 
+def tempered(base: EnergyModel, target: EnergyModel, beta: Beta) -> EnergyModel:
+    """The model p_beta; an Ising model again where that is one."""
+    if isinstance(target, Ising) and isinstance(base, BernoulliProduct):
+        return target.annealed(base, beta)
+    return Tempered(base, target, beta)
+
+
 class TemperedSites(Sites):
     """logit_beta = (1 - beta) logit_base + beta logit_target."""
 
@@ -190,6 +198,6 @@ class GeometricPath(Path[GeometricState]):
         return self._step(self.backward, state, beta, key)
 
     def _step(self, sampler: Sampler[Any, Any], state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:
-        model = Tempered(self.base, self.model, beta)
+        model = tempered(self.base, self.model, beta)
         moved, _ = sampler.step(model, sampler.init(model, state.x), key)
         return self.observe(moved.x)

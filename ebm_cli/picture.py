@@ -1,5 +1,9 @@
 """Pictures of configurations, as uint8 arrays."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,3 +38,25 @@ def beside(space: Space, x: Tensor, y: Tensor, pairs: int) -> NDArray[np.uint8]:
     """The first `pairs` rows of x, each with its row of y under it."""
     n = min(pairs, len(x))
     return grid(space, torch.cat([x[:n], y[:n]]), columns=n)
+
+
+class Drawing:
+    """Axes by row and column, and once they are left the picture."""
+
+    def __init__(self, at: Any) -> None:
+        self.at = at
+        self.pixels: NDArray[np.uint8]
+
+
+@contextmanager
+def axes(rows: int, columns: int) -> Iterator[Drawing]:
+    """Empty axes of matplotlib, which is imported here since it takes half a second; no display is touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, 3.5 * rows), layout="constrained")
+    drawing = Drawing(figure.subplots(rows, columns, squeeze=False))
+    yield drawing
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawing.pixels = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

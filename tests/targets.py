@@ -18,11 +18,12 @@ from ebm_cli import philox, registry, rng, train
 from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
-from ebm_cli.model.base import Bipartite, EnergyModel
+from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
+from ebm_cli.model.ising import Ising
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary, Real, Space, Spin
+from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
 
 registry.load_components()
 
@@ -87,7 +88,7 @@ def _pairs() -> dict[str, tuple[str, Space]]:
 
 
 PAIRS = _pairs()  # every shipped model on every space it takes
-BINARY = [name for name, (_, space) in PAIRS.items() if isinstance(space, Binary)]
+BINARY = [name for name, (_, space) in PAIRS.items() if isinstance(space, TwoValued)]
 
 
 def target(name: str) -> EnergyModel:
@@ -102,7 +103,7 @@ def names_of(kind: type) -> list[str]:
 
 def double_states(model: EnergyModel) -> torch.Tensor:
     """Every configuration of a small binary space in float64, in counting order."""
-    assert isinstance(model.space, Binary)
+    assert isinstance(model.space, TwoValued)
     return model.space.enumerate().double()
 
 
@@ -116,10 +117,16 @@ def exact_p(model: EnergyModel) -> torch.Tensor:
 
 EXTRA = {
     "metropolis": [{"flips": 2}, {"flips": 4}, {"step_size": 1.5}],
+    "gibbs": [{"scan": "random", "updates": 2}],
     "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
     "dmala": [{"step_size": 1.5}],
+    "block_gibbs": [{"backwards": True}],
 }
-ONLY_FOR = {("metropolis", "flips"): Binary, ("metropolis", "step_size"): Real}  # settings without effect elsewhere
+ONLY_FOR = {
+    ("metropolis", "flips"): TwoValued,
+    ("metropolis", "step_size"): Real,
+    ("block_gibbs", "backwards"): Spin,
+}  # settings without effect elsewhere
 
 
 def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
@@ -182,7 +189,7 @@ def gibbs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     sites = range(model.space.sites)
     one = torch.stack([_site_matrix(model, i) for i in sites])
     if sampler.scan == "random":
-        return torch.linalg.matrix_power(one.mean(0), len(sites))
+        return torch.linalg.matrix_power(one.mean(0), sampler.updates or len(sites))
     order = {"systematic": sites, "reverse": reversed(sites)}[sampler.scan]
     return torch.linalg.multi_dot([one[i] for i in order])
 
@@ -198,8 +205,12 @@ def _site_matrix(model: EnergyModel, site: int) -> torch.Tensor:
     return matrix
 
 
-def block_gibbs_matrix(sampler, model: Bipartite) -> torch.Tensor:
-    """sum_h p(h | v) p(v' | h)."""
+def block_gibbs_matrix(sampler, model: Blocked) -> torch.Tensor:
+    """sum_h p(h | v) p(v' | h); on a graph the sites of one colour after the other, which commute within a colour."""
+    if isinstance(model, Ising):
+        sites = [int(i) for _, colour in model.colours()[:: -1 if sampler.backwards else 1] for i in colour]
+        return torch.linalg.multi_dot([_site_matrix(model, i) for i in sites])
+    assert isinstance(model, Bipartite)
     hidden = Binary((model.hidden,)).enumerate().double()
     with torch.no_grad():
         given_v = _bernoulli_table(model.hidden_logits(double_states(model)), hidden)
@@ -230,10 +241,10 @@ def metropolis_matrix(sampler, model: EnergyModel) -> torch.Tensor:
 
 
 def _gains(model: EnergyModel) -> torch.Tensor:
-    """d_i(x) = (2 x_i - 1) dE/dx_i by automatic differentiation, (states, sites)."""
+    """-dE/dx_i times the change of x_i when it flips, by automatic differentiation, (states, sites)."""
     x = double_states(model).requires_grad_()
-    model.energy(x).sum().backward()
-    return ((2 * x.detach() - 1) * x.grad).flatten(1)
+    (grad,) = torch.autograd.grad(model.energy(x).sum(), x)
+    return (-grad * (model.space.low + model.space.high - 2 * x.detach())).flatten(1)
 
 
 def gwg_matrix(sampler, model: EnergyModel) -> torch.Tensor:
@@ -267,7 +278,7 @@ def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     with torch.no_grad():
         energy = model.energy(states)
     change = states.flatten(1)[None] - states.flatten(1)[:, None]
-    grad = _gains(model) / (2 * states.flatten(1) - 1)
+    grad = -_gains(model) / (model.space.low + model.space.high - 2 * states.flatten(1))
     q = torch.softmax((-grad[:, None] * change / 2 - change**2 / (2 * sampler.step_size)).sum(2), 1)
     if not sampler.adjusted:
         return q
@@ -333,7 +344,7 @@ def cells(model: EnergyModel, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     Binary: one cell per configuration. Gaussian: eight equally likely intervals in each coordinate, all combinations.
     """
     assert model.space.contains(x)
-    if isinstance(model.space, Binary):
+    if isinstance(model.space, TwoValued):
         return np.bincount(model.space.code(x), minlength=model.space.states), exact_p(model).numpy()
     assert isinstance(model, GaussianProduct), f"say here how draws of {type(model).__name__} fall into cells"
     deviation = (x.flatten(1).double() - model.m.double()) * (model.r.double() / 2).exp()
@@ -414,9 +425,10 @@ def keys_used(monkeypatch) -> list:
 def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
     """n rows of the space; all of them training and test rows, the first half validation rows."""
     x = space.noise(n, stream(seed, "data"))
-    if isinstance(space, Binary):
+    if isinstance(space, TwoValued):
+        x = space.bits(x)
         x = (x * rng.bernoulli(torch.linspace(0, 2, n * space.sites).reshape(x.shape), stream(seed, "mask"))).byte()
-    split = Split(x, 1.0, stochastic=False, labels=None)
+    split = Split(x, 1.0, stochastic=False, labels=None, spins=isinstance(space, Spin))
     return Data(space, split, dataclasses.replace(split, grey=x[: n // 2]), split)
 
 

@@ -19,9 +19,10 @@ GROUPS = registry.GROUPS
 LAYERS = """
 errors philox signals functional fixed_point
 rng ranks launch memory
-registry space engine
+registry space engine graph
 model dataset terminal picture tracker device
-exact sampler arithmetic acceleration
+transfer sampler arithmetic
+exact acceleration
 path objective chains optimizer
 evaluation checks checkpoint
 train run

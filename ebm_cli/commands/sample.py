@@ -19,6 +19,8 @@ from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
 from ebm_cli.terminal import log, logging_to, output
 
+_TYPES: dict[str, type] = {"binary": np.uint8, "spin": np.int8}  # of what is written, by the space
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -55,7 +57,7 @@ def sample(config: Mapping[str, Any]) -> int:
         x = draw(subject, asked.n, asked.steps, asked.start).cpu()
     folder = trained.run.new_folder("samples")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, samples=x.numpy().astype(np.uint8 if parts.data.space.name == "binary" else np.float32))
+    np.savez_compressed(buffer, samples=x.numpy().astype(_TYPES.get(parts.data.space.name, np.float32)))
     write_synced(folder / "samples.npz", buffer.getvalue())
     trained.run.write_image(str(folder.relative_to(trained.run.path) / "grid.png"), picture.grid(parts.data.space, x))
     output.print(f"{asked.n} samples after {asked.steps} steps: {folder / 'samples.npz'}", soft_wrap=True)

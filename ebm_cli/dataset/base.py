@@ -13,7 +13,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Real, Space
+from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 Values = Literal["binary", "grey", "real"]
@@ -35,6 +35,7 @@ class Raw:
     train: Arrays
     valid: Arrays | None
     test: Arrays
+    couplings: Tensor | None = None  # (sites, sites), where what made the data is known
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Split:
     scale: float
     stochastic: bool
     labels: Tensor | None
+    spins: bool = False  # a row's bits are then shown as -1 and 1
 
     def __len__(self) -> int:
         return len(self.grey)
@@ -52,14 +54,15 @@ class Split:
     def rows(self, index: Tensor, key: AnyKey) -> Tensor:
         """x (len(index), *shape) float32; with stochastic binarisation drawn anew for each key."""
         x = self.grey[index].float() / self.scale
-        return (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
+        x = (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
+        return 2 * x - 1 if self.spins else x
 
     def all(self) -> Tensor:
         """The whole split. Stochastic binarisation is drawn once and for all, so results compare across runs."""
         return self.rows(torch.arange(len(self), device=self.grey.device), rng.stream(0, "binarize", len(self)))
 
     def mean(self) -> Tensor:
-        """Mean of x over the split, (*shape)."""
+        """Mean over the split, (*shape): of x, for spins of their bits."""
         return (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
 
     def to(self, device: torch.device) -> "Split":
@@ -77,11 +80,12 @@ class Data:
     valid: Split | None
     test: Split
     method: str = "none"  # of binarisation, where there was any
+    couplings: Tensor | None = None  # (sites, sites), where what made the data is known
 
     def smoothed_mean(self) -> Tensor:
-        """Mean of the training rows; of binary data (n m + 1) / (n + 2), so that its logit is finite."""
+        """Mean of the training rows, of spins their bits; of two values (n m + 1) / (n + 2): logits are finite."""
         mean, n = self.train.mean(), len(self.train)
-        return (n * mean + 1) / (n + 2) if isinstance(self.space, Binary) else mean
+        return (n * mean + 1) / (n + 2) if isinstance(self.space, TwoValued) else mean
 
     def describe(self) -> str:
         """Shape, kind and number of rows, in words."""
@@ -125,16 +129,16 @@ class Dataset(ABC):
     def space_type(self, accepted: tuple[type[Space], ...]) -> type[Space] | None:
         """The space `load` would give a model that accepts those; None if only reading can tell."""
         if self.binarize in ("threshold", "stochastic") or self.values == "binary":
-            return Binary
+            return _two_valued(accepted)
         if self.values is None:
             return None
-        return Binary if self.values == "grey" and self.method("grey", accepted) != "none" else Real
+        return _two_valued(accepted) if self.values == "grey" and self.method("grey", accepted) != "none" else Real
 
     def method(self, values: Values, accepted: tuple[type[Space], ...]) -> Binarize:
         """`auto` resolved: binarise grey values if the model takes binary data."""
         if self.binarize != "auto":
             return self.binarize
-        return self.binary_by_default if values == "grey" and Binary in accepted else "none"
+        return self.binary_by_default if values == "grey" and {Binary, Spin} & set(accepted) else "none"
 
     def load(self, accepted: tuple[type[Space], ...]) -> Data:
         """Read, binarise and check. Raises UserError naming the split and the first thing wrong with it."""
@@ -146,21 +150,27 @@ class Dataset(ABC):
             )
         binary = raw.values == "binary" or method in ("threshold", "stochastic")
         shape = raw.train.values.shape[1:]
-        space: Space = Binary(shape) if binary else Real(shape)
+        space: Space = _two_valued(accepted)(shape) if binary else Real(shape)
         splits = [
-            None if part is None else _split(part, raw.values, method, name, shape)
+            None if part is None else _split(part, raw.values, method, name, space)
             for name, part in (("train", raw.train), ("valid", raw.valid), ("test", raw.test))
         ]
         train, valid, test = splits
         assert train is not None
         assert test is not None
-        return Data(space, train, valid, test, method if raw.values == "grey" else "none")
+        return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.couplings)
 
 
-def _split(part: Arrays, values: Values, method: Binarize, name: str, shape: tuple[int, ...]) -> Split:
+def _two_valued(accepted: tuple[type[Space], ...]) -> type[TwoValued]:
+    """Bits, unless the model takes spins alone."""
+    return Spin if Spin in accepted and Binary not in accepted else Binary
+
+
+def _split(part: Arrays, values: Values, method: Binarize, name: str, space: Space) -> Split:
     array: NDArray[Any] = np.ascontiguousarray(part.values)
     if len(array) == 0:
         raise UserError(f"dataset: the {name} split is empty")
+    shape = space.shape
     if array.shape[1:] != shape:
         raise UserError(f"dataset: rows of the {name} split have shape {array.shape[1:]}, those of train {shape}")
     scale = 255.0 if values == "grey" and array.dtype == np.uint8 else 1.0
@@ -169,10 +179,14 @@ def _split(part: Arrays, values: Values, method: Binarize, name: str, shape: tup
     labels = None if part.labels is None else torch.from_numpy(np.ascontiguousarray(part.labels, np.int64))
     if labels is not None and len(labels) != len(array):
         raise UserError(f"dataset: the {name} split has {len(array)} rows and {len(labels)} labels")
-    return Split(torch.from_numpy(array), scale, method == "stochastic" and values == "grey", labels)
+    return Split(
+        torch.from_numpy(array), scale, method == "stochastic" and values == "grey", labels, isinstance(space, Spin)
+    )
 
 
 def placeholder(space: Space) -> Data:
     """One row of noise: enough to build a model whose parameters will be loaded, where the data are not at hand."""
-    split = Split(space.noise(1, rng.stream(0, "placeholder")), 1.0, stochastic=False, labels=None)
+    row = space.noise(1, rng.stream(0, "placeholder"))
+    bits = space.bits(row) if isinstance(space, TwoValued) else row
+    split = Split(bits, 1.0, stochastic=False, labels=None, spins=isinstance(space, Spin))
     return Data(space, split, None, split)

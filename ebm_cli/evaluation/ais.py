@@ -19,7 +19,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
-from ebm_cli.space import Binary
+from ebm_cli.space import TwoValued
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
@@ -124,7 +124,7 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     like = next(subject.model.parameters())
     model = exact_arithmetic(subject.model, subject.device)
     base: Normalised
-    if isinstance(subject.model.space, Binary):
+    if isinstance(subject.model.space, TwoValued):
         base = BernoulliProduct(subject.model.space, torch.lerp(mean, torch.full_like(mean, 0.5), base_mix)).to(like)
         if isinstance(subject.model, Bipartite) and isinstance(subject.sampler, BlockGibbs):
             assert isinstance(model, Bipartite)

@@ -1,6 +1,6 @@
 """Pseudo-likelihood (Besag 1975): cheap, needs no partition function, and is not the likelihood."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel, get_site
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary
+from ebm_cli.space import TwoValued
 
 
 @register("evaluation", "pseudo_likelihood")
@@ -24,7 +24,7 @@ class PseudoLikelihood(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Conditionals are known for binary sites."""
-        return None if isinstance(model.space, Binary) else f"a {model.space.name} space has no binary conditionals"
+        return None if isinstance(model.space, TwoValued) else f"a {model.space.name} space has no binary conditionals"
 
     @property
     def required(self) -> bool:
@@ -41,10 +41,10 @@ class PseudoLikelihood(Evaluation):
 
 
 def log_pseudo_likelihood(model: EnergyModel, x: Tensor) -> float:
-    """Mean over rows of sum_i log sigmoid((2 x_i - 1) logit_i)."""
-    sites = model.sites(x)
+    """Mean over rows of sum_i log sigmoid(+-logit_i), + where x_i is high."""
+    sites, space = model.sites(x), cast(TwoValued, model.space)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for site in range(model.space.sites):
-        sign = 2 * get_site(sites.x, site) - 1
+        sign = 2 * space.bits(get_site(sites.x, site)) - 1
         total += F.logsigmoid(sign * sites.logit(site))
     return total.mean().item()

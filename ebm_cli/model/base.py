@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ebm_cli import rng
 from ebm_cli.engine import Engine
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Space
+from ebm_cli.space import Space, TwoValued
 
 Site = int | Tensor  # one site for all chains, or (chains,) int64 with one for each
 Gradients = dict[str, Tensor]  # by the name of the parameter
@@ -23,6 +23,8 @@ class EnergyModel(nn.Module, ABC):
     space: Space
     compiles: ClassVar[bool] = False
     """Whether its methods are tensor operations that `torch.compile` can trace, its gradients in closed form."""
+    couplings: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters that couple sites, which a penalty on couplings is for."""
     has_fixed_point: ClassVar[bool] = False
     """Whether `in_fixed_point` gives a model."""
 
@@ -81,7 +83,15 @@ class Normalised(EnergyModel):
         """n independent draws, (n, *shape)."""
 
 
-class Bipartite(EnergyModel):
+class Blocked(EnergyModel):
+    """A model whose sites fall into blocks, each of sites independent of each other given the rest."""
+
+    @abstractmethod
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Every block drawn once given the others, in their order or the reverse of it."""
+
+
+class Bipartite(Blocked):
     """Binary visible units v and binary hidden units h, independent given each other.
 
     E(v, h) = -b.v - sum_j h_j a_j(v) with hidden logits a_j affine in v, so that
@@ -105,6 +115,10 @@ class Bipartite(EnergyModel):
     def energy(self, x: Tensor) -> Tensor:
         """The free energy, hidden units summed out."""
         return self.free_energy(x, self.hidden_logits(x))
+
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
+        return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
 
     def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
         """h ~ p(h | v), (batch, hidden)."""
@@ -131,28 +145,31 @@ class ModelSpec(ABC):
 
 
 class Sites(ABC):
-    """Chains in the middle of a sweep over binary sites; subclasses keep what makes one conditional cheap.
+    """Chains in the middle of a sweep over sites of two values, `low` and 1.
 
-    `x` is (chains, sites) and belongs to this object: it is a copy of the positions it was made from.
+    Subclasses keep what makes one conditional cheap. `x` is (chains, sites) and belongs to this object: it is a copy of
+    the positions it was made from.
     """
 
     x: Tensor
+    low: float = 0.0
 
     @abstractmethod
     def logit(self, site: Site) -> Tensor:
-        """log p(x_i = 1 | rest) / p(x_i = 0 | rest) = E(x with x_i = 0) - E(x with x_i = 1), (chains,)."""
+        """log p(x_i = 1 | rest) / p(x_i = low | rest) = E(x with x_i = low) - E(x with x_i = 1), (chains,)."""
 
     def assign(self, site: Site, value: Tensor) -> None:
         """x_site <- value (chains,)."""
         put_site(self.x, site, value)
 
     def sweep(self, order: Sequence[Site], threshold: Tensor) -> None:
-        """x_i <- 1 if threshold_i < logit_i else 0, one site of `order` after the other; threshold (chains, sites).
+        """x_i <- 1 if threshold_i < logit_i else low, one site of `order` after the other; threshold (chains, sites).
 
         With threshold = logit(u), u uniform, that is x_i ~ p(x_i | rest).
         """
         for site, level in zip(order, threshold.unbind(1), strict=True):
-            self.assign(site, (level < self.logit(site)).to(self.x.dtype))
+            up = (level < self.logit(site)).to(self.x.dtype)
+            self.assign(site, up if self.low == 0 else self.low + (1 - self.low) * up)
 
 
 def get_site(x: Tensor, site: Site) -> Tensor:
@@ -169,15 +186,16 @@ def put_site(x: Tensor, site: Site, value: Tensor) -> None:
 
 
 class EnergySites(Sites):
-    """Conditionals of any binary model by two evaluations of its energy."""
+    """Conditionals of any model of two-valued sites by two evaluations of its energy."""
 
     def __init__(self, model: EnergyModel, x: Tensor) -> None:
         self.model = model
+        self.low = cast(TwoValued, model.space).low
         self.x = x.flatten(1).clone()
 
     def logit(self, site: Site) -> Tensor:
-        """E(x with x_i = 0) - E(x with x_i = 1)."""
-        return self._energy_with(site, 0.0) - self._energy_with(site, 1.0)
+        """E(x with x_i = low) - E(x with x_i = 1)."""
+        return self._energy_with(site, self.low) - self._energy_with(site, 1.0)
 
     def _energy_with(self, site: Site, value: float) -> Tensor:
         y = self.x.clone()

@@ -22,6 +22,7 @@ class Boltzmann(EnergyModel):
     """
 
     compiles = True
+    couplings = ("W",)
 
     def __init__(self, space: Space, weight_std: float, mean: Tensor, key: Key) -> None:
         super().__init__()

@@ -10,32 +10,38 @@ from ebm_cli import rng
 from ebm_cli.model.base import Gradients, ModelSpec, Normalised, Pullback, Site, Sites
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Real, Space
+from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
 
 
 class BernoulliProduct(Normalised):
-    """E(x) = -b.x on {0, 1}^D: independent units with p(x_i = 1) = sigmoid(b_i); log Z = sum_i softplus(b_i)."""
+    """E(x) = -b.bits(x): independent units of two values with p(x_i = high) = sigmoid(b_i); log Z = sum softplus(b_i).
+
+    bits(x) is x itself in {0, 1}^D, and (x + 1) / 2 for spins.
+    """
 
     compiles = True
 
-    def __init__(self, space: Space, mean: Tensor) -> None:
+    space: TwoValued
+
+    def __init__(self, space: TwoValued, mean: Tensor) -> None:
         super().__init__()
         self.space = space
         self.b = nn.Parameter(mean.flatten().logit())
 
     def energy(self, x: Tensor) -> Tensor:
-        """-b.x, (batch,)."""
-        return -(x.flatten(1) @ self.b)
+        """-b.bits(x), (batch,)."""
+        return -(self.space.bits(x).flatten(1) @ self.b)
 
     @torch.no_grad()
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """dE/dx = -b."""
-        return self.energy(x), -self.b.expand(len(x), -1).reshape(x.shape)
+        """dE/dx = -b / (high - low)."""
+        slope = -self.b / (self.space.high - self.space.low)
+        return self.energy(x), slope.expand(len(x), -1).reshape(x.shape)
 
     @torch.no_grad()
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
-        """The energy, and dE/db = -x."""
-        return self.energy(x), lambda weight: {"b": -(weight @ x.flatten(1))}
+        """The energy, and dE/db = -bits(x)."""
+        return self.energy(x), lambda weight: {"b": -(weight @ self.space.bits(x).flatten(1))}
 
     def log_z(self) -> Tensor:
         """sum_i softplus(b_i)."""
@@ -43,7 +49,7 @@ class BernoulliProduct(Normalised):
 
     def sample(self, n: int, key: Key) -> Tensor:
         """Independent coin flips, (n, *shape)."""
-        return rng.bernoulli(self.b.expand(n, -1), key).reshape(n, *self.space.shape)
+        return self.space.of_bits(rng.bernoulli(self.b.expand(n, -1), key)).reshape(n, *self.space.shape)
 
     def sites(self, x: Tensor) -> "BernoulliSites":
         """Conditionals that do not depend on the rest."""
@@ -51,10 +57,10 @@ class BernoulliProduct(Normalised):
 
 
 class BernoulliSites(Sites):
-    """logit p(x_i = 1 | rest) = b_i."""
+    """logit p(x_i = high | rest) = b_i."""
 
     def __init__(self, model: BernoulliProduct, x: Tensor) -> None:
-        self.bias = model.b
+        self.bias, self.low = model.b, model.space.low
         self.x = x.flatten(1).clone()
 
     def logit(self, site: Site) -> Tensor:
@@ -107,8 +113,8 @@ class ExponentialFamilySpec(ModelSpec):
     """Product of independent units, the baseline any model must beat: Bernoulli for binary data, Gaussian for real."""
 
     builds = Normalised
-    spaces = (Binary, Real)
+    spaces = (Binary, Spin, Real)
 
     def build(self, space: Space, mean: Tensor, key: Key) -> Normalised:
         """Bernoulli units start at the data mean, which is their maximum likelihood; Gaussian ones with variance 1."""
-        return BernoulliProduct(space, mean) if isinstance(space, Binary) else GaussianProduct(space, mean)
+        return BernoulliProduct(space, mean) if isinstance(space, TwoValued) else GaussianProduct(space, mean)

@@ -26,6 +26,7 @@ class RBM(Bipartite):
     visible_offset: Tensor
     hidden_offset: Tensor
     compiles = True
+    couplings = ("W",)
     has_fixed_point = True
 
     def __init__(self, space: Space, hidden: int, weight_std: float, mean: Tensor, key: Key) -> None:

@@ -45,6 +45,10 @@ class Objective(ABC):
         """Keys that exclude each other, in one sentence, or None."""
         return None
 
+    def misfit(self, model: type[EnergyModel]) -> str | None:
+        """Which key does not suit models of this class, in one sentence, or None."""
+        return None
+
     @abstractmethod
     def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
         """The gradient of the loss, and what to log.

@@ -13,7 +13,7 @@ from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Gradient, Metrics, Objective
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Real
+from ebm_cli.space import Binary, Real, Spin
 
 
 @register("objective", "likelihood")
@@ -22,15 +22,17 @@ class Likelihood(Objective):
 
     `negatives_from` chains: x_neg are the ends of the chains. enumeration: the second mean is exact, and the loss is
     the negative log-likelihood mean E(x) + log Z itself. `centered` applies the centred gradient (RBMs only).
-    `energy_l2` adds energy_l2 * mean(E(x)^2 + E(x_neg)^2) (Du & Mordatch 2019), which needs chains.
+    `energy_l2` adds energy_l2 * mean(E(x)^2 + E(x_neg)^2) (Du & Mordatch 2019), which needs chains, and `coupling_l1`
+    adds coupling_l1 * sum |J| over the couplings of models that have some.
     """
 
     negatives_from: Literal["chains", "enumeration"]
     centered: bool
     offset_rate: Annotated[float, Field(gt=0, le=1)]
     energy_l2: Annotated[float, Field(ge=0)]
+    coupling_l1: Annotated[float, Field(ge=0)]
 
-    spaces = (Binary, Real)
+    spaces = (Binary, Spin, Real)
 
     @property
     def negatives(self) -> bool:
@@ -52,6 +54,12 @@ class Likelihood(Objective):
     def needs(self) -> tuple[type[EnergyModel], ...]:
         """Only RBMs have a centred gradient."""
         return (RBM,) if self.centered else ()
+
+    def misfit(self, model: type[EnergyModel]) -> str | None:
+        """A penalty on couplings needs some."""
+        if self.coupling_l1 and not model.couplings:
+            return f"objective.coupling_l1 = {self.coupling_l1}: this model has no couplings; set it to 0"
+        return None
 
     @torch.no_grad()
     def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
@@ -95,9 +103,17 @@ class Likelihood(Objective):
 
     @torch.no_grad()
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
-        """If `centered`: lambda <- lambda + rate (mean_data p(h = 1 | v) - lambda), then the change of coordinates."""
-        if not self.centered:
-            return gradient.parameters
+        """If `centered`: lambda <- lambda + rate (mean_data p(h = 1 | v) - lambda), then the change of coordinates.
+
+        The penalty on couplings comes last, d|J| = sign(J).
+        """
+        found = self._centered(model, gradient) if self.centered else gradient.parameters
+        if not self.coupling_l1:
+            return found
+        named = dict(model.named_parameters())
+        return found | {name: found[name] + self.coupling_l1 * named[name].sign() for name in model.couplings}
+
+    def _centered(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         assert isinstance(model, RBM)
         model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
         return center(gradient.parameters, model.visible_offset, model.hidden_offset)

@@ -1,35 +1,45 @@
-"""Block Gibbs sampling of bipartite models: all hidden units given the visible ones, then the reverse."""
+"""Block Gibbs sampling: sites that are independent given the rest are drawn together."""
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from ebm_cli.model.base import Bipartite
+from ebm_cli.model.base import Blocked
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, Spin
 
 
 class BlockGibbsState(NamedTuple):
-    """Visible units; the hidden ones are drawn afresh in every step."""
+    """Positions; hidden units are drawn afresh in every step."""
 
     x: Tensor
 
 
 @register("sampler", "block_gibbs")
-class BlockGibbs(Sampler[Bipartite, BlockGibbsState]):
-    """h ~ p(h | v), then v ~ p(v | h), every chain at once (Hinton 2002). Reversible as a kernel on v."""
+class BlockGibbs(Sampler[Blocked, BlockGibbsState]):
+    """Every block once given the others, every chain at once.
 
-    spaces = (Binary,)
+    Bipartite models: h ~ p(h | v), then v ~ p(v | h) (Hinton 2002), reversible as a kernel on v. Graphs: one colour
+    after the other (a lattice's checkerboard); `backwards` visits them in reverse, the time reversal of the step.
+    """
+
+    backwards: bool
+
+    spaces = (Binary, Spin)
     compiles = True
-    needs = (Bipartite,)
+    needs = (Blocked,)
 
-    def init(self, model: Bipartite, x: Tensor) -> BlockGibbsState:
+    def init(self, model: Blocked, x: Tensor) -> BlockGibbsState:
         """Positions only."""
         return BlockGibbsState(x)
 
-    def step(self, model: Bipartite, state: BlockGibbsState, key: AnyKey) -> tuple[BlockGibbsState, Info]:
-        """One sweep: both layers once."""
-        h = model.sample_hidden(state.x, key.fold("hidden"))
-        return BlockGibbsState(model.sample_visible(h, key.fold("visible"))), {}
+    def step(self, model: Blocked, state: BlockGibbsState, key: AnyKey) -> tuple[BlockGibbsState, Info]:
+        """One sweep."""
+        return BlockGibbsState(model.sweep(state.x, key, backwards=self.backwards)), {}
+
+    def reversal(self) -> Self:
+        """The opposite order of blocks."""
+        return replace(self, backwards=not self.backwards)

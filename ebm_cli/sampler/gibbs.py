@@ -1,8 +1,9 @@
 """Single-site Gibbs sampling (Geman & Geman 1984), vectorised over chains."""
 
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
+from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
@@ -10,7 +11,7 @@ from ebm_cli.model.base import EnergyModel, Site, Sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, Space, Spin
 
 
 class GibbsState(NamedTuple):
@@ -22,15 +23,22 @@ class GibbsState(NamedTuple):
 
 @register("sampler", "gibbs")
 class Gibbs(Sampler[EnergyModel, GibbsState]):
-    """x_i ~ p(x_i | rest), one site after the other; one step is D site updates of every chain.
+    """x_i ~ p(x_i | rest), one site after the other; one step is D site updates of every chain, or `updates` of them.
 
     `scan` systematic visits sites 0 ... D-1 (the step is not reversible: its reversal visits D-1 ... 0);
     random draws a site for each chain at each update (reversible); reverse is systematic backwards.
     """
 
     scan: Literal["systematic", "random", "reverse"]
+    updates: Annotated[int, Field(ge=1)] | None
 
-    spaces = (Binary,)
+    spaces = (Binary, Spin)
+
+    def misfit(self, space: Space) -> str | None:
+        """A part of a sweep leaves p invariant, but would visit the first sites alone."""
+        if self.updates is not None and self.scan != "random":
+            return f"sampler.updates = {self.updates}: fewer than a sweep only in random order; add sampler.scan=random"
+        return None
 
     def init(self, model: EnergyModel, x: Tensor) -> GibbsState:
         """Caches what makes the model's conditionals cheap."""
@@ -39,14 +47,15 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
     def step(self, model: EnergyModel, state: GibbsState, key: AnyKey) -> tuple[GibbsState, Info]:
         """One sweep."""
         sites = state.sites
-        threshold = rng.uniform(sites.x.shape, key.fold("accept"), state.x.device, state.x.dtype).logit()
+        shape = (len(state.x), self.updates or model.space.sites)
+        threshold = rng.uniform(shape, key.fold("accept"), state.x.device, state.x.dtype).logit()
         sites.sweep(self._order(state.x, key), threshold)
         return GibbsState(sites.x.reshape(state.x.shape).clone(), sites), {}
 
     def _order(self, x: Tensor, key: AnyKey) -> list[Site]:
         n = x[0].numel()
         if self.scan == "random":
-            return list(rng.integers(n, (len(x), n), key.fold("sites"), x.device).unbind(1))
+            return list(rng.integers(n, (len(x), self.updates or n), key.fold("sites"), x.device).unbind(1))
         return list(range(n)) if self.scan == "systematic" else list(range(n - 1, -1, -1))
 
     def reversal(self) -> Self:

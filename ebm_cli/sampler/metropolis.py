@@ -1,6 +1,6 @@
 """Random-walk Metropolis (Metropolis et al. 1953)."""
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Real, Space
+from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
 
 
 class MetropolisState(NamedTuple):
@@ -25,19 +25,19 @@ class MetropolisState(NamedTuple):
 class Metropolis(Sampler[EnergyModel, MetropolisState]):
     """Propose x' symmetrically, accept with probability min(1, exp(E(x) - E(x'))).
 
-    Binary: x' flips 1 to `flips` distinct sites, their number and then the sites drawn uniformly (always flipping the
-    same number could keep the parity of sum_i x_i for ever). Real: x' = x + step_size * z, z standard normal.
+    Two values: x' flips 1 to `flips` distinct sites, their number and then the sites drawn uniformly (always flipping
+    the same number could keep the parity of sum_i x_i for ever). Real: x' = x + step_size * z, z standard normal.
     """
 
     flips: Annotated[int, Field(ge=1)]
     step_size: Annotated[float, Field(gt=0)]
 
-    spaces = (Binary, Real)
+    spaces = (Binary, Spin, Real)
     compiles = True
 
     def misfit(self, space: Space) -> str | None:
-        """Binary spaces have no more sites to flip than they have."""
-        if isinstance(space, Binary) and self.flips > space.sites:
+        """There are no more sites to flip than there are."""
+        if isinstance(space, TwoValued) and self.flips > space.sites:
             return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"
         return None
 
@@ -58,11 +58,11 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
         """x' (chains, *shape) with q(x' | x) = q(x | x')."""
         if isinstance(model.space, Real):
             return x + self.step_size * rng.normal(x.shape, key, x.device, x.dtype)
-        flat = x.flatten(1)
+        flat, space = x.flatten(1), cast(TwoValued, model.space)
         if self.flips == 1:
             sites = rng.integers(flat.shape[1], (len(flat), 1), key, flat.device)
-            return flat.scatter(1, sites, 1 - flat.gather(1, sites)).reshape(x.shape)
-        return torch.where(self._chosen_sites(flat, key), 1 - flat, flat).reshape(x.shape)
+            return flat.scatter(1, sites, space.flipped(flat.gather(1, sites))).reshape(x.shape)
+        return torch.where(self._chosen_sites(flat, key), space.flipped(flat), flat).reshape(x.shape)
 
     def _chosen_sites(self, flat: Tensor, key: AnyKey) -> Tensor:
         """Which sites flip, (chains, sites): those of the 1 to `flips` largest of D uniform numbers."""

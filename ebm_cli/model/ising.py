@@ -1,0 +1,179 @@
+"""Ising models: spins coupled along the edges of a graph."""
+
+import copy
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ebm_cli import graph, rng
+from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, Sites
+from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Space, Spin
+
+_DENSE = 0.1  # share of all pairs from which on fields are one product with a matrix
+
+
+class Ising(Blocked):
+    """E(s) = -s.J s / 2 - b.s with s_i in {-1, +1}, J symmetric with zero diagonal, J_ij = 0 off the graph.
+
+    The parameter `J` holds one number for each edge, `b` one for each site. `periodic` is None where the graph is not
+    the lattice of the space's shape.
+    """
+
+    edges: Tensor
+    slots: Tensor
+    neighbours: Tensor
+    compiles = True
+    couplings = ("J",)
+
+    def __init__(self, space: Space, edges: Tensor, J: Tensor, b: Tensor, periodic: bool | None = None) -> None:
+        super().__init__()
+        self.space = space
+        self.periodic = periodic
+        self.J, self.b = nn.Parameter(J), nn.Parameter(b)
+        self.dense = len(edges) > _DENSE * space.sites * (space.sites - 1) / 2
+        self.register_buffer("edges", edges, persistent=False)
+        table = _table(edges, space.sites)
+        self.register_buffer("neighbours", table[0], persistent=False)
+        self.register_buffer("slots", table[1], persistent=False)
+        for number, colour in enumerate(graph.coloured(edges, space.sites)):
+            self.register_buffer(f"colour{number}", colour, persistent=False)
+
+    def coupling(self) -> Tensor:
+        """J as a symmetric matrix, (sites, sites)."""
+        empty = self.J.new_zeros(self.space.sites, self.space.sites)
+        first, second = self.edges.unbind(1)
+        return empty.index_put((first, second), self.J).index_put((second, first), self.J)
+
+    def fields(self, s: Tensor, sites: Tensor | None = None) -> Tensor:
+        """(J s)_i at all sites or at some, for s (chains, sites): (chains, number of them)."""
+        if self.dense:
+            J = self.coupling()
+            return s @ (J if sites is None else J[:, sites])
+        neighbours, slots = (t if sites is None else t[sites] for t in (self.neighbours, self.slots))
+        strength = torch.cat([self.J, self.J.new_zeros(1)])[slots]
+        return torch.stack([s[:, n] * w for n, w in zip(neighbours.T, strength.T, strict=True)]).sum(0)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """-s.J s / 2 - b.s, (batch,)."""
+        s = x.flatten(1)
+        return -(s * (self.fields(s) / 2 + self.b)).sum(1)
+
+    @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/ds = -(J s + b)."""
+        s = x.flatten(1)
+        inner = self.fields(s)
+        return -(s * (inner / 2 + self.b)).sum(1), -(inner + self.b).reshape(x.shape)
+
+    @torch.no_grad()
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The energy, and dE/dJ_ij = -s_i s_j, dE/db = -s."""
+        s = x.flatten(1)
+        first, second = self.edges.unbind(1)
+
+        def pull(weight: Tensor) -> Gradients:
+            weighted = s * weight[:, None]
+            pairs = (s.T @ weighted)[first, second] if self.dense else (s[:, first] * weighted[:, second]).sum(0)
+            return {"J": -pairs, "b": -weighted.sum(0)}
+
+        return self.energy(x), pull
+
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Every colour once: p(s_i = 1 | rest) = sigmoid(2 ((J s)_i + b_i))."""
+        s = x.flatten(1)
+        for number, here in self.colours()[:: -1 if backwards else 1]:
+            up = rng.bernoulli(2 * (self.fields(s, here) + self.b[here]), key.fold("colour", number))
+            s = s.index_copy(1, here, (2 * up - 1).to(s.dtype))
+        return s.reshape(x.shape)
+
+    def colours(self) -> list[tuple[int, Tensor]]:
+        """Numbers of the colours and their sites."""
+        names = [name for name in self._buffers if name.startswith("colour")]
+        return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
+
+    def annealed(self, base: BernoulliProduct, beta: float | Tensor) -> "Ising":
+        """E_beta = (1 - beta) E_base + beta E, again an Ising model, since E_base(s) = -b_base.(s + 1) / 2.
+
+        The constant b_base / 2 is left out, which moves nothing.
+        """
+        found = copy.copy(self)
+        found._parameters = {
+            "J": nn.Parameter(beta * self.J, requires_grad=False),
+            "b": nn.Parameter((1 - beta) * base.b / 2 + beta * self.b, requires_grad=False),
+        }
+        return found
+
+    def sites(self, x: Tensor) -> "IsingSites":
+        """Conditionals from one row of J."""
+        return IsingSites(self.coupling(), self.b, x)
+
+
+class IsingSites(Sites):
+    """logit p(s_i = 1 | rest) = 2 ((J s)_i + b_i)."""
+
+    low = -1.0
+
+    def __init__(self, coupling: Tensor, bias: Tensor, x: Tensor) -> None:
+        self.coupling, self.bias = coupling, bias
+        self.x = x.flatten(1).clone()
+
+    def logit(self, site: Site) -> Tensor:
+        """2 (J_i.s + b_i), (chains,)."""
+        if isinstance(site, int):
+            return 2 * (torch.mv(self.x, self.coupling[site]) + self.bias[site])
+        return 2 * ((self.x * self.coupling[site]).sum(1) + self.bias[site])
+
+
+def _table(edges: Tensor, sites: int) -> tuple[Tensor, Tensor]:
+    """For each site its neighbours and the numbers of the edges to them, filled up with edge number `len(edges)`."""
+    around: list[list[tuple[int, int]]] = [[] for _ in range(sites)]
+    for number, (a, b) in enumerate(edges.tolist()):
+        around[a].append((b, number))
+        around[b].append((a, number))
+    most = max(map(len, around), default=0) or 1
+    filled = [[*entries, *[(0, len(edges))] * (most - len(entries))] for entries in around]
+    table = torch.tensor(filled).reshape(sites, most, 2)
+    return table[:, :, 0].contiguous(), table[:, :, 1].contiguous()
+
+
+@register("model", "ising")
+class IsingSpec(ModelSpec):
+    """Ising model: spins coupled along a lattice, all pairs, a random graph, or the edges of a file."""
+
+    graph: Literal["lattice", "complete", "erdos_renyi", "file"]
+    periodic: bool
+    degree: Annotated[float, Field(gt=0)]
+    path: str | None
+    coupling: float
+    bias: float | None
+
+    builds = Ising
+    spaces = (Spin,)
+
+    def parameters(self, space: Space) -> int:
+        """At most one for each pair."""
+        if self.graph == "lattice":
+            return space.sites * (len(space.shape) + 1)
+        return space.sites * (space.sites + 1) // 2
+
+    def build(self, space: Space, mean: Tensor, key: Key) -> Ising:
+        """J = `coupling` on every edge; b = `bias`, or logit(mean) / 2 where that is null."""
+        edges = self._edges(space, key.fold("graph"))
+        b = mean.flatten().logit() / 2 if self.bias is None else torch.full((space.sites,), float(self.bias))
+        periodic = self.periodic if self.graph == "lattice" else None
+        return Ising(space, edges, torch.full((len(edges),), float(self.coupling)), b, periodic)
+
+    def _edges(self, space: Space, key: Key) -> Tensor:
+        if self.graph == "lattice":
+            return torch.cat(graph.lattice(space.shape, periodic=self.periodic))
+        if self.graph == "complete":
+            return graph.complete(space.sites)
+        if self.graph == "erdos_renyi":
+            return graph.erdos_renyi(space.sites, self.degree, key)
+        return graph.read(Path(str(self.path)).expanduser(), space.sites, f"model.path = {self.path}")

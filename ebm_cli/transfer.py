@@ -1,0 +1,61 @@
+"""log Z of an Ising model on a two-dimensional lattice by transfer matrices (Kramers & Wannier 1941)."""
+
+import torch
+from torch import Tensor
+
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.ising import Ising
+from ebm_cli.space import Spin
+
+
+def narrow_side(model: EnergyModel) -> int | None:
+    """Length of the shorter side of the lattice, or None if this is no Ising model on a two-dimensional one."""
+    found = isinstance(model, Ising) and model.periodic is not None and len(model.space.shape) == 2
+    return min(model.space.shape) if found else None
+
+
+def log_z(model: Ising) -> Tensor:
+    """log sum_s exp(-E(s)), a scalar in nats, differentiable; matrices of 4^side entries, `side` the shorter one.
+
+    T_r(s, s') = exp(sum_j V_rj s_j s'_j + R_(r + 1)(s')) leads from row r to the next, R_r what couplings and fields
+    within row r give; Z is the trace of their product if the rows close, else the sum of exp(R_0) T_0 T_1 ....
+    """
+    down, along, bias = _by_axis(model)
+    if bias.shape[0] < bias.shape[1]:
+        down, along, bias = along.T, down.T, bias.T
+    rows, side = bias.shape
+    s = Spin((side,)).enumerate().to(bias)
+    within = [_within(s, along[r], bias[r]) for r in range(rows)]
+    closed = len(down) == rows and rows > 2
+    logs = [(s * down[r]) @ s.T + within[(r + 1) % rows] for r in range(len(down))]
+    product, scale = (torch.eye(len(s)).to(bias), 0.0) if closed else _scaled(within[0][None])
+    for step in logs:
+        matrix, more = _scaled(step)
+        product, again = _rescaled(product @ matrix)
+        scale = scale + more + again
+    return (product.trace() if closed else product.sum()).log() + scale
+
+
+def _by_axis(model: Ising) -> tuple[Tensor, Tensor, Tensor]:
+    """Couplings down (between rows), along (within rows), and fields, each as a matrix in the shape of the lattice."""
+    rows, columns = model.space.shape
+    wraps = (bool(model.periodic) and rows > 2, bool(model.periodic) and columns > 2)
+    shape_down, shape_along = (rows - (not wraps[0]), columns), (rows, columns - (not wraps[1]))
+    down, along = model.J.split([shape_down[0] * columns, rows * shape_along[1]])
+    return down.reshape(shape_down), along.reshape(shape_along), model.b.reshape(rows, columns)
+
+
+def _within(s: Tensor, along: Tensor, bias: Tensor) -> Tensor:
+    """sum_j along_j s_j s_(j+1) + bias_j s_j of every state of a row, (states,)."""
+    return (s[:, : len(along)] * s.roll(-1, 1)[:, : len(along)]) @ along + s @ bias
+
+
+def _scaled(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logs - m) and m, their largest."""
+    top = logs.max()
+    return (logs - top).exp(), top
+
+
+def _rescaled(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    top = matrix.max()
+    return matrix / top, top.log()
