@@ -146,7 +146,7 @@ class TemperedSites(Sites):
     def __init__(self, model: Tempered, x: Tensor) -> None:
         self.beta = model.beta
         self.base, self.target = model.base.sites(x), model.target.sites(x)
-        self.x = self.target.x
+        self.x, self.low = self.target.x, self.target.low
 
     def logit(self, site: Site) -> Tensor:
         """(1 - beta) logit_base + beta logit_target, (chains,)."""

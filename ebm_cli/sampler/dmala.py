@@ -18,7 +18,10 @@ from ebm_cli.space import Binary, Spin, TwoValued
 
 @register("sampler", "dmala")
 class DiscreteLangevin(Sampler[EnergyModel, InformedState]):
-    """q_i(x'_i | x) proportional to exp(-dE/dx_i (x'_i - x_i) / 2 - (x'_i - x_i)^2 / (2 step_size)), eq. 3 and 5.
+    """q_i(x'_i | x) proportional to exp(-dE/dx_i (x'_i - x_i) / 2 - [x'_i is not x_i] / (2 step_size)), eq. 3 and 5.
+
+    There the last term has (x'_i - x_i)^2, which is the same for bits; spins, at distance 2, would need four times the
+    step for the same moves.
 
     `adjusted` accepts x' with min(1, p(x') q(x | x') / (p(x) q(x' | x))): DMALA. Without, every proposal is taken:
     DULA, which does not leave p invariant.
@@ -55,6 +58,5 @@ class DiscreteLangevin(Sampler[EnergyModel, InformedState]):
         return state, {"acceptance": accepted, "flips": moved * accepted}
 
     def flip_logits(self, model: EnergyModel, state: InformedState) -> Tensor:
-        """Log-odds of proposing another value for each site, d_i / 2 - (high - low)^2 / (2 step_size)."""
-        space = cast(TwoValued, model.space)
-        return flip_gains(model, state) / 2 - (space.high - space.low) ** 2 / (2 * self.step_size)
+        """Log-odds of proposing another value for each site, d_i / 2 - 1 / (2 step_size)."""
+        return flip_gains(model, state) / 2 - 1 / (2 * self.step_size)

@@ -25,7 +25,7 @@ def contenders(size: Size) -> Mapping[str, Maker]:
 
 
 def case(batch: int, k: int, turn: int, *required: Required) -> Case:
-    """PCD-k with as many chains as rows in the batch."""
+    """PCD-k with as many chains as rows in the batch; `turn` updates in a row, as in training."""
     title = f"One PCD-{k} update (learnergy: CD-{k}) of a 784-500 RBM, {batch} rows and {batch} chains."
     makers = partial(_makers, Size(batch, batch, k))
     return Case(f"rbm_pcd{k}_{batch}", title, makers, required, OURS, FLOOR, turn=turn, rounds=20)
@@ -43,7 +43,7 @@ CASES = (
     case(
         100,
         1,
-        10,
+        100,
         times_faster("scikit-learn", OURS, 2.0),
         times_faster("rbms", OURS, 2.0),
         times_faster("learnergy", OURS, 2.8),
@@ -51,10 +51,10 @@ CASES = (
     case(
         500,
         1,
-        4,
+        25,
         times_faster("scikit-learn", OURS, 3.0),
         times_faster("rbms", OURS, 3.2),
         times_faster("learnergy", OURS, 4.0),
     ),
-    case(500, 10, 2, times_faster("rbms", FP32, 2.3), times_faster("rbms", BF16, 3.3), _share(0.9)),
+    case(500, 10, 6, times_faster("rbms", FP32, 2.3), times_faster("rbms", BF16, 3.3), _share(0.9)),
 )
