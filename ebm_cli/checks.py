@@ -81,7 +81,7 @@ def _fits(sampler: Any, model: ModelSpec) -> bool:
 
 
 def _wants(sampler: Any) -> str:
-    needs = [need.__name__.lower() for need in sampler.needs]
+    needs = [need.called for need in sampler.needs]
     return f"wants a {' and '.join([*needs, names(sampler.spaces)])} model"
 
 

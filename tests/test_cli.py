@@ -56,11 +56,11 @@ def completed(line: str, monkeypatch) -> list[str]:
         "ebm tr": {"train"},
         "ebm ": {"train", "sample", "evaluate", "list"},
         "ebm train mod": {"model=", "model."},
-        "ebm train model=r": {"model=rbm"},
+        "ebm train model=rb": {"model=rbm"},
         "ebm train model=rbm model.h": {"model.hidden="},
         "ebm sample che": {"checkpoint="},
         "ebm list mo": {"model"},
-        "ebm list model r": {"rbm"},
+        "ebm list model r": {"rbm", "resnet_binary"},
         "ebm nonsense mo": set(),
     }.items(),
 )

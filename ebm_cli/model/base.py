@@ -21,6 +21,8 @@ class EnergyModel(nn.Module, ABC):
     """E: space -> R with its parameters. Low energy is high probability."""
 
     space: Space
+    called: ClassVar[str] = "energy"
+    """What a model is that has this class's capability, in a word for messages."""
     compiles: ClassVar[bool] = False
     """Whether its methods are tensor operations that `torch.compile` can trace, its gradients in closed form."""
     couplings: ClassVar[tuple[str, ...]] = ()
@@ -86,6 +88,8 @@ class Normalised(EnergyModel):
 class Blocked(EnergyModel):
     """A model whose sites fall into blocks, each of sites independent of each other given the rest."""
 
+    called = "block-structured"
+
     @abstractmethod
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every block drawn once given the others, in their order or the reverse of it."""
@@ -98,6 +102,7 @@ class Bipartite(Blocked):
     p(h_j = 1 | v) = sigmoid(a_j(v)) and E(v) = -log sum_h exp(-E(v, h)) = -b.v - sum_j softplus(a_j(v)).
     """
 
+    called = "bipartite"
     hidden: int
 
     @abstractmethod
