@@ -72,7 +72,7 @@ def test_forgets_where_it_started(name, model_name):
     """All chains start at one point. The slowest of these kernels (step 0.1 on R^2) forgets in some 200 steps."""
     model = target(model_name)
     start = model.space.noise(1, stream(0, "point")).double()
-    steps, n = (3000, 5000) if isinstance(model.space, Real) else (200, 20_000)
+    steps, n = (3000, 5000) if isinstance(model.space, Real) else (150, 20_000)
     y, _ = run(SAMPLERS[name], model, start.expand(n, *model.space.shape), steps, stream(1, "kernel"))
     assert_distributed(model, y)
 
@@ -284,7 +284,7 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 
 
 def test_a_sampler_of_another_space_is_refused():
-    with pytest.raises(UserError, match="moves in binary spaces, the data are real; samplers that fit: metropolis"):
+    with pytest.raises(UserError, match="moves in binary or spin spaces, the data are real; samplers that fit: metropolis"):
         checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})
 
 
