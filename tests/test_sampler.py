@@ -41,7 +41,7 @@ kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
 invariant_kernels = pytest.mark.parametrize(("name", "model_name"), marked(INVARIANT))
 binary_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_BINARY))
 invariant_binary_kernels = pytest.mark.parametrize(
-    ("name", "model_name"), [pair for pair in FITTING_BINARY if pair in INVARIANT]
+    ("name", "model_name"), marked([pair for pair in FITTING_BINARY if pair in INVARIANT])
 )
 DEFINED = [(s, t) for s, t in FITTING_BINARY if matrix_of(SAMPLERS[s], target(t)) is not None]
 defined_kernels = pytest.mark.parametrize(("name", "model_name"), marked(DEFINED))
