@@ -284,7 +284,8 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 
 
 def test_a_sampler_of_another_space_is_refused():
-    with pytest.raises(UserError, match="moves in binary or spin spaces, the data are real; samplers that fit: metropolis"):
+    message = "moves in binary or spin spaces, the data are real; samplers that fit: metropolis"
+    with pytest.raises(UserError, match=message):
         checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})
 
 
