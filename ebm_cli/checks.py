@@ -15,7 +15,8 @@ from ebm_cli.space import Binary, Real, Space
 
 def names(spaces: tuple[type[Space], ...]) -> str:
     """Spaces in words."""
-    return " or ".join(space.name for space in spaces)
+    *first, last = (space.name for space in spaces)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> None:

@@ -108,7 +108,7 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
     """Everything random or scheduled about the next update, as a function of (seed, step); of it this rank's rows."""
     loop, components, device, step = parts.loop, parts.components, parts.device.torch, state.step
     engine, policy, update = parts.device.engine, components.chains, components.optimizer
-    rows = batch_index(len(parts.data.train), step, loop.batch_size, loop.seed)
+    rows = batch_index(parts.data.train, step, loop.batch_size, loop.seed)
     key = stream(loop.seed, "chains", step)
     slots = policy.choose(loop.batch_size, key)
     mine, own = parts.device.ranks.share(len(rows)), parts.device.ranks.share(len(slots) or len(rows))
@@ -136,7 +136,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     model, objective = arithmetic(state.model, parts.device), components.objective
     weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
     moves = Moves(components.chains, components.sampler, parts.data.space, parts.device)
-    compiles = model.compiles and not objective.enumerates  # that gradient is autograd's
+    compiles = model.compiles and not objective.differentiates
     engine = parts.device.engine if compiles else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, state.store, inputs)

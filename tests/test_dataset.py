@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from targets import ENGINES, batch, form
+from targets import ENGINES, FALSE_ALARM, batch, chi_square, form
 
 import ebm_cli.dataset
 from ebm_cli import registry, rng
@@ -666,21 +666,38 @@ def test_npz_that_is_no_archive_or_is_damaged(tmp_path):
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (10, 10), (7, 20), (5, 1), (12, 4)])
 def test_batches_visit_each_row_once_per_pass(rows, size):
     passes = 2 * size  # so many passes are a whole number of batches
-    index = torch.cat([batch_index(rows, step, size, 3) for step in range(passes * rows // size)])
+    index = torch.cat([batch_index(rows_of(rows), step, size, 3) for step in range(passes * rows // size)])
     orders = index.reshape(passes, rows)
     assert torch.equal(orders.sort(1).values, torch.arange(rows).expand(passes, rows))
     assert rows == 1 or len({tuple(order) for order in orders.tolist()}) > 1
 
 
 def test_batch_index_is_a_function_of_seed_and_step():
-    forward = [batch_index(50, step, 8, 1) for step in range(30)]
-    assert all(torch.equal(batch_index(50, step, 8, 1), forward[step]) for step in reversed(range(30)))
-    assert not torch.equal(batch_index(50, 0, 8, 2), forward[0])
+    forward = [batch_index(rows_of(50), step, 8, 1) for step in range(30)]
+    assert all(torch.equal(batch_index(rows_of(50), step, 8, 1), forward[step]) for step in reversed(range(30)))
+    assert not torch.equal(batch_index(rows_of(50), 0, 8, 2), forward[0])
+
+
+def rows_of(count, weights=None):
+    """So many rows."""
+    return Split(Binary((1,)), torch.zeros(count, 1), 1.0, stochastic=False, labels=None, weights=weights)
+
+
+def test_rows_are_drawn_by_their_weights():
+    """6000 draws of rows of weight 0, 1, 2, 3; each batch another one, and the same again for the same step."""
+    split = rows_of(4, torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64))
+    drawn = torch.cat([batch_index(split, step, 60, 0) for step in range(100)])
+    count = torch.bincount(drawn, minlength=4)
+    assert chi_square(count, 1000 * split.weights) > FALSE_ALARM
+    assert split.size == 6
+    assert torch.equal(batch_index(split, 7, 60, 0), drawn[420:480])
+    assert not torch.equal(batch_index(split, 8, 60, 0), drawn[420:480])
 
 
 def data_of(grey: torch.Tensor, scale: float, stochastic: bool) -> Data:
-    split = Split(grey, scale, stochastic, None)
-    return Data(Binary(tuple(grey.shape[1:])), split, None, split)
+    space = Binary(tuple(grey.shape[1:]))
+    split = Split(space, grey, scale, stochastic, None)
+    return Data(space, split, None, split)
 
 
 def test_stochastic_binarisation_is_drawn_anew_at_each_step():
@@ -698,7 +715,7 @@ def test_stochastic_binarisation_has_the_grey_mean():
     grey = torch.arange(0, 256, 5, dtype=torch.uint8).repeat(4000, 1)
     p = grey[0].double() / 255
     mean = (
-        Split(grey, 255.0, stochastic=True, labels=None)
+        Split(Binary((52,)), grey, 255.0, stochastic=True, labels=None)
         .rows(torch.arange(4000), rng.stream(0, "test"))
         .double()
         .mean(0)
@@ -709,7 +726,7 @@ def test_stochastic_binarisation_has_the_grey_mean():
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_some_rows_are_binarised_as_among_all(engine):
     """A share of a batch with the key at its first row."""
-    split = Split(torch.full((20, 3, 3), 100, dtype=torch.uint8), 255.0, stochastic=True, labels=None)
+    split = Split(Binary((3, 3)), torch.full((20, 3, 3), 100, dtype=torch.uint8), 255.0, stochastic=True, labels=None)
     index, key = torch.arange(20).flip(0), rng.stream(0, "binarize")
     whole = split.rows(index, form(engine, key))
     assert set(whole.unique().tolist()) == {0.0, 1.0}

@@ -9,7 +9,7 @@ from targets import (
     ENGINES,
     FALSE_ALARM,
     FITTING,
-    FITTING_BINARY,
+    FITTING_DISCRETE,
     INVARIANT,
     SAMPLERS,
     SIGMAS,
@@ -39,11 +39,11 @@ from ebm_cli.space import Binary, Real
 
 kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
 invariant_kernels = pytest.mark.parametrize(("name", "model_name"), marked(INVARIANT))
-binary_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_BINARY))
-invariant_binary_kernels = pytest.mark.parametrize(
-    ("name", "model_name"), marked([pair for pair in FITTING_BINARY if pair in INVARIANT])
+discrete_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_DISCRETE))
+invariant_discrete_kernels = pytest.mark.parametrize(
+    ("name", "model_name"), marked([pair for pair in FITTING_DISCRETE if pair in INVARIANT])
 )
-DEFINED = [(s, t) for s, t in FITTING_BINARY if matrix_of(SAMPLERS[s], target(t)) is not None]
+DEFINED = [(s, t) for s, t in FITTING_DISCRETE if matrix_of(SAMPLERS[s], target(t)) is not None]
 defined_kernels = pytest.mark.parametrize(("name", "model_name"), marked(DEFINED))
 invariant_defined_kernels = pytest.mark.parametrize(
     ("name", "model_name"), marked([pair for pair in DEFINED if pair in INVARIANT])
@@ -211,7 +211,7 @@ def test_reversal_is_the_time_reversal(name, model_name):
     assert sampler.reversal().reversal() == sampler
 
 
-@invariant_binary_kernels
+@invariant_discrete_kernels
 def test_reversal_runs_backwards(name, model_name):
     """Draws: pairs (start, end) of a step from p, and pairs (end, start) of the reversal, have one distribution.
 
@@ -284,7 +284,7 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 
 
 def test_a_sampler_of_another_space_is_refused():
-    message = "moves in binary or spin spaces, the data are real; samplers that fit: metropolis"
+    message = "moves in binary, spin or categorical spaces, the data are real; samplers that fit: metropolis"
     with pytest.raises(UserError, match=message):
         checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})
 
@@ -346,7 +346,7 @@ def test_metropolis_rejects_what_has_no_probability():
 # Low precision
 
 
-@invariant_binary_kernels
+@invariant_discrete_kernels
 def test_chains_in_bfloat16_are_close(name, model_name):
     """Products with 7-bit mantissas: logits of size 3 err by 0.01, probabilities by 0.003, four sites by about 0.01.
 

@@ -12,14 +12,14 @@ from ebm_cli import rng
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
-from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
-from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
+from ebm_cli.model.base import Bipartite, EnergyModel
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.path import Beta, BipartitePath, GeometricPath, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
-from ebm_cli.space import TwoValued
+from ebm_cli.space import Discrete
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
@@ -123,14 +123,13 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     mean = subject.data.smoothed_mean()
     like = next(subject.model.parameters())
     model = exact_arithmetic(subject.model, subject.device)
-    base: Normalised
-    if isinstance(subject.model.space, TwoValued):
-        base = BernoulliProduct(subject.model.space, torch.lerp(mean, torch.full_like(mean, 0.5), base_mix)).to(like)
-        if isinstance(subject.model, Bipartite) and isinstance(subject.sampler, BlockGibbs):
-            assert isinstance(model, Bipartite)
-            return BipartitePath(base, model)
-    else:
-        base = GaussianProduct(subject.model.space, mean).to(like)
+    space = subject.model.space
+    if isinstance(space, Discrete):
+        mean = torch.lerp(mean, torch.full_like(mean, 1 / space.values), base_mix)
+    base = product(space, mean).to(like)
+    if isinstance(subject.sampler, BlockGibbs) and isinstance(model, Bipartite):
+        assert isinstance(base, BernoulliProduct | CategoricalProduct)
+        return BipartitePath(base, model)
     return GeometricPath(base, subject.model, subject.sampler)
 
 

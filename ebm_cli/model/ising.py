@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import graph, rng
-from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, Sites
+from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -109,12 +110,17 @@ class Ising(Blocked):
         }
         return found
 
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """log sigmoid(2 s_i ((J s)_i + b_i)), (batch, len(sites))."""
+        s = x.flatten(1)
+        return F.logsigmoid(2 * s[:, sites] * (self.fields(s, sites) + self.b[sites]))
+
     def sites(self, x: Tensor) -> "IsingSites":
         """Conditionals from one row of J."""
         return IsingSites(self.coupling(), self.b, x)
 
 
-class IsingSites(Sites):
+class IsingSites(TwoValuedSites):
     """logit p(s_i = 1 | rest) = 2 ((J s)_i + b_i)."""
 
     low = -1.0
