@@ -32,7 +32,7 @@ SIGMAS = 5  # |z| of a normal statistic is beyond this with probability 6e-7
 SMALL_SPACES: dict[type[Space], Space] = {
     Binary: Binary((2, 2)),
     Spin: Spin((2, 2)),
-    Categorical: Categorical((3, 3)),
+    Categorical: Categorical((1, 3, 3)),
     Real: Real((1, 2)),
 }
 SMALL = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 Values = Literal["binary", "grey", "real", "categorical"]
@@ -40,8 +40,8 @@ class Truth:
 class Raw:
     """What `Dataset.read` returns.
 
-    `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1]; "real" any float; "categorical" uint8 below
-    `categories`.
+    `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
+    `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`.
     """
 
     values: Values
@@ -159,6 +159,7 @@ class Dataset(ABC):
 
     binarize: Binarize
     values: ClassVar[Values | None]  # None: known only after reading
+    levels: ClassVar[int] = 0  # so few grey values there are
     binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "stochastic"
 
     @abstractmethod
@@ -167,13 +168,10 @@ class Dataset(ABC):
 
     def space_type(self, accepted: tuple[type[Space], ...]) -> type[Space] | None:
         """The space `load` would give a model that accepts those; None if only reading can tell."""
-        if self.values == "categorical":
-            return Categorical
-        if self.binarize in ("threshold", "stochastic") or self.values == "binary":
-            return _two_valued(accepted)
-        if self.values is None:
+        if self.values is None and self.binarize not in ("threshold", "stochastic"):
             return None
-        return _two_valued(accepted) if self.values == "grey" and self.method("grey", accepted) != "none" else Real
+        values = self.values or "grey"
+        return _space_type(values, self.method(values, accepted), accepted, self.levels)
 
     def method(self, values: Values, accepted: tuple[type[Space], ...]) -> Binarize:
         """`auto` resolved: binarise grey values if the model takes binary data."""
@@ -200,16 +198,20 @@ class Dataset(ABC):
         return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.truth)
 
 
+def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
+    """Bits, unless the model takes spins or categories alone; grey values real, unless it does not take those."""
+    if values == "categorical":
+        return Categorical
+    if values == "binary" or method in ("threshold", "stochastic"):
+        return next((space for space in (Binary, Spin, Categorical) if space in accepted), Binary)
+    levels = values == "grey" and categories > 0 and Real not in accepted and Categorical in accepted
+    return Categorical if levels else Real
+
+
 def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...]) -> Space:
-    shape = raw.train.values.shape[1:]
-    if raw.values == "categorical":
-        return Categorical((*shape, raw.categories))
-    return _two_valued(accepted)(shape) if raw.values == "binary" or method != "none" else Real(shape)
-
-
-def _two_valued(accepted: tuple[type[Space], ...]) -> type[TwoValued]:
-    """Bits, unless the model takes spins alone."""
-    return Spin if Spin in accepted and Binary not in accepted else Binary
+    shape, kind = raw.train.values.shape[1:], _space_type(raw.values, method, accepted, raw.categories)
+    binary = raw.values == "binary" or method in ("threshold", "stochastic")
+    return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 
 def _split(part: Arrays, values: Values, method: Binarize, name: str, space: Space) -> Split:
@@ -222,6 +224,8 @@ def _split(part: Arrays, values: Values, method: Binarize, name: str, space: Spa
     scale = 255.0 if values == "grey" and array.dtype == np.uint8 else 1.0
     if method == "threshold" and values == "grey":
         array, scale = (array >= scale / 2).astype(np.uint8), 1.0
+    if values == "grey" and method == "none" and isinstance(space, Categorical):
+        array, scale = np.rint(array / scale * (space.values - 1)).astype(np.uint8), 1.0
     labels = None if part.labels is None else torch.from_numpy(np.ascontiguousarray(part.labels, np.int64))
     if labels is not None and len(labels) != len(array):
         raise UserError(f"dataset: the {name} split has {len(array)} rows and {len(labels)} labels")
