@@ -121,7 +121,9 @@ EXTRA = {
     "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
     "dmala": [{"step_size": 1.5}],
     "block_gibbs": [{"backwards": True}],
+    "hamming_ball": [{"radius": 2}, {"block": 4, "radius": 3}],
 }
+SMALL_BLOCK = {"block": 3}  # what makes a shipped sampler fit four sites, where it has such a key
 ONLY_FOR = {
     ("metropolis", "flips"): TwoValued,
     ("metropolis", "step_size"): Real,
@@ -133,6 +135,7 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
     """Every shipped sampler, every value of its choices and a few more settings; and the spaces they matter in."""
     found: dict[str, tuple[Sampler, type[Space]]] = {}
     for choice, config in shipped("sampler").items():
+        config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
         literals = [
             (key, typing.get_args(hints[key])) for key in config if typing.get_origin(hints.get(key)) is Literal
@@ -289,7 +292,20 @@ def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     return matrix + torch.diag(1 - matrix.sum(1))
 
 
+def hamming_ball_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Mean over blocks; in each, u equally likely in the ball around x, then p restricted to the ball around u."""
+    p, n = exact_p(model), 2**model.space.sites
+    blocks = [sum(1 << i for i in c) for c in itertools.combinations(range(model.space.sites), sampler.block)]
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for block in blocks:
+        near = [[y for y in range(n) if not (x ^ y) & ~block and (x ^ y).bit_count() <= sampler.radius] for x in range(n)]
+        for x, u in ((x, u) for x in range(n) for u in near[x]):
+            matrix[x, near[u]] += p[near[u]] / p[near[u]].sum() / len(near[x]) / len(blocks)
+    return matrix
+
+
 MATRICES = {
+    "hamming_ball": hamming_ball_matrix,
     "gibbs": gibbs_matrix,
     "block_gibbs": block_gibbs_matrix,
     "metropolis": metropolis_matrix,
