@@ -44,9 +44,16 @@ def shipped(group: str) -> dict[str, dict]:
     found = {}
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
-        values.pop("defaults", None)
+        for inner, choice in _nested(group, values.pop("defaults", [])):
+            values[inner] = yaml.safe_load((path.parent / f"{choice}.yaml").read_text())
         found[path.stem] = {key: INTERPOLATED.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
     return found
+
+
+def _nested(group: str, defaults: list) -> list[tuple[str, str]]:
+    """Keys that hold another choice of the same group, as `- /sampler@kernel: block_gibbs` says, and which."""
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    return [(str(key).partition("@")[2], choice) for key, choice in pairs if str(key).startswith(f"/{group}@")]
 
 
 def component(group: str, choice: str, **changes):
@@ -121,6 +128,10 @@ EXTRA = {
     "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
     "dmala": [{"step_size": 1.5}],
     "block_gibbs": [{"backwards": True}],
+    "parallel_tempering": [
+        {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
+        {"kernel": {"name": "metropolis", "flips": 1, "step_size": 1.5}, "temperatures": 2, "beta_min": 0.3},
+    ],
     "hamming_ball": [{"radius": 2}, {"block": 4, "radius": 3}],
 }
 SMALL_BLOCK = {"block": 3}  # what makes a shipped sampler fit four sites, where it has such a key
@@ -144,12 +155,16 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
         for setting in settings:
             sampler = registry.build("sampler", config | setting)
             if sampler not in [known for known, _ in found.values()]:
-                label = "-".join([choice, *(f"{value}" for value in setting.values())])
+                label = "-".join([choice, *(f"{_named(value)}" for value in setting.values())])
                 found[label] = (
                     sampler,
                     next((ONLY_FOR[choice, key] for key in setting if (choice, key) in ONLY_FOR), Space),
                 )
     return found
+
+
+def _named(value):
+    return value["name"] if isinstance(value, dict) else value
 
 
 _SETTINGS = _samplers()
@@ -158,7 +173,8 @@ SAMPLERS = {label: sampler for label, (sampler, _) in _SETTINGS.items()}
 
 def fits(sampler: Sampler, model: EnergyModel) -> bool:
     """What a sampler declares, asked of a model."""
-    return isinstance(model.space, sampler.spaces) and all(isinstance(model, need) for need in sampler.needs)
+    kernel = sampler.inner
+    return isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in kernel.needs)
 
 
 FITTING = [
@@ -298,9 +314,10 @@ def hamming_ball_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     blocks = [sum(1 << i for i in c) for c in itertools.combinations(range(model.space.sites), sampler.block)]
     matrix = torch.zeros(n, n, dtype=torch.float64)
     for block in blocks:
-        near = [[y for y in range(n) if not (x ^ y) & ~block and (x ^ y).bit_count() <= sampler.radius] for x in range(n)]
-        for x, u in ((x, u) for x in range(n) for u in near[x]):
-            matrix[x, near[u]] += p[near[u]] / p[near[u]].sum() / len(near[x]) / len(blocks)
+        ball = [flips for flips in range(n) if not flips & ~block and flips.bit_count() <= sampler.radius]
+        for x, flips in itertools.product(range(n), ball):
+            near = torch.tensor(ball) ^ x ^ flips
+            matrix[x, near] += p[near] / p[near].sum() / len(ball) / len(blocks)
     return matrix
 
 

@@ -63,7 +63,8 @@ FORM = {
 }
 DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary or spin model, "
-    "model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, metropolis",
+    "model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, metropolis, "
+    "parallel_tempering",
     "objective.centered=true model=boltzmann": "set objective.centered=false, or use model=rbm",
     "dataset.binarize=none": "gives real data, model=rbm takes binary; models that fit: exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "

@@ -30,11 +30,11 @@ class HammingBall(Sampler[EnergyModel, HammingBallState]):
     """Of `block` sites, drawn afresh for each chain, every configuration within `radius` flips of a random one.
 
     With B(x) the configurations that differ from x in at most `radius` sites of the block and nowhere else:
-    u ~ uniform on B(x), then x' ~ p restricted to B(u), eq. 5-7. Since all balls are of one size, p(x) p(u | x) is
-    proportional to p(x) on B(u), which the second draw takes exactly: nothing is rejected, and the step is reversible.
-    Up to 2 `radius` sites change. A step costs an energy for each configuration of a ball,
-    1 + block + ... + block! / (radius! (block - radius)!). There u has a ball over all sites in each of K rows of a
-    matrix, here one over a random block.
+    u ~ uniform on B(x), then x' ~ p restricted to B(u). All balls are of one size, so p(x | u), proportional to
+    p(x) p(u | x), is p restricted to B(u): the second draw takes it exactly, nothing is rejected, and the step is
+    reversible. Up to 2 `radius` sites change. A step costs an energy for each configuration of a ball, the sum of
+    block! / (k! (block - k)!) over k = 0 ... `radius`. The paper has a matrix and a ball in each of its columns; here
+    there is one column, a random block of the sites.
     """
 
     block: Annotated[int, Field(ge=1)]
@@ -72,7 +72,8 @@ class HammingBall(Sampler[EnergyModel, HammingBallState]):
         patterns = self._patterns(flat.device)
         drawn = rng.integers(len(patterns), (len(flat),), key.fold("centre"), flat.device)
         old = flat.gather(1, sites)
-        candidates = patterns ^ patterns[drawn][:, None]  # flips of x: to the centre, and from there anywhere in its ball
+        # Flips of x: to the centre, and from there to anywhere in its ball.
+        candidates = patterns ^ patterns[drawn][:, None]
         values = torch.where(candidates, space.flipped(old)[:, None], old[:, None])
         chosen = rng.categorical(-self._energies(model, state.x, sites, values), key.fold("draw"))
         new = values[torch.arange(len(flat), device=flat.device), chosen]
