@@ -287,6 +287,8 @@ def test_training_keeps_the_replicas():
     """The store holds them, moved from step to step; the gradient is that of the chains at beta = 1."""
     sampler = shipped("sampler")["parallel_tempering"] | {"temperatures": 3}
     parts, state = small_run(sampler=sampler)
+    with torch.no_grad():
+        state.model.W.mul_(300)  # so that a sweep does not forget at once where it began
     slots, shape = parts.components.chains.slots, parts.data.space.shape
     assert state.store.shape == (slots, 3, *shape)
     assert state.chains().shape == (slots, *shape)
