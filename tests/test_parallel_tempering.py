@@ -322,6 +322,7 @@ def test_replicas_start_at_the_chain_and_go_on_where_they_were():
     assert torch.equal(sampler.spread(x, model.space), x[:, None].expand(5, 3, 2, 2))
     replicas = model.space.noise(15, stream(1)).double().reshape(5, 3, 2, 2)
     assert torch.equal(sampler.init(model, replicas).replicas, replicas)
+    assert torch.equal(sampler.init(model, replicas).x, replicas[:, 2])
     four = model.space.noise(20, stream(1)).double().reshape(5, 4, 2, 2)
     assert torch.equal(sampler.spread(four, model.space), four[:, 3:].expand(5, 3, 2, 2))
     assert torch.equal(component("sampler", "gibbs").spread(replicas, model.space), replicas[:, 2])
