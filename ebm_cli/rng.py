@@ -49,6 +49,10 @@ class Key:
         """The same stream, so many rows further down."""
         return replace(self, row=self.row + rows)
 
+    def spread(self, count: int) -> "Key":
+        """The same stream where every row has become `count` rows, one after the other."""
+        return replace(self, row=self.row * count)
+
     def words(self) -> list[int]:
         """What a `Counter` carries: the hash as four 32-bit words, and the row."""
         return [*np.frombuffer(self.digest, "<u4").tolist(), self.row]
@@ -72,6 +76,10 @@ class Counter:
         """The same draw, so many rows further down."""
         words = torch.cat([self.words[:4], self.words[4:] + rows]) if rows else self.words
         return Counter(words, self.lane)
+
+    def spread(self, count: int) -> "Counter":
+        """The same draw where every row has become `count` rows."""
+        return Counter(torch.cat([self.words[:4], self.words[4:] * count]), self.lane)
 
 
 AnyKey = Key | Counter

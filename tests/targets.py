@@ -48,9 +48,16 @@ def shipped(group: str) -> dict[str, dict]:
     found = {}
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
-        values.pop("defaults", None)
+        for inner, choice in _nested(group, values.pop("defaults", [])):
+            values[inner] = yaml.safe_load((path.parent / f"{choice}.yaml").read_text())
         found[path.stem] = {key: INTERPOLATED.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
     return found
+
+
+def _nested(group: str, defaults: list) -> list[tuple[str, str]]:
+    """Keys that hold another choice of the same group, as `- /sampler@kernel: block_gibbs` says, and which."""
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    return [(str(key).partition("@")[2], choice) for key, choice in pairs if str(key).startswith(f"/{group}@")]
 
 
 def component(group: str, choice: str, **changes):
@@ -132,7 +139,13 @@ EXTRA = {
     "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
     "dmala": [{"step_size": 1.5}],
     "block_gibbs": [{"backwards": True}],
+    "parallel_tempering": [
+        {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
+        {"kernel": {"name": "metropolis", "flips": 1, "step_size": 1.5}, "temperatures": 2, "beta_min": 0.3},
+    ],
+    "hamming_ball": [{"radius": 2}, {"block": 4, "radius": 3}],
 }
+SMALL_BLOCK = {"block": 3}  # what makes a shipped sampler fit four sites, where it has such a key
 ONLY_FOR = {
     ("metropolis", "flips"): Discrete,
     ("metropolis", "step_size"): Real,
@@ -144,6 +157,7 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
     """Every shipped sampler, every value of its choices and a few more settings; and the spaces they matter in."""
     found: dict[str, tuple[Sampler, type[Space]]] = {}
     for choice, config in shipped("sampler").items():
+        config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
         literals = [
             (key, typing.get_args(hints[key])) for key in config if typing.get_origin(hints.get(key)) is Literal
@@ -152,12 +166,16 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
         for setting in settings:
             sampler = registry.build("sampler", config | setting)
             if sampler not in [known for known, _ in found.values()]:
-                label = "-".join([choice, *(f"{value}" for value in setting.values())])
+                label = "-".join([choice, *(f"{_named(value)}" for value in setting.values())])
                 found[label] = (
                     sampler,
                     next((ONLY_FOR[choice, key] for key in setting if (choice, key) in ONLY_FOR), Space),
                 )
     return found
+
+
+def _named(value):
+    return value["name"] if isinstance(value, dict) else value
 
 
 _SETTINGS = _samplers()
@@ -166,7 +184,8 @@ SAMPLERS = {label: sampler for label, (sampler, _) in _SETTINGS.items()}
 
 def fits(sampler: Sampler, model: EnergyModel) -> bool:
     """What a sampler declares, asked of a model."""
-    able = isinstance(model.space, sampler.spaces) and all(isinstance(model, need) for need in sampler.needs)
+    kernel = sampler.inner
+    able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in kernel.needs)
     return able and sampler.misfit(model.space) is None
 
 
@@ -338,7 +357,21 @@ def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     return matrix + torch.diag(1 - matrix.sum(1))
 
 
+def hamming_ball_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Mean over blocks; in each, u equally likely in the ball around x, then p restricted to the ball around u."""
+    p, n = exact_p(model), 2**model.space.sites
+    blocks = [sum(1 << i for i in c) for c in itertools.combinations(range(model.space.sites), sampler.block)]
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for block in blocks:
+        ball = [flips for flips in range(n) if not flips & ~block and flips.bit_count() <= sampler.radius]
+        for x, flips in itertools.product(range(n), ball):
+            near = torch.tensor(ball) ^ x ^ flips
+            matrix[x, near] += p[near] / p[near].sum() / len(ball) / len(blocks)
+    return matrix
+
+
 MATRICES = {
+    "hamming_ball": hamming_ball_matrix,
     "gibbs": gibbs_matrix,
     "block_gibbs": block_gibbs_matrix,
     "metropolis": metropolis_matrix,

@@ -63,7 +63,8 @@ FORM = {
 }
 DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin or "
-    "categorical model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, metropolis",
+    "categorical model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, metropolis, "
+    "parallel_tempering",
     "objective.centered=true model=boltzmann": "set objective.centered=false, or use model=rbm",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
     "fit: exponential_family",

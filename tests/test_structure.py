@@ -21,7 +21,8 @@ errors philox signals functional fixed_point
 rng ranks launch memory
 registry space engine graph
 model dataset terminal picture tracker device
-transfer sampler arithmetic
+transfer scaled arithmetic
+sampler
 exact acceleration
 path objective chains optimizer
 evaluation checks checkpoint

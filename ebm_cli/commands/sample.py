@@ -49,7 +49,7 @@ def sample(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
         subject = Subject(
-            state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,
+            state.averaged_model(), parts.data, "test", parts.components.sampler, state.chains(),
             stream(asked.seed, "sample", state.step), parts.device,
         )  # fmt: skip
         if asked.start == "chains" and len(state.store) < asked.n:

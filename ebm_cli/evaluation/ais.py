@@ -52,7 +52,7 @@ class AIS(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
-        return None if sampler.exact else "this sampler does not leave the model invariant; take one that does"
+        return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
 
     @property
     def work(self) -> Work:
@@ -119,7 +119,10 @@ class AIS(Evaluation):
 
 
 def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
-    """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler."""
+    """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler.
+
+    Where its chains have replicas, that is what moves each of them.
+    """
     mean = subject.data.smoothed_mean()
     like = next(subject.model.parameters())
     model = exact_arithmetic(subject.model, subject.device)
@@ -127,10 +130,10 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     if isinstance(space, Discrete):
         mean = torch.lerp(mean, torch.full_like(mean, 1 / space.values), base_mix)
     base = product(space, mean).to(like)
-    if isinstance(subject.sampler, BlockGibbs) and isinstance(model, Bipartite):
+    if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
         assert isinstance(base, BernoulliProduct | CategoricalProduct)
         return BipartitePath(base, model)
-    return GeometricPath(base, subject.model, subject.sampler)
+    return GeometricPath(base, subject.model, subject.sampler.inner)
 
 
 def forward(path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,7 @@ class Mixing(Evaluation):
         if not isinstance(model.space, TwoValued):
             return f"distances are counted in sites that differ, a {model.space.name} space has none"
         for label, settings in {**self.samplers, "reference": self.reference}.items():
-            found = _built(label, settings)
+            found = _built(label, settings).inner
             if not isinstance(model.space, found.spaces) or not all(isinstance(model, need) for need in found.needs):
                 return f"sampler {label} does not fit this model"
         return None

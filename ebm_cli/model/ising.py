@@ -87,9 +87,13 @@ class Ising(Blocked):
 
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once: p(s_i = 1 | rest) = sigmoid(2 ((J s)_i + b_i))."""
+        return self.swept(x, key, 1.0, backwards=backwards)
+
+    def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
+        """`sweep` of beta E, beta a number or (batch, 1)."""
         s = x.flatten(1)
         for number, here in self.colours()[:: -1 if backwards else 1]:
-            up = rng.bernoulli(2 * (self.fields(s, here) + self.b[here]), key.fold("colour", number))
+            up = rng.bernoulli(2 * beta * (self.fields(s, here) + self.b[here]), key.fold("colour", number))
             s = s.index_copy(1, here, (2 * up - 1).to(s.dtype))
         return s.reshape(x.shape)
 
