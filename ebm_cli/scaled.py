@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ebm_cli.functional import softplus
-from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Site, Sites
+from ebm_cli.model.base import Bipartite, Blocked, CategoricalSites, EnergyModel, Site, Sites, TwoValuedSites
 from ebm_cli.model.ising import Ising
+from ebm_cli.model.potts import Potts
 from ebm_cli.rng import AnyKey
 
 
@@ -41,13 +42,17 @@ class Scaled(EnergyModel):
 
     def sites(self, x: Tensor) -> Sites:
         """Conditionals of the model, scaled."""
-        return ScaledSites(self.model.sites(x), self.beta)
+        sites = self.model.sites(x)
+        if isinstance(sites, CategoricalSites):
+            return ScaledCategoricalSites(sites, self.beta)
+        assert isinstance(sites, TwoValuedSites)
+        return ScaledSites(sites, self.beta)
 
 
-class ScaledSites(Sites):
+class ScaledSites(TwoValuedSites):
     """logit_beta = beta logit."""
 
-    def __init__(self, sites: Sites, beta: Tensor) -> None:
+    def __init__(self, sites: TwoValuedSites, beta: Tensor) -> None:
         self.inner, self.beta = sites, beta
         self.x, self.low = sites.x, sites.low
 
@@ -59,19 +64,36 @@ class ScaledSites(Sites):
         """The model's caches follow."""
         self.inner.assign(site, value)
 
-    def sweep(self, order: Sequence[Site], threshold: Tensor) -> None:
+    def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
         """threshold < beta logit where threshold / beta < logit, so that the model's own fast sweep serves."""
-        self.inner.sweep(order, threshold / self.beta[:, None])
+        self.inner.decide(order, threshold / self.beta[:, None])
 
 
-class ScaledIsing(Scaled, Blocked):
-    """The same of an Ising model, with its colours."""
+class ScaledCategoricalSites(CategoricalSites):
+    """All logits times beta."""
 
-    model: Ising
+    def __init__(self, sites: CategoricalSites, beta: Tensor) -> None:
+        self.inner, self.beta = sites, beta
+        self.x = sites.x
+
+    def logits(self, site: Site) -> Tensor:
+        """beta times those of the model, (chains, K)."""
+        return self.beta[:, None] * self.inner.logits(site)
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """The model's caches follow."""
+        self.inner.assign(site, value)
+
+
+class ScaledGraph(Scaled, Blocked):
+    """The same of an Ising or a Potts model, with its colours."""
+
+    model: Ising | Potts
 
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once, all logits times beta."""
-        return self.model.swept(x, key, self.beta[:, None], backwards=backwards)
+        beta = self.beta[:, None] if isinstance(self.model, Ising) else self.beta[:, None, None]
+        return self.model.swept(x, key, beta, backwards=backwards)
 
 
 class ScaledBipartite(Scaled, Bipartite):
@@ -94,6 +116,14 @@ class ScaledBipartite(Scaled, Bipartite):
     def visible_logits(self, h: Tensor) -> Tensor:
         """beta times those of the model, (batch, sites)."""
         return self.beta[:, None] * self.model.visible_logits(h)
+
+    def draw_visible(self, logits: Tensor, key: AnyKey) -> Tensor:
+        """As the model does."""
+        return self.model.draw_visible(logits, key)
+
+    def visible_log_z(self, logits: Tensor) -> Tensor:
+        """As the model does."""
+        return self.model.visible_log_z(logits)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
         """b.v (batch,) and a(v) (batch, hidden); b = visible logits while all hidden units are 0."""
@@ -130,6 +160,6 @@ def scaled(model: EnergyModel, beta: Tensor, *, blocks: bool) -> Scaled:
         return Scaled(model, beta)
     if isinstance(model, Bipartite):
         return ScaledBipartite(model, beta)
-    if isinstance(model, Ising):
-        return ScaledIsing(model, beta)
+    if isinstance(model, Ising | Potts):
+        return ScaledGraph(model, beta)
     raise TypeError(f"the blocks of {type(model).__name__} are not known at other temperatures")

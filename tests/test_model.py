@@ -339,11 +339,11 @@ ORDERS = {
 
 
 def boltzmann_sites(strength, n=400):
-    """Chains of a machine of 11 units with random couplings, and uniform numbers."""
+    """Chains of a machine of 11 units with random couplings, and thresholds of uniform numbers."""
     model = small_model("boltzmann", Binary((11,)), seed=2)
     x = model.space.noise(n, stream(0, "x")).double()
-    u = rng.uniform((n, 11), stream(0, "u"), dtype=torch.float64)
-    return BoltzmannSites(strength * model.coupling().detach(), strength * model.b.detach(), x), u
+    threshold = rng.uniform((n, 11), stream(0, "u"), dtype=torch.float64).logit()
+    return BoltzmannSites(strength * model.coupling().detach(), strength * model.b.detach(), x), threshold
 
 
 @pytest.mark.parametrize("block", [1, 2, 4, 5, 10, 11, 96])
@@ -352,13 +352,13 @@ def boltzmann_sites(strength, n=400):
 def test_a_sweep_in_blocks_is_one_site_after_the_other(block, order, strength, monkeypatch):
     """Bit for bit, sweep after sweep; couplings of 40 decide each unit by those before it."""
     monkeypatch.setattr(boltzmann, "_BLOCK", block)
-    (blocks, u), (plain, _) = boltzmann_sites(strength), boltzmann_sites(strength)
+    (blocks, threshold), (plain, _) = boltzmann_sites(strength), boltzmann_sites(strength)
     before = blocks.x.clone()
     for _ in range(3):
-        blocks.sweep(order, u)
-        TwoValuedSites.sweep(plain, order, u)
+        blocks.decide(order, threshold)
+        TwoValuedSites.decide(plain, order, threshold)
         assert torch.equal(blocks.x, plain.x)
-        u = u.roll(1, 0)
+        threshold = threshold.roll(1, 0)
     assert not torch.equal(blocks.x, before)
 
 
@@ -368,20 +368,20 @@ def test_a_chain_of_units_that_copy_their_neighbour_settles():
     coupling = 20.0 * (torch.eye(n).roll(1, 1).triu(1) + torch.eye(n).roll(1, 1).triu(1).T).double()
     bias = torch.full((n,), -10.0, dtype=torch.float64)
     start = torch.zeros(2, n, dtype=torch.float64)
-    u = torch.full((2, n), 0.5, dtype=torch.float64)
-    u[0, 0], u[1, 0] = 0.0, 1.0  # the first chain's first unit goes on, whatever its logit
+    threshold = torch.zeros(2, n, dtype=torch.float64)
+    threshold[0, 0], threshold[1, 0] = -100.0, 100.0  # the first chain's first unit goes on, whatever its logit
     blocks, plain = (BoltzmannSites(coupling, bias, start) for _ in range(2))
-    blocks.sweep(range(n), u)
-    TwoValuedSites.sweep(plain, range(n), u)
+    blocks.decide(range(n), threshold)
+    TwoValuedSites.decide(plain, range(n), threshold)
     assert torch.equal(blocks.x, plain.x)
     assert blocks.x.sum(1).tolist() == [n, 0]
 
 
 def test_sites_drawn_for_each_chain_are_visited_one_by_one():
-    (blocks, u), (plain, _) = boltzmann_sites(1.0), boltzmann_sites(1.0)
+    (blocks, threshold), (plain, _) = boltzmann_sites(1.0), boltzmann_sites(1.0)
     order = list(rng.integers(11, (400, 11), stream(0, "sites")).unbind(1))
-    blocks.sweep(order, u)
-    TwoValuedSites.sweep(plain, order, u)
+    blocks.decide(order, threshold)
+    TwoValuedSites.decide(plain, order, threshold)
     assert torch.equal(blocks.x, plain.x)
 
 

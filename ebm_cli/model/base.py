@@ -206,7 +206,11 @@ class TwoValuedSites(Sites):
 
     def sweep(self, order: Sequence[Site], u: Tensor) -> None:
         """x_i <- 1 if logit(u_i) < logit_i else low: with probability sigmoid(logit_i)."""
-        for site, level in zip(order, u.logit().unbind(1), strict=True):
+        self.decide(order, u.logit())
+
+    def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
+        """x_i <- 1 if threshold_i < logit_i else low, one site of `order` after the other; (chains, len(order))."""
+        for site, level in zip(order, threshold.unbind(1), strict=True):
             up = (level < self.logit(site)).to(self.x.dtype)
             self.assign(site, up if self.low == 0 else self.low + (1 - self.low) * up)
 

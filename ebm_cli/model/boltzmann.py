@@ -86,13 +86,12 @@ class BoltzmannSites(TwoValuedSites):
             return torch.mv(self.x, self.coupling[site]) + self.bias[site]
         return (self.x * self.coupling[site]).sum(1) + self.bias[site]
 
-    def sweep(self, order: Sequence[Site], u: Tensor) -> None:
+    def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
         """The same as one site after the other; orders that go straight up or down, in blocks solved together."""
         up, down = list(range(len(order))), list(range(len(order) - 1, -1, -1))
         if isinstance(order[0], Tensor) or list(order) not in (up, down):
-            super().sweep(order, u)
+            super().decide(order, threshold)
             return
-        threshold = u.logit()
         level = threshold - self.bias if order[0] == 0 else threshold.flip(1) - self.bias
         blocks = [slice(first, min(first + _BLOCK, len(order))) for first in range(0, len(order), _BLOCK)]
         for block in blocks if order[0] == 0 else blocks[::-1]:

@@ -79,12 +79,16 @@ class Potts(Blocked):
 
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once: p(x_i | rest) = softmax(sum_j J_ij x_j + h_i)."""
+        return self.swept(x, key, 1.0, backwards=backwards)
+
+    def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
+        """`sweep` of beta E, beta a number or (batch, 1, 1)."""
         coupling, v = self.coupling(), self.space.table(x)
         sites, values = self.space.sites, self.space.values
         columns = coupling.reshape(-1, sites, values)
         for number, here in self.colours()[:: -1 if backwards else 1]:
             logits = (v.flatten(1) @ columns[:, here].flatten(1)).reshape(len(v), -1, values) + self.h[here]
-            drawn = rng.categorical(logits, key.fold("colour", number))
+            drawn = rng.categorical(beta * logits, key.fold("colour", number))
             v = v.index_copy(1, here, nn.functional.one_hot(drawn, values).to(v.dtype))
         return v.reshape(x.shape)
 

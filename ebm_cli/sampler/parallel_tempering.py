@@ -14,7 +14,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler, shown
 from ebm_cli.scaled import Scaled, scaled
-from ebm_cli.space import Binary, Real, Space, Spin
+from ebm_cli.space import Binary, Categorical, Real, Space, Spin
 
 _CHOOSE = "choose it with sampler@sampler.kernel=NAME"
 
@@ -74,7 +74,7 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
     temperatures: Annotated[int, Field(ge=2)]
     beta_min: Annotated[float, Field(gt=0, lt=1)]
 
-    spaces = (Binary, Spin, Real)
+    spaces = (Binary, Spin, Categorical, Real)
 
     @property
     def exact(self) -> bool:
