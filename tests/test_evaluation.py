@@ -34,6 +34,7 @@ from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.evaluation.samples import draw, nearest
 from ebm_cli.model.base import Bipartite
 from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
 from ebm_cli.space import Binary
 
@@ -296,7 +297,7 @@ def test_binary_distance_is_the_root_of_the_number_of_differing_sites():
     assert index.tolist() == [0, 1]
 
 
-class Still:
+class Still(Sampler):
     """A kernel that stays."""
 
     compiles = False
