@@ -15,6 +15,7 @@ from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel, Normalised, Site, Sites, TwoValuedSites
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
+from ebm_cli.model.fhmm import FHMM
 from ebm_cli.model.ising import Ising
 from ebm_cli.model.potts import Potts
 from ebm_cli.rng import AnyKey, Key
@@ -140,8 +141,8 @@ class Tempered(EnergyModel):
 
 
 def tempered(base: EnergyModel, target: EnergyModel, beta: Beta) -> EnergyModel:
-    """The model p_beta; an Ising or a Potts model again where that is one."""
-    if isinstance(target, Ising) and isinstance(base, BernoulliProduct):
+    """The model p_beta; of the target's own kind where that is closed under mixing with independent units."""
+    if isinstance(target, Ising | FHMM) and isinstance(base, BernoulliProduct):
         return target.annealed(base, beta)
     if isinstance(target, Potts) and isinstance(base, CategoricalProduct):
         return target.annealed(base, beta)

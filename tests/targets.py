@@ -20,6 +20,7 @@ from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
+from ebm_cli.model.fhmm import FHMM
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin, TwoValued
@@ -39,7 +40,10 @@ SMALL = {
     "hidden": 3,
     "width": 2,
     "blocks": 1,
-}  # what makes a shipped model small enough to enumerate, where it has such a key
+    "start": 0.3,
+    "stay": 0.7,
+    "noise": 3.0,
+}  # what makes a shipped model small enough to enumerate and its rarest states not too rare, where it has such a key
 INTERPOLATED = {"${batch_size}": 6}
 
 
@@ -260,6 +264,10 @@ def others(space: Discrete, x: int, sites: tuple[int, ...]) -> list[dict[int, in
 
 def block_gibbs_matrix(sampler, model: Blocked) -> torch.Tensor:
     """sum_h p(h | v) p(v' | h); on a graph the sites of one colour after the other, which commute within a colour."""
+    if isinstance(model, FHMM):
+        length, chains = model.space.shape
+        blocks = [range(k, length * chains, chains) for k in range(chains)][:: -1 if sampler.backwards else 1]
+        return torch.linalg.multi_dot([_block_matrix(model, sites) for sites in blocks])
     if not isinstance(model, Bipartite):
         sites = [int(i) for _, colour in model.colours()[:: -1 if sampler.backwards else 1] for i in colour]
         return torch.linalg.multi_dot([_site_matrix(model, i) for i in sites])
@@ -271,6 +279,14 @@ def block_gibbs_matrix(sampler, model: Blocked) -> torch.Tensor:
             return given_v @ (logits @ states.T).softmax(1)
         given_h = _bernoulli_table(logits, states)
     return given_v @ given_h
+
+
+def _block_matrix(model: EnergyModel, block) -> torch.Tensor:
+    """Some sites drawn given the others: p(x') over its sum where x' differs from x within the block alone."""
+    p, code = exact_p(model), torch.arange(model.space.states)
+    kept = code & ~sum(1 << site for site in block)
+    matrix = p * (kept[:, None] == kept)
+    return matrix / matrix.sum(1, keepdim=True)
 
 
 def _bernoulli_table(logits: torch.Tensor, outcomes: torch.Tensor) -> torch.Tensor:
