@@ -1,12 +1,12 @@
 """Do the parts fit each other? The one place, before any work; every part declares in its own file what it fits."""
 
-from typing import Any
+from typing import Any, cast
 
 from ebm_cli import exact, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Dataset
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import EnergyModel, ModelSpec
+from ebm_cli.model.base import Blocked, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
@@ -56,6 +56,12 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str
         raise UserError(
             f"{_called(sampler, choice)} {_wants(type(sampler.inner))}, model={choice['model']} is not; "
             f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
+        )
+    blocks = issubclass(model.builds, Blocked) and any(issubclass(need, Blocked) for need in sampler.inner.needs)
+    if sampler.replicas > 1 and blocks and not cast(type[Blocked], model.builds).tempers:
+        raise UserError(
+            f"{_called(sampler, choice)} cannot draw the blocks of model={choice['model']} at other temperatures"
+            f"{_how_to_choose(sampler)}"
         )
 
 

@@ -190,6 +190,8 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
     """What a sampler declares, asked of a model."""
     kernel = sampler.inner
     able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in kernel.needs)
+    if sampler.replicas > 1 and Blocked in kernel.needs and able and not model.tempers:
+        return False
     return able and sampler.misfit(model.space) is None
 
 

@@ -1,5 +1,6 @@
 """Parallel tempering: its joint kernel by enumeration, other temperatures, and two modes that Gibbs misses."""
 
+import copy
 import itertools
 
 import pytest
@@ -27,7 +28,7 @@ from ebm_cli.path import BipartitePath
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
 from ebm_cli.scaled import ScaledBipartite, scaled
-from ebm_cli.space import Binary, Spin
+from ebm_cli.space import Binary, Categorical, Spin
 from ebm_cli.step import train_step
 
 TINY = {"rtol": 1e-12, "atol": 1e-12}
@@ -52,8 +53,8 @@ class Times(EnergyModel):
 
 
 def with_parameters_times(model, beta):
-    """All of E(v, h) = -b.v - c.h - v.W h or of an Ising energy times beta."""
-    found = small_model("rbm" if hasattr(model, "hidden") else "ising", model.space)
+    """All of E(v, h) = -b.v - c.h - v.W h, or of an Ising or a Potts energy, times beta."""
+    found = copy.deepcopy(model)
     with torch.no_grad():
         for own, other in zip(found.parameters(), model.parameters(), strict=True):
             own.copy_(beta * other)
@@ -65,6 +66,9 @@ CASES = {  # kernel, model, temperatures, and the model at beta
     "block_gibbs-ising": ("block_gibbs", small_model("ising", Spin((2,))), 3, with_parameters_times),
     "gibbs-rbm": ("gibbs", small_model("rbm", Binary((2,))), 3, Times),
     "metropolis-boltzmann": ("metropolis", small_model("boltzmann", Binary((3,))), 2, Times),
+    "block_gibbs-categorical rbm": ("block_gibbs", small_model("rbm", Categorical((1, 3))), 3, with_parameters_times),
+    "block_gibbs-potts": ("block_gibbs", small_model("potts", Categorical((2, 2))), 3, with_parameters_times),
+    "gibbs-potts": ("gibbs", small_model("potts", Categorical((2, 2))), 2, Times),
     "gwg-rbm": ("gwg", small_model("rbm", Binary((1,))), 4, Times),
 }
 cases = pytest.mark.parametrize("case", CASES)
@@ -367,6 +371,10 @@ def test_tempering_within_tempering_is_refused():
     [
         ("model=boltzmann", "sampler=parallel_tempering: its kernel block_gibbs wants a block-structured"),
         ("model=boltzmann", "choose the kernel by sampler@sampler.kernel=NAME"),
+        (
+            "model=fhmm dataset=markov_chains",
+            "its kernel block_gibbs cannot draw the blocks of model=fhmm at other temp",
+        ),
         ("sampler@sampler.kernel=gwg sampler.kernel.flips=65", "sampler.kernel.flips = 65: the data have 64 sites"),
         ("sampler@sampler.kernel=dula", "sampler.kernel = dmala: does not leave the model invariant"),
         ("sampler.beta_min=1", "sampler.beta_min = 1: must be less than 1"),

@@ -106,6 +106,8 @@ class Blocked(EnergyModel):
     """A model whose sites fall into blocks, each of sites independent of each other given the rest."""
 
     called = "block-structured"
+    tempers: ClassVar[bool] = True
+    """Whether its blocks can be drawn at other temperatures too (`scaled.py`)."""
 
     @abstractmethod
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:

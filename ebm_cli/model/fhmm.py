@@ -36,6 +36,7 @@ class FHMM(Blocked):
     coupling: Tensor
     field: Tensor
     compiles = True
+    tempers = False
 
     def __init__(self, space: Space, W: Tensor, b: Tensor, y: Tensor, start: float, stay: float, noise: float) -> None:
         super().__init__()
