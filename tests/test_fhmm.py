@@ -129,11 +129,11 @@ def test_filtering_in_rounds_is_filtering_step_by_step(length, coupling):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 50])
 def test_composing_in_rounds_is_step_by_step(length):
-    maps = rng.uniform((6, length, 2), stream(0, "maps")) < 0.5
-    maps[:, -1] = maps[:, -1, :1]
-    found, now = composed(maps), maps[:, -1, 0]
+    maps = rng.uniform((2, 6, length), stream(0, "maps")) < 0.5
+    maps[1, :, -1] = maps[0, :, -1]
+    found, now = composed(maps), maps[0, :, -1]
     for t in range(length - 1, -1, -1):
-        now = maps[torch.arange(6), t, now.long()]
+        now = maps[now.long(), torch.arange(6), t]
         assert torch.equal(found[:, t], now)
 
 

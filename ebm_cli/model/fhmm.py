@@ -108,9 +108,8 @@ class FHMM(Blocked):
         filtered = filtered_logits(self.precision * w * (rest - w / 2) + self.field[:, k], self.coupling)
         last = torch.arange(filtered.shape[1], device=filtered.device) == filtered.shape[1] - 1
         pull = torch.where(last, torch.zeros_like(self.coupling), self.coupling)
-        logits = torch.stack([filtered - pull, filtered + pull], 2)
         u = rng.uniform(filtered.shape, key, filtered.device)
-        return composed(u[:, :, None] < sigmoid(logits))
+        return composed(u < sigmoid(torch.stack([filtered - pull, filtered + pull])))
 
     def annealed(self, base: BernoulliProduct, beta: float | Tensor) -> "FHMM":
         """E_beta = (1 - beta) E_base + beta E up to a constant, which moves nothing: again of this form."""
@@ -135,25 +134,27 @@ def filtered_logits(logits: Tensor, coupling: Tensor) -> Tensor:
     t together in log2(L) rounds (Hillis & Steele 1986). Each is divided by its largest entry; its rows differ by at
     most the factor exp(|coupling|), so that none vanishes.
     """
-    share = sigmoid(torch.stack([-logits, logits], 2))
+    share = sigmoid(torch.stack([-logits, logits]))
     change = (-coupling * (1 - torch.eye(2, dtype=logits.dtype, device=logits.device))).exp()
-    product = torch.cat([share[:, :1, None].expand(-1, -1, 2, -1), change * share[:, 1:, None]], 1)
+    step = change[:, :, None, None] * share  # (2, 2, batch, L): the entries first, so that products run along the steps
+    product = torch.cat([share[None, :, :, :1].expand(2, -1, -1, -1), step[..., 1:]], 3)
     reach = 1
     while reach < logits.shape[1]:
-        joined = (product[:, :-reach, :, :, None] * product[:, reach:, None]).sum(3)
-        product = torch.cat([product[:, :reach], joined / joined.amax((2, 3), keepdim=True)], 1)
+        early, late = product[..., :-reach], product[..., reach:]
+        joined = early[:, :1] * late[:1] + early[:, 1:] * late[1:]
+        product = torch.cat([product[..., :reach], joined / joined.amax((0, 1))], 3)
         reach *= 2
-    return (product[:, :, 0, 1] / product[:, :, 0, 0]).log()
+    return (product[0, 1] / product[0, 0]).log()
 
 
 def composed(maps: Tensor) -> Tensor:
-    """x_t = maps_t(x_(t+1)) for t = L, ..., 1 in log2(L) rounds; maps (batch, L, 2) bool, the last one constant."""
+    """x_t = maps[x_(t+1)]_t for t = L, ..., 1 in log2(L) rounds; maps (2, batch, L) bool, the last step's constant."""
     reach = 1
-    while reach < maps.shape[1]:
-        joined = torch.where(maps[:, reach:], maps[:, :-reach, 1:], maps[:, :-reach, :1])
-        maps = torch.cat([joined, maps[:, -reach:]], 1)
+    while reach < maps.shape[2]:
+        joined = torch.where(maps[..., reach:], maps[1, :, :-reach], maps[0, :, :-reach])
+        maps = torch.cat([joined, maps[..., -reach:]], 2)
         reach *= 2
-    return maps[:, :, 0]
+    return maps[0]
 
 
 class FHMMSites(TwoValuedSites):
