@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import TINY, assert_refused, ebm
-from targets import SAMPLERS, assert_mean, component, double_states, exact_p, small_data, small_model, target
+from targets import COUNTING, SAMPLERS, assert_mean, component, double_states, exact_p, small_data, small_model, target
 
 from ebm_cli import registry
 from ebm_cli.commands import report
+from ebm_cli.device import CPU
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation import mixing
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing import Course, Moving, Trace, calls_of_a_step, effective
 from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.rng import bernoulli, normal, stream
-from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
 from ebm_cli.space import Binary, Spin
 
@@ -252,6 +253,32 @@ def test_the_curves_are_those_of_the_chains():
     assert torch.equal(trace.records[-1][0][:, 1:], distances.double())
 
 
+def test_what_is_said_of_several_steps_is_said_of_the_last():
+    about = subject(target("rbm-binary").float())
+    sampler, start, key = registry.build("sampler", GWG), about.model.space.noise(9, stream(0, "x")), stream(0, "steps")
+    chains = Moving.of(sampler, about, start, key)
+    chains.advance(2)
+    before, info = chains.advance(6)
+    state = sampler.init(about.model, start)
+    for step in range(5):
+        state, _ = sampler.step(about.model, state, key.fold(step))
+    assert torch.equal(before, state.x)
+    state, expected = sampler.step(about.model, state, key.fold(5))
+    assert torch.equal(chains.x, state.x)
+    assert torch.equal(info["acceptance"], expected["acceptance"])
+
+
+def test_regions_draw_from_counters():
+    """Where the run is compiled the steps are those of `run`, with its keys."""
+    about = dataclasses.replace(subject(target("rbm-binary").float()), device=dataclasses.replace(CPU, engine=COUNTING))
+    sampler, start, key = registry.build("sampler", GWG), about.model.space.noise(9, stream(0, "x")), stream(0, "steps")
+    chains = Moving.of(sampler, about, start, key)
+    chains.advance(2)
+    chains.advance(7)
+    assert torch.equal(chains.x, run(sampler, about.model, start, 7, key, COUNTING)[0])
+    assert not torch.equal(chains.x, run(sampler, about.model, start, 7, key)[0])
+
+
 def test_the_clock_ends_a_sampler(monkeypatch):
     """Time stands still but for a second at every look: the fourth step is beyond 3.5 s, and a point of the curves."""
     ticks = itertools.count()
@@ -427,6 +454,7 @@ def test_rows_of_the_table():
     values = {
         "mixing/noise_mmd": 0.2, "mixing/mmd_standard_error": 0.001, "mixing/energy_standard_error": 0.5,
         "mixing/a/steps_to_0.02": 1234.0, "mixing/a/steps_to_0.5": 7.0, "mixing/a/seconds_to_0.5": 0.12345,
+        "mixing/a/ess_per_step": 0.1, "mixing/a/r_hat": 1.11, "mixing/b/ess_per_step": 0.05, "mixing/b/r_hat": 1.09,
         "mixing/a/steps": 5000.0, "mixing/a/seconds": 60.0, "mixing/a/acceptance": 0.25,
         "mixing/b/steps": 400.0, "mixing/b/seconds": 3.0,
     }  # fmt: skip
@@ -439,6 +467,7 @@ def test_rows_of_the_table():
     assert rows["seconds until MMD² is below 50 % of noise's"] == ["0.123", "> 3"]
     assert rows["steps until MMD² is below 2 % of noise's"] == ["1234", "> 400"]
     assert rows["share of proposals accepted"] == ["0.25", "-"]
+    assert rows["ESS per step of a chain"] == ["0.1 ?", "0.05"]
     assert report.mixing_rows({"ais/log_z": 1.0}) == {name: [] for name in rows if "until" not in name}
 
 

@@ -10,6 +10,7 @@ _NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "spl
 
 _AGREEMENT = 0.05  # nats: less is the noise of the estimates
 _ERROR = 0.5  # nats
+_UNSURE = 1.1  # R-hat from which on chains disagree
 
 
 def show(title: str, values: Mapping[str, Any], split: str) -> None:
@@ -121,7 +122,7 @@ def _mixing_caption(values: Mapping[str, Any]) -> str:
         f"MMD²: squared maximum mean discrepancy to a long reference run, {values['mixing/noise_mmd']:.3g} for noise, "
         f"where all chains start, 0 ± {values['mixing/mmd_standard_error']:.2g} for a sampler that has mixed (its mean "
         f"energy: ± {values['mixing/energy_standard_error']:.2g} nats). ESS: effective sample size. ESS, R-hat, "
-        "acceptance and sites: over the second half of the steps."
+        "acceptance and sites: over the second half of the steps; an ESS with ? is a guess, since the chains disagree."
     )
 
 
@@ -131,7 +132,8 @@ def _cell(values: Mapping[str, Any], sampler: str, name: str) -> str:
     value = values.get(f"mixing/{sampler}/{name}")
     if value is None:
         return f"> {_short(values[f'mixing/{sampler}/{kind}'])}" if reached else "-"
-    return _short(value)
+    doubtful = name.startswith("ess_") and values.get(f"mixing/{sampler}/r_hat", 1) > _UNSURE
+    return _short(value) + (" ?" if doubtful else "")
 
 
 def _short(value: float) -> str:

@@ -18,7 +18,7 @@ from ebm_cli.engine import Engine
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.chains import diagnose
-from ebm_cli.evaluation.mmd import mmd, resolution
+from ebm_cli.evaluation.mmd import mmd, resolution, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
@@ -84,7 +84,7 @@ class Mixing(Evaluation):
         reference, warnings = self._reference(subject)
         space, key = cast(TwoValued, subject.model.space), subject.key
         start = space.noise(self.chains, key.fold("noise"), reference.bits.device)
-        far = mmd(space.bits(start), reference.bits)
+        far = reference.mmd(space.bits(start))
         metrics = {"mixing/noise_mmd": far} | {f"mixing/{name}": v for name, v in reference.errors(self.chains).items()}
         levels = [level for level in self.levels if level * far > _SURE * metrics["mixing/mmd_standard_error"]]
         warnings += _unresolved([level for level in self.levels if level not in levels])
@@ -114,7 +114,7 @@ class Mixing(Evaluation):
         # Different chains, since a chain is not independent of its own past.
         middle = self.reference_chains // 2
         earlier, later = (Reference.of(model, x, 0) for x in (before[:middle], after[middle:]))
-        moved = abs(mmd(earlier.bits, later.bits)) > _DRIFT * later.errors(middle)["mmd_standard_error"]
+        moved = abs(later.mmd(earlier.bits)) > _DRIFT * later.errors(middle)["mmd_standard_error"]
         moved |= later.energy_error(earlier.energy) > _DRIFT * later.errors(middle)["energy_standard_error"]
         return reference, [
             "the reference still moves in the second half of its steps, so it is not yet the model: take more "
@@ -142,11 +142,17 @@ class Reference:
     bits: Tensor
     energy: Tensor
     landmarks: Tensor  # the first of the states, (distances, sites)
+    within: float  # mean kernel of two of the states
 
     @classmethod
     def of(cls, model: EnergyModel, x: Tensor, distances: int) -> Self:
         """At positions x."""
-        return cls(cast(TwoValued, model.space).bits(x), model.energy(x).double(), x[:distances].flatten(1))
+        bits = cast(TwoValued, model.space).bits(x)
+        return cls(bits, model.energy(x).double(), x[:distances].flatten(1), within(bits))
+
+    def mmd(self, bits: Tensor) -> float:
+        """Squared maximum mean discrepancy of other states to these."""
+        return mmd(bits, self.bits, self.within)
 
     def energy_error(self, energy: Tensor) -> float:
         """|mean - mean of the reference|, nats."""
@@ -221,7 +227,7 @@ class Course:
         """One more point."""
         self.steps.append(moving.step)
         self.seconds.append(moving.seconds)
-        self.mmd.append(mmd(cast(TwoValued, moving.model.space).bits(moving.x), reference.bits))
+        self.mmd.append(reference.mmd(cast(TwoValued, moving.model.space).bits(moving.x)))
         self.energy_error.append(reference.energy_error(moving.model.energy(moving.x)))
 
     def reached(self, levels: list[float], far: float) -> dict[str, float]:
@@ -389,7 +395,7 @@ _CURVES = {  # the name of a curve, of its standard error, and in words
 
 
 def figure(courses: Mapping[str, Course], metrics: Mapping[str, float]) -> NDArray[np.uint8]:
-    """Discrepancy and energy error against steps and against seconds; what chance alone may make is grey.
+    """Discrepancy and energy error against steps and against seconds; what chance alone makes of mixed chains is grey.
 
     The axes end at half a standard error; values below that, negative ones too, stand there.
     """
@@ -400,7 +406,7 @@ def figure(courses: Mapping[str, Course], metrics: Mapping[str, float]) -> NDArr
                 for label, course in courses.items():
                     shown = [max(value, least) for value in getattr(course, curve)]
                     axis.loglog(getattr(course, unit), shown, label=label)
-                axis.axhspan(least, 2 * _SURE * least, color="0.9", zorder=0)
+                axis.axhspan(least, 2 * _SURE * least, color="0.9", zorder=0, label="chance")
                 axis.set(xlabel=unit, ylabel=name)
                 axis.set_ylim(bottom=least)
         drawing.at[0][0].axhline(metrics["mixing/noise_mmd"], color="0.5", linestyle=":", label="noise")

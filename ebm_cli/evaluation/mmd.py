@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def mmd(x: Tensor, y: Tensor) -> float:
+def mmd(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     """Unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3), in float64.
 
     x (n, *shape) and y (m, *shape) are bits, n and m at least 2; k(a, b) = exp(-share of sites in which a and b differ)
@@ -11,11 +11,16 @@ def mmd(x: Tensor, y: Tensor) -> float:
     it may be negative:
 
         sum_{i != j} k(x_i, x_j) / (n (n - 1)) + sum_{i != j} k(y_i, y_j) / (m (m - 1)) - 2 mean_ij k(x_i, y_j)
+
+    `within_y` is the second term, `within(y)`, where it is known.
     """
-    n, m = len(x), len(y)
-    within_x, within_y, between = kernel(x, x), kernel(y, y), kernel(x, y)
-    own = (within_x.sum() - n) / (n * (n - 1)) + (within_y.sum() - m) / (m * (m - 1))
-    return (own - 2 * between.mean()).item()
+    return within(x) + (within(y) if within_y is None else within_y) - 2 * kernel(x, y).mean().item()
+
+
+def within(x: Tensor) -> float:
+    """Mean kernel of two different rows of x."""
+    n = len(x)
+    return ((kernel(x, x).sum() - n) / (n * (n - 1))).item()
 
 
 def resolution(y: Tensor, n: int) -> float:
