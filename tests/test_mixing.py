@@ -40,7 +40,7 @@ def subject(model, sampler=None):
 
 def small(**changes):
     """The shipped settings on few chains and steps."""
-    few = {"steps": 60, "points": 6, "chains": 50, "reference_chains": 60, "reference_steps": 20, "levels": [0.5]}
+    few = {"steps": 60, "points": 6, "chains": 50, "reference_chains": 60, "reference_steps": 10, "levels": [0.5]}
     return component("evaluation", "mixing", **few, **changes)
 
 
@@ -146,7 +146,7 @@ def test_ess_of_one_site_a_step_on_independent_units(space):
     model = small_model(choice, space).float()
     with torch.no_grad():
         getattr(model, "J", torch.zeros(1)).zero_()
-    evaluation = dataclasses.replace(small(samplers={"site": SITE, "sweep": SWEEP}), steps=2100, chains=30)
+    evaluation = dataclasses.replace(small(samplers={"site": SITE, "sweep": SWEEP}), steps=2100, chains=20, distances=1)
     found = evaluation.evaluate(subject(model)).metrics
     assert found["mixing/site/ess_per_step"] == pytest.approx(1 / 11, rel=0.15)
     assert found["mixing/sweep/ess_per_step"] == pytest.approx(1, rel=0.15)
@@ -441,6 +441,7 @@ def test_an_untrained_model_is_compared_and_shown(tmp_path, monkeypatch):
     answer = ebm("train", *lines, "steps=0", "hydra.run.dir=run", *SHORT)
     assert answer.code == 0, answer.err
     assert (tmp_path / "run" / "samples" / "mixing.png").exists()
+    assert ebm("train resume=run evaluation=[]").code == 0
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000000"]
     for words in ("gibbs_site", "ESS per step of a chain", "sites changed by a step", "seconds they took"):
         assert words in answer.out
