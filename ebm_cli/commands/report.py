@@ -122,8 +122,8 @@ def _mixing_caption(values: Mapping[str, Any]) -> str:
         f"MMD²: squared maximum mean discrepancy to a long reference run, {values['mixing/noise_mmd']:.3g} for noise, "
         f"where all chains start, 0 ± {values['mixing/mmd_standard_error']:.2g} for a sampler that has mixed (its mean "
         f"energy: ± {values['mixing/energy_standard_error']:.2g} nats). ESS: effective sample size. ESS, R-hat, "
-        "acceptance and sites: over the second half of the steps (of the first 2000 or more, once chains agree in it); an "
-        "ESS with ? is a guess, since the chains disagree."
+        "acceptance and sites: over the second half of the steps (of the first 2000 or more, once chains agree in it); "
+        "an ESS with ? is a guess, since the chains disagree."
     )
 
 
