@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -112,4 +112,15 @@ def table(title: str, rows: Mapping[str, str]) -> Table:
     made.add_column(overflow="fold")
     for name, value in rows.items():
         made.add_row(escape(name), escape(value))
+    return made
+
+
+def columns(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]], caption: str) -> Table:
+    """A named column for each of several things that are compared, what is compared in the first."""
+    made = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None)
+    made.add_column(overflow="fold")
+    for head in heads:
+        made.add_column(escape(head), justify="right", overflow="fold")
+    for name, values in rows.items():
+        made.add_row(escape(name), *map(escape, values))
     return made

@@ -39,7 +39,7 @@ class Components:
 class Loop:
     """The numbers of the training loop."""
 
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
 

@@ -34,7 +34,7 @@ TYPES_AND_RANGES = {
     "model.hidden=null": "model.hidden = null: must be a valid integer",
     "model.hidden=0": "model.hidden = 0: must be greater than or equal to 1",
     "steps=1.5": "steps = 1.5: must be a valid integer",
-    "steps=0": "steps = 0: must be greater than or equal to 1",
+    "steps=-1": "steps = -1: must be greater than or equal to 0",
     "steps=null": "steps = null: must be a valid integer",
     "steps=": 'steps = "": must be a valid integer',
     "seed=-1": "seed = -1: must be greater than or equal to 0",
@@ -95,8 +95,8 @@ def test_parts_that_do_not_fit(line, words, tmp_path, monkeypatch):
 
 def test_an_empty_directory_of_the_users_own_stays(tmp_path):
     (tmp_path / "mine").mkdir()
-    assert_refused(train("steps=0", "mine"))
-    assert_refused(train("steps=0", "mine/below/deep"))
+    assert_refused(train("steps=-1", "mine"))
+    assert_refused(train("steps=-1", "mine/below/deep"))
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
@@ -171,7 +171,7 @@ def test_a_run_that_is_there_is_left_as_it_is(line, words, run, tmp_path):
 def test_nothing_is_read_before_the_command_line_is_checked(monkeypatch):
     monkeypatch.setattr(train_command, "load_data", lambda *_: pytest.fail("the data were read"))
     for line in (
-        "steps=0",
+        "steps=-1",
         "model.hidden=0",
         "evaluation.samples.count=0",
         "device.threads=0",

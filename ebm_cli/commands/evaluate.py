@@ -60,8 +60,12 @@ def evaluate(config: Mapping[str, Any]) -> int:
         trained.run.write_image(f"{name}/{label}.png", image)
     shown = result_of_split(results, asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
-    output.print(f"results: {folder / 'results.json'}", soft_wrap=True)
+    output.print(f"results: {' '.join(map(str, sorted(folder.iterdir(), key=_json_first)))}", soft_wrap=True)
     return 0
+
+
+def _json_first(path: Path) -> tuple[bool, str]:
+    return path.suffix != ".json", path.name
 
 
 def result_of_split(results: Mapping[str, float], split: str) -> dict[str, float]:

@@ -3,18 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ebm_cli.terminal import output, table
+from ebm_cli.terminal import columns, output, table
 
 _NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "split"}
 
 
 _AGREEMENT = 0.05  # nats: less is the noise of the estimates
 _ERROR = 0.5  # nats
+_UNSURE = 1.1  # R-hat from which on chains disagree
 
 
 def show(title: str, values: Mapping[str, Any], split: str) -> None:
-    """Print what was found, the log-likelihood with its bracket first."""
+    """Print what was found, the log-likelihood with its bracket first; samplers side by side below."""
     output.print(table(title, rows(values, split)))
+    samplers = _samplers(values)
+    if samplers:
+        output.print(columns("samplers", samplers, mixing_rows(values), _mixing_caption(values)))
 
 
 def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
@@ -24,7 +28,7 @@ def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
     if "training_seconds" in values:
         training = f"{values['training_seconds']:.1f} s for {values['steps']} steps of training"
         found["time"] = f"{training}, {values['seconds']:.1f} s with evaluation"
-    rest = [key for key in values if key not in used | _NOT_FOUND_OUT]
+    rest = [key for key in values if key not in used | _NOT_FOUND_OUT and not key.startswith("mixing/")]
     return found | {key: f"{values[key]:.4g}" for key in rest if isinstance(values[key], int | float)}
 
 
@@ -79,3 +83,60 @@ def _chains(values: Mapping[str, Any], found: dict[str, str]) -> set[str]:
             f"{values['chains/ess_tail']:.0f}, autocorrelation time {values['chains/autocorrelation_time']:.1f} steps"
         )
     return used
+
+
+_MIXING = {  # a metric of each sampler, in words
+    "steps": "steps taken",
+    "seconds": "seconds they took",
+    "mmd": "MMD² at the end",
+    "energy_error": "error of the mean energy at the end [nats]",
+    "ess_per_step": "ESS per step of a chain",
+    "ess_per_energy_call": "ESS per energy call of a chain",
+    "ess_per_second": "ESS per second of all chains",
+    "r_hat": "R-hat (should be near 1)",
+    "acceptance": "share of proposals accepted",
+    "jump_distance": "sites changed by a step",
+}
+
+
+def _samplers(values: Mapping[str, Any]) -> list[str]:
+    """Labels of those that evaluation=mixing compared."""
+    paths = [key.split("/") for key in values if key.startswith("mixing/")]
+    return list(dict.fromkeys(path[1] for path in paths if len(path) == 3))
+
+
+def mixing_rows(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What evaluation=mixing found, in words, with a number for each sampler."""
+    samplers = _samplers(values)
+    levels = {key.partition("/steps_to_")[2] for key in values if key.startswith("mixing/")} - {""}
+    words = {name: _MIXING[name] for name in ("steps", "seconds")}
+    for level in sorted(levels, key=float, reverse=True):
+        share = f"until MMD² is below {100 * float(level):g} % of noise's"
+        words |= {f"steps_to_{level}": f"steps {share}", f"seconds_to_{level}": f"seconds {share}"}
+    words |= _MIXING
+    return {text: [_cell(values, sampler, name) for sampler in samplers] for name, text in words.items()}
+
+
+def _mixing_caption(values: Mapping[str, Any]) -> str:
+    return (
+        f"MMD²: squared maximum mean discrepancy to a long reference run, {values['mixing/noise_mmd']:.3g} for noise, "
+        f"where all chains start, 0 ± {values['mixing/mmd_standard_error']:.2g} for a sampler that has mixed (its mean "
+        f"energy: ± {values['mixing/energy_standard_error']:.2g} nats). ESS: effective sample size. ESS, R-hat, "
+        "acceptance and sites: over the second half of the steps (of the first 2000 or more, once chains agree in it); "
+        "an ESS with ? is a guess, since the chains disagree."
+    )
+
+
+def _cell(values: Mapping[str, Any], sampler: str, name: str) -> str:
+    """A number; a level that was not reached as more than the steps or seconds there were."""
+    kind, reached, _ = name.partition("_to_")
+    value = values.get(f"mixing/{sampler}/{name}")
+    if value is None:
+        return f"> {_short(values[f'mixing/{sampler}/{kind}'])}" if reached else "-"
+    doubtful = name.startswith("ess_") and values.get(f"mixing/{sampler}/r_hat", 1) > _UNSURE
+    return _short(value) + (" ?" if doubtful else "")
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of a large number's before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -262,4 +262,6 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
     grid = home / "samples" / "samples.png"
     if grid.exists() and code == 0:
         log.info("samples %s", " ".join([str(grid), *pictures]))
+    elif pictures:
+        log.info("pictures %s", " ".join(pictures))
     log.info("run directory %s", home)

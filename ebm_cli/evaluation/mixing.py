@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 import torch
@@ -12,196 +12,404 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture, registry
+from ebm_cli import picture, registry, rng
+from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.engine import Engine
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.chains import diagnose
+from ebm_cli.evaluation.mmd import mmd, resolution, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
-from ebm_cli.sampler.base import Sampler, run
-from ebm_cli.space import TwoValued
+from ebm_cli.rng import Key
+from ebm_cli.sampler.base import Info, Sampler, engine_for, run
+from ebm_cli.space import Space, TwoValued
+from ebm_cli.terminal import log
 
 Settings = dict[str, Any]
+Label = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # part of a metric's name
 
-
-@dataclass
-class Course:
-    """One sampler's chains along the way."""
-
-    steps: list[int] = field(default_factory=lambda: [0])
-    seconds: list[float] = field(default_factory=lambda: [0.0])
-    mmd: list[float] = field(default_factory=list)
-    energy_error: list[float] = field(default_factory=list)
+_RECORDS = 1000  # steps recorded in the second half of a window
+_MIXED, _UNSURE = 1.01, 1.1  # R-hat below which chains agree (Vehtari et al. 2021), and from which on they do not
+_SURE = 2  # standard errors by which a discrepancy must exceed 0
+_DRIFT = 4  # standard errors by which the reference may move in its second half
 
 
 @register("evaluation", "mixing")
 class Mixing(Evaluation):
     """`chains` chains of every sampler start from the same noise and take `steps` steps, or stop after `seconds`.
 
-    The reference is `reference_chains` chains from the data after `reference_steps` steps of the sampler `reference`.
-    At `points` steps evenly spaced in their logarithm: the squared maximum mean discrepancy to it, unbiased, with the
-    kernel exp(-share of sites that differ) (Grathwohl et al. 2021), and |mean energy - mean energy of the reference|.
-    `steps_to` and `seconds_to` say when the discrepancy first fell below `level` of that of noise. The effective sample
-    size is that of the energy over the second half, per step and per second of all chains together; an energy call
-    is one of energy, or energy and gradient, of all chains.
+    The reference is `reference_chains` chains from the data after `reference_steps` steps of the sampler `reference`
+    (null: that of the run). At `points` steps evenly spaced in their logarithm: the squared maximum mean discrepancy to
+    it, unbiased, with the kernel exp(-share of sites that differ) (Grathwohl et al. 2021), and |mean energy - mean
+    energy of the reference|. `steps_to_L` and `seconds_to_L`: the first of these steps at which the discrepancy was
+    below the share L of that of noise.
+
+    Over the second half of the first 2000 steps, or as many times twice that as it takes for R-hat to fall below 1.01,
+    at most of all of them: the effective sample size of the energy and of the numbers of sites in which the
+    chains differ from `distances` states of the reference, the worst of them, for each step of one chain (1 is as good
+    as independent draws, 1 / ESS the autocorrelation time), each energy call of one chain (energy, or energy and
+    gradient; none where conditionals are had in closed form) and each second of all chains; `acceptance`; and
+    `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps alone, compiled
+    where the run is.
     """
 
     while_training: bool
-    samplers: dict[str, Settings]
-    reference: Settings
+    samplers: Annotated[dict[Label, Settings], Field(min_length=1)]
+    reference: Settings | None
     chains: Annotated[int, Field(ge=4)]
     steps: Annotated[int, Field(ge=8)]
     seconds: Annotated[float, Field(gt=0)]
     points: Annotated[int, Field(ge=2)]
-    level: Annotated[float, Field(gt=0, lt=1)]
+    levels: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    distances: Annotated[int, Field(ge=0)]
     reference_chains: Annotated[int, Field(ge=4)]
-    reference_steps: Annotated[int, Field(ge=1)]
+    reference_steps: Annotated[int, Field(ge=2)]
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """Every sampler must fit the model."""
+        """Every sampler must fit the model, and the reference must leave it invariant."""
         if not isinstance(model.space, TwoValued):
             return f"distances are counted in sites that differ, a {model.space.name} space has none"
-        for label, settings in {**self.samplers, "reference": self.reference}.items():
-            found = _built(label, settings).inner
-            if not isinstance(model.space, found.spaces) or not all(isinstance(model, need) for need in found.needs):
-                return f"sampler {label} does not fit this model"
-        return None
+        for label, settings in self.samplers.items():
+            why = _misfit(_built(f"samplers.{label}", settings), model)
+            if why:
+                return f"samplers.{label} {why} (~evaluation.mixing.samplers.{label} leaves that sampler out)"
+        reference = self._reference_sampler(sampler)
+        why = _misfit(reference, model) or (None if reference.exact else "only approximates the model")
+        return f"reference {why}; set evaluation.mixing.reference" if why else None
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
-        """`mixing/<sampler>/...` and a picture of the curves."""
-        reference = self._reference(subject)
-        courses, metrics = {}, dict[str, float]()
+        """`mixing/<sampler>/...`, and a picture of the curves."""
+        reference, warnings = self._reference(subject)
+        space, key = cast(TwoValued, subject.model.space), subject.key
+        start = space.noise(self.chains, key.fold("noise"), reference.bits.device)
+        far = reference.mmd(space.bits(start))
+        metrics = {"mixing/noise_mmd": far} | {f"mixing/{name}": v for name, v in reference.errors(self.chains).items()}
+        levels = [level for level in self.levels if level * far > _SURE * metrics["mixing/mmd_standard_error"]]
+        warnings += _unresolved([level for level in self.levels if level not in levels])
+        courses, results = dict[str, Course](), dict[str, dict[str, float]]()
         for label, settings in self.samplers.items():
-            courses[label], found = self._follow(subject, _built(label, settings), reference)
-            metrics |= {f"mixing/{label}/{name}": value for name, value in found.items()}
-        return Result(metrics, {"mixing": figure(courses)})
+            moving = Moving.of(_built(label, settings), subject, start, key.fold("steps", label))
+            courses[label], trace = self._follow(moving, reference)
+            results[label] = {**courses[label].reached(levels, far), **trace.found(moving), **courses[label].end()}
+            metrics |= {f"mixing/{label}/{name}": value for name, value in results[label].items()}
+            log.info("mixing: %s took %d steps in %.1f s", label, moving.step, moving.seconds)
+        warnings += _doubts(results)
+        return Result(metrics, {"mixing": figure(courses, metrics)}, tuple(warnings))
 
-    def _reference(self, subject: Subject) -> Tensor:
-        split, key = subject.held_out, subject.key.fold("reference")
-        rows = torch.arange(self.reference_chains) % len(split)
-        start = split.rows(rows.to(split.grey.device), key.fold("binarize"))
-        sampler = _built("reference", self.reference)
-        return run(sampler, subject.model, start, self.reference_steps, key.fold("steps"), subject.device.engine)[0]
+    def _reference_sampler(self, own: Sampler[Any, Any]) -> Sampler[Any, Any]:
+        return own if self.reference is None else _built("reference", self.reference)
 
-    def _follow(
-        self, subject: Subject, sampler: Sampler[Any, Any], reference: Tensor
-    ) -> tuple[Course, dict[str, float]]:
-        model, key, space = subject.model, subject.key.fold("steps"), cast(TwoValued, subject.model.space)
-        target = space.bits(reference)
-        start = model.space.noise(self.chains, subject.key.fold("noise"), reference.device)
-        wanted = {round(self.steps ** (i / (self.points - 1))) for i in range(self.points)}
-        mean = model.energy(reference).mean()
-        course = Course(
-            mmd=[mmd(space.bits(start), target)], energy_error=[abs(model.energy(start).mean() - mean).item()]
-        )
-        state, spent, calls = sampler.init(model, start), 0.0, _Calls(model)
-        energies, infos, jumps = [], list[Mapping[str, Tensor]](), []
-        for step in range(1, self.steps + 1):
-            before, began = state.x, time.perf_counter()
-            with calls:
-                state, info = sampler.step(model, state, key.fold(step))
-            spent += time.perf_counter() - began
-            energies.append(model.energy(state.x).double())
-            infos.append(info)
-            jumps.append((state.x != before).flatten(1).sum(1).double().mean())
-            over = spent > self.seconds or step == self.steps
-            if step in wanted or over:
-                course.steps.append(step)
-                course.seconds.append(spent)
-                course.mmd.append(mmd(space.bits(state.x), target))
-                course.energy_error.append(abs(energies[-1].mean() - mean).item())
-            if over:
-                break
-        return course, {
-            **_reached(course, self.level),
-            **_effective(torch.stack(energies, 1), spent, calls.count),
-            **{name: torch.stack([info[name] for info in infos]).mean().item() for name in infos[0]},
-            "jump_distance": torch.stack(jumps).mean().item(),
-            "mmd": course.mmd[-1],
-            "energy_error": course.energy_error[-1],
-        }
+    def _reference(self, subject: Subject) -> tuple["Reference", list[str]]:
+        """The reference, and a sentence if its second half still moved."""
+        split, key, engine = subject.held_out, subject.key.fold("reference"), subject.device.engine
+        order = rng.permutation(len(split), key.fold("rows"))
+        rows = order[torch.arange(self.reference_chains) % len(order)].to(split.grey.device)
+        model, sampler = exact_arithmetic(subject.model, subject.device), self._reference_sampler(subject.sampler)
+        half = self.reference_steps // 2
+        before = run(sampler, model, split.rows(rows, key.fold("binarize")), half, key.fold("first"), engine)[0]
+        after = run(sampler, model, before, self.reference_steps - half, key.fold("second"), engine)[0]
+        reference = Reference.of(model, after, self.distances)
+        # Different chains, since a chain is not independent of its own past.
+        middle = self.reference_chains // 2
+        earlier, later = (Reference.of(model, x, 0) for x in (before[:middle], after[middle:]))
+        moved = abs(later.mmd(earlier.bits)) > _DRIFT * later.errors(middle)["mmd_standard_error"]
+        moved |= later.energy_error(earlier.energy) > _DRIFT * later.errors(middle)["energy_standard_error"]
+        return reference, [
+            "the reference still moves in the second half of its steps, so it is not yet the model: take more "
+            "evaluation.mixing.reference_steps, or another evaluation.mixing.reference"
+        ] * moved
+
+    def _follow(self, moving: "Moving", reference: "Reference") -> tuple["Course", "Trace"]:
+        """Look at the chains where a point of the curves or a record is due, with the clock stopped."""
+        course, trace = Course(), Trace(reference.landmarks)
+        wanted = sorted({round(self.steps ** (i / (self.points - 1))) for i in range(self.points)})
+        while moving.step < self.steps and moving.seconds < self.seconds:
+            point = next(step for step in wanted if step > moving.step)
+            before, info = moving.advance(min(point, trace.next(moving.step)))
+            x = moving.x
+            trace.look(moving.step, moving.model, before, x, info)
+            if moving.step == point or moving.seconds >= self.seconds:
+                course.look(moving, reference)
+        return course, trace
 
 
-class _Calls:
-    """Counts the calls of a model's energy within; those that one makes of the other once."""
+@dataclass(frozen=True)
+class Reference:
+    """What chains should come to: states as bits, (chains, *shape), and their energies (chains,)."""
 
-    def __init__(self, model: EnergyModel) -> None:
-        self.count, self._model, self._inside = 0, model, False
+    bits: Tensor
+    energy: Tensor
+    landmarks: Tensor  # the first of the states, (distances, sites)
+    within: float  # mean kernel of two of the states
 
-    def __enter__(self) -> None:
-        for name in ("energy", "energy_and_grad"):
-            object.__setattr__(self._model, name, self._counted(getattr(self._model, name)))
+    @classmethod
+    def of(cls, model: EnergyModel, x: Tensor, distances: int) -> Self:
+        """At positions x."""
+        bits = cast(TwoValued, model.space).bits(x)
+        return cls(bits, model.energy(x).double(), x[:distances].flatten(1), within(bits))
 
-    def __exit__(self, *_: object) -> None:
-        for name in ("energy", "energy_and_grad"):
-            object.__delattr__(self._model, name)
+    def mmd(self, bits: Tensor) -> float:
+        """Squared maximum mean discrepancy of other states to these."""
+        return mmd(bits, self.bits, self.within)
 
-    def _counted(self, call: Any) -> Any:
+    def energy_error(self, energy: Tensor) -> float:
+        """|mean - mean of the reference|, nats."""
+        return abs(energy.double().mean() - self.energy.mean()).item()
+
+    def errors(self, n: int) -> dict[str, float]:
+        """Standard errors of discrepancy and difference of mean energies of n chains that have its law."""
+        spread = self.energy.std().item() * math.sqrt(1 / n + 1 / len(self.energy))
+        return {"mmd_standard_error": resolution(self.bits, n), "energy_standard_error": spread}
+
+
+@dataclass
+class Moving:
+    """Chains of one sampler under a clock that runs while they step."""
+
+    sampler: Sampler[Any, Any]
+    model: EnergyModel
+    state: Any
+    key: Key
+    engine: Engine
+    calls: int  # energy calls in a step
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, sampler: Sampler[Any, Any], subject: Subject, start: Tensor, key: Key) -> Self:
+        """At the start. A few steps are taken and forgotten, so that the clock sees no compiling."""
+        model = exact_arithmetic(subject.model, subject.device)
+        engine = engine_for(sampler, model, subject.device.engine)
+        calls = calls_of_a_step(sampler, model, start, key.fold("count"))
+        made = cls(sampler, model, sampler.init(model, start), key.fold("warm up"), engine, calls)
+        made.advance(3)
+        return cls(sampler, model, sampler.init(model, start), key, engine, calls)
+
+    @property
+    def x(self) -> Tensor:
+        """Where the chains are."""
+        found: Tensor = self.state.x
+        return found
+
+    def advance(self, until: int) -> tuple[Tensor, Info]:
+        """Step until step number `until`; where the chains were before the last step, and what that said of itself."""
+        before, info, step = self.x, Info(), self.engine.region(self.sampler.step)
+        _wait(self.x)
+        began = time.perf_counter()
+        keys = [self.key.fold(i) for i in range(self.step, until)]
+        for key in self.engine.keys(keys, self.x.device):
+            before = self.x
+            self.state, info = step(self.model, self.state, key)
+        _wait(self.x)
+        self.seconds += time.perf_counter() - began
+        self.step = until
+        return before, info
+
+
+def _wait(x: Tensor) -> None:
+    """A clock must not be read while the device still works."""
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+@dataclass
+class Course:
+    """How far the chains are from the reference, along the way."""
+
+    steps: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    mmd: list[float] = field(default_factory=list)
+    energy_error: list[float] = field(default_factory=list)
+
+    def look(self, moving: Moving, reference: Reference) -> None:
+        """One more point."""
+        self.steps.append(moving.step)
+        self.seconds.append(moving.seconds)
+        self.mmd.append(reference.mmd(cast(TwoValued, moving.model.space).bits(moving.x)))
+        self.energy_error.append(reference.energy_error(moving.model.energy(moving.x)))
+
+    def reached(self, levels: list[float], far: float) -> dict[str, float]:
+        """Steps and seconds until the discrepancy was below these shares of `far`; nothing where it never was."""
+        found = {}
+        for level in levels:
+            below = [i for i, value in enumerate(self.mmd) if value < level * far]
+            if below:
+                found[f"steps_to_{level:g}"] = float(self.steps[below[0]])
+                found[f"seconds_to_{level:g}"] = self.seconds[below[0]]
+        return found
+
+    def end(self) -> dict[str, float]:
+        """Where it came to."""
+        return {"mmd": self.mmd[-1], "energy_error": self.energy_error[-1]}
+
+
+class Trace:
+    """Quantities of every `stride`-th step, until chains that have taken 2000 strides agree in the second half of them.
+
+    Otherwise the stride doubles, so that the records stay few. A sampler that mixes fast is then judged by its first
+    steps, each of them: every 64th would be independent draws of which it made 64. One that mixes slowly loses nothing,
+    since chains that did not agree over a window half as long are correlated over several strides.
+    """
+
+    def __init__(self, landmarks: Tensor) -> None:
+        self.landmarks, self.stride, self.ended = landmarks, 1, False
+        self.records: list[tuple[Tensor, Info]] = []
+
+    def due(self, step: int) -> bool:
+        """Whether this step is recorded."""
+        return not self.ended and step % self.stride == 0
+
+    def next(self, step: int) -> int:
+        """The first step after this one that might be."""
+        return (step // self.stride + 1) * self.stride
+
+    def look(self, step: int, model: EnergyModel, before: Tensor, x: Tensor, info: Info) -> None:
+        """Record the step that led from `before` to x, if it is due."""
+        if not self.due(step):
+            return
+        far = (x.flatten(1)[:, None] != self.landmarks).sum(2)
+        quantities = torch.cat([model.energy(x).double()[:, None], far.double()], 1)
+        moved = (x != before).flatten(1).sum(1).double()
+        self.records.append((quantities, {"jump_distance": moved, **info}))
+        if len(self.records) == 2 * _RECORDS:
+            self.ended = agreement(self.late()) < _MIXED
+            if not self.ended:
+                self.records, self.stride = self.records[1::2], 2 * self.stride
+
+    def late(self) -> NDArray[Any]:
+        """The second half, (quantities, chains, draws)."""
+        late = [quantities for quantities, _ in self.records[len(self.records) // 2 :]]
+        found: NDArray[Any] = torch.stack(late).permute(2, 1, 0).cpu().numpy()
+        return found
+
+    def found(self, moving: Moving) -> dict[str, float]:
+        """Effective sample sizes, R-hat, means of Info; of the second half of the records."""
+        infos = [info for _, info in self.records[len(self.records) // 2 :]]
+        means = {name: torch.stack([info[name] for info in infos]).double().mean().item() for name in infos[0]}
+        taken = {"steps": float(moving.step), "seconds": moving.seconds}
+        return {**effective(self.late(), self.stride, moving), **means, **taken}
+
+
+def agreement(quantities: NDArray[Any]) -> float:
+    """The largest R-hat of (quantities, chains, draws); infinite where no chain moves."""
+    return diagnose(quantities)["chains/r_hat"] if np.ptp(quantities, axis=2).any() else math.inf
+
+
+def effective(quantities: NDArray[Any], stride: int, moving: Moving) -> dict[str, float]:
+    """Of (quantities, chains, draws), `stride` steps apart: the smallest effective sample size, the largest R-hat."""
+    _, chains, draws = quantities.shape
+    if draws < 4:
+        return {}
+    still = not np.ptp(quantities, axis=2).any()
+    found = {} if still else diagnose(quantities)
+    ess = found.get("chains/ess_bulk", 0.0)  # chains that differ and never move have drawn nothing
+    steps = draws * stride
+    values = {"ess_per_step": ess / (chains * steps), "ess_per_second": ess * moving.step / (steps * moving.seconds)}
+    if moving.calls:
+        values["ess_per_energy_call"] = values["ess_per_step"] / moving.calls
+    values["r_hat"] = found.get("chains/r_hat", math.nan)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, key: Key) -> int:
+    """How often a step asks for the energy, or energy and gradient; a call within another is no other."""
+    state, count, inside = sampler.init(model, x), 0, False
+
+    def counted(call: Any) -> Any:
         def counting(x: Tensor) -> Any:
-            outermost, self._inside = not self._inside, True
-            self.count += outermost
+            nonlocal count, inside
+            outermost, inside = not inside, True
+            count += outermost
             try:
                 return call(x)
             finally:
-                self._inside = not outermost
+                inside = not outermost
 
         return counting
 
+    names = ("energy", "energy_and_grad")
+    try:
+        for name in names:
+            object.__setattr__(model, name, counted(getattr(model, name)))
+        sampler.step(model, state, key)
+    finally:
+        for name in names:
+            object.__delattr__(model, name)
+    return count
 
-def _built(label: str, settings: Settings) -> Sampler[Any, Any]:
+
+def _built(key: str, settings: Settings) -> Sampler[Any, Any]:
     try:
         found: Sampler[Any, Any] = registry.build("sampler", settings)
     except UserError as error:
-        raise UserError(f"evaluation.mixing, sampler {label}: {error}") from error
+        raise UserError(str(error).replace("sampler.", f"evaluation.mixing.{key}.", 1)) from error
     return found
 
 
-def mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy of bits (Gretton et al. 2012, eq. 3), in float64.
+def _misfit(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
+    """Why the sampler cannot move in this model, or None."""
+    kernel = sampler.inner
+    lacking = [need.called for need in kernel.needs if not isinstance(model, need)]
+    if lacking:
+        return f"wants a {' and '.join(lacking)} model, this one is not"
+    if not isinstance(model.space, kernel.spaces):
+        return f"moves in {_names(kernel.spaces)} spaces, this one is {model.space.name}"
+    why = sampler.misfit(model.space)
+    return f"does not fit: {why}" if why else None
 
-    k(a, b) = exp(-share of sites in which a and b differ).
+
+def _names(spaces: tuple[type[Space], ...]) -> str:
+    return " or ".join(space.name for space in spaces)
+
+
+def _unresolved(levels: list[float]) -> list[str]:
+    """Which levels are left out, and why."""
+    if not levels:
+        return []
+    named = ", ".join(f"{level:g}" for level in levels)
+    return [
+        f"the share {named} of the discrepancy of noise cannot be told from 0 with so few chains: take more "
+        "evaluation.mixing.chains and reference_chains"
+    ]
+
+
+def _doubts(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Sentences on what these numbers are not worth."""
+    still = [label for label, found in results.items() if found["jump_distance"] == 0]
+    unsure = {label: found["r_hat"] for label, found in results.items() if found.get("r_hat", 1) > _UNSURE}
+    sentences = [f"no site changed in the second half of the steps of {', '.join(still)}"] if still else []
+    if unsure:
+        named = ", ".join(f"{label} {value:.2f}" for label, value in unsure.items())
+        sentences.append(
+            "chains disagree in the second half of the steps, so their ESS is a guess, more likely too large: R-hat "
+            f"(should be near 1) {named}; take more steps"
+        )
+    return sentences
+
+
+_CURVES = {  # the name of a curve, of its standard error, and in words
+    "mmd": ("mmd_standard_error", "MMD² to the reference"),
+    "energy_error": ("energy_standard_error", "error of the mean energy [nats]"),
+}
+
+
+def figure(courses: Mapping[str, Course], metrics: Mapping[str, float]) -> NDArray[np.uint8]:
+    """Discrepancy and energy error against steps and against seconds; what chance alone makes of mixed chains is grey.
+
+    The axes end at half a standard error; values below that, negative ones too, stand there.
     """
-    n, m = len(x), len(y)
-    within_x, within_y, between = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-    own = (within_x.sum() - n) / (n * (n - 1)) + (within_y.sum() - m) / (m * (m - 1))
-    return (own - 2 * between.mean()).item()
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """Sites that differ are those where u = 1 and v = 0, or the reverse: sum u + sum v - 2 u.v."""
-    u, v = x.flatten(1).double(), y.flatten(1).double()
-    return (-(u.sum(1)[:, None] + v.sum(1) - 2 * u @ v.T) / u.shape[1]).exp()
-
-
-def _reached(course: Course, level: float) -> dict[str, float]:
-    """Steps and seconds until the discrepancy was below `level` of its start; nothing where it never was."""
-    below = [i for i, value in enumerate(course.mmd) if value < level * course.mmd[0]]
-    return {"steps_to": float(course.steps[below[0]]), "seconds_to": course.seconds[below[0]]} if below else {}
-
-
-def _effective(energies: Tensor, seconds: float, calls: int) -> dict[str, float]:
-    """Of the second half of the trace (chains, steps)."""
-    late = energies[:, energies.shape[1] // 2 :].cpu().numpy()
-    if late.shape[1] < 4 or not np.ptp(late):
-        return {}
-    ess = diagnose(late[None])["chains/ess_bulk"]
-    steps, share = energies.shape[1], late.shape[1] / energies.shape[1]
-    found = {"ess_per_step": ess / late.shape[1], "ess_per_second": ess / (share * seconds), "seconds": seconds}
-    return found | ({"ess_per_energy_call": ess / (share * calls)} if calls else {}) | {"steps": float(steps)}
-
-
-def figure(courses: Mapping[str, Course]) -> NDArray[np.uint8]:
-    """Discrepancy and energy error against steps and against seconds."""
     with picture.axes(2, 2) as drawing:
-        for label, course in courses.items():
-            for row, values in enumerate((course.mmd, course.energy_error)):
-                places: tuple[list[Any], ...] = (course.steps, course.seconds)
-                for column, place in enumerate(places):
-                    shown = [math.nan if value <= 0 else value for value in values[1:]]
-                    drawing.at[row][column].loglog(place[1:], shown, label=label)
-        for row, name in enumerate(("MMD² to the reference", "energy error in nats")):
-            for column, unit in enumerate(("steps", "seconds")):
-                drawing.at[row][column].set(xlabel=unit, ylabel=name)
+        for row, (curve, (error, name)) in zip(drawing.at, _CURVES.items(), strict=True):
+            least = metrics[f"mixing/{error}"] / 2
+            for axis, unit in zip(row, ("steps", "seconds"), strict=True):
+                for label, course in courses.items():
+                    shown = [max(value, least) for value in getattr(course, curve)]
+                    axis.loglog(getattr(course, unit), shown, label=label)
+                axis.axhspan(least, 2 * _SURE * least, color="0.9", zorder=0, label="chance")
+                axis.set(xlabel=unit, ylabel=name)
+                axis.set_ylim(bottom=least)
+        drawing.at[0][0].axhline(metrics["mixing/noise_mmd"], color="0.5", linestyle=":", label="noise")
         drawing.at[0][0].legend(fontsize=8)
     return drawing.pixels
