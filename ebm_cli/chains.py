@@ -21,7 +21,8 @@ Count = Annotated[int, Field(ge=1)]
 class Chains(ABC):
     """A start policy, and `steps` transitions per training step.
 
-    The store (slots, *shape) is all that outlives a training step; it is part of the checkpoint.
+    The store, (slots, *shape) or with the replicas of each chain (slots, replicas, *shape), is all that outlives a
+    training step; it is part of the checkpoint.
     """
 
     steps: Count
@@ -43,7 +44,7 @@ class Chains(ABC):
 
     @abstractmethod
     def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
-        """Start positions (chains, *shape) of the chains in these slots of the store."""
+        """Start positions of the chains in these slots of the store, (chains, *shape) or as the store has them."""
 
 
 def put(store: Tensor, slots: Tensor, x: Tensor) -> None:
@@ -136,4 +137,5 @@ class Replay(Chains):
         """Where they stopped, but each restarted with p = `restart`."""
         fresh = rng.uniform((len(slots),), key.fold("restart"), store.device) < self.restart
         start = _fresh(self.start, len(slots), batch, space, key.fold("noise"))
-        return torch.where(fresh.reshape(-1, *[1] * len(space.shape)), start, store[slots])
+        start = start.reshape(len(start), *[1] * (store.dim() - start.dim()), *space.shape)
+        return torch.where(fresh.reshape(-1, *[1] * (store.dim() - 1)), start, store[slots])

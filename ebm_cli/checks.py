@@ -1,12 +1,12 @@
 """Do the parts fit each other? The one place, before any work; every part declares in its own file what it fits."""
 
-from typing import Any
+from typing import Any, cast
 
 from ebm_cli import exact, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Dataset
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import EnergyModel, ModelSpec
+from ebm_cli.model.base import Blocked, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
@@ -15,7 +15,8 @@ from ebm_cli.space import Binary, Real, Space
 
 def names(spaces: tuple[type[Space], ...]) -> str:
     """Spaces in words."""
-    return " or ".join(space.name for space in spaces)
+    *first, last = (space.name for space in spaces)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> None:
@@ -50,25 +51,43 @@ def _models(space: type[Space]) -> str:
 
 def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str, str]) -> None:
     """The sampler moves in the model's space and finds the capabilities it needs."""
-    if not _fits(type(sampler), model):
+    if not _fits(type(sampler.inner), model):
         found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
         raise UserError(
-            f"sampler={choice['sampler']} {_wants(type(sampler))}, model={choice['model']} is not; "
-            f"samplers that fit: {', '.join(found)}"
+            f"{_called(sampler, choice)} {_wants(type(sampler.inner))}, model={choice['model']} is not; "
+            f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
+        )
+    blocks = issubclass(model.builds, Blocked) and any(issubclass(need, Blocked) for need in sampler.inner.needs)
+    if sampler.replicas > 1 and blocks and not cast(type[Blocked], model.builds).tempers:
+        raise UserError(
+            f"{_called(sampler, choice)} cannot draw the blocks of model={choice['model']} at other temperatures"
+            f"{_how_to_choose(sampler)}"
         )
 
 
 def check_moves(sampler: Sampler[Any, Any], space: Space, choice: dict[str, str]) -> None:
     """The sampler moves in the space of the data that were read, and its settings suit one of this size."""
-    if type(space) not in sampler.spaces:
+    if type(space) not in sampler.inner.spaces:
         found = [name for name, cls in registry.components("sampler").items() if type(space) in _spaces(cls)]
         raise UserError(
-            f"sampler={choice['sampler']} moves in {names(sampler.spaces)} spaces, the data are {space.name}; "
-            f"samplers that fit: {', '.join(found)}"
+            f"{_called(sampler, choice)} moves in {names(sampler.inner.spaces)} spaces, the data are {space.name}; "
+            f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
         )
     misfit = sampler.misfit(space)
     if misfit:
         raise UserError(misfit)
+
+
+def _called(sampler: Sampler[Any, Any], choice: dict[str, str]) -> str:
+    """A sampler as it was chosen, or the kernel of its replicas."""
+    if sampler.inner is sampler:
+        return f"sampler={choice['sampler']}"
+    name = next(name for name, cls in registry.components("sampler").items() if cls is type(sampler.inner))
+    return f"sampler={choice['sampler']}: its kernel {name}"
+
+
+def _how_to_choose(sampler: Sampler[Any, Any]) -> str:
+    return "" if sampler.inner is sampler else " (choose the kernel by sampler@sampler.kernel=NAME)"
 
 
 def _spaces(component: Any) -> tuple[type[Space], ...]:

@@ -1,16 +1,16 @@
 """Exact answers by enumeration: the oracle of the tests, of `evaluation=exact` and of `objective=exact`."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ebm_cli import rng, transfer
-from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.ising import Ising
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, TwoValued
+from ebm_cli.space import Binary, Categorical, Discrete
 
 LOG2_LIMIT = 20
 """Sums of at most 2^20 terms are attempted."""
@@ -22,25 +22,30 @@ def refusal(model: EnergyModel) -> str | None:
     """Why log Z of this model cannot be enumerated, or None if it can."""
     if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
         return None
-    if not isinstance(model.space, TwoValued):
+    if not isinstance(model.space, Discrete):
         return f"a {model.space.name} space cannot be enumerated"
-    side = f"the smaller side has {_bits(model)} units" if isinstance(model, Bipartite) else f"{_bits(model)} sites"
+    if isinstance(model.space, Categorical) and not isinstance(model, Bipartite):
+        sites, values = model.space.sites, model.space.values
+        return f"{values}^{sites} states, enumeration goes to 2^{LOG2_LIMIT}"
+    bits = f"{_bits(model):.0f}"
+    side = f"the smaller side has {bits} units" if isinstance(model, Bipartite) else f"{bits} sites"
     return f"{side}, enumeration goes to {LOG2_LIMIT}"
 
 
 def _bits(model: EnergyModel) -> float:
-    if not isinstance(model.space, TwoValued):
+    """log2 of the number of terms of the sum."""
+    if not isinstance(model.space, Discrete):
         return float("inf")
-    side = transfer.narrow_side(model)
+    side, bits = transfer.narrow_side(model), model.space.sites * math.log2(model.space.values)
     if side is not None:
-        return min(model.space.sites, 2 * side)
-    return min(model.space.sites, model.hidden) if isinstance(model, Bipartite) else model.space.sites
+        return min(bits, 2 * side)
+    return min(bits, model.hidden) if isinstance(model, Bipartite) else bits
 
 
 def log_z(model: EnergyModel) -> Tensor:
     """log Z in nats, differentiable in the parameters; a bipartite model is summed over its smaller side.
 
-    Given h, the sum over v factorises: sum_v exp(-E(v, h)) = exp(-E(0, h)) prod_i (1 + exp(visible_logits(h)_i)).
+    Given h, the sum over v factorises: sum_v exp(-E(v, h)) = exp(-E(0, h)) sum_v exp(v.visible_logits(h)).
     Raises ValueError where `refusal` says why.
     """
     why = refusal(model)
@@ -52,7 +57,7 @@ def log_z(model: EnergyModel) -> Tensor:
         return _log_sum(Binary((model.hidden,)), lambda h: _log_marginal(model, h), model)
     if isinstance(model, Ising) and 2 * (transfer.narrow_side(model) or model.space.sites) < model.space.sites:
         return transfer.log_z(model)
-    assert isinstance(model.space, TwoValued)
+    assert isinstance(model.space, Discrete)
     return _log_sum(model.space, lambda x: -model.energy(x), model)
 
 
@@ -60,13 +65,13 @@ def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
     """log sum_v exp(-E(v, h)): E(0, h) = -h.a(0)."""
     nothing = torch.zeros(1, *model.space.shape, dtype=h.dtype, device=h.device)
     logits = model.visible_logits(h)
-    return h @ model.hidden_logits(nothing).squeeze(0) + softplus(logits).sum(1)
+    return h @ model.hidden_logits(nothing).squeeze(0) + model.visible_log_z(logits)
 
 
-def _log_sum(space: TwoValued, log_term: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
+def _log_sum(space: Discrete, log_term: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
     """log sum over all states of exp(log_term(state)), in chunks that bound the memory."""
     like = next(model.parameters())
-    width = max(model.space.sites, getattr(model, "hidden", 1))
+    width = max(math.prod(space.shape), getattr(model, "hidden", 1))
     chunk = max(1, _CHUNK_ELEMENTS // width)
     parts = [
         log_term(space.enumerate(first, min(first + chunk, space.states)).to(like)).logsumexp(0)
@@ -76,8 +81,8 @@ def _log_sum(space: TwoValued, log_term: Callable[[Tensor], Tensor], model: Ener
 
 
 def probabilities(model: EnergyModel) -> Tensor:
-    """p(x) of every state of a small space of two-valued sites, in the order of its `enumerate`."""
-    assert isinstance(model.space, TwoValued)
+    """p(x) of every state of a small discrete space, in the order of its `enumerate`."""
+    assert isinstance(model.space, Discrete)
     like = next(model.parameters())
     return (-model.energy(model.space.enumerate().to(like))).softmax(0)
 
@@ -86,7 +91,7 @@ def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
     """n independent draws from p(x), for spaces small enough to enumerate (or models that sample themselves)."""
     if isinstance(model, Normalised):
         return model.sample(n, key)
-    assert isinstance(model.space, TwoValued)
+    assert isinstance(model.space, Discrete)
     p = probabilities(model).detach().double()
     u = rng.uniform((n,), key, p.device, torch.float64)
     index = torch.searchsorted(p.cumsum(0), u).clamp_max(len(p) - 1)

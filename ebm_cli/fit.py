@@ -114,7 +114,7 @@ class Recorder:
     def _show(self, parts: Parts, state: TrainState) -> None:
         """Chains as a picture, weights as histograms."""
         subject = subject_of(parts, state, "train", "fantasies")
-        x = state.store if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")
+        x = state.chains() if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")
         image = picture.grid(parts.data.space, x[:_FANTASIES])
         self.run.write_image(f"samples/step-{state.step:08d}.png", image)
         self.tracker.images(state.step, {"chains": image})
@@ -170,7 +170,7 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Sub
     """What an evaluation sees of a training run; it draws from its own keys, so it cannot change the training."""
     key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
     model = state.averaged_model()
-    return Subject(model, parts.data, split, parts.components.sampler, state.store, key, parts.device)
+    return Subject(model, parts.data, split, parts.components.sampler, state.chains(), key, parts.device)
 
 
 def restore(run: Run, state: TrainState) -> list[str]:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
-from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, Site, Sites
+from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel, Normalised, Site, Sites, TwoValuedSites
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
-from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
+from ebm_cli.model.fhmm import FHMM
 from ebm_cli.model.ising import Ising
+from ebm_cli.model.potts import Potts
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 
@@ -69,12 +71,13 @@ class BipartitePath(Path[BipartiteState]):
     block Gibbs sweep of p_beta, which is reversible; one product v W serves the weight and the next hidden draw.
     """
 
-    def __init__(self, base: BernoulliProduct, model: Bipartite) -> None:
+    def __init__(self, base: BernoulliProduct | CategoricalProduct, model: Bipartite) -> None:
         self.base, self.model = base, model
         self.log_z_hidden = model.hidden * math.log(2)
         self.log_z_base = base.log_z().item() + self.log_z_hidden
         nothing = torch.zeros(1, model.hidden, device=base.b.device, dtype=base.b.dtype)
-        self.tilt = model.visible_logits(nothing).squeeze(0) - base.b
+        self.b = base.b.flatten()
+        self.tilt = model.visible_logits(nothing).squeeze(0) - self.b
         self.compiles = model.compiles
 
     def start(self, n: int, key: Key) -> Tensor:
@@ -98,9 +101,8 @@ class BipartitePath(Path[BipartiteState]):
     def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """h ~ p_beta(h | v), then v ~ p_beta(v | h)."""
         h = rng.bernoulli(beta * state.hidden_logits, key.fold("hidden"))
-        logits = (1 - beta) * self.base.b + beta * self.model.visible_logits(h)
-        v = rng.bernoulli(logits, key.fold("visible"))
-        return self.observe(v.reshape(state.x.shape))
+        logits = (1 - beta) * self.b + beta * self.model.visible_logits(h)
+        return self.observe(self.model.draw_visible(logits, key.fold("visible")))
 
     def move_back(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """The same: v -> h -> v' satisfies detailed balance."""
@@ -130,27 +132,50 @@ class Tempered(EnergyModel):
         if isinstance(self.target, Boltzmann) and isinstance(self.base, BernoulliProduct):
             bias = (1 - self.beta) * self.base.b + self.beta * self.target.b
             return BoltzmannSites(self.beta * self.target.coupling(), bias, x)
-        return TemperedSites(self, x)
+        base, target = self.base.sites(x), self.target.sites(x)
+        if isinstance(base, CategoricalSites) and isinstance(target, CategoricalSites):
+            return TemperedCategoricalSites(self.beta, base, target)
+        assert isinstance(base, TwoValuedSites)
+        assert isinstance(target, TwoValuedSites)
+        return TemperedSites(self.beta, base, target)
 
 
 def tempered(base: EnergyModel, target: EnergyModel, beta: Beta) -> EnergyModel:
-    """The model p_beta; an Ising model again where that is one."""
-    if isinstance(target, Ising) and isinstance(base, BernoulliProduct):
+    """The model p_beta; of the target's own kind where that is closed under mixing with independent units."""
+    if isinstance(target, Ising | FHMM) and isinstance(base, BernoulliProduct):
+        return target.annealed(base, beta)
+    if isinstance(target, Potts) and isinstance(base, CategoricalProduct):
         return target.annealed(base, beta)
     return Tempered(base, target, beta)
 
 
-class TemperedSites(Sites):
+class TemperedSites(TwoValuedSites):
     """logit_beta = (1 - beta) logit_base + beta logit_target."""
 
-    def __init__(self, model: Tempered, x: Tensor) -> None:
-        self.beta = model.beta
-        self.base, self.target = model.base.sites(x), model.target.sites(x)
-        self.x, self.low = self.target.x, self.target.low
+    def __init__(self, beta: Beta, base: TwoValuedSites, target: TwoValuedSites) -> None:
+        self.beta, self.base, self.target = beta, base, target
+        self.x, self.low = target.x, target.low
 
     def logit(self, site: Site) -> Tensor:
         """(1 - beta) logit_base + beta logit_target, (chains,)."""
         return (1 - self.beta) * self.base.logit(site) + self.beta * self.target.logit(site)
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """Both ends follow."""
+        self.base.assign(site, value)
+        self.target.assign(site, value)
+
+
+class TemperedCategoricalSites(CategoricalSites):
+    """The same for sites of several values."""
+
+    def __init__(self, beta: Beta, base: CategoricalSites, target: CategoricalSites) -> None:
+        self.beta, self.base, self.target = beta, base, target
+        self.x = target.x
+
+    def logits(self, site: Site) -> Tensor:
+        """(1 - beta) logits_base + beta logits_target, (chains, K)."""
+        return (1 - self.beta) * self.base.logits(site) + self.beta * self.target.logits(site)
 
     def assign(self, site: Site, value: Tensor) -> None:
         """Both ends follow."""

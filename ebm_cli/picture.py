@@ -21,7 +21,8 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
     """
     tiles = space.pixels(x).numpy()
     n, channels, height, width = tiles.shape
-    columns = columns or max(1, round(n**0.5))
+    strips = height == 1 < width  # sequences, one under the other
+    columns = columns or (1 if strips else max(1, round(n**0.5)))
     rows = -(-n // columns)
     padded = np.full((rows * columns, channels, height + 1, width + 1), _FRAME, np.uint8)
     padded[:n, :, 1:, 1:] = tiles
@@ -29,7 +30,7 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
     framed = np.pad(
         picture.reshape(rows * (height + 1), -1, channels), ((0, 1), (0, 1), (0, 0)), constant_values=_FRAME
     )
-    factor = max(1, round(_TILE / max(height, width)))
+    factor = max(1, round((4 if strips else 1) * _TILE / max(height, width)))
     enlarged = framed.repeat(factor, 0).repeat(factor, 1)
     return enlarged if channels == 3 else enlarged[:, :, 0]
 
@@ -37,6 +38,8 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
 def beside(space: Space, x: Tensor, y: Tensor, pairs: int) -> NDArray[np.uint8]:
     """The first `pairs` rows of x, each with its row of y under it."""
     n = min(pairs, len(x))
+    if space.pixels(x[:1]).shape[2] == 1:
+        return grid(space, torch.stack([x[:n], y[:n]], 1).flatten(0, 1), columns=1)
     return grid(space, torch.cat([x[:n], y[:n]]), columns=n)
 
 

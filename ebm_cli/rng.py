@@ -49,6 +49,10 @@ class Key:
         """The same stream, so many rows further down."""
         return replace(self, row=self.row + rows)
 
+    def spread(self, count: int) -> "Key":
+        """The same stream where every row has become `count` rows, one after the other."""
+        return replace(self, row=self.row * count)
+
     def words(self) -> list[int]:
         """What a `Counter` carries: the hash as four 32-bit words, and the row."""
         return [*np.frombuffer(self.digest, "<u4").tolist(), self.row]
@@ -72,6 +76,10 @@ class Counter:
         """The same draw, so many rows further down."""
         words = torch.cat([self.words[:4], self.words[4:] + rows]) if rows else self.words
         return Counter(words, self.lane)
+
+    def spread(self, count: int) -> "Counter":
+        """The same draw where every row has become `count` rows."""
+        return Counter(torch.cat([self.words[:4], self.words[4:] * count]), self.lane)
 
 
 AnyKey = Key | Counter
@@ -165,13 +173,17 @@ def _bernoulli(logits: Tensor, key: AnyKey, dtype: torch.dtype) -> Tensor:
 
 
 def categorical(logits: Tensor, key: AnyKey) -> Tensor:
-    """Index k with p(k) = softmax(logits)_k over the last dimension, int64.
+    """Index k with p(k) = softmax(logits)_k over the last dimension, int64, by inversion of a 53-bit uniform number."""
+    return inverted(logits, uniform(logits.shape[:-1], key, logits.device, torch.float64))
 
-    Inversion: the number of partial sums of exp(logits - max), in float64, that a 53-bit uniform share of the last one
-    reaches. An index of probability zero is never drawn.
+
+def inverted(logits: Tensor, u: Tensor) -> Tensor:
+    """The number of partial sums of exp(logits - max), in float64, that a share u < 1 of the last one reaches.
+
+    With u (...) uniform and logits (..., K) that is a draw from softmax(logits); an index of probability zero is never
+    drawn.
     """
     total = (logits - logits.amax(-1, keepdim=True)).exp().double().cumsum(-1)
-    u = uniform(logits.shape[:-1], key, logits.device, torch.float64)
     return (total <= u[..., None] * total[..., -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 

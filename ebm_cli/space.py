@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ebm_cli import rng
@@ -20,9 +21,18 @@ class Space(ABC):
     name: ClassVar[str]
 
     @property
+    def site_shape(self) -> tuple[int, ...]:
+        """How the variables of one configuration are arranged."""
+        return self.shape
+
+    @property
     def sites(self) -> int:
         """Number of variables D in one configuration."""
-        return math.prod(self.shape)
+        return math.prod(self.site_shape)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """x (n, *shape) from the values of the sites as data files hold them, (n, *site_shape)."""
+        return values
 
     @abstractmethod
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
@@ -34,12 +44,12 @@ class Space(ABC):
 
     @abstractmethod
     def brightness(self, x: Tensor) -> Tensor:
-        """x mapped to [0, 1] for display, same shape."""
+        """x mapped to [0, 1] for display, (batch, *site_shape)."""
 
     def pixels(self, x: Tensor) -> Tensor:
         """x (n, *shape) as uint8 images (n, channels, height, width); vectors become a square or one row."""
         grey = (self.brightness(x).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-        return grey.reshape(len(x), *_image_shape(self.shape))
+        return grey.reshape(len(x), *_image_shape(self.site_shape))
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -52,8 +62,39 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (1, side, side) if side * side == sites else (1, 1, sites)
 
 
+class Discrete(Space):
+    """Every site has one of finitely many values."""
+
+    @property
+    @abstractmethod
+    def values(self) -> int:
+        """How many values a site can have."""
+
+    @property
+    def states(self) -> int:
+        """Number of configurations, values^D."""
+        return self.values**self.sites
+
+    def enumerate(self, first: int = 0, last: int | None = None) -> Tensor:
+        """Configurations first, ..., last - 1 in counting order (site 0 is the lowest digit), (count, *shape)."""
+        number = torch.arange(first, self.states if last is None else last)
+        digits = number[:, None] // self._places() % self.values
+        return self.encode(digits.float().reshape(-1, *self.site_shape))
+
+    def code(self, x: Tensor) -> Tensor:
+        """The number of each row of x in `enumerate`'s order, (batch,) int64."""
+        return (self.decode(x).flatten(1).long() * self._places().to(x.device)).sum(1)
+
+    def _places(self) -> Tensor:
+        return self.values ** torch.arange(self.sites)
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """The number of each site's value, (batch, *site_shape): the inverse of `encode`."""
+
+
 @dataclass(frozen=True)
-class TwoValued(Space):
+class TwoValued(Discrete):
     """x in {low, high}^shape."""
 
     low: ClassVar[float]
@@ -84,19 +125,17 @@ class TwoValued(Space):
         return self.bits(x)
 
     @property
-    def states(self) -> int:
-        """Number of configurations, 2^D."""
-        return 2**self.sites
+    def values(self) -> int:
+        """Two."""
+        return 2
 
-    def enumerate(self, first: int = 0, last: int | None = None) -> Tensor:
-        """Configurations number first, ..., last - 1 in counting order (site 0 is the lowest bit), (count, *shape)."""
-        code = torch.arange(first, self.states if last is None else last)
-        bits = code[:, None] >> torch.arange(self.sites) & 1
-        return self.of_bits(bits.float()).reshape(-1, *self.shape)
+    def encode(self, values: Tensor) -> Tensor:
+        """From bits."""
+        return self.of_bits(values)
 
-    def code(self, x: Tensor) -> Tensor:
-        """The number of each row of x in `enumerate`'s order, (batch,) int64."""
-        return (self.bits(x).flatten(1).long() << torch.arange(self.sites, device=x.device)).sum(1)
+    def decode(self, x: Tensor) -> Tensor:
+        """Bits."""
+        return self.bits(x)
 
 
 @dataclass(frozen=True)
@@ -113,6 +152,47 @@ class Spin(TwoValued):
 
     name = "spin"
     low, high = -1.0, 1.0
+
+
+@dataclass(frozen=True)
+class Categorical(Discrete):
+    """D sites with one of K values each, one-hot: x in {0, 1}^(*site_shape, K) with sum_k x_ik = 1; shape ends in K."""
+
+    name = "categorical"
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """Without the last dimension."""
+        return self.shape[:-1]
+
+    @property
+    def values(self) -> int:
+        """K."""
+        return self.shape[-1]
+
+    def encode(self, values: Tensor) -> Tensor:
+        """One-hot rows from numbers 0, ..., K - 1; float32."""
+        return F.one_hot(values.long(), self.values).float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The number of each site's value, (n, *site_shape) int64."""
+        return x.argmax(-1)
+
+    def table(self, x: Tensor) -> Tensor:
+        """x, or anything of its shape, as (batch, D, K)."""
+        return x.reshape(-1, self.sites, self.values)
+
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
+        """Every value of every site equally likely."""
+        return self.encode(rng.integers(self.values, (n, *self.site_shape), key, device))
+
+    def contains(self, x: Tensor) -> bool:
+        """One 1 at every site, and zeros."""
+        return x.shape[1:] == self.shape and bool(((x == 0) | (x == 1)).all() and (x.sum(-1) == 1).all())
+
+    def brightness(self, x: Tensor) -> Tensor:
+        """From the first value, black, to the last one, white."""
+        return self.decode(x) / max(1, self.values - 1)
 
 
 @dataclass(frozen=True)
@@ -135,4 +215,4 @@ class Real(Space):
         return x if low >= 0 and high <= 1 else (x - low) / (high - low).clamp_min(1e-12)
 
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Real)}
+SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real)}

@@ -25,7 +25,7 @@ from ebm_cli.objective.base import Gradient, Objective
 from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
-from ebm_cli.sampler.base import Info, Sampler, engine_for, transitions
+from ebm_cli.sampler.base import Info, Sampler, engine_for, shown, transitions
 from ebm_cli.space import Space
 from ebm_cli.train import Parts, TrainState
 
@@ -55,7 +55,7 @@ class Moves(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Data, negatives, and what the transitions said of themselves."""
+    """Data, negatives (with replicas until they are back in the store), and what the transitions said of themselves."""
 
     x: Tensor
     x_neg: Tensor | None
@@ -108,7 +108,7 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
     """Everything random or scheduled about the next update, as a function of (seed, step); of it this rank's rows."""
     loop, components, device, step = parts.loop, parts.components, parts.device.torch, state.step
     engine, policy, update = parts.device.engine, components.chains, components.optimizer
-    rows = batch_index(len(parts.data.train), step, loop.batch_size, loop.seed)
+    rows = batch_index(parts.data.train, step, loop.batch_size, loop.seed)
     key = stream(loop.seed, "chains", step)
     slots = policy.choose(loop.batch_size, key)
     mine, own = parts.device.ranks.share(len(rows)), parts.device.ranks.share(len(slots) or len(rows))
@@ -136,15 +136,14 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     model, objective = arithmetic(state.model, parts.device), components.objective
     weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
     moves = Moves(components.chains, components.sampler, parts.data.space, parts.device)
-    compiles = model.compiles and not objective.enumerates  # that gradient is autograd's
+    compiles = model.compiles and not objective.differentiates
     engine = parts.device.engine if compiles else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, state.store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
     rows = Rows(x, None, {})
     if objective.negatives:
-        rows = _moved(moves, model, state.store, x, inputs, engine)
-        _put_back(moves, state.store, rows, inputs)
+        rows = _put_back(moves, state.store, _moved(moves, model, state.store, x, inputs, engine), inputs)
     shards = _shards(rows, engine)
     if ranks.count == 1 and len(shards) == 1:
         return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
@@ -172,8 +171,7 @@ def _whole(
 ) -> Values:
     """Batch, chains, gradient and update in one region."""
     x = data.rows(inputs.rows, inputs.binarize)
-    rows = _moved(moves, model, store, x, inputs, EAGER)
-    _put_back(moves, store, rows, inputs)
+    rows = _put_back(moves, store, _moved(moves, model, store, x, inputs, EAGER), inputs)
     return _update(objective, weights, model, rows, inputs.objective, inputs.at)
 
 
@@ -204,13 +202,14 @@ def _moved(moves: Moves, model: EnergyModel, store: Tensor, x: Tensor, inputs: I
     return Rows(x, end.float(), info)
 
 
-def _put_back(moves: Moves, store: Tensor, rows: Rows, inputs: Inputs) -> None:
-    """Each chain into its slot; where slots roam, those of all ranks."""
+def _put_back(moves: Moves, store: Tensor, rows: Rows, inputs: Inputs) -> Rows:
+    """Each chain into its slot; where slots roam, those of all ranks. The rows that the gradient is made of."""
     assert rows.x_neg is not None
     if moves.policy.roams:
         chain_policy.put(store, inputs.slots, moves.device.ranks.gather(rows.x_neg))
     else:
         chain_policy.put(store, inputs.slots[inputs.own], rows.x_neg)
+    return rows._replace(x_neg=shown(rows.x_neg, moves.space))
 
 
 def gather_chains(parts: Parts, state: TrainState) -> None:

@@ -17,7 +17,7 @@ from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.rng import permutation, stream
-from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.base import Sampler, shown
 
 Choice = dict[str, str]
 """What the user chose in each config group, for messages."""
@@ -70,7 +70,7 @@ class TrainState:
     model: EnergyModel
     optimizer: dict[str, Tensor]  # by slot and parameter
     average: dict[str, Tensor]  # of the parameters, by name; empty without averaging
-    store: Tensor  # chains, (slots, *shape)
+    store: Tensor  # chains, (slots, *shape), or (slots, replicas, *shape)
     best: Best | None = None  # on the held-out metric
 
     def tensors(self) -> dict[str, Tensor]:
@@ -98,6 +98,10 @@ class TrainState:
         for key, value in own.items():
             _same_form(f"{group}.{key}", value, tensors[f"{group}.{key}"])
             value.copy_(tensors[f"{group}.{key}"])
+
+    def chains(self) -> Tensor:
+        """Where the stored chains are, (slots, *shape)."""
+        return shown(self.store, self.model.space)
 
     def averaged_model(self) -> EnergyModel:
         """The model to evaluate: its own weights, or their average where one is kept."""
@@ -150,7 +154,7 @@ def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
     )  # itself, gradient and two terms of it, what the optimizer keeps
     return {
         "weights": 4 * copies * components.model.parameters(data.space),
-        "chains": 2 * 4 * components.chains.slots * sites,
+        "chains": 2 * 4 * components.chains.slots * components.sampler.replicas * sites,
         "batch": 2 * 4 * loop.batch_size * sites,
     }
 
@@ -176,4 +180,4 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice) ->
     policy, key = components.chains, stream(loop.seed, "chains", "init")
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
-    return TrainState(0, model, slots, average, store)
+    return TrainState(0, model, slots, average, components.sampler.spread(store, data.space))

@@ -20,22 +20,30 @@ from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
-from ebm_cli.model.ising import Ising
+from ebm_cli.model.fhmm import FHMM
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin, TwoValued
 
 registry.load_components()
 
 ROOT = Path(__file__).parents[1]
 FALSE_ALARM = 1e-6  # of one statistical test; there are some hundred, and their keys are fixed
 SIGMAS = 5  # |z| of a normal statistic is beyond this with probability 6e-7
-SMALL_SPACES: dict[type[Space], Space] = {Binary: Binary((2, 2)), Spin: Spin((2, 2)), Real: Real((1, 2))}
+SMALL_SPACES: dict[type[Space], Space] = {
+    Binary: Binary((2, 2)),
+    Spin: Spin((2, 2)),
+    Categorical: Categorical((1, 3, 3)),
+    Real: Real((1, 2)),
+}
 SMALL = {
     "hidden": 3,
     "width": 2,
     "blocks": 1,
-}  # what makes a shipped model small enough to enumerate, where it has such a key
+    "start": 0.3,
+    "stay": 0.7,
+    "noise": 3.0,
+}  # what makes a shipped model small enough to enumerate and its rarest states not too rare, where it has such a key
 INTERPOLATED = {"${batch_size}": 6}
 
 
@@ -44,9 +52,16 @@ def shipped(group: str) -> dict[str, dict]:
     found = {}
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
-        values.pop("defaults", None)
+        for inner, choice in _nested(group, values.pop("defaults", [])):
+            values[inner] = yaml.safe_load((path.parent / f"{choice}.yaml").read_text())
         found[path.stem] = {key: INTERPOLATED.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
     return found
+
+
+def _nested(group: str, defaults: list) -> list[tuple[str, str]]:
+    """Keys that hold another choice of the same group, as `- /sampler@kernel: block_gibbs` says, and which."""
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    return [(str(key).partition("@")[2], choice) for key, choice in pairs if str(key).startswith(f"/{group}@")]
 
 
 def component(group: str, choice: str, **changes):
@@ -72,11 +87,18 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
     return model
 
 
+def mean_of(space: Space) -> torch.Tensor:
+    """A mean that data could have."""
+    if isinstance(space, Categorical):
+        return torch.arange(1.0, space.values + 1).expand(space.shape) / (space.values * (space.values + 1) / 2)
+    return torch.full(space.shape, 0.4)
+
+
 def small_model(choice: str, space: Space, seed: int = 1, **changes) -> EnergyModel:
     """A shipped model on a small space, randomised."""
     config = shipped("model")[choice]
     spec = registry.build("model", config | {k: v for k, v in SMALL.items() if k in config} | changes)
-    return randomised(spec.build(space, torch.full(space.shape, 0.4), stream(seed, "model")), seed)
+    return randomised(spec.build(space, mean_of(space), stream(seed, "model")), seed)
 
 
 def _pairs() -> dict[str, tuple[str, Space]]:
@@ -88,7 +110,7 @@ def _pairs() -> dict[str, tuple[str, Space]]:
 
 
 PAIRS = _pairs()  # every shipped model on every space it takes
-BINARY = [name for name, (_, space) in PAIRS.items() if isinstance(space, TwoValued)]
+DISCRETE = [name for name, (_, space) in PAIRS.items() if isinstance(space, Discrete)]
 
 
 def target(name: str) -> EnergyModel:
@@ -102,8 +124,8 @@ def names_of(kind: type) -> list[str]:
 
 
 def double_states(model: EnergyModel) -> torch.Tensor:
-    """Every configuration of a small binary space in float64, in counting order."""
-    assert isinstance(model.space, TwoValued)
+    """Every configuration of a small discrete space in float64, in counting order."""
+    assert isinstance(model.space, Discrete)
     return model.space.enumerate().double()
 
 
@@ -121,9 +143,15 @@ EXTRA = {
     "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
     "dmala": [{"step_size": 1.5}],
     "block_gibbs": [{"backwards": True}],
+    "parallel_tempering": [
+        {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
+        {"kernel": {"name": "metropolis", "flips": 1, "step_size": 1.5}, "temperatures": 2, "beta_min": 0.3},
+    ],
+    "hamming_ball": [{"radius": 2}, {"block": 4, "radius": 3}],
 }
+SMALL_BLOCK = {"block": 3}  # what makes a shipped sampler fit four sites, where it has such a key
 ONLY_FOR = {
-    ("metropolis", "flips"): TwoValued,
+    ("metropolis", "flips"): Discrete,
     ("metropolis", "step_size"): Real,
     ("block_gibbs", "backwards"): Spin,
 }  # settings without effect elsewhere
@@ -133,6 +161,7 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
     """Every shipped sampler, every value of its choices and a few more settings; and the spaces they matter in."""
     found: dict[str, tuple[Sampler, type[Space]]] = {}
     for choice, config in shipped("sampler").items():
+        config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
         literals = [
             (key, typing.get_args(hints[key])) for key in config if typing.get_origin(hints.get(key)) is Literal
@@ -141,12 +170,16 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
         for setting in settings:
             sampler = registry.build("sampler", config | setting)
             if sampler not in [known for known, _ in found.values()]:
-                label = "-".join([choice, *(f"{value}" for value in setting.values())])
+                label = "-".join([choice, *(f"{_named(value)}" for value in setting.values())])
                 found[label] = (
                     sampler,
                     next((ONLY_FOR[choice, key] for key in setting if (choice, key) in ONLY_FOR), Space),
                 )
     return found
+
+
+def _named(value):
+    return value["name"] if isinstance(value, dict) else value
 
 
 _SETTINGS = _samplers()
@@ -155,7 +188,11 @@ SAMPLERS = {label: sampler for label, (sampler, _) in _SETTINGS.items()}
 
 def fits(sampler: Sampler, model: EnergyModel) -> bool:
     """What a sampler declares, asked of a model."""
-    return isinstance(model.space, sampler.spaces) and all(isinstance(model, need) for need in sampler.needs)
+    kernel = sampler.inner
+    able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in kernel.needs)
+    if sampler.replicas > 1 and Blocked in kernel.needs and able and not model.tempers:
+        return False
+    return able and sampler.misfit(model.space) is None
 
 
 FITTING = [
@@ -180,7 +217,7 @@ def quick(pairs):
 
 
 INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact]
-FITTING_BINARY = [(s, t) for s, t in FITTING if t in BINARY]
+FITTING_DISCRETE = [(s, t) for s, t in FITTING if t in DISCRETE]
 
 
 # Transition matrices T[x, x'] of one step, from the definitions of the kernels and the model's own conditionals
@@ -199,25 +236,59 @@ def gibbs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
 def _site_matrix(model: EnergyModel, site: int) -> torch.Tensor:
     states = double_states(model)
     with torch.no_grad():
-        on = torch.sigmoid(model.sites(states).logit(site))
+        sites = model.sites(states)
+        if isinstance(model.space, Categorical):
+            p = sites.logits(site).softmax(1)
+        else:
+            on = torch.sigmoid(sites.logit(site))
+            p = torch.stack([1 - on, on], 1)
     matrix = torch.zeros(len(states), len(states), dtype=torch.float64)
-    for x in range(len(states)):
-        matrix[x, x | 1 << site] += on[x]
-        matrix[x, x & ~(1 << site)] += 1 - on[x]
+    for x, value in itertools.product(range(len(states)), range(model.space.values)):
+        matrix[x, at(model.space, x, {site: value})] += p[x, value]
     return matrix
+
+
+def digit(space: Discrete, x: int, site: int) -> int:
+    """The value of a site in configuration number x."""
+    return x // space.values**site % space.values
+
+
+def at(space: Discrete, x: int, values: dict[int, int]) -> int:
+    """The number of configuration x with these values at these sites."""
+    return x + sum((value - digit(space, x, site)) * space.values**site for site, value in values.items())
+
+
+def others(space: Discrete, x: int, sites: tuple[int, ...]) -> list[dict[int, int]]:
+    """Every way in which all of these sites can have another value than in configuration x."""
+    each = [[v for v in range(space.values) if v != digit(space, x, site)] for site in sites]
+    return [dict(zip(sites, values, strict=True)) for values in itertools.product(*each)]
 
 
 def block_gibbs_matrix(sampler, model: Blocked) -> torch.Tensor:
     """sum_h p(h | v) p(v' | h); on a graph the sites of one colour after the other, which commute within a colour."""
-    if isinstance(model, Ising):
+    if isinstance(model, FHMM):
+        length, chains = model.space.shape
+        blocks = [range(k, length * chains, chains) for k in range(chains)][:: -1 if sampler.backwards else 1]
+        return torch.linalg.multi_dot([_block_matrix(model, sites) for sites in blocks])
+    if not isinstance(model, Bipartite):
         sites = [int(i) for _, colour in model.colours()[:: -1 if sampler.backwards else 1] for i in colour]
         return torch.linalg.multi_dot([_site_matrix(model, i) for i in sites])
-    assert isinstance(model, Bipartite)
     hidden = Binary((model.hidden,)).enumerate().double()
     with torch.no_grad():
         given_v = _bernoulli_table(model.hidden_logits(double_states(model)), hidden)
-        given_h = _bernoulli_table(model.visible_logits(hidden), double_states(model).flatten(1))
+        logits, states = model.visible_logits(hidden), double_states(model).flatten(1)
+        if isinstance(model.space, Categorical):
+            return given_v @ (logits @ states.T).softmax(1)
+        given_h = _bernoulli_table(logits, states)
     return given_v @ given_h
+
+
+def _block_matrix(model: EnergyModel, block) -> torch.Tensor:
+    """Some sites drawn given the others: p(x') over its sum where x' differs from x within the block alone."""
+    p, code = exact_p(model), torch.arange(model.space.states)
+    kept = code & ~sum(1 << site for site in block)
+    matrix = p * (kept[:, None] == kept)
+    return matrix / matrix.sum(1, keepdim=True)
 
 
 def _bernoulli_table(logits: torch.Tensor, outcomes: torch.Tensor) -> torch.Tensor:
@@ -235,53 +306,68 @@ def metropolis_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     for x, number in itertools.product(range(n), numbers):
         sets = list(itertools.combinations(range(model.space.sites), number))
         for chosen in sets:
-            y = x ^ sum(1 << site for site in chosen)
-            accept = min(1.0, torch.exp(energy[x] - energy[y]).item())
-            matrix[x, y] += accept / len(sets) / len(numbers)
-            matrix[x, x] += (1 - accept) / len(sets) / len(numbers)
+            ways = others(model.space, x, chosen)
+            for way in ways:
+                y, share = at(model.space, x, way), 1 / len(ways) / len(sets) / len(numbers)
+                accept = min(1.0, torch.exp(energy[x] - energy[y]).item())
+                matrix[x, y] += share * accept
+                matrix[x, x] += share * (1 - accept)
     return matrix
 
 
 def _gains(model: EnergyModel) -> torch.Tensor:
-    """-dE/dx_i times the change of x_i when it flips, by automatic differentiation, (states, sites)."""
+    """-dE/dx.(x' - x) for x' that differs from x in one site, which has value k: (states, sites, values).
+
+    By automatic differentiation; zero for the value that is there.
+    """
     x = double_states(model).requires_grad_()
     (grad,) = torch.autograd.grad(model.energy(x).sum(), x)
-    return (-grad * (model.space.low + model.space.high - 2 * x.detach())).flatten(1)
+    states, space = x.detach(), model.space
+    found = torch.zeros(len(x), space.sites, space.values, dtype=torch.float64)
+    for n, site, value in itertools.product(range(len(x)), range(space.sites), range(space.values)):
+        found[n, site, value] = -(grad[n] * (states[at(space, n, {site: value})] - states[n])).sum()
+    return found
 
 
 def gwg_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     """Paths of 1 to `flips` distinct sites; each accepted against itself reversed (Grathwohl et al. 2021, alg. 1)."""
     with torch.no_grad():
         energy = model.energy(double_states(model))
-    weight = (_gains(model) / sampler.temperature).exp()
+    space, weight = model.space, (_gains(model) / sampler.temperature).exp()
     n, lengths = len(energy), range(1, sampler.flips + 1)
+    for x, site in itertools.product(range(n), range(space.sites)):
+        weight[x, site, digit(space, x, site)] = 0  # a move moves
     matrix = torch.zeros(n, n, dtype=torch.float64)
 
-    def probability(x: int, path: tuple[int, ...]) -> float:
+    def probability(x: int, path: list[tuple[int, int]]) -> float:
         left, found = weight[x].clone(), 1.0
-        for site in path:
-            found *= (left[site] / left.sum()).item()
+        for site, value in path:
+            found *= (left[site, value] / left.sum()).item()
             left[site] = 0
         return found
 
     for x, length in itertools.product(range(n), lengths):
-        for path in itertools.permutations(range(model.space.sites), length):
-            y = x ^ sum(1 << site for site in path)
-            forth, back = probability(x, path), probability(y, path[::-1])
-            accept = min(1.0, torch.exp(energy[x] - energy[y]).item() * back / forth)
-            matrix[x, y] += forth * accept / len(lengths)
-            matrix[x, x] += forth * (1 - accept) / len(lengths)
+        for sites in itertools.permutations(range(space.sites), length):
+            for way in others(space, x, sites):
+                y = at(space, x, way)
+                undo = [(site, digit(space, x, site)) for site in reversed(sites)]
+                forth, back = probability(x, list(way.items())), probability(y, undo)
+                accept = min(1.0, torch.exp(energy[x] - energy[y]).item() * back / forth)
+                matrix[x, y] += forth * accept / len(lengths)
+                matrix[x, x] += forth * (1 - accept) / len(lengths)
     return matrix
 
 
 def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     """q(x' | x) normalised over all x' by brute force (Zhang et al. 2022, eq. 3), then the acceptance test, if any."""
-    states = double_states(model)
+    states, space, gains = double_states(model), model.space, _gains(model)
     with torch.no_grad():
         energy = model.energy(states)
-    change = states.flatten(1)[None] - states.flatten(1)[:, None]
-    grad = -_gains(model) / (model.space.low + model.space.high - 2 * states.flatten(1))
-    q = torch.softmax((-grad[:, None] * change / 2 - (change != 0) / (2 * sampler.step_size)).sum(2), 1)
+    logits = torch.zeros(len(states), len(states), dtype=torch.float64)
+    for x, y, site in itertools.product(range(len(states)), range(len(states)), range(space.sites)):
+        value = digit(space, y, site)
+        logits[x, y] += gains[x, site, value] / 2 - (value != digit(space, x, site)) / (2 * sampler.step_size)
+    q = torch.softmax(logits, 1)
     if not sampler.adjusted:
         return q
     accept = ((energy[:, None] - energy[None]).exp() * q.T / q).clamp_max(1)
@@ -289,7 +375,21 @@ def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     return matrix + torch.diag(1 - matrix.sum(1))
 
 
+def hamming_ball_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Mean over blocks; in each, u equally likely in the ball around x, then p restricted to the ball around u."""
+    p, n = exact_p(model), 2**model.space.sites
+    blocks = [sum(1 << i for i in c) for c in itertools.combinations(range(model.space.sites), sampler.block)]
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for block in blocks:
+        ball = [flips for flips in range(n) if not flips & ~block and flips.bit_count() <= sampler.radius]
+        for x, flips in itertools.product(range(n), ball):
+            near = torch.tensor(ball) ^ x ^ flips
+            matrix[x, near] += p[near] / p[near].sum() / len(ball) / len(blocks)
+    return matrix
+
+
 MATRICES = {
+    "hamming_ball": hamming_ball_matrix,
     "gibbs": gibbs_matrix,
     "block_gibbs": block_gibbs_matrix,
     "metropolis": metropolis_matrix,
@@ -343,10 +443,10 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-6
 def cells(model: EnergyModel, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Draws x counted in cells, and the probability of each cell under the model.
 
-    Binary: one cell per configuration. Gaussian: eight equally likely intervals in each coordinate, all combinations.
+    Discrete: one cell per configuration. Gaussian: eight equally likely intervals in each coordinate, all combinations.
     """
     assert model.space.contains(x)
-    if isinstance(model.space, TwoValued):
+    if isinstance(model.space, Discrete):
         return np.bincount(model.space.code(x), minlength=model.space.states), exact_p(model).numpy()
     assert isinstance(model, GaussianProduct), f"say here how draws of {type(model).__name__} fall into cells"
     deviation = (x.flatten(1).double() - model.m.double()) * (model.r.double() / 2).exp()
@@ -427,10 +527,12 @@ def keys_used(monkeypatch) -> list:
 def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
     """n rows of the space; all of them training and test rows, the first half validation rows."""
     x = space.noise(n, stream(seed, "data"))
-    if isinstance(space, TwoValued):
+    if isinstance(space, Categorical):
+        x = space.decode(x).byte()
+    elif isinstance(space, TwoValued):
         x = space.bits(x)
         x = (x * rng.bernoulli(torch.linspace(0, 2, n * space.sites).reshape(x.shape), stream(seed, "mask"))).byte()
-    split = Split(x, 1.0, stochastic=False, labels=None, spins=isinstance(space, Spin))
+    split = Split(space, x, 1.0, stochastic=False, labels=None)
     return Data(space, split, dataclasses.replace(split, grey=x[: n // 2]), split)
 
 
@@ -445,7 +547,7 @@ def gradients(objective, model, x, x_neg):
 
 def batch(data: Data, step: int, size: int, seed: int) -> torch.Tensor:
     """Training batch number `step`."""
-    return data.train.rows(batch_index(len(data.train), step, size, seed), stream(seed, "binarize", step))
+    return data.train.rows(batch_index(data.train, step, size, seed), stream(seed, "binarize", step))
 
 
 def small_run(engine: Engine = EAGER, where: str = "cpu", **changes):

@@ -62,10 +62,12 @@ FORM = {
     "hydra.run.dir=/proc/nowhere": "hydra.run.dir: cannot make the directory /proc/nowhere",
 }
 DO_NOT_FIT = {
-    "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary or spin model, "
-    "model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, metropolis",
+    "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin or "
+    "categorical model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, metropolis, "
+    "parallel_tempering",
     "objective.centered=true model=boltzmann": "set objective.centered=false, or use model=rbm",
-    "dataset.binarize=none": "gives real data, model=rbm takes binary; models that fit: exponential_family",
+    "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
+    "fit: exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "
     "a smaller model",
     "evaluation=[exact]": "evaluation=exact: the smaller side has 64 units, enumeration goes to 20; leave it out "

@@ -133,6 +133,7 @@ KERNELS = [
     ("metropolis-2", "boltzmann-binary", ()),
     ("gwg-2", "rbm-binary", ()),
     ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
+    ("hamming_ball-2", "rbm-binary", pytest.mark.long),
     ("metropolis", "rbm-binary", pytest.mark.long),
     ("metropolis-1.5", "exponential_family-real", pytest.mark.long),
 ]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from targets import ENGINES, batch, form
+from targets import ENGINES, FALSE_ALARM, batch, chi_square, form
 
 import ebm_cli.dataset
 from ebm_cli import registry, rng
@@ -26,7 +26,7 @@ from ebm_cli.dataset import files
 from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.dataset.binary_images import read_mat
 from ebm_cli.errors import UserError
-from ebm_cli.space import Binary, Real
+from ebm_cli.space import Binary, Real, Spin
 
 for found in pkgutil.iter_modules(ebm_cli.dataset.__path__):
     importlib.import_module(f"ebm_cli.dataset.{found.name}")
@@ -82,6 +82,7 @@ def test_defaults_build_and_are_exactly_the_fields(name):
         ("bars_and_stripes", {"side": 7}),
         ("npz", {"held_out": 0.0}),
         ("npz", {"held_out": 0.6}),
+        ("binary_tabular", {"table": "adult"}),
     ],
 )
 def test_values_out_of_range_are_refused(name, change):
@@ -477,6 +478,56 @@ def test_malformed_binary_images(tmp_path, changes, message):
         dataset("binarized_mnist", root=str(tmp_path)).read()
 
 
+# Binary tables
+
+
+def table(tmp_path, **changes) -> dict[str, np.ndarray]:
+    """Writes nltcs.npz with a few rows of its own for each split."""
+    drawn = rng.bernoulli(torch.zeros(3, 5, 16), rng.stream(0, "table")).byte().numpy()
+    arrays = dict(zip(("train", "val", "test"), (drawn[0], drawn[1, :2], drawn[2, :4]), strict=True)) | changes
+    (tmp_path / "binary_tabular").mkdir()
+    np.savez(tmp_path / "binary_tabular" / "nltcs.npz", **arrays)
+    return arrays
+
+
+def test_binary_tables_are_read_split_by_split(tmp_path):
+    arrays = table(tmp_path)
+    data = dataset("binary_tabular", root=str(tmp_path)).load((Binary,))
+    assert data.space == Binary((16,))
+    for part, key in ((data.train, "train"), (data.valid, "val"), (data.test, "test")):
+        assert np.array_equal(part.all().numpy(), arrays[key])
+        assert part.labels is None
+    assert dataset("binary_tabular", root=str(tmp_path)).load((Spin,)).space == Spin((16,))
+
+
+def test_a_table_that_is_missing_or_another_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"binary_tabular lacks dna.npz \(keys train, val, test\); put it there, or "):
+        dataset("binary_tabular", table="dna", root=str(tmp_path)).read()
+    table(tmp_path, test=np.zeros((4, 69), np.uint8))
+    with pytest.raises(UserError, match=r"nltcs.npz: key test has .* shape \(4, 69\), it must be uint8 and \(n, 16\)"):
+        dataset("binary_tabular", root=str(tmp_path)).read()
+
+
+TABLES = {
+    "nltcs": ((16181, 2157, 3236), 16),
+    "plants": ((17412, 2321, 3482), 69),
+    "jester": ((9000, 1000, 4116), 100),
+    "mushrooms": ((2000, 500, 5624), 112),
+    "dna": ((1600, 400, 1186), 180),
+    "nips": ((400, 100, 1240), 500),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", TABLES)
+def test_binary_tables_have_their_official_sizes(name):
+    data = dataset("binary_tabular", table=name, root=real_data(f"binary_tabular/{name}.npz")).load((Binary,))
+    sizes, variables = TABLES[name]
+    assert tuple(len(part) for part in (data.train, data.valid, data.test)) == sizes
+    assert data.space == Binary((variables,))
+    assert data.space.contains(data.test.all())
+
+
 # Bars and stripes
 
 
@@ -666,21 +717,38 @@ def test_npz_that_is_no_archive_or_is_damaged(tmp_path):
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (10, 10), (7, 20), (5, 1), (12, 4)])
 def test_batches_visit_each_row_once_per_pass(rows, size):
     passes = 2 * size  # so many passes are a whole number of batches
-    index = torch.cat([batch_index(rows, step, size, 3) for step in range(passes * rows // size)])
+    index = torch.cat([batch_index(rows_of(rows), step, size, 3) for step in range(passes * rows // size)])
     orders = index.reshape(passes, rows)
     assert torch.equal(orders.sort(1).values, torch.arange(rows).expand(passes, rows))
     assert rows == 1 or len({tuple(order) for order in orders.tolist()}) > 1
 
 
 def test_batch_index_is_a_function_of_seed_and_step():
-    forward = [batch_index(50, step, 8, 1) for step in range(30)]
-    assert all(torch.equal(batch_index(50, step, 8, 1), forward[step]) for step in reversed(range(30)))
-    assert not torch.equal(batch_index(50, 0, 8, 2), forward[0])
+    forward = [batch_index(rows_of(50), step, 8, 1) for step in range(30)]
+    assert all(torch.equal(batch_index(rows_of(50), step, 8, 1), forward[step]) for step in reversed(range(30)))
+    assert not torch.equal(batch_index(rows_of(50), 0, 8, 2), forward[0])
+
+
+def rows_of(count, weights=None):
+    """So many rows."""
+    return Split(Binary((1,)), torch.zeros(count, 1), 1.0, stochastic=False, labels=None, weights=weights)
+
+
+def test_rows_are_drawn_by_their_weights():
+    """6000 draws of rows of weight 0, 1, 2, 3; each batch another one, and the same again for the same step."""
+    split = rows_of(4, torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64))
+    drawn = torch.cat([batch_index(split, step, 60, 0) for step in range(100)])
+    count = torch.bincount(drawn, minlength=4)
+    assert chi_square(count, 1000 * split.weights) > FALSE_ALARM
+    assert split.size == 6
+    assert torch.equal(batch_index(split, 7, 60, 0), drawn[420:480])
+    assert not torch.equal(batch_index(split, 8, 60, 0), drawn[420:480])
 
 
 def data_of(grey: torch.Tensor, scale: float, stochastic: bool) -> Data:
-    split = Split(grey, scale, stochastic, None)
-    return Data(Binary(tuple(grey.shape[1:])), split, None, split)
+    space = Binary(tuple(grey.shape[1:]))
+    split = Split(space, grey, scale, stochastic, None)
+    return Data(space, split, None, split)
 
 
 def test_stochastic_binarisation_is_drawn_anew_at_each_step():
@@ -698,7 +766,7 @@ def test_stochastic_binarisation_has_the_grey_mean():
     grey = torch.arange(0, 256, 5, dtype=torch.uint8).repeat(4000, 1)
     p = grey[0].double() / 255
     mean = (
-        Split(grey, 255.0, stochastic=True, labels=None)
+        Split(Binary((52,)), grey, 255.0, stochastic=True, labels=None)
         .rows(torch.arange(4000), rng.stream(0, "test"))
         .double()
         .mean(0)
@@ -709,7 +777,7 @@ def test_stochastic_binarisation_has_the_grey_mean():
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_some_rows_are_binarised_as_among_all(engine):
     """A share of a batch with the key at its first row."""
-    split = Split(torch.full((20, 3, 3), 100, dtype=torch.uint8), 255.0, stochastic=True, labels=None)
+    split = Split(Binary((3, 3)), torch.full((20, 3, 3), 100, dtype=torch.uint8), 255.0, stochastic=True, labels=None)
     index, key = torch.arange(20).flip(0), rng.stream(0, "binarize")
     whole = split.rows(index, form(engine, key))
     assert set(whole.unique().tolist()) == {0.0, 1.0}

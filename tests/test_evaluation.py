@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from targets import (
-    BINARY,
+    DISCRETE,
     PAIRS,
     SAMPLERS,
     assert_close,
+    at,
     component,
     double_states,
     exact_p,
@@ -33,6 +34,7 @@ from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.evaluation.samples import draw, nearest
 from ebm_cli.model.base import Bipartite
 from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
 from ebm_cli.space import Binary
 
@@ -117,9 +119,9 @@ def test_exact_is_the_brute_force_likelihood(model_name):
     about = subject(target(model_name))
     metrics = component("evaluation", "exact").evaluate(about).metrics
     model, x = about.model.double(), about.data.test.all().double()
-    if model_name in BINARY:
+    if model_name in DISCRETE:
         log_p = exact_p(model).log()[model.space.code(x)]
-        bits = -log_p.mean().item() / math.log(2) / 4
+        bits = -log_p.mean().item() / math.log(2) / model.space.sites
         assert metrics["exact/bits_per_dimension"] == pytest.approx(bits, rel=1e-12)
         log_z = (-model.energy(double_states(model))).logsumexp(0).item()
     else:
@@ -143,12 +145,17 @@ def test_exact_refuses_or_skips_a_large_model():
 # Pseudo-likelihood
 
 
-@pytest.mark.parametrize("model_name", BINARY)
+@pytest.mark.parametrize("model_name", DISCRETE)
 def test_pseudo_likelihood_is_the_sum_of_enumerated_conditionals(model_name):
-    """p(x_i | rest) = p(x) / (p(x) + p(x with site i flipped))."""
+    """p(x_i | rest) = p(x) / sum over the values of site i."""
     model = target(model_name)
-    p, rows = exact_p(model), torch.tensor([0, 3, 3, 9, 14])
-    expected = sum((p[x] / (p[x] + p[x ^ 1 << site])).log() for x in rows for site in range(4)) / len(rows)
+    p, rows, space = exact_p(model), [0, 3, 3, 9, 14], model.space
+    terms = [
+        (p[x] / sum(p[at(space, x, {site: value})] for value in range(space.values))).log()
+        for x in rows
+        for site in range(space.sites)
+    ]
+    expected = sum(terms) / len(rows)
     found = log_pseudo_likelihood(model, double_states(model)[rows])
     assert found == pytest.approx(expected.item(), rel=1e-12)
 
@@ -169,7 +176,7 @@ def test_pseudo_likelihood_uses_all_rows_or_some():
 def test_pseudo_likelihood_is_not_for_real_data():
     evaluation = component("evaluation", "pseudo_likelihood")
     model = target("exponential_family-real")
-    assert evaluation.refusal(model, subject(model).sampler) == "a real space has no binary conditionals"
+    assert evaluation.refusal(model, subject(model).sampler) == "conditionals of real sites are not known"
     assert not evaluation.required
 
 
@@ -222,7 +229,7 @@ def test_a_sampler_that_does_not_mix_is_flagged():
         model.W.fill_(12.0)
         model.b.fill_(-18.0)  # energy 0 at all-0 and at all-1, a barrier of 24 between them
     ones = torch.ones(10, 4).byte()
-    split = Split(ones, 1.0, stochastic=False, labels=None)
+    split = Split(model.space, ones, 1.0, stochastic=False, labels=None)
     about = subject(model, SAMPLERS["gibbs"], Data(model.space, split, None, split))
     evaluation = component("evaluation", "chains", chains=16, warmup=50, steps=100)
     result = evaluation.evaluate(about)
@@ -290,7 +297,7 @@ def test_binary_distance_is_the_root_of_the_number_of_differing_sites():
     assert index.tolist() == [0, 1]
 
 
-class Still:
+class Still(Sampler):
     """A kernel that stays."""
 
     compiles = False

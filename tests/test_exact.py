@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from targets import (
-    BINARY,
+    DISCRETE,
     PAIRS,
     assert_close,
     assert_distributed,
@@ -26,10 +26,10 @@ from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Real
 
 models = pytest.mark.parametrize("name", PAIRS)
-binary_models = pytest.mark.parametrize("name", BINARY)
+discrete_models = pytest.mark.parametrize("name", DISCRETE)
 
 
-@binary_models
+@discrete_models
 def test_log_z_is_the_sum_over_all_states(name):
     model = target(name)
     terms = [math.exp(-energy) for energy in model.energy(double_states(model)).tolist()]
@@ -65,7 +65,7 @@ def test_chunks_change_nothing(name, elements, monkeypatch):
     assert_close(exact.log_z(target(name)), whole, rtol=1e-14, atol=0)
 
 
-@binary_models
+@discrete_models
 def test_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy(name):
     """d log Z = -E_p[dE], with the mean taken state by state."""
     model = target(name)
@@ -80,7 +80,7 @@ def test_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy(name):
         assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
-@binary_models
+@discrete_models
 def test_probabilities(name):
     """Positive, summing to 1, in the order of enumeration, and proportional to exp(-E)."""
     model = target(name)
@@ -103,10 +103,10 @@ def test_samples_follow_the_model(name):
 def test_the_likelihood_needs_no_normalisation_of_the_energy(name):
     """log p(x) = -E(x) - log Z integrates or sums to one, so log Z is that of this very energy."""
     model = target(name)
-    x = double_states(model) if name in BINARY else exact.sample(model, 5, stream(1, "x"))
+    x = double_states(model) if name in DISCRETE else exact.sample(model, 5, stream(1, "x"))
     log_p = exact.log_likelihood(model, x)
     assert log_p.shape == (len(x),)
-    if name in BINARY:
+    if name in DISCRETE:
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-13)
     else:
         normal = torch.distributions.Normal(model.m, (-model.r / 2).exp())

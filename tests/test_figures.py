@@ -38,13 +38,32 @@ def test_small_rbm_on_digits(tmp_path, monkeypatch):
     assert abs(found["ais/log_likelihood"] - found["exact/log_likelihood"]) <= 0.2
 
 
+def need_data(monkeypatch, file: str) -> None:
+    """Sets EBM_DATA to the data folder; skips the test where `file` is not in it."""
+    folder = Path(os.environ.get("EBM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / file).exists():
+        pytest.skip(f"no {file} in {folder} (set EBM_DATA)")
+    monkeypatch.setenv("EBM_DATA", str(folder.absolute()))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("model", ["boltzmann", "rbm"])
+def test_chains_do_as_well_as_enumeration_on_nltcs(tmp_path, monkeypatch, model):
+    """The same model by PCD and by the exact gradient: test log-likelihoods, both exact, within 0.05 nats."""
+    need_data(monkeypatch, "binary_tabular/nltcs.npz")
+    found = []
+    for objective in ("pcd", "exact"):
+        words = ("experiment=nltcs", f"model={model}", f"objective={objective}", "evaluation=[exact]")
+        (tmp_path / objective).mkdir()
+        found.append(summary(tmp_path / objective, monkeypatch, *words)["exact/log_likelihood"])
+    assert abs(found[0] - found[1]) <= 0.05
+    assert min(found) >= -6.1
+
+
 @pytest.mark.data
 def test_rbm16_mnist(tmp_path, monkeypatch):
     """PyDeep reaches -142.56 exactly with the same settings; here the estimate must agree with the exact value too."""
-    folder = Path(os.environ.get("EBM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (folder / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").exists():
-        pytest.skip(f"MNIST is not in {folder} (set EBM_DATA)")
-    monkeypatch.setenv("EBM_DATA", str(folder.absolute()))
+    need_data(monkeypatch, "MNIST/raw/train-images-idx3-ubyte.gz")
     found = summary(tmp_path, monkeypatch, "experiment=rbm16_mnist", "evaluation=[exact,ais]")
     assert found["exact/log_likelihood"] >= -143.0
     assert abs(found["ais/log_likelihood"] - found["exact/log_likelihood"]) <= 0.5

@@ -200,7 +200,7 @@ def test_samples_are_made_once_and_kept(tmp_path, monkeypatch):
     assert data.train.all().unique().tolist() == [-1, 1]
     assert (len(data.train), len(data.valid), len(data.test)) == (20, 5, 5)
     assert spec.load((Binary,)).train.all().unique().tolist() == [0, 1]
-    assert data.couplings.sum().item() == pytest.approx(0.2 * 2 * 18)
+    assert data.truth.couplings.sum().item() == pytest.approx(0.2 * 2 * 18)
     assert [path.name for path in Path(tmp_path).rglob("*.npz")] == ["3_0.1_0.0_20_5_0.npz"]
 
 

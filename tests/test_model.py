@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import integrate
 from targets import (
-    BINARY,
+    DISCRETE,
     PAIRS,
     assert_close,
     assert_distributed,
@@ -22,14 +23,23 @@ from targets import (
 from ebm_cli import registry, rng
 from ebm_cli.functional import softplus
 from ebm_cli.model import boltzmann
-from ebm_cli.model.base import Bipartite, EnergyModel, EnergySites, Normalised, Sites
+from ebm_cli.model.base import (
+    Bipartite,
+    CategoricalEnergySites,
+    CategoricalSites,
+    EnergyModel,
+    EnergySites,
+    Normalised,
+    TwoValuedSites,
+)
 from ebm_cli.model.boltzmann import BoltzmannSites
-from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
+from ebm_cli.model.fhmm import FHMM
 from ebm_cli.rng import stream
-from ebm_cli.space import Binary, Real, TwoValued
+from ebm_cli.space import Binary, Categorical, Discrete, Real, TwoValued
 
 models = pytest.mark.parametrize("name", PAIRS)
-binary_models = pytest.mark.parametrize("name", BINARY)
+discrete_models = pytest.mark.parametrize("name", DISCRETE)
 bipartite_models = pytest.mark.parametrize("name", names_of(Bipartite))
 normalised_models = pytest.mark.parametrize("name", names_of(Normalised))
 # Sums of some ten terms of size one in float64 agree to this whatever their order.
@@ -134,8 +144,9 @@ def test_energy_and_grad_agrees_with_finite_differences(name):
     assert not grad.requires_grad
     assert all(p.grad is None for p in model.parameters())
     assert_close(energy, model.energy(x).detach(), **EXACT)
-    for site in range(model.space.sites):
-        step = torch.zeros(model.space.sites, dtype=torch.float64).index_fill(0, torch.tensor([site]), h)
+    numbers = math.prod(model.space.shape)
+    for site in range(numbers):
+        step = torch.zeros(numbers, dtype=torch.float64).index_fill(0, torch.tensor([site]), h)
         step = step.reshape(model.space.shape)
         slope = (model.energy(x + step) - model.energy(x - step)).detach() / (2 * h)
         assert_close(grad.flatten(1)[:, site], slope, rtol=1e-7, atol=1e-7)
@@ -188,7 +199,7 @@ def test_parameters_start_where_their_key_says(name):
     config = shipped("model")[choice]
     config |= {"weight_std": 0.3} if "weight_std" in config else {}
     spec = registry.build("model", config)
-    mean = torch.linspace(0.2, 0.7, space.sites).reshape(space.shape)
+    mean = uneven_mean(space)
     a, b, c = (spec.build(space, mean, stream(seed, "model")) for seed in (0, 0, 1))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     if "weight_std" in config:
@@ -197,17 +208,26 @@ def test_parameters_start_where_their_key_says(name):
     assert all(p.dtype == torch.float32 for p in a.parameters())
 
 
-@binary_models
+@pytest.mark.parametrize("name", [name for name in DISCRETE if name not in names_of(FHMM)])
 def test_without_couplings_a_model_starts_at_the_data_mean(name):
-    """Initial bias logit(mean): with weight_std 0 the units are independent with just that mean."""
+    """Initial bias logit(mean): with weight_std 0 the units are independent with just that mean.
+
+    Not the posterior of a hidden Markov model, whose prior is given.
+    """
     choice, space = PAIRS[name]
     config = shipped("model")[choice]
     config |= {"weight_std": 0.0} if "weight_std" in config else {}
-    mean = torch.tensor([[0.05, 0.4], [0.5, 0.9]])
+    mean = uneven_mean(space)
     model = registry.build("model", config).build(space, mean, stream(0, "model"))
-    p = exact_p(model)
-    bits = model.space.bits(double_states(model)).flatten(1)
-    assert_close((p[:, None] * bits).sum(0), mean.flatten().double())
+    p, x = exact_p(model), double_states(model)
+    values = (model.space.bits(x) if isinstance(space, TwoValued) else x).flatten(1)
+    assert_close((p[:, None] * values).sum(0), mean.flatten().double())
+
+
+def uneven_mean(space):
+    """Of every site another; that of categorical sites sums to one."""
+    mean = torch.linspace(0.05, 0.9, math.prod(space.shape)).reshape(space.shape)
+    return mean / mean.sum(-1, keepdim=True) if isinstance(space, Categorical) else mean
 
 
 def test_weights_have_the_configured_spread():
@@ -223,57 +243,85 @@ def test_weights_have_the_configured_spread():
 # Conditionals of single sites
 
 
-def conditional_logits(model, x, site):
-    """E(x with x_i = low) - E(x with x_i = 1), each site as asked for."""
-    energies = []
-    for value in (model.space.low, 1.0):
-        y = x.flatten(1).clone()
-        y[torch.arange(len(y)), site] = value
-        energies.append(model.energy(y.reshape(x.shape)).detach())
-    return energies[0] - energies[1]
+def with_value(space, x, site, value):
+    """x with one site of each chain (chains,) at value number `value` (chains,)."""
+    digits = space.decode(x).flatten(1).clone()
+    digits[torch.arange(len(x)), site] = value.to(digits.dtype)
+    return space.encode(digits.reshape(-1, *space.site_shape)).to(x.dtype)
 
 
-@binary_models
+def conditionals(model, x, site):
+    """log p(x_i = k | rest) from the energies of all the values a site can have, (chains, values)."""
+    values = [torch.full((len(x),), value) for value in range(model.space.values)]
+    energies = [model.energy(with_value(model.space, x, site, value)).detach() for value in values]
+    return torch.stack([-energy for energy in energies], 1).log_softmax(1)
+
+
+def of_sites(sites, chosen):
+    """The same as the sites have it."""
+    if isinstance(sites, CategoricalSites):
+        return sites.logits(chosen).detach().log_softmax(1)
+    logit = sites.logit(chosen).detach()
+    return torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], 1)
+
+
+def positions(sites, space):
+    """Where the chains are, (chains, *shape)."""
+    return sites.x.reshape(-1, *space.shape)
+
+
+@discrete_models
 @pytest.mark.parametrize("kind", ["own", "generic"])
 def test_conditionals_of_sites(name, kind):
     """For every state and site, with one site for all chains and with one for each; also after assignments."""
     model = target(name)
-    x = double_states(model)
-    sites = model.sites(x) if kind == "own" else EnergySites(model, x)
+    space, x = model.space, double_states(model)
+    generic = CategoricalEnergySites if isinstance(space, Categorical) else EnergySites
+    sites = model.sites(x) if kind == "own" else generic(model, x)
     current = x.clone()
     order = torch.arange(len(x))
     for turn in range(3):
-        for site in range(model.space.sites):
-            mixed = (order * 3 + site + turn) % model.space.sites
+        for site in range(space.sites):
+            mixed = (order * 3 + site + turn) % space.sites
             for chosen in (site, mixed):
-                expected = conditional_logits(model, current, torch.as_tensor(chosen).expand(len(x)))
-                assert_close(sites.logit(chosen).detach(), expected, **EXACT)
-            value = model.space.of_bits(((order + turn + site) % 2).double())
+                expected = conditionals(model, current, torch.as_tensor(chosen).expand(len(x)))
+                assert_close(of_sites(sites, chosen), expected, **EXACT)
             chosen = site if turn == 1 else mixed
+            each = torch.as_tensor(chosen).expand(len(x))
+            current = with_value(space, current, each, (order + turn + site) % space.values)
+            flat = current if isinstance(space, TwoValued) else space.table(current)
             with torch.no_grad():
-                sites.assign(chosen, value)
-            flat = current.flatten(1)  # a view: current changes with it
-            flat[order, torch.as_tensor(chosen)] = value
-            assert torch.equal(sites.x, flat)
+                sites.assign(chosen, flat.reshape(len(x), space.sites, -1)[order, each].squeeze(1))
+            assert torch.equal(positions(sites, space), current)
 
 
-@binary_models
+@discrete_models
 def test_sites_work_on_a_copy(name):
     model = target(name)
     x = double_states(model)
     sites = model.sites(x)
     with torch.no_grad():
-        sites.assign(0, torch.full((len(x),), 7.0, dtype=torch.float64))
+        sites.assign(0, torch.full_like(sites.x[:, 0], 7.0))
     assert torch.equal(x, double_states(model))
 
 
-@binary_models
+@discrete_models
+def test_the_conditional_of_the_value_that_is_there(name):
+    model = target(name)
+    x, order = double_states(model), torch.arange(model.space.states)
+    values = model.space.decode(x).flatten(1).long()
+    for site in range(model.space.sites):
+        expected = conditionals(model, x, torch.full((len(x),), site))[order, values[:, site]]
+        assert_close(model.sites(x).log_conditional(site).detach(), expected, **EXACT)
+
+
+@discrete_models
 def test_conditionals_survive_strong_couplings(name):
-    """Parameters of size 30 in float32: a logit may be large, but it is finite and right to rounding."""
+    """Parameters of size 30 (networks: 1) in float32: a logit may be large, but it is finite and right to rounding."""
     model = target(name).float()
     with torch.no_grad():
         for p in model.parameters():
-            p.mul_(30)
+            p.mul_(30 if model.compiles else 2.5)
     x = model.space.enumerate()
     sites = model.sites(x)
     precise = target(name)
@@ -281,8 +329,8 @@ def test_conditionals_survive_strong_couplings(name):
         for p, q in zip(precise.parameters(), model.parameters(), strict=True):
             p.copy_(q)
     for site in range(model.space.sites):
-        expected = conditional_logits(precise, x.double(), torch.full((len(x),), site))
-        assert_close(sites.logit(site).detach().double(), expected, rtol=1e-5, atol=1e-4)
+        expected = conditionals(precise, x.double(), torch.full((len(x),), site))
+        assert_close(of_sites(sites, site).double(), expected, rtol=1e-5, atol=1e-4)
 
 
 # Sweeps of a Boltzmann machine in blocks
@@ -311,8 +359,8 @@ def test_a_sweep_in_blocks_is_one_site_after_the_other(block, order, strength, m
     (blocks, threshold), (plain, _) = boltzmann_sites(strength), boltzmann_sites(strength)
     before = blocks.x.clone()
     for _ in range(3):
-        blocks.sweep(order, threshold)
-        Sites.sweep(plain, order, threshold)
+        blocks.decide(order, threshold)
+        TwoValuedSites.decide(plain, order, threshold)
         assert torch.equal(blocks.x, plain.x)
         threshold = threshold.roll(1, 0)
     assert not torch.equal(blocks.x, before)
@@ -327,8 +375,8 @@ def test_a_chain_of_units_that_copy_their_neighbour_settles():
     threshold = torch.zeros(2, n, dtype=torch.float64)
     threshold[0, 0], threshold[1, 0] = -100.0, 100.0  # the first chain's first unit goes on, whatever its logit
     blocks, plain = (BoltzmannSites(coupling, bias, start) for _ in range(2))
-    blocks.sweep(range(n), threshold)
-    Sites.sweep(plain, range(n), threshold)
+    blocks.decide(range(n), threshold)
+    TwoValuedSites.decide(plain, range(n), threshold)
     assert torch.equal(blocks.x, plain.x)
     assert blocks.x.sum(1).tolist() == [n, 0]
 
@@ -336,8 +384,8 @@ def test_a_chain_of_units_that_copy_their_neighbour_settles():
 def test_sites_drawn_for_each_chain_are_visited_one_by_one():
     (blocks, threshold), (plain, _) = boltzmann_sites(1.0), boltzmann_sites(1.0)
     order = list(rng.integers(11, (400, 11), stream(0, "sites")).unbind(1))
-    blocks.sweep(order, threshold)
-    Sites.sweep(plain, order, threshold)
+    blocks.decide(order, threshold)
+    TwoValuedSites.decide(plain, order, threshold)
     assert torch.equal(blocks.x, plain.x)
 
 
@@ -357,7 +405,7 @@ def test_layers_are_the_conditionals_of_the_joint(name):
         p_hidden = (joint @ h) / joint.sum(1, keepdim=True)
         p_visible = (joint.T @ v.flatten(1)) / joint.sum(0)[:, None]
         assert_close(model.hidden_logits(v).sigmoid(), p_hidden, **EXACT)
-        assert_close(model.visible_logits(h).sigmoid(), p_visible, **EXACT)
+        assert_close(visible_mean(model, model.visible_logits(h)), p_visible, **EXACT)
         assert_close(model.free_energy(v, a), model.energy(v), **EXACT)
 
 
@@ -386,11 +434,21 @@ def test_layers_are_sampled_from_their_conditionals(name):
     assert_distributed(independent(model.hidden_logits(v[:1])[0]), h)
     x = model.sample_visible(h[:1].expand(n, -1), stream(0, "visible"))
     assert x.shape == (n, *model.space.shape)
-    assert_distributed(independent(model.visible_logits(h[:1])[0]), x.flatten(1))
+    units = independent(model.visible_logits(h[:1])[0], model.space)
+    assert_distributed(units, x.reshape(n, *units.space.shape))
 
 
-def independent(logits):
+def visible_mean(model, logits):
+    """The mean of visible units with these logits."""
+    if isinstance(model.space, Categorical):
+        return model.space.table(logits).softmax(2).flatten(1)
+    return logits.sigmoid()
+
+
+def independent(logits, space=None):
     """Independent units with these logits."""
+    if isinstance(space, Categorical):
+        return CategoricalProduct(space, logits.reshape(space.shape).softmax(-1))
     model = BernoulliProduct(Binary((len(logits),)), torch.full((len(logits),), 0.5))
     with torch.no_grad():
         model.b.copy_(logits)
@@ -403,7 +461,7 @@ def independent(logits):
 @normalised_models
 def test_log_z_is_the_sum_or_the_integral(name):
     model = target(name)
-    if isinstance(model.space, TwoValued):
+    if isinstance(model.space, Discrete):
         expected = (-model.energy(double_states(model))).logsumexp(0).item()
         assert model.log_z().item() == pytest.approx(expected, rel=1e-12)
     else:

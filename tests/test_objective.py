@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from targets import (
-    BINARY,
+    DISCRETE,
     assert_close,
+    at,
     batch,
     component,
     double_states,
@@ -24,6 +25,7 @@ from targets import (
 
 from ebm_cli import checks, exact, registry
 from ebm_cli.errors import RunError, UserError
+from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.likelihood import Likelihood, center
 from ebm_cli.rng import stream
@@ -35,7 +37,7 @@ KEY = stream(0, "objective")
 OBJECTIVES = list(shipped("objective"))
 LIKELIHOOD = [name for name in OBJECTIVES if isinstance(component("objective", name), Likelihood)]
 WITH_CHAINS = [name for name in LIKELIHOOD if component("objective", name).negatives]
-binary_models = pytest.mark.parametrize("model_name", BINARY)
+discrete_models = pytest.mark.parametrize("model_name", DISCRETE)
 # Float64 sums over 16 states lose a few units in the last place.
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -67,7 +69,7 @@ def test_every_objective_has_a_file():
 # Likelihood
 
 
-@binary_models
+@discrete_models
 @pytest.mark.parametrize("name", WITH_CHAINS)
 def test_with_exact_negatives_the_gradient_is_that_of_the_likelihood(name, model_name):
     model = target(model_name)
@@ -78,7 +80,7 @@ def test_with_exact_negatives_the_gradient_is_that_of_the_likelihood(name, model
         assert_close(found[parameter], expected[parameter], **EXACT)
 
 
-@binary_models
+@discrete_models
 def test_by_enumeration_loss_and_gradient_are_those_of_the_likelihood(model_name):
     model = target(model_name)
     x = data_rows(model)
@@ -398,3 +400,61 @@ def test_training_raises_the_exact_likelihood(name):
         train_step(parts, state)
     after = exact.log_likelihood(state.model, parts.data.train.all()).mean().item()
     assert after > before + 0.2
+
+
+# Pseudo-likelihood
+
+
+def pseudo_likelihood_gradient(model, x, space):
+    """Of -mean sum_i log p(x_i | rest), from the energies of all states, by autograd."""
+    log_p = -model.energy(double_states(model))
+    terms = [
+        log_p[n] - torch.stack([log_p[at(space, n, {site: v})] for v in range(space.values)]).logsumexp(0)
+        for n in space.code(x).tolist()
+        for site in range(space.sites)
+    ]
+    loss = -torch.stack(terms).sum() / len(x)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return dict(zip(names, found, strict=True)), loss.item()
+
+
+@discrete_models
+def test_loss_and_gradient_are_those_of_the_enumerated_conditionals(model_name):
+    model = target(model_name)
+    x = data_rows(model)
+    expected, loss = pseudo_likelihood_gradient(model, x, model.space)
+    found, metrics = gradients(component("objective", "pseudo_likelihood"), model, x, None)
+    assert metrics["loss"].item() == pytest.approx(loss, rel=1e-12)
+    for name, grad in expected.items():
+        assert_close(found[name], grad, **EXACT)
+
+
+def test_sites_drawn_at_random_give_the_whole_sum_on_average():
+    """Two of four sites: the mean over all six pairs, which are equally likely, is the gradient of all."""
+    model = target("boltzmann-binary")
+    x, objective = data_rows(model), component("objective", "pseudo_likelihood", sites=2)
+    whole, _ = pseudo_likelihood_gradient(model, x, model.space)
+    pairs = {}
+    for number in range(200):
+        found = objective.gradient(model, x, None, stream(number, "objective"))
+        pairs[round(found.metrics["loss"].item(), 9)] = found.parameters
+    assert len(pairs) == 6
+    for name, grad in whole.items():
+        assert_close(sum(found[name] for found in pairs.values()) / 6, grad, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["pcd", "pseudo_likelihood"])
+def test_penalties_on_couplings_are_added_to_their_gradient_alone(name):
+    model = target("potts-categorical")
+    x = data_rows(model)
+    plain, _ = gradients(component("objective", name), model, x, x[:3])
+    found, _ = gradients(component("objective", name, coupling_l1=0.3, coupling_l2=0.2), model, x, x[:3])
+    assert_close(found["J"] - plain["J"], 0.3 * model.J.sign() + 0.4 * model.J, **EXACT)
+    assert torch.equal(found["h"], plain["h"])
+
+
+def test_penalties_need_couplings():
+    for key in ("coupling_l1", "coupling_l2"):
+        misfit = component("objective", "pseudo_likelihood", **{key: 0.1}).misfit(BernoulliProduct)
+        assert misfit == f"objective.{key} = 0.1: this model has no couplings; set it to 0"

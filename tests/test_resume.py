@@ -17,6 +17,8 @@ POLICIES = {
     "persistent": "objective=pcd sampler=gibbs optimizer=adam chains.count=7",
     "replay": "objective=ml_replay sampler=metropolis chains.steps=2 chains.size=30 optimizer.ema=0.9 optimizer.clip=1",
     "replay_data": "objective=cd_replay chains.steps=2 chains.size=30 objective.centered=true optimizer.momentum=0.5",
+    "tempered": "objective=pcd sampler=parallel_tempering sampler.temperatures=3",
+    "tempered_replay": "objective=ml_replay sampler=parallel_tempering chains.steps=2 chains.size=30",
     "noise": "objective=short_run sampler=metropolis sampler.flips=2 chains.steps=3 optimizer=adamw",
 }
 RHYTHM = "steps=30 save_every=5 eval_every=7 evaluation=[samples,pseudo_likelihood] checkpoint.keep_last=2"

@@ -163,7 +163,7 @@ def test_samples_follow_their_seed_sampler_and_checkpoint():
 
 def test_a_sampler_that_does_not_fit_is_refused():
     assert ebm("train", "model=boltzmann", "hydra.run.dir=run", *[w for w in TINY if "hidden" not in w]).code == 0
-    assert_refused(ebm("sample run=run sampler=block_gibbs"), "samplers that fit: dmala, gibbs, gwg, metropolis")
+    assert_refused(ebm("sample run=run sampler=block_gibbs"), "samplers that fit: dmala, gibbs, gwg, hamming_ball")
 
 
 def test_sampling_needs_no_data():

@@ -9,7 +9,7 @@ from targets import (
     ENGINES,
     FALSE_ALARM,
     FITTING,
-    FITTING_BINARY,
+    FITTING_DISCRETE,
     INVARIANT,
     SAMPLERS,
     SIGMAS,
@@ -34,16 +34,17 @@ from ebm_cli.device import Device
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import stream
+from ebm_cli.sampler import hamming_ball
 from ebm_cli.sampler.base import run, transitions
-from ebm_cli.space import Binary, Real
+from ebm_cli.space import Binary, Real, Spin
 
 kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
 invariant_kernels = pytest.mark.parametrize(("name", "model_name"), marked(INVARIANT))
-binary_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_BINARY))
-invariant_binary_kernels = pytest.mark.parametrize(
-    ("name", "model_name"), marked([pair for pair in FITTING_BINARY if pair in INVARIANT])
+discrete_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_DISCRETE))
+invariant_discrete_kernels = pytest.mark.parametrize(
+    ("name", "model_name"), marked([pair for pair in FITTING_DISCRETE if pair in INVARIANT])
 )
-DEFINED = [(s, t) for s, t in FITTING_BINARY if matrix_of(SAMPLERS[s], target(t)) is not None]
+DEFINED = [(s, t) for s, t in FITTING_DISCRETE if matrix_of(SAMPLERS[s], target(t)) is not None]
 defined_kernels = pytest.mark.parametrize(("name", "model_name"), marked(DEFINED))
 invariant_defined_kernels = pytest.mark.parametrize(
     ("name", "model_name"), marked([pair for pair in DEFINED if pair in INVARIANT])
@@ -165,12 +166,12 @@ def test_parameters_need_no_gradient_and_get_none(name, model_name):
 
 @kernels
 def test_caches_follow_the_chain(name, model_name):
-    """Stepping on with the state of the last step is the same as with a fresh one at the same position."""
+    """Stepping on with the state of the last step is the same as with a fresh one at the same positions."""
     sampler, model = SAMPLERS[name], target(model_name)
     state = sampler.init(model, model.space.noise(500, stream(0, "noise")).double())
     with torch.no_grad():
         for i in range(6):
-            fresh = sampler.init(model, state.x.clone())
+            fresh = sampler.init(model, sampler.positions(state).clone())
             state, _ = sampler.step(model, state, stream(1).fold(i))
             assert torch.equal(state.x, sampler.step(model, fresh, stream(1).fold(i))[0].x)
 
@@ -211,7 +212,7 @@ def test_reversal_is_the_time_reversal(name, model_name):
     assert sampler.reversal().reversal() == sampler
 
 
-@invariant_binary_kernels
+@invariant_discrete_kernels
 def test_reversal_runs_backwards(name, model_name):
     """Draws: pairs (start, end) of a step from p, and pairs (end, start) of the reversal, have one distribution.
 
@@ -284,7 +285,8 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 
 
 def test_a_sampler_of_another_space_is_refused():
-    message = "moves in binary or spin spaces, the data are real; samplers that fit: metropolis"
+    message = "moves in binary, spin or categorical spaces, the data are real; samplers that fit: metropolis, "
+    message += "parallel_tempering"
     with pytest.raises(UserError, match=message):
         checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})
 
@@ -343,10 +345,54 @@ def test_metropolis_rejects_what_has_no_probability():
         assert (y <= 0).all()
 
 
+# Hamming ball
+
+
+def test_a_ball_is_gone_through_in_pieces_alike(monkeypatch):
+    model, sampler = target("rbm-binary"), SAMPLERS["hamming_ball-2"]
+    x = model.space.noise(50, stream(0, "noise")).double()
+    whole, _ = run(sampler, model, x, 3, stream(1))
+    monkeypatch.setattr(hamming_ball, "_AT_ONCE", sampler.ball * 4 * 7)
+    assert torch.equal(run(sampler, model, x, 3, stream(1))[0], whole)
+
+
+def test_blocks_are_drawn_uniformly_and_no_other_site_moves():
+    """Radius 3 in 3 of 4 sites at equal energies: new values of a random block are fair coins."""
+    model, n = small_model("boltzmann", Binary((2, 2))), 100_000
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    sampler = component("sampler", "hamming_ball", block=3, radius=3)
+    x = torch.zeros(n, 2, 2, dtype=torch.float64)
+    y, info = run(sampler, model, x, 1, stream(0, "ball"))
+    share = [
+        (3 if code.bit_count() == 1 else 2 if code.bit_count() == 2 else code.bit_count() == 3) for code in range(16)
+    ]
+    expected = torch.tensor([4, *share[1:]], dtype=torch.float64) / 32
+    assert chi_square(torch.bincount(model.space.code(y), minlength=16), expected * n) > FALSE_ALARM
+    assert torch.equal(info["flips"], y.flatten(1).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"block": 17}, "sampler.block = 17: the data have 16 sites"),
+        ({"radius": 11}, r"sampler.radius = 11: a block has 10 sites \(sampler.block\); give at most that"),
+        ({"block": 40, "radius": 8}, "a ball in 40 sites has 100146724 configurations"),
+    ],
+)
+def test_balls_that_are_too_large_are_refused(settings, sentence):
+    sampler = component("sampler", "hamming_ball", **settings)
+    space = Binary((4, 4)) if settings.get("block") != 40 else Binary((8, 8))
+    with pytest.raises(UserError, match=sentence):
+        checks.check_moves(sampler, space, {"sampler": "hamming_ball"})
+    assert component("sampler", "hamming_ball", block=10, radius=10).misfit(Spin((4, 4))) is None
+
+
 # Low precision
 
 
-@invariant_binary_kernels
+@invariant_discrete_kernels
 def test_chains_in_bfloat16_are_close(name, model_name):
     """Products with 7-bit mantissas: logits of size 3 err by 0.01, probabilities by 0.003, four sites by about 0.01.
 

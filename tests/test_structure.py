@@ -19,9 +19,10 @@ GROUPS = registry.GROUPS
 LAYERS = """
 errors philox signals functional fixed_point
 rng ranks launch memory
-registry space engine graph
+registry space engine graph markov
 model dataset terminal picture tracker device
-transfer sampler arithmetic
+transfer scaled arithmetic
+sampler
 exact acceleration
 path objective chains optimizer
 evaluation checks checkpoint

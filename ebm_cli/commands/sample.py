@@ -17,9 +17,10 @@ from ebm_cli.engine import Work
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
+from ebm_cli.space import Categorical
 from ebm_cli.terminal import log, logging_to, output
 
-_TYPES: dict[str, type] = {"binary": np.uint8, "spin": np.int8}  # of what is written, by the space
+_TYPES: dict[str, type] = {"binary": np.uint8, "spin": np.int8, "categorical": np.uint8}  # written, by the space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def sample(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
         subject = Subject(
-            state.averaged_model(), parts.data, "test", parts.components.sampler, state.store,
+            state.averaged_model(), parts.data, "test", parts.components.sampler, state.chains(),
             stream(asked.seed, "sample", state.step), parts.device,
         )  # fmt: skip
         if asked.start == "chains" and len(state.store) < asked.n:
@@ -57,7 +58,8 @@ def sample(config: Mapping[str, Any]) -> int:
         x = draw(subject, asked.n, asked.steps, asked.start).cpu()
     folder = trained.run.new_folder("samples")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, samples=x.numpy().astype(_TYPES.get(parts.data.space.name, np.float32)))
+    values = parts.data.space.decode(x) if isinstance(parts.data.space, Categorical) else x
+    np.savez_compressed(buffer, samples=values.numpy().astype(_TYPES.get(parts.data.space.name, np.float32)))
     write_synced(folder / "samples.npz", buffer.getvalue())
     trained.run.write_image(str(folder.relative_to(trained.run.path) / "grid.png"), picture.grid(parts.data.space, x))
     output.print(f"{asked.n} samples after {asked.steps} steps: {folder / 'samples.npz'}", soft_wrap=True)

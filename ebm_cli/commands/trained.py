@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ebm_cli import checkpoint, ranks, registry, run
 from ebm_cli.checkpoint import Checkpoint, Invalid
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
@@ -62,10 +64,16 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     data = load_data(components) if with_data else placeholder(_space(saved))
     parts, state = assemble(components, loop, device.open(), data, choice)
     try:
-        state.load(saved.step, saved.tensors)
+        state.load(saved.step, saved.tensors if wanted.sampler is None else _respread(saved, parts))
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
     return Trained(found, config, choice, parts, state)
+
+
+def _respread(saved: Checkpoint, parts: Parts) -> dict[str, Tensor]:
+    """The tensors with the chains as another sampler than the run's own has them, with its replicas or without."""
+    spread = parts.components.sampler.spread
+    return {n: spread(t, parts.data.space) if n == "chains" else t for n, t in saved.tensors.items()}
 
 
 def _space(saved: Checkpoint) -> Space:

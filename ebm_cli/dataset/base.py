@@ -13,40 +13,58 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
-Values = Literal["binary", "grey", "real"]
+Values = Literal["binary", "grey", "real", "categorical"]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split as it was read: values (n, *shape), and an integer label per row where there is one."""
+    """One split as it was read: values (n, *shape), and integer labels and weights of the rows where there are some."""
 
     values: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.int64] | None = None
+    weights: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of what made the data, each (sites, sites) where it is: couplings, and which sites touch."""
+
+    couplings: Tensor | None = None
+    contacts: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What `Dataset.read` returns. `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1]; "real" any float."""
+    """What `Dataset.read` returns.
+
+    `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
+    `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`.
+    """
 
     values: Values
     train: Arrays
     valid: Arrays | None
     test: Arrays
-    couplings: Tensor | None = None  # (sites, sites), where what made the data is known
+    truth: Truth = Truth()
+    categories: int = 0
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split on one device. `grey / scale` is the value, or the probability of a 1 if `stochastic`."""
+    """Rows of one split on one device. `grey / scale` is the value, or the probability of a 1 if `stochastic`.
 
+    `weights` (n,) say how often a row is drawn in training relative to the others, where they are not all equal.
+    """
+
+    space: Space
     grey: Tensor
     scale: float
     stochastic: bool
     labels: Tensor | None
-    spins: bool = False  # a row's bits are then shown as -1 and 1
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.grey)
@@ -55,14 +73,24 @@ class Split:
         """x (len(index), *shape) float32; with stochastic binarisation drawn anew for each key."""
         x = self.grey[index].float() / self.scale
         x = (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
-        return 2 * x - 1 if self.spins else x
+        return self.space.encode(x)
 
     def all(self) -> Tensor:
         """The whole split. Stochastic binarisation is drawn once and for all, so results compare across runs."""
         return self.rows(torch.arange(len(self), device=self.grey.device), rng.stream(0, "binarize", len(self)))
 
+    @property
+    def size(self) -> float:
+        """Number of rows, or of the independent ones that weighted rows amount to: the sum of the weights."""
+        return len(self) if self.weights is None else self.weights.sum().item()
+
     def mean(self) -> Tensor:
-        """Mean over the split, (*shape): of x, for spins of their bits."""
+        """Mean over the split, (*shape), by weight: of x, for spins of their bits."""
+        if isinstance(self.space, Categorical):
+            weights = torch.ones(len(self), dtype=torch.float64) if self.weights is None else self.weights.cpu()
+            sites = self.grey.flatten(1).cpu().long().unbind(1)
+            counts = [torch.bincount(site, weights, minlength=self.space.values) for site in sites]
+            return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.grey.device)
         return (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
 
     def to(self, device: torch.device) -> "Split":
@@ -80,20 +108,23 @@ class Data:
     valid: Split | None
     test: Split
     method: str = "none"  # of binarisation, where there was any
-    couplings: Tensor | None = None  # (sites, sites), where what made the data is known
+    truth: Truth = Truth()
 
     def smoothed_mean(self) -> Tensor:
-        """Mean of the training rows, of spins their bits; of two values (n m + 1) / (n + 2): logits are finite."""
-        mean, n = self.train.mean(), len(self.train)
-        return (n * mean + 1) / (n + 2) if isinstance(self.space, TwoValued) else mean
+        """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite."""
+        mean, n = self.train.mean(), self.train.size
+        return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete) else mean
 
     def describe(self) -> str:
         """Shape, kind and number of rows, in words."""
         how = {"threshold": ", binarised at one half", "stochastic": ", binarised anew at each visit"}
         valid = len(self.valid) if self.valid else 0
+        kind = f"{'x'.join(map(str, self.space.site_shape))} {self.space.name}{how.get(self.method, '')}"
+        if isinstance(self.space, Categorical):
+            kind += f" of {self.space.values} values"
+        worth = "" if self.train.weights is None else f" (weighted, worth {self.train.size:.0f})"
         return (
-            f"{'x'.join(map(str, self.space.shape))} {self.space.name}{how.get(self.method, '')}; "
-            f"{len(self.train)} rows for training, {valid} for validation, {len(self.test)} for testing"
+            f"{kind}; {len(self.train)} rows for training{worth}, {valid} for validation, {len(self.test)} for testing"
         )
 
     def to(self, device: torch.device) -> "Data":
@@ -102,8 +133,16 @@ class Data:
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
 
 
-def batch_index(rows: int, step: int, size: int, seed: int) -> Tensor:
-    """Rows of batch number `step`: positions step*size ... of an endless sequence of shuffled passes over the data."""
+def batch_index(train: Split, step: int, size: int, seed: int) -> Tensor:
+    """Rows of batch number `step`: positions step*size ... of an endless sequence of shuffled passes over the data.
+
+    Rows with weights are drawn independently, each with a probability proportional to its weight.
+    """
+    if train.weights is not None:
+        u = rng.uniform((size,), rng.stream(seed, "batch", step), dtype=torch.float64)
+        total = train.weights.cumsum(0)
+        return torch.searchsorted(total, u * total[-1], right=True).clamp_max(len(train) - 1)
+    rows = len(train)
     first, last = step * size, (step + 1) * size
     passes = [_order(rows, epoch, seed) for epoch in range(first // rows, (last - 1) // rows + 1)]
     offset = first - first // rows * rows
@@ -120,6 +159,7 @@ class Dataset(ABC):
 
     binarize: Binarize
     values: ClassVar[Values | None]  # None: known only after reading
+    levels: ClassVar[int] = 0  # so few grey values there are
     binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "stochastic"
 
     @abstractmethod
@@ -128,11 +168,10 @@ class Dataset(ABC):
 
     def space_type(self, accepted: tuple[type[Space], ...]) -> type[Space] | None:
         """The space `load` would give a model that accepts those; None if only reading can tell."""
-        if self.binarize in ("threshold", "stochastic") or self.values == "binary":
-            return _two_valued(accepted)
-        if self.values is None:
+        if self.values is None and self.binarize not in ("threshold", "stochastic"):
             return None
-        return _two_valued(accepted) if self.values == "grey" and self.method("grey", accepted) != "none" else Real
+        values = self.values or "grey"
+        return _space_type(values, self.method(values, accepted), accepted, self.levels)
 
     def method(self, values: Values, accepted: tuple[type[Space], ...]) -> Binarize:
         """`auto` resolved: binarise grey values if the model takes binary data."""
@@ -144,13 +183,11 @@ class Dataset(ABC):
         """Read, binarise and check. Raises UserError naming the split and the first thing wrong with it."""
         raw = self.read()
         method = self.method(raw.values, accepted)
-        if raw.values == "real" and method in ("threshold", "stochastic"):
+        if raw.values in ("real", "categorical") and method in ("threshold", "stochastic"):
             raise UserError(
                 f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
             )
-        binary = raw.values == "binary" or method in ("threshold", "stochastic")
-        shape = raw.train.values.shape[1:]
-        space: Space = _two_valued(accepted)(shape) if binary else Real(shape)
+        space = _space(raw, method, accepted)
         splits = [
             None if part is None else _split(part, raw.values, method, name, space)
             for name, part in (("train", raw.train), ("valid", raw.valid), ("test", raw.test))
@@ -158,35 +195,45 @@ class Dataset(ABC):
         train, valid, test = splits
         assert train is not None
         assert test is not None
-        return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.couplings)
+        return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.truth)
 
 
-def _two_valued(accepted: tuple[type[Space], ...]) -> type[TwoValued]:
-    """Bits, unless the model takes spins alone."""
-    return Spin if Spin in accepted and Binary not in accepted else Binary
+def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
+    """Bits, unless the model takes spins or categories alone; grey values real, unless it does not take those."""
+    if values == "categorical":
+        return Categorical
+    if values == "binary" or method in ("threshold", "stochastic"):
+        return next((space for space in (Binary, Spin, Categorical) if space in accepted), Binary)
+    levels = values == "grey" and categories > 0 and Real not in accepted and Categorical in accepted
+    return Categorical if levels else Real
+
+
+def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...]) -> Space:
+    shape, kind = raw.train.values.shape[1:], _space_type(raw.values, method, accepted, raw.categories)
+    binary = raw.values == "binary" or method in ("threshold", "stochastic")
+    return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 
 def _split(part: Arrays, values: Values, method: Binarize, name: str, space: Space) -> Split:
     array: NDArray[Any] = np.ascontiguousarray(part.values)
     if len(array) == 0:
         raise UserError(f"dataset: the {name} split is empty")
-    shape = space.shape
+    shape = space.site_shape
     if array.shape[1:] != shape:
         raise UserError(f"dataset: rows of the {name} split have shape {array.shape[1:]}, those of train {shape}")
     scale = 255.0 if values == "grey" and array.dtype == np.uint8 else 1.0
     if method == "threshold" and values == "grey":
         array, scale = (array >= scale / 2).astype(np.uint8), 1.0
+    if values == "grey" and method == "none" and isinstance(space, Categorical):
+        array, scale = np.rint(array / scale * (space.values - 1)).astype(np.uint8), 1.0
     labels = None if part.labels is None else torch.from_numpy(np.ascontiguousarray(part.labels, np.int64))
     if labels is not None and len(labels) != len(array):
         raise UserError(f"dataset: the {name} split has {len(array)} rows and {len(labels)} labels")
-    return Split(
-        torch.from_numpy(array), scale, method == "stochastic" and values == "grey", labels, isinstance(space, Spin)
-    )
+    weights = None if part.weights is None else torch.from_numpy(part.weights)
+    return Split(space, torch.from_numpy(array), scale, method == "stochastic" and values == "grey", labels, weights)
 
 
 def placeholder(space: Space) -> Data:
-    """One row of noise: enough to build a model whose parameters will be loaded, where the data are not at hand."""
-    row = space.noise(1, rng.stream(0, "placeholder"))
-    bits = space.bits(row) if isinstance(space, TwoValued) else row
-    split = Split(bits, 1.0, stochastic=False, labels=None, spins=isinstance(space, Spin))
+    """One row of zeros: enough to build a model whose parameters will be loaded, where the data are not at hand."""
+    split = Split(space, torch.zeros(1, *space.site_shape), 1.0, stochastic=False, labels=None)
     return Data(space, split, None, split)

@@ -12,6 +12,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
 FOLDER = "binary_images"
+SHAPE = (28, 28)
 SPLITS = ("train", "val", "test")
 LABELS = tuple(f"{name}_label" for name in SPLITS)
 CALTECH = Remote(
@@ -22,8 +23,8 @@ CALTECH = Remote(
 )
 
 
-def read_images(path: Path, values: Values, labelled: bool) -> Raw:
-    """`train`, `val`, `test` (n, 28, 28) uint8, with `*_label` (n,) if `labelled`.
+def read_splits(path: Path, values: Values, labelled: bool, shape: tuple[int, ...] = SHAPE) -> Raw:
+    """`train`, `val`, `test` (n, *shape) uint8, with `*_label` (n,) if `labelled`.
 
     Raises UserError naming the file and the key if one is missing or is not that.
     """
@@ -35,14 +36,15 @@ def read_images(path: Path, values: Values, labelled: bool) -> Raw:
         if key not in arrays:
             raise UserError(f"{path}: has no key {key}; it must have {', '.join(keys)}")
     for key in SPLITS:
-        _check(arrays[key], values, f"{path}: key {key}")
+        _check(arrays[key], values, shape, f"{path}: key {key}")
     labels = [arrays[key].astype(np.int64) for key in LABELS] if labelled else [None] * 3
     return raw_of([arrays[key] for key in SPLITS], labels, values)
 
 
-def _check(array: NDArray[Any], values: Values, said: str) -> None:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[1:] != (28, 28) or len(array) == 0:
-        raise UserError(f"{said} has type {array.dtype} and shape {array.shape}, it must be uint8 and (n, 28, 28)")
+def _check(array: NDArray[Any], values: Values, shape: tuple[int, ...], said: str) -> None:
+    if array.dtype != np.uint8 or array.shape != (len(array), *shape) or len(array) == 0:
+        due = ", ".join(map(str, ("n", *shape)))
+        raise UserError(f"{said} has type {array.dtype} and shape {array.shape}, it must be uint8 and ({due})")
     if values == "binary" and array.max() > 1:
         raise UserError(f"{said} has values up to {array.max()}, it must have 0 and 1 alone")
 
@@ -69,7 +71,7 @@ class BinarizedMNIST(Dataset):
 
     def read(self) -> Raw:
         """The file. Raises UserError if it is missing (there is no download) or malformed."""
-        return read_images(data_root(self.root) / FOLDER / "binarized_mnist.npz", "binary", labelled=False)
+        return read_splits(data_root(self.root) / FOLDER / "binarized_mnist.npz", "binary", labelled=False)
 
 
 @register("dataset", "omniglot")
@@ -89,7 +91,7 @@ class Omniglot(Dataset):
 
     def read(self) -> Raw:
         """The file. Raises UserError if it is missing (there is no download) or malformed."""
-        return read_images(data_root(self.root) / FOLDER / "omniglot28.npz", "grey", labelled=True)
+        return read_splits(data_root(self.root) / FOLDER / "omniglot28.npz", "grey", labelled=True)
 
 
 @register("dataset", "caltech101")
@@ -112,7 +114,7 @@ class Caltech101(Dataset):
         folder = data_root(self.root) / FOLDER
         packed, original = folder / "caltech101_silhouettes_28.npz", folder / CALTECH.name
         if packed.is_file():
-            return read_images(packed, "binary", labelled=True)
+            return read_splits(packed, "binary", labelled=True)
         if not original.is_file():
             download(CALTECH, folder, f"{packed.name} or {original.name}")
         return read_mat(original)

@@ -21,7 +21,8 @@ class Digits(Dataset):
     """1797 real handwritten digits of 8 x 8 grey pixels, included in scikit-learn.
 
     The split is fixed: a random order of all rows, of which the first 1437 are for fitting and the last 360 for
-    testing; the last `valid` rows of the 1437 are kept back for validation. Binarised at 8/16 by default.
+    testing; the last `valid` rows of the 1437 are kept back for validation. Binarised at 8/16 by default; the 17
+    grey values are categories for models that take nothing else.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (test part), UCI 1998.
     """
@@ -29,6 +30,7 @@ class Digits(Dataset):
     binarize: Binarize
     valid: Annotated[int, Field(ge=0)]
     values: ClassVar[Values | None] = "grey"
+    levels: ClassVar[int] = 17
     binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "threshold"
 
     def read(self) -> Raw:
@@ -42,7 +44,7 @@ class Digits(Dataset):
         train, valid, test = (
             Arrays(images[part], labels[part]) for part in (slice(cut), slice(cut, FITTED), slice(FITTED, ROWS))
         )
-        return Raw("grey", train, valid if self.valid else None, test)
+        return Raw("grey", train, valid if self.valid else None, test, categories=self.levels)
 
 
 def _table() -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import graph, rng
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw
+from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Truth
 from ebm_cli.dataset.files import read_npz
 from ebm_cli.registry import register
 
@@ -48,7 +48,7 @@ class IsingSamples(Dataset):
         rows = read_npz(path, ("samples",), f"dataset.name = ising_samples: {path}")["samples"]
         parts = np.split(rows, [self.train, self.train + self.held_out])
         train, valid, test = (Arrays(np.ascontiguousarray(part)) for part in parts)
-        return Raw("binary", train, valid, test, self.couplings())
+        return Raw("binary", train, valid, test, Truth(self.couplings()))
 
     def couplings(self) -> Tensor:
         """The true J, (sites, sites)."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +39,14 @@ class Npz(Dataset):
     (or val_label), test_label (n,) of integers. A test and a validation split that the file lacks are drawn from
     train, always the same rows: the share `held_out` for testing, then that share of the remainder for validation.
 
-    All values 0 or 1: binary. Otherwise uint8, or floats all in [0, 1]: grey. Any other numbers: real, as float32.
-    All splits together decide.
+    With `categories` K all values are integers below K, each a category. Otherwise, all values 0 or 1: binary; else
+    uint8, or floats all in [0, 1]: grey; any other numbers: real, as float32. All splits together decide.
     """
 
     path: str | None
     binarize: Binarize
     held_out: Annotated[float, Field(gt=0, le=0.5)]
+    categories: Annotated[int, Field(ge=2, le=256)] | None
     values = None
 
     def read(self) -> Raw:
@@ -54,7 +55,8 @@ class Npz(Dataset):
             raise UserError("dataset.path = null: name the .npz file, dataset.path=FILE")
         said = f"dataset.path = {self.path}"
         parts = read_parts(Path(self.path).expanduser(), said)
-        values, arrays = convert([part.values for part in parts.values()], said)
+        found = [part.values for part in parts.values()]
+        values, arrays = self._converted(found, said)
         final = {
             name: Part(part.key, array, part.labels) for (name, part), array in zip(parts.items(), arrays, strict=True)
         }
@@ -62,7 +64,23 @@ class Npz(Dataset):
             if name not in final:
                 final["train"], final[name] = hold_out(final["train"], name, self.held_out, said)
         train, valid, test = (Arrays(final[name].values, final[name].labels) for name in ("train", "valid", "test"))
-        return Raw(values, train, valid, test)
+        return Raw(values, train, valid, test, categories=self.categories or 0)
+
+    def _converted(self, arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray[Any]]]:
+        if self.categories is None:
+            return convert(arrays, said)
+        return "categorical", [*self._numbered(arrays, said)]
+
+    def _numbered(self, arrays: list[NDArray[Any]], said: str) -> list[NDArray[np.uint8]]:
+        """Numbers of categories, each checked to be one."""
+        for array in arrays:
+            low, high = array.min(), array.max()
+            if low < 0 or high >= self.categories or (array != np.floor(array)).any():
+                raise UserError(
+                    f"{said}: has values from {low:g} to {high:g}, dataset.categories = {self.categories} are the "
+                    f"integers 0 to {cast(int, self.categories) - 1}; set it to how many there are"
+                )
+        return [array.astype(np.uint8) for array in arrays]
 
 
 def read_parts(path: Path, said: str) -> dict[str, Part]:

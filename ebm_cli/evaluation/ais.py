@@ -12,14 +12,14 @@ from ebm_cli import rng
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
-from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
-from ebm_cli.model.exponential_family import BernoulliProduct, GaussianProduct
+from ebm_cli.model.base import Bipartite, EnergyModel
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.path import Beta, BipartitePath, GeometricPath, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
-from ebm_cli.space import TwoValued
+from ebm_cli.space import Discrete
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
@@ -52,7 +52,7 @@ class AIS(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
-        return None if sampler.exact else "this sampler does not leave the model invariant; take one that does"
+        return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
 
     @property
     def work(self) -> Work:
@@ -119,19 +119,21 @@ class AIS(Evaluation):
 
 
 def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
-    """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler."""
+    """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler.
+
+    Where its chains have replicas, that is what moves each of them.
+    """
     mean = subject.data.smoothed_mean()
     like = next(subject.model.parameters())
     model = exact_arithmetic(subject.model, subject.device)
-    base: Normalised
-    if isinstance(subject.model.space, TwoValued):
-        base = BernoulliProduct(subject.model.space, torch.lerp(mean, torch.full_like(mean, 0.5), base_mix)).to(like)
-        if isinstance(subject.model, Bipartite) and isinstance(subject.sampler, BlockGibbs):
-            assert isinstance(model, Bipartite)
-            return BipartitePath(base, model)
-    else:
-        base = GaussianProduct(subject.model.space, mean).to(like)
-    return GeometricPath(base, subject.model, subject.sampler)
+    space = subject.model.space
+    if isinstance(space, Discrete):
+        mean = torch.lerp(mean, torch.full_like(mean, 1 / space.values), base_mix)
+    base = product(space, mean).to(like)
+    if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
+        assert isinstance(base, BernoulliProduct | CategoricalProduct)
+        return BipartitePath(base, model)
+    return GeometricPath(base, subject.model, subject.sampler.inner)
 
 
 def forward(path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from ebm_cli.engine import Work
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Space, TwoValued
+from ebm_cli.space import Discrete, Space
 
 Picture = NDArray[np.uint8]
 
@@ -76,7 +76,7 @@ class Evaluation(ABC):
 
 def bits_per_dimension(name: str, space: Space, log_likelihood: float) -> dict[str, float]:
     """`<name>/bits_per_dimension` of discrete data, from nats per example; nothing for real data."""
-    if not isinstance(space, TwoValued):
+    if not isinstance(space, Discrete):
         return {}
     return {f"{name}/bits_per_dimension": -log_likelihood / math.log(2) / space.sites}
 

@@ -350,11 +350,12 @@ def _built(key: str, settings: Settings) -> Sampler[Any, Any]:
 
 def _misfit(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
     """Why the sampler cannot move in this model, or None."""
-    lacking = [need.called for need in sampler.needs if not isinstance(model, need)]
+    kernel = sampler.inner
+    lacking = [need.called for need in kernel.needs if not isinstance(model, need)]
     if lacking:
         return f"wants a {' and '.join(lacking)} model, this one is not"
-    if not isinstance(model.space, sampler.spaces):
-        return f"moves in {_names(sampler.spaces)} spaces, this one is {model.space.name}"
+    if not isinstance(model.space, kernel.spaces):
+        return f"moves in {_names(kernel.spaces)} spaces, this one is {model.space.name}"
     why = sampler.misfit(model.space)
     return f"does not fit: {why}" if why else None
 

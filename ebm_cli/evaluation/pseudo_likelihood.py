@@ -1,18 +1,17 @@
 """Pseudo-likelihood (Besag 1975): cheap, needs no partition function, and is not the likelihood."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.model.base import EnergyModel, get_site
+from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import TwoValued
+from ebm_cli.space import Discrete
 
 
 @register("evaluation", "pseudo_likelihood")
@@ -23,8 +22,8 @@ class PseudoLikelihood(Evaluation):
     points: Annotated[int, Field(ge=1)]
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """Conditionals are known for binary sites."""
-        return None if isinstance(model.space, TwoValued) else f"a {model.space.name} space has no binary conditionals"
+        """Conditionals are known for sites of finitely many values."""
+        return None if isinstance(model.space, Discrete) else f"conditionals of {model.space.name} sites are not known"
 
     @property
     def required(self) -> bool:
@@ -41,10 +40,9 @@ class PseudoLikelihood(Evaluation):
 
 
 def log_pseudo_likelihood(model: EnergyModel, x: Tensor) -> float:
-    """Mean over rows of sum_i log sigmoid(+-logit_i), + where x_i is high."""
-    sites, space = model.sites(x), cast(TwoValued, model.space)
+    """Mean over rows of sum_i log p(x_i | x without i)."""
+    sites = model.sites(x)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for site in range(model.space.sites):
-        sign = 2 * space.bits(get_site(sites.x, site)) - 1
-        total += F.logsigmoid(sign * sites.logit(site))
+        total += sites.log_conditional(site)
     return total.mean().item()

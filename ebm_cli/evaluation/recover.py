@@ -30,7 +30,7 @@ class Recover(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`recover/...`; without a truth nothing, and that is said."""
-        truth = subject.data.couplings
+        truth = subject.data.truth.couplings
         if truth is None:
             return Result({}, warnings=("the couplings of these data are not known; use dataset=ising_samples",))
         assert isinstance(subject.model, Ising)

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_cli import rng
 from ebm_cli.engine import Engine
+from ebm_cli.functional import softplus
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Space, TwoValued
+from ebm_cli.space import Categorical, Discrete, Space, TwoValued
 
 Site = int | Tensor  # one site for all chains, or (chains,) int64 with one for each
 Gradients = dict[str, Tensor]  # by the name of the parameter
@@ -68,9 +70,24 @@ class EnergyModel(nn.Module, ABC):
 
         return energy.detach(), pull
 
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """log p(x_i | rest) for some sites i, (batch, len(sites)), differentiable in the parameters (discrete spaces).
+
+        Here by one energy for each value of each site: sum over values k of exp(E(x) - E(x with x_i = k)), inverted.
+        """
+        space = cast(Discrete, self.space)
+        values, energy, found = space.decode(x).flatten(1), self.energy(x), []
+        for site in sites.tolist():
+            others = values.repeat(space.values, 1, 1)
+            others[:, :, site] = torch.arange(space.values, device=x.device)[:, None].to(values.dtype)
+            rows = space.encode(others.reshape(-1, *space.site_shape)).to(x.dtype)
+            energies = self.energy(rows).reshape(space.values, len(x))
+            found.append(-(energy - energies).logsumexp(0))
+        return torch.stack(found, 1)
+
     def sites(self, x: Tensor) -> "Sites":
-        """Chains at positions x, ready to be updated site by site (binary spaces)."""
-        return EnergySites(self, x)
+        """Chains at positions x, ready to be updated site by site (discrete spaces)."""
+        return CategoricalEnergySites(self, x) if isinstance(self.space, Categorical) else EnergySites(self, x)
 
 
 class Normalised(EnergyModel):
@@ -89,6 +106,8 @@ class Blocked(EnergyModel):
     """A model whose sites fall into blocks, each of sites independent of each other given the rest."""
 
     called = "block-structured"
+    tempers: ClassVar[bool] = True
+    """Whether its blocks can be drawn at other temperatures too (`scaled.py`)."""
 
     @abstractmethod
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
@@ -131,7 +150,15 @@ class Bipartite(Blocked):
 
     def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:
         """v ~ p(v | h), (batch, *shape)."""
-        return rng.bernoulli(self.visible_logits(h), key).reshape(-1, *self.space.shape)
+        return self.draw_visible(self.visible_logits(h), key)
+
+    def draw_visible(self, logits: Tensor, key: AnyKey) -> Tensor:
+        """v with these logits, (batch, *shape)."""
+        return rng.bernoulli(logits, key).reshape(-1, *self.space.shape)
+
+    def visible_log_z(self, logits: Tensor) -> Tensor:
+        """log sum_v exp(v.logits), (batch,)."""
+        return softplus(logits).sum(1)
 
 
 class ModelSpec(ABC):
@@ -150,13 +177,25 @@ class ModelSpec(ABC):
 
 
 class Sites(ABC):
-    """Chains in the middle of a sweep over sites of two values, `low` and 1.
+    """Chains in the middle of a sweep. Subclasses keep what makes one conditional cheap.
 
-    Subclasses keep what makes one conditional cheap. `x` is (chains, sites) and belongs to this object: it is a copy of
-    the positions it was made from.
+    `x` belongs to this object: it is a copy of the positions it was made from.
     """
 
     x: Tensor
+
+    @abstractmethod
+    def sweep(self, order: Sequence[Site], u: Tensor) -> None:
+        """x_i ~ p(x_i | rest), one site of `order` after the other; u (chains, len(order)) uniform on [0, 1)."""
+
+    @abstractmethod
+    def log_conditional(self, site: int) -> Tensor:
+        """log p(x_i | rest) of the value that x_i has, (chains,)."""
+
+
+class TwoValuedSites(Sites):
+    """Sites of two values, `low` and 1; x is (chains, sites)."""
+
     low: float = 0.0
 
     @abstractmethod
@@ -167,14 +206,46 @@ class Sites(ABC):
         """x_site <- value (chains,)."""
         put_site(self.x, site, value)
 
-    def sweep(self, order: Sequence[Site], threshold: Tensor) -> None:
-        """x_i <- 1 if threshold_i < logit_i else low, one site of `order` after the other; threshold (chains, sites).
+    def sweep(self, order: Sequence[Site], u: Tensor) -> None:
+        """x_i <- 1 if logit(u_i) < logit_i else low: with probability sigmoid(logit_i)."""
+        self.decide(order, u.logit())
 
-        With threshold = logit(u), u uniform, that is x_i ~ p(x_i | rest).
-        """
+    def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
+        """x_i <- 1 if threshold_i < logit_i else low, one site of `order` after the other; (chains, len(order))."""
         for site, level in zip(order, threshold.unbind(1), strict=True):
             up = (level < self.logit(site)).to(self.x.dtype)
             self.assign(site, up if self.low == 0 else self.low + (1 - self.low) * up)
+
+    def log_conditional(self, site: int) -> Tensor:
+        """log sigmoid(+-logit)."""
+        logit = self.logit(site)
+        return F.logsigmoid(torch.where(self.x[:, site] == 1, logit, -logit))
+
+
+class CategoricalSites(Sites):
+    """Sites of K values; x is (chains, sites, K), one-hot."""
+
+    @abstractmethod
+    def logits(self, site: Site) -> Tensor:
+        """log p(x_i = k | rest) up to a constant of each chain, (chains, K)."""
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """x_site <- value (chains, K), one-hot."""
+        if isinstance(site, int):
+            self.x[:, site] = value
+        else:
+            self.x[torch.arange(len(self.x), device=site.device), site] = value
+
+    def sweep(self, order: Sequence[Site], u: Tensor) -> None:
+        """Each by inversion of its u."""
+        for site, level in zip(order, u.unbind(1), strict=True):
+            logits = self.logits(site)
+            index = rng.inverted(logits, level.double())
+            self.assign(site, F.one_hot(index, logits.shape[1]).to(self.x.dtype))
+
+    def log_conditional(self, site: int) -> Tensor:
+        """The logarithm of the softmax, at the value."""
+        return (self.logits(site).log_softmax(1) * self.x[:, site]).sum(1)
 
 
 def get_site(x: Tensor, site: Site) -> Tensor:
@@ -190,7 +261,7 @@ def put_site(x: Tensor, site: Site, value: Tensor) -> None:
         x.scatter_(1, site[:, None], value[:, None])
 
 
-class EnergySites(Sites):
+class EnergySites(TwoValuedSites):
     """Conditionals of any model of two-valued sites by two evaluations of its energy."""
 
     def __init__(self, model: EnergyModel, x: Tensor) -> None:
@@ -206,3 +277,21 @@ class EnergySites(Sites):
         y = self.x.clone()
         put_site(y, site, y.new_full((len(y),), value))
         return self.model.energy(y.reshape(-1, *self.model.space.shape))
+
+
+class CategoricalEnergySites(CategoricalSites):
+    """Conditionals of any model of categorical sites by one evaluation of its energy for each value."""
+
+    def __init__(self, model: EnergyModel, x: Tensor) -> None:
+        self.model = model
+        self.x = cast(Categorical, model.space).table(x).clone()
+
+    def logits(self, site: Site) -> Tensor:
+        """-E(x with x_i = k)."""
+        chains, _, values = self.x.shape
+        y = self.x[:, None].repeat(1, values, 1, 1)
+        where = site[:, None] if isinstance(site, Tensor) else site
+        rows, each = (torch.arange(n, device=self.x.device) for n in (chains, values))
+        y[rows[:, None], each, where] = torch.eye(values, dtype=y.dtype, device=y.device)
+        energy: Tensor = self.model.energy(y.reshape(-1, *self.model.space.shape))
+        return -energy.reshape(chains, values)

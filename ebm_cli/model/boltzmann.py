@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Site, Sites
+from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Space
@@ -57,6 +58,12 @@ class Boltzmann(EnergyModel):
         upper = self.W.triu(1)
         return upper + upper.T
 
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """log sigmoid(+-(x W + b)), (batch, len(sites))."""
+        v = x.flatten(1)[:, sites]
+        logits = x.flatten(1) @ self.coupling()[:, sites] + self.b[sites]
+        return F.logsigmoid((2 * v - 1) * logits)
+
     def sites(self, x: Tensor) -> "BoltzmannSites":
         """Conditionals from one row of the symmetric matrix."""
         return BoltzmannSites(self.coupling(), self.b, x)
@@ -65,7 +72,7 @@ class Boltzmann(EnergyModel):
 _BLOCK = 96  # sites solved together; 56 to 112 are equally fast at 784 sites
 
 
-class BoltzmannSites(Sites):
+class BoltzmannSites(TwoValuedSites):
     """logit p(x_i = 1 | rest) = W_i.x + b_i for a symmetric W with zero diagonal: x_i itself does not enter."""
 
     def __init__(self, coupling: Tensor, bias: Tensor, x: Tensor) -> None:
@@ -79,11 +86,11 @@ class BoltzmannSites(Sites):
             return torch.mv(self.x, self.coupling[site]) + self.bias[site]
         return (self.x * self.coupling[site]).sum(1) + self.bias[site]
 
-    def sweep(self, order: Sequence[Site], threshold: Tensor) -> None:
+    def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
         """The same as one site after the other; orders that go straight up or down, in blocks solved together."""
         up, down = list(range(len(order))), list(range(len(order) - 1, -1, -1))
         if isinstance(order[0], Tensor) or list(order) not in (up, down):
-            super().sweep(order, threshold)
+            super().decide(order, threshold)
             return
         level = threshold - self.bias if order[0] == 0 else threshold.flip(1) - self.bias
         blocks = [slice(first, min(first + _BLOCK, len(order))) for first in range(0, len(order), _BLOCK)]

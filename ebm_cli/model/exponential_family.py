@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.model.base import Gradients, ModelSpec, Normalised, Pullback, Site, Sites
+from ebm_cli.model.base import CategoricalSites, Gradients, ModelSpec, Normalised, Pullback, Site, TwoValuedSites
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Categorical, Real, Space, Spin, TwoValued
 
 
 class BernoulliProduct(Normalised):
@@ -56,7 +56,7 @@ class BernoulliProduct(Normalised):
         return BernoulliSites(self, x)
 
 
-class BernoulliSites(Sites):
+class BernoulliSites(TwoValuedSites):
     """logit p(x_i = high | rest) = b_i."""
 
     def __init__(self, model: BernoulliProduct, x: Tensor) -> None:
@@ -66,6 +66,57 @@ class BernoulliSites(Sites):
     def logit(self, site: Site) -> Tensor:
         """b_i, (chains,)."""
         return self.bias[site].expand(len(self.x))
+
+
+class CategoricalProduct(Normalised):
+    """E(x) = -b.x on one-hot x: independent sites with p(x_i = k) = softmax(b_i)_k; log Z = sum_i logsumexp b_i."""
+
+    compiles = True
+
+    space: Categorical
+
+    def __init__(self, space: Categorical, mean: Tensor) -> None:
+        super().__init__()
+        self.space = space
+        self.b = nn.Parameter(mean.reshape(space.sites, space.values).log())
+
+    def energy(self, x: Tensor) -> Tensor:
+        """-b.x, (batch,)."""
+        return -(x.flatten(1) @ self.b.flatten())
+
+    @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/dx = -b."""
+        return self.energy(x), -self.b.expand(len(x), -1, -1).reshape(x.shape)
+
+    @torch.no_grad()
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The energy, and dE/db = -x."""
+        return self.energy(x), lambda weight: {"b": -(weight @ x.flatten(1)).reshape(self.b.shape)}
+
+    def log_z(self) -> Tensor:
+        """sum_i log sum_k exp(b_ik)."""
+        return self.b.logsumexp(1).sum()
+
+    def sample(self, n: int, key: Key) -> Tensor:
+        """Independent sites, (n, *shape)."""
+        chosen = rng.categorical(self.b.expand(n, -1, -1), key)
+        return self.space.encode(chosen).to(self.b.dtype).reshape(n, *self.space.shape)
+
+    def sites(self, x: Tensor) -> "CategoricalProductSites":
+        """Conditionals that do not depend on the rest."""
+        return CategoricalProductSites(self, x)
+
+
+class CategoricalProductSites(CategoricalSites):
+    """logits p(x_i | rest) = b_i."""
+
+    def __init__(self, model: CategoricalProduct, x: Tensor) -> None:
+        self.b, self.x = model.b, model.space.table(x).clone()
+
+    def logits(self, site: Site) -> Tensor:
+        """b_i, (chains, K)."""
+        return self.b[site].expand(len(self.x), -1)
 
 
 class GaussianProduct(Normalised):
@@ -108,13 +159,20 @@ class GaussianProduct(Normalised):
         return (self.m + (-self.r / 2).exp() * z).reshape(n, *self.space.shape)
 
 
+def product(space: Space, mean: Tensor) -> Normalised:
+    """Independent units with this mean (*shape), of spins that of their bits."""
+    if isinstance(space, Categorical):
+        return CategoricalProduct(space, mean)
+    return BernoulliProduct(space, mean) if isinstance(space, TwoValued) else GaussianProduct(space, mean)
+
+
 @register("model", "exponential_family")
 class ExponentialFamilySpec(ModelSpec):
-    """Product of independent units, the baseline any model must beat: Bernoulli for binary data, Gaussian for real."""
+    """Product of independent units, the baseline any model must beat: Bernoulli, categorical or Gaussian."""
 
     builds = Normalised
-    spaces = (Binary, Spin, Real)
+    spaces = (Binary, Spin, Categorical, Real)
 
     def build(self, space: Space, mean: Tensor, key: Key) -> Normalised:
-        """Bernoulli units start at the data mean, which is their maximum likelihood; Gaussian ones with variance 1."""
-        return BernoulliProduct(space, mean) if isinstance(space, TwoValued) else GaussianProduct(space, mean)
+        """Discrete units start at the data mean, which is their maximum likelihood; Gaussian ones with variance 1."""
+        return product(space, mean)

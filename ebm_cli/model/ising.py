@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import graph, rng
-from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, Sites
+from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -86,9 +87,13 @@ class Ising(Blocked):
 
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once: p(s_i = 1 | rest) = sigmoid(2 ((J s)_i + b_i))."""
+        return self.swept(x, key, 1.0, backwards=backwards)
+
+    def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
+        """`sweep` of beta E, beta a number or (batch, 1)."""
         s = x.flatten(1)
         for number, here in self.colours()[:: -1 if backwards else 1]:
-            up = rng.bernoulli(2 * (self.fields(s, here) + self.b[here]), key.fold("colour", number))
+            up = rng.bernoulli(2 * beta * (self.fields(s, here) + self.b[here]), key.fold("colour", number))
             s = s.index_copy(1, here, (2 * up - 1).to(s.dtype))
         return s.reshape(x.shape)
 
@@ -109,12 +114,17 @@ class Ising(Blocked):
         }
         return found
 
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """log sigmoid(2 s_i ((J s)_i + b_i)), (batch, len(sites))."""
+        s = x.flatten(1)
+        return F.logsigmoid(2 * s[:, sites] * (self.fields(s, sites) + self.b[sites]))
+
     def sites(self, x: Tensor) -> "IsingSites":
         """Conditionals from one row of J."""
         return IsingSites(self.coupling(), self.b, x)
 
 
-class IsingSites(Sites):
+class IsingSites(TwoValuedSites):
     """logit p(s_i = 1 | rest) = 2 ((J s)_i + b_i)."""
 
     low = -1.0

@@ -1,9 +1,11 @@
 """Restricted Boltzmann machine with binary units (Smolensky 1986; Hinton 2002)."""
 
+import math
 from functools import partial
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -11,10 +13,21 @@ from ebm_cli import rng
 from ebm_cli.engine import Engine
 from ebm_cli.fixed_point import FixedPoint, fixed_point, product
 from ebm_cli.functional import sigmoid, softplus
-from ebm_cli.model.base import Bipartite, Gradients, ModelSpec, Pullback, Site, Sites, get_site
+from ebm_cli.model.base import (
+    Bipartite,
+    CategoricalSites,
+    EnergyModel,
+    Gradients,
+    ModelSpec,
+    Pullback,
+    Site,
+    Sites,
+    TwoValuedSites,
+    get_site,
+)
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Space
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Binary, Categorical, Space
 
 
 class RBM(Bipartite):
@@ -33,11 +46,15 @@ class RBM(Bipartite):
         super().__init__()
         self.space = space
         self.hidden = hidden
-        self.W = nn.Parameter(weight_std * rng.normal((space.sites, hidden), key))
-        self.b = nn.Parameter(mean.flatten().logit())
+        self.W = nn.Parameter(weight_std * rng.normal((math.prod(space.shape), hidden), key))
+        self.b = nn.Parameter(self.initial_bias(mean).flatten())
         self.c = nn.Parameter(torch.zeros(hidden))
         self.register_buffer("visible_offset", mean.flatten().clone())
         self.register_buffer("hidden_offset", torch.full((hidden,), 0.5))
+
+    def initial_bias(self, mean: Tensor) -> Tensor:
+        """With which units that are not coupled have the mean of the data, (*shape)."""
+        return mean.logit()
 
     def hidden_logits(self, v: Tensor) -> Tensor:
         """c + v W, (batch, hidden)."""
@@ -72,11 +89,18 @@ class RBM(Bipartite):
         activity = hidden_logits.sigmoid() * -weight[:, None]
         return {"W": v.T @ activity, "b": -(weight @ v), "c": activity.sum(0)}
 
-    def in_fixed_point(self, digits: int, engine: Engine) -> "FixedPointRBM":
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """With z the hidden logits while v_i = 0: logit = b_i + sum_j softplus(z_j + W_ij) - softplus(z_j)."""
+        v, weight = x.flatten(1)[:, sites], self.W[sites]
+        off = self.hidden_logits(x)[:, None] - v[:, :, None] * weight
+        logits = self.b[sites] + (softplus(off + weight) - softplus(off)).sum(2)
+        return F.logsigmoid((2 * v - 1) * logits)
+
+    def in_fixed_point(self, digits: int, engine: Engine) -> "RBM | None":
         """With W rounded."""
         return FixedPointRBM(self, engine.region(fixed_point)(self.W.detach(), digits))
 
-    def sites(self, x: Tensor) -> "RBMSites":
+    def sites(self, x: Tensor) -> Sites:
         """Conditionals from cached hidden logits."""
         return RBMSites(self, x)
 
@@ -106,7 +130,7 @@ class FixedPointRBM(RBM):
         return {"W": product(v.T, digits), "b": -(weight @ v), "c": activity.sum(0)}
 
 
-class RBMSites(Sites):
+class RBMSites(TwoValuedSites):
     """With z_j the hidden logits while v_i = 0: logit = b_i + sum_j log(1 + sigmoid(z_j) (exp(W_ij) - 1)).
 
     One row of W instead of two products with it, since only v_i differs between the two free energies. The term is
@@ -133,20 +157,82 @@ class RBMSites(Sites):
         super().assign(site, value)
 
 
+class CategoricalRBM(RBM):
+    """The same energy of one-hot visible sites v (D, K): p(v_i = k | h) = softmax over k of b_ik + (W h)_ik.
+
+    W (D K, hidden), b (D K,). Salakhutdinov, Mnih, Hinton 2007, eq. 1-3, without their labels.
+    """
+
+    space: Categorical
+    has_fixed_point = False
+
+    def initial_bias(self, mean: Tensor) -> Tensor:
+        """log mean."""
+        return mean.log()
+
+    def in_fixed_point(self, digits: int, engine: Engine) -> None:
+        """There is none."""
+
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """From the free energies of all values."""
+        return EnergyModel.log_conditionals(self, x, sites)
+
+    def draw_visible(self, logits: Tensor, key: AnyKey) -> Tensor:
+        """Every site from the softmax of its K logits."""
+        drawn = rng.categorical(self.space.table(logits), key)
+        return F.one_hot(drawn, self.space.values).to(logits.dtype).reshape(-1, *self.space.shape)
+
+    def visible_log_z(self, logits: Tensor) -> Tensor:
+        """sum_i logsumexp_k, (batch,)."""
+        return self.space.table(logits).logsumexp(2).sum(1)
+
+    def sites(self, x: Tensor) -> Sites:
+        """Conditionals from cached hidden logits."""
+        return CategoricalRBMSites(self, x)
+
+
+class CategoricalRBMSites(CategoricalSites):
+    """With z_j the hidden logits without site i: logits_k = b_ik + sum_j softplus(z_j + W_ikj)."""
+
+    def __init__(self, model: CategoricalRBM, x: Tensor) -> None:
+        sites, values = model.space.sites, model.space.values
+        self.W, self.b = model.W.reshape(sites, values, -1), model.b.reshape(sites, values)
+        self.x = model.space.table(x).clone()
+        self.hidden_logits = model.hidden_logits(x)
+
+    def logits(self, site: Site) -> Tensor:
+        """b_i + sum_j softplus(z_j + W_i.j), (chains, K)."""
+        weight = self.W[site].expand(len(self.x), -1, -1)
+        off = self.hidden_logits - torch.einsum("ck,ckh->ch", self._value(site), weight)
+        return self.b[site] + softplus(off[:, None] + weight).sum(2)
+
+    def assign(self, site: Site, value: Tensor) -> None:
+        """x_site <- value, and the hidden logits follow."""
+        weight = self.W[site].expand(len(self.x), -1, -1)
+        self.hidden_logits += torch.einsum("ck,ckh->ch", value - self._value(site), weight)
+        super().assign(site, value)
+
+    def _value(self, site: Site) -> Tensor:
+        if isinstance(site, int):
+            return self.x[:, site]
+        return self.x[torch.arange(len(self.x), device=site.device), site]
+
+
 @register("model", "rbm")
 class RBMSpec(ModelSpec):
-    """Bernoulli restricted Boltzmann machine; its visible bias starts at the logit of the data mean."""
+    """Restricted Boltzmann machine, visible units binary or categorical; their bias starts at the data mean."""
 
     hidden: Annotated[int, Field(ge=1)]
     weight_std: Annotated[float, Field(ge=0)]
 
     builds = RBM
-    spaces = (Binary,)
+    spaces = (Binary, Categorical)
 
     def parameters(self, space: Space) -> int:
         """Of W, b and c."""
-        return space.sites * self.hidden + space.sites + self.hidden
+        return math.prod(space.shape) * (self.hidden + 1) + self.hidden
 
     def build(self, space: Space, mean: Tensor, key: Key) -> RBM:
-        """W ~ N(0, weight_std^2), b = logit(mean), c = 0."""
-        return RBM(space, self.hidden, self.weight_std, mean, key)
+        """W ~ N(0, weight_std^2), b = logit(mean) or log(mean), c = 0."""
+        kind = CategoricalRBM if isinstance(space, Categorical) else RBM
+        return kind(space, self.hidden, self.weight_std, mean, key)

@@ -1,7 +1,9 @@
-"""Residual networks as energies of binary images (Grathwohl et al. 2021, app. on deep energy-based models)."""
+"""Residual networks as energies of discrete images (Grathwohl et al. 2021, app. on deep energy-based models)."""
 
 import math
-from typing import Annotated
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Space
+from ebm_cli.space import Binary, Categorical, Space
 
 
 class Block(nn.Module):
@@ -30,11 +32,12 @@ class Block(nn.Module):
         return F.silu(self.second(F.silu(self.first(x))) + self.shortcut(x))
 
 
-class BinaryResNet(EnergyModel):
+class ResNet(EnergyModel):
     """E(x) = -f(x) + E_base(x), a network beside the energy of independent pixels, as which it starts.
 
-    f: conv 3 x 3, two blocks of stride 2, `blocks` blocks, mean over pixels, linear. The base measure is fixed:
-    E_base(x) = -sum_i (x_i log m_i + (1 - x_i) log(1 - m_i)), m the mean of the data kept within [clip, 1 - clip].
+    f: conv 3 x 3, two blocks of stride 2, `blocks` blocks, mean over pixels, linear. The base measure is fixed, m the
+    mean of the data away from the bounds: E_base(x) = -sum_i (x_i log m_i + (1 - x_i) log(1 - m_i)) for binary pixels,
+    -sum_ik x_ik log m_ik for one-hot ones.
     """
 
     base: Tensor
@@ -42,8 +45,8 @@ class BinaryResNet(EnergyModel):
     def __init__(self, space: Space, width: int, blocks: int, mean: Tensor, key: Key) -> None:
         super().__init__()
         self.space = space
-        self.image = (1, *space.shape) if len(space.shape) == 2 else space.shape
-        self.first = nn.Conv2d(self.image[0], width, 3, padding=1)
+        self.channels = _channels(space)
+        self.first = nn.Conv2d(self.channels, width, 3, padding=1)
         self.down = nn.Sequential(Block(width, 2), Block(width, 2))
         self.blocks = nn.Sequential(*(Block(width, 1) for _ in range(blocks)))
         self.last = nn.Linear(width, 1, bias=False)  # a constant would change nothing
@@ -54,9 +57,25 @@ class BinaryResNet(EnergyModel):
     def energy(self, x: Tensor) -> Tensor:
         """E_base(x) - f(x), (batch,)."""
         v = x.flatten(1)
-        log_base = v @ self.base.logit() + torch.log1p(-self.base).sum()
-        features = self.blocks(self.down(self.first(2 * x.reshape(-1, *self.image) - 1)))
+        if isinstance(self.space, Categorical):
+            log_base = v @ self.base.log()
+            image = x.reshape(-1, *_size(self.space), self.channels).permute(0, 3, 1, 2)
+        else:
+            log_base = v @ self.base.logit() + torch.log1p(-self.base).sum()
+            image = 2 * x.reshape(-1, self.channels, *_size(self.space)) - 1
+        features = self.blocks(self.down(self.first(image)))
         return -self.last(features.mean((2, 3))).squeeze(1) - log_base
+
+
+def _size(space: Space) -> tuple[int, ...]:
+    """Height and width."""
+    return space.site_shape[-2:]
+
+
+def _channels(space: Space) -> int:
+    """What the first convolution sees of a pixel: its colours, or one channel for each category."""
+    colours = space.site_shape[0] if len(space.site_shape) == 3 else 1
+    return space.values if isinstance(space, Categorical) else colours
 
 
 def _initialise(model: nn.Module, key: Key) -> None:
@@ -71,24 +90,57 @@ def _initialise(model: nn.Module, key: Key) -> None:
                     parameter.copy_(bound * (2 * draw - 1))
 
 
-@register("model", "resnet_binary")
-class BinaryResNetSpec(ModelSpec):
-    """Residual network beside independent pixels at the data mean, for binary images."""
+@dataclass(frozen=True, kw_only=True)
+class ResNetSpec(ModelSpec):
+    """Residual network beside independent pixels at the data mean."""
 
     width: Annotated[int, Field(ge=1)]
     blocks: Annotated[int, Field(ge=0)]
     clip: Annotated[float, Field(gt=0, lt=0.5)]
 
-    builds = BinaryResNet
-    spaces = (Binary,)
+    called: ClassVar[str]
 
     def parameters(self, space: Space) -> int:
         """Of convolutions and their biases."""
         conv = 9 * self.width**2 + self.width
-        return 9 * self.width + (4 + 2 * self.blocks) * conv + 2 * (self.width**2 + self.width) + 2 * self.width
+        first, shortcuts = 9 * self.width * _channels(space), 2 * (self.width**2 + self.width)
+        return first + (4 + 2 * self.blocks) * conv + shortcuts + 2 * self.width
 
-    def build(self, space: Space, mean: Tensor, key: Key) -> BinaryResNet:
+    def build(self, space: Space, mean: Tensor, key: Key) -> ResNet:
         """Raises UserError for data that are no images."""
-        if len(space.shape) not in (2, 3):
-            raise UserError(f"model=resnet_binary takes images, the data have shape {'x'.join(map(str, space.shape))}")
-        return BinaryResNet(space, self.width, self.blocks, mean.clamp(self.clip, 1 - self.clip), key)
+        dimensions = (2,) if isinstance(space, Categorical) else (2, 3)
+        if len(space.site_shape) not in dimensions:
+            shape = "x".join(map(str, space.site_shape))
+            raise UserError(f"model.name = {self.called}: takes images, the data have shape {shape}")
+        return ResNet(space, self.width, self.blocks, self.kept(mean), key)
+
+    @abstractmethod
+    def kept(self, mean: Tensor) -> Tensor:
+        """The mean away from the bounds by `clip`."""
+
+
+@register("model", "resnet_binary")
+class BinaryResNetSpec(ResNetSpec):
+    """Residual network beside independent pixels at the data mean, for binary images."""
+
+    called = "resnet_binary"
+    builds = ResNet
+    spaces = (Binary,)
+
+    def kept(self, mean: Tensor) -> Tensor:
+        """Within [clip, 1 - clip]."""
+        return mean.clamp(self.clip, 1 - self.clip)
+
+
+@register("model", "resnet_categorical")
+class CategoricalResNetSpec(ResNetSpec):
+    """Residual network beside independent pixels at the data's frequencies, for images of categorical pixels."""
+
+    called = "resnet_categorical"
+    builds = ResNet
+    spaces = (Categorical,)
+
+    def kept(self, mean: Tensor) -> Tensor:
+        """At least `clip` for every value, then normalised."""
+        raised = mean.clamp_min(self.clip)
+        return raised / raised.sum(-1, keepdim=True)

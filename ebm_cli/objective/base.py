@@ -41,6 +41,11 @@ class Objective(ABC):
         """Whether it sums over all states, so that the model must be small."""
         return False
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether its gradient is found by automatic differentiation, which is not compiled."""
+        return self.enumerates
+
     def conflict(self) -> str | None:
         """Keys that exclude each other, in one sentence, or None."""
         return None
@@ -59,3 +64,21 @@ class Objective(ABC):
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         """The direction of the update from the gradient over all rows, however many processes shared them."""
         return gradient.parameters
+
+
+def coupling_misfit(model: type[EnergyModel], **weights: float) -> str | None:
+    """Which penalty on couplings is asked of models without couplings, in one sentence, or None."""
+    for key, weight in weights.items():
+        if weight and not model.couplings:
+            return f"objective.{key} = {weight}: this model has no couplings; set it to 0"
+    return None
+
+
+def penalised(model: EnergyModel, gradients: Gradients, l1: float, l2: float) -> Gradients:
+    """The gradients with those of l1 * sum |J| + l2 * sum J^2 over the couplings J, d|J| = sign(J)."""
+    if not l1 and not l2:
+        return gradients
+    named = dict(model.named_parameters())
+    return gradients | {
+        name: gradients[name] + l1 * named[name].sign() + 2 * l2 * named[name] for name in model.couplings
+    }

@@ -10,10 +10,10 @@ from torch import Tensor
 from ebm_cli import exact
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.base import Gradient, Metrics, Objective
+from ebm_cli.objective.base import Gradient, Metrics, Objective, coupling_misfit, penalised
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Real, Spin
+from ebm_cli.space import Binary, Categorical, Real, Spin
 
 
 @register("objective", "likelihood")
@@ -23,7 +23,7 @@ class Likelihood(Objective):
     `negatives_from` chains: x_neg are the ends of the chains. enumeration: the second mean is exact, and the loss is
     the negative log-likelihood mean E(x) + log Z itself. `centered` applies the centred gradient (RBMs only).
     `energy_l2` adds energy_l2 * mean(E(x)^2 + E(x_neg)^2) (Du & Mordatch 2019), which needs chains, and `coupling_l1`
-    adds coupling_l1 * sum |J| over the couplings of models that have some.
+    and `coupling_l2` add coupling_l1 * sum |J| and coupling_l2 * sum J^2 over the couplings of models that have some.
     """
 
     negatives_from: Literal["chains", "enumeration"]
@@ -31,8 +31,9 @@ class Likelihood(Objective):
     offset_rate: Annotated[float, Field(gt=0, le=1)]
     energy_l2: Annotated[float, Field(ge=0)]
     coupling_l1: Annotated[float, Field(ge=0)]
+    coupling_l2: Annotated[float, Field(ge=0)]
 
-    spaces = (Binary, Spin, Real)
+    spaces = (Binary, Spin, Categorical, Real)
 
     @property
     def negatives(self) -> bool:
@@ -57,9 +58,7 @@ class Likelihood(Objective):
 
     def misfit(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
-        if self.coupling_l1 and not model.couplings:
-            return f"objective.coupling_l1 = {self.coupling_l1}: this model has no couplings; set it to 0"
-        return None
+        return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
     @torch.no_grad()
     def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
@@ -105,13 +104,10 @@ class Likelihood(Objective):
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         """If `centered`: lambda <- lambda + rate (mean_data p(h = 1 | v) - lambda), then the change of coordinates.
 
-        The penalty on couplings comes last, d|J| = sign(J).
+        The penalties on couplings come last.
         """
         found = self._centered(model, gradient) if self.centered else gradient.parameters
-        if not self.coupling_l1:
-            return found
-        named = dict(model.named_parameters())
-        return found | {name: found[name] + self.coupling_l1 * named[name].sign() for name in model.couplings}
+        return penalised(model, found, self.coupling_l1, self.coupling_l2)
 
     def _centered(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         assert isinstance(model, RBM)

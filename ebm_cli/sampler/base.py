@@ -46,6 +46,16 @@ class Sampler(ABC, Generic[M, S]):
         """Whether p is invariant; without, chains only approximate the model and nothing may be proved by them."""
         return True
 
+    @property
+    def replicas(self) -> int:
+        """Configurations that make up one chain, the last of which is shown as its x."""
+        return 1
+
+    @property
+    def inner(self) -> "Sampler[Any, Any]":
+        """The kernel of one configuration alone, which must fit the model: itself, unless a chain has replicas."""
+        return self
+
     def misfit(self, space: Space) -> str | None:
         """Which key does not suit a space of this size, in one sentence, or None."""
         return None
@@ -58,9 +68,22 @@ class Sampler(ABC, Generic[M, S]):
     def step(self, model: M, state: S, key: AnyKey) -> tuple[S, Info]:
         """One transition of every chain."""
 
+    def positions(self, state: S) -> Tensor:
+        """All of a state that is not a cache, from which `init` makes it again: x, or (chains, replicas, *shape)."""
+        return state.x
+
+    def spread(self, x: Tensor, space: Space) -> Tensor:
+        """Positions of this sampler's chains at x, or where the chains of another one are."""
+        return shown(x, space)
+
     def reversal(self) -> Self:
         """The time reversal T~(x | x') = T(x' | x) p(x) / p(x') of this kernel; a reversible kernel is its own."""
         return self
+
+
+def shown(x: Tensor, space: Space) -> Tensor:
+    """x (chains, *shape), of (chains, replicas, *shape) the last replicas."""
+    return x if x.dim() == 1 + len(space.shape) else x[:, -1]
 
 
 def engine_for(sampler: Sampler[Any, Any], model: EnergyModel, engine: Engine) -> Engine:
@@ -72,11 +95,11 @@ def engine_for(sampler: Sampler[Any, Any], model: EnergyModel, engine: Engine) -
 def transitions(
     sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine = EAGER
 ) -> tuple[Tensor, Info]:
-    """One transition from x for each key: end positions (chains, *shape), and each piece of Info averaged over them.
+    """One transition from x for each key: end positions, of replicas too, and each piece of Info averaged over them.
 
     As many chains at once as the engine allows, each drawing what it would among all of them.
     """
-    parts = engine.parts(len(x))
+    parts = engine.parts(len(x), sampler.replicas)
     if len(parts) == 1:
         return _transitions(sampler, model, x, keys, engine)
     found = [_transitions(sampler, model, x[p], [key.after(p.start) for key in keys], engine) for p in parts]
@@ -94,12 +117,14 @@ def _transitions(
     for key in keys:
         state, info = step(model, state, key)
         total = {name: value + total.get(name, 0.0) for name, value in info.items()}
-    return state.x, {name: value / len(keys) for name, value in total.items()}
+    return sampler.positions(state), {name: value / len(keys) for name, value in total.items()}
 
 
 def run(
     sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, steps: int, key: Key, engine: Engine = EAGER
 ) -> tuple[Tensor, Info]:
-    """`steps` transitions from x, the i-th with `key.fold(i)`."""
+    """`steps` transitions from x, the i-th with `key.fold(i)`: end positions (chains, *shape), and the mean Info."""
     engine = engine_for(sampler, model, engine)
-    return transitions(sampler, model, x, engine.keys([key.fold(i) for i in range(steps)], x.device), engine)
+    keys = engine.keys([key.fold(i) for i in range(steps)], x.device)
+    end, info = transitions(sampler, model, x, keys, engine)
+    return shown(end, model.space), info

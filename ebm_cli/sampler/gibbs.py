@@ -11,7 +11,7 @@ from ebm_cli.model.base import EnergyModel, Site, Sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Space, Spin
+from ebm_cli.space import Binary, Categorical, Space, Spin
 
 
 class GibbsState(NamedTuple):
@@ -32,7 +32,7 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
     scan: Literal["systematic", "random", "reverse"]
     updates: Annotated[int, Field(ge=1)] | None
 
-    spaces = (Binary, Spin)
+    spaces = (Binary, Spin, Categorical)
 
     def misfit(self, space: Space) -> str | None:
         """A part of a sweep leaves p invariant, but would visit the first sites alone."""
@@ -48,12 +48,12 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
         """One sweep."""
         sites = state.sites
         shape = (len(state.x), self.updates or model.space.sites)
-        threshold = rng.uniform(shape, key.fold("accept"), state.x.device, state.x.dtype).logit()
-        sites.sweep(self._order(state.x, key), threshold)
+        u = rng.uniform(shape, key.fold("accept"), state.x.device, state.x.dtype)
+        sites.sweep(self._order(model, state.x, key), u)
         return GibbsState(sites.x.reshape(state.x.shape).clone(), sites), {}
 
-    def _order(self, x: Tensor, key: AnyKey) -> list[Site]:
-        n = x[0].numel()
+    def _order(self, model: EnergyModel, x: Tensor, key: AnyKey) -> list[Site]:
+        n = model.space.sites
         if self.scan == "random":
             return list(rng.integers(n, (len(x), self.updates or n), key.fold("sites"), x.device).unbind(1))
         return list(range(n)) if self.scan == "systematic" else list(range(n - 1, -1, -1))

@@ -8,7 +8,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import TwoValued
+from ebm_cli.space import Categorical, TwoValued
 
 
 class InformedState(NamedTuple):
@@ -24,13 +24,18 @@ def informed(model: EnergyModel, x: Tensor) -> InformedState:
     return InformedState(x, *model.energy_and_grad(x))
 
 
-def flip_gains(model: EnergyModel, state: InformedState) -> Tensor:
-    """d_i = -dE/dx_i (x'_i - x_i), first-order f(x with site i flipped) - f(x), f = -E; (chains, sites).
+def gains(model: EnergyModel, state: InformedState) -> Tensor:
+    """First-order f(x') - f(x), f = -E, of every x' that differs from x in one site; (chains, D, moves of a site).
 
-    Exact where E is linear in each site. With x_i in {0, 1} it is (2 x_i - 1) dE/dx_i, Grathwohl et al. 2021, eq. 3.
+    Two values: d_i = -dE/dx_i (x'_i - x_i), one move a site; with x_i in {0, 1} it is (2 x_i - 1) dE/dx_i (Grathwohl
+    et al. 2021, eq. 3), and exact where E is linear in each site. K values: d_ik = -(dE/dx_ik - x_i.dE/dx_i), K moves,
+    of which the one to the present value gains nothing.
     """
-    space = cast(TwoValued, model.space)
-    return (-state.grad * (space.flipped(state.x) - state.x)).flatten(1)
+    space = model.space
+    if isinstance(space, Categorical):
+        x, slope = space.table(state.x), space.table(-state.grad)
+        return slope - (slope * x).sum(2, keepdim=True)
+    return (-state.grad * (cast(TwoValued, space).flipped(state.x) - state.x)).flatten(1)[:, :, None]
 
 
 def accept(

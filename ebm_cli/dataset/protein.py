@@ -1,0 +1,142 @@
+"""Multiple sequence alignments of a protein family: letters of one length, weighted against repetition."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Truth, Values
+from ebm_cli.dataset.files import data_root, missing, read_npz
+from ebm_cli.dataset.npz import Part, hold_out
+from ebm_cli.errors import UserError
+from ebm_cli.registry import register
+
+_ROWS_AT_ONCE = 1024
+
+
+@register("dataset", "protein")
+class Protein(Dataset):
+    """Aligned sequences as sites of one of the letters of `alphabet`, from a FASTA file or an .npz file.
+
+    FASTA: records of one length. npz: key msa (n, length) of integers, places in the alphabet; if it has one, key
+    contacts (length, length), which `contacts` names for other files. Without a path: Kunitz domains (PF00014), in
+    <root>/protein/kunitz.npz. Sequences that repeat are read once; letters that are not in the alphabet are read as
+    `unknown`, or refused if that is null. Shares of the rows are held out for testing and for validation.
+
+    In training a sequence has the weight 1 / (number of training sequences, itself included, that agree with it in at
+    least the share `reweight` of the sites) (Morcos et al. 2011, supp. eq. 1-2); null: equal weights.
+    """
+
+    root: str | None
+    path: str | None
+    contacts: str | None
+    alphabet: Annotated[str, Field(min_length=2, max_length=256)]
+    unknown: Annotated[str, Field(min_length=1, max_length=1)] | None
+    reweight: Annotated[float, Field(gt=0, le=1)] | None
+    held_out: Annotated[float, Field(gt=0, le=0.5)]
+    binarize: Binarize
+    values: ClassVar[Values | None] = "categorical"
+
+    def read(self) -> Raw:
+        """The file's sequences. Raises UserError naming the first thing wrong with file, sequence or letter."""
+        if len(set(self.alphabet)) < len(self.alphabet):
+            raise UserError(f"dataset.alphabet = {self.alphabet}: a letter is there twice; leave it out once")
+        if self.unknown is not None and self.unknown not in self.alphabet:
+            raise UserError(f"dataset.unknown = {self.unknown}: not a letter of dataset.alphabet; name one, or null")
+        file, said = self._file()
+        rows, contacts = self._of_npz(file, said) if file.suffix == ".npz" else (self._of_fasta(file, said), None)
+        if self.contacts is not None:
+            contacts = self._contacts(Path(self.contacts).expanduser(), f"dataset.contacts = {self.contacts}")
+        if contacts is not None and contacts.shape != (rows.shape[1],) * 2:
+            raise UserError(f"{said}: sequences have {rows.shape[1]} sites, contacts {contacts.shape}")
+        train, test = hold_out(Part("msa", np.unique(rows, axis=0), None), "test", self.held_out, said)
+        train, valid = hold_out(train, "valid", self.held_out, said)
+        weights = None if self.reweight is None else sequence_weights(train.values, self.reweight)
+        truth = Truth(contacts=None if contacts is None else torch.from_numpy(contacts))
+        arrays = Arrays(train.values, None, weights), Arrays(valid.values), Arrays(test.values)
+        return Raw("categorical", *arrays, truth, len(self.alphabet))
+
+    def _file(self) -> tuple[Path, str]:
+        if self.path is not None:
+            return Path(self.path).expanduser(), f"dataset.path = {self.path}"
+        file = data_root(self.root) / "protein" / "kunitz.npz"
+        if not file.is_file():
+            raise UserError(f"{missing(file.parent, file.name)}, or name your own alignment by dataset.path=FILE")
+        return file, str(file)
+
+    def _of_npz(self, file: Path, said: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        found = read_npz(file, ("msa", "contacts"), said)
+        if "msa" not in found:
+            raise UserError(f"{said}: has no key msa; store the sequences under it as integers (n, length)")
+        msa = found["msa"]
+        if msa.dtype.kind not in "iu" or msa.ndim != 2 or msa.size == 0:
+            raise UserError(f"{said}: msa has type {msa.dtype} and shape {msa.shape}; it must be integers (n, length)")
+        low, high, letters = int(msa.min()), int(msa.max()), len(self.alphabet)
+        if low < 0 or high >= letters:
+            worst = low if low < 0 else high
+            raise UserError(f"{said}: msa holds {worst}, dataset.alphabet has letters 0 to {letters - 1}; give it all")
+        contacts = found.get("contacts")
+        return msa.astype(np.uint8), None if contacts is None else _square(contacts, said)
+
+    def _contacts(self, file: Path, said: str) -> NDArray[np.bool_]:
+        found = read_npz(file, ("contacts",), said)
+        if "contacts" not in found:
+            raise UserError(f"{said}: has no key contacts; store the contact map under it, (length, length)")
+        return _square(found["contacts"], said)
+
+    def _of_fasta(self, file: Path, said: str) -> NDArray[np.uint8]:
+        place = {letter: number for number, letter in enumerate(self.alphabet)}
+        records = read_fasta(file, said)
+        length, rows = len(records[0][1]), []
+        for number, (name, letters) in enumerate(records, 1):
+            which = f"{said}: sequence {number} ({name})"
+            if len(letters) != length:
+                raise UserError(f"{which} has {len(letters)} letters, the first one {length}; align them")
+            strange = next((letter for letter in letters if letter not in place), None)
+            if strange is not None and self.unknown is None:
+                raise UserError(
+                    f"{which} has the letter {strange!r}, which dataset.alphabet lacks; add it there, or say what to "
+                    f"read it as, such as dataset.unknown={self.alphabet[0]}"
+                )
+            rows.append([place.get(letter, place.get(str(self.unknown), 0)) for letter in letters])
+        return np.array(rows, np.uint8)
+
+
+def read_fasta(file: Path, said: str) -> list[tuple[str, str]]:
+    """(name, letters) of every record. Raises UserError if the file is no FASTA file or holds no letters."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{said}: cannot be read ({type(error).__name__})") from error
+    records: list[tuple[str, list[str]]] = []
+    for number, line in enumerate(lines, 1):
+        if line.startswith(">"):
+            records.append((line[1:].split()[0] if line[1:].split() else str(len(records) + 1), []))
+        elif line.strip() and not records:
+            raise UserError(f"{said}, line {number}: a FASTA file begins with a line >NAME")
+        elif records:
+            records[-1][1].append(line.strip())
+    found = [(name, "".join(parts)) for name, parts in records]
+    if not found or not found[0][1]:
+        raise UserError(f"{said}: holds no sequence")
+    return found
+
+
+def _square(contacts: NDArray[Any], said: str) -> NDArray[np.bool_]:
+    if contacts.ndim != 2 or not np.array_equal(contacts, contacts.T):
+        raise UserError(f"{said}: contacts has shape {contacts.shape}; it must be a symmetric matrix (length, length)")
+    return contacts.astype(np.bool_)
+
+
+def sequence_weights(rows: NDArray[np.uint8], identity: float) -> NDArray[np.float64]:
+    """1 / (number of rows, itself included, that agree with it in at least `identity` of the sites), (n,)."""
+    numbers = torch.from_numpy(rows).long()
+    one_hot = F.one_hot(numbers, int(numbers.max()) + 1).flatten(1).float()
+    least = identity * rows.shape[1] - 1e-6  # sums of ones are exact, the product need not be
+    counts = [(part @ one_hot.T >= least).sum(1) for part in one_hot.split(_ROWS_AT_ONCE)]
+    weights: NDArray[np.float64] = (1 / torch.cat(counts).double()).numpy()
+    return weights

@@ -1,0 +1,89 @@
+"""Which sites touch in the folded protein: couplings as contact predictions."""
+
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import picture
+from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.potts import Potts
+from ebm_cli.registry import register
+from ebm_cli.sampler.base import Sampler
+
+
+@register("evaluation", "contacts")
+class Contacts(Evaluation):
+    """Share of true contacts among the L/5, L/2, L (and `top`) pairs of highest score, |i - j| > `separation`.
+
+    The score of a pair is the Frobenius norm of its couplings in the zero-sum gauge, without those of the value
+    `gap` (the first letter, if there is a gap), corrected by the average product S_ij - S_i. S_.j / S_.. (Ekeberg et
+    al. 2013, eq. 22-24; Dunn, Wahl, Gloor 2008). Needs data that know their contacts (dataset=protein).
+    """
+
+    while_training: bool
+    separation: Annotated[int, Field(ge=0)]
+    gap: Annotated[int, Field(ge=0)] | None
+    top: Annotated[int, Field(ge=1)]
+
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+        """Couplings between all pairs must be there."""
+        return None if isinstance(model, Potts) else "this model has no couplings between categorical sites"
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> Result:
+        """`contacts/precision_...` and a contact map; without a truth nothing, and that is said."""
+        truth = subject.data.truth.contacts
+        if truth is None:
+            return Result({}, warnings=("the contacts of these data are not known; give dataset.contacts",))
+        assert isinstance(subject.model, Potts)
+        score, truth = scores(subject.model, self.gap).cpu(), truth.cpu()
+        found = ranked(score, self.separation)
+        hits = truth[found[:, 0], found[:, 1]].double()
+        length = len(truth)
+        sizes = {"l5": length // 5, "l2": length // 2, "l": length, f"top{self.top}": self.top}
+        numbers = {f"contacts/precision_{name}": hits[:size].mean().item() for name, size in sizes.items() if size}
+        by_chance = truth[found[:, 0], found[:, 1]].double().mean().item()
+        return Result(
+            numbers | {"contacts/precision_by_chance": by_chance},
+            {"contacts": contact_map(score, truth, found[:length])},
+        )
+
+
+def scores(model: Potts, gap: int | None) -> Tensor:
+    """Corrected scores of all pairs, a symmetric matrix (sites, sites) with zero diagonal."""
+    J, _ = model.zero_sum()
+    kept = [value for value in range(model.space.values) if value != gap]
+    norm = J[:, kept][:, :, kept].flatten(1).norm(dim=1)
+    sites = model.space.sites
+    first, second = model.edges.unbind(1)
+    plain = norm.new_zeros(sites, sites).index_put((first, second), norm).index_put((second, first), norm)
+    mean = plain.sum(1) / (sites - 1)
+    return (plain - torch.outer(mean, mean) / mean.mean()).fill_diagonal_(0)
+
+
+def ranked(score: Tensor, separation: int) -> Tensor:
+    """Pairs i < j with j - i > separation, highest score first, (n, 2)."""
+    pairs = torch.triu_indices(len(score), len(score), separation + 1).T
+    return pairs[score[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)]
+
+
+def contact_map(score: Tensor, truth: Tensor, found: Tensor) -> NDArray[np.uint8]:
+    """True contacts in grey; below the diagonal the scores, above it the pairs found, right and wrong."""
+    right = truth[found[:, 0], found[:, 1]].bool()
+    with picture.axes(1, 2) as drawing:
+        left, beside = drawing.at[0]
+        left.imshow(truth.numpy(), cmap="Greys", vmin=0, vmax=3)
+        for chosen, colour, name in ((right, "tab:green", "found, a contact"), (~right, "tab:red", "found, none")):
+            i, j = found[chosen].T
+            left.scatter(j, i, s=14, c=colour, label=f"{name} ({len(i)})")
+        left.set(title=f"the {len(found)} highest scores, contacts grey", xlabel="site", ylabel="site")
+        left.legend(loc="lower left", fontsize=8)
+        limit = float(score.abs().quantile(0.995))
+        beside.imshow(score.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        beside.set(title="scores", xlabel="site")
+    return drawing.pixels

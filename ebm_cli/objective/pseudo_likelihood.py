@@ -1,0 +1,62 @@
+"""Maximum pseudo-likelihood (Besag 1975): conditionals of single sites, so neither chains nor a partition function."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.model.base import EnergyModel, Gradients
+from ebm_cli.objective.base import Gradient, Objective, coupling_misfit, penalised
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey
+from ebm_cli.space import Binary, Categorical, Spin
+
+
+@register("objective", "pseudo_likelihood")
+class MaximumPseudoLikelihood(Objective):
+    """loss = -mean over rows of sum_i log p(x_i | x without i): consistent, yet not the likelihood.
+
+    `sites`: the sum is over so many sites drawn anew for each update, times D / sites; null: over all. Needed for
+    networks, whose conditionals are one energy for each value of each site. `coupling_l1` and `coupling_l2` add
+    coupling_l1 * sum |J| and coupling_l2 * sum J^2 over the couplings of models that have some.
+    """
+
+    sites: Annotated[int, Field(ge=1)] | None
+    coupling_l1: Annotated[float, Field(ge=0)]
+    coupling_l2: Annotated[float, Field(ge=0)]
+
+    spaces = (Binary, Spin, Categorical)
+
+    @property
+    def negatives(self) -> bool:
+        """None."""
+        return False
+
+    @property
+    def differentiates(self) -> bool:
+        """The conditionals."""
+        return True
+
+    def misfit(self, model: type[EnergyModel]) -> str | None:
+        """A penalty on couplings needs some."""
+        return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
+
+    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
+        """By automatic differentiation."""
+        count = model.space.sites
+        chosen = torch.arange(count, device=x.device)
+        if self.sites is not None and self.sites < count:
+            chosen = rng.uniform((count,), key, x.device).topk(self.sites).indices
+        parameters = dict(model.named_parameters())
+        with torch.enable_grad():
+            loss = -model.log_conditionals(x, chosen).sum(1).mean() * (count / len(chosen))
+            found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+        loss = loss.detach()
+        return Gradient(dict(zip(parameters, found, strict=True)), {"loss": loss}, {})
+
+    @torch.no_grad()
+    def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
+        """The penalties come last."""
+        return penalised(model, gradient.parameters, self.coupling_l1, self.coupling_l2)

@@ -1,0 +1,239 @@
+"""Potts models, alignments and the contacts they predict."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import ebm
+from targets import assert_close, component, double_states, exact_p, randomised, shipped, small_model, target
+
+from ebm_cli import registry
+from ebm_cli.dataset.protein import read_fasta, sequence_weights
+from ebm_cli.errors import UserError
+from ebm_cli.evaluation.contacts import ranked, scores
+from ebm_cli.rng import stream
+from ebm_cli.space import Categorical, Spin
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+# The model
+
+
+def test_energy_is_the_sum_over_edges_and_sites():
+    model = target("potts-categorical")
+    values = model.space.decode(double_states(model)).flatten(1).tolist()
+    for row, energy in zip(values, model.energy(double_states(model)).tolist(), strict=True):
+        expected = -sum(model.h[i, k].item() for i, k in enumerate(row))
+        for number, (i, j) in enumerate(itertools.combinations(range(3), 2)):
+            expected -= model.J[number, row[i], row[j]].item()
+        assert energy == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_zero_sum_gauge_is_the_same_distribution():
+    model = target("potts-categorical")
+    J, h = model.zero_sum()
+    for axis in (1, 2):
+        assert_close(J.sum(axis), torch.zeros_like(J.sum(axis)), **EXACT)
+    assert_close(h.sum(1), torch.zeros(3, dtype=torch.float64), **EXACT)
+    p = exact_p(model)
+    with torch.no_grad():
+        model.J.copy_(J)
+        model.h.copy_(h)
+    assert_close(exact_p(model), p, **EXACT)
+
+
+@pytest.mark.parametrize(("graph", "edges"), [("complete", 15), ("lattice", 7)])
+def test_graphs(graph, edges):
+    """A lattice of 2 x 3 sites that does not wrap."""
+    model = small_model("potts", Categorical((2, 3, 4)), graph=graph, periodic=False)
+    assert len(model.edges) == edges
+    assert model.J.shape == (edges, 4, 4)
+    for _, here in model.colours():
+        assert not model.coupling().reshape(6, 4, 6, 4)[here][:, :, here].any()
+
+
+def test_two_values_are_an_ising_model():
+    """J = [[a, -a], [-a, a]] and h = (-b, b) on one-hot rows has the energies of spins with coupling a and field b."""
+    space = Categorical((4, 2))
+    potts = small_model("potts", space)
+    ising = small_model("ising", Spin((4,)), graph="complete")
+    with torch.no_grad():
+        sign = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).double()
+        potts.J.copy_(ising.J[:, None, None] * sign)
+        potts.h.copy_(torch.stack([-ising.b, ising.b], 1))
+    assert_close(potts.energy(double_states(potts)), ising.energy(double_states(ising)), **EXACT)
+
+
+# Alignments
+
+
+def fasta(tmp_path, text):
+    path = tmp_path / "family.fasta"
+    path.write_text(text)
+    return path
+
+
+def alignment(path, **changes):
+    config = shipped("dataset")["protein"] | {"path": str(path), "root": None, "held_out": 0.25}
+    return registry.build("dataset", config | changes)
+
+
+ROWS = ">a one\nAC-\nD\n>b\nACCD\n>c\nDDDD\n>d\nCCCC\n>e\nACCD\n"
+
+
+def test_fasta_records_may_be_broken_into_lines(tmp_path):
+    assert read_fasta(fasta(tmp_path, ROWS), "file")[0] == ("a", "AC-D")
+
+
+def test_letters_are_their_places_in_the_alphabet_and_repeated_sequences_are_read_once(tmp_path):
+    data = alignment(fasta(tmp_path, ROWS), alphabet="-ACD").load((Categorical,))
+    assert data.space == Categorical((4, 4))
+    splits = torch.cat([part.grey for part in (data.train, data.valid, data.test)])
+    assert {tuple(row) for row in splits.tolist()} == {(1, 2, 0, 3), (1, 2, 2, 3), (3, 3, 3, 3), (2, 2, 2, 2)}
+    assert len(splits) == 4
+    x = data.train.all()
+    assert data.space.contains(x)
+    assert torch.equal(data.space.decode(x), data.train.grey.long())
+
+
+def test_other_letters_are_read_as_the_unknown_one(tmp_path):
+    data = alignment(fasta(tmp_path, ROWS), alphabet="-AC", unknown="-").load((Categorical,))
+    assert max(part.grey.max() for part in (data.train, data.valid, data.test)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        (ROWS, {"alphabet": "-AC"}, "sequence 1 (a) has the letter 'D', which dataset.alphabet lacks"),
+        (ROWS + ">f\nACC\n", {}, "sequence 6 (f) has 3 letters, the first one 4; align them"),
+        ("ACD\n", {}, "line 1: a FASTA file begins with a line >NAME"),
+        ("", {}, "holds no sequence"),
+        (">a\n", {}, "holds no sequence"),
+        (ROWS, {"alphabet": "AAC"}, "dataset.alphabet = AAC: a letter is there twice"),
+        (ROWS, {"unknown": "?"}, "dataset.unknown = ?: not a letter of dataset.alphabet"),
+        (">a\nAC\n>b\nAC\n", {}, "too few rows to hold out"),
+    ],
+)
+def test_bad_alignments_are_refused_in_one_sentence(tmp_path, text, changes, expected):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as refused:
+        alignment(fasta(tmp_path, text), **changes).read()
+    assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"rows": np.zeros((9, 3), int)}, "has no key msa"),
+        ({"msa": np.zeros((9, 3))}, "msa has type float64 and shape (9, 3)"),
+        ({"msa": np.full((9, 3), 21)}, "msa holds 21, dataset.alphabet has letters 0 to 20"),
+        ({"msa": np.arange(27).reshape(9, 3) % 5, "contacts": np.eye(4)}, "sequences have 3 sites, contacts (4, 4)"),
+        ({"msa": np.arange(27).reshape(9, 3) % 5, "contacts": np.triu(np.ones((3, 3)))}, "must be a symmetric matrix"),
+    ],
+)
+def test_bad_arrays_are_refused_in_one_sentence(tmp_path, arrays, expected):
+    np.savez(tmp_path / "family.npz", **arrays)
+    with pytest.raises(UserError) as refused:
+        alignment(tmp_path / "family.npz").read()
+    assert expected in str(refused.value)
+
+
+def test_weights_share_what_is_alike():
+    """Rows 0 and 1 agree in 3 of 4 sites, row 1 and 2 too, rows 0 and 2 in 2; row 3 stands alone."""
+    rows = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [2, 2, 2, 2]], np.uint8)
+    assert sequence_weights(rows, 0.75).tolist() == [1 / 2, 1 / 3, 1 / 2, 1]
+    assert sequence_weights(rows, 0.5).tolist() == [1 / 3, 1 / 3, 1 / 3, 1]
+    assert sequence_weights(rows, 1.0).tolist() == [1, 1, 1, 1]
+
+
+def test_the_mean_is_weighted(tmp_path):
+    data = alignment(fasta(tmp_path, ROWS), alphabet="-ACD", reweight=0.5).load((Categorical,))
+    weights, x = data.train.weights, data.train.all().double()
+    assert_close(data.train.mean().double(), (weights[:, None, None] * x).sum(0) / weights.sum(), rtol=1e-6, atol=0)
+    assert data.train.size == weights.sum().item()
+
+
+# Contacts
+
+
+def test_scores_are_those_of_the_definition():
+    """Frobenius norms without the gap in the zero-sum gauge, then the average product correction, in loops."""
+    model = randomised(small_model("potts", Categorical((5, 4))))
+    found, sites, edges = scores(model, 0), 5, model.edges.tolist()
+    plain = np.zeros((sites, sites))
+    for (i, j), J in zip(edges, model.J.detach().numpy(), strict=True):
+        centred = J - J.mean(0) - J.mean(1)[:, None] + J.mean()
+        plain[i, j] = plain[j, i] = np.sqrt((centred[1:, 1:] ** 2).sum())
+    mean = plain.sum(1) / (sites - 1)
+    whole = plain.sum() / sites / (sites - 1)
+    for i, j in itertools.permutations(range(sites), 2):
+        assert found[i, j].item() == pytest.approx(plain[i, j] - mean[i] * mean[j] / whole, rel=1e-12)
+
+
+def test_pairs_are_ranked_by_score_beyond_the_separation():
+    score = torch.zeros(6, 6)
+    for rank, (i, j) in enumerate([(0, 5), (1, 2), (2, 5), (0, 3)]):
+        score[i, j] = score[j, i] = 10 - rank
+    assert ranked(score, 2).tolist()[:3] == [[0, 5], [2, 5], [0, 3]]
+    assert all(j - i > 2 for i, j in ranked(score, 2).tolist())
+
+
+def family(tmp_path: Path, rows: int = 3000) -> Path:
+    """Sequences of 8 letters where sites 0 and 4, 1 and 6 agree three times in four."""
+    key = np.random.Generator(np.random.Philox(1))
+    msa = key.integers(0, 5, (rows, 8))
+    for i, j in ((0, 4), (1, 6)):
+        same = key.random(rows) < 0.75
+        msa[same, j] = msa[same, i]
+    contacts = np.zeros((8, 8), bool)
+    contacts[[0, 4, 1, 6], [4, 0, 6, 1]] = True
+    np.savez(tmp_path / "family.npz", msa=msa, contacts=contacts)
+    return tmp_path / "family.npz"
+
+
+def summary(out):
+    """The numbers that a run prints at its end."""
+    lines = [line.split() for line in out.splitlines()]
+    return {line[0]: float(line[1]) for line in lines if len(line) == 2 and line[0].startswith("contacts/")}
+
+
+@pytest.mark.parametrize("objective", ["pseudo_likelihood", "pcd"])
+def test_a_run_finds_contacts(tmp_path, objective, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = ebm(
+        f"train experiment=potts_protein objective={objective} dataset.path={family(tmp_path)} dataset.alphabet=-ACDE "
+        "dataset.reweight=null steps=150 batch_size=100 chains.count=50 tracker=none hydra.run.dir=run eval_every=0 "
+        "evaluation=[contacts] evaluation.contacts.separation=2 evaluation.contacts.top=2"
+    )
+    assert answer.code == 0, answer.err
+    assert summary(answer.out)["contacts/precision_top2"] == 1
+    assert Path("run/samples/contacts.png").exists()
+    assert ebm("sample run=run n=5 steps=3").code == 0
+    samples = np.load(next(Path("run/samples").glob("*/samples.npz")))["samples"]
+    assert samples.dtype == np.uint8
+    assert samples.shape == (5, 8)
+    assert samples.max() < 5
+
+
+@pytest.mark.data
+@pytest.mark.long
+@pytest.mark.parametrize("objective", ["pseudo_likelihood", "pcd"])
+def test_contacts_of_kunitz_domains(tmp_path, objective, monkeypatch):
+    """Precision of the top 20 at least 0.95, of the top 53 at least 0.88."""
+    monkeypatch.chdir(tmp_path)
+    answer = ebm(f"train experiment=potts_protein objective={objective} tracker=none hydra.run.dir=run")
+    assert answer.code == 0, answer.err
+    found = summary(answer.out)
+    assert found["contacts/precision_top20"] >= 0.95
+    assert found["contacts/precision_l"] >= 0.88
+
+
+def test_a_random_graph_is_a_function_of_the_key():
+    space = Categorical((30, 3))
+    spec = component("model", "potts", graph="erdos_renyi")
+    mean = torch.full(space.shape, 1 / 3)
+    a, b, c = (spec.build(space, mean, stream(seed, "model")).edges for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
