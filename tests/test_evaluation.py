@@ -42,7 +42,10 @@ EVALUATIONS = list(shipped("evaluation"))
 SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains": 2, "bootstrap": 100, "warmup": 20,
            "count": 16}  # fmt: skip
 
-SMALLER_YET = {"mixing": {"steps": 30, "points": 4, "reference_chains": 10, "reference_steps": 5}}
+SMALLER_YET = {
+    "bridge": {"rungs": 4, "steps": 3},
+    "mixing": {"steps": 30, "points": 4, "reference_chains": 10, "reference_steps": 5},
+}
 
 
 def subject(model, sampler=None, data=None, store=None, split="test"):
