@@ -134,6 +134,7 @@ KERNELS = [
     ("gwg-2", "rbm-binary", ()),
     ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
     ("metropolis", "rbm-binary", pytest.mark.long),
+    ("block_gibbs", "fhmm-binary", pytest.mark.long),
     ("metropolis-1.5", "exponential_family-real", pytest.mark.long),
 ]
 
