@@ -135,6 +135,7 @@ KERNELS = [
     ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
     ("hamming_ball-2", "rbm-binary", pytest.mark.long),
     ("metropolis", "rbm-binary", pytest.mark.long),
+    ("block_gibbs", "fhmm-binary", pytest.mark.long),
     ("metropolis-1.5", "exponential_family-real", pytest.mark.long),
 ]
 
