@@ -153,13 +153,13 @@ SMALL_BLOCK = {"block": 3}  # what makes a shipped sampler fit four sites, where
 ONLY_FOR = {
     ("metropolis", "flips"): Discrete,
     ("metropolis", "step_size"): Real,
-    ("block_gibbs", "backwards"): Spin,
+    ("block_gibbs", "backwards"): (Spin, Categorical),
 }  # settings without effect elsewhere
 
 
-def _samplers() -> dict[str, tuple[Sampler, type[Space]]]:
+def _samplers() -> dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...]]]:
     """Every shipped sampler, every value of its choices and a few more settings; and the spaces they matter in."""
-    found: dict[str, tuple[Sampler, type[Space]]] = {}
+    found: dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...]]] = {}
     for choice, config in shipped("sampler").items():
         config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
@@ -208,12 +208,20 @@ def marked(pairs):
     return [pair if pair in kept else pytest.param(*pair, marks=pytest.mark.long) for pair in pairs]
 
 
+WHOLE = ("rbm-binary", "potts-categorical", "exponential_family-real")
+SHIPPED = ("ising-spin",)
+USUAL = ("gibbs", "block_gibbs")
+
+
 def quick(pairs):
-    """All settings of all samplers on an RBM and an Ising model, the shipped ones on other closed forms, and for every
-    model at least one."""
+    """All settings of all samplers on one model of bits, of categories and of numbers, the shipped ones on spins, the
+    usual ones on other closed forms, and for every model at least one."""
     one = {t: s for s, t in pairs if "-" not in s}
-    whole = ("rbm-binary", "ising-spin", "exponential_family-real")
-    return [(s, t) for s, t in pairs if one[t] == s or t in whole or ("-" not in s and target(t).compiles)]
+    return [(s, t) for s, t in pairs if one[t] == s or t in WHOLE or ("-" not in s and _matters(s, t))]
+
+
+def _matters(label: str, name: str) -> bool:
+    return name in SHIPPED or (label in USUAL and target(name).compiles)
 
 
 INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact]
@@ -398,11 +406,18 @@ MATRICES = {
 }
 
 
-def matrix_of(sampler: Sampler, model: EnergyModel) -> torch.Tensor | None:
-    """The transition matrix of one step, or None for a kernel that has no definition written down here."""
-    names = {cls: name for name, cls in registry.components("sampler").items()}
-    build = MATRICES.get(names[type(sampler)])
-    return build(sampler, model) if build else None
+def is_defined(sampler: Sampler) -> bool:
+    """Whether the kernel has its definition written down here."""
+    return _name(sampler) in MATRICES
+
+
+def _name(sampler: Sampler) -> str:
+    return next(name for name, cls in registry.components("sampler").items() if cls is type(sampler))
+
+
+def matrix_of(sampler: Sampler, model: EnergyModel) -> torch.Tensor:
+    """The transition matrix of one step, from that definition."""
+    return MATRICES[_name(sampler)](sampler, model)
 
 
 # Statistics

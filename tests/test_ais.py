@@ -21,6 +21,7 @@ from targets import (
     component,
     double_states,
     exact_p,
+    is_defined,
     keys_used,
     matrix_of,
     names_of,
@@ -41,10 +42,14 @@ from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, TwoValued
 
 BIPARTITE = names_of(Bipartite)
 # What needs a capability of its model does not fit the tempered one: bipartite models have a path of their own.
-GEOMETRIC = quick([(s, t) for s, t in INVARIANT if not SAMPLERS[s].needs or t == "ising-spin"])
-GEOMETRIC_WITH_MATRIX = [
-    (s, t) for s, t in GEOMETRIC if t in DISCRETE and matrix_of(SAMPLERS[s], target(t)) is not None
-]
+GEOMETRIC = quick(
+    [
+        (s, t)
+        for s, t in INVARIANT
+        if (not SAMPLERS[s].needs or t == "ising-spin") and ("-" not in s or t == "rbm-binary" or t not in DISCRETE)
+    ]
+)
+GEOMETRIC_WITH_MATRIX = [(s, t) for s, t in GEOMETRIC if t in DISCRETE and is_defined(SAMPLERS[s])]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 

@@ -44,7 +44,9 @@ SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains":
 
 SMALLER_YET = {
     "bridge": {"rungs": 4, "steps": 3},
-    "mixing": {"steps": 30, "points": 4, "reference_chains": 10, "reference_steps": 5},
+    "chains": {"steps": 100},
+    "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},
+    "samples": {"steps": 20},
 }
 
 

@@ -51,11 +51,13 @@ def test_the_commands_after_training_run(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert dispatch(["train", "hydra.run.dir=outputs/RUN", "model.hidden=8", *SMALL]) == 0
     short = {"n=100": "n=4", "steps=1000": "steps=2", "steps=40000": "steps=30"}
-    extra = ["evaluation.ais.temperatures=5", "evaluation.chains.steps=8", "evaluation.chains.warmup=2"]
+    extra = ["evaluation.ais.temperatures=5", "evaluation.chains.steps=8", "evaluation.chains.warmup=2",
+             "evaluation.mixing.steps=20", "evaluation.mixing.reference_steps=5"]  # fmt: skip
     for line in LINES:
         arguments = [short.get(word, word) for word in words(line)]
         if "RUN" in line:
-            assert dispatch(arguments + (extra if arguments[0] == "evaluate" else [])) == 0, line
+            chosen = [word for word in extra if arguments[0] == "evaluate" and word.split(".")[1] in line]
+            assert dispatch(arguments + chosen) == 0, line
     assert list(tmp_path.glob("outputs/RUN/samples/*/grid.png"))
     assert list(tmp_path.glob("outputs/RUN/evaluations/*/results.json"))
     capfd.readouterr()
