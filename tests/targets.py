@@ -145,7 +145,11 @@ EXTRA = {
     "block_gibbs": [{"backwards": True}],
     "parallel_tempering": [
         {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
-        {"kernel": {"name": "metropolis", "flips": 1, "step_size": 1.5}, "temperatures": 2, "beta_min": 0.3},
+        {
+            "kernel": {"name": "metropolis", "flips": 1, "step_size": 1.5, "adapt": None},
+            "temperatures": 2,
+            "beta_min": 0.3,
+        },
     ],
     "hamming_ball": [{"radius": 2}, {"block": 4, "radius": 3}],
 }

@@ -28,7 +28,7 @@ from ebm_cli.space import Binary, Spin
 SITE = {"name": "gibbs", "scan": "random", "updates": 1}
 SWEEP = {"name": "gibbs", "scan": "systematic", "updates": None}
 BLOCK = {"name": "block_gibbs", "backwards": False}
-DULA = {"name": "dmala", "step_size": 0.2, "adjusted": False}
+DULA = {"name": "dmala", "step_size": 0.2, "adjusted": False, "adapt": None}
 GWG = {"name": "gwg", "temperature": 2.0, "flips": 1}
 
 
@@ -105,7 +105,7 @@ def test_resolution_is_the_spread_of_mmd_under_equal_laws():
 
 
 def moving(steps, seconds=2.0, calls=0):
-    return SimpleNamespace(step=steps, seconds=seconds, calls=calls)
+    return SimpleNamespace(step=steps, seconds=seconds, calls=calls, sampler=None)
 
 
 def autoregressive(rho, chains, draws):
@@ -478,3 +478,12 @@ def test_experiments_compose(name, tmp_path, monkeypatch, capsys):
     answer = ebm("train", f"experiment={name}", "--cfg", "job")
     assert answer.code == 0
     assert all(f"{label}:" in answer.out for label in ("gwg", "dmala", "gibbs_site", "gibbs_sweep", "block_gibbs"))
+
+
+def test_a_sampler_that_adapts_has_done_so_before():
+    """Its clock starts at the step size it found, which is reported; the others' curves are as without it."""
+    settings = {"name": "dmala", "step_size": 0.01, "adjusted": True, "adapt": 0.6}
+    about = subject(target("rbm-binary").float())
+    found = small(samplers={"dmala": settings, "gibbs": SWEEP}).evaluate(about).metrics
+    assert found["mixing/dmala/step_size"] > 0.02
+    assert "mixing/gibbs/step_size" not in found

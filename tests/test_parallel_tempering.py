@@ -349,7 +349,10 @@ def test_it_is_no_exact_kernel_of_one_configuration_but_its_kernel_is():
     ("kernel", "sentence"),
     [
         ({}, "sampler.kernel.name = None: no such sampler"),
-        ({"name": "dmala", "step_size": 0.2, "adjusted": False}, "dmala: does not leave the model invariant"),
+        (
+            {"name": "dmala", "step_size": 0.2, "adjusted": False, "adapt": None},
+            "dmala: does not leave the model invariant",
+        ),
         ({"name": "gwg", "temperature": -1, "flips": 1}, "sampler.kernel.temperature = -1: must be greater than 0"),
         ({"name": "block_gibbs"}, "sampler.kernel.backwards is missing"),
         ("gibbs", "sampler.kernel = gibbs: must be a sampler and its keys; choose it with sampler@sampler.kernel=NAME"),

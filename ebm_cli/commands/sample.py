@@ -55,11 +55,15 @@ def sample(config: Mapping[str, Any]) -> int:
         if asked.start == "chains" and len(state.store) < asked.n:
             log.warning("the run keeps %d chains; the other %d start from noise", len(state.store),
                         asked.n - len(state.store))  # fmt: skip
-        x = draw(subject, asked.n, asked.steps, asked.start).cpu()
+        x, scale = draw(subject, asked.n, asked.steps, asked.start)
+        for name, value in scale.items():
+            log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)
+        x = x.cpu()
     folder = trained.run.new_folder("samples")
     buffer = io.BytesIO()
     values = parts.data.space.decode(x) if isinstance(parts.data.space, Categorical) else x
-    np.savez_compressed(buffer, samples=values.numpy().astype(_TYPES.get(parts.data.space.name, np.float32)))
+    arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(parts.data.space.name, np.float32)), **scale}
+    np.savez_compressed(buffer, **arrays)
     write_synced(folder / "samples.npz", buffer.getvalue())
     trained.run.write_image(str(folder.relative_to(trained.run.path) / "grid.png"), picture.grid(parts.data.space, x))
     output.print(f"{asked.n} samples after {asked.steps} steps: {folder / 'samples.npz'}", soft_wrap=True)

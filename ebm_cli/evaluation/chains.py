@@ -11,11 +11,14 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.registry import register
+from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 
 
 @register("evaluation", "chains")
 class ChainDiagnostics(Evaluation):
     """Half the chains start at data, half at noise; after `warmup` steps, `steps` more are recorded.
+
+    A sampler that adapts does so in the warm-up; the `step_size` it found is reported.
 
     Of the energy and of `projections` random directions: rank-normalised split R-hat and bulk and tail effective
     sample size (Vehtari et al. 2021, through arviz), and the integrated autocorrelation time, steps per independent
@@ -56,19 +59,23 @@ class ChainDiagnostics(Evaluation):
     def _record(self, subject: Subject, x: Tensor, directions: Tensor) -> tuple[NDArray[Any], dict[str, float], float]:
         """Quantities (1 + projections, chains, steps), mean Info, and mean distance moved per step."""
         sampler, model, key = subject.sampler, subject.model, subject.key.fold("steps")
+        warmup = self.warmup
+        if adapts(sampler):
+            sampler, x = adapted(sampler, model, x, warmup, key.fold("adapt"))
+            warmup = 0
         state = sampler.init(model, x)
         rows, infos, jumps = [], [], []
-        for i in range(self.warmup + self.steps):
+        for i in range(warmup + self.steps):
             before = state.x
             state, info = sampler.step(model, state, key.fold(i))
-            if i >= self.warmup:
+            if i >= warmup:
                 flat = state.x.flatten(1)
                 rows.append(torch.cat([model.energy(state.x)[:, None], flat @ directions], 1))
                 infos.append({name: value.mean() for name, value in info.items()})
                 jumps.append((flat - before.flatten(1)).square().sum(1).sqrt().mean())
         trace = torch.stack(rows, -1).permute(1, 0, 2).double().cpu().numpy()
         means = {name: torch.stack([info[name] for info in infos]).mean().item() for name in infos[0]}
-        return trace, means, torch.stack(jumps).mean().item()
+        return trace, means | step_size(sampler), torch.stack(jumps).mean().item()
 
 
 def diagnose(trace: NDArray[Any]) -> dict[str, float]:

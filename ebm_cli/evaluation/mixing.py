@@ -22,6 +22,7 @@ from ebm_cli.evaluation.mmd import mmd, resolution, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
+from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Info, Sampler, engine_for, run
 from ebm_cli.space import Space, TwoValued
 from ebm_cli.terminal import log
@@ -51,7 +52,8 @@ class Mixing(Evaluation):
     as independent draws, 1 / ESS the autocorrelation time), each energy call of one chain (energy, or energy and
     gradient; none where conditionals are had in closed form) and each second of all chains; `acceptance`; and
     `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps alone, compiled
-    where the run is.
+    where the run is. A sampler that adapts has done so before, in `reference_steps` steps from the same noise, and its
+    `step_size` is reported.
     """
 
     while_training: bool
@@ -90,7 +92,8 @@ class Mixing(Evaluation):
         warnings += _unresolved([level for level in self.levels if level not in levels])
         courses, results = dict[str, Course](), dict[str, dict[str, float]]()
         for label, settings in self.samplers.items():
-            moving = Moving.of(_built(label, settings), subject, start, key.fold("steps", label))
+            sampler = _built(label, settings)
+            moving = Moving.of(sampler, subject, start, key.fold("steps", label), self.reference_steps)
             courses[label], trace = self._follow(moving, reference)
             results[label] = {**courses[label].reached(levels, far), **trace.found(moving), **courses[label].end()}
             metrics |= {f"mixing/{label}/{name}": value for name, value in results[label].items()}
@@ -178,9 +181,11 @@ class Moving:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, sampler: Sampler[Any, Any], subject: Subject, start: Tensor, key: Key) -> Self:
+    def of(cls, sampler: Sampler[Any, Any], subject: Subject, start: Tensor, key: Key, adapt_steps: int = 0) -> Self:
         """At the start. A few steps are taken and forgotten, so that the clock sees no compiling."""
         model = exact_arithmetic(subject.model, subject.device)
+        if adapts(sampler):
+            sampler, _ = adapted(sampler, model, start, adapt_steps, key.fold("adapt"))
         engine = engine_for(sampler, model, subject.device.engine)
         calls = calls_of_a_step(sampler, model, start, key.fold("count"))
         made = cls(sampler, model, sampler.init(model, start), key.fold("warm up"), engine, calls)
@@ -289,7 +294,7 @@ class Trace:
         infos = [info for _, info in self.records[len(self.records) // 2 :]]
         means = {name: torch.stack([info[name] for info in infos]).double().mean().item() for name in infos[0]}
         taken = {"steps": float(moving.step), "seconds": moving.seconds}
-        return {**effective(self.late(), self.stride, moving), **means, **taken}
+        return {**effective(self.late(), self.stride, moving), **means, **taken, **step_size(moving.sampler)}
 
 
 def agreement(quantities: NDArray[Any]) -> float:

@@ -10,6 +10,7 @@ from ebm_cli import picture
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.registry import register
+from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import run
 
 _ROWS_AT_ONCE = 10_000
@@ -32,7 +33,7 @@ class Samples(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`samples/nearest_distance`, ... and two pictures."""
-        x = draw(subject, self.count, self.steps, self.start)
+        x, scale = draw(subject, self.count, self.steps, self.start)
         train = subject.data.train.all()
         distance, index = nearest(x, train)
         held_out, _ = nearest(subject.held_out.all()[: self.count], train)
@@ -43,7 +44,8 @@ class Samples(Evaluation):
                 "samples/held_out_nearest_distance": held_out.mean().item(),
                 "samples/copies": (x == train[index]).flatten(1).all(1).float().mean().item(),
                 "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
-            },
+            }
+            | {f"samples/{name}": value for name, value in scale.items()},
             {
                 "samples": picture.grid(space, x),
                 "neighbours": picture.beside(space, x, train[index], 16),
@@ -51,14 +53,20 @@ class Samples(Evaluation):
         )
 
 
-def draw(subject: Subject, count: int, steps: int, start: str) -> Tensor:
-    """`count` positions after `steps` transitions of the subject's sampler, (count, *shape)."""
-    key = subject.key
+def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, dict[str, float]]:
+    """`count` positions after `steps` transitions of the subject's sampler, (count, *shape).
+
+    One that adapts does so in the first half of the steps; the `step_size` it found is returned too.
+    """
+    key, sampler = subject.key, subject.sampler
     x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
     if start == "chains" and len(subject.store):
         x = torch.cat([subject.store, x])[:count]
     model = exact_arithmetic(subject.model, subject.device)
-    return run(subject.sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0]
+    if adapts(sampler):
+        sampler, x = adapted(sampler, model, x, steps // 2, key.fold("adapt"))
+        steps -= steps // 2
+    return run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0], step_size(sampler)
 
 
 def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,14 @@ from ebm_cli.functional import softplus
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.base import Info, Sampler
+from ebm_cli.sampler.adaptation import Adapting
+from ebm_cli.sampler.base import Info
 from ebm_cli.sampler.informed import InformedState, accept, gains, informed
-from ebm_cli.space import Binary, Categorical, Spin, TwoValued
+from ebm_cli.space import Binary, Categorical, Space, Spin, TwoValued
 
 
 @register("sampler", "dmala")
-class DiscreteLangevin(Sampler[EnergyModel, InformedState]):
+class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
     """q_i(x'_i | x) proportional to exp(-dE/dx_i (x'_i - x_i) / 2 - [x'_i is not x_i] / (2 step_size)), eq. 3 and 5.
 
     There the last term has |x'_i - x_i|^2, which is the same for bits; spins, at distance 2, and one-hot rows, at
@@ -30,6 +31,7 @@ class DiscreteLangevin(Sampler[EnergyModel, InformedState]):
 
     step_size: Annotated[float, Field(gt=0)]
     adjusted: bool
+    adapt: Annotated[float, Field(gt=0, lt=1)] | None
 
     spaces = (Binary, Spin, Categorical)
     compiles = True
@@ -38,6 +40,12 @@ class DiscreteLangevin(Sampler[EnergyModel, InformedState]):
     def exact(self) -> bool:
         """With the test alone."""
         return self.adjusted
+
+    def misfit(self, space: Space) -> str | None:
+        """Without an acceptance test there is no acceptance to aim at."""
+        if self.adapt is not None and not self.adjusted:
+            return f"sampler.adapt = {self.adapt}: unadjusted proposals are all accepted; set sampler.adapt=null"
+        return None
 
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
         """Caches energies and gradients."""

@@ -11,7 +11,8 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.base import Info, Sampler
+from ebm_cli.sampler.adaptation import Adapting
+from ebm_cli.sampler.base import Info
 from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin, TwoValued
 
 
@@ -23,7 +24,7 @@ class MetropolisState(NamedTuple):
 
 
 @register("sampler", "metropolis")
-class Metropolis(Sampler[EnergyModel, MetropolisState]):
+class Metropolis(Adapting[EnergyModel, MetropolisState]):
     """Propose x' symmetrically, accept with probability min(1, exp(E(x) - E(x'))).
 
     Discrete: x' gives 1 to `flips` distinct sites another value, their number and then the sites drawn uniformly
@@ -33,12 +34,15 @@ class Metropolis(Sampler[EnergyModel, MetropolisState]):
 
     flips: Annotated[int, Field(ge=1)]
     step_size: Annotated[float, Field(gt=0)]
+    adapt: Annotated[float, Field(gt=0, lt=1)] | None
 
     spaces = (Binary, Spin, Categorical, Real)
     compiles = True
 
     def misfit(self, space: Space) -> str | None:
-        """There are no more sites to flip than there are."""
+        """There are no more sites to flip than there are, and their number is no scale."""
+        if isinstance(space, Discrete) and self.adapt is not None:
+            return f"sampler.adapt = {self.adapt}: {space.name} data have no step_size; set sampler.adapt=null"
         if isinstance(space, Discrete) and self.flips > space.sites:
             return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"
         return None

@@ -12,6 +12,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.adaptation import adapts
 from ebm_cli.sampler.base import Info, Sampler, shown
 from ebm_cli.scaled import Scaled, scaled
 from ebm_cli.space import Binary, Categorical, Real, Space, Spin
@@ -92,7 +93,9 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
         return self.kernel
 
     def misfit(self, space: Space) -> str | None:
-        """What the kernel says."""
+        """What the kernel says, and that replicas of different temperatures have no one best step size."""
+        if adapts(self.kernel):
+            return "sampler.kernel.adapt: replicas at several temperatures share one step_size; set it to null"
         found = self.kernel.misfit(space)
         return found and _below(found)
 
