@@ -53,11 +53,11 @@ def log_z(model: EnergyModel) -> Tensor:
         raise ValueError(why)
     if isinstance(model, Normalised):
         return model.log_z()
-    if isinstance(model, Bipartite) and model.hidden < model.space.sites:
+    assert isinstance(model.space, Discrete)
+    if isinstance(model, Bipartite) and 2**model.hidden < model.space.states:
         return _log_sum(Binary((model.hidden,)), lambda h: _log_marginal(model, h), model)
     if isinstance(model, Ising) and 2 * (transfer.narrow_side(model) or model.space.sites) < model.space.sites:
         return transfer.log_z(model)
-    assert isinstance(model.space, Discrete)
     return _log_sum(model.space, lambda x: -model.energy(x), model)
 
 

@@ -1,6 +1,7 @@
 """Graphs on the sites of a space: lattices, random ones, all pairs, or those of a file; and their colouring."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,28 +39,52 @@ def erdos_renyi(sites: int, degree: float, key: Key) -> Tensor:
     return pairs[rng.uniform((len(pairs),), key) < degree / max(1, sites - 1)]
 
 
-def read(path: Path, sites: int, said: str) -> Tensor:
-    """Edges (n, 2) of a text file, two numbers of sites (from 0) in each line. Raises UserError naming the line."""
+def read(path: Path, sites: int, said: str, coupling: float) -> tuple[Tensor, Tensor]:
+    """Edges (n, 2) and couplings (n,) of a text file: in each line two sites, from 0, and perhaps J, else `coupling`.
+
+    An edge may be there in both directions, with the same J. Raises UserError naming the line.
+    """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{said}: cannot be read ({type(error).__name__})") from error
-    edges: dict[tuple[int, int], None] = {}
+    found: dict[tuple[int, int], float] = {}
     for number, line in enumerate(lines, 1):
-        words = line.split("#")[0].split()
+        words, here = line.split("#")[0].split(), f"{said}, line {number}"
         if not words:
             continue
-        if len(words) != 2 or not all(word.isdecimal() for word in words):
-            raise UserError(f"{said}, line {number}: {line.strip()!r} is not two numbers of sites")
-        a, b = sorted(map(int, words))
-        if b >= sites:
-            raise UserError(f"{said}, line {number}: there is no site {b}, the data have sites 0 to {sites - 1}")
-        if a == b:
-            raise UserError(f"{said}, line {number}: couples site {a} with itself")
-        edges[a, b] = None
-    if not edges:
+        a, b = _pair(words, sites, here)
+        J = _number(words[2], here) if len(words) == 3 else coupling
+        before = found.setdefault((a, b), J)
+        if before != J:
+            raise UserError(
+                f"{here}: couples sites {a} and {b} by {J:g}, a line above by {before:g}; J_ij must be J_ji"
+            )
+    if not found:
         raise UserError(f"{said}: holds no edge")
-    return torch.tensor(list(edges))
+    return torch.tensor(list(found)), torch.tensor(list(found.values()), dtype=torch.float32)
+
+
+def _pair(words: list[str], sites: int, here: str) -> tuple[int, int]:
+    """Two sites a < b, and nothing beside them but one number. Raises UserError."""
+    if len(words) not in (2, 3) or not all(word.isdecimal() for word in words[:2]):
+        raise UserError(f"{here}: {' '.join(words)!r} is not two numbers of sites and at most a coupling")
+    a, b = sorted(map(int, words[:2]))
+    if b >= sites:
+        raise UserError(f"{here}: there is no site {b}, the data have sites 0 to {sites - 1}")
+    if a == b:
+        raise UserError(f"{here}: couples site {a} with itself")
+    return a, b
+
+
+def _number(word: str, here: str) -> float:
+    try:
+        found = float(word)
+    except ValueError as error:
+        raise UserError(f"{here}: {word!r} is not a number") from error
+    if not math.isfinite(found):
+        raise UserError(f"{here}: a coupling of {word} is not finite")
+    return found
 
 
 def coloured(edges: Tensor, sites: int) -> list[Tensor]:

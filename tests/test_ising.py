@@ -84,7 +84,11 @@ def test_random_graphs_have_the_degree_asked_for():
     [
         ("0 1\n1 9\n", "line 2: there is no site 9, the data have sites 0 to 8"),
         ("0 1\n\n2 2\n", "line 3: couples site 2 with itself"),
-        ("0 1\n1 2 3\n", "line 2: '1 2 3' is not two numbers of sites"),
+        ("0 1\n1 2 3 4\n", "line 2: '1 2 3 4' is not two numbers of sites"),
+        ("0 1 x\n", "line 1: 'x' is not a number"),
+        ("0 1 nan\n", "line 1: a coupling of nan is not finite"),
+        ("0 1 0.5\n1 0 0.25\n", "line 2: couples sites 0 and 1 by 0.25, a line above by 0.5"),
+        ("0 1\n1 0 0.25\n", "line 2: couples sites 0 and 1 by 0.25, a line above by 0;"),
         ("0 -1\n", "line 1: '0 -1' is not two numbers of sites"),
         ("# nothing\n", "holds no edge"),
     ],
@@ -99,7 +103,16 @@ def test_a_bad_graph_file_is_refused_with_its_line(tmp_path, text, sentence):
 
 def test_a_graph_file_is_read(tmp_path):
     (tmp_path / "graph.txt").write_text("0 1 # a comment\n\n2 1\n1 0\n")
-    assert ising((3,), graph="file", path=str(tmp_path / "graph.txt")).edges.tolist() == [[0, 1], [1, 2]]
+    model = ising((3,), graph="file", path=str(tmp_path / "graph.txt"), coupling=0.5)
+    assert model.edges.tolist() == [[0, 1], [1, 2]]
+    assert model.J.tolist() == [0.5, 0.5]
+
+
+def test_couplings_of_a_file(tmp_path):
+    (tmp_path / "graph.txt").write_text("2 0 -0.25\n0 1 1e-1\n0 2 -0.25\n1 2\n")
+    model = ising((3,), graph="file", path=str(tmp_path / "graph.txt"), coupling=0.5)
+    expected = torch.tensor([[0, 0.1, -0.25], [0.1, 0, 0.5], [-0.25, 0.5, 0]])
+    assert torch.allclose(model.coupling(), expected.to(model.J))
 
 
 # The model

@@ -173,17 +173,22 @@ class IsingSpec(ModelSpec):
         return space.sites * (space.sites + 1) // 2
 
     def build(self, space: Space, mean: Tensor, key: Key) -> Ising:
-        """J = `coupling` on every edge; b = `bias`, or logit(mean) / 2 where that is null."""
-        edges = self._edges(space, key.fold("graph"))
+        """J = `coupling` on every edge, or as the file says; b = `bias`, or logit(mean) / 2 where that is null."""
+        edges, J = self._couplings(space, key.fold("graph"))
         b = mean.flatten().logit() / 2 if self.bias is None else torch.full((space.sites,), float(self.bias))
         periodic = self.periodic if self.graph == "lattice" else None
-        return Ising(space, edges, torch.full((len(edges),), float(self.coupling)), b, periodic)
+        return Ising(space, edges, J, b, periodic)
+
+    def _couplings(self, space: Space, key: Key) -> tuple[Tensor, Tensor]:
+        if self.graph == "file":
+            path = Path(str(self.path)).expanduser()
+            return graph.read(path, space.sites, f"model.path = {self.path}", self.coupling)
+        edges = self._edges(space, key)
+        return edges, torch.full((len(edges),), float(self.coupling))
 
     def _edges(self, space: Space, key: Key) -> Tensor:
         if self.graph == "lattice":
             return torch.cat(graph.lattice(space.shape, periodic=self.periodic))
         if self.graph == "complete":
             return graph.complete(space.sites)
-        if self.graph == "erdos_renyi":
-            return graph.erdos_renyi(space.sites, self.degree, key)
-        return graph.read(Path(str(self.path)).expanduser(), space.sites, f"model.path = {self.path}")
+        return graph.erdos_renyi(space.sites, self.degree, key)
