@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
@@ -44,6 +43,8 @@ def compared(found: Tensor, truth: Tensor) -> dict[str, float]:
     a, b = (J[pairs[0], pairs[1]].double() for J in (found, truth))
     rmse = (a - b).square().mean().sqrt()
     values = {"rmse": rmse.item(), "log_rmse": rmse.log().item()}
+    from sklearn.metrics import roc_auc_score  # slow to import, and few runs need it
+
     edges = b != 0
     if edges.any() and not edges.all():
         values["auroc"] = float(roc_auc_score(edges.numpy(), a.abs().numpy()))
