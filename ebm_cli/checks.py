@@ -10,7 +10,7 @@ from ebm_cli.model.base import Blocked, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary, Real, Space
+from ebm_cli.space import Binary, Categorical, Real, Space
 
 
 def names(spaces: tuple[type[Space], ...]) -> str:
@@ -39,9 +39,14 @@ def check_loaded(space: Space, model: ModelSpec, choice: dict[str, str]) -> None
 
 
 def _rescaling(space: Space, model: ModelSpec) -> str:
-    """The way from real to binary data, where the model takes those."""
-    wanted = isinstance(space, Real) and Binary in model.spaces
-    return "; or rescale the data to [0, 1] and set dataset.binarize=threshold" if wanted else ""
+    """The way from real to binary data or categories, where the model takes those."""
+    if not isinstance(space, Real):
+        return ""
+    ways = {
+        Binary: "; or rescale the data to [0, 1] and set dataset.binarize=threshold",
+        Categorical: "; or, if they are integers 0 to K - 1 in an .npz file, set dataset.categories=K",
+    }
+    return "".join(way for kind, way in ways.items() if kind in model.spaces)
 
 
 def _models(space: type[Space]) -> str:

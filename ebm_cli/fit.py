@@ -9,7 +9,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ebm_cli import checkpoint, picture
+from ebm_cli.checkpoint import Checkpoint
 from ebm_cli.cuda_graph import execution
+from ebm_cli.dataset.base import Data
 from ebm_cli.device import evaluation_precision
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
@@ -52,6 +54,7 @@ class Recorder:
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
     warned: bool = False
+    data: str = ""  # fingerprint of the data, once it is known
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
@@ -130,7 +133,8 @@ class Recorder:
             return  # a run of no steps was resumed
         best = state.best and {"step": state.best.step, "value": state.best.value}
         space = {"name": parts.data.space.name, "shape": parts.data.space.shape}
-        numbers = {"space": space, "metrics_bytes": self.run.sync_metrics(), "best": best}
+        self.data = self.data or parts.data.fingerprint()
+        numbers = {"space": space, "data": self.data, "metrics_bytes": self.run.sync_metrics(), "best": best}
         checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
         protected = self.ladder | ({state.best.step} if state.best else set())
         checkpoint.prune(self.run.checkpoints, state.step, self.plan.keep_last, protected)
@@ -173,16 +177,18 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Sub
     return Subject(model, parts.data, split, parts.components.sampler, state.chains(), key, parts.device)
 
 
-def restore(run: Run, state: TrainState) -> list[str]:
+def restore(run: Run, parts: Parts, state: TrainState) -> list[str]:
     """Load the newest valid checkpoint; a sentence for each newer, invalid one.
 
     A run that stopped before its first checkpoint stays at step 0, its metrics are dropped. Raises UserError if there
-    are checkpoints and none is valid.
+    are checkpoints and none is valid, or if the data are not those it was trained on.
     """
     if not checkpoint.steps(run.checkpoints):
         run.truncate_metrics(0)
         return ["no checkpoint was written yet, so the run starts again"]
     found, reasons = checkpoint.newest(run.checkpoints)
+    if other_data(found, parts.data):
+        raise UserError(f"resume = {run.path}: {OTHER_DATA}; put those back, or start a new run")
     try:
         state.load(found.step, found.tensors)
         best = found.numbers["best"]
@@ -191,6 +197,14 @@ def restore(run: Run, state: TrainState) -> list[str]:
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
     return [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]
+
+
+OTHER_DATA = "its dataset now reads other rows than it was trained on"
+
+
+def other_data(saved: Checkpoint, data: Data) -> bool:
+    """Whether these are not the data of the run that the checkpoint is of, which recorded their fingerprint."""
+    return saved.numbers.get("data") not in (None, data.fingerprint())
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:

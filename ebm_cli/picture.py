@@ -50,6 +50,11 @@ class Drawing:
         self.at = at
         self.pixels: NDArray[np.uint8]
 
+    def legend_beside(self) -> None:
+        """That of the first axes, to the right of all, where it covers nothing."""
+        handles, labels = self.at[0][0].get_legend_handles_labels()
+        self.at[0][0].figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+
 
 @contextmanager
 def axes(rows: int, columns: int) -> Iterator[Drawing]:

@@ -110,6 +110,14 @@ class Run:
         Image.fromarray(image).save(path)
         return path
 
+    def write_all(self, folder: str, images: Mapping[str, NDArray[np.uint8]], files: Mapping[str, str]) -> None:
+        """Pictures and text files in a folder of the run directory."""
+        for label, image in images.items():
+            self.write_image(f"{folder}/{label}.png", image)
+        for name, text in files.items():
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+            (self.path / folder / name).write_text(text)
+
     def new_folder(self, kind: str) -> Path:
         """A new directory `kind`/<time>, never one that is there."""
         for attempt in range(1000):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -96,8 +97,11 @@ class TrainState:
         for name in sorted(saved ^ {f"{group}.{key}" for key in own}):
             raise ValueError(f"{name} is in only one of the checkpoint and the configured run")
         for key, value in own.items():
-            _same_form(f"{group}.{key}", value, tensors[f"{group}.{key}"])
-            value.copy_(tensors[f"{group}.{key}"])
+            saved_value = tensors[f"{group}.{key}"]
+            _same_form(f"{group}.{key}", value, saved_value)
+            if not value.is_floating_point() and not torch.equal(value, saved_value):
+                raise ValueError(f"{group}.{key} is another one now; a file that model.path names may have changed")
+            value.copy_(saved_value)
 
     def chains(self) -> Tensor:
         """Where the stored chains are, (slots, *shape)."""

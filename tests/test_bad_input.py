@@ -74,7 +74,7 @@ DO_NOT_FIT = {
     "(evaluation=[ais,chains])",
     "device=cuda": "torch sees no CUDA device here; use device=cpu, or device=auto",
     "dataset=npz": "dataset.path = null: name the .npz file, dataset.path=FILE",
-    "dataset=npz dataset.path=nowhere.npz": "dataset.path = nowhere.npz: there is no such file",
+    "dataset=npz dataset.path=/nowhere.npz": "dataset.path = /nowhere.npz: there is no such file",
     "dataset.valid=2000": "dataset.valid = 2000: must be below 1437",
 }
 

@@ -52,7 +52,7 @@ def test_log_z_of_enumerable_models(name):
     base = product(model.space, torch.full_like(model.space.noise(1, stream(0))[0], 1 / model.space.values)).double()
     path = GeometricPath(base, model, component("sampler", "gibbs"))
     with torch.no_grad():
-        up, down = climbed(path, (4000, 6, 15), stream(0, "bridge"), EAGER)
+        up, _, down = climbed(path, (4000, 6, 15), stream(0, "bridge"), EAGER)
     groups = torch.stack([bennett(a, b).sum() for a, b in zip(up.chunk(40, 1), down.chunk(40, 1), strict=True)])
     error = (groups.mean() + path.log_z_base - exact.log_z(model)).abs()
     assert error < SIGMAS * groups.std() / 40**0.5 + 1e-3  # a group of 100 has a bias of that order
@@ -65,7 +65,7 @@ def test_the_rungs_are_those_of_the_path():
     path = GeometricPath(base, model, component("sampler", "gibbs"))
     x = model.space.enumerate().double()
     with torch.no_grad():
-        up, down = climbed(path, (20_000, 3, 10), stream(0, "bridge"), EAGER)
+        up, _, down = climbed(path, (20_000, 3, 10), stream(0, "bridge"), EAGER)
         for rung in range(1, 4):
             u = path.log_ratio(path.observe(x), rung / 3, (rung - 1) / 3)
             for found, beta in ((up, (rung - 1) / 3), (down, rung / 3)):
@@ -91,3 +91,20 @@ def test_known_constants_of_ising_models(name, side, sigma, bias, log_z):
     error = (high - low) / (2 * 1.96)
     assert abs(metrics[f"{name}/log_z"] - log_z) < 4 * error
     assert error < 0.12
+
+
+def test_a_ladder_climbed_too_fast_is_flagged():
+    """One update of one site a rung: the chains lag behind, and the estimate with them; with many it is silent."""
+    space = Spin((6, 6))
+    bits = rng.bernoulli(torch.zeros(50, 6, 6), stream(0, "rows")).byte()
+    split = Split(space, bits, 1.0, stochastic=False, labels=None)
+    model = ising((6, 6), 0.3, 0.0).float()
+    kernel = component("sampler", "gibbs", scan="random", updates=1)
+    found = {}
+    for steps in (4, 300):
+        about = Subject(model, Data(space, split, None, split), "test", kernel, torch.empty(0), stream(0, "subject"))
+        found[steps] = component("evaluation", "bridge", chains=400, rungs=10, steps=steps).evaluate(about)
+    assert "still drift" in " ".join(found[4].warnings)
+    assert found[4].metrics["bridge/drift"] > 0.1
+    assert not found[300].warnings
+    assert abs(found[300].metrics["bridge/drift"]) < 0.1

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from targets import ENGINES, FALSE_ALARM, batch, chi_square, form
+from targets import ENGINES, FALSE_ALARM, batch, chi_square, component, form
 
 import ebm_cli.dataset
 from ebm_cli import registry, rng
@@ -593,6 +593,14 @@ def test_npz_binary_loads_as_binary_and_grey_by_the_model(tmp_path):
     assert torch.equal(grey.load((Real,)).test.all(), torch.full((4, 2, 3), 0.2))
     assert grey.load((Binary,)).space == Binary((2, 3))
     assert grey.space_type((Binary,)) is None
+
+
+def test_npz_of_spins_is_binary(tmp_path):
+    spins = np.random.Generator(np.random.Philox(3)).choice([-1.0, 1.0], (40, 3))
+    np.savez(tmp_path / "spins.npz", train=spins, valid=spins, test=spins)
+    data = component("dataset", "npz", path=str(tmp_path / "spins.npz")).load((Spin,))
+    assert data.space == Spin((3,))
+    assert np.array_equal(data.test.all().numpy(), spins)
 
 
 def test_npz_real_values_cannot_be_binarised(tmp_path):

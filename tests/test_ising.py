@@ -101,6 +101,13 @@ def test_a_bad_graph_file_is_refused_with_its_line(tmp_path, text, sentence):
         ising((3, 3), graph="file", path=str(tmp_path / "none.txt"))
 
 
+def test_a_file_is_named_where_it_is_read_alone():
+    with pytest.raises(UserError, match=r"^model\.path = null: name the file"):
+        component("model", "ising", graph="file")
+    with pytest.raises(UserError, match=r"^model\.path = g\.txt: is read with model.graph=file, not with lattice"):
+        component("model", "ising", path="g.txt")
+
+
 def test_a_graph_file_is_read(tmp_path):
     (tmp_path / "graph.txt").write_text("0 1 # a comment\n\n2 1\n1 0\n")
     model = ising((3,), graph="file", path=str(tmp_path / "graph.txt"), coupling=0.5)

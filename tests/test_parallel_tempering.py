@@ -365,7 +365,7 @@ def test_a_kernel_that_is_none_is_refused(kernel, sentence):
 
 
 def test_tempering_within_tempering_is_refused():
-    with pytest.raises(UserError, match="parallel_tempering: does not leave the model invariant"):
+    with pytest.raises(UserError, match="parallel_tempering: moves replicas itself"):
         tempering("parallel_tempering")
 
 

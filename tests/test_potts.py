@@ -114,7 +114,7 @@ def test_other_letters_are_read_as_the_unknown_one(tmp_path):
         (">a\n", {}, "holds no sequence"),
         (ROWS, {"alphabet": "AAC"}, "dataset.alphabet = AAC: a letter is there twice"),
         (ROWS, {"unknown": "?"}, "dataset.unknown = ?: not a letter of dataset.alphabet"),
-        (">a\nAC\n>b\nAC\n", {}, "too few rows to hold out"),
+        (">a\nAC\n>b\nAC\n", {}, "too few distinct sequences"),
     ],
 )
 def test_bad_alignments_are_refused_in_one_sentence(tmp_path, text, changes, expected):
@@ -131,6 +131,8 @@ def test_bad_alignments_are_refused_in_one_sentence(tmp_path, text, changes, exp
         ({"msa": np.full((9, 3), 21)}, "msa holds 21, dataset.alphabet has letters 0 to 20"),
         ({"msa": np.arange(27).reshape(9, 3) % 5, "contacts": np.eye(4)}, "sequences have 3 sites, contacts (4, 4)"),
         ({"msa": np.arange(27).reshape(9, 3) % 5, "contacts": np.triu(np.ones((3, 3)))}, "must be a symmetric matrix"),
+        ({"msa": np.arange(27).reshape(9, 3) % 5, "contacts": np.full((3, 3), 7.5)}, "contacts has values from 7.5 to"),
+        ({"msa": np.arange(27).reshape(9, 3) % 5, "contacts": np.zeros((3, 3))}, "contacts has values from 0 to 0"),
     ],
 )
 def test_bad_arrays_are_refused_in_one_sentence(tmp_path, arrays, expected):
@@ -210,11 +212,32 @@ def test_a_run_finds_contacts(tmp_path, objective, monkeypatch):
     assert answer.code == 0, answer.err
     assert summary(answer.out)["contacts/precision_top2"] == 1
     assert Path("run/samples/contacts.png").exists()
+    listed = Path("run/samples/contacts.csv").read_text().splitlines()
+    assert listed[0] == "i,j,score,contact"
+    assert {line.split(",")[0] + line.split(",")[1] + line[-1] for line in listed[1:3]} == {"041", "161"}
+    assert len(listed) == 1 + 5 * 6 // 2
     assert ebm("sample run=run n=5 steps=3").code == 0
     samples = np.load(next(Path("run/samples").glob("*/samples.npz")))["samples"]
     assert samples.dtype == np.uint8
     assert samples.shape == (5, 8)
     assert samples.max() < 5
+
+
+def test_pairs_are_scored_where_no_contacts_are_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.load(family(tmp_path, 300))["msa"]
+    Path("family.fasta").write_text(
+        "".join(f">{n}\n{''.join('-ACDE'[i] for i in row)}\n" for n, row in enumerate(rows))
+    )
+    answer = ebm(
+        "train experiment=potts_protein dataset.path=family.fasta dataset.alphabet=-ACDE dataset.reweight=null "
+        "steps=100 batch_size=100 tracker=none hydra.run.dir=run eval_every=0 evaluation=[contacts] "
+        "evaluation.contacts.separation=2"
+    )
+    assert answer.code == 0, answer.err
+    assert "the contacts of these data are not known, so nothing is compared" in answer.err
+    assert Path("run/samples/contacts.png").exists()
+    assert Path("run/samples/contacts.csv").read_text().splitlines()[0] == "i,j,score"
 
 
 @pytest.mark.data

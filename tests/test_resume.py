@@ -6,6 +6,7 @@ import random
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from cli_helpers import TINY, assert_refused, digest, ebm, facts, last_step, outcome, snapshot, train, trained
@@ -207,3 +208,50 @@ def test_twenty_kills_in_a_row(name, tmp_path, processes):
     if Path(directory, "config.yaml").exists():
         assert ebm(f"train resume={directory}").code == 0
         assert outcome(Path(directory)) == whole
+
+
+def _points(rows: int, seed: int) -> None:
+    numbers = np.random.Generator(np.random.Philox(seed)).integers(0, 2, (rows, 4), np.uint8)
+    np.savez("points.npz", train=numbers, test=numbers[:5])
+
+
+def _coupled() -> None:
+    """A run on the graph of graph.txt."""
+    words = [word for word in TINY if not word.startswith("model.")]
+    graph = "dataset=npz dataset.path=points.npz model=ising model.graph=file model.path=graph.txt"
+    answer = ebm(f"train {graph} hydra.run.dir=run", *words)
+    assert answer.code == 0, answer.err
+
+
+def test_other_data_are_noticed():
+    """Refused where training would go on, said where something is only measured."""
+    _points(50, 0)
+    trained("dataset=npz dataset.path=points.npz", "run")
+    _points(50, 1)
+    assert_refused(ebm("train resume=run steps=20"), "resume = run: its dataset now reads other rows")
+    answer = ebm("evaluate run=run evaluation=[pseudo_likelihood]")
+    assert answer.code == 0
+    assert "its dataset now reads other rows" in answer.err
+    _points(50, 0)
+    assert "other rows" not in ebm("evaluate run=run evaluation=[pseudo_likelihood]").err
+    assert ebm("train resume=run steps=20").code == 0
+
+
+def test_files_of_a_run_are_found_from_anywhere(monkeypatch):
+    _points(50, 0)
+    Path("graph.txt").write_text("0 1\n1 2\n")
+    _coupled()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert ebm("sample run=../run n=2 steps=2").code == 0
+    assert ebm("train resume=../run steps=15").code == 0
+
+
+def test_another_graph_is_refused():
+    """As many edges, but others: the couplings would belong to none of them."""
+    _points(50, 0)
+    Path("graph.txt").write_text("0 1\n1 2\n")
+    _coupled()
+    Path("graph.txt").write_text("0 1\n1 3\n")
+    assert_refused(ebm("sample run=run n=2 steps=2"), "model.edges is another one now; a file that model.path names")
+    assert_refused(ebm("train resume=run steps=20"), "model.edges is another one now; a file that model.path names")

@@ -50,14 +50,13 @@ def evaluate(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
-        results, images = _evaluate(parts, trained.state, chosen, asked)
+        results, images, files = _evaluate(parts, trained.state, chosen, asked)
         seconds = time.perf_counter() - began
     folder = trained.run.new_folder("evaluations")
     name = str(folder.relative_to(trained.run.path))
     about = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
     trained.run.write_json(f"{name}/results.json", {**about, **results})
-    for label, image in images.items():
-        trained.run.write_image(f"{name}/{label}.png", image)
+    trained.run.write_all(name, images, files)
     shown = result_of_split(results, asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
     output.print(f"results: {' '.join(map(str, sorted(folder.iterdir(), key=_json_first)))}", soft_wrap=True)
@@ -75,10 +74,11 @@ def result_of_split(results: Mapping[str, float], split: str) -> dict[str, float
 
 def _evaluate(
     parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, float], dict[str, Any], dict[str, str]]:
     model = state.averaged_model()
     found: dict[str, float] = {}
     images: dict[str, Any] = {}
+    files: dict[str, str] = {}
     for name, evaluation in chosen.items():
         log.info("evaluating: %s", name)
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
@@ -86,8 +86,9 @@ def _evaluate(
         result = evaluation.evaluate(subject)
         found |= on_split(result.metrics, asked.split)
         images |= dict(result.images)
+        files |= dict(result.files)
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)
     for sentence in report.contradictions(result_of_split(found, asked.split)):
         log.warning("%s", sentence)
-    return found, images
+    return found, images, files

@@ -46,6 +46,12 @@ def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) ->
         found["  log Z, AIS"] = (
             f"{values['ais/log_z']:.2f}, 95 % [{values['ais/log_z_low']:.2f}, {values['ais/log_z_high']:.2f}]"
         )
+    if "bridge/log_z_low" in values:
+        used |= {f"bridge/{name}" for name in ("log_likelihood", "standard_error", "log_z", "log_z_low", "log_z_high")}
+        found[f"log-likelihood ({split}), bridge"] = _plus_minus(values, "bridge") + " nats"
+        found["  log Z, bridge"] = (
+            f"{values['bridge/log_z']:.2f}, 95 % [{values['bridge/log_z_low']:.2f}, {values['bridge/log_z_high']:.2f}]"
+        )
     return used
 
 

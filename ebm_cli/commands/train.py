@@ -104,15 +104,29 @@ def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
     """The run to resume, if any, and the configuration of this job, its keys checked."""
     registry.load_components()
     load_plugins(request.config["plugins"])
+    composed = _rooted(request.config)
     if request.config["resume"] is not None:
         found, saved = run.open_existing(request.directory, "resume = ")
-        config = merged(saved, request.config, request.overrides)
+        config = merged(saved, composed, request.overrides)
         check_complete(config, request.directory)
         return found, config
     if ranks.current().leads:
         run.check_free(request.directory)
-    check_keys(request.config)
-    return None, request.config
+    check_keys(composed)
+    return None, composed
+
+
+_FILES = {"dataset": ("root", "path", "contacts"), "model": ("path",)}
+
+
+def _rooted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with absolute paths of files, which a run is to find from any working directory."""
+    found = dict(config)
+    for group, keys in _FILES.items():
+        paths = {key: config[group].get(key) for key in keys}
+        rooted = {k: str(Path(v).expanduser().absolute()) for k, v in paths.items() if isinstance(v, str) and v}
+        found[group] = {**config[group], **rooted}
+    return found
 
 
 def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
@@ -126,7 +140,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     parts, config, said = accelerated(parts, state, config, work)
     notes = [said]
     if found is not None:
-        notes += [*restore(found, state), f"resuming {found.path} at step {state.step}"]
+        notes += [*restore(found, parts, state), f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
         if ranks.current().leads:
@@ -235,8 +249,7 @@ def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
         found |= result.metrics
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)
-        for label, image in result.images.items():
-            session.run.write_image(f"samples/{label}.png", image)
+        session.run.write_all("samples", result.images, result.files)
         recorder.tracker.images(state.step, dict(result.images))
     for sentence in report.contradictions(found):
         log.warning("%s", sentence)

@@ -13,6 +13,7 @@ from ebm_cli.checkpoint import Checkpoint, Invalid
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
+from ebm_cli.fit import OTHER_DATA, other_data
 from ebm_cli.run import Run
 from ebm_cli.space import SPACES, Space
 from ebm_cli.terminal import log
@@ -63,6 +64,8 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
         raise UserError("torchrun: only training is shared among processes; use ebm itself")
     data = load_data(components) if with_data else placeholder(_space(saved))
     parts, state = assemble(components, loop, device.open(), data, choice)
+    if with_data and other_data(saved, data):
+        log.warning("%s: %s", wanted.path, OTHER_DATA)
     try:
         state.load(saved.step, saved.tensors if wanted.sampler is None else _respread(saved, parts))
     except (ValueError, IndexError) as error:

@@ -1,5 +1,6 @@
 """Data in memory: what a dataset file must deliver, and what training and evaluation read from it."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -114,6 +115,16 @@ class Data:
         """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite."""
         mean, n = self.train.mean(), self.train.size
         return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete) else mean
+
+    def fingerprint(self) -> str:
+        """Of all rows, labels and weights: the same for the same data alone."""
+        digest = hashlib.blake2b(digest_size=16)
+        for split in (self.train, self.valid, self.test):
+            for part in () if split is None else (split.grey, split.labels, split.weights):
+                values = np.empty(0) if part is None else part.cpu().numpy()
+                digest.update(f"{values.dtype}{values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
 
     def describe(self) -> str:
         """Shape, kind and number of rows, in words."""

@@ -39,8 +39,8 @@ class Npz(Dataset):
     (or val_label), test_label (n,) of integers. A test and a validation split that the file lacks are drawn from
     train, always the same rows: the share `held_out` for testing, then that share of the remainder for validation.
 
-    With `categories` K all values are integers below K, each a category. Otherwise, all values 0 or 1: binary; else
-    uint8, or floats all in [0, 1]: grey; any other numbers: real, as float32. All splits together decide.
+    With `categories` K all values are integers below K, each a category. Otherwise, all values 0 or 1, or all -1 or 1:
+    binary; else uint8, or floats all in [0, 1]: grey; any other numbers: real, as float32. All splits together decide.
     """
 
     path: str | None
@@ -78,7 +78,8 @@ class Npz(Dataset):
             if low < 0 or high >= self.categories or (array != np.floor(array)).any():
                 raise UserError(
                     f"{said}: has values from {low:g} to {high:g}, dataset.categories = {self.categories} are the "
-                    f"integers 0 to {cast(int, self.categories) - 1}; set it to how many there are"
+                    f"integers 0 to {cast(int, self.categories) - 1}; number the categories from 0 and set it to how "
+                    "many there are"
                 )
         return [array.astype(np.uint8) for array in arrays]
 
@@ -137,6 +138,8 @@ def convert(arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray
     types = {array.dtype for array in arrays}
     if all(((array == 0) | (array == 1)).all() for array in arrays):
         return "binary", [array.astype(np.uint8) for array in arrays]
+    if all(((array == -1) | (array == 1)).all() for array in arrays):
+        return "binary", [(array > 0).astype(np.uint8) for array in arrays]
     floats = all(kind.kind == "f" for kind in types)
     if len(types) > 1 and not floats:
         # 255 would mean 1 in one split and 255 in another.

@@ -16,6 +16,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
 _ROWS_AT_ONCE = 1024
+_FEWEST = 3  # one for each split
 
 
 @register("dataset", "protein")
@@ -53,7 +54,10 @@ class Protein(Dataset):
             contacts = self._contacts(Path(self.contacts).expanduser(), f"dataset.contacts = {self.contacts}")
         if contacts is not None and contacts.shape != (rows.shape[1],) * 2:
             raise UserError(f"{said}: sequences have {rows.shape[1]} sites, contacts {contacts.shape}")
-        train, test = hold_out(Part("msa", np.unique(rows, axis=0), None), "test", self.held_out, said)
+        distinct = np.unique(rows, axis=0)
+        if len(distinct) < _FEWEST:
+            raise UserError(f"{said}: too few distinct sequences ({len(distinct)}); the splits need {_FEWEST} at least")
+        train, test = hold_out(Part("msa", distinct, None), "test", self.held_out, said)
         train, valid = hold_out(train, "valid", self.held_out, said)
         weights = None if self.reweight is None else sequence_weights(train.values, self.reweight)
         truth = Truth(contacts=None if contacts is None else torch.from_numpy(contacts))
@@ -129,6 +133,11 @@ def read_fasta(file: Path, said: str) -> list[tuple[str, str]]:
 def _square(contacts: NDArray[Any], said: str) -> NDArray[np.bool_]:
     if contacts.ndim != 2 or not np.array_equal(contacts, contacts.T):
         raise UserError(f"{said}: contacts has shape {contacts.shape}; it must be a symmetric matrix (length, length)")
+    if not ((contacts == 0) | (contacts == 1)).all() or not contacts.any():
+        raise UserError(
+            f"{said}: contacts has values from {contacts.min():g} to {contacts.max():g}; it must hold 1 for pairs that "
+            "touch and 0 for others (of distances, take those below 8 angstrom)"
+        )
     return contacts.astype(np.bool_)
 
 

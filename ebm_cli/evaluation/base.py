@@ -43,11 +43,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers under `<evaluation>/<metric>`, pictures by name, and sentences the user should read."""
+    """Numbers under `<evaluation>/<metric>`, pictures and text files by name, and sentences the user should read."""
 
     metrics: Mapping[str, float]
     images: Mapping[str, Picture] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluation(ABC):

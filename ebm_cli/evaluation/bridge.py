@@ -19,6 +19,7 @@ from ebm_cli.sampler.base import Sampler
 _ROWS_AT_ONCE = 1000
 _HALVINGS = 60  # of the interval that holds a root: to the last bit of a float64
 _OVERLAP = 0.03
+_SURE, _NATS = 4, 0.05  # standard errors, and nats, of a drift that is worth a word
 
 
 @register("evaluation", "bridge")
@@ -30,12 +31,13 @@ class Bridge(Evaluation):
     chains walk up the ladder, `steps` transitions at every rung; unlike AIS it needs them to be in equilibrium there,
     and then errs less. The 95 % interval is by bootstrap over chains. `bridge/overlap` is the least mean of
     4 sigmoid(u - D) sigmoid(D - u) over draws of neighbours: 1 where these are alike, 0 where nothing is common.
+    `bridge/drift` is the mean change of sum_r u(y) over the second halves of the steps, 0 in equilibrium.
     """
 
     while_training: bool
     chains: Annotated[int, Field(ge=2)]
     rungs: Annotated[int, Field(ge=1)]
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=2)]
     base_mix: Annotated[float, Field(ge=0, le=1)]
     bootstrap: Annotated[int, Field(ge=100)]
 
@@ -53,7 +55,7 @@ class Bridge(Evaluation):
         """`bridge/...`."""
         path = annealing_path(subject, self.base_mix)
         key = subject.key.fold("bridge")
-        up, down = climbed(path, (self.chains, self.rungs, self.steps), key, subject.device.engine)
+        up, halfway, down = climbed(path, (self.chains, self.rungs, self.steps), key, subject.device.engine)
         ratios = bennett(up, down)
         log_z = path.log_z_base + ratios.sum().item()
         index = rng.integers(self.chains, (self.bootstrap, self.chains), key.fold("bootstrap"))
@@ -71,24 +73,42 @@ class Bridge(Evaluation):
             **bits_per_dimension("bridge", subject.model.space, log_f.mean().item() - log_z),
             "bridge/overlap": overlap,
         }
-        poor = f"neighbouring rungs have little in common (overlap {overlap:.2g}); raise evaluation.bridge.rungs"
-        return Result(metrics, warnings=(poor,) if overlap < _OVERLAP else ())
+        drift, error = drifted(halfway, down)
+        warnings = [
+            f"neighbouring rungs have little in common (overlap {overlap:.2g}); raise evaluation.bridge.rungs"
+        ] * (overlap < _OVERLAP)
+        warnings += [
+            f"chains still drift in the second half of the steps of a rung, by {drift:.2g} ± {error:.1g} nats over the "
+            "ladder, so log Z is off by more than its interval; raise evaluation.bridge.steps or rungs"
+        ] * (abs(drift) > _SURE * error and abs(drift) > _NATS)
+        return Result(metrics | {"bridge/drift": drift}, warnings=tuple(warnings))
 
 
-def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engine) -> tuple[Tensor, Tensor]:
-    """u of draws from the lower and the upper end of each step of the ladder, (rungs, chains) float64 on the CPU."""
+def drifted(halfway: Tensor, down: Tensor) -> tuple[float, float]:
+    """Mean over chains of sum_r (u at the end of the moves at rung r - u halfway), and its standard error, nats.
+
+    In equilibrium its mean is 0.
+    """
+    moved = (down - halfway).sum(0)
+    return moved.mean().item(), (moved.std() / len(moved) ** 0.5).item()
+
+
+def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engine) -> tuple[Tensor, Tensor, Tensor]:
+    """u at each step of the ladder, (rungs, chains) float64 on the CPU: of draws from its lower end, then of their
+    moves at its upper end, halfway and when they are over."""
     chains, rungs, steps = size
     engine = engine if path.compiles else engine.uncompiled()
     move = engine.region(path.move)
     state = path.observe(path.start(chains, key.fold("start")))
     betas = (torch.arange(rungs + 1, dtype=torch.float64) / rungs).to(state.x).unbind()
-    up, down = [], []
+    up, halfway, down = list[Tensor](), list[Tensor](), list[Tensor]()
     for rung in range(1, rungs + 1):
         up.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
-        for each in engine.keys([key.fold(rung, step) for step in range(steps)], state.x.device):
-            state = move(state, betas[rung], each)
-        down.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
-    return torch.stack(up).double().cpu(), torch.stack(down).double().cpu()
+        for looks, first, last in ((halfway, 0, steps // 2), (down, steps // 2, steps)):
+            for each in engine.keys([key.fold(rung, step) for step in range(first, last)], state.x.device):
+                state = move(state, betas[rung], each)
+            looks.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
+    return torch.stack(up).double().cpu(), torch.stack(halfway).double().cpu(), torch.stack(down).double().cpu()
 
 
 def bennett(up: Tensor, down: Tensor) -> Tensor:

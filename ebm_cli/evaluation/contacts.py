@@ -22,7 +22,7 @@ class Contacts(Evaluation):
 
     The score of a pair is the Frobenius norm of its couplings in the zero-sum gauge, without those of the value
     `gap` (the first letter, if there is a gap), corrected by the average product S_ij - S_i. S_.j / S_.. (Ekeberg et
-    al. 2013, eq. 22-24; Dunn, Wahl, Gloor 2008). Needs data that know their contacts (dataset=protein).
+    al. 2013, eq. 22-24; Dunn, Wahl, Gloor 2008). The precision needs data that know their contacts (dataset=protein).
     """
 
     while_training: bool
@@ -36,22 +36,32 @@ class Contacts(Evaluation):
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
-        """`contacts/precision_...` and a contact map; without a truth nothing, and that is said."""
+        """`contacts/precision_...` where the truth is known, a map, and all pairs by score in contacts.csv."""
         truth = subject.data.truth.contacts
-        if truth is None:
-            return Result({}, warnings=("the contacts of these data are not known; give dataset.contacts",))
         assert isinstance(subject.model, Potts)
-        score, truth = scores(subject.model, self.gap).cpu(), truth.cpu()
+        score = scores(subject.model, self.gap).cpu()
+        truth = None if truth is None else truth.cpu()
         found = ranked(score, self.separation)
-        hits = truth[found[:, 0], found[:, 1]].double()
-        length = len(truth)
+        return Result(
+            {} if truth is None else self._precision(truth[found[:, 0], found[:, 1]].double(), len(truth)),
+            {"contacts": contact_map(score, truth, found[: len(score)])},
+            ("the contacts of these data are not known, so nothing is compared; dataset.contacts=FILE names them",)
+            * (truth is None),
+            {"contacts.csv": _listed(found, score, truth)},
+        )
+
+    def _precision(self, hits: Tensor, length: int) -> dict[str, float]:
         sizes = {"l5": length // 5, "l2": length // 2, "l": length, f"top{self.top}": self.top}
         numbers = {f"contacts/precision_{name}": hits[:size].mean().item() for name, size in sizes.items() if size}
-        by_chance = truth[found[:, 0], found[:, 1]].double().mean().item()
-        return Result(
-            numbers | {"contacts/precision_by_chance": by_chance},
-            {"contacts": contact_map(score, truth, found[:length])},
-        )
+        return numbers | {"contacts/precision_by_chance": hits.mean().item()}
+
+
+def _listed(found: Tensor, score: Tensor, truth: Tensor | None) -> str:
+    """Lines `i,j,score` or `i,j,score,contact`, sites from 0, highest score first."""
+    lines = ["i,j,score" + ("" if truth is None else ",contact")]
+    for i, j in found.tolist():
+        lines.append(f"{i},{j},{score[i, j]:.6g}" + ("" if truth is None else f",{int(truth[i, j])}"))
+    return "\n".join(lines) + "\n"
 
 
 def scores(model: Potts, gap: int | None) -> Tensor:
@@ -72,18 +82,22 @@ def ranked(score: Tensor, separation: int) -> Tensor:
     return pairs[score[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)]
 
 
-def contact_map(score: Tensor, truth: Tensor, found: Tensor) -> NDArray[np.uint8]:
-    """True contacts in grey; below the diagonal the scores, above it the pairs found, right and wrong."""
-    right = truth[found[:, 0], found[:, 1]].bool()
+def contact_map(score: Tensor, truth: Tensor | None, found: Tensor) -> NDArray[np.uint8]:
+    """The pairs found, right and wrong, on the true contacts in grey where these are known; beside it all scores."""
     with picture.axes(1, 2) as drawing:
         left, beside = drawing.at[0]
-        left.imshow(truth.numpy(), cmap="Greys", vmin=0, vmax=3)
-        for chosen, colour, name in ((right, "tab:green", "found, a contact"), (~right, "tab:red", "found, none")):
+        known = torch.zeros_like(score) if truth is None else truth.float()
+        left.imshow(known.numpy(), cmap="Greys", vmin=0, vmax=3)
+        right = known[found[:, 0], found[:, 1]] > 0
+        kinds = [(right, "tab:green", "found, a contact"), (~right, "tab:red", "found, none")]
+        for chosen, colour, name in [(right | ~right, "tab:blue", "found")] if truth is None else kinds:
             i, j = found[chosen].T
-            left.scatter(j, i, s=14, c=colour, label=f"{name} ({len(i)})")
-        left.set(title=f"the {len(found)} highest scores, contacts grey", xlabel="site", ylabel="site")
+            left.scatter(j, i, s=14, c=colour, label=f"{name} ({len(i)})", clip_on=False)
+        title = f"the {len(found)} highest scores" + ("" if truth is None else ", contacts grey")
+        left.set(title=title, xlabel="site", ylabel="site")
         left.legend(loc="lower left", fontsize=8)
         limit = float(score.abs().quantile(0.995))
-        beside.imshow(score.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        shown = beside.imshow(score.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        beside.figure.colorbar(shown, ax=beside)
         beside.set(title="scores", xlabel="site")
     return drawing.pixels

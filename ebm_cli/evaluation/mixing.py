@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ebm_cli import picture, registry, rng
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.engine import Engine
+from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.chains import diagnose
@@ -79,6 +79,13 @@ class Mixing(Evaluation):
         reference = self._reference_sampler(sampler)
         why = _misfit(reference, model) or (None if reference.exact else "only approximates the model")
         return f"reference {why}; set evaluation.mixing.reference" if why else None
+
+    @property
+    def work(self) -> Work:
+        """Every sampler as far as it may, and the reference."""
+        steps = self.steps * len(self.samplers)
+        chain_steps = self.chains * steps + self.reference_chains * self.reference_steps
+        return Work(chain_steps, steps + self.reference_steps)
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
@@ -415,6 +422,7 @@ def figure(courses: Mapping[str, Course], metrics: Mapping[str, float]) -> NDArr
                 axis.axhspan(least, 2 * _SURE * least, color="0.9", zorder=0, label="chance")
                 axis.set(xlabel=unit, ylabel=name)
                 axis.set_ylim(bottom=least)
-        drawing.at[0][0].axhline(metrics["mixing/noise_mmd"], color="0.5", linestyle=":", label="noise")
-        drawing.at[0][0].legend(fontsize=8)
+        for axis in drawing.at[0]:
+            axis.axhline(metrics["mixing/noise_mmd"], color="0.5", linestyle=":", label="noise")
+        drawing.legend_beside()
     return drawing.pixels

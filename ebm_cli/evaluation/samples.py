@@ -63,10 +63,12 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
     if start == "chains" and len(subject.store):
         x = torch.cat([subject.store, x])[:count]
     model = exact_arithmetic(subject.model, subject.device)
-    if adapts(sampler):
+    found: dict[str, float] = {}
+    if adapts(sampler) and steps > 1:
         sampler, x = adapted(sampler, model, x, steps // 2, key.fold("adapt"))
         steps -= steps // 2
-    return run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0], step_size(sampler)
+        found = step_size(sampler)
+    return run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0], found
 
 
 def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

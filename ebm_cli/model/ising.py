@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import graph, rng
+from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
@@ -38,7 +39,7 @@ class Ising(Blocked):
         self.periodic = periodic
         self.J, self.b = nn.Parameter(J), nn.Parameter(b)
         self.dense = len(edges) > _DENSE * space.sites * (space.sites - 1) / 2
-        self.register_buffer("edges", edges, persistent=False)
+        self.register_buffer("edges", edges)  # saved: a file of edges may change
         table = _table(edges, space.sites)
         self.register_buffer("neighbours", table[0], persistent=False)
         self.register_buffer("slots", table[1], persistent=False)
@@ -165,6 +166,13 @@ class IsingSpec(ModelSpec):
 
     builds = Ising
     spaces = (Spin,)
+
+    def __post_init__(self) -> None:
+        """A file is named where it is read, and only there."""
+        if self.graph == "file" and self.path is None:
+            raise UserError("model.path = null: name the file of the edges, model.path=FILE")
+        if self.graph != "file" and self.path is not None:
+            raise UserError(f"model.path = {self.path}: is read with model.graph=file, not with {self.graph}")
 
     def parameters(self, space: Space) -> int:
         """At most one for each pair."""

@@ -31,7 +31,7 @@ class Potts(Blocked):
         super().__init__()
         self.space = space
         self.J, self.h = nn.Parameter(J), nn.Parameter(h)
-        self.register_buffer("edges", edges, persistent=False)
+        self.register_buffer("edges", edges)  # saved: a file of edges may change
         for number, colour in enumerate(graph.coloured(edges, space.sites)):
             self.register_buffer(f"colour{number}", colour, persistent=False)
 

@@ -30,6 +30,10 @@ def _kernel(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any
         found: Sampler[Any, Any] = registry.build("sampler", settings)
     except UserError as error:
         raise UserError(_below(str(error))) from error
+    if found.replicas > 1:
+        raise UserError(
+            f"sampler.kernel = {settings['name']}: moves replicas itself, so it cannot be their kernel; {_CHOOSE}"
+        )
     if not found.exact:
         raise UserError(f"sampler.kernel = {settings['name']}: does not leave the model invariant; {_CHOOSE}")
     return found
