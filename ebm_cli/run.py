@@ -3,6 +3,7 @@
 `config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `train.log` `checkpoints/` `samples/` `evaluations/`.
 """
 
+import errno
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from ebm_cli import checkpoint
 from ebm_cli.errors import UserError
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  # of a file system without hard links
 _ID = re.compile(r"[0-9a-f]{8}")
 _PACKAGES = ("ebm-cli", "torch", "numpy", "hydra-core", "pydantic", "safetensors", "wandb", "arviz-stats")
 
@@ -136,17 +138,27 @@ def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     run = Run(path)
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
-    try:
-        with (path / "config.yaml").open("xb") as file:
-            file.write(_yaml(_redacted(config)))
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        check_free(path)
-        raise
+    _claim(path / "config.yaml", _yaml(_redacted(config)))
     run.metrics.touch()
     run.write_json("metadata.json", {**new_metadata(), **facts})
     return run
+
+
+def _claim(file: Path, content: bytes) -> None:
+    """Write a file that is whole as soon as it is there, and of two processes only one does. Raises UserError."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.writing")
+    try:
+        checkpoint.write_synced(temporary, content)
+        os.link(temporary, file)
+    except FileExistsError:
+        check_free(file.parent)
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        temporary.rename(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_free(path: Path) -> None:

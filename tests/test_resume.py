@@ -132,6 +132,17 @@ def test_killed_while_the_run_directory_was_being_made(left):
     assert len(facts(run)["id"]) == 8
 
 
+def test_killed_while_the_configuration_is_written(monkeypatch):
+    """There is no run yet: half a configuration would be neither resumed nor begun again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: die())
+        with pytest.raises(Killed):
+            train("", "run")
+    assert not Path("run/config.yaml").exists()
+    trained("", "run")
+    assert not [path for path in Path("run").iterdir() if "writing" in path.name]
+
+
 def test_leftovers_of_a_kill_while_saving_do_no_harm(monkeypatch):
     whole = trained("save_every=4", "whole")
     run = trained("save_every=4 steps=8", "run2")
