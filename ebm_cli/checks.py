@@ -10,13 +10,7 @@ from ebm_cli.model.base import Blocked, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary, Categorical, Real, Space
-
-
-def names(spaces: tuple[type[Space], ...]) -> str:
-    """Spaces in words."""
-    *first, last = (space.name for space in spaces)
-    return f"{', '.join(first)} or {last}" if first else last
+from ebm_cli.space import Binary, Categorical, Real, Space, names
 
 
 def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> None:

@@ -54,7 +54,6 @@ class Recorder:
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
     warned: bool = False
-    data: str = ""  # fingerprint of the data, once it is known
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
@@ -133,8 +132,12 @@ class Recorder:
             return  # a run of no steps was resumed
         best = state.best and {"step": state.best.step, "value": state.best.value}
         space = {"name": parts.data.space.name, "shape": parts.data.space.shape}
-        self.data = self.data or parts.data.fingerprint()
-        numbers = {"space": space, "data": self.data, "metrics_bytes": self.run.sync_metrics(), "best": best}
+        numbers = {
+            "space": space,
+            "data": parts.data.fingerprint,
+            "metrics_bytes": self.run.sync_metrics(),
+            "best": best,
+        }
         checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
         protected = self.ladder | ({state.best.step} if state.best else set())
         checkpoint.prune(self.run.checkpoints, state.step, self.plan.keep_last, protected)
@@ -204,7 +207,7 @@ OTHER_DATA = "its dataset now reads other rows than it was trained on"
 
 def other_data(saved: Checkpoint, data: Data) -> bool:
     """Whether these are not the data of the run that the checkpoint is of, which recorded their fingerprint."""
-    return saved.numbers.get("data") not in (None, data.fingerprint())
+    return saved.numbers.get("data") not in (None, data.fingerprint)
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:

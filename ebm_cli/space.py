@@ -216,3 +216,9 @@ class Real(Space):
 
 
 SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real)}
+
+
+def names(spaces: tuple[type[Space], ...]) -> str:
+    """Spaces in words."""
+    *first, last = (space.name for space in spaces)
+    return f"{', '.join(first)} or {last}" if first else last

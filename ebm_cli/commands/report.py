@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ebm_cli.evaluation.chains import UNSURE
 from ebm_cli.terminal import columns, output, table
 
 _NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "split"}
@@ -10,7 +11,6 @@ _NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "spl
 
 _AGREEMENT = 0.05  # nats: less is the noise of the estimates
 _ERROR = 0.5  # nats
-_UNSURE = 1.1  # R-hat from which on chains disagree
 
 
 def show(title: str, values: Mapping[str, Any], split: str) -> None:
@@ -43,16 +43,17 @@ def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) ->
         found["  bracket, RAISE to AIS"] = f"{bracket(values)}, RAISE on {values['raise/points']:.0f} rows"
     if "ais/log_z_low" in values:
         used |= {"ais/log_z", "ais/log_z_low", "ais/log_z_high"}
-        found["  log Z, AIS"] = (
-            f"{values['ais/log_z']:.2f}, 95 % [{values['ais/log_z_low']:.2f}, {values['ais/log_z_high']:.2f}]"
-        )
+        found["  log Z, AIS"] = _log_z(values, "ais")
     if "bridge/log_z_low" in values:
         used |= {f"bridge/{name}" for name in ("log_likelihood", "standard_error", "log_z", "log_z_low", "log_z_high")}
         found[f"log-likelihood ({split}), bridge"] = _plus_minus(values, "bridge") + " nats"
-        found["  log Z, bridge"] = (
-            f"{values['bridge/log_z']:.2f}, 95 % [{values['bridge/log_z_low']:.2f}, {values['bridge/log_z_high']:.2f}]"
-        )
+        found["  log Z, bridge"] = _log_z(values, "bridge")
     return used
+
+
+def _log_z(values: Mapping[str, Any], name: str) -> str:
+    log_z, low, high = (values[f"{name}/{key}"] for key in ("log_z", "log_z_low", "log_z_high"))
+    return f"{log_z:.2f}, 95 % [{low:.2f}, {high:.2f}]"
 
 
 def bracket(values: Mapping[str, Any]) -> str:
@@ -139,7 +140,7 @@ def _cell(values: Mapping[str, Any], sampler: str, name: str) -> str:
     value = values.get(f"mixing/{sampler}/{name}")
     if value is None:
         return f"> {_short(values[f'mixing/{sampler}/{kind}'])}" if reached else "-"
-    doubtful = name.startswith("ess_") and values.get(f"mixing/{sampler}/r_hat", 1) > _UNSURE
+    doubtful = name.startswith("ess_") and values.get(f"mixing/{sampler}/r_hat", 1) > UNSURE
     return _short(value) + (" ?" if doubtful else "")
 
 

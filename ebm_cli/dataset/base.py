@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -116,6 +116,7 @@ class Data:
         mean, n = self.train.mean(), self.train.size
         return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete) else mean
 
+    @cached_property
     def fingerprint(self) -> str:
         """Of all rows, labels and weights: the same for the same data alone."""
         digest = hashlib.blake2b(digest_size=16)

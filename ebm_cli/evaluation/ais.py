@@ -19,7 +19,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
-from ebm_cli.space import Discrete
+from ebm_cli.space import Discrete, Space
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
@@ -52,7 +52,7 @@ class AIS(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
-        return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
+        return not_invariant(sampler)
 
     @property
     def work(self) -> Work:
@@ -67,12 +67,9 @@ class AIS(Evaluation):
         log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"), subject.device.engine)
         log_z = path.log_z_base + log_mean_exp(log_w)
         x = subject.held_out.all()
-        log_f = -torch.cat([subject.model.energy(rows) for rows in x.split(_ROWS_AT_ONCE)]).double()
+        log_f = unnormalised(subject.model, x)
         metrics = {
-            "ais/log_likelihood": log_f.mean().item() - log_z,
-            **standard_error("ais", log_f),
-            "ais/log_z": log_z,
-            **bits_per_dimension("ais", subject.model.space, log_f.mean().item() - log_z),
+            **likelihood("ais", subject.model.space, log_f, log_z),
             **self._uncertainty(log_w, path.log_z_base, subject.key.fold("bootstrap")),
         }
         if self.raise_points:
@@ -102,10 +99,8 @@ class AIS(Evaluation):
         w = (log_w - log_w.max()).exp()
         index = rng.integers(len(w), (self.bootstrap, len(w)), key)
         means = log_mean_exp_rows(log_w.cpu()[index]) + log_z_base
-        low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
         return {
-            "ais/log_z_low": low,
-            "ais/log_z_high": high,
+            **interval("ais", means),
             "ais/weight_ess": (w.sum().square() / w.square().sum()).item(),
             "ais/log_weight_std": log_w.std().item(),
         }
@@ -116,6 +111,33 @@ class AIS(Evaluation):
         key = subject.key.fold("reverse")
         lower = reverse_log_p(path, x[chosen], self.raise_chains, self.temperatures, key, subject.device.engine)
         return log_p[chosen] - lower
+
+
+def not_invariant(sampler: Sampler[Any, Any]) -> str | None:
+    """Why nothing can be annealed by this sampler, or None."""
+    return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
+
+
+def unnormalised(model: EnergyModel, x: Tensor) -> Tensor:
+    """log f(x) = -E(x) of every row, (rows,) float64."""
+    return -torch.cat([model.energy(rows) for rows in x.split(_ROWS_AT_ONCE)]).double()
+
+
+def likelihood(name: str, space: Space, log_f: Tensor, log_z: float) -> dict[str, float]:
+    """`<name>/log_likelihood` of rows with these log f, its error over rows, `<name>/log_z`."""
+    found = log_f.mean().item() - log_z
+    return {
+        f"{name}/log_likelihood": found,
+        **standard_error(name, log_f),
+        f"{name}/log_z": log_z,
+        **bits_per_dimension(name, space, found),
+    }
+
+
+def interval(name: str, log_z: Tensor) -> dict[str, float]:
+    """`<name>/log_z_low` and `<name>/log_z_high`: 95 % of the bootstrapped log Z."""
+    low, high = log_z.quantile(torch.tensor([0.025, 0.975], dtype=log_z.dtype)).tolist()
+    return {f"{name}/log_z_low": low, f"{name}/log_z_high": high}
 
 
 def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:

@@ -8,15 +8,14 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.engine import Engine, Work
-from ebm_cli.evaluation.ais import annealing_path
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
+from ebm_cli.evaluation.ais import annealing_path, interval, likelihood, not_invariant, unnormalised
+from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Path
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
 
-_ROWS_AT_ONCE = 1000
 _HALVINGS = 60  # of the interval that holds a root: to the last bit of a float64
 _OVERLAP = 0.03
 _SURE, _NATS = 4, 0.05  # standard errors, and nats, of a drift that is worth a word
@@ -43,7 +42,7 @@ class Bridge(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every rung must be invariant under its moves."""
-        return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
+        return not_invariant(sampler)
 
     @property
     def work(self) -> Work:
@@ -60,17 +59,11 @@ class Bridge(Evaluation):
         log_z = path.log_z_base + ratios.sum().item()
         index = rng.integers(self.chains, (self.bootstrap, self.chains), key.fold("bootstrap"))
         drawn = torch.stack([bennett(up[:, i], down[:, i]).sum() for i in index]) + path.log_z_base
-        low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
-        x = subject.held_out.all()
-        log_f = -torch.cat([subject.model.energy(rows) for rows in x.split(_ROWS_AT_ONCE)]).double()
+        log_f = unnormalised(subject.model, subject.held_out.all())
         overlap = least_overlap(up, down, ratios)
         metrics = {
-            "bridge/log_likelihood": log_f.mean().item() - log_z,
-            **standard_error("bridge", log_f),
-            "bridge/log_z": log_z,
-            "bridge/log_z_low": low,
-            "bridge/log_z_high": high,
-            **bits_per_dimension("bridge", subject.model.space, log_f.mean().item() - log_z),
+            **likelihood("bridge", subject.model.space, log_f, log_z),
+            **interval("bridge", drawn),
             "bridge/overlap": overlap,
         }
         drift, error = drifted(halfway, down)

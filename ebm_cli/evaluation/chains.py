@@ -13,6 +13,9 @@ from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 
+UNSURE = 1.1
+"""R-hat from which on chains do not agree."""
+
 
 @register("evaluation", "chains")
 class ChainDiagnostics(Evaluation):
@@ -46,7 +49,7 @@ class ChainDiagnostics(Evaluation):
             f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in "
             f"{self.warmup + self.steps} steps; try another sampler, or more evaluation.chains.warmup and steps"
         )
-        return Result(metrics, warnings=() if r_hat < 1.1 else (stuck,))
+        return Result(metrics, warnings=() if r_hat < UNSURE else (stuck,))
 
     def _start(self, subject: Subject) -> Tensor:
         split = subject.held_out

@@ -17,21 +17,21 @@ from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.evaluation.chains import diagnose
+from ebm_cli.evaluation.chains import UNSURE, diagnose
 from ebm_cli.evaluation.mmd import mmd, resolution, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Info, Sampler, engine_for, run
-from ebm_cli.space import Space, TwoValued
+from ebm_cli.space import TwoValued, names
 from ebm_cli.terminal import log
 
 Settings = dict[str, Any]
 Label = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # part of a metric's name
 
 _RECORDS = 1000  # steps recorded in the second half of a window
-_MIXED, _UNSURE = 1.01, 1.1  # R-hat below which chains agree (Vehtari et al. 2021), and from which on they do not
+_MIXED = 1.01  # R-hat below which chains agree (Vehtari et al. 2021)
 _SURE = 2  # standard errors by which a discrepancy must exceed 0
 _DRIFT = 4  # standard errors by which the reference may move in its second half
 
@@ -367,13 +367,9 @@ def _misfit(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
     if lacking:
         return f"wants a {' and '.join(lacking)} model, this one is not"
     if not isinstance(model.space, kernel.spaces):
-        return f"moves in {_names(kernel.spaces)} spaces, this one is {model.space.name}"
+        return f"moves in {names(kernel.spaces)} spaces, this one is {model.space.name}"
     why = sampler.misfit(model.space)
     return f"does not fit: {why}" if why else None
-
-
-def _names(spaces: tuple[type[Space], ...]) -> str:
-    return " or ".join(space.name for space in spaces)
 
 
 def _unresolved(levels: list[float]) -> list[str]:
@@ -390,7 +386,7 @@ def _unresolved(levels: list[float]) -> list[str]:
 def _doubts(results: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Sentences on what these numbers are not worth."""
     still = [label for label, found in results.items() if found["jump_distance"] == 0]
-    unsure = {label: found["r_hat"] for label, found in results.items() if found.get("r_hat", 1) > _UNSURE}
+    unsure = {label: found["r_hat"] for label, found in results.items() if found.get("r_hat", 1) > UNSURE}
     sentences = [f"no site changed in the second half of the steps of {', '.join(still)}"] if still else []
     if unsure:
         named = ", ".join(f"{label} {value:.2f}" for label, value in unsure.items())

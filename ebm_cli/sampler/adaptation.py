@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ def adapted(
     mean of all chains (Robbins & Monro 1951; Andrieu & Thoms 2008, eq. 20); what is left is the mean of log step_size
     over the second half of them (Polyak & Juditsky 1992). Only a sampler that `adapts` may be given.
     """
-    assert isinstance(sampler, Adapting)
+    assert adapts(sampler)
     assert sampler.adapt is not None
     tried = [math.log(sampler.step_size)]
     for n in range(math.ceil(steps / _BLOCK)):
@@ -45,11 +45,11 @@ def adapted(
     return dataclasses.replace(sampler, step_size=math.exp(sum(late) / len(late))), x  # type: ignore[type-var]
 
 
-def adapts(sampler: Sampler[Any, Any]) -> bool:
+def adapts(sampler: Sampler[Any, Any]) -> TypeGuard[Adapting[Any, Any]]:
     """Whether it wants a warm-up that finds its step size."""
     return isinstance(sampler, Adapting) and sampler.adapt is not None
 
 
 def step_size(sampler: Sampler[Any, Any]) -> dict[str, float]:
     """What is recorded of a sampler that has been adapted: `step_size`; nothing of another."""
-    return {"step_size": sampler.step_size} if isinstance(sampler, Adapting) and sampler.adapt is not None else {}
+    return {"step_size": sampler.step_size} if adapts(sampler) else {}
