@@ -19,7 +19,7 @@ GROUPS = registry.GROUPS
 LAYERS = """
 errors philox signals functional fixed_point
 rng ranks launch memory
-registry space engine graph markov
+registry space engine graph markov density
 model dataset terminal picture tracker device
 transfer scaled arithmetic
 sampler

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.density import Density
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin
@@ -31,10 +32,11 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of what made the data, each (sites, sites) where it is: couplings, and which sites touch."""
+    """What is known of what made the data: couplings, which sites touch, each (sites, sites), and their density."""
 
     couplings: Tensor | None = None
     contacts: Tensor | None = None
+    density: Density | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""Known densities on the plane, to train on and to be judged by."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.rng import Key
+
+_ALONG = 400  # Gaussians along a curve: so close that their sum is smooth
+
+
+class Density(ABC):
+    """A normalised density on the plane, nearly all of it within `reach` of the origin along either axis."""
+
+    reach: float
+    modes: Tensor | None = None
+    """Centres of modes of equal mass that hardly overlap, (K, 2), where it has such."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (batch,) for x (batch, 2)."""
+
+    @abstractmethod
+    def sample(self, n: int, key: Key) -> Tensor:
+        """n independent draws, (n, 2)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians(Density):
+    """Equal weights of round Gaussians with one standard deviation around `centres` (M, 2)."""
+
+    centres: Tensor
+    std: float
+    reach: float
+    modes: Tensor | None = None
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """logsumexp_m of -|x - c_m|^2 / (2 std^2), less log(2 pi std^2 M)."""
+        centres = self.centres.to(x)
+        square = torch.cat([torch.cdist(part, centres).square() for part in x.split(10_000)])
+        normalisation = math.log(2 * math.pi * self.std**2 * len(centres))
+        return (-square / (2 * self.std**2)).logsumexp(1) - normalisation
+
+    def sample(self, n: int, key: Key) -> Tensor:
+        """A centre, and noise."""
+        chosen = rng.integers(len(self.centres), (n,), key.fold("centre"))
+        return self.centres[chosen] + self.std * rng.normal((n, 2), key.fold("noise"))
+
+
+@dataclass(frozen=True)
+class Checkerboard(Density):
+    """Uniform on every other of the 16 unit squares of [-2, 2]^2, scaled by `scale`."""
+
+    scale: float
+
+    @property
+    def reach(self) -> float:  # type: ignore[override]
+        """Of the outer squares."""
+        return 2 * self.scale
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """-log(8 scale^2) on the squares, -inf beside them."""
+        cell = (x / self.scale).floor()
+        inside = (cell.sum(1) % 2 == 0) & (x.abs() < self.reach).all(1)
+        return torch.where(inside, -math.log(8 * self.scale**2), -torch.inf).to(x.dtype)
+
+    def sample(self, n: int, key: Key) -> Tensor:
+        """A column and a row of the same parity, and a place in the square."""
+        column = rng.integers(4, (n,), key.fold("column"))
+        row = 2 * rng.integers(2, (n,), key.fold("row")) + column % 2
+        corner = torch.stack([column, row], 1) - 2
+        return self.scale * (corner + rng.uniform((n, 2), key.fold("place")))
+
+
+def _polar(radius: Tensor, angle: Tensor) -> Tensor:
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+
+
+def gaussians8() -> Density:
+    """Eight on a circle of radius 2.8, six standard deviations apart."""
+    centres = _polar(torch.full((8,), 2.8), torch.arange(8) * math.pi / 4)
+    return Gaussians(centres, 0.35, 4.5, centres)
+
+
+def gaussians25() -> Density:
+    """Five by five, six standard deviations apart."""
+    line = 1.5 * torch.arange(-2.0, 3.0)
+    centres = torch.cartesian_prod(line, line)
+    return Gaussians(centres, 0.25, 4.5, centres)
+
+
+def rings() -> Density:
+    """Three circles with masses as their circumferences."""
+    parts = [torch.arange(_ALONG * k) * 2 * math.pi / (_ALONG * k) for k in (1, 2, 3)]
+    return Gaussians(
+        torch.cat([_polar(torch.full_like(t, k), t) for k, t in zip((1, 2, 3), parts, strict=True)]), 0.1, 4
+    )
+
+
+def moons() -> Density:
+    """Two half circles of radius 2, one inside the other."""
+    t = torch.linspace(0, math.pi, _ALONG)
+    upper = _polar(torch.full_like(t, 2), t) - torch.tensor([1.0, 0.5])
+    return Gaussians(torch.cat([upper, -upper]), 0.15, 4)
+
+
+def spirals() -> Density:
+    """Two arms of one and a half turns, evenly along their length."""
+    t = (torch.linspace(0, 1, 2 * _ALONG)).sqrt() * 3 * math.pi
+    arm = _polar(0.35 * t, t)
+    return Gaussians(torch.cat([arm, -arm]), 0.1, 4.5)
+
+
+def pinwheel() -> Density:
+    """Five arms that bend; the distance from the middle is normal along each, at 400 of its quantiles."""
+    level = (torch.arange(_ALONG) + 0.5) / _ALONG
+    radius = 2 + 0.6 * math.sqrt(2) * torch.special.erfinv(2 * level - 1)
+    arms = [_polar(radius, 2 * math.pi * k / 5 + 0.5 * radius) for k in range(5)]
+    return Gaussians(torch.cat(arms), 0.15, 5)
+
+
+def checkerboard() -> Density:
+    """Eight squares of side 1.5."""
+    return Checkerboard(1.5)
+
+
+KINDS = {
+    "gaussians8": gaussians8,
+    "gaussians25": gaussians25,
+    "rings": rings,
+    "moons": moons,
+    "spirals": spirals,
+    "pinwheel": pinwheel,
+    "checkerboard": checkerboard,
+}

@@ -1,0 +1,51 @@
+"""Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011, sec. 5.3)."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.adaptation import Adapting
+from ebm_cli.sampler.base import Info
+from ebm_cli.sampler.informed import InformedState, accept, informed
+from ebm_cli.space import Real
+
+
+@register("sampler", "hmc")
+class HMC(Adapting[EnergyModel, InformedState]):
+    """Momenta r ~ N(0, I), then `leapfrog` steps of length e = `step_size`, accepted with min(1, exp(H - H')).
+
+    H = E(x) + |r|^2 / 2. A leapfrog step: r <- r - e/2 dE/dx(x), x <- x + e r, r <- r - e/2 dE/dx(x).
+    """
+
+    step_size: Annotated[float, Field(gt=0)]
+    leapfrog: Annotated[int, Field(ge=1)]
+    adapt: Annotated[float, Field(gt=0, lt=1)] | None
+
+    spaces = (Real,)
+    compiles = True
+
+    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
+        """Caches energies and gradients."""
+        return informed(model, x)
+
+    def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
+        """One trajectory per chain; `acceptance` is 0 or 1 for each."""
+        start = rng.normal(state.x.shape, key.fold("momentum"), state.x.device, state.x.dtype)
+        end, r = state, start
+        for _ in range(self.leapfrog):
+            r = r - self.step_size / 2 * end.grad
+            end = informed(model, end.x + self.step_size * r)
+            r = r - self.step_size / 2 * end.grad
+        log_ratio = state.energy - end.energy + _kinetic(start) - _kinetic(r)
+        state, accepted = accept(state, end, log_ratio, key.fold("accept"))
+        return state, {"acceptance": accepted}
+
+
+def _kinetic(r: Tensor) -> Tensor:
+    """|r|^2 / 2, (chains,)."""
+    return r.flatten(1).square().sum(1) / 2

@@ -1,0 +1,46 @@
+"""Langevin proposals with an acceptance test (Roberts & Tweedie 1996)."""
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.adaptation import Adapting
+from ebm_cli.sampler.base import Info
+from ebm_cli.sampler.informed import InformedState, accept, informed
+from ebm_cli.space import Real
+
+
+@register("sampler", "mala")
+class MALA(Adapting[EnergyModel, InformedState]):
+    """x' = x - s dE/dx + sqrt(2 s) z, accepted with min(1, p(x') q(x | x') / (p(x) q(x' | x))).
+
+    log q(x' | x) = -|x' - x + s dE/dx(x)|^2 / (4 s) + constant; s = `step_size`.
+    """
+
+    step_size: Annotated[float, Field(gt=0)]
+    adapt: Annotated[float, Field(gt=0, lt=1)] | None
+
+    spaces = (Real,)
+    compiles = True
+
+    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
+        """Caches energies and gradients."""
+        return informed(model, x)
+
+    def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
+        """One proposal per chain; `acceptance` is 0 or 1 for each."""
+        z = rng.normal(state.x.shape, key.fold("noise"), state.x.device, state.x.dtype)
+        proposal = informed(model, state.x - self.step_size * state.grad + math.sqrt(2 * self.step_size) * z)
+        log_ratio = state.energy - proposal.energy + self._log_q(proposal, state.x) - self._log_q(state, proposal.x)
+        state, accepted = accept(state, proposal, log_ratio, key.fold("accept"))
+        return state, {"acceptance": accepted}
+
+    def _log_q(self, start: InformedState, x: Tensor) -> Tensor:
+        """log q(x | start) less its constant, (chains,)."""
+        return -(x - start.x + self.step_size * start.grad).flatten(1).square().sum(1) / (4 * self.step_size)
