@@ -18,7 +18,7 @@ from ebm_cli import philox, registry, rng, train
 from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
-from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
+from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.model.fhmm import FHMM
 from ebm_cli.rng import stream
@@ -39,6 +39,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
 SMALL = {
     "hidden": 3,
     "width": 2,
+    "widths": [4],
     "blocks": 1,
     "start": 0.3,
     "stay": 0.7,
@@ -143,6 +144,9 @@ EXTRA = {
     "gwg": [{"flips": 2}, {"flips": 4}, {"temperature": 0.7}],
     "dmala": [{"step_size": 1.5}],
     "block_gibbs": [{"backwards": True}],
+    "langevin": [{"noise": 0.05, "clip": 0.1}],
+    "mala": [{"step_size": 0.5}],
+    "hmc": [{"step_size": 0.8, "leapfrog": 3}],
     "parallel_tempering": [
         {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
         {
@@ -228,7 +232,8 @@ def _matters(label: str, name: str) -> bool:
     return name in SHIPPED or (label in USUAL and target(name).compiles)
 
 
-INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact]
+KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(target(name), Normalised)]
+INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact and t in KNOWN]
 FITTING_DISCRETE = [(s, t) for s, t in FITTING if t in DISCRETE]
 
 

@@ -55,6 +55,9 @@ def sample(config: Mapping[str, Any]) -> int:
         if asked.start == "chains" and len(state.store) < asked.n:
             log.warning("the run keeps %d chains; the other %d start from noise", len(state.store),
                         asked.n - len(state.store))  # fmt: skip
+        remark = parts.components.sampler.remark()
+        if remark:
+            log.warning("%s", remark)
         x, scale = draw(subject, asked.n, asked.steps, asked.start)
         for name, value in scale.items():
             log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)

@@ -233,6 +233,9 @@ def _announce(session: Session) -> None:
     data = parts.data
     for note in session.notes:
         log.info("%s", note)
+    remark = parts.components.sampler.remark()
+    if remark:
+        log.warning("%s", remark)
     log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)
     log.info("%s: %s", names["dataset"], data.describe())
     log.info("run directory %s", session.run.path)

@@ -18,8 +18,8 @@ from ebm_cli.space import Real, Space
 class MLP(EnergyModel):
     """E(x) = -f(a x) + |x - m|^2 / (2 w^2), f layers of `widths` with SiLU between them; it starts at f = 0.
 
-    a = `input_scale`, m the mean of the data, fixed, w = `spread`; without it the second term is not there, and on R^D nothing says
-    that exp(-E) has an integral.
+    a = `input_scale`, m the mean of the data, fixed, w = `spread`; without it the second term is not there, and on R^D
+    nothing says that exp(-E) has an integral.
     """
 
     mean: Tensor
@@ -35,10 +35,11 @@ class MLP(EnergyModel):
         self.register_buffer("mean", mean.flatten().clone())
         with torch.no_grad():
             for i, layer in enumerate(self.layers):
-                for parameter in layer.parameters():
-                    draw = rng.uniform(parameter.shape, key.fold(i, parameter.dim()))
-                    parameter.copy_((2 * draw - 1) / math.sqrt(sizes[i]))
-            self.layers[0].bias.mul_(input_scale * (spread or 1.0))  # units bend all over the data, not near 0 alone
+                for name, parameter in layer.named_parameters():
+                    draw = 2 * rng.uniform(parameter.shape, key.fold(i, name)) - 1
+                    # Units of the first layer bend all over the data, not near 0 alone.
+                    wide = input_scale * (spread or 1.0) if i == 0 and name == "bias" else 1.0
+                    parameter.copy_(wide * draw / math.sqrt(sizes[i]))
             self.last.weight.zero_()
 
     def energy(self, x: Tensor) -> Tensor:

@@ -56,6 +56,10 @@ class Sampler(ABC, Generic[M, S]):
         """The kernel of one configuration alone, which must fit the model: itself, unless a chain has replicas."""
         return self
 
+    def remark(self) -> str | None:
+        """A sentence for whoever reads what its chains lead to, or None."""
+        return None
+
     def misfit(self, space: Space) -> str | None:
         """Which key does not suit a space of this size, in one sentence, or None."""
         return None
