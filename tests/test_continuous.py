@@ -184,8 +184,8 @@ def test_gradients_of_a_perceptron():
 def test_a_run_on_the_plane(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = ebm(
-        "train experiment=toy_2d evaluation=[density_2d] dataset.kind=gaussians8 dataset.train=500 dataset.held_out=100 steps=20 batch_size=50 "
-        "tracker=none hydra.run.dir=run model.widths=[8] evaluation.density_2d.side=50 eval_every=10"
+        "train experiment=toy_2d dataset.kind=gaussians8 dataset.train=500 dataset.held_out=100 steps=20 batch_size=50 "
+        "tracker=none hydra.run.dir=run model.widths=[8] evaluation=[density_2d] evaluation.density_2d.side=50"
     )
     assert answer.code == 0, answer.err
     assert "density_2d/kl" in answer.out

@@ -8,6 +8,7 @@ import pytest
 import torch
 from targets import (
     DISCRETE,
+    KNOWN,
     PAIRS,
     assert_close,
     assert_distributed,
@@ -25,7 +26,7 @@ from ebm_cli.model.boltzmann import Boltzmann
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Real
 
-models = pytest.mark.parametrize("name", PAIRS)
+models = pytest.mark.parametrize("name", KNOWN)
 discrete_models = pytest.mark.parametrize("name", DISCRETE)
 
 
