@@ -1,4 +1,4 @@
-"""Where the negative chains of a training step start, and how each is put back into the slot it came from."""
+"""Where the negative chains of a training step start, and where each is kept for another one."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ from ebm_cli.space import Space
 
 Start = Literal["data", "noise"]
 Count = Annotated[int, Field(ge=1)]
+_OTHERS = 1000  # as many as Du et al. (2021) compare with
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chains(ABC):
     """A start policy, and `steps` transitions per training step.
 
-    The store, (slots, *shape) or with the replicas of each chain (slots, replicas, *shape), is all that outlives a
-    training step; it is part of the checkpoint.
+    The store, (slots, *shape) or with the replicas of each chain (slots, replicas, *shape), and how many transitions
+    ago each slot's chain began, (slots,), are all that outlives a training step; they are part of the checkpoint.
     """
 
     steps: Count
@@ -42,13 +43,25 @@ class Chains(ABC):
         """Slots of the chains of one training step, (chains,) int64 on the CPU; none if they have none."""
         return torch.empty(0, dtype=torch.long)
 
+    def targets(self, slots: Tensor, step: int) -> Tensor:
+        """Where chains drawn from these slots are put at the end of training step number `step` (from 0)."""
+        return slots
+
+    def others(self, batch_size: int, key: Key) -> Tensor:
+        """Slots of chains that the same key does not `choose`: samples of the past, perhaps none."""
+        return torch.empty(0, dtype=torch.long)
+
+    def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
+        """Which chains start afresh at this training step, (chains,) bool."""
+        return torch.ones(chains, dtype=torch.bool, device=device)
+
     @abstractmethod
-    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
-        """Start positions of the chains in these slots of the store, (chains, *shape) or as the store has them."""
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        """Start positions of chains: where they stopped, `kept` (chains, *shape) or with replicas, or afresh."""
 
 
 def put(store: Tensor, slots: Tensor, x: Tensor) -> None:
-    """Write every chain back into the very slot it was drawn from (in place)."""
+    """Write every chain into its slot (in place)."""
     if len(slots):
         store[slots] = x
 
@@ -60,11 +73,18 @@ def _fresh(start: Start, n: int, data: Tensor, space: Space, key: AnyKey) -> Ten
     return data[torch.arange(n, device=data.device) % len(data)].clone()
 
 
+def _renewed(start: Start, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+    """The positions `kept`, of chains or of all their replicas, but those of `fresh` chains new."""
+    new = _fresh(start, len(kept), batch, space, key)
+    new = new.reshape(len(new), *[1] * (kept.dim() - new.dim()), *space.shape)
+    return torch.where(fresh.reshape(-1, *[1] * (kept.dim() - 1)), new, kept)
+
+
 @register("chains", "data")
 class FromData(Chains):
     """Every chain starts at a row of the batch, every time: contrastive divergence, CD-k (Hinton 2002)."""
 
-    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """The batch."""
         return batch
 
@@ -73,17 +93,21 @@ class FromData(Chains):
 class FromNoise(Chains):
     """Every chain starts from noise, every time: short-run MCMC (Nijkamp et al. 2019)."""
 
-    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """As many chains as the batch has rows."""
         return space.noise(len(batch), key, batch.device)
 
 
 @register("chains", "persistent")
 class Persistent(Chains):
-    """`count` chains that go on where they stopped (Tieleman 2008): persistent CD, stochastic maximum likelihood."""
+    """`count` chains that go on where they stopped (Tieleman 2008): persistent CD, stochastic maximum likelihood.
+
+    With `reset` n > 0 all of them start again, as they began, after every n training steps.
+    """
 
     count: Count
     start: Start
+    reset: Annotated[int, Field(ge=0)]
 
     stored = True
 
@@ -100,22 +124,31 @@ class Persistent(Chains):
         """All of them."""
         return torch.arange(self.count)
 
-    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+    def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
+        """All at steps reset, 2 reset, ...; otherwise none."""
+        if not self.reset:
+            return torch.zeros(chains, dtype=torch.bool, device=device)
+        number = torch.as_tensor(step, device=device)
+        return ((number > 0) & (number % self.reset == 0)).expand(chains)
+
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """Where they stopped."""
-        return store[slots]
+        return _renewed(self.start, kept, fresh, batch, space, key.fold("noise")) if self.reset else kept
 
 
 @register("chains", "replay")
 class Replay(Chains):
     """A reservoir of `size` chains (Du & Mordatch 2019): a batch of them moves on, a share of these starts afresh.
 
-    A chain that starts afresh replaces the one whose slot it was given. `start` data or noise says where the reservoir
-    begins and where fresh chains start; with data it is the "true CD" experiment of Du et al. 2021.
+    `start` data or noise says where the reservoir begins and where fresh chains start; with data it is the "true CD"
+    experiment on the method of Du et al. 2021. `write` in_place: a chain is put back where it was drawn, a fresh one in
+    place of another. oldest: it takes the place of whatever was written longest ago, and where it was drawn from stays.
     """
 
     size: Count
     restart: Annotated[float, Field(ge=0, le=1)]
     start: Start
+    write: Literal["in_place", "oldest"]
 
     stored = True
     roams = True
@@ -131,11 +164,25 @@ class Replay(Chains):
 
     def choose(self, batch_size: int, key: Key) -> Tensor:
         """As many distinct slots as the batch has rows (all, if it has more)."""
-        return rng.permutation(self.size, key.fold("slots"))[:batch_size]
+        return self._order(key)[:batch_size]
 
-    def draw(self, store: Tensor, slots: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
-        """Where they stopped, but each restarted with p = `restart`."""
-        fresh = rng.uniform((len(slots),), key.fold("restart"), store.device) < self.restart
-        start = _fresh(self.start, len(slots), batch, space, key.fold("noise"))
-        start = start.reshape(len(start), *[1] * (store.dim() - start.dim()), *space.shape)
-        return torch.where(fresh.reshape(-1, *[1] * (store.dim() - 1)), start, store[slots])
+    def others(self, batch_size: int, key: Key) -> Tensor:
+        """Up to 1000."""
+        return self._order(key)[batch_size : batch_size + _OTHERS]
+
+    def _order(self, key: Key) -> Tensor:
+        return rng.permutation(self.size, key.fold("slots"))
+
+    def targets(self, slots: Tensor, step: int) -> Tensor:
+        """Their own, or those of a ring that every step goes further along."""
+        if self.write == "in_place":
+            return slots
+        return (step * len(slots) + torch.arange(len(slots))) % self.size
+
+    def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
+        """Each with p = `restart`."""
+        return rng.uniform((chains,), key.fold("restart"), device) < self.restart
+
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        """Where they stopped, or afresh."""
+        return _renewed(self.start, kept, fresh, batch, space, key.fold("noise"))

@@ -59,7 +59,8 @@ class Graph:
 def _tensors(inputs: Inputs) -> list[Tensor]:
     keys = [inputs.binarize, inputs.chains, *inputs.sampler, inputs.objective]
     words = [key.words for key in keys if isinstance(key, Counter)]
-    return [inputs.rows, inputs.slots, *words, *(value for value in inputs.at if isinstance(value, Tensor))]
+    scalars = [value for value in inputs.at if isinstance(value, Tensor)]
+    return [inputs.rows, inputs.slots, inputs.targets, inputs.others, *words, *scalars]
 
 
 def _by_type(inputs: Inputs) -> list[list[Tensor]]:
@@ -75,6 +76,8 @@ def _cloned(inputs: Inputs) -> Inputs:
     return inputs._replace(
         rows=inputs.rows.clone(),
         slots=inputs.slots.clone(),
+        targets=inputs.targets.clone(),
+        others=inputs.others.clone(),
         binarize=own(inputs.binarize),  # type: ignore[arg-type]
         chains=own(inputs.chains),  # type: ignore[arg-type]
         sampler=[own(key) for key in inputs.sampler],  # type: ignore[arg-type]

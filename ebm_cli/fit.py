@@ -1,5 +1,6 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -131,9 +132,9 @@ class Recorder:
         if state.step == 0 and checkpoint.steps(self.run.checkpoints):
             return  # a run of no steps was resumed
         best = state.best and {"step": state.best.step, "value": state.best.value}
-        space = {"name": parts.data.space.name, "shape": parts.data.space.shape}
+        space = parts.data.space
         numbers = {
-            "space": space,
+            "space": {"name": space.name, **dataclasses.asdict(space)},
             "data": parts.data.fingerprint,
             "metrics_bytes": self.run.sync_metrics(),
             "best": best,

@@ -214,8 +214,50 @@ class Real(Space):
         low, high = x.min(), x.max()
         return x if low >= 0 and high <= 1 else (x - low) / (high - low).clamp_min(1e-12)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """The point of the space closest to each row of x."""
+        return x
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real)}
+    def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
+        """log p(x') - log p(x) as it is for proposals x' within the space, -inf for those beyond; (batch,)."""
+        return log_ratio
+
+
+@dataclass(frozen=True)
+class Box(Real):
+    """x in [low, high]^shape: images, of which each has a density wherever the energy is finite."""
+
+    name = "boxed"
+    low: float = 0.0
+    high: float = 1.0
+
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
+        """Uniform."""
+        return self.of_unit(rng.uniform((n, *self.shape), key, device))
+
+    def contains(self, x: Tensor) -> bool:
+        """Between the bounds, these included."""
+        return x.shape[1:] == self.shape and bool(((x >= self.low) & (x <= self.high)).all())
+
+    def brightness(self, x: Tensor) -> Tensor:
+        """The lower bound is black, the upper one white."""
+        return (x - self.low) / (self.high - self.low)
+
+    def of_unit(self, x: Tensor) -> Tensor:
+        """From [0, 1]."""
+        return x if (self.low, self.high) == (0, 1) else self.low + (self.high - self.low) * x
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Every coordinate brought to the bound that it is beyond."""
+        return x.clamp(self.low, self.high)
+
+    def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
+        """The density is 0 beyond the bounds."""
+        inside = ((x >= self.low) & (x <= self.high)).flatten(1).all(1)
+        return torch.where(inside, log_ratio, -torch.inf)
+
+
+SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real, Box)}
 
 
 def names(spaces: tuple[type[Space], ...]) -> str:

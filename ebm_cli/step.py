@@ -7,7 +7,7 @@ it anything.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,11 +21,11 @@ from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.objective.base import Gradient, Objective
+from ebm_cli.objective.base import Batch, Gradient, Objective, Tail
 from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
-from ebm_cli.sampler.base import Info, Sampler, engine_for, shown, transitions
+from ebm_cli.sampler.base import Differentiable, Info, Sampler, engine_for, shown, transitions
 from ebm_cli.space import Space
 from ebm_cli.train import Parts, TrainState
 
@@ -37,6 +37,8 @@ class Inputs(NamedTuple):
 
     rows: Tensor  # of the training data, (batch,) int64
     slots: Tensor  # of the chain store, (chains of all ranks,) int64, perhaps none
+    targets: Tensor  # slots that these chains are put into
+    others: Tensor  # slots of other chains to compare them with, perhaps none
     own: slice  # which of these chains are this rank's
     binarize: AnyKey
     chains: AnyKey
@@ -52,14 +54,21 @@ class Moves(NamedTuple):
     sampler: Sampler[Any, Any]
     space: Space
     device: Device
+    through: int  # transitions at the end that the objective takes once more
 
 
 class Rows(NamedTuple):
-    """Data, negatives (with replicas until they are back in the store), and what the transitions said of themselves."""
+    """What the gradient is made of, negatives with replicas until they are in the store; what the chains say of it."""
+
+    batch: Batch
+    info: Info
+
+
+class Store(NamedTuple):
+    """Chains (slots, *shape) or (slots, replicas, *shape), and transitions since each began, (slots,) int64."""
 
     x: Tensor
-    x_neg: Tensor | None
-    info: Info
+    age: Tensor
 
 
 class Weights(NamedTuple):
@@ -111,6 +120,7 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
     rows = batch_index(parts.data.train, step, loop.batch_size, loop.seed)
     key = stream(loop.seed, "chains", step)
     slots = policy.choose(loop.batch_size, key)
+    others = policy.others(loop.batch_size, key) if components.objective.through else slots[:0]
     mine, own = parts.device.ranks.share(len(rows)), parts.device.ranks.share(len(slots) or len(rows))
     sampler_key = stream(loop.seed, "sampler", step).at_row(own.start)
     moves = [sampler_key.fold(i) for i in range(policy.steps)] if components.objective.negatives else []
@@ -120,6 +130,8 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
     return Inputs(
         rows[mine].to(device, non_blocking=True),
         slots.to(device, non_blocking=True),
+        policy.targets(slots, step).to(device, non_blocking=True),
+        others.to(device, non_blocking=True),
         own,
         binarize,
         chains,
@@ -135,15 +147,16 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     components, ranks, data = parts.components, parts.device.ranks, parts.data.train
     model, objective = arithmetic(state.model, parts.device), components.objective
     weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
-    moves = Moves(components.chains, components.sampler, parts.data.space, parts.device)
+    moves = Moves(components.chains, components.sampler, parts.data.space, parts.device, objective.through)
+    store = Store(state.store, state.ages)
     compiles = model.compiles and not objective.differentiates
     engine = parts.device.engine if compiles else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
-        return engine.region(_whole)(data, moves, objective, weights, model, state.store, inputs)
+        return engine.region(_whole)(data, moves, objective, weights, model, store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
-    rows = Rows(x, None, {})
+    rows = Rows(Batch(x, labels=_labels(data, inputs)), {})
     if objective.negatives:
-        rows = _put_back(moves, state.store, _moved(moves, model, state.store, x, inputs, engine), inputs)
+        rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine)
     if ranks.count == 1 and len(shards) == 1:
         return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
@@ -166,26 +179,47 @@ def _whole(
     objective: Objective,
     weights: Weights,
     model: EnergyModel,
-    store: Tensor,
+    store: Store,
     inputs: Inputs,
 ) -> Values:
     """Batch, chains, gradient and update in one region."""
-    x = data.rows(inputs.rows, inputs.binarize)
-    rows = _put_back(moves, store, _moved(moves, model, store, x, inputs, EAGER), inputs)
+    batch = Batch(data.rows(inputs.rows, inputs.binarize), labels=_labels(data, inputs))
+    rows = _moved(moves, model, store, batch, inputs, EAGER)
     return _update(objective, weights, model, rows, inputs.objective, inputs.at)
+
+
+def _labels(data: Split, inputs: Inputs) -> Tensor | None:
+    return None if data.labels is None else data.labels[inputs.rows]
 
 
 def _shards(rows: Rows, engine: Engine) -> list[Rows]:
     """Equal parts of data and negatives, as many as memory asks for and both can be cut into."""
-    n, m = len(rows.x), 0 if rows.x_neg is None else len(rows.x_neg)
+    batch = rows.batch
+    n, m = len(batch.x), 0 if batch.x_neg is None else len(batch.x_neg)
     wanted = len(engine.parts(n + m))
     common = math.gcd(n, m)
     count = next((count for count in range(wanted, common) if common % count == 0), common if wanted > 1 else 1)
     if count == 1:
         return [rows]
-    x, x_neg = rows.x.chunk(count), [None] * count if rows.x_neg is None else rows.x_neg.chunk(count)
+    x_neg, labels = (_chunks(part, count) for part in (batch.x_neg, batch.labels))
+    parts = [
+        Batch(part, x_neg[i], labels[i], _tail(batch.tail, i, count)) for i, part in enumerate(batch.x.chunk(count))
+    ]
     infos = [{name: value.chunk(count)[i] for name, value in rows.info.items()} for i in range(count)]
-    return [Rows(*shard) for shard in zip(x, x_neg, infos, strict=True)]
+    return [Rows(*shard) for shard in zip(parts, infos, strict=True)]
+
+
+def _chunks(x: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if x is None else x.chunk(count)
+
+
+def _tail(tail: Tail | None, part: int, count: int) -> Tail | None:
+    """What chains of one part do, each drawing what it would among all."""
+    if tail is None:
+        return None
+    size = len(tail.x) // count
+    keys = [key.after(part * size) for key in tail.keys]
+    return tail._replace(x=tail.x.chunk(count)[part], keys=keys)
 
 
 def _mean(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -193,30 +227,41 @@ def _mean(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: sum((group[name] for group in groups[1:]), groups[0][name]) / len(groups) for name in groups[0]}
 
 
-def _moved(moves: Moves, model: EnergyModel, store: Tensor, x: Tensor, inputs: Inputs, engine: Engine) -> Rows:
-    """Chains drawn and moved `chains.steps` transitions."""
-    start = moves.policy.draw(store, inputs.slots[inputs.own], x, moves.space, inputs.chains)
+def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs: Inputs, engine: Engine) -> Rows:
+    """Chains drawn, moved `chains.steps` transitions and put into their slots: the rows the gradient is made of."""
+    policy, sampler, slots, steps = moves.policy, moves.sampler, inputs.slots[inputs.own], len(inputs.sampler)
+    n = len(slots) or len(batch.x)
+    fresh = policy.fresh(n, inputs.at.step, inputs.chains, batch.x.device)
+    start = policy.draw(store.x[slots], fresh, batch.x, moves.space, inputs.chains)
+    tail = None
     with moves.device.chain_precision():
-        engine = engine_for(moves.sampler, model, engine)
-        end, info = transitions(moves.sampler, model, start, inputs.sampler, engine)
-    return Rows(x, end.float(), info)
+        engine, early = engine_for(sampler, model, engine), steps - moves.through
+        end, info = transitions(sampler, model, start, inputs.sampler[:early], engine)
+        if moves.through:
+            others = shown(store.x[inputs.others], moves.space)
+            tail = Tail(end, cast(Differentiable[Any, Any], sampler), inputs.sampler[early:], early, others)
+            end = tail.ends(model).detach()
+    if policy.stored:
+        age = torch.where(fresh, 0, store.age[slots]) + steps
+        info = {**info, "age": age.float()}
+        _put_back(moves, store, Store(end.float(), age), inputs)
+    return Rows(batch._replace(x_neg=shown(end.float(), moves.space), tail=tail), info)
 
 
-def _put_back(moves: Moves, store: Tensor, rows: Rows, inputs: Inputs) -> Rows:
-    """Each chain into its slot; where slots roam, those of all ranks. The rows that the gradient is made of."""
-    assert rows.x_neg is not None
-    if moves.policy.roams:
-        chain_policy.put(store, inputs.slots, moves.device.ranks.gather(rows.x_neg))
-    else:
-        chain_policy.put(store, inputs.slots[inputs.own], rows.x_neg)
-    return rows._replace(x_neg=shown(rows.x_neg, moves.space))
+def _put_back(moves: Moves, store: Store, moved: Store, inputs: Inputs) -> None:
+    """Each chain into its slot; where slots roam, those of all ranks."""
+    roams, ranks = moves.policy.roams, moves.device.ranks
+    targets = inputs.targets if roams else inputs.targets[inputs.own]
+    for kept, x in zip(store, moved, strict=True):
+        chain_policy.put(kept, targets, ranks.gather(x) if roams else x)
 
 
 def gather_chains(parts: Parts, state: TrainState) -> None:
     """Bring the chains of the other ranks into this rank's store, where they have moved on elsewhere."""
     ranks = parts.device.ranks
     if ranks.count > 1 and len(state.store) and not parts.components.chains.roams:
-        state.store.copy_(ranks.gather(state.store[ranks.share(len(state.store))]))
+        for kept in (state.store, state.ages):
+            kept.copy_(ranks.gather(kept[ranks.share(len(kept))]))
 
 
 def _averaged(gradient: Gradient, ranks: Ranks) -> Gradient:
@@ -228,7 +273,7 @@ def _averaged(gradient: Gradient, ranks: Ranks) -> Gradient:
 
 def _gradient(objective: Objective, model: EnergyModel, rows: Rows, key: AnyKey) -> Gradient:
     """The gradient over this rank's rows, in the arithmetic of `model`."""
-    gradient = objective.gradient(model, rows.x, rows.x_neg, key)
+    gradient = objective.gradient(model, rows.batch, key)
     chains = {f"chains_{name}": value.mean() for name, value in rows.info.items()}
     return gradient._replace(metrics={**gradient.metrics, **chains})
 

@@ -72,6 +72,7 @@ class TrainState:
     optimizer: dict[str, Tensor]  # by slot and parameter
     average: dict[str, Tensor]  # of the parameters, by name; empty without averaging
     store: Tensor  # chains, (slots, *shape), or (slots, replicas, *shape)
+    ages: Tensor  # transitions since each chain began, (slots,) int64
     best: Best | None = None  # on the held-out metric
 
     def tensors(self) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ class TrainState:
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
         named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
-        return named | {"chains": self.store}
+        return named | {"chains": self.store, "ages": self.ages}
 
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Take over the values of `tensors()`; raises ValueError naming the first one that does not belong here."""
@@ -88,8 +89,9 @@ class TrainState:
         self._load_group("model", self.model.state_dict(), tensors)
         self._load_group("average", self.average, tensors)
         self._load_group("optimizer", self.optimizer, tensors)
-        _same_form("chains", self.store, tensors.get("chains"))
-        self.store = tensors["chains"]
+        for name, own in (("chains", self.store), ("ages", self.ages)):
+            _same_form(name, own, tensors.get(name))
+        self.store, self.ages = tensors["chains"], tensors["ages"]
 
     @staticmethod
     def _load_group(group: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -184,4 +186,5 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice) ->
     policy, key = components.chains, stream(loop.seed, "chains", "init")
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
-    return TrainState(0, model, slots, average, components.sampler.spread(store, data.space))
+    ages = torch.zeros(len(store), dtype=torch.int64, device=device)
+    return TrainState(0, model, slots, average, components.sampler.spread(store, data.space), ages)

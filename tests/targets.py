@@ -21,9 +21,10 @@ from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.model.fhmm import FHMM
+from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin, TwoValued
 
 registry.load_components()
 
@@ -35,6 +36,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
     Spin: Spin((2, 2)),
     Categorical: Categorical((1, 3, 3)),
     Real: Real((1, 2)),
+    Box: Box((4, 4), -1.0, 1.0),
 }
 SMALL = {
     "hidden": 3,
@@ -565,7 +567,7 @@ def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
 
 def gradients(objective, model, x, x_neg):
     """Gradients of an objective by name, and its metrics."""
-    found = objective.gradient(model, x, x_neg, stream(0, "objective"))
+    found = objective.gradient(model, Batch(x, x_neg), stream(0, "objective"))
     return objective.finish(model, found), found.metrics
 
 

@@ -27,7 +27,13 @@ def small(name, **changes):
 def draw(policy, store, batch, space, key):
     """Start positions of one training step, and the slots they go back to."""
     slots = policy.choose(len(batch), key)
-    return policy.draw(store, slots, batch, space, key), slots
+    return start(policy, store, slots, batch, space, key), slots
+
+
+def start(policy, store, slots, batch, space, key, step=0):
+    """Start positions of the chains in these slots, or of as many as there are rows."""
+    fresh = policy.fresh(len(slots) or len(batch), step, key, batch.device)
+    return policy.draw(store[slots], fresh, batch, space, key)
 
 
 def rows(n, start=100.0):
@@ -100,15 +106,15 @@ def test_a_draw_is_a_function_of_its_key(name):
 
 @policies
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
-@pytest.mark.parametrize("start", ["noise", "data"])
-def test_some_chains_alone_start_as_among_all(name, engine, start):
+@pytest.mark.parametrize("source", ["noise", "data"])
+def test_some_chains_alone_start_as_among_all(name, engine, source):
     """Rows 3 to 7 of the slots and the batch, with the key at row 3: what splitting among processes relies on."""
-    changes = {"start": start, "restart": 0.5, "size": 40, "count": 9}
+    changes = {"start": source, "restart": 0.5, "size": 40, "count": 9}
     policy = component("chains", name, **{k: v for k, v in changes.items() if k in shipped("chains")[name]})
     store, batch, key = rows(policy.slots, 500.0), rows(9), stream(0, "draw")
     slots = policy.choose(len(batch), key)
-    whole = policy.draw(store, slots, batch, SPACE, form(engine, key))
-    part = policy.draw(store, slots[3:8], batch[3:8], SPACE, form(engine, key.at_row(3)))
+    whole = start(policy, store, slots, batch, SPACE, form(engine, key))
+    part = start(policy, store, slots[3:8], batch[3:8], SPACE, form(engine, key.at_row(3)))
     assert torch.equal(part, whole[3:8])
 
 
@@ -120,7 +126,7 @@ def test_counters_draw_from_the_policy_alike(name):
     for step in range(n):
         key = stream(0, "draw", step)
         slots = policy.choose(len(batch), key)
-        x = policy.draw(store, slots, batch, SPACE, form(COUNTING, key))
+        x = start(policy, store, slots, batch, SPACE, form(COUNTING, key))
         anew = x[:, 0] < 90
         assert len(slots) in (0, len(x))
         assert not len(slots) or torch.equal(x[~anew], store[slots][~anew])
@@ -219,3 +225,39 @@ def test_put_writes_only_the_chains_that_have_a_slot():
     assert store[:, 0].tolist() == [0, 101, 0, 100]
     put(store, torch.empty(0, dtype=torch.long), rows(7))
     assert store[:, 0].tolist() == [0, 101, 0, 100]
+
+
+def test_persistent_chains_all_start_again_after_every_reset():
+    policy = small("persistent", reset=3, start="data")
+    store, batch = rows(9, 500.0), rows(9)
+    for step in range(8):
+        x = start(policy, store, torch.arange(9), batch, SPACE, stream(0, "draw", step), step)
+        assert torch.equal(x, batch if step in (3, 6) else store), step
+
+
+def test_a_reservoir_of_the_newest_keeps_starts_and_drops_the_oldest():
+    """With the step's number for a sampler: after n steps of 6 chains the 40 slots hold the last 40 ends."""
+    policy, store = small("replay", write="oldest"), torch.full((40, 2), -1.0)
+    for step in range(9):
+        slots = policy.choose(6, stream(0, "draw", step))
+        before = store.clone()
+        targets = policy.targets(slots, step)
+        put(store, targets, torch.full((6, 2), float(step)))
+        kept = torch.ones(40, dtype=torch.bool).index_fill(0, targets, False)  # noqa: FBT003
+        assert torch.equal(store[kept], before[kept])
+    assert store[:, 0].int().tolist() == [6] * 2 + [7] * 6 + [8] * 6 + [2] * 4 + [3] * 6 + [4] * 6 + [5] * 6 + [6] * 4
+
+
+@policies
+def test_in_place_is_the_very_slot(name):
+    policy = small(name)
+    slots = policy.choose(SIZE, stream(0, "draw"))
+    assert torch.equal(policy.targets(slots, 5), slots)
+
+
+def test_others_are_slots_that_no_chain_of_the_step_has():
+    policy = component("chains", "replay", size=1500)
+    slots, others = (pick(100, stream(0, "draw")) for pick in (policy.choose, policy.others))
+    assert (len(slots), len(others)) == (100, 1000)
+    assert len(torch.cat([slots, others]).unique()) == 1100
+    assert len(small("persistent").others(5, stream(0))) == 0

@@ -29,6 +29,7 @@ from ebm_cli.arithmetic import arithmetic
 from ebm_cli.device import Device
 from ebm_cli.engine import Engine
 from ebm_cli.evaluation import ais
+from ebm_cli.objective.base import Batch
 from ebm_cli.optimizer import At
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
@@ -93,7 +94,7 @@ def plain_update(parts, plain, x, x_neg, step):
     """One update of the state `plain` from given rows, operation by operation; what a step reports of it."""
     components, named = parts.components, dict(plain.model.named_parameters())
     how, steps = components.optimizer, parts.loop.steps
-    found = components.objective.gradient(plain.model, x, x_neg, stream(0, "objective", step))
+    found = components.objective.gradient(plain.model, Batch(x, x_neg), stream(0, "objective", step))
     direction = components.objective.finish(plain.model, found)
     norm = torch.linalg.vector_norm(optimizer.norms(direction))
     at = At(step, how.rate(step, steps), how.averaging(step, steps))
@@ -122,7 +123,7 @@ def test_training_steps_are_those_of_the_plain_code(engine):
         assert {name: numbers[name] for name in expected} == pytest.approx(
             {name: value.item() for name, value in expected.items()}, rel=1e-4, abs=1e-5
         )
-        plain.store = end
+        plain.store, plain.ages = end, plain.ages + 2
         for name, value in plain.tensors().items():
             assert_close(state.tensors()[name].detach(), value.detach(), rtol=1e-4, atol=1e-5)
     check(state, reports)

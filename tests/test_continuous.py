@@ -86,7 +86,7 @@ def test_langevin_has_the_variance_of_its_steps(noise):
     start = model.m.detach().repeat(100_000, 1)
     x, _ = run(sampler, model, start, 60, stream(0, "langevin"))
     shrunk = 1 - 0.2 * model.r.detach().exp()
-    variance = sampler.sigma**2 / (1 - shrunk**2)
+    variance = sampler.rates(0)[1] ** 2 / (1 - shrunk**2)
     for i in range(2):
         assert_mean((x[:, i] - model.m[i].item()).square() / variance[i], 1.0)
     assert sampler.temperature == pytest.approx(1.0 if noise is None else 0.09 / 0.4)
@@ -192,3 +192,27 @@ def test_a_run_on_the_plane(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "samples" / "density_2d.png").exists()
     assert ebm("sample run=run n=5 steps=10 sampler=hmc sampler.adapt=0.65").code == 0
     assert "temperature 0.5" in ebm("sample run=run n=5 steps=3 sampler=langevin sampler.noise=0.1").err
+
+
+def test_an_annealed_run_goes_to_its_final_step_and_noise():
+    """Geometrically over four steps, where it stays; tied noise follows the step."""
+    keys = {"step_size": 0.16, "noise": 0.1, "anneal": 4, "final_step_size": 0.01, "final_noise": 0.2}
+    sampler = component("sampler", "langevin", **keys)
+    rates = [tuple(map(float, sampler.rates(n))) for n in range(6)]
+    assert [s for s, _ in rates] == pytest.approx([0.16, 0.08, 0.04, 0.02, 0.01, 0.01])
+    assert [sigma for _, sigma in rates] == pytest.approx([0.1 * 2 ** (min(n, 4) / 4) for n in range(6)])
+    tied = component("sampler", "langevin", step_size=0.16, anneal=4, final_step_size=0.01)
+    assert float(tied.rates(2)[1]) == pytest.approx((2 * 0.04) ** 0.5)
+    assert "temperature 2" in sampler.remark()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"final_step_size": 0.1}, "sampler.anneal = 0: "),
+        ({"anneal": 5}, "sampler.anneal = 5: "),
+        ({"anneal": 5, "final_noise": 0.1}, "sampler.final_noise = 0.1: "),
+    ],
+)
+def test_a_schedule_without_length_or_end_is_refused(keys, said):
+    assert component("sampler", "langevin", **keys).misfit(Real((2,))).startswith(said)

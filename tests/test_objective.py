@@ -27,6 +27,7 @@ from ebm_cli import checks, exact, registry
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.model.rbm import RBM
+from ebm_cli.objective.base import Batch
 from ebm_cli.objective.likelihood import Likelihood, center
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
@@ -293,8 +294,8 @@ class Broken(Likelihood):
 
     parameter = "W"
 
-    def gradient(self, model, x, x_neg, key):
-        found = super().gradient(model, x, x_neg, key)
+    def gradient(self, model, batch, key):
+        found = super().gradient(model, batch, key)
         if key == stream(0, "objective", 2):
             found.parameters[self.parameter].view(-1)[-1] = math.inf
         return found
@@ -333,8 +334,8 @@ def test_energies_that_overflow_leave_the_gradient_finite():
 class Overflowed(Likelihood):
     """A loss that is not finite with a gradient that is: saturated units have none."""
 
-    def gradient(self, model, x, x_neg, key):
-        found = super().gradient(model, x, x_neg, key)
+    def gradient(self, model, batch, key):
+        found = super().gradient(model, batch, key)
         return found._replace(metrics={**found.metrics, "loss": torch.tensor(math.inf)})
 
 
@@ -437,7 +438,7 @@ def test_sites_drawn_at_random_give_the_whole_sum_on_average():
     whole, _ = pseudo_likelihood_gradient(model, x, model.space)
     pairs = {}
     for number in range(200):
-        found = objective.gradient(model, x, None, stream(number, "objective"))
+        found = objective.gradient(model, Batch(x), stream(number, "objective"))
         pairs[round(found.metrics["loss"].item(), 9)] = found.parameters
     assert len(pairs) == 6
     for name, grad in whole.items():

@@ -312,7 +312,8 @@ def test_a_chain_restarted_from_noise_takes_its_replicas_with_it():
     policy = component("chains", "replay", size=50, restart=0.5, start="noise")
     space = Binary((2, 3))
     store = torch.full((50, 4, 2, 3), 7.0)
-    x = policy.draw(store, torch.arange(50), torch.zeros(50, 2, 3), space, stream(0, "draw"))
+    began = policy.fresh(50, 0, stream(0, "draw"), store.device)
+    x = policy.draw(store, began, torch.zeros(50, 2, 3), space, stream(0, "draw"))
     fresh = (x != 7).flatten(1).all(1)
     assert 10 < fresh.sum() < 40
     assert (x[~fresh] == 7).all()

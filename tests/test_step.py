@@ -61,8 +61,9 @@ def without_data(parts, state):
     parts = dataclasses.replace(parts, data=parts.data.to(torch.device("meta")))
     model, slots = state.model.to("meta"), on_meta(state.optimizer)
     state = dataclasses.replace(
-        state, model=model, optimizer=slots, average=on_meta(state.average), store=state.store.to("meta")
-    )
+        state, model=model, optimizer=slots, average=on_meta(state.average), store=state.store.to("meta"),
+        ages=state.ages.to("meta"),
+    )  # fmt: skip
     return parts, state, on_meta(inputs)
 
 
@@ -85,8 +86,8 @@ def test_nothing_in_an_update_waits_for_the_device(policy, sampler):
 class Asking(Likelihood):
     """Looks at its loss."""
 
-    def gradient(self, model, x, x_neg, key):
-        found = super().gradient(model, x, x_neg, key)
+    def gradient(self, model, batch, key):
+        found = super().gradient(model, batch, key)
         assert found.metrics["loss"].item() < 1e9
         return found
 
@@ -140,8 +141,8 @@ def test_a_rate_given_as_a_tensor_is_the_same_rate(optimizer):
 class _Scripted(Likelihood):
     """A gradient that follows from the weights alone, so that engines with other random numbers can be compared."""
 
-    def gradient(self, model, x, x_neg, key):
-        found = super().gradient(model, x, x_neg, key)
+    def gradient(self, model, batch, key):
+        found = super().gradient(model, batch, key)
         script = {name: (3 * p + i).sin().detach() for i, (name, p) in enumerate(model.named_parameters())}
         return found._replace(parameters=script)
 

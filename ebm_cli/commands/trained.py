@@ -15,7 +15,7 @@ from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
 from ebm_cli.fit import OTHER_DATA, other_data
 from ebm_cli.run import Run
-from ebm_cli.space import SPACES, Space
+from ebm_cli.space import SPACES, Box, Space
 from ebm_cli.terminal import log
 from ebm_cli.train import Choice, Parts, TrainState, assemble, build_components, load_data
 
@@ -84,11 +84,23 @@ def _space(saved: Checkpoint) -> Space:
     described = saved.numbers.get("space")
     name, shape = (described.get("name"), described.get("shape")) if isinstance(described, dict) else (None, None)
     kind = SPACES.get(name) if isinstance(name, str) else None
-    if kind is None or not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+    if (
+        kind is None
+        or not isinstance(described, dict)
+        or not isinstance(shape, list)
+        or not all(type(n) is int and n > 0 for n in shape)
+    ):
         raise UserError(f"{saved.path} records no known space: {described}")
     if math.prod(shape) > sum(tensor.numel() for tensor in saved.tensors.values()):
         raise UserError(f"{saved.path} records {math.prod(shape)} sites, more than it holds numbers")
-    return kind(tuple(shape))
+    return kind(tuple(shape), *_bounds(saved, described)) if kind is Box else kind(tuple(shape))
+
+
+def _bounds(saved: Checkpoint, described: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = described.get("low"), described.get("high")
+    if not (isinstance(low, int | float) and isinstance(high, int | float) and low < high):
+        raise UserError(f"{saved.path} records no known space: {described}")
+    return float(low), float(high)
 
 
 def _checkpoint(found: Run, which: str) -> Checkpoint:

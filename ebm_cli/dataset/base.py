@@ -4,21 +4,35 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.density import Density
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin
+from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 Values = Literal["binary", "grey", "real", "categorical"]
+
+
+class Shades(NamedTuple):
+    """How grey values become points of a box: its bounds, and what is added to them anew at each visit.
+
+    `dequantise` spreads each of the levels evenly over its share of the box: (k + u) / K for level k of K, u uniform on
+    [0, 1), so that the rows have a density. `noise` is the standard deviation of a normal number added after it.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    dequantise: bool = False
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Split:
     """Rows of one split on one device. `grey / scale` is the value, or the probability of a 1 if `stochastic`.
 
     `weights` (n,) say how often a row is drawn in training relative to the others, where they are not all equal.
+    `levels` grey values are spread over the box (0: they are not), and normal numbers times `noise` added.
     """
 
     space: Space
@@ -68,18 +83,29 @@ class Split:
     stochastic: bool
     labels: Tensor | None
     weights: Tensor | None = None
+    levels: int = 0
+    noise: float = 0.0
 
     def __len__(self) -> int:
         return len(self.grey)
 
     def rows(self, index: Tensor, key: AnyKey) -> Tensor:
-        """x (len(index), *shape) float32; with stochastic binarisation drawn anew for each key."""
+        """x (len(index), *shape) float32; what is drawn, bits or noise, anew for each key."""
         x = self.grey[index].float() / self.scale
+        if isinstance(self.space, Box):
+            return self._boxed(self.space, x, key)
         x = (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
         return self.space.encode(x)
 
+    def _boxed(self, space: Box, x: Tensor, key: AnyKey) -> Tensor:
+        """From values in [0, 1]."""
+        if self.levels:
+            x = (x * (self.levels - 1) + rng.uniform(x.shape, key.fold("level"), x.device)) / self.levels
+        x = space.of_unit(x)
+        return space.nearest(x + self.noise * rng.normal(x.shape, key.fold("noise"), x.device)) if self.noise else x
+
     def all(self) -> Tensor:
-        """The whole split. Stochastic binarisation is drawn once and for all, so results compare across runs."""
+        """The whole split. What is random about it is drawn once and for all, so results compare across runs."""
         return self.rows(torch.arange(len(self), device=self.grey.device), rng.stream(0, "binarize", len(self)))
 
     @property
@@ -94,7 +120,10 @@ class Split:
             sites = self.grey.flatten(1).cpu().long().unbind(1)
             counts = [torch.bincount(site, weights, minlength=self.space.values) for site in sites]
             return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.grey.device)
-        return (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
+        mean = (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
+        if not isinstance(self.space, Box):
+            return mean
+        return self.space.of_unit((mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean)
 
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""
@@ -134,6 +163,10 @@ class Data:
         how = {"threshold": ", binarised at one half", "stochastic": ", binarised anew at each visit"}
         valid = len(self.valid) if self.valid else 0
         kind = f"{'x'.join(map(str, self.space.site_shape))} {self.space.name}{how.get(self.method, '')}"
+        if isinstance(self.space, Box):
+            spread = f", {self.train.levels} levels spread evenly" if self.train.levels else ""
+            noise = f", noise {self.train.noise:g}" if self.train.noise else ""
+            kind += f" in [{self.space.low:g}, {self.space.high:g}]{spread}{noise}"
         if isinstance(self.space, Categorical):
             kind += f" of {self.space.values} values"
         worth = "" if self.train.weights is None else f" (weighted, worth {self.train.size:.0f})"
@@ -176,6 +209,11 @@ class Dataset(ABC):
     levels: ClassVar[int] = 0  # so few grey values there are
     binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "stochastic"
 
+    @property
+    def shades(self) -> Shades:
+        """How its grey values become points of a box."""
+        return Shades()
+
     @abstractmethod
     def read(self) -> Raw:
         """The arrays. Raises UserError naming folder and files when they are missing, malformed or empty."""
@@ -201,34 +239,73 @@ class Dataset(ABC):
             raise UserError(
                 f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
             )
-        space = _space(raw, method, accepted)
+        space = _space(raw, method, accepted, self.shades)
         splits = [
-            None if part is None else _split(part, raw.values, method, name, space)
+            None if part is None else _split(part, raw, method, name, space)
             for name, part in (("train", raw.train), ("valid", raw.valid), ("test", raw.test))
         ]
+        if isinstance(space, Box):
+            splits = [None if split is None else _shaded(split, raw, self.shades) for split in splits]
         train, valid, test = splits
         assert train is not None
         assert test is not None
         return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.truth)
 
 
+Added = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreyDataset(Dataset):
+    """Images of grey or coloured pixels with levels in between: bits, categories or points of a box.
+
+    `box` unit is [0, 1], symmetric [-1, 1]; `dequantise` and `noise` are those of `Shades`.
+    """
+
+    binarize: Binarize
+    box: Literal["unit", "symmetric"]
+    dequantise: bool
+    noise: Added
+
+    @property
+    def shades(self) -> Shades:
+        """As configured."""
+        return Shades(0.0 if self.box == "unit" else -1.0, 1.0, self.dequantise, self.noise)
+
+
+def _shaded(split: Split, raw: Raw, shades: Shades) -> Split:
+    """The split with what is added to its levels."""
+    levels = 256 if split.grey.dtype == torch.uint8 else raw.categories
+    if shades.dequantise and not levels:
+        raise UserError(
+            "dataset.dequantise = true: these values are not uint8, so how many levels they have is not known; set it "
+            "to false, with dataset.noise if need be, or store the values as uint8"
+        )
+    return replace(split, levels=levels if shades.dequantise else 0, noise=shades.noise)
+
+
 def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
-    """Bits, unless the model takes spins or categories alone; grey values real, unless it does not take those."""
+    """Bits, unless the model takes spins or categories alone; grey values in a box, real or levels as it takes them."""
     if values == "categorical":
         return Categorical
     if values == "binary" or method in ("threshold", "stochastic"):
         return next((space for space in (Binary, Spin, Categorical) if space in accepted), Binary)
+    if values == "grey" and Box in accepted:
+        return Box
     levels = values == "grey" and categories > 0 and Real not in accepted and Categorical in accepted
     return Categorical if levels else Real
 
 
-def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...]) -> Space:
+def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...], shades: Shades) -> Space:
     shape, kind = raw.train.values.shape[1:], _space_type(raw.values, method, accepted, raw.categories)
     binary = raw.values == "binary" or method in ("threshold", "stochastic")
+    if kind is Box:
+        return Box(shape, shades.low, shades.high)
     return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 
-def _split(part: Arrays, values: Values, method: Binarize, name: str, space: Space) -> Split:
+def _split(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) -> Split:
+    values = raw.values
     array: NDArray[Any] = np.ascontiguousarray(part.values)
     if len(array) == 0:
         raise UserError(f"dataset: the {name} split is empty")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.dataset.base import Arrays, Binarize, Dataset, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, has_digest, missing, read_npz
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -75,7 +75,7 @@ class BinarizedMNIST(Dataset):
 
 
 @register("dataset", "omniglot")
-class Omniglot(Dataset):
+class Omniglot(GreyDataset):
     """Omniglot: characters of 50 alphabets reduced to 28 x 28 grey pixels, 23000 + 1345 + 8115 images.
 
     The file is <root>/binary_images/omniglot28.npz with keys train, val, test and train_label, val_label, test_label.
@@ -86,7 +86,6 @@ class Omniglot(Dataset):
     """
 
     root: str | None
-    binarize: Binarize
     values: ClassVar[Values | None] = "grey"
 
     def read(self) -> Raw:

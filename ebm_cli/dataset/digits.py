@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ebm_cli import rng
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -17,7 +17,7 @@ ROWS, FITTED = 1797, 1437
 
 
 @register("dataset", "digits")
-class Digits(Dataset):
+class Digits(GreyDataset):
     """1797 real handwritten digits of 8 x 8 grey pixels, included in scikit-learn.
 
     The split is fixed: a random order of all rows, of which the first 1437 are for fitting and the last 360 for
@@ -27,7 +27,6 @@ class Digits(Dataset):
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (test part), UCI 1998.
     """
 
-    binarize: Binarize
     valid: Annotated[int, Field(ge=0)]
     values: ClassVar[Values | None] = "grey"
     levels: ClassVar[int] = 17

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, move, unpack
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -27,7 +27,7 @@ class Source(Protocol):
 Valid = Annotated[int, Field(ge=0)]
 
 
-class IdxImages(Dataset):
+class IdxImages(GreyDataset):
     """What the four have in common: four idx files, and the last `valid` training rows kept for validation."""
 
     root: str | None
@@ -114,7 +114,6 @@ class MNIST(IdxImages):
     """
 
     root: str | None
-    binarize: Binarize
     valid: Valid
     folder: ClassVar[str] = "MNIST"
 
@@ -133,7 +132,6 @@ class FashionMNIST(IdxImages):
     """
 
     root: str | None
-    binarize: Binarize
     valid: Valid
     folder: ClassVar[str] = "FashionMNIST"
 
@@ -153,7 +151,6 @@ class KMNIST(IdxImages):
     """
 
     root: str | None
-    binarize: Binarize
     valid: Valid
     folder: ClassVar[str] = "KMNIST"
 
@@ -176,7 +173,6 @@ class EMNIST(IdxImages):
     """
 
     root: str | None
-    binarize: Binarize
     valid: Valid
     split: Literal["balanced", "letters", "digits", "mnist", "byclass", "bymerge"]
     folder: ClassVar[str] = "EMNIST"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ebm_cli import rng
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
+from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import npz_keys, read_npz
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -32,7 +32,7 @@ class Part:
 
 
 @register("dataset", "npz")
-class Npz(Dataset):
+class Npz(GreyDataset):
     """Your own arrays from one .npz file.
 
     Keys: train (n, *shape); if you like, valid (or val) and test of the same row shape, and train_label, valid_label
@@ -44,7 +44,6 @@ class Npz(Dataset):
     """
 
     path: str | None
-    binarize: Binarize
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     categories: Annotated[int, Field(ge=2, le=256)] | None
     values = None

@@ -12,7 +12,7 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
-from ebm_cli.space import Real, Space
+from ebm_cli.space import Box, Real, Space
 
 
 class MLP(EnergyModel):
@@ -61,7 +61,7 @@ class MLPSpec(ModelSpec):
     spread: Annotated[float, Field(gt=0)] | None
 
     builds = MLP
-    spaces = (Real,)
+    spaces = (Real, Box)
 
     def parameters(self, space: Space) -> int:
         """Of the layers and their biases."""

@@ -51,7 +51,7 @@ class ResNet(EnergyModel):
         self.blocks = nn.Sequential(*(Block(width, 1) for _ in range(blocks)))
         self.last = nn.Linear(width, 1, bias=False)  # a constant would change nothing
         self.register_buffer("base", mean.flatten().clone())
-        _initialise(self, key)
+        initialise(self, key)
         nn.init.zeros_(self.last.weight)
 
     def energy(self, x: Tensor) -> Tensor:
@@ -78,16 +78,14 @@ def _channels(space: Space) -> int:
     return space.values if isinstance(space, Categorical) else colours
 
 
-def _initialise(model: nn.Module, key: Key) -> None:
-    """Every weight and bias uniform within 1 / sqrt(inputs of a unit), torch's own rule, but drawn from the key."""
+def initialise(model: nn.Module, key: Key) -> None:
+    """Weights and biases uniform within 1 / sqrt(inputs of a unit), torch's own rule, but drawn from the key."""
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            assert layer.bias is not None
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            for part, parameter in (("weight", layer.weight), ("bias", layer.bias)):
-                draw = rng.uniform(parameter.shape, key.fold(name, part))
+            for part, parameter in layer.named_parameters():
                 with torch.no_grad():
-                    parameter.copy_(bound * (2 * draw - 1))
+                    parameter.copy_(bound * (2 * rng.uniform(parameter.shape, key.fold(name, part)) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

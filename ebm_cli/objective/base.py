@@ -1,16 +1,41 @@
 """Training objectives: a scalar, minimised, whose gradient is the direction of the update."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.base import Differentiable
 from ebm_cli.space import Space
 
 Metrics = dict[str, Tensor]
 """Scalars to log, detached."""
+
+
+class Tail(NamedTuple):
+    """The last transitions of the chains, to be taken once more by what differentiates through them."""
+
+    x: Tensor  # where the chains were before them, (chains, *shape)
+    sampler: Differentiable[Any, Any]
+    keys: Sequence[AnyKey]  # one for each
+    taken: int  # transitions before them
+    others: Tensor  # other samples of the past, (others, *shape), perhaps none
+
+    def ends(self, model: EnergyModel) -> Tensor:
+        """Where the chains end, with the graph of these transitions, (chains, *shape)."""
+        return self.sampler.through(model, self.x, self.keys, self.taken)
+
+
+class Batch(NamedTuple):
+    """What an objective sees: data x (batch, *shape), negatives x_neg (chains, *shape), labels (batch,) of the data."""
+
+    x: Tensor
+    x_neg: Tensor | None = None
+    labels: Tensor | None = None
+    tail: Tail | None = None
 
 
 class Gradient(NamedTuple):
@@ -42,6 +67,16 @@ class Objective(ABC):
         return False
 
     @property
+    def labelled(self) -> bool:
+        """Whether it needs labels."""
+        return False
+
+    @property
+    def through(self) -> int:
+        """How many transitions at the end of the chains it differentiates through."""
+        return 0
+
+    @property
     def differentiates(self) -> bool:
         """Whether its gradient is found by automatic differentiation, which is not compiled."""
         return self.enumerates
@@ -55,11 +90,8 @@ class Objective(ABC):
         return None
 
     @abstractmethod
-    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
-        """The gradient of the loss, and what to log.
-
-        x (batch, *shape) are data, x_neg (chains, *shape) the negatives or None.
-        """
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
+        """The gradient of the loss, and what to log."""
 
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         """The direction of the update from the gradient over all rows, however many processes shared them."""

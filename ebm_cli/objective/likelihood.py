@@ -10,10 +10,10 @@ from torch import Tensor
 from ebm_cli import exact
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.base import Gradient, Metrics, Objective, coupling_misfit, penalised
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, coupling_misfit, penalised
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Categorical, Real, Spin
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin
 
 
 @register("objective", "likelihood")
@@ -33,7 +33,7 @@ class Likelihood(Objective):
     coupling_l1: Annotated[float, Field(ge=0)]
     coupling_l2: Annotated[float, Field(ge=0)]
 
-    spaces = (Binary, Spin, Categorical, Real)
+    spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
     def negatives(self) -> bool:
@@ -61,8 +61,9 @@ class Likelihood(Objective):
         return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
     @torch.no_grad()
-    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and negatives together: one product with the weights each way."""
+        x, x_neg = batch.x, batch.x_neg
         rows = x if x_neg is None else torch.cat([x, x_neg])
         pull: Pullback
         statistics = {}

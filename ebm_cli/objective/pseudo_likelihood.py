@@ -4,11 +4,10 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.objective.base import Gradient, Objective, coupling_misfit, penalised
+from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Categorical, Spin
@@ -43,15 +42,15 @@ class MaximumPseudoLikelihood(Objective):
         """A penalty on couplings needs some."""
         return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
-    def gradient(self, model: EnergyModel, x: Tensor, x_neg: Tensor | None, key: AnyKey) -> Gradient:
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation."""
         count = model.space.sites
-        chosen = torch.arange(count, device=x.device)
+        chosen = torch.arange(count, device=batch.x.device)
         if self.sites is not None and self.sites < count:
-            chosen = rng.uniform((count,), key, x.device).topk(self.sites).indices
+            chosen = rng.uniform((count,), key, batch.x.device).topk(self.sites).indices
         parameters = dict(model.named_parameters())
         with torch.enable_grad():
-            loss = -model.log_conditionals(x, chosen).sum(1).mean() * (count / len(chosen))
+            loss = -model.log_conditionals(batch.x, chosen).sum(1).mean() * (count / len(chosen))
             found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
         loss = loss.detach()
         return Gradient(dict(zip(parameters, found, strict=True)), {"loss": loss}, {})

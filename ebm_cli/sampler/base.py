@@ -85,6 +85,14 @@ class Sampler(ABC, Generic[M, S]):
         return self
 
 
+class Differentiable(Sampler[M, S]):
+    """A kernel whose moves are a function of the parameters that has a gradient."""
+
+    @abstractmethod
+    def through(self, model: M, x: Tensor, keys: Sequence[AnyKey], taken: int) -> Tensor:
+        """Ends of one transition from x (chains, *shape) for each key, after `taken` ones, with the graph of them."""
+
+
 def shown(x: Tensor, space: Space) -> Tensor:
     """x (chains, *shape), of (chains, replicas, *shape) the last replicas."""
     return x if x.dim() == 1 + len(space.shape) else x[:, -1]

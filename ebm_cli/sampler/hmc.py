@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011, sec. 5.3)."""
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 from torch import Tensor
@@ -12,7 +12,7 @@ from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
 from ebm_cli.sampler.informed import InformedState, accept, informed
-from ebm_cli.space import Real
+from ebm_cli.space import Box, Real
 
 
 @register("sampler", "hmc")
@@ -26,7 +26,7 @@ class HMC(Adapting[EnergyModel, InformedState]):
     leapfrog: Annotated[int, Field(ge=1)]
     adapt: Annotated[float, Field(gt=0, lt=1)] | None
 
-    spaces = (Real,)
+    spaces = (Real, Box)
     compiles = True
 
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
@@ -42,6 +42,7 @@ class HMC(Adapting[EnergyModel, InformedState]):
             end = informed(model, end.x + self.step_size * r)
             r = r - self.step_size / 2 * end.grad
         log_ratio = state.energy - end.energy + _kinetic(start) - _kinetic(r)
+        log_ratio = cast(Real, model.space).allowed(log_ratio, end.x)
         state, accepted = accept(state, end, log_ratio, key.fold("accept"))
         return state, {"acceptance": accepted}
 

@@ -1,7 +1,8 @@
 """Langevin dynamics, discretised and unadjusted: what image models are trained with."""
 
 import math
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -11,61 +12,107 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.sampler.informed import InformedState, informed
-from ebm_cli.space import Real
+from ebm_cli.sampler.base import Differentiable, Info
+from ebm_cli.space import Box, Real, Space
 
 Positive = Annotated[float, Field(gt=0)]
+Rate = float | Tensor
+
+
+class LangevinState(NamedTuple):
+    """Positions (chains, *shape), dE/dx there, and the number of steps taken, a scalar."""
+
+    x: Tensor
+    grad: Tensor
+    taken: Tensor
 
 
 @register("sampler", "langevin")
-class Langevin(Sampler[EnergyModel, InformedState]):
+class Langevin(Differentiable[EnergyModel, LangevinState]):
     """x' = x - s dE/dx + sigma z, z standard normal; s = `step_size`, sigma = `noise` (null: sqrt(2 s)).
 
     Its chains follow p only as s -> 0 with sigma^2 = 2 s; for any other sigma they follow, as s -> 0, p^(1 / T) at the
     temperature T = sigma^2 / (2 s), which is what image models are trained with (T = 1.25e-6 in Du & Mordatch 2019,
-    5e-5 in Grathwohl et al. 2020). `clip` bounds each coordinate of the gradient before it is multiplied.
+    5e-5 in Grathwohl et al. 2020). `clip` bounds each coordinate of the gradient before it is multiplied. In a box
+    every step ends at the nearest point of it. Over the first `anneal` steps of a run s and sigma go geometrically to
+    `final_step_size` and `final_noise` (null: they stay as they are), where they remain.
     """
 
     step_size: Positive
     noise: Annotated[float, Field(ge=0)] | None
     clip: Positive | None
+    anneal: Annotated[int, Field(ge=0)]
+    final_step_size: Positive | None
+    final_noise: Positive | None
 
-    spaces = (Real,)
+    spaces = (Real, Box)
     compiles = True
+
+    def misfit(self, space: Space) -> str | None:
+        """A schedule has a length and an end."""
+        ends = self.final_step_size is not None or self.final_noise is not None
+        if ends and not self.anneal:
+            return "sampler.anneal = 0: final_step_size and final_noise need the number of steps until then"
+        if self.anneal and not ends:
+            return f"sampler.anneal = {self.anneal}: needs final_step_size or final_noise, where it ends"
+        if self.final_noise is not None and not self.noise:
+            return f"sampler.final_noise = {self.final_noise}: needs a sampler.noise above 0 to begin with"
+        return None
 
     @property
     def exact(self) -> bool:
         """Never."""
         return False
 
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of the noise of a step."""
-        return math.sqrt(2 * self.step_size) if self.noise is None else self.noise
-
-    @property
-    def temperature(self) -> float:
+    def temperature(self, s: Rate, sigma: Rate) -> Rate:
         """T = sigma^2 / (2 s)."""
-        return self.sigma**2 / (2 * self.step_size)
+        return sigma**2 / (2 * s)
+
+    def rates(self, taken: Tensor | int) -> tuple[Rate, Rate]:
+        """s and sigma after so many steps."""
+        s, sigma = self.step_size, self.noise
+        if not self.anneal:
+            return s, math.sqrt(2 * s) if sigma is None else sigma
+        share = torch.as_tensor(taken, dtype=torch.float32).div(self.anneal).clamp(max=1)
+        step: Rate = s * (self.final_step_size / s) ** share if self.final_step_size else s
+        if sigma is None:
+            return step, (2 * step) ** 0.5
+        return step, sigma * (self.final_noise / sigma) ** share if self.final_noise else sigma
 
     def remark(self) -> str | None:
-        """The temperature, and what it means for whoever reads likelihoods."""
-        if self.temperature == 1 and self.clip is None:
+        """The temperature where the schedule ends, and what it means for whoever reads likelihoods."""
+        temperature = float(self.temperature(*self.rates(self.anneal)))
+        if temperature == 1 and self.clip is None:
             return None
         clipped = "" if self.clip is None else " (while no gradient is clipped)"
         return (
-            f"langevin at temperature {self.temperature:.3g}{clipped}: its chains do not sample the model, whose "
+            f"langevin at temperature {temperature:.3g}{clipped}: its chains do not sample the model, whose "
             "likelihood says little of them"
         )
 
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
+    def init(self, model: EnergyModel, x: Tensor) -> LangevinState:
+        """Caches gradients."""
+        return LangevinState(x, model.energy_and_grad(x)[1], torch.zeros((), device=x.device))
 
-    def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
-        """One step; `gradient` is the Euclidean norm of dE/dx, before it is clipped."""
-        grad = state.grad if self.clip is None else state.grad.clamp(-self.clip, self.clip)
-        z = rng.normal(state.x.shape, key, state.x.device, state.x.dtype)
-        x = state.x - self.step_size * grad + self.sigma * z
-        return informed(model, x), {"gradient": torch.linalg.vector_norm(state.grad.flatten(1), dim=1)}
+    def step(self, model: EnergyModel, state: LangevinState, key: AnyKey) -> tuple[LangevinState, Info]:
+        """One step; `gradient` is the Euclidean norm of dE/dx before it is clipped, `temperature` T."""
+        s, sigma = self.rates(state.taken)
+        x = self._moved(model, state.x, state.grad, (s, sigma), key)
+        norm = torch.linalg.vector_norm(state.grad.flatten(1), dim=1)
+        info = {"gradient": norm, "temperature": torch.ones_like(norm) * self.temperature(s, sigma)}
+        return LangevinState(x, model.energy_and_grad(x)[1], state.taken + 1), info
+
+    def through(self, model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], taken: int) -> Tensor:
+        """The same steps, differentiable in the parameters of the model: every dE/dx keeps its graph."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            for i, key in enumerate(keys):
+                (grad,) = torch.autograd.grad(model.energy(x).sum(), x, create_graph=True)
+                x = self._moved(model, x, grad, self.rates(taken + i), key)
+        return x
+
+    def _moved(self, model: EnergyModel, x: Tensor, grad: Tensor, rates: tuple[Rate, Rate], key: AnyKey) -> Tensor:
+        s, sigma = rates
+        grad = grad if self.clip is None else grad.clamp(-self.clip, self.clip)
+        z = rng.normal(x.shape, key, x.device, x.dtype)
+        return cast(Real, model.space).nearest(x - s * grad + sigma * z)

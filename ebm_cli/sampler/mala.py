@@ -1,7 +1,7 @@
 """Langevin proposals with an acceptance test (Roberts & Tweedie 1996)."""
 
 import math
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 from torch import Tensor
@@ -13,7 +13,7 @@ from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
 from ebm_cli.sampler.informed import InformedState, accept, informed
-from ebm_cli.space import Real
+from ebm_cli.space import Box, Real
 
 
 @register("sampler", "mala")
@@ -26,7 +26,7 @@ class MALA(Adapting[EnergyModel, InformedState]):
     step_size: Annotated[float, Field(gt=0)]
     adapt: Annotated[float, Field(gt=0, lt=1)] | None
 
-    spaces = (Real,)
+    spaces = (Real, Box)
     compiles = True
 
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
@@ -38,6 +38,7 @@ class MALA(Adapting[EnergyModel, InformedState]):
         z = rng.normal(state.x.shape, key.fold("noise"), state.x.device, state.x.dtype)
         proposal = informed(model, state.x - self.step_size * state.grad + math.sqrt(2 * self.step_size) * z)
         log_ratio = state.energy - proposal.energy + self._log_q(proposal, state.x) - self._log_q(state, proposal.x)
+        log_ratio = cast(Real, model.space).allowed(log_ratio, proposal.x)
         state, accepted = accept(state, proposal, log_ratio, key.fold("accept"))
         return state, {"acceptance": accepted}
 

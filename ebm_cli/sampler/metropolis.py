@@ -13,7 +13,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin, TwoValued
 
 
 class MetropolisState(NamedTuple):
@@ -36,7 +36,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
     step_size: Annotated[float, Field(gt=0)]
     adapt: Annotated[float, Field(gt=0, lt=1)] | None
 
-    spaces = (Binary, Spin, Categorical, Real)
+    spaces = (Binary, Spin, Categorical, Real, Box)
     compiles = True
 
     def misfit(self, space: Space) -> str | None:
@@ -56,7 +56,10 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
         proposal = self.propose(model, state.x, key.fold("proposal"))
         energy = model.energy(proposal)
         u = rng.uniform(energy.shape, key.fold("accept"), energy.device, energy.dtype)
-        accept = u < (state.energy - energy).exp()
+        log_ratio = state.energy - energy
+        if isinstance(model.space, Real):
+            log_ratio = model.space.allowed(log_ratio, proposal)
+        accept = u < log_ratio.exp()
         x = torch.where(accept.reshape(-1, *[1] * (proposal.dim() - 1)), proposal, state.x)
         return MetropolisState(x, torch.where(accept, energy, state.energy)), {"acceptance": accept.to(u.dtype)}
 
