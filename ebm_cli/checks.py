@@ -9,11 +9,13 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
-from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.space import Binary, Categorical, Real, Space, names
 
+Choices = dict[str, str]  # what the user chose in each group
 
-def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> None:
+
+def check_space(dataset: Dataset, model: ModelSpec, choice: Choices) -> None:
     """The space of the data is one the model takes; unknown (None) until a file is read is left to `check_loaded`."""
     space = dataset.space_type(model.spaces)
     if space is not None and space not in model.spaces:
@@ -23,7 +25,7 @@ def check_space(dataset: Dataset, model: ModelSpec, choice: dict[str, str]) -> N
         )
 
 
-def check_loaded(space: Space, model: ModelSpec, choice: dict[str, str]) -> None:
+def check_loaded(space: Space, model: ModelSpec, choice: Choices) -> None:
     """The same once the data are read."""
     if type(space) not in model.spaces:
         raise UserError(
@@ -48,7 +50,7 @@ def _models(space: type[Space]) -> str:
     return ", ".join(found) or "none"
 
 
-def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str, str]) -> None:
+def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choices) -> None:
     """The sampler moves in the model's space and finds the capabilities it needs."""
     if not _fits(type(sampler.inner), model):
         found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
@@ -64,7 +66,7 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: dict[str
         )
 
 
-def check_moves(sampler: Sampler[Any, Any], space: Space, choice: dict[str, str]) -> None:
+def check_moves(sampler: Sampler[Any, Any], space: Space, choice: Choices) -> None:
     """The sampler moves in the space of the data that were read, and its settings suit one of this size."""
     if type(space) not in sampler.inner.spaces:
         found = [name for name, cls in registry.components("sampler").items() if type(space) in _spaces(cls)]
@@ -77,7 +79,7 @@ def check_moves(sampler: Sampler[Any, Any], space: Space, choice: dict[str, str]
         raise UserError(misfit)
 
 
-def _called(sampler: Sampler[Any, Any], choice: dict[str, str]) -> str:
+def _called(sampler: Sampler[Any, Any], choice: Choices) -> str:
     """A sampler as it was chosen, or the kernel of its replicas."""
     if sampler.inner is sampler:
         return f"sampler={choice['sampler']}"
@@ -103,7 +105,7 @@ def _wants(sampler: Any) -> str:
     return f"wants a {' and '.join([*needs, names(sampler.spaces)])} model"
 
 
-def check_objective(objective: Objective, model: ModelSpec, choice: dict[str, str]) -> None:
+def check_objective(objective: Objective, model: ModelSpec, choice: Choices) -> None:
     """The objective accepts the space, and the model has what it needs."""
     conflict = objective.conflict() or objective.misfit(model.builds)
     if conflict:
@@ -126,6 +128,23 @@ def check_objective(objective: Objective, model: ModelSpec, choice: dict[str, st
             )
 
 
+def check_through(objective: Objective, sampler: Sampler[Any, Any], policy: Chains, choice: Choices) -> None:
+    """What is differentiated through chains gets a sampler with a gradient, and not all of their transitions."""
+    if not objective.through:
+        return
+    if not all(isinstance(part, Differentiable) for part in (sampler, sampler.inner)):
+        fits = [name for name, cls in registry.components("sampler").items() if issubclass(cls, Differentiable)]
+        raise UserError(
+            f"objective.kl: is differentiated through the chains, which sampler={choice['sampler']} is not "
+            f"made for; use sampler={' or '.join(fits)}, or objective.kl=none"
+        )
+    if objective.through >= policy.steps:
+        raise UserError(
+            f"objective.kl_steps = {objective.through}: must be below chains.steps = {policy.steps}, of which they are "
+            "the last"
+        )
+
+
 def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
     """Batch and chains can be shared equally among the ranks."""
     ranks.check_shares(batch_size=batch_size)
@@ -133,7 +152,7 @@ def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
         ranks.check_shares(chains__count=policy.slots)
 
 
-def check_enumerable(objective: Objective, model: EnergyModel, choice: dict[str, str]) -> None:
+def check_enumerable(objective: Objective, model: EnergyModel, choice: Choices) -> None:
     """An objective that sums over all states gets a model small enough."""
     why = exact.refusal(model) if objective.enumerates else None
     if why:

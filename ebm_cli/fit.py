@@ -26,7 +26,7 @@ from ebm_cli.tracker.base import Tracker
 from ebm_cli.train import Best, Parts, TrainState
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
-_UNREAD = 100  # steps at most until the finite check sees one
+_UNREAD = 25  # steps at most until the finite check sees one
 _AGREE = 10  # steps between the ranks' asking each other whether to stop
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
 
@@ -229,7 +229,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             step, last = state.step, unread[-1]
             evaluates, saves = _due(step, plan.eval_every, total), recorder.saves(step, total)
             if len(unread) == _UNREAD or _due(step, plan.log_every, total) or evaluates or saves:
-                check(state, unread)
+                check(state, unread, parts.components.objective)
                 unread = []
             if _due(step, plan.log_every, total):
                 values = last.numbers()
@@ -241,7 +241,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             if better or saves:
                 recorder.save(parts, state)
                 saved = step
-        check(state, unread)
+        check(state, unread, parts.components.objective)
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)

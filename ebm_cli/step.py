@@ -32,6 +32,9 @@ from ebm_cli.train import Parts, TrainState
 _TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
 
 
+_ADVICE = "Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
+
+
 class Inputs(NamedTuple):
     """What one step draws and where: all that differs from step to step beside the state."""
 
@@ -297,36 +300,52 @@ def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: Ro
     return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 
 
-def check(state: TrainState, reports: Sequence[Report]) -> None:
-    """Raises RunError naming the first step whose loss or gradient was not finite, with the state's step set before it.
+def check(state: TrainState, reports: Sequence[Report], objective: Objective) -> None:
+    """Raises RunError naming the first step that was not healthy, with the state's step set before it.
 
-    Saturated units have a gradient of zero, so energies can overflow while the gradient looks healthy.
+    Neither loss nor gradient may be other than finite (saturated units have a gradient of zero, so energies can
+    overflow while the gradient looks healthy), nor a metric beyond the objective's bound.
     """
     if not reports:
         return
     numbers = torch.stack([torch.cat([r.values.metrics, r.values.norms]) for r in reports])
     names = reports[0].values.names
     columns = [names.index("loss"), names.index("gradient_norm")]
-    healthy = numbers[:, columns].isfinite().all(1).tolist()
+    finite = numbers[:, columns].isfinite().all(1)
+    bounds = {name: bound for name, (bound, _) in objective.bounds.items()}
+    beyond = [numbers[:, names.index(name)].abs() > bound for name, bound in bounds.items()]
+    healthy = (finite & ~torch.stack(beyond).any(0) if beyond else finite).tolist()
     if not all(healthy):
         bad = reports[healthy.index(False)]
         state.step = bad.step - 1
+        if finite[healthy.index(False)]:
+            raise RunError(_diverged(bad, objective))
         raise RunError(_not_finite(bad.step, *_cause(state.model, bad)))
+
+
+def _diverged(report: Report, objective: Objective) -> str:
+    numbers = report.numbers()
+    name = next(name for name, (bound, _) in objective.bounds.items() if abs(numbers[name]) > bound)
+    return (
+        f"step {report.step}: {name} is {numbers[name]:.6g} nats, beyond {objective.bounds[name][1]} "
+        f"({_listed(report)}); nothing of it was saved. {_ADVICE}"
+    )
 
 
 def _cause(model: EnergyModel, report: Report) -> tuple[str, str]:
     names = [name for name, _ in model.named_parameters()]
     broken = [name for name, ok in zip(names, report.values.norms.isfinite().tolist(), strict=True) if not ok]
     subject = f"the gradient of {' and '.join(broken)} is" if broken else "the loss is"
+    return subject, _listed(report)
+
+
+def _listed(report: Report) -> str:
     numbers = report.numbers()
-    return subject, ", ".join(f"{name} {numbers[name]:.6g}" for name in report.values.names)
+    return ", ".join(f"{name} {numbers[name]:.6g}" for name in report.values.names)
 
 
 def _not_finite(step: int, subject: str, detail: str) -> str:
-    return (
-        f"step {step}: {subject} not finite ({detail}); nothing of it was saved. "
-        "Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
-    )
+    return f"step {step}: {subject} not finite ({detail}); nothing of it was saved. {_ADVICE}"
 
 
 def check_weights(state: TrainState) -> None:

@@ -133,6 +133,7 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     checks.check_space(parts.dataset, parts.model, choice)
     checks.check_sampler(parts.sampler, parts.model, choice)
     checks.check_objective(parts.objective, parts.model, choice)
+    checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     return parts
 
 

@@ -19,12 +19,13 @@ GROUPS = registry.GROUPS
 LAYERS = """
 errors philox signals functional fixed_point
 rng ranks launch memory
-registry space engine graph markov density
+registry space engine graph markov density augmentation
 model dataset terminal picture tracker device
 transfer scaled arithmetic
 sampler
 exact acceleration
 path objective chains optimizer
+classifier
 evaluation checks checkpoint
 train run
 step

@@ -81,6 +81,11 @@ class Objective(ABC):
         """Whether its gradient is found by automatic differentiation, which is not compiled."""
         return self.enumerates
 
+    @property
+    def bounds(self) -> dict[str, tuple[float, str]]:
+        """Metrics whose absolute value beyond a bound means that training diverges: the bound, and why in words."""
+        return {}
+
     def conflict(self) -> str | None:
         """Keys that exclude each other, in one sentence, or None."""
         return None

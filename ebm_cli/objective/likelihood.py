@@ -10,7 +10,8 @@ from torch import Tensor
 from ebm_cli import exact
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, coupling_misfit, penalised
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, coupling_misfit, penalised
+from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin
@@ -22,6 +23,12 @@ class Likelihood(Objective):
 
     `negatives_from` chains: x_neg are the ends of the chains. enumeration: the second mean is exact, and the loss is
     the negative log-likelihood mean E(x) + log Z itself. `centered` applies the centred gradient (RBMs only).
+    `kl` adds the gradient of KL(q || p), q the distribution of the ends of the chains and p held fixed (`kl.py`),
+    differentiated through their last `kl_steps` transitions: du2021 with the weight `kl_weight`, which draws the chains
+    to the model, cd with -`kl_weight`, the sign of the derivation of contrastive divergence, which drives them off.
+    `kl_entropy` is the weight of the entropy in it. Means of the energies that differ by more than `max_gap` nats stop
+    the run: chains no longer follow the model.
+
     `energy_l2` adds energy_l2 * mean(E(x)^2 + E(x_neg)^2) (Du & Mordatch 2019), which needs chains, and `coupling_l1`
     and `coupling_l2` add coupling_l1 * sum |J| and coupling_l2 * sum J^2 over the couplings of models that have some.
     """
@@ -32,6 +39,11 @@ class Likelihood(Objective):
     energy_l2: Annotated[float, Field(ge=0)]
     coupling_l1: Annotated[float, Field(ge=0)]
     coupling_l2: Annotated[float, Field(ge=0)]
+    kl: Literal["none", "du2021", "cd"]
+    kl_weight: Annotated[float, Field(gt=0)]
+    kl_entropy: Annotated[float, Field(ge=0)]
+    kl_steps: Annotated[int, Field(ge=1)]
+    max_gap: Annotated[float, Field(gt=0)]
 
     spaces = (Binary, Spin, Categorical, Real, Box)
 
@@ -46,10 +58,28 @@ class Likelihood(Objective):
         return not self.negatives
 
     def conflict(self) -> str | None:
-        """The energy penalty is on data and chains alike."""
+        """The energy penalty is on data and chains alike, the KL term of the chains."""
         if self.energy_l2 and not self.negatives:
             return f"objective.energy_l2 = {self.energy_l2}: needs chains, objective=exact has none; set it to 0"
+        if self.through and not self.negatives:
+            return f"objective.kl = {self.kl}: needs chains, objective=exact has none; set it to none"
         return None
+
+    @property
+    def through(self) -> int:
+        """Transitions that the KL term is differentiated through."""
+        return 0 if self.kl == "none" else self.kl_steps
+
+    @property
+    def differentiates(self) -> bool:
+        """What is enumerated, and chains."""
+        return self.enumerates or self.through > 0
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, str]]:
+        """The gap between the mean energies."""
+        why = f"objective.max_gap = {self.max_gap:g}: chains and model no longer follow each other"
+        return {"energy_gap": (self.max_gap, why)} if self.negatives else {}
 
     @property
     def needs(self) -> tuple[type[EnergyModel], ...]:
@@ -77,7 +107,16 @@ class Likelihood(Objective):
         if x_neg is None:
             return self._enumerated(model, energy, pull, statistics)
         weight, metrics = self._weigh(energy[: len(x)], energy[len(x) :])
-        return Gradient(pull(weight), metrics, statistics)
+        return self._with_kl(model, batch.tail, Gradient(pull(weight), metrics, statistics))
+
+    def _with_kl(self, model: EnergyModel, tail: Tail | None, gradient: Gradient) -> Gradient:
+        """The same and the KL term, where it is wanted."""
+        if tail is None or self.kl == "none":
+            return gradient
+        term, metrics = kl_gradient(model, tail, self.kl_entropy)
+        weight = self.kl_weight if self.kl == "du2021" else -self.kl_weight
+        total = {name: grad + weight * term[name] for name, grad in gradient.parameters.items()}
+        return gradient._replace(parameters=total, metrics={**gradient.metrics, **metrics})
 
     def _weigh(self, energy: Tensor, energy_neg: Tensor) -> tuple[Tensor, Metrics]:
         """dloss/dE of every row, (batch + chains,), and what to log."""

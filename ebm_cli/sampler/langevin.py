@@ -105,7 +105,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
     def through(self, model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], taken: int) -> Tensor:
         """The same steps, differentiable in the parameters of the model: every dE/dx keeps its graph."""
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
+            x = x if x.requires_grad else x.detach().requires_grad_()
             for i, key in enumerate(keys):
                 (grad,) = torch.autograd.grad(model.energy(x).sum(), x, create_graph=True)
                 x = self._moved(model, x, grad, self.rates(taken + i), key)

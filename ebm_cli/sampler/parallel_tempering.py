@@ -7,41 +7,25 @@ import torch
 from pydantic import Field, PlainValidator
 from torch import Tensor
 
-from ebm_cli import registry, rng
+from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import adapts
 from ebm_cli.sampler.base import Info, Sampler, shown
+from ebm_cli.sampler.kernel import CHOOSE, below, nested
 from ebm_cli.scaled import Scaled, scaled
-from ebm_cli.space import Binary, Categorical, Real, Space, Spin
-
-_CHOOSE = "choose it with sampler@sampler.kernel=NAME"
+from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin
 
 
 def _kernel(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any]:
-    """The sampler of a nested configuration. Raises UserError."""
-    if isinstance(settings, Sampler):
-        return settings
-    if not isinstance(settings, Mapping):
-        raise UserError(f"sampler.kernel = {settings}: must be a sampler and its keys; {_CHOOSE}")
-    try:
-        found: Sampler[Any, Any] = registry.build("sampler", settings)
-    except UserError as error:
-        raise UserError(_below(str(error))) from error
-    if found.replicas > 1:
-        raise UserError(
-            f"sampler.kernel = {settings['name']}: moves replicas itself, so it cannot be their kernel; {_CHOOSE}"
-        )
+    """The sampler of every replica. Raises UserError."""
+    found = nested(settings)
     if not found.exact:
-        raise UserError(f"sampler.kernel = {settings['name']}: does not leave the model invariant; {_CHOOSE}")
+        name = settings["name"] if isinstance(settings, Mapping) else type(found).__name__
+        raise UserError(f"sampler.kernel = {name}: does not leave the model invariant; {CHOOSE}")
     return found
-
-
-def _below(message: str) -> str:
-    """A message about a sampler's key, said of the kernel's."""
-    return message.replace("sampler.", "sampler.kernel.")
 
 
 class TemperingState(NamedTuple):
@@ -79,7 +63,7 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
     temperatures: Annotated[int, Field(ge=2)]
     beta_min: Annotated[float, Field(gt=0, lt=1)]
 
-    spaces = (Binary, Spin, Categorical, Real)
+    spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
     def exact(self) -> bool:
@@ -101,7 +85,7 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
         if adapts(self.kernel):
             return "sampler.kernel.adapt: replicas at several temperatures share one step_size; set it to null"
         found = self.kernel.misfit(space)
-        return found and _below(found)
+        return found and below(found)
 
     def init(self, model: EnergyModel, x: Tensor) -> TemperingState:
         """Replicas where they were, or all of a chain at its x."""
