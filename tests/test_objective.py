@@ -311,12 +311,12 @@ def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip, paramet
     broken = Broken(**dataclasses.asdict(component("objective", "pcd")))
     parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=broken))
     reports = [train_step(parts, state) for _ in range(2)]
-    check(state, reports)
+    check(state, reports, parts.components.objective)
     reports += [train_step(parts, state) for _ in range(4)]
     with pytest.raises(
         RunError, match=rf"^step 3: the gradient of {parameter} is not finite .*nothing of it was saved"
     ):
-        check(state, reports)
+        check(state, reports, parts.components.objective)
     assert state.step == 2
 
 
@@ -344,7 +344,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_too():
     overflowed = Overflowed(**dataclasses.asdict(component("objective", "pcd")))
     parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=overflowed))
     with pytest.raises(RunError, match=r"^step 1: the loss is not finite .*loss inf"):
-        check(state, [train_step(parts, state)])
+        check(state, [train_step(parts, state)], parts.components.objective)
     assert state.step == 0
 
 

@@ -1,0 +1,236 @@
+"""Chains followed for long: what they become, and whether they find the data or fall into one hole."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli import picture
+from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.classifier import Judge, judge
+from ebm_cli.engine import Work
+from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.registry import register
+from ebm_cli.rng import Key
+from ebm_cli.sampler.augmented import Augmented
+from ebm_cli.sampler.base import Sampler, shown
+from ebm_cli.sampler.langevin import Langevin
+from ebm_cli.space import Space
+
+_STRIPS = 8  # chains shown
+_BAND = (0.01, 0.99)  # quantiles of held-out energies that count as their range
+
+Start = Literal["noise", "data", "buffer"]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What chains are held against: quantiles of held-out energies, distances of held-out rows, classes."""
+
+    energies: tuple[float, float]
+    distance: float
+    judge: Judge | None
+
+
+@dataclass(frozen=True)
+class Film:
+    """Chains of one start at one noise: positions (frames, chains, *shape) after so many `steps`, first of 0."""
+
+    noise: float | None
+    start: str
+    steps: tuple[int, ...]
+    x: Tensor
+    energy: Tensor  # (frames, chains)
+    classes: Tensor | None  # (frames, chains, classes), probabilities
+
+    @property
+    def name(self) -> str:
+        """In file names and metrics."""
+        return f"from_{self.start}" if self.noise is None else f"noise_{self.noise:g}/from_{self.start}"
+
+
+@register("evaluation", "long_run")
+class LongRun(Evaluation):
+    """`chains` chains each from noise, from held-out rows and from the run's own chains, followed for `steps` steps.
+
+    At each of `noises`, standard deviations of Langevin steps (null: the sampler's own). After 0 steps and at every
+    halving of `steps`, `frames` of them: the share of chains whose energy lies between the 1 % and the 99 % quantile of
+    held-out energies; what a small classifier, trained on the training rows, makes of them: the share it gives a
+    probability of at least `confident` (`recognised`), and of the largest and the rarest class; how far they moved, as
+    a share of the mean distance of two held-out rows; and how many changed their class since half the steps.
+    """
+
+    while_training: bool
+    chains: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    starts: Annotated[tuple[Start, ...], Field(min_length=1)]
+    noises: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] | None
+    frames: Annotated[int, Field(ge=2, le=20)]
+    confident: Annotated[float, Field(gt=0, lt=1)]
+
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+        """Only Langevin has a noise to set."""
+        if self.noises is not None and not isinstance(sampler.inner, Langevin):
+            return (
+                "noises are those of sampler=langevin, which this run does not use; set evaluation.long_run.noises=null"
+            )
+        return None
+
+    @property
+    def work(self) -> Work:
+        """All chains."""
+        levels = len(self.noises or (0,))
+        return Work(levels * self.steps * self.chains * len(self.starts), levels * self.steps)
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> Result:
+        """`long_run/<noise>/<start>/...` at the end, everything in a table, strips of film and a figure."""
+        yard, warnings = self._yardstick(subject)
+        films = [film for noise in self.noises or (None,) for film in self._films(subject, noise, yard)]
+        rows = [row for film in films for row in measured(film, yard, self.confident)]
+        metrics = {} if yard.judge is None else {"long_run/classifier_accuracy": yard.judge.accuracy}
+        for row in rows:
+            if row["steps"] == self.steps:
+                name = "/".join(["long_run", *([f"noise_{row['noise']:g}"] if row["noise"] is not None else [])])
+                numbers = {k: v for k, v in row.items() if k not in ("noise", "start", "steps")}
+                metrics |= {f"{name}/from_{row['start']}/{key}": float(value) for key, value in numbers.items()}
+        space = subject.model.space
+        images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films}
+        return Result(metrics, images | {"long_run": figure(films, yard)}, warnings, {"long_run.csv": table(rows)})
+
+    def _yardstick(self, subject: Subject) -> tuple[Yardstick, tuple[str, ...]]:
+        x = subject.held_out.all()
+        low, high = torch.quantile(subject.model.energy(x).double(), torch.tensor(_BAND, dtype=torch.float64)).tolist()
+        distance = (x - x.roll(1, 0)).flatten(1).norm(dim=1).mean().item()
+        if subject.data.train.labels is None:
+            said = "the data have no labels, so nothing says which class a chain is in"
+            return Yardstick((low, high), distance, None), (said,)
+        return Yardstick((low, high), distance, judge(subject.data, subject.held_out, subject.key.fold("judge"))), ()
+
+    def _films(self, subject: Subject, noise: float | None, yard: Yardstick) -> list[Film]:
+        """All starts together, as rows of one set of chains."""
+        sampler = subject.sampler if noise is None else with_noise(subject.sampler, noise)
+        begin = {start: self._begin(subject, start) for start in self.starts}
+        begin = {start: x for start, x in begin.items() if len(x)}
+        steps = (0, *sorted({self.steps >> i for i in range(self.frames)} - {0}))
+        model = exact_arithmetic(subject.model, subject.device)
+        key = subject.key.fold("steps", str(noise))
+        frames = list(followed(sampler, model, torch.cat([*begin.values()]), steps, key))
+        found, first = [], 0
+        for start, x in begin.items():
+            part = torch.stack([frame[first : first + len(x)] for frame in frames])
+            energy = torch.stack([subject.model.energy(frame) for frame in part])
+            classes = None if yard.judge is None else torch.stack([yard.judge.probabilities(frame) for frame in part])
+            found.append(Film(noise, start, steps, part, energy, classes))
+            first += len(x)
+        return found
+
+    def _begin(self, subject: Subject, start: Start) -> Tensor:
+        """Where chains begin, at most `chains`; the run may keep none of its own."""
+        if start == "noise":
+            return subject.model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.grey.device)
+        return subject.held_out.all()[: self.chains] if start == "data" else subject.store[: self.chains]
+
+
+def with_noise(sampler: Sampler[Any, Any], noise: float) -> Sampler[Any, Any]:
+    """The same with another standard deviation of its Langevin steps, constant."""
+    if isinstance(sampler, Augmented):
+        return replace(sampler, kernel=with_noise(sampler.kernel, noise))
+    assert isinstance(sampler, Langevin)
+    return replace(sampler, noise=noise, final_noise=None)
+
+
+def followed(
+    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, steps: Sequence[int], key: Key
+) -> Iterator[Tensor]:
+    """Chains from x after each number of `steps`, rising from 0."""
+    state, taken = sampler.init(model, x), 0
+    for due in steps:
+        for i in range(taken, due):
+            state, _ = sampler.step(model, state, key.fold(i))
+        taken = due
+        yield shown(sampler.positions(state), model.space).clone()
+
+
+def measured(film: Film, yard: Yardstick, confident: float) -> Iterator[dict[str, Any]]:
+    """One row of numbers for each frame."""
+    low, high = yard.energies
+    half = len(film.steps) - 2
+    for i, step in enumerate(film.steps):
+        energy, moved = film.energy[i].double(), (film.x[i] - film.x[0]).flatten(1).norm(dim=1).mean().item()
+        row: dict[str, Any] = {
+            "noise": film.noise,
+            "start": film.start,
+            "steps": step,
+            "energy": energy.mean().item(),
+            "energy_inside": ((energy >= low) & (energy <= high)).double().mean().item(),
+            "moved": moved / yard.distance,
+        }
+        if film.classes is not None:
+            share = torch.bincount(film.classes[i].argmax(1), minlength=film.classes.shape[2]) / film.classes.shape[1]
+            row |= {
+                "recognised": (film.classes[i].amax(1) >= confident).double().mean().item(),
+                "largest_class": share.max().item(),
+                "rarest_class": share.min().item(),
+                "class_kept": _agree(film.classes[i], film.classes[0]),
+                "class_changed_since_half": 1 - _agree(film.classes[i], film.classes[half]) if i > half else 0.0,
+            }
+        yield row
+
+
+def _agree(one: Tensor, other: Tensor) -> float:
+    return (one.argmax(1) == other.argmax(1)).double().mean().item()
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Comma-separated, every frame a line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def strip(space: Space, film: Film) -> Picture:
+    """The first chains, one in each row, a column for each frame."""
+    x = film.x[:, :_STRIPS].transpose(0, 1)
+    return picture.grid(space, x.flatten(0, 1), columns=x.shape[1])
+
+
+def figure(films: Sequence[Film], yard: Yardstick) -> NDArray[np.uint8]:
+    """For each noise the energies against the steps beside the held-out range, and the classes at the end."""
+    noises = list(dict.fromkeys(film.noise for film in films))
+    with picture.axes(len(noises), 1 if yard.judge is None else 2) as drawing:
+        for row, noise in zip(drawing.at, noises, strict=True):
+            here = [film for film in films if film.noise == noise]
+            said = "the run's own noise" if noise is None else f"noise {noise:g}"
+            row[0].axhspan(*yard.energies, color="0.85", label="held-out, 1 to 99 %")
+            for film in here:
+                low, middle, high = torch.quantile(film.energy.double().cpu(), _QUARTILES, dim=1)
+                row[0].plot(film.steps, middle.numpy(), marker=".", label=f"from {film.start}")
+                row[0].fill_between(film.steps, low.numpy(), high.numpy(), alpha=0.2)
+            row[0].set(xscale="symlog", xlabel="steps", ylabel="E(x) [nats]", title=said)
+            if yard.judge is not None:
+                _classes(row[1], here, yard.judge.classes)
+        drawing.legend_beside()
+    return drawing.pixels
+
+
+_QUARTILES = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+
+
+def _classes(axis: Any, films: Sequence[Film], count: int) -> None:
+    width = 0.8 / len(films)
+    for i, film in enumerate(films):
+        assert film.classes is not None
+        share = (torch.bincount(film.classes[-1].argmax(1).cpu(), minlength=count) / film.classes.shape[1]).numpy()
+        axis.bar(np.arange(count) + (i + 0.5) * width - 0.4, share, width)
+    axis.set(xlabel="class at the end", ylabel="share of chains", ylim=(0, 1), xticks=range(count))
