@@ -79,14 +79,19 @@ def _read(group: str, path: Path) -> Part:
     values = yaml.safe_load("\n".join(lines)) or {}
     shown = {key: value for key, value in values.items() if key not in ("name", "defaults")}
     keys = [Key(key, _written(lines, key, value), _note(lines, key)) for key, value in shown.items()]
-    return Part(group, path.stem, text, str(values.get("name", path.stem)), keys, _brought(values.get("defaults", [])))
+    return Part(group, path.stem, text, str(values.get("name", path.stem)), keys, _brought(path))
 
 
-def _brought(defaults: list[object]) -> list[str]:
-    """The overrides in a defaults list, `override /chains@_global_.chains: persistent`."""
-    entries = (item for entry in defaults if isinstance(entry, dict) for item in entry.items())
-    named = ((_OVERRIDE.match(str(key)), value) for key, value in entries)
-    return [f"{match[1]}={_chosen(value)}" for match, value in named if match]
+def _brought(path: Path) -> list[str]:
+    """The overrides in a defaults list, `override /chains@_global_.chains: persistent`, and in the files it names."""
+    found: list[str] = []
+    for entry in (yaml.safe_load(path.read_text()) or {}).get("defaults", []):
+        if isinstance(entry, dict):
+            named = ((_OVERRIDE.match(str(key)), value) for key, value in entry.items())
+            found += [f"{match[1]}={_chosen(value)}" for match, value in named if match]
+        elif entry != "_self_":
+            found += _brought(path.parent / f"{entry}.yaml")
+    return found
 
 
 def _chosen(value: object) -> str:
