@@ -115,7 +115,7 @@ class Recorder:
         return None
 
     def _show(self, parts: Parts, state: TrainState) -> None:
-        """Chains as a picture, weights as histograms."""
+        """Chains as a picture, weights and ages of the chains as histograms."""
         subject = subject_of(parts, state, "train", "fantasies")
         x = state.chains() if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")[0]
         image = picture.grid(parts.data.space, x[:_FANTASIES])
@@ -124,6 +124,8 @@ class Recorder:
         weights = {
             f"weights/{n}": p.detach().float().flatten().cpu().numpy() for n, p in state.model.named_parameters()
         }
+        if len(state.ages):
+            weights["chains/age"] = state.ages.cpu().numpy()
         self.tracker.histograms(state.step, weights)
 
     def save(self, parts: Parts, state: TrainState) -> None:

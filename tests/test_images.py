@@ -405,6 +405,8 @@ def test_an_image_run_from_start_to_long_chains(tmp_path, monkeypatch):
     folder = next((tmp_path / "run" / "evaluations").iterdir())
     names = {path.name for path in folder.iterdir()}
     assert {"long_run.png", "long_run.csv", "results.json", "long_run_noise_0.1_from_noise.png"} <= names
+    assert "long chains" in answer.out
+    assert all(f"noise {noise}, from {start}" in answer.out for noise in (0.01, 0.1) for start in ("noise", "data"))
     lines = (folder / "long_run.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 3 * 5
     assert ebm("sample run=run n=4 steps=5").code == 0

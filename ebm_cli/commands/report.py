@@ -19,6 +19,10 @@ def show(title: str, values: Mapping[str, Any], split: str) -> None:
     samplers = _samplers(values)
     if samplers:
         output.print(columns("samplers", samplers, mixing_rows(values), _mixing_caption(values)))
+    films = long_run_rows(values)
+    if films:
+        heads = [text for name, text in _LONG_RUN.items() if any(key.endswith(f"/{name}") for key in values)]
+        output.print(columns("long chains", heads, films, _LONG_RUN_CAPTION))
 
 
 def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
@@ -28,8 +32,13 @@ def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
     if "training_seconds" in values:
         training = f"{values['training_seconds']:.1f} s for {values['steps']} steps of training"
         found["time"] = f"{training}, {values['seconds']:.1f} s with evaluation"
-    rest = [key for key in values if key not in used | _NOT_FOUND_OUT and not key.startswith("mixing/")]
+    rest = [key for key in values if key not in used | _NOT_FOUND_OUT and not _elsewhere(key)]
     return found | {key: f"{values[key]:.4g}" for key in rest if isinstance(values[key], int | float)}
+
+
+def _elsewhere(key: str) -> bool:
+    """Whether it stands in a table of its own."""
+    return key.startswith("mixing/") or (key.startswith("long_run/") and "/from_" in key)
 
 
 def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) -> set[str]:
@@ -147,3 +156,29 @@ def _cell(values: Mapping[str, Any], sampler: str, name: str) -> str:
 def _short(value: float) -> str:
     """Three digits, or all of a large number's before the point."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+_LONG_RUN = {  # a metric of chains that were followed, in a word or two
+    "energy": "E [nats]",
+    "energy_inside": "E as data",
+    "recognised": "recognised",
+    "largest_class": "largest class",
+    "rarest_class": "rarest",
+    "class_kept": "class kept",
+    "class_changed_since_half": "changed late",
+    "moved": "moved",
+}
+_LONG_RUN_CAPTION = (
+    "At the end, as shares of the chains. E as data: between the 1 % and 99 % quantiles of held-out energies. "
+    "Recognised: the classifier is as sure of the class as long_run.confident asks. Class kept: since the start; "
+    "changed late: since half the steps. Moved: share of the distance between two rows of data. More: long_run.csv."
+)
+
+
+def long_run_rows(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What evaluation=long_run found at the end, a row for each noise and start."""
+    found = {}
+    for film in dict.fromkeys(key.rpartition("/")[0] for key in values if _elsewhere(key) and "/from_" in key):
+        words = film.removeprefix("long_run/").replace("/", ", ").replace("_", " ")
+        found[words] = [f"{values[f'{film}/{name}']:.3g}" for name in _LONG_RUN if f"{film}/{name}" in values]
+    return found
