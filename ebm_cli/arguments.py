@@ -17,7 +17,8 @@ _FLAGS = {  # Hydra's, and whether a value may follow
 
 def prepared(arguments: list[str], command: str) -> list[str]:
     """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the run directory."""
-    return _resume_in_place(_in_order([_quoted_path(argument) for argument in _checked(arguments, command)]))
+    found = _in_order([_quoted_path(argument) for argument in _checked(arguments, command)])
+    return _resume_in_place(found if command == "train" else _of_the_run(found))
 
 
 def _checked(arguments: list[str], command: str) -> list[str]:
@@ -37,6 +38,13 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         if group in _ONE_OF and value.startswith("["):
             raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
     return arguments
+
+
+def _of_the_run(arguments: list[str]) -> list[str]:
+    """`sampler.KEY=VALUE` without a sampler changes a key of the run's own: to Hydra it is added to an empty group."""
+    if any(argument.startswith("sampler=") for argument in arguments):
+        return arguments
+    return [f"+{argument}" if argument.startswith("sampler.") else argument for argument in arguments]
 
 
 def _in_order(arguments: list[str]) -> list[str]:

@@ -409,7 +409,14 @@ def test_an_image_run_from_start_to_long_chains(tmp_path, monkeypatch):
     assert all(f"noise {noise}, from {start}" in answer.out for noise in (0.01, 0.1) for start in ("noise", "data"))
     lines = (folder / "long_run.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 3 * 5
-    assert ebm("sample run=run n=4 steps=5").code == 0
+    answer = ebm("sample run=run n=4 steps=5 sampler.every=2 sampler.kernel.noise=0.5")
+    assert answer.code == 0
+    assert "temperature 12.5" in answer.err
+    assert "elastic every 2 steps" in answer.err
+    answer = ebm("sample run=run n=4 steps=5 sampler.kernel.nose=0.5")
+    assert answer.code == 2
+    assert "sampler.kernel.nose" in answer.err
+    assert "did you mean" in answer.err
 
 
 def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):

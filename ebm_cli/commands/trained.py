@@ -33,7 +33,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which run, which of its checkpoints (last, best or a step), where, and with which sampler (None: the run's)."""
+    """Which run, which of its checkpoints (last, best or a step), where, and with which sampler.
+
+    None: the run's own; keys without a name change those of the run's own.
+    """
 
     path: Path
     checkpoint: str
@@ -51,7 +54,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     registry.load_components()
     load_plugins(wanted.plugins)
     if wanted.sampler is not None:
-        config = {**config, "sampler": wanted.sampler}
+        config = {**config, "sampler": _changed(config["sampler"], wanted.sampler)}
     check_complete(config, wanted.path)
     choice = choices(config)
     loop, _ = loop_and_plan(config)
@@ -71,6 +74,14 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
     return Trained(found, config, choice, parts, state)
+
+
+def _changed(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Another sampler with its keys or, where none is named, the run's own with some keys changed."""
+    if "name" in wanted:
+        return dict(wanted)
+    inner = {key: _changed(own[key], new) for key, new in wanted.items() if isinstance(own.get(key), dict)}
+    return {**own, **wanted, **inner}
 
 
 def _respread(saved: Checkpoint, parts: Parts) -> dict[str, Tensor]:
