@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from ebm_cli.classifier import judge
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.long_run import Film, Yardstick, followed, measured, with_noise
+from ebm_cli.features import frechet, kernel_distance
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Tail
 from ebm_cli.objective.kl import kl_gradient, log_nearest
@@ -425,3 +427,39 @@ def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):
     answer = ebm("evaluate run=run evaluation=long_run evaluation.long_run.noises=[0.1]")
     assert answer.code == 2
     assert "evaluation=long_run: noises are those of sampler=langevin" in answer.err
+
+
+# Distances in feature space
+
+
+def test_frechet_distance_of_normal_rows():
+    """|m - n|^2 + sum (s - t)^2 where both covariances are diagonal; rows are made to have exactly these moments."""
+    z = rng.normal((500, 3), stream(0), dtype=torch.float64)
+    z = z - z.mean(0)
+    white = z @ torch.linalg.inv(torch.linalg.cholesky(z.T.cov()).T)
+    s, t = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
+    m = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+    assert frechet(white * s, white.flip(0) * t + m) == pytest.approx(5 + 4 + 1, rel=1e-9)
+    turned = torch.linalg.qr(rng.normal((3, 3), stream(1), dtype=torch.float64))[0]
+    assert frechet(white * s @ turned, (white * t + m) @ turned) == pytest.approx(10, rel=1e-9)
+    assert frechet(white, white) == pytest.approx(0, abs=1e-9)
+
+
+def test_kernel_distance_by_hand():
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, 0.0]])
+    cross = (1.5**3 + 2.5**3 + 2.0**3 + 1.0) / 4
+    assert kernel_distance(x, y) == pytest.approx(1.0 + 2.5**3 - 2 * cross)
+
+
+def test_samples_of_an_image_run_have_distances(tmp_path, monkeypatch):
+    """Those of data are small, those of noise are not; Inception is refused by name where it is not at hand."""
+    monkeypatch.chdir(tmp_path)
+    assert ebm(QUICK + "evaluation=[samples] evaluation.samples.features=classifier evaluation.samples.steps=1 "
+               "evaluation.samples.count=200 evaluation.samples.start=noise").code == 0  # fmt: skip
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert found["samples/frechet_distance"] > 10 * found["samples/frechet_distance_of_data"] > 0
+    assert found["samples/kernel_distance"] > 10 * abs(found["samples/kernel_distance_of_data"])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    answer = ebm("evaluate run=run evaluation=[samples] evaluation.samples.features=inception")
+    assert answer.code == 2
+    assert "evaluation.samples.features = inception: " in answer.err

@@ -124,7 +124,9 @@ def test_draws_of_one_policy_have_lanes_of_their_own(policy, monkeypatch):
     parts = component("chains", policy)
     store, batch, slots = torch.zeros(parts.slots, 2), torch.zeros(6, 2), parts.choose(6, stream(0))
     used = keys_used(monkeypatch)
-    parts.draw(store, slots, batch, Real((2,)), form(COUNTING, stream(0, "draw")))
+    key = form(COUNTING, stream(0, "draw"))
+    fresh = parts.fresh(len(slots) or len(batch), 0, key, batch.device)
+    parts.draw(store[slots], fresh, batch, Real((2,)), key)
     assert len(set(used)) == len(used)
     assert len(used) == {"noise": 1, "replay": 2, "replay_data": 1}.get(policy, 0)
 

@@ -20,6 +20,7 @@ LAYERS = """
 errors philox signals functional fixed_point
 rng ranks launch memory
 registry space engine graph markov density augmentation
+features
 model dataset terminal picture tracker device
 transfer scaled arithmetic
 sampler

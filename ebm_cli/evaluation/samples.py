@@ -1,17 +1,20 @@
 """Samples to look at, and whether they are copies of the training data."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
+from ebm_cli import picture, rng
 from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.classifier import judge
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.features import frechet, inception, kernel_distance, no_inception
+from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
-from ebm_cli.sampler.base import run
+from ebm_cli.sampler.base import Sampler, run
 
 _ROWS_AT_ONCE = 10_000
 
@@ -23,12 +26,26 @@ class Samples(Evaluation):
     `start` chains goes on from the run's own chains (noise if it has none), noise starts afresh. Distances are
     Euclidean (for binary x the square root of the number of differing sites). `samples/held_out_nearest_distance` is
     the same for held-out rows, the yardstick: samples much nearer to the training data than these are copies.
+
+    With `features` of a small classifier, trained on the labelled training rows, or of an Inception network:
+    Frechet and kernel distance of the samples' features from those of held-out rows, and the same of as many training
+    rows, the yardstick (`_of_data`).
     """
 
     while_training: bool
     count: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     start: Literal["chains", "noise"]
+    features: Literal["none", "classifier", "inception"]
+
+    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+        """Features need what finds them, and distances of them more than one sample."""
+        why = no_inception() if self.features == "inception" else None
+        if why:
+            return f"evaluation.samples.features = inception: {why}; use classifier"
+        if self.features != "none" and self.count < 2:
+            return f"evaluation.samples.count = {self.count}: distances of features need at least 2"
+        return None
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
@@ -38,6 +55,7 @@ class Samples(Evaluation):
         distance, index = nearest(x, train)
         held_out, _ = nearest(subject.held_out.all()[: self.count], train)
         space = subject.model.space
+        distances, accuracy = self._distances(subject, x, train)
         return Result(
             {
                 "samples/nearest_distance": distance.mean().item(),
@@ -45,12 +63,30 @@ class Samples(Evaluation):
                 "samples/copies": (x == train[index]).flatten(1).all(1).float().mean().item(),
                 "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
             }
-            | {f"samples/{name}": value for name, value in scale.items()},
+            | {f"samples/{name}": value for name, value in {**scale, **distances, **accuracy}.items()},
             {
                 "samples": picture.grid(space, x),
                 "neighbours": picture.beside(space, x, train[index], 16),
             },
         )
+
+    def _distances(self, subject: Subject, x: Tensor, train: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        """Of the features of samples from those of held-out rows; beside them those of as many training rows."""
+        if self.features == "none":
+            return {}, {}
+        accuracy = {}
+        if self.features == "inception":
+            features = inception(subject.model.space, x.device)
+        else:
+            by = judge(subject.data, subject.held_out, subject.key.fold("judge"))
+            features, accuracy = by.features, {"classifier_accuracy": by.accuracy}
+        held_out = features(subject.held_out.all())
+        order = rng.permutation(len(train), subject.key.fold("rows"))[: len(x)].to(train.device)
+        kinds = {"": features(x), "_of_data": features(train[order])}
+        found = {f"frechet_distance{kind}": frechet(rows, held_out) for kind, rows in kinds.items()}
+        return found | {
+            f"kernel_distance{kind}": kernel_distance(rows, held_out) for kind, rows in kinds.items()
+        }, accuracy
 
 
 def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, dict[str, float]]:
