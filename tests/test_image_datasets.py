@@ -128,13 +128,12 @@ def packed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_cifar10_takes_its_files_and_nothing_else_out_of_the_archive(tmp_path, monkeypatch, files):
-    others = {"../escape.bin": b"1", "/tmp/ebm-escape.bin": b"2", "cifar-10-batches-bin/readme.html": b"3"}
+    absolute = str(tmp_path / "absolute.bin")
+    others = {"../escape.bin": b"1", absolute: b"2", "cifar-10-batches-bin/readme.html": b"3"}
     serve(monkeypatch, archive(packed(files) | others, ("cifar-10-batches-bin/link", "/etc/passwd")))
-    assert np.array_equal(cifar(tmp_path).read().test.values, records(5)[1])
+    assert np.array_equal(cifar(tmp_path / "root").read().test.values, records(5)[1])
     found = [path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()]
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in found) == sorted(packed(files))
-    assert not (tmp_path.parent / "escape.bin").exists()
-    assert not Path("/tmp/ebm-escape.bin").exists()
+    assert sorted(path.relative_to(tmp_path / "root").as_posix() for path in found) == sorted(packed(files))
 
 
 def test_a_link_in_the_place_of_a_file_is_refused(tmp_path, monkeypatch, files):
@@ -298,7 +297,7 @@ def test_the_first_bad_file_is_named(tmp_path, content):
     fill(tmp_path, range(4))
     (tmp_path / "002.png").write_bytes(content)
     (tmp_path / "003.png").write_bytes(content)
-    assert refusal(tmp_path).startswith(f"{tmp_path / '002.png'}: cannot be read as a picture (")
+    assert refusal(tmp_path).startswith(f"{tmp_path / '002.png'}: cannot be read as a picture (cannot identify")
 
 
 def test_a_picture_cut_short_is_named(tmp_path):

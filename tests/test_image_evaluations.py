@@ -74,13 +74,14 @@ def data_of(space, rows) -> Data:
     return Data(space, split, None, split)
 
 
-def test_some_rows_are_different_rows_of_the_split():
+def test_some_rows_are_a_random_choice_without_repetition():
     about = subject(Bowl(SPACE))
     rows = {tuple(row.flatten().tolist()) for row in about.data.test.all()}
     found = [tuple(row.flatten().tolist()) for row in about.some_rows(30)]
     assert len(set(found)) == 30
     assert set(found) < rows
     assert len(about.some_rows(1000)) == 40
+    assert set(found) != {tuple(row.flatten().tolist()) for row in about.data.test.all()[:30]}
     other = some_rows(about.data.test, 30, stream(1, "subject"))
     assert found != [tuple(row.flatten().tolist()) for row in other]
 
