@@ -313,18 +313,18 @@ def test_the_most_frequent_value_is_the_yardstick_of_bits_and_categories():
     assert usual_values(data_of(Categorical((1, 2, 3)), numbers)).argmax(-1).tolist() == [[1, 2]]
 
 
-def test_replicas_keep_the_known_sites_too():
-    model = target("rbm-binary").float()
-    ladder = component("sampler", "parallel_tempering")
-    data = data_of(model.space, torch.ones(50, 2, 2))
-    about = subject(model, ladder, data)
-    evaluation = component("evaluation", "inpaint", steps=5)
-    hidden = hidden_sites(model.space, "lower")
-    known = about.some_rows(50)
-    end = evaluation._filled(about, torch.where(hidden, 0.0, known), known, hidden)
-    assert end.shape == known.shape
-    assert (end[:, 0] == 1).all()
-    assert (end[:, 1] == 0).any()
+def test_replicas_keep_the_known_sites_too(monkeypatch):
+    """Every transition begins with the known half of all replicas as it was."""
+    model, ladder, seen = target("rbm-binary").float(), component("sampler", "parallel_tempering"), []
+    init = type(ladder).init
+    monkeypatch.setattr(type(ladder), "init", lambda self, model, x: seen.append(x) or init(self, model, x))
+    about = subject(model, ladder, data_of(model.space, torch.ones(50, 2, 2)))
+    result = component("evaluation", "inpaint", steps=5).evaluate(about)
+    assert [x.dim() for x in seen] == [3, 4, 4, 4, 4]
+    assert seen[1].shape == (50, ladder.replicas, 2, 2)
+    assert all((x[..., 0, :] == 1).all() for x in seen)
+    assert all((x[..., 1, :] == 0).any() for x in seen)
+    assert 0 < result.metrics["inpaint/right"] < 1
 
 
 def test_only_images_have_a_part():
