@@ -21,7 +21,7 @@ UNKNOWN = {
     "+checkpoint.keep=3": "unknown key checkpoint.keep",
     "model=rmb": "no model named rmb; did you mean rbm? (model is one of: boltzmann, ",
     "device=gpu": "did you mean cpu? (device is one of: auto, cpu, cuda)",
-    "evaluation=[sampels]": "no evaluation named sampels; did you mean samples? (evaluation is one of: ais, ",
+    "evaluation=[sampels]": "no evaluation named sampels; did you mean samples or resample? (evaluation is one of: ",
     "experiment=nope": "no experiment named nope (experiment is one of: ",
     "evaluation.ais.chains=3": "evaluation.ais.chains is a key of evaluation=ais, which is not chosen here",
     "model=boltzmann": "model.hidden is a key of model=rbm, which is not chosen here",

@@ -46,7 +46,10 @@ SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains":
 SMALLER_YET = {
     "bridge": {"rungs": 4, "steps": 3},
     "chains": {"steps": 100},
+    "denoise": {"steps": 3},
+    "inpaint": {"steps": 3},
     "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},
+    "resample": {"steps": 20},
     "samples": {"steps": 20},
 }
 

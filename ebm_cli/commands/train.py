@@ -1,7 +1,7 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +121,19 @@ _FILES = {"dataset": ("root", "path", "contacts"), "model": ("path",)}
 
 def _rooted(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same with absolute paths of files, which a run is to find from any working directory."""
-    found = dict(config)
-    for group, keys in _FILES.items():
-        paths = {key: config[group].get(key) for key in keys}
-        rooted = {k: str(Path(v).expanduser().absolute()) for k, v in paths.items() if isinstance(v, str) and v}
-        found[group] = {**config[group], **rooted}
+    found = dict(config) | {group: _absolute(config[group], keys) for group, keys in _FILES.items()}
+    chosen = config.get("evaluation")
+    if isinstance(chosen, Mapping):  # anything else is refused where its keys are checked
+        found["evaluation"] = {name: _absolute(values, ("root",)) for name, values in chosen.items()}
     return found
+
+
+def _absolute(values: Any, keys: Iterable[str]) -> Any:
+    """A set of keys with those of them that name files made absolute; anything else as it is."""
+    if not isinstance(values, Mapping):
+        return values
+    paths = {key: values.get(key) for key in keys}
+    return {**values, **{k: str(Path(v).expanduser().absolute()) for k, v in paths.items() if isinstance(v, str) and v}}
 
 
 def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shutil
 import socket
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +60,35 @@ def unpack(part: Path, folder: Path) -> None:
         for member in archive.infolist():
             if not member.is_dir():
                 move(Path(archive.extract(member, part.parent)), folder)
+
+
+def unpack_tar(inner: str, names: Sequence[str]) -> Install:
+    """An `Install` that takes the files `names` of the folder `inner` out of a gzipped tar archive, and nothing else.
+
+    They must be plain files: an archive cannot write anywhere else, nor make a link.
+    """
+
+    def install(part: Path, folder: Path) -> None:
+        try:
+            with tarfile.open(part, "r:gz") as archive:
+                for name in names:
+                    _extract(archive, f"{inner}/{name}", part.parent / name)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise OSError(f"{part.name} cannot be unpacked ({error})") from error
+        for name in names:
+            move(part.parent / name, folder)
+
+    return install
+
+
+def _extract(archive: tarfile.TarFile, name: str, path: Path) -> None:
+    """Copy a plain file of an archive to `path`. Raises OSError if it is not there, or is anything else."""
+    found = [member for member in archive.getmembers() if member.name == name and member.isreg()]
+    source = archive.extractfile(found[0]) if found else None
+    if source is None:
+        raise OSError(f"the archive has no file {name}")
+    with source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
 
 
 def download(remote: Remote, folder: Path, expected: str, install: Install = move) -> None:

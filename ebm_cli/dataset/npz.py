@@ -149,11 +149,15 @@ def convert(arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray
     return "grey" if inside else "real", [array.astype(np.float32) for array in arrays]
 
 
-def hold_out(train: Part, name: str, share: float, said: str) -> tuple[Part, Part]:
-    """`train` without, and only, a fixed random choice of max(1, round(share * n)) of its n rows."""
+def hold_out(train: Part, name: str, share: float, said: str, way: str | None = None) -> tuple[Part, Part]:
+    """`train` without, and only, a fixed random choice of max(1, round(share * n)) of its n rows.
+
+    Raises UserError with the `way` out (None: another key in the file) if that leaves none.
+    """
     rows = len(train.values)
     count = max(1, round(share * rows))
     if count >= rows:
-        raise UserError(f"{said}: train has too few rows to hold out {name} rows; add a key {name} to the file")
+        way = way or f"add a key {name} to the file"
+        raise UserError(f"{said}: train has too few rows to hold out {name} rows; {way}")
     order = rng.permutation(rows, rng.stream(0, "npz", name)).numpy()
     return train.rows(np.sort(order[count:])), train.rows(np.sort(order[:count]))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device import CPU, Device
 from ebm_cli.engine import Work
@@ -39,6 +40,16 @@ class Subject:
         found: Split | None = getattr(self.data, self.split)
         assert found is not None, f"no {self.split} split"
         return found
+
+    def some_rows(self, count: int) -> Tensor:
+        """At most `count` of the held-out rows, a random choice without repetition, (rows, *shape)."""
+        return some_rows(self.held_out, count, self.key.fold("rows"))
+
+
+def some_rows(split: Split, count: int, key: Key) -> Tensor:
+    """At most `count` rows of a split, a random choice without repetition, (rows, *shape)."""
+    order = rng.permutation(len(split), key)[:count]
+    return split.rows(order.to(split.grey.device), key.fold("binarize"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy of configurations of two values, with the kernel exp(-share of sites that differ)."""
+"""Maximum mean discrepancy, with the kernel exp(-mean squared difference): of bits the share of sites that differ."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from torch import Tensor
 def mmd(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     """Unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3), in float64.
 
-    x (n, *shape) and y (m, *shape) are bits, n and m at least 2; k(a, b) = exp(-share of sites in which a and b differ)
-    (Grathwohl et al. 2021, who keep the terms i = j and so never come to 0). Its mean is 0 if x and y have one law, so
-    it may be negative:
+    x (n, *shape) and y (m, *shape), n and m at least 2; k(a, b) = exp(-mean_i (a_i - b_i)^2), for bits exp(-share of
+    sites in which a and b differ) (Grathwohl et al. 2021, who keep the terms i = j and so never come to 0). Its mean is
+    0 if x and y have one law, so it may be negative:
 
         sum_{i != j} k(x_i, x_j) / (n (n - 1)) + sum_{i != j} k(y_i, y_j) / (m (m - 1)) - 2 mean_ij k(x_i, y_j)
 
@@ -40,6 +40,11 @@ def resolution(y: Tensor, n: int) -> float:
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
-    """k(x_i, y_j), (n, m). Sites that differ are those where u = 1 and v = 0, or the reverse: sum u + sum v - 2 u.v."""
+    """k(x_i, y_j), (n, m)."""
+    return (-squared_distance(x, y) / x.flatten(1).shape[1]).exp()
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|^2 = |x_i|^2 + |y_j|^2 - 2 x_i.y_j in float64, (n, m)."""
     u, v = x.flatten(1).double(), y.flatten(1).double()
-    return (-(u.sum(1)[:, None] + v.sum(1) - 2 * u @ v.T) / u.shape[1]).exp()
+    return u.square().sum(1)[:, None] + v.square().sum(1) - 2 * u @ v.T
