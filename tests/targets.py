@@ -558,6 +558,8 @@ def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
     elif isinstance(space, TwoValued):
         x = space.bits(x)
         x = (x * rng.bernoulli(torch.linspace(0, 2, n * space.sites).reshape(x.shape), stream(seed, "mask"))).byte()
+    elif isinstance(space, Box):
+        x = space.brightness(x)
     split = Split(space, x, 1.0, stochastic=False, labels=None)
     return Data(space, split, dataclasses.replace(split, grey=x[: n // 2]), split)
 

@@ -24,7 +24,7 @@ UNKNOWN = {
     "evaluation=[sampels]": "no evaluation named sampels; did you mean samples or resample? (evaluation is one of: ",
     "experiment=nope": "no experiment named nope (experiment is one of: ",
     "evaluation.ais.chains=3": "evaluation.ais.chains is a key of evaluation=ais, which is not chosen here",
-    "model=boltzmann": "model.hidden is a key of model=rbm, which is not chosen here",
+    "model=boltzmann": "model.hidden is a key of model=",
     "plugins=[no_such_plugin]": "no Python module 'no_such_plugin'; it must lie in the working directory or on PYTHON",
     "--foo": "unknown flag --foo",
     "--config-dir=nowhere": "nowhere",

@@ -76,6 +76,12 @@ def check_image(space: Space, name: str) -> None:
         raise UserError(f"model.name = {name}: takes images, the data have shape {shape}")
 
 
+def convolution_parameters(space: Space, widths: Sequence[int]) -> int:
+    """How many numbers 3 x 3 convolutions of these widths and their biases are."""
+    channels = space.site_shape[0] if len(space.site_shape) == 3 else 1
+    return sum((9 * a + 1) * b for a, b in itertools.pairwise([channels, *widths]))
+
+
 @register("model", "convnet")
 class ConvNetSpec(ModelSpec):
     """Convolutional network on images in a box: layers of `widths` channels, then two linear ones."""
@@ -88,7 +94,7 @@ class ConvNetSpec(ModelSpec):
 
     def parameters(self, space: Space) -> int:
         """Of the convolutions and their biases."""
-        return sum((9 * a + 1) * b for a, b in itertools.pairwise([1, *self.widths]))
+        return convolution_parameters(space, self.widths)
 
     def build(self, space: Space, mean: Tensor, key: Key) -> ConvNet:
         """Weights uniform within 1 / sqrt(inputs). Raises UserError for data that are no images."""
