@@ -17,13 +17,13 @@ from ebm_cli.augmentation import TRANSFORMS, Strengths
 from ebm_cli.classifier import judge
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw
 from ebm_cli.errors import RunError, UserError
-from ebm_cli.evaluation.long_run import Film, Yardstick, followed, measured, with_noise
+from ebm_cli.evaluation.long_run import Film, Yardstick, measured, with_noise
 from ebm_cli.features import frechet, kernel_distance
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Tail
 from ebm_cli.objective.kl import kl_gradient, log_nearest
 from ebm_cli.rng import stream
-from ebm_cli.sampler.base import run
+from ebm_cli.sampler.base import followed, run
 from ebm_cli.space import Binary, Box, Categorical, Real
 from ebm_cli.step import check, train_step
 
@@ -192,7 +192,7 @@ def test_augmented_chains_are_transformed_when_it_is_due():
     kernel = shipped("sampler")["langevin"] | {"step_size": 1e-12, "noise": 0.0}
     sampler = component("sampler", "augmented", kernel=kernel, every=3, elastic=0.2)
     x, found = model.space.noise(3, stream(0)).double(), []
-    for frame in followed(sampler, model, x, range(8), stream(1)):
+    for frame in followed(sampler, model, x, [stream(1, i) for i in range(7)], range(8)):
         found.append(frame)
     changed = [(a - b).abs().max() > 1e-6 for a, b in itertools.pairwise(found)]
     assert changed == [True, False, False, True, False, False, True]

@@ -19,9 +19,8 @@ from ebm_cli.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
 from ebm_cli.sampler.augmented import Augmented
-from ebm_cli.sampler.base import Sampler, shown
+from ebm_cli.sampler.base import Sampler, followed
 from ebm_cli.sampler.langevin import Langevin
 from ebm_cli.space import Space
 
@@ -122,8 +121,9 @@ class LongRun(Evaluation):
         begin = {start: x for start, x in begin.items() if len(x)}
         steps = (0, *sorted({self.steps >> i for i in range(self.frames)} - {0}))
         model = exact_arithmetic(subject.model, subject.device)
-        key = subject.key.fold("steps", str(noise))
-        frames = list(followed(sampler, model, torch.cat([*begin.values()]), steps, key))
+        keys = [subject.key.fold("steps", str(noise), i) for i in range(self.steps)]
+        x = torch.cat([*begin.values()])
+        frames = list(followed(sampler, model, x, keys, steps, subject.device.engine))
         found, first = [], 0
         for start, x in begin.items():
             part = torch.stack([frame[first : first + len(x)] for frame in frames])
@@ -146,18 +146,6 @@ def with_noise(sampler: Sampler[Any, Any], noise: float) -> Sampler[Any, Any]:
         return replace(sampler, kernel=with_noise(sampler.kernel, noise))
     assert isinstance(sampler, Langevin)
     return replace(sampler, noise=noise, final_noise=None)
-
-
-def followed(
-    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, steps: Sequence[int], key: Key
-) -> Iterator[Tensor]:
-    """Chains from x after each number of `steps`, rising from 0."""
-    state, taken = sampler.init(model, x), 0
-    for due in steps:
-        for i in range(taken, due):
-            state, _ = sampler.step(model, state, key.fold(i))
-        taken = due
-        yield shown(sampler.positions(state), model.space).clone()
 
 
 def measured(film: Film, yard: Yardstick, confident: float) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Chains from noise, and how much they look like data after more and more steps."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ebm_cli import picture
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.engine import Engine, Work
+from ebm_cli.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.mmd import mmd, resolution, squared_distance, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
-from ebm_cli.sampler.base import Sampler, engine_for
+from ebm_cli.sampler.base import followed
 
 _SURE, _MUCH = 4, 2  # standard errors by which, and how many times, the end must be worse than the best
 
@@ -76,26 +75,13 @@ class Resample(Evaluation):
 
     def _followed(self, subject: Subject, model: EnergyModel, start: Tensor) -> list[Tensor]:
         """Positions at each of the looks, (chains, *shape); as many chains at once as the engine allows."""
-        engine = engine_for(subject.sampler, model, subject.device.engine)
+        engine, sampler = subject.device.engine, subject.sampler
         keys = [subject.key.fold("steps", i) for i in range(self.steps)]
-        parts = engine.parts(len(start), subject.sampler.replicas)
-        found = [
-            _positions(subject.sampler, model, start[part], [key.after(part.start) for key in keys], engine)
-            for part in parts
-        ]
+        found = []
+        for part in engine.parts(len(start), sampler.replicas):
+            own = [key.after(part.start) for key in keys]
+            found.append([*followed(sampler, model, start[part], own, looks(self.steps), engine)])
         return [torch.cat(positions) for positions in zip(*found, strict=True)]
-
-
-def _positions(
-    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: list[Key], engine: Engine
-) -> list[Tensor]:
-    """Where chains from x are at the looks. Their state is kept, so that a schedule and replicas of a sampler go on."""
-    step, state, wanted, found = engine.region(sampler.step), sampler.init(model, x), looks(len(keys)), []
-    for taken, key in enumerate(engine.keys(keys, x.device), 1):
-        state, _ = step(model, state, key)
-        if taken in wanted:
-            found.append(state.x)
-    return found
 
 
 def looks(steps: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Markov kernels with one seam: `init` at positions x, `step`, and one loop that serves training, AIS and sampling."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -140,3 +140,26 @@ def run(
     keys = engine.keys([key.fold(i) for i in range(steps)], x.device)
     end, info = transitions(sampler, model, x, keys, engine)
     return shown(end, model.space), info
+
+
+@torch.no_grad()
+def followed(
+    sampler: Sampler[Any, Any],
+    model: EnergyModel,
+    x: Tensor,
+    keys: Sequence[Key],
+    looks: Sequence[int],
+    engine: Engine = EAGER,
+) -> Iterator[Tensor]:
+    """Positions (chains, *shape) after each number of transitions in `looks`, which rise, one transition for each key.
+
+    The state is kept from one to the next, so that a schedule and replicas of the sampler go on.
+    """
+    engine = engine_for(sampler, model, engine)
+    step, state, moves = engine.region(sampler.step), sampler.init(model, x), engine.keys(keys, x.device)
+    taken = 0
+    for due in looks:
+        for key in moves[taken:due]:
+            state, _ = step(model, state, key)
+        taken = due
+        yield shown(sampler.positions(state), model.space).clone()
