@@ -72,8 +72,10 @@ class JointPath(Path[BipartiteState]):
     is reversible.
     """
 
-    base: Normalised
-    log_z_hidden: float
+    def __init__(self, base: Normalised, hidden: int) -> None:
+        self.base = base
+        self.log_z_hidden = hidden * math.log(2)
+        self.log_z_base = base.log_z().item() + self.log_z_hidden
 
     def start(self, n: int, key: Key) -> Tensor:
         """Independent units at the base's mean."""
@@ -101,9 +103,8 @@ class BipartitePath(JointPath):
     """
 
     def __init__(self, base: BernoulliProduct | CategoricalProduct, model: Bipartite) -> None:
-        self.base, self.model = base, model
-        self.log_z_hidden = model.hidden * math.log(2)
-        self.log_z_base = base.log_z().item() + self.log_z_hidden
+        super().__init__(base, model.hidden)
+        self.model = model
         nothing = torch.zeros(1, model.hidden, device=base.b.device, dtype=base.b.dtype)
         self.b = base.b.flatten()
         self.tilt = model.visible_logits(nothing).squeeze(0) - self.b
@@ -127,9 +128,8 @@ class GaussianRBMPath(JointPath):
     """
 
     def __init__(self, base: GaussianProduct, model: GaussianRBM, sampler: Sampler[Any, Any]) -> None:
-        self.base, self.model, self.sampler = base, model, sampler
-        self.log_z_hidden = model.hidden * math.log(2)
-        self.log_z_base = base.log_z().item() + self.log_z_hidden
+        super().__init__(base, model.hidden)
+        self.model, self.sampler = model, sampler
 
     def observe(self, x: Tensor) -> BipartiteState:
         """One product with W; the tilt is the difference of two squares."""

@@ -1,4 +1,4 @@
-"""Products of experts over the resolutions of an image (Du et al. 2021, sec. 3.3)."""
+"""Products of experts over the resolutions of an image (Du et al. 2021)."""
 
 import itertools
 from collections.abc import Sequence

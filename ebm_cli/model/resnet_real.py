@@ -1,4 +1,4 @@
-"""Residual networks as energies of grey or coloured images (Du & Mordatch 2019, app. A.9)."""
+"""Residual networks as energies of grey or coloured images (Du & Mordatch 2019)."""
 
 import itertools
 import math
