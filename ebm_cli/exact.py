@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ebm_cli import rng, transfer
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
+from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.ising import Ising
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Categorical, Discrete
@@ -22,6 +23,8 @@ def refusal(model: EnergyModel) -> str | None:
     """Why log Z of this model cannot be enumerated, or None if it can."""
     if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
         return None
+    if isinstance(model, GaussianRBM):
+        return f"{model.hidden} hidden units, enumeration goes to {LOG2_LIMIT}"
     if not isinstance(model.space, Discrete):
         return f"a {model.space.name} space cannot be enumerated"
     if isinstance(model.space, Categorical) and not isinstance(model, Bipartite):
@@ -34,6 +37,8 @@ def refusal(model: EnergyModel) -> str | None:
 
 def _bits(model: EnergyModel) -> float:
     """log2 of the number of terms of the sum."""
+    if isinstance(model, GaussianRBM):
+        return model.hidden
     if not isinstance(model.space, Discrete):
         return float("inf")
     side, bits = transfer.narrow_side(model), model.space.sites * math.log2(model.space.values)
@@ -45,7 +50,8 @@ def _bits(model: EnergyModel) -> float:
 def log_z(model: EnergyModel) -> Tensor:
     """log Z in nats, differentiable in the parameters; a bipartite model is summed over its smaller side.
 
-    Given h, the sum over v factorises: sum_v exp(-E(v, h)) = exp(-E(0, h)) sum_v exp(v.visible_logits(h)).
+    Given h, the sum over v factorises: sum_v exp(-E(v, h)) = exp(-E(0, h)) sum_v exp(v.visible_logits(h)); of Gaussian
+    visible units it is an integral.
     Raises ValueError where `refusal` says why.
     """
     why = refusal(model)
@@ -53,6 +59,8 @@ def log_z(model: EnergyModel) -> Tensor:
         raise ValueError(why)
     if isinstance(model, Normalised):
         return model.log_z()
+    if isinstance(model, GaussianRBM):
+        return _log_sum(Binary((model.hidden,)), model.log_marginal, model)
     assert isinstance(model.space, Discrete)
     if isinstance(model, Bipartite) and 2**model.hidden < model.space.states:
         return _log_sum(Binary((model.hidden,)), lambda h: _log_marginal(model, h), model)
@@ -91,11 +99,20 @@ def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
     """n independent draws from p(x), for spaces small enough to enumerate (or models that sample themselves)."""
     if isinstance(model, Normalised):
         return model.sample(n, key)
+    if isinstance(model, GaussianRBM):
+        h = Binary((model.hidden,)).enumerate().to(next(model.parameters()))
+        chosen = _drawn(model.log_marginal(h).softmax(0), n, key.fold("hidden"))
+        return model.sample_visible(h[chosen], key.fold("visible")).detach()
     assert isinstance(model.space, Discrete)
-    p = probabilities(model).detach().double()
+    p = probabilities(model)
+    return model.space.enumerate().to(p)[_drawn(p, n, key)]
+
+
+def _drawn(p: Tensor, n: int, key: Key) -> Tensor:
+    """n independent numbers of states with these probabilities."""
+    p = p.detach().double()
     u = rng.uniform((n,), key, p.device, torch.float64)
-    index = torch.searchsorted(p.cumsum(0), u).clamp_max(len(p) - 1)
-    return model.space.enumerate().to(p.device, next(model.parameters()).dtype)[index]
+    return torch.searchsorted(p.cumsum(0), u).clamp_max(len(p) - 1)
 
 
 def log_likelihood(model: EnergyModel, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ f_beta is the unnormalised density at beta, f_0 that of the base, f_1 = exp(-E) 
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from ebm_cli import rng
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel, Normalised, Site, Sites, TwoValuedSites
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
-from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
 from ebm_cli.model.fhmm import FHMM
+from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.ising import Ising
 from ebm_cli.model.potts import Potts
 from ebm_cli.rng import AnyKey, Key
@@ -57,46 +58,61 @@ class Path(ABC, Generic[S]):
 
 
 class BipartiteState(NamedTuple):
-    """Visible units, v.(b - a) and the model's hidden logits."""
+    """Visible units v, E_A(v) - E(v, h = 0), and the model's hidden logits a."""
 
     x: Tensor
     tilt: Tensor
     hidden_logits: Tensor
 
 
-class BipartitePath(Path[BipartiteState]):
-    """Salakhutdinov & Murray 2008, eq. 17-19: E_beta(v, h) = (1 - beta) E_A(v) + beta E_B(v, h), E_A(v) = -a.v.
+class JointPath(Path[BipartiteState]):
+    """E_beta(v, h) = (1 - beta) E_A(v) + beta E(v, h), E(v, h) = E(v, 0) - h.a(v), with binary hidden units h.
 
-    The hidden units stay, uncoupled at beta = 0, so log Z_base = sum_i softplus(a_i) + H log 2. Each move is the
-    block Gibbs sweep of p_beta, which is reversible; one product v W serves the weight and the next hidden draw.
+    They stay, uncoupled at beta = 0, so log Z_base is that of E_A and H log 2. Each move draws them and then v, which
+    is reversible.
     """
 
-    def __init__(self, base: BernoulliProduct | CategoricalProduct, model: Bipartite) -> None:
-        self.base, self.model = base, model
-        self.log_z_hidden = model.hidden * math.log(2)
+    def __init__(self, base: Normalised, hidden: int) -> None:
+        self.base = base
+        self.log_z_hidden = hidden * math.log(2)
         self.log_z_base = base.log_z().item() + self.log_z_hidden
-        nothing = torch.zeros(1, model.hidden, device=base.b.device, dtype=base.b.dtype)
-        self.b = base.b.flatten()
-        self.tilt = model.visible_logits(nothing).squeeze(0) - self.b
-        self.compiles = model.compiles
 
     def start(self, n: int, key: Key) -> Tensor:
         """Independent units at the base's mean."""
         return self.base.sample(n, key)
 
-    def observe(self, x: Tensor) -> BipartiteState:
-        """One product with W."""
-        return BipartiteState(x, x.flatten(1) @ self.tilt, self.model.hidden_logits(x))
-
     def log_base(self, state: BipartiteState) -> Tensor:
-        """a.v + H log 2: the hidden units are summed out."""
+        """-E_A(v) + H log 2: the hidden units are summed out."""
         return self.log_z_hidden - self.base.energy(state.x)
 
     def log_ratio(self, state: BipartiteState, to: Beta, origin: Beta) -> Tensor:
-        """(to - origin) v.(b - a) + sum_j softplus(to a_j) - softplus(origin a_j)."""
+        """(to - origin) (E_A(v) - E(v, 0)) + sum_j softplus(to a_j) - softplus(origin a_j)."""
         logits = state.hidden_logits
         hidden = softplus(to * logits).sum(1) - softplus(origin * logits).sum(1)
         return (to - origin) * state.tilt + hidden
+
+    def move_back(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
+        """The same: v -> h -> v' satisfies detailed balance."""
+        return self.move(state, beta, key)
+
+
+class BipartitePath(JointPath):
+    """Salakhutdinov & Murray 2008, eq. 17-19, with E_A(v) = -a.v, log Z_base = sum_i softplus(a_i) + H log 2.
+
+    Each move is the block Gibbs sweep of p_beta; one product v W serves the weight and the next hidden draw.
+    """
+
+    def __init__(self, base: BernoulliProduct | CategoricalProduct, model: Bipartite) -> None:
+        super().__init__(base, model.hidden)
+        self.model = model
+        nothing = torch.zeros(1, model.hidden, device=base.b.device, dtype=base.b.dtype)
+        self.b = base.b.flatten()
+        self.tilt = model.visible_logits(nothing).squeeze(0) - self.b
+        self.compiles = model.compiles
+
+    def observe(self, x: Tensor) -> BipartiteState:
+        """One product with W; the tilt is v.(b - a)."""
+        return BipartiteState(x, x.flatten(1) @ self.tilt, self.model.hidden_logits(x))
 
     def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """h ~ p_beta(h | v), then v ~ p_beta(v | h)."""
@@ -104,9 +120,26 @@ class BipartitePath(Path[BipartiteState]):
         logits = (1 - beta) * self.b + beta * self.model.visible_logits(h)
         return self.observe(self.model.draw_visible(logits, key.fold("visible")))
 
-    def move_back(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
-        """The same: v -> h -> v' satisfies detailed balance."""
-        return self.move(state, beta, key)
+
+class GaussianRBMPath(JointPath):
+    """The same from a Gaussian with independent units; moves are one step of `sampler`, which draws h, on p_beta.
+
+    It is not compiled, since it makes a model for each beta.
+    """
+
+    def __init__(self, base: GaussianProduct, model: GaussianRBM, sampler: Sampler[Any, Any]) -> None:
+        super().__init__(base, model.hidden)
+        self.model, self.sampler = model, sampler
+
+    def observe(self, x: Tensor) -> BipartiteState:
+        """One product with W; the tilt is the difference of two squares."""
+        return BipartiteState(x, self.base.energy(x) - self.model.gaussian(x), self.model.hidden_logits(x))
+
+    def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
+        """One step on the machine that p_beta is."""
+        model = self.model.annealed(cast(GaussianProduct, self.base), beta)
+        moved, _ = self.sampler.step(model, self.sampler.init(model, state.x), key)
+        return self.observe(moved.x)
 
 
 class Tempered(EnergyModel):

@@ -21,6 +21,7 @@ from ebm_cli.engine import EAGER, Engine
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.model.fhmm import FHMM
+from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
@@ -40,6 +41,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
 }
 SMALL = {
     "hidden": 3,
+    "min_spread": 0.4,
     "width": 2,
     "widths": [4],
     "blocks": 1,
@@ -87,6 +89,8 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
             digest = np.frombuffer(stream(seed, "parameter", i).digest, np.uint64)
             values = np.random.Generator(np.random.Philox(key=digest)).standard_normal(tuple(parameter.shape))
             parameter.copy_(scale * torch.from_numpy(np.asarray(values)))
+        if isinstance(model, GaussianRBM):
+            model.r.mul_(0.3)  # over widths of 4 a step of 0.1 would take thousands
     return model
 
 
@@ -149,6 +153,7 @@ EXTRA = {
     "langevin": [{"noise": 0.05, "clip": 0.1}],
     "mala": [{"step_size": 0.5}],
     "hmc": [{"step_size": 0.8, "leapfrog": 3}],
+    "gibbs_langevin": [{"step_size": 0.7}, {"adjust": False}],
     "parallel_tempering": [
         {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
         {
@@ -159,7 +164,10 @@ EXTRA = {
     ],
     "hamming_ball": [{"radius": 2}, {"block": 4, "radius": 3}],
 }
-SMALL_BLOCK = {"block": 3}  # what makes a shipped sampler fit four sites, where it has such a key
+SMALL_BLOCK = {
+    "block": 3,
+    "steps": 2,
+}  # what makes a shipped sampler fit four sites and be fast, where it has such a key
 ONLY_FOR = {
     ("metropolis", "flips"): Discrete,
     ("metropolis", "step_size"): Real,
@@ -220,7 +228,7 @@ def marked(pairs):
 
 WHOLE = ("rbm-binary", "potts-categorical", "exponential_family-real")
 SHIPPED = ("ising-spin",)
-USUAL = ("gibbs", "block_gibbs")
+USUAL = ("gibbs", "block_gibbs", "gibbs_langevin")
 
 
 def quick(pairs):
@@ -234,7 +242,7 @@ def _matters(label: str, name: str) -> bool:
     return name in SHIPPED or (label in USUAL and target(name).compiles)
 
 
-KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(target(name), Normalised)]
+KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(target(name), Normalised | GaussianRBM)]
 INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact and t in KNOWN]
 FITTING_DISCRETE = [(s, t) for s, t in FITTING if t in DISCRETE]
 
@@ -469,17 +477,50 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-6
 def cells(model: EnergyModel, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Draws x counted in cells, and the probability of each cell under the model.
 
-    Discrete: one cell per configuration. Gaussian: eight equally likely intervals in each coordinate, all combinations.
+    Discrete: one cell per configuration. Mixtures of Gaussians: all combinations of eight intervals in each coordinate,
+    which are equally likely under the normal distribution of the same mean and variance.
     """
     assert model.space.contains(x)
     if isinstance(model.space, Discrete):
         return np.bincount(model.space.code(x), minlength=model.space.states), exact_p(model).numpy()
-    assert isinstance(model, GaussianProduct), f"say here how draws of {type(model).__name__} fall into cells"
-    deviation = (x.flatten(1).double() - model.m.double()) * (model.r.double() / 2).exp()
-    interval = (torch.special.ndtr(deviation) * 8).long().clamp_max(7)
+    weight, mean, std = mixture(model)
+    centre = weight @ mean
+    spread = (weight @ (mean - centre).square() + std.square()).sqrt()
+    ends = torch.special.ndtri(torch.linspace(0, 1, 9, dtype=torch.float64))[:, None] * spread + centre
+    interval = (x.flatten(1).double()[:, None] > ends[1:-1]).sum(1)
     code = (interval * 8 ** torch.arange(model.space.sites)).sum(1)
-    count = 8**model.space.sites
-    return np.bincount(code, minlength=count), np.full(count, 1 / count)
+    shares = torch.special.ndtr((ends - mean[:, None]) / std).diff(dim=1)  # (components, 8, sites)
+    p = torch.zeros(8**model.space.sites, dtype=torch.float64)
+    for cell, each in enumerate(itertools.product(range(8), repeat=model.space.sites)):
+        p[cell] = weight @ torch.stack([shares[:, k, i] for i, k in enumerate(reversed(each))]).prod(0)
+    return np.bincount(code, minlength=len(p)), p.numpy()
+
+
+def mixture(model: EnergyModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights (components,), means (components, sites) and standard deviations (sites,) of the Gaussians that p mixes.
+
+    Of a Gaussian-Bernoulli machine one for each state h: exp(-E(v, h)) at its top, b + W h, times the volume below it.
+    """
+    if isinstance(model, GaussianProduct):
+        return (
+            torch.ones(1, dtype=torch.float64),
+            model.m.detach().double()[None],
+            (-model.r / 2).exp().detach().double(),
+        )
+    assert isinstance(model, GaussianRBM), f"say here which Gaussians {type(model).__name__} mixes"
+    std = (model.r.exp() + model.min_spread**2).sqrt()
+    W, b, c, std = (t.detach().double() for t in (model.W, model.b, model.c, std))
+    h = torch.tensor(list(itertools.product((0.0, 1.0), repeat=model.hidden)), dtype=torch.float64)
+    mean = b + h @ W.T
+    top = h @ c - ((mean - b) / std).square().sum(1) / 2 + (mean / std**2 * (h @ W.T)).sum(1)
+    return top.softmax(0), mean, std
+
+
+def known_log_p(model: EnergyModel, x: torch.Tensor) -> torch.Tensor:
+    """log p(x) of real numbers by the mixture, (rows,)."""
+    weight, mean, std = mixture(model)
+    each = torch.distributions.Normal(mean, std).log_prob(x.flatten(1).double()[:, None]).sum(2)
+    return (each + weight.log()).logsumexp(1)
 
 
 def assert_distributed(model: EnergyModel, x: torch.Tensor) -> None:

@@ -138,6 +138,7 @@ KERNELS = [
     ("metropolis", "rbm-binary", pytest.mark.long),
     ("block_gibbs", "fhmm-binary", pytest.mark.long),
     ("metropolis-1.5", "exponential_family-real", pytest.mark.long),
+    ("gibbs_langevin", "gaussian_rbm-real", pytest.mark.long),
 ]
 
 

@@ -13,12 +13,14 @@ from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
 from ebm_cli.model.base import Bipartite, EnergyModel
-from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
-from ebm_cli.path import Beta, BipartitePath, GeometricPath, Path
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct, product
+from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.path import Beta, BipartitePath, GaussianRBMPath, GeometricPath, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
+from ebm_cli.sampler.gibbs_langevin import GibbsLangevin
 from ebm_cli.space import Discrete, Space
 
 Count = Annotated[int, Field(ge=1)]
@@ -155,6 +157,9 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
         assert isinstance(base, BernoulliProduct | CategoricalProduct)
         return BipartitePath(base, model)
+    if isinstance(model, GaussianRBM) and isinstance(subject.sampler.inner, BlockGibbs | GibbsLangevin):
+        assert isinstance(base, GaussianProduct)
+        return GaussianRBMPath(base, model, subject.sampler.inner)
     return GeometricPath(base, subject.model, subject.sampler.inner)
 
 

@@ -19,16 +19,20 @@ from ebm_cli.space import Binary, Categorical, Space
 
 
 class Block(nn.Module):
-    """silu(conv(silu(conv(x))) + shortcut(x)), 3 x 3; with stride 2 half the resolution, and a 1 x 1 shortcut."""
+    """silu(conv(silu(conv(x))) + shortcut(x)), 3 x 3; with stride 2 half the resolution.
 
-    def __init__(self, width: int, stride: int) -> None:
+    The shortcut is a 1 x 1 convolution where resolution or width change, otherwise the identity.
+    """
+
+    def __init__(self, width: int, stride: int, out: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, stride, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.shortcut = nn.Conv2d(width, width, 1, stride) if stride > 1 else nn.Identity()
+        self.first = nn.Conv2d(width, out, 3, stride, padding=1)
+        self.second = nn.Conv2d(out, out, 3, padding=1)
+        changes = stride > 1 or out != width
+        self.shortcut = nn.Conv2d(width, out, 1, stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, height, breadth) -> the same, or half of both."""
+        """(batch, width, height, breadth) -> (batch, out, the same, or half of both)."""
         return F.silu(self.second(F.silu(self.first(x))) + self.shortcut(x))
 
 
@@ -47,8 +51,8 @@ class ResNet(EnergyModel):
         self.space = space
         self.channels = _channels(space)
         self.first = nn.Conv2d(self.channels, width, 3, padding=1)
-        self.down = nn.Sequential(Block(width, 2), Block(width, 2))
-        self.blocks = nn.Sequential(*(Block(width, 1) for _ in range(blocks)))
+        self.down = nn.Sequential(Block(width, 2, width), Block(width, 2, width))
+        self.blocks = nn.Sequential(*(Block(width, 1, width) for _ in range(blocks)))
         self.last = nn.Linear(width, 1, bias=False)  # a constant would change nothing
         self.register_buffer("base", mean.flatten().clone())
         initialise(self, key)

@@ -9,7 +9,7 @@ from ebm_cli.model.base import Blocked
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Categorical, Spin
+from ebm_cli.space import Binary, Categorical, Real, Spin
 
 
 class BlockGibbsState(NamedTuple):
@@ -28,7 +28,7 @@ class BlockGibbs(Sampler[Blocked, BlockGibbsState]):
 
     backwards: bool
 
-    spaces = (Binary, Spin, Categorical)
+    spaces = (Binary, Spin, Categorical, Real)
     compiles = True
     needs = (Blocked,)
 

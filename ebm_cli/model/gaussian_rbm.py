@@ -1,0 +1,161 @@
+"""Restricted Boltzmann machine with Gaussian visible and binary hidden units (Liao et al. 2022)."""
+
+import copy
+import math
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ebm_cli import rng
+from ebm_cli.errors import UserError
+from ebm_cli.functional import sigmoid, softplus
+from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback
+from ebm_cli.model.exponential_family import GaussianProduct
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Real, Space
+
+
+class Start(NamedTuple):
+    """Hidden units; standard deviations of weights and visible units at the start, and the bound of the latter."""
+
+    hidden: int
+    weight_std: float
+    spread: float
+    min_spread: float
+
+
+class GaussianRBM(Blocked):
+    """E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - c.h - (v / s^2).W h, h in {0, 1}^H (eq. 1).
+
+    So p(h_j = 1 | v) = sigmoid(a_j), a = c + (v / s^2) W, and p(v | h) = N(b + W h, s^2); with h summed out
+    E(v) = sum_i (v_i - b_i)^2 / (2 s_i^2) - sum_j softplus(a_j): a mixture of 2^H Gaussians of one shape. Not in the
+    source: s_i^2 = min_spread^2 + exp(r_i), since the likelihood of a pixel that is always 0 grows without end as its s
+    goes to 0.
+    """
+
+    called = "Gaussian-Bernoulli"
+    tempers = False
+    compiles = True
+    couplings = ("W",)
+
+    def __init__(self, space: Space, start: Start, mean: Tensor, key: Key) -> None:
+        super().__init__()
+        self.space = space
+        self.hidden, self.min_spread = start.hidden, start.min_spread
+        self.W = nn.Parameter(start.weight_std * rng.normal((space.sites, start.hidden), key))
+        self.b = nn.Parameter(mean.flatten().clone())
+        self.c = nn.Parameter(torch.zeros(start.hidden))
+        self.r = nn.Parameter(torch.full((space.sites,), math.log(start.spread**2 - start.min_spread**2)))
+
+    def precision(self) -> Tensor:
+        """1 / s^2, (sites,)."""
+        return 1 / (self.min_spread**2 + self.r.exp())
+
+    def hidden_logits(self, v: Tensor) -> Tensor:
+        """a = c + (v / s^2) W, (batch, hidden)."""
+        return torch.addmm(self.c, v.flatten(1) * self.precision(), self.W)
+
+    def visible_mean(self, h: Tensor) -> Tensor:
+        """b + W h, (batch, sites)."""
+        return torch.addmm(self.b, h, self.W.T)
+
+    def gaussian(self, v: Tensor) -> Tensor:
+        """sum_i (v_i - b_i)^2 / (2 s_i^2), (batch,)."""
+        return 0.5 * ((v.flatten(1) - self.b).square() @ self.precision())
+
+    def energy(self, x: Tensor) -> Tensor:
+        """The free energy, hidden units summed out."""
+        return self.gaussian(x) - softplus(self.hidden_logits(x)).sum(1)
+
+    @torch.no_grad()
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/dv = (v - b - W sigmoid(a)) / s^2, from the same hidden logits."""
+        logits = self.hidden_logits(x)
+        off = x.flatten(1) - self.visible_mean(sigmoid(logits))
+        return self.gaussian(x) - softplus(logits).sum(1), (off * self.precision()).reshape(x.shape)
+
+    @torch.no_grad()
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """dE/dW = -(v / s^2) sigmoid(a)^T, dE/db = -(v - b) / s^2, dE/dc = -sigmoid(a).
+
+        dE/d(log s_i^2) = -(v_i - b_i)^2 / (2 s_i^2) + (v_i / s_i^2) (W sigmoid(a))_i, of which the last term is
+        -sum_j W_ij dE/dW_ij, and d(log s_i^2)/dr_i = exp(r_i) / s_i^2.
+        """
+        logits, precision, coupling, v = self.hidden_logits(x), self.precision(), self.W.detach(), x.flatten(1)
+        off, share = v - self.b, self.r.exp() * precision
+
+        def pull(weight: Tensor) -> Gradients:
+            activity = sigmoid(logits) * -weight[:, None]
+            W = (v * precision).T @ activity
+            r = -0.5 * precision * (weight @ off.square()) - (coupling * W).sum(1)
+            return {"W": W, "b": -(weight @ off) * precision, "c": activity.sum(0), "r": share * r}
+
+        return self.gaussian(x) - softplus(logits).sum(1), pull
+
+    def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
+        """h ~ p(h | v), (batch, hidden)."""
+        return rng.bernoulli(self.hidden_logits(v), key)
+
+    def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:
+        """v ~ N(b + W h, s^2), (batch, *shape)."""
+        mean = self.visible_mean(h)
+        z = rng.normal(mean.shape, key, mean.device, mean.dtype)
+        return (mean + self.precision().rsqrt() * z).reshape(-1, *self.space.shape)
+
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
+        return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
+
+    def log_marginal(self, h: Tensor) -> Tensor:
+        """log of the integral of exp(-E(v, h)) over v, (batch,).
+
+        c.h + sum_i (log(2 pi s_i^2) + ((b + W h)_i^2 - b_i^2) / s_i^2) / 2, by completing the square.
+        """
+        precision = self.precision()
+        moved = (self.visible_mean(h).square() - self.b.square()) @ precision
+        return h @ self.c + 0.5 * (moved + (math.log(2 * math.pi) - precision.log()).sum())
+
+    def annealed(self, base: GaussianProduct, beta: float | Tensor) -> "GaussianRBM":
+        """E_beta(v, h) = (1 - beta) E_base(v) + beta E(v, h), again such a machine, but for a constant.
+
+        The precisions of both add up, 1 / s'^2 = (1 - beta) exp(r_base) + beta / s^2, and b' = s'^2 times the sum of
+        m_base and b with these weights; a' = beta a, hence c' = beta c and W' = beta (s' / s)^2 W.
+        """
+        of_base, own = (1 - beta) * base.r.exp(), beta * self.precision()
+        precision = of_base + own
+        values = {
+            "W": (own / precision)[:, None] * self.W,
+            "b": (of_base * base.m + own * self.b) / precision,
+            "c": beta * self.c,
+            "r": -precision.log(),
+        }
+        found = copy.copy(self)
+        found.min_spread = 0.0
+        found._parameters = {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()}
+        return found
+
+
+@register("model", "gaussian_rbm")
+class GaussianRBMSpec(ModelSpec):
+    """Restricted Boltzmann machine with Gaussian visible units, whose variances are learned."""
+
+    hidden: Annotated[int, Field(ge=1)]
+    weight_std: Annotated[float, Field(ge=0)]
+    spread: Annotated[float, Field(gt=0)]
+    min_spread: Annotated[float, Field(ge=0)]
+
+    builds = GaussianRBM
+    spaces = (Real,)
+
+    def parameters(self, space: Space) -> int:
+        """Of W, b, c and r."""
+        return space.sites * (self.hidden + 2) + self.hidden
+
+    def build(self, space: Space, mean: Tensor, key: Key) -> GaussianRBM:
+        """W ~ N(0, weight_std^2), b the data mean, c = 0, every s = spread. Raises UserError if that is too small."""
+        if self.min_spread >= self.spread:
+            raise UserError(f"model.min_spread = {self.min_spread}: must be below model.spread = {self.spread}")
+        return GaussianRBM(space, Start(self.hidden, self.weight_std, self.spread, self.min_spread), mean, key)
