@@ -15,7 +15,7 @@ from ebm_cli.model.convnet import Convolutional
 _COST = 10.0  # seconds that compiling takes
 # Seconds it saves, measured on two cores: for each number drawn, and in fixed point for each entry of the matrix.
 _PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
-_PER_PIXEL = 2e-8  # the same where the gradient of a convolutional network is taken for each
+_PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is taken for each
 # On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
 _PER_TRANSITION = 1e-3
 # Multiplications in one product below which two threads are no faster than one, measured.

@@ -88,7 +88,7 @@ def test_the_way_back_through_a_convolution_is_that_of_autograd(size, stride):
 
 def test_a_larger_network_has_the_gradient_of_its_energy():
     """28 x 28 pixels of two channels: sides 28, 14, 7, 4, 2 and a layer without stride."""
-    space = Box((2, 28, 28), 0.0, 1.0)
+    space = Box((2, 28, 28), -0.5, 1.5)
     spec = component("model", "convnet", widths=[3, 4, 3, 4, 3])
     model = spec.build(space, torch.zeros(space.shape), stream(0, "model")).double()
     x = space.noise(3, stream(0, "x")).double().requires_grad_()

@@ -70,6 +70,6 @@ class JEMObjective(Objective):
 
 
 def classified(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """`cross_entropy`, mean -log softmax(logits)_y in nats; `accuracy`, the share of rows whose largest logit is y's."""
+    """`cross_entropy`, mean -log softmax(logits)_y in nats; `accuracy`, the share of rows whose largest is y's."""
     right = logits.argmax(1) == labels
     return {"cross_entropy": F.cross_entropy(logits, labels), "accuracy": right.to(logits.dtype).mean()}
