@@ -10,11 +10,13 @@ from ebm_cli.device import DeviceSpec
 from ebm_cli.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
+from ebm_cli.model.convnet import Convolutional
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 
 _COST = 10.0  # seconds that compiling takes
 # Seconds it saves, measured on two cores: for each number drawn, and in fixed point for each entry of the matrix.
 _PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
+_PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is taken for each
 # On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
 _PER_TRANSITION = 1e-3
 # Multiplications in one product below which two threads are no faster than one, measured.
@@ -78,7 +80,8 @@ def _saving(model: EnergyModel, on_cuda: bool, work: Work) -> float:
     entries = 0
     if isinstance(model, Bipartite) and _no_fixed_point(model, on_cuda) is None:
         entries = model.space.sites * model.hidden
-    return work.moves * (units(model) * _PER_NUMBER + entries * _PER_ENTRY)
+    each = _PER_PIXEL if isinstance(model, Convolutional) else _PER_NUMBER
+    return work.moves * (units(model) * each + entries * _PER_ENTRY)
 
 
 def _no_triton() -> str | None:

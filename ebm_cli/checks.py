@@ -2,11 +2,13 @@
 
 from typing import Any, cast
 
+from torch import Tensor
+
 from ebm_cli import exact, registry
 from ebm_cli.chains import Chains
-from ebm_cli.dataset.base import Dataset
+from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Blocked, EnergyModel, ModelSpec
+from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Differentiable, Sampler
@@ -122,9 +124,12 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choices) -> 
                 for name, spec in registry.components("model").items()
                 if issubclass(spec.builds, need)  # type: ignore[attr-defined]
             ]
+            key = objective.needed_by
+            asks = f"objective.{key} = true" if key else f"objective={choice['objective']}"
+            without = f"; or set objective.{key}=false" if key else ""
             raise UserError(
-                f"objective.centered = true: model={choice['model']} has no centred gradient; set objective.centered="
-                f"false, or use model={' or '.join(fits)}"
+                f"{asks} wants a {need.called} model, model={choice['model']} is not; models that fit: "
+                f"{', '.join(fits)}{without}"
             )
 
 
@@ -157,3 +162,27 @@ def check_enumerable(objective: Objective, model: EnergyModel, choice: Choices) 
     why = exact.refusal(model) if objective.enumerates else None
     if why:
         raise UserError(f"objective={choice['objective']}: {why}; use objective=pcd, or a smaller model")
+
+
+def check_labels(objective: Objective, model: EnergyModel, data: Data, choice: dict[str, str]) -> None:
+    """An objective that needs labels finds them in every split, and an output of the model for each."""
+    if not objective.labelled:
+        return
+    assert isinstance(model, Classifier)
+    for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
+        if split is not None:
+            _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+
+
+def _check_split(labels: Tensor | None, classes: int, where: str, choice: dict[str, str]) -> None:
+    if labels is None:
+        raise UserError(
+            f"{where} has no labels, which objective={choice['objective']} needs; use a labelled dataset (digits, "
+            "mnist, ... or dataset=npz with train_label and test_label), or objective=ml_replay"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"model.classes = {classes}: {where} has labels {low} to {high}, they must be 0 to model.classes - 1; "
+            + (f"set model.classes={high + 1}" if low >= 0 else "renumber them")
+        )

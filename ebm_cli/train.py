@@ -181,6 +181,7 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice) ->
     spec = components.model
     model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model")).to(device)
     checks.check_enumerable(components.objective, model, choice)
+    checks.check_labels(components.objective, model, data, choice)
     weights = {name: p.detach() for name, p in model.named_parameters()}
     slots = components.optimizer.init(weights)
     average = {name: p.clone() for name, p in weights.items()} if components.optimizer.ema else {}

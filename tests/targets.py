@@ -83,7 +83,8 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
     They come from numpy alone, so that the targets stay as they are when `ebm_cli.rng` gives other numbers.
     """
     model = model.double()
-    scale = 1.0 if model.compiles else 0.4  # the energies of a network would else differ by hundreds
+    layers = any(isinstance(layer, torch.nn.Linear) for layer in model.modules())
+    scale = 0.4 if layers else 1.0  # the energies of a network would else differ by hundreds
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             digest = np.frombuffer(stream(seed, "parameter", i).digest, np.uint64)

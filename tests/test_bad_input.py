@@ -65,7 +65,7 @@ DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin or "
     "categorical model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, metropolis, "
     "parallel_tempering",
-    "objective.centered=true model=boltzmann": "set objective.centered=false, or use model=rbm",
+    "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
     "fit: exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "

@@ -102,6 +102,39 @@ class Normalised(EnergyModel):
         """n independent draws, (n, *shape)."""
 
 
+class Classifier(EnergyModel):
+    """Logits f(x)[y] for each class y, of which p(x, y) is proportional to exp(f(x)[y]) (Grathwohl et al. 2020, eq. 5).
+
+    E(x) = -log sum_y exp(f(x)[y]), their eq. 7, and p(y | x) = softmax_y f(x)[y].
+    """
+
+    called = "classifying"
+    classes: int
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """f(x), (batch, classes)."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        """-log sum_y exp(f(x)[y])."""
+        return -self.logits(x).logsumexp(1)
+
+    def logits_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """f(x), detached, and the map from weights w (batch, classes) to sum_ny w_ny df(x_n)[y]/dtheta.
+
+        Here by automatic differentiation.
+        """
+        parameters = dict(self.named_parameters())
+        with torch.enable_grad():
+            logits = self.logits(x)
+
+        def pull(weight: Tensor) -> Gradients:
+            found = torch.autograd.grad(logits, [*parameters.values()], weight, materialize_grads=True)
+            return dict(zip(parameters, found, strict=True))
+
+        return logits.detach(), pull
+
+
 class Blocked(EnergyModel):
     """A model whose sites fall into blocks, each of sites independent of each other given the rest."""
 

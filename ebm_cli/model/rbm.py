@@ -38,6 +38,7 @@ class RBM(Bipartite):
 
     visible_offset: Tensor
     hidden_offset: Tensor
+    called = "Bernoulli RBM"
     compiles = True
     couplings = ("W",)
     has_fixed_point = True

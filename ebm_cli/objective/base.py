@@ -62,6 +62,11 @@ class Objective(ABC):
         return ()
 
     @property
+    def needed_by(self) -> str | None:
+        """The key, true or false, that brings in what it `needs`, or None where that is its nature."""
+        return None
+
+    @property
     def enumerates(self) -> bool:
         """Whether it sums over all states, so that the model must be small."""
         return False

@@ -86,6 +86,11 @@ class Likelihood(Objective):
         """Only RBMs have a centred gradient."""
         return (RBM,) if self.centered else ()
 
+    @property
+    def needed_by(self) -> str | None:
+        """That gradient."""
+        return "centered" if self.centered else None
+
     def misfit(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
         return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
@@ -106,7 +111,7 @@ class Likelihood(Objective):
             energy, pull = model.energy_vjp(rows)
         if x_neg is None:
             return self._enumerated(model, energy, pull, statistics)
-        weight, metrics = self._weigh(energy[: len(x)], energy[len(x) :])
+        weight, metrics = contrast(energy[: len(x)], energy[len(x) :], self.energy_l2)
         return self._with_kl(model, batch.tail, Gradient(pull(weight), metrics, statistics))
 
     def _with_kl(self, model: EnergyModel, tail: Tail | None, gradient: Gradient) -> Gradient:
@@ -117,17 +122,6 @@ class Likelihood(Objective):
         weight = self.kl_weight if self.kl == "du2021" else -self.kl_weight
         total = {name: grad + weight * term[name] for name, grad in gradient.parameters.items()}
         return gradient._replace(parameters=total, metrics={**gradient.metrics, **metrics})
-
-    def _weigh(self, energy: Tensor, energy_neg: Tensor) -> tuple[Tensor, Metrics]:
-        """dloss/dE of every row, (batch + chains,), and what to log."""
-        n, m, penalty = len(energy), len(energy_neg), self.energy_l2
-        gap = energy.mean() - energy_neg.mean()
-        loss, weight = gap, torch.cat([torch.full_like(energy, 1 / n), torch.full_like(energy_neg, -1 / m)])
-        if penalty:
-            loss = loss + penalty * (energy.square().mean() + energy_neg.square().mean())
-            weight = weight + 2 * penalty * torch.cat([energy / n, energy_neg / m])
-        means = {"energy_data": energy.mean(), "energy_chains": energy_neg.mean()}
-        return weight, {"loss": loss, **means, "energy_gap": gap}
 
     def _enumerated(self, model: EnergyModel, energy: Tensor, pull: Pullback, statistics: Metrics) -> Gradient:
         """mean E(x) + log Z, the negative log-likelihood itself."""
@@ -153,6 +147,21 @@ class Likelihood(Objective):
         assert isinstance(model, RBM)
         model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
         return center(gradient.parameters, model.visible_offset, model.hidden_offset)
+
+
+def contrast(energy: Tensor, energy_neg: Tensor, penalty: float) -> tuple[Tensor, Metrics]:
+    """dloss/dE of every row, (batch + chains,), and what to log, of data and chains by their energies.
+
+    loss = mean E(x) - mean E(x_neg) + penalty * (mean E(x)^2 + mean E(x_neg)^2).
+    """
+    n, m = len(energy), len(energy_neg)
+    gap = energy.mean() - energy_neg.mean()
+    loss, weight = gap, torch.cat([torch.full_like(energy, 1 / n), torch.full_like(energy_neg, -1 / m)])
+    if penalty:
+        loss = loss + penalty * (energy.square().mean() + energy_neg.square().mean())
+        weight = weight + 2 * penalty * torch.cat([energy / n, energy_neg / m])
+    means = {"energy_data": energy.mean(), "energy_chains": energy_neg.mean()}
+    return weight, {"loss": loss, **means, "energy_gap": gap}
 
 
 def center(gradient: Gradients, mu: Tensor, lam: Tensor) -> Gradients:

@@ -20,10 +20,9 @@ Rate = float | Tensor
 
 
 class LangevinState(NamedTuple):
-    """Positions (chains, *shape), dE/dx there, and the number of steps taken, a scalar."""
+    """Positions (chains, *shape), and the number of steps taken, a scalar."""
 
     x: Tensor
-    grad: Tensor
     taken: Tensor
 
 
@@ -91,16 +90,17 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
         )
 
     def init(self, model: EnergyModel, x: Tensor) -> LangevinState:
-        """Caches gradients."""
-        return LangevinState(x, model.energy_and_grad(x)[1], torch.zeros((), device=x.device))
+        """Nothing to cache: the gradient where a run ends is never asked for."""
+        return LangevinState(x, torch.zeros((), device=x.device))
 
     def step(self, model: EnergyModel, state: LangevinState, key: AnyKey) -> tuple[LangevinState, Info]:
         """One step; `gradient` is the Euclidean norm of dE/dx before it is clipped, `temperature` T."""
         s, sigma = self.rates(state.taken)
-        x = self._moved(model, state.x, state.grad, (s, sigma), key)
-        norm = torch.linalg.vector_norm(state.grad.flatten(1), dim=1)
+        _, grad = model.energy_and_grad(state.x)
+        x = self._moved(model, state.x, grad, (s, sigma), key)
+        norm = torch.linalg.vector_norm(grad.flatten(1), dim=1)
         info = {"gradient": norm, "temperature": torch.ones_like(norm) * self.temperature(s, sigma)}
-        return LangevinState(x, model.energy_and_grad(x)[1], state.taken + 1), info
+        return LangevinState(x, state.taken + 1), info
 
     def through(self, model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], taken: int) -> Tensor:
         """The same steps, differentiable in the parameters of the model: every dE/dx keeps its graph."""

@@ -1,0 +1,75 @@
+"""A classifier trained as an energy-based model of its inputs too (Grathwohl et al. 2020)."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli.model.base import Classifier, EnergyModel
+from ebm_cli.objective.base import Batch, Gradient, Objective
+from ebm_cli.objective.likelihood import contrast
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin
+
+
+@register("objective", "jem")
+class JEMObjective(Objective):
+    """loss = mean -log p(y | x) + w (mean E(x) - mean E(x_neg) + l (mean E(x)^2 + mean E(x_neg)^2)).
+
+    log p(x, y) = log p(y | x) + log p(x) (Grathwohl et al. 2020, eq. 8), the second term by chains. w =
+    `likelihood_weight` (1 there; 0: cross-entropy alone, and no chains), l = `energy_l2`.
+    """
+
+    likelihood_weight: Annotated[float, Field(ge=0)]
+    energy_l2: Annotated[float, Field(ge=0)]
+
+    spaces = (Binary, Spin, Categorical, Real, Box)
+
+    @property
+    def negatives(self) -> bool:
+        """Chains, unless they weigh nothing."""
+        return self.likelihood_weight > 0
+
+    @property
+    def needs(self) -> tuple[type[EnergyModel], ...]:
+        """Logits."""
+        return (Classifier,)
+
+    def conflict(self) -> str | None:
+        """The energy penalty is part of the likelihood's loss."""
+        if self.energy_l2 and not self.likelihood_weight:
+            return f"objective.energy_l2 = {self.energy_l2}: objective.likelihood_weight=0 has no chains; set it to 0"
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        """For the cross-entropy."""
+        return True
+
+    @torch.no_grad()
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
+        """One pass over data and negatives together: dE/df_y = -p(y | x), d(-log p(y | x))/df = p(. | x) - 1_y."""
+        assert isinstance(model, Classifier)
+        assert batch.labels is not None
+        x, n = batch.x, len(batch.x)
+        logits, pull = model.logits_vjp(x if batch.x_neg is None else torch.cat([x, batch.x_neg]))
+        metrics = classified(logits[:n], batch.labels)
+        p, loss = logits.softmax(1), metrics["cross_entropy"]
+        weight = (p[:n] - F.one_hot(batch.labels, logits.shape[1]).to(p.dtype)) / n
+        if batch.x_neg is not None:
+            energy = -logits.logsumexp(1)
+            slope, found = contrast(energy[:n], energy[n:], self.energy_l2)
+            loss = loss + self.likelihood_weight * found.pop("loss")
+            of_chains = -self.likelihood_weight * slope[:, None] * p
+            weight = torch.cat([weight + of_chains[:n], of_chains[n:]])
+            metrics |= found
+        return Gradient(pull(weight), {"loss": loss, **metrics}, {})
+
+
+def classified(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """`cross_entropy`, mean -log softmax(logits)_y in nats; `accuracy`, the share of rows whose largest is y's."""
+    right = logits.argmax(1) == labels
+    return {"cross_entropy": F.cross_entropy(logits, labels), "accuracy": right.to(logits.dtype).mean()}
