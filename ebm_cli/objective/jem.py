@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebm_cli.model.base import Classifier, EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Objective
-from ebm_cli.objective.likelihood import contrast
+from ebm_cli.objective.likelihood import contrast, gap_bound
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin
@@ -20,11 +20,13 @@ class JEMObjective(Objective):
     """loss = mean -log p(y | x) + w (mean E(x) - mean E(x_neg) + l (mean E(x)^2 + mean E(x_neg)^2)).
 
     log p(x, y) = log p(y | x) + log p(x) (Grathwohl et al. 2020, eq. 8), the second term by chains. w =
-    `likelihood_weight` (1 there; 0: cross-entropy alone, and no chains), l = `energy_l2`.
+    `likelihood_weight` (1 there; 0: cross-entropy alone, and no chains), l = `energy_l2`. Means of the energies that
+    differ by more than `max_gap` nats stop the run.
     """
 
     likelihood_weight: Annotated[float, Field(ge=0)]
     energy_l2: Annotated[float, Field(ge=0)]
+    max_gap: Annotated[float, Field(gt=0)]
 
     spaces = (Binary, Spin, Categorical, Real, Box)
 
@@ -32,6 +34,11 @@ class JEMObjective(Objective):
     def negatives(self) -> bool:
         """Chains, unless they weigh nothing."""
         return self.likelihood_weight > 0
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, str]]:
+        """The gap between the mean energies."""
+        return gap_bound(self.max_gap) if self.negatives else {}
 
     @property
     def needs(self) -> tuple[type[EnergyModel], ...]:

@@ -78,8 +78,7 @@ class Likelihood(Objective):
     @property
     def bounds(self) -> dict[str, tuple[float, str]]:
         """The gap between the mean energies."""
-        why = f"objective.max_gap = {self.max_gap:g}: chains and model no longer follow each other"
-        return {"energy_gap": (self.max_gap, why)} if self.negatives else {}
+        return gap_bound(self.max_gap) if self.negatives else {}
 
     @property
     def needs(self) -> tuple[type[EnergyModel], ...]:
@@ -147,6 +146,11 @@ class Likelihood(Objective):
         assert isinstance(model, RBM)
         model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
         return center(gradient.parameters, model.visible_offset, model.hidden_offset)
+
+
+def gap_bound(most: float) -> dict[str, tuple[float, str]]:
+    """The bound of `energy_gap` beyond which a run stops, and why."""
+    return {"energy_gap": (most, f"objective.max_gap = {most:g}: chains and model no longer follow each other")}
 
 
 def contrast(energy: Tensor, energy_neg: Tensor, penalty: float) -> tuple[Tensor, Metrics]:
