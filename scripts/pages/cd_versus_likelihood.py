@@ -18,7 +18,7 @@ LOW, HIGH = "0.005", "0.05"
 SHORT, LONG = 500, 10000
 PLAIN = "sampler=langevin sampler.step_size=10.0 sampler.noise=0.005 sampler.clip=0.03"
 DEFORMED = (
-    "sampler=augmented sampler.every=100 sampler.elastic=0.03 sampler.kernel.step_size=10.0 "
+    "sampler=augmented sampler.every=100 sampler.elastic=0.05 sampler.kernel.step_size=10.0 "
     "sampler.kernel.noise=0.005 sampler.kernel.clip=0.03"
 )
 
@@ -26,13 +26,13 @@ DEFORMED = (
 def _long_run(steps: int, chains: int, sampler: str, noises: str) -> str:
     keys = {"steps": steps, "chains": chains, "noises": f"[{noises}]"}
     words = " ".join(f"evaluation.long_run.{key}={value}" for key, value in keys.items())
-    return f"evaluation=[long_run] {words} {sampler}"
+    return f"evaluation=[long_run] {words} {sampler} device.threads=1"
 
 
 EVALUATED = {f"{kind}_short": (kind, _long_run(SHORT, 200, PLAIN, LOW)) for kind in KINDS}
-EVALUATED |= {f"{kind}_plain": (kind, _long_run(LONG, 100, PLAIN, f"{LOW},{HIGH}")) for kind in KINDS}
+EVALUATED |= {f"{kind}_plain": (kind, _long_run(LONG, 64, PLAIN, f"{LOW},{HIGH}")) for kind in KINDS}
 EVALUATED |= {
-    f"{kind}_deformed": (kind, _long_run(LONG, 100, DEFORMED, f"{LOW},{HIGH}")) for kind in ("ml_replay", "elastic")
+    f"{kind}_deformed": (kind, _long_run(LONG, 64, DEFORMED, f"{LOW},{HIGH}")) for kind in ("ml_replay", "elastic")
 }
 
 COLUMNS = {
