@@ -62,9 +62,9 @@ FORM = {
     "hydra.run.dir=/proc/nowhere": "hydra.run.dir: cannot make the directory /proc/nowhere",
 }
 DO_NOT_FIT = {
-    "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin or "
-    "categorical model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, metropolis, "
-    "parallel_tempering",
+    "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin, "
+    "categorical or real model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, "
+    "metropolis, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
     "fit: exponential_family",
@@ -155,7 +155,7 @@ def run(tmp_path_factory):
         "sample run=RUN start=data": "start = \"data\": must be 'noise' or 'chains'",
         "sample run=RUN +foo=1": "unknown key foo",
         "sample run=RUN model=rbm": "unknown group or key model (see: ebm sample --help)",
-        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: block_gibbs, dmala, dula, gibbs, ",
+        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: augmented, block_gibbs, ",
         "evaluate run=RUN split=dev": "split = \"dev\": must be 'train', 'valid' or 'test'",
         "evaluate run=RUN evaluation=[]": "evaluation = []: name at least one",
         "evaluate run=RUN evaluation=[nope]": "no evaluation named nope (evaluation is one of: ais, ",

@@ -49,6 +49,7 @@ SMALLER_YET = {
     "chains": {"steps": 100},
     "denoise": {"steps": 3},
     "inpaint": {"steps": 3},
+    "long_run": {"steps": 20, "frames": 4},
     "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},
     "resample": {"steps": 20},
     "samples": {"steps": 20},
@@ -81,8 +82,15 @@ def test_every_evaluation_has_a_file():
     assert {config["name"] for config in shipped("evaluation").values()} == set(registry.components("evaluation"))
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
-@pytest.mark.parametrize("model_name", PAIRS)
+USUAL = ("rbm-binary", "potts-categorical", "exponential_family-real", "convnet-boxed", "jem-boxed")
+EVERY = [
+    (name, model) if model in USUAL else pytest.param(name, model, marks=pytest.mark.long)
+    for model in PAIRS
+    for name in EVALUATIONS
+]
+
+
+@pytest.mark.parametrize(("name", "model_name"), EVERY)
 def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
     """It changes neither model, chains nor data, reads no global generator, and its pictures are pictures."""
     evaluation, model = small(name), target(model_name)

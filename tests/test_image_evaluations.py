@@ -52,10 +52,10 @@ class Towards(Sampler):
         self.goal, self.rate = goal, rate
 
     def init(self, model, x):
-        return LangevinState(x, x, torch.zeros(()))
+        return LangevinState(x, torch.zeros(()))
 
     def step(self, model, state, key):
-        return LangevinState(state.x + self.rate * (self.goal - state.x), state.x, state.taken + 1), {}
+        return LangevinState(state.x + self.rate * (self.goal - state.x), state.taken + 1), {}
 
 
 def subject(model, sampler=None, data=None, seed=0):
@@ -364,7 +364,7 @@ class Passing(Towards):
 
     def step(self, model, state, key):
         x = self.goal + 0.1 * state.x.sign() * abs(state.taken + 1 - self.at)
-        return LangevinState(torch.where(state.x == 0, 0.1, x), state.x, state.taken + 1), {}
+        return LangevinState(torch.where(state.x == 0, 0.1, x), state.taken + 1), {}
 
 
 def test_chains_that_pass_the_data_are_best_on_the_way():
@@ -385,7 +385,7 @@ def test_chains_that_reach_the_data_and_stay_are_in_equilibrium():
     class Drawing(Towards):
         def step(self, model, state, key):
             fresh = 3 + 0.1 * Real((1, 2)).noise(len(state.x), key)
-            return LangevinState(fresh if state.taken >= 2 else state.x, state.x, state.taken + 1), {}
+            return LangevinState(fresh if state.taken >= 2 else state.x, state.taken + 1), {}
 
     space = Real((1, 2))
     rows = 3 + 0.1 * space.noise(400, stream(0, "rows"))

@@ -366,7 +366,7 @@ def test_a_kernel_that_is_none_is_refused(kernel, sentence):
 
 
 def test_tempering_within_tempering_is_refused():
-    with pytest.raises(UserError, match="parallel_tempering: moves replicas itself"):
+    with pytest.raises(UserError, match="parallel_tempering: is made of another sampler"):
         tempering("parallel_tempering")
 
 

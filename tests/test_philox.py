@@ -110,7 +110,7 @@ def test_lanes_of_all_paths_differ():
     assert len({counter.fold(*path).lane for path in paths}) == len(paths)
 
 
-@pytest.mark.parametrize(("name", "model_name"), FITTING)
+@pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
 def test_draws_of_one_transition_have_lanes_of_their_own(name, model_name, monkeypatch):
     model = target(model_name).float()
     used = keys_used(monkeypatch)
