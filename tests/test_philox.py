@@ -6,7 +6,19 @@ import re
 import numpy as np
 import pytest
 import torch
-from targets import COUNTING, FITTING, ROOT, SAMPLERS, component, form, keys_used, shipped, small_run, target
+from targets import (
+    COUNTING,
+    FITTING,
+    ROOT,
+    SAMPLERS,
+    component,
+    form,
+    keys_used,
+    marked,
+    shipped,
+    small_run,
+    target,
+)
 
 from ebm_cli import path, philox, rng
 from ebm_cli.model.exponential_family import BernoulliProduct
