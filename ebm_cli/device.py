@@ -83,6 +83,8 @@ class DeviceSpec:
         device = torch.device("cuda", local_rank()) if use_cuda else torch.device("cpu")
         if use_cuda:
             torch.cuda.set_device(device)
+        else:
+            memory.keep_freed()
         engine = Engine(compiled=True) if self.compile == "always" else EAGER
         return Device(device, _describe(device), self.precision, engine, current(), self.memory)
 

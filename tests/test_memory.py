@@ -1,5 +1,8 @@
 """What fits into memory: groups of chains with the numbers they would draw together, and refusals before any work."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from cli_helpers import assert_refused, facts, last_step, trained
@@ -94,3 +97,23 @@ def test_memory_that_runs_out_is_one_sentence(error):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="shape"), memory.watched(CPU):
         raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives memory back in this way")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_for_what_comes_next(kept):
+    """Arrays of 48 MB one after the other: pages are given once, and without it each time anew."""
+    code = f"""
+import resource, numpy as np
+from ebm_cli import memory
+if {kept}:
+    memory.keep_freed()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(6_000_000)
+before = faults()
+for _ in range(5):
+    np.ones(6_000_000)
+print(faults() - before)
+"""
+    found = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert found < 100 if kept else found > 100
