@@ -421,6 +421,22 @@ def test_an_image_run_from_start_to_long_chains(tmp_path, monkeypatch):
     assert "did you mean" in answer.err
 
 
+def test_a_run_that_diverges_stops_by_name_and_leaves_a_healthy_checkpoint(tmp_path, monkeypatch):
+    """A step that is far too long: within 25 steps, the reason on the screen, and the run can be sampled."""
+    monkeypatch.chdir(tmp_path)
+    answer = ebm(QUICK + "steps=400 save_every=2 log_every=1 optimizer.lr=0.05 sampler.step_size=10 sampler.noise=0.01 "
+                 "objective.max_gap=3 evaluation=[samples]")  # fmt: skip
+    assert answer.code == 1
+    assert "energy_gap is" in answer.err
+    assert "beyond objective.max_gap = 3" in answer.err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(abs(line["energy_gap"]) <= 3 for line in lines)
+    kept = int(answer.err.partition("the newest checkpoint is of step ")[2].split()[0])
+    assert lines[-1]["step"] - 2 <= kept <= lines[-1]["step"] + 2
+    assert {"chains_gradient", "chains_temperature", "energy_data", "energy_chains"} <= set(lines[0])
+    assert ebm("sample run=run n=4 steps=5").code == 0
+
+
 def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ebm(QUICK + "sampler=mala evaluation=[samples]").code == 0

@@ -273,9 +273,11 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
         report.show(str(home), summary, "test")
     if farewell:
         log.info("%s", farewell)
+    kept = checkpoint.steps(session.run.checkpoints)
+    have = f"the newest checkpoint is of step {kept[-1]}" if kept else "there is no checkpoint yet"
+    if code == 1:
+        log.info("%s", have)
     if code in (75, 130):
-        kept = checkpoint.steps(session.run.checkpoints)
-        have = f"the newest checkpoint is of step {kept[-1]}" if kept else "there is no checkpoint yet"
         done = session.state.step == session.parts.loop.steps
         log.info("stopped %s; %s", "while evaluating, training is complete" if done else
                  f"at step {session.state.step}", have)  # fmt: skip
