@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from cli_helpers import TINY, assert_refused, ebm, facts, outcome, train, trained
 
 from ebm_cli import checkpoint, cli, fit, registry
+from ebm_cli.commands.parts import evaluations, loop_and_plan
 from ebm_cli.evaluation.samples import Samples
+from ebm_cli.train import build_components
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "ebm_cli"]
@@ -263,3 +266,18 @@ def test_a_file_of_the_users_own_never_replaces_one_of_the_package():
     Path("conf/model/rbm.yaml").write_text("name: boltzmann\nweight_std: 1.0\n")
     trained()
     assert "name: rbm" in Path("run/config.yaml").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
+def test_every_recipe_fits_together(name, tmp_path, monkeypatch):
+    """Its parts are built and checked, up to where data would be read."""
+    monkeypatch.chdir(tmp_path)
+    answer = ebm("train", f"experiment={name}", "--cfg", "job")
+    assert answer.code == 0, answer.err
+    config = yaml.safe_load(answer.out)
+    registry.load_components()
+    choice = {group: config[group]["name"] for group in ("dataset", "model", "sampler", "chains", "objective")}
+    build_components(config, choice)
+    loop_and_plan(config)
+    assert evaluations(config)
