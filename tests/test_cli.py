@@ -273,7 +273,7 @@ def test_a_file_of_the_users_own_never_replaces_one_of_the_package():
 def test_every_recipe_fits_together(name, tmp_path, monkeypatch):
     """Its parts are built and checked, up to where data would be read."""
     monkeypatch.chdir(tmp_path)
-    answer = ebm("train", f"experiment={name}", "--cfg", "job")
+    answer = ebm("train", f"experiment={name}", "--cfg", "job", "--resolve")
     assert answer.code == 0, answer.err
     config = yaml.safe_load(answer.out)
     registry.load_components()
