@@ -214,10 +214,18 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
     return able and sampler.misfit(model.space) is None
 
 
+NETWORKS = ("mlp", "convnet", "resnet", "multiscale", "jem")  # one stands for all where settings of samplers differ
+
+
+def _telling(label: str, name: str) -> bool:
+    """Whether a pair shows what others do not: no network but one needs more than the shipped settings."""
+    return "-" not in label or name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS
+
+
 FITTING = [
     (label, name)
     for label, name in itertools.product(SAMPLERS, PAIRS)
-    if fits(SAMPLERS[label], target(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1])
+    if fits(SAMPLERS[label], target(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1]) and _telling(label, name)
 ]
 
 
