@@ -55,16 +55,17 @@ class Classifier(nn.Module):
 
 
 class Judge(NamedTuple):
-    """A trained classifier and its accuracy on rows it has not seen."""
+    """A trained classifier, its accuracy on rows it has not seen, and how much of what is no image it takes for one."""
 
     model: Classifier
     accuracy: float
+    mistaken: float
     classes: int
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """p(class | x), (batch, classes)."""
-        return _in_parts(self.model, x).softmax(1)
+        """p(class | x), (batch, classes); what is missing to 1 is that x is no image of any class."""
+        return _in_parts(self.model, x).softmax(1)[:, :-1]
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
@@ -75,26 +76,47 @@ class Judge(NamedTuple):
 def judge(data: Data, held_out: Split, key: Key) -> Judge:
     """A classifier trained on the training rows: 1000 steps of Adam, batches of 100, the rate linear from 0.002 to 0.
 
-    Raises UserError if there are no labels.
+    Beside each batch stand as many rows of a last class that are no images, of `nothing`: else it would find a class
+    with high probability in noise. Raises UserError if there are no labels.
     """
     if data.train.labels is None or held_out.labels is None:
         raise UserError("the data have no labels to train a classifier of samples by")
     labels, device = data.train.labels, data.train.grey.device
     classes = int(labels.max()) + 1
-    model = Classifier(data.space, classes, key.fold("weights")).to(device)
+    model = Classifier(data.space, classes + 1, key.fold("weights")).to(device)
     weights = dict(model.named_parameters())
     slots = _ADAM.init(weights)
     for step in range(_UPDATES):
         index = rng.integers(len(labels), (_BATCH,), key.fold("batch", step)).to(device)
         x = data.train.rows(index, key.fold("rows", step))
+        rows = torch.cat([x, nothing(data.space, x, key.fold("nothing", step))])
+        target = torch.cat([labels[index], torch.full_like(index, classes)])
         with torch.enable_grad():
-            loss = F.cross_entropy(model(x), labels[index])
+            loss = F.cross_entropy(model(rows), target)
             found = torch.autograd.grad(loss, [*weights.values()])
         grads = dict(zip(weights, found, strict=True))
         optimizer.apply(_ADAM, weights, grads, slots, optimizer.At(step, _ADAM.rate(step, _UPDATES), 0.0))
     with torch.no_grad():
-        right = _in_parts(model, held_out.all()).argmax(1) == held_out.labels
-    return Judge(model, right.double().mean().item(), classes)
+        rows = held_out.all()
+        right = _in_parts(model, rows).argmax(1) == held_out.labels
+        taken = _in_parts(model, nothing(data.space, rows, key.fold("nothing"))).argmax(1) < classes
+    return Judge(model, right.double().mean().item(), taken.double().mean().item(), classes)
+
+
+def nothing(space: Space, x: Tensor, key: Key) -> Tensor:
+    """As many rows as x (n, *shape) that are no images: noise, rows with their sites in any order, rows half noise.
+
+    A third each. In the last every site is that of noise with a probability of its row's own between 0.3 and 1.
+    """
+    sites = x.reshape(len(x), space.sites, -1)
+    noise = space.noise(len(x), key.fold("noise"), x.device).to(x.dtype).reshape(sites.shape)
+    order = rng.uniform(sites.shape[:2], key.fold("order"), x.device).argsort(1)
+    shuffled = sites.gather(1, order[:, :, None].expand_as(sites))
+    share = 0.3 + 0.7 * rng.uniform((len(x), 1), key.fold("share"), x.device)
+    lost = rng.uniform(sites.shape[:2], key.fold("lost"), x.device) < share
+    mixed = torch.where(lost[:, :, None], noise, sites)
+    kind = torch.arange(len(x), device=x.device)[:, None, None] % 3
+    return torch.where(kind == 0, noise, torch.where(kind == 1, shuffled, mixed)).reshape(x.shape)
 
 
 def _image(space: Space) -> Sequence[int] | None:

@@ -62,9 +62,10 @@ class LongRun(Evaluation):
 
     At each of `noises`, standard deviations of Langevin steps (null: the sampler's own). After 0 steps and at every
     halving of `steps`, `frames` of them: the share of chains whose energy lies between the 1 % and the 99 % quantile of
-    held-out energies; what a small classifier, trained on the training rows, makes of them: the share it gives a
-    probability of at least `confident` (`recognised`), and of the largest and the rarest class; how far they moved, as
-    a share of the mean distance of two held-out rows; and how many changed their class since half the steps.
+    held-out energies; what a small classifier, trained on the training rows and on what is no image, makes of them: the
+    share it gives a class with a probability of at least `confident` (`recognised`), and of the largest and the rarest
+    class; how far they moved, as a share of the mean distance of two held-out rows; and how many changed their class
+    since half the steps. `mistaken` is the share of what is no image that the classifier takes for one.
     """
 
     while_training: bool
@@ -95,7 +96,9 @@ class LongRun(Evaluation):
         yard, warnings = self._yardstick(subject)
         films = [film for noise in self.noises or (None,) for film in self._films(subject, noise, yard)]
         rows = [row for film in films for row in measured(film, yard, self.confident)]
-        metrics = {} if yard.judge is None else {"long_run/classifier_accuracy": yard.judge.accuracy}
+        metrics: dict[str, float] = {}
+        if yard.judge is not None:
+            metrics |= {"long_run/classifier_accuracy": yard.judge.accuracy, "long_run/mistaken": yard.judge.mistaken}
         for row in rows:
             if row["steps"] == self.steps:
                 name = "/".join(["long_run", *([f"noise_{row['noise']:g}"] if row["noise"] is not None else [])])
