@@ -442,6 +442,19 @@ def test_a_run_that_diverges_stops_by_name_and_leaves_a_healthy_checkpoint(tmp_p
     assert ebm("sample run=run n=4 steps=5").code == 0
 
 
+def test_what_is_usual_and_does_not_apply_is_left_out(tmp_path, monkeypatch):
+    """A newcomer's first image model: no likelihood by chains that do not sample it; asked for, it is refused."""
+    monkeypatch.chdir(tmp_path)
+    answer = ebm("train model=convnet model.widths=[4] chains.count=4 batch_size=4 steps=2 tracker=none "
+                 "hydra.run.dir=run evaluation.samples.steps=2 evaluation.chains.steps=20 "
+                 "evaluation.chains.warmup=2")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "evaluation ais does not apply: " in answer.err
+    answer = ebm("evaluate run=run evaluation=[ais]")
+    assert answer.code == 2
+    assert "evaluation=ais: this sampler does not leave the model invariant" in answer.err
+
+
 def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ebm(QUICK + "sampler=mala evaluation=[samples]").code == 0

@@ -7,6 +7,7 @@ import yaml
 from cli_helpers import ebm
 
 from ebm_cli import checks, listing, registry
+from ebm_cli.commands.parts import USUAL
 
 registry.load_components()
 PARTS = [part for group in registry.GROUPS for part in listing.parts(group)]
@@ -84,3 +85,10 @@ def test_suggestions_know_every_key_of_the_composed_configuration():
     composed = yaml.safe_load(ebm("train --cfg job").out)
     known = set(listing.keys_of("train"))
     assert {key for key in leaves(composed) if not key.endswith(".name")} <= known
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_the_usual_evaluations_are_those_of_the_commands(command):
+    """Named as in the configuration, where each stands below its component."""
+    named = next(entry["evaluation"] for entry in listing.packaged(command)["defaults"] if "evaluation" in entry)
+    assert {part.component for part in listing.parts("evaluation") if part.choice in named} == USUAL

@@ -130,14 +130,18 @@ def accelerated(
     )
 
 
+USUAL = {"exact", "ais", "pseudo_likelihood", "chains", "samples"}  # what is measured where nothing was chosen
+
+
 def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Sampler[Any, Any]) -> dict[str, Evaluation]:
-    """Without those that cannot be done with these parts: an error if they are required, a line if not."""
+    """Without those that cannot be done with these parts: an error if they were asked for, a line if not."""
     kept: dict[str, Evaluation] = {}
+    asked = set(chosen) != USUAL
     for name, evaluation in chosen.items():
         why = evaluation.refusal(model, sampler)
         if why is None:
             kept[name] = evaluation
-        elif evaluation.required:
+        elif evaluation.required and asked:
             others = [other for other in chosen if other != name] or ["ais", "chains"]
             raise UserError(f"evaluation={name}: {why}; leave it out (evaluation=[{','.join(others)}])")
         else:
