@@ -273,6 +273,27 @@ class GreyDataset(Dataset):
         return Shades(0.0 if self.box == "unit" else -1.0, 1.0, self.dequantise, self.noise)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawnDataset(Dataset):
+    """Rows that are drawn from a known law: `train` of them, and `held_out` each for validation and testing."""
+
+    train: Annotated[int, Field(ge=1)]
+    held_out: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    binarize: Binarize
+
+    @property
+    def rows(self) -> int:
+        """All together."""
+        return self.train + 2 * self.held_out
+
+    def parted(self, values: Values, rows: NDArray[Any], truth: Truth = Truth()) -> Raw:
+        """What `read` returns of all the rows, (rows, *shape)."""
+        parts = np.split(rows, [self.train, self.train + self.held_out])
+        train, valid, test = (Arrays(np.ascontiguousarray(part)) for part in parts)
+        return Raw(values, train, valid, test, truth)
+
+
 def _shaded(split: Split, raw: Raw, shades: Shades) -> Split:
     """The split with what is added to its levels."""
     levels = 256 if split.grey.dtype == torch.uint8 else raw.categories

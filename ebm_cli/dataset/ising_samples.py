@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import graph, rng
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Truth
+from ebm_cli.dataset.base import DrawnDataset, Raw, Truth
 from ebm_cli.dataset.files import read_npz
 from ebm_cli.registry import register
 
@@ -19,7 +19,7 @@ _SWEEPS = 2000  # of the checkerboard, each chain from coin flips; at sigma 0.25
 
 
 @register("dataset", "ising_samples")
-class IsingSamples(Dataset):
+class IsingSamples(DrawnDataset):
     """Independent samples of log p(s) = s.(sigma A) s + bias sum_i s_i + const, A the adjacency matrix of the torus.
 
     Each edge counts twice in s.A s, so that J_ij = 2 sigma on every edge (Grathwohl et al. 2021). One chain a sample,
@@ -29,26 +29,20 @@ class IsingSamples(Dataset):
     side: Annotated[int, Field(ge=3, le=200)]
     sigma: float
     bias: float
-    train: Annotated[int, Field(ge=1)]
-    held_out: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
-    binarize: Binarize
     values = "binary"
 
     def read(self) -> Raw:
         """The samples as bits, from the folder or drawn now."""
         path = self._path()
         if not path.exists():
-            spins = draw(self.side, self.sigma, self.bias, self.train + 2 * self.held_out, self.seed)
+            spins = draw(self.side, self.sigma, self.bias, self.rows, self.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}.writing")
             with temporary.open("wb") as file:
                 np.savez_compressed(file, samples=(spins > 0).byte().numpy())
             temporary.rename(path)
         rows = read_npz(path, ("samples",), f"dataset.name = ising_samples: {path}")["samples"]
-        parts = np.split(rows, [self.train, self.train + self.held_out])
-        train, valid, test = (Arrays(np.ascontiguousarray(part)) for part in parts)
-        return Raw("binary", train, valid, test, Truth(self.couplings()))
+        return self.parted("binary", rows, Truth(self.couplings()))
 
     def couplings(self) -> Tensor:
         """The true J, (sites, sites)."""
