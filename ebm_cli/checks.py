@@ -12,7 +12,7 @@ from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Differentiable, Sampler
-from ebm_cli.space import Binary, Categorical, Real, Space, names
+from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
 
 Choices = dict[str, str]  # what the user chose in each group
 
@@ -37,11 +37,12 @@ def check_loaded(space: Space, model: ModelSpec, choice: Choices) -> None:
 
 
 def _rescaling(space: Space, model: ModelSpec) -> str:
-    """The way from real to binary data or categories, where the model takes those."""
-    if not isinstance(space, Real):
+    """The way from real to binary data, images or categories, where the model takes those."""
+    if type(space) is not Real:
         return ""
     ways = {
         Binary: "; or rescale the data to [0, 1] and set dataset.binarize=threshold",
+        Box: "; or rescale the data to [0, 1], or store images as uint8 (dataset.box says which box the model sees)",
         Categorical: "; or, if they are integers 0 to K - 1 in an .npz file, set dataset.categories=K",
     }
     return "".join(way for kind, way in ways.items() if kind in model.spaces)

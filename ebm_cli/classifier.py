@@ -20,16 +20,20 @@ _ADAM = optimizer.Adam(
     betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
 )  # fmt: skip
 _FEATURES = 64
+RIGHT = 0.7  # accuracy below which a classifier says little of samples
 _ROWS_AT_ONCE = 2000
 
 
 class Classifier(nn.Module):
-    """Two 3 x 3 convolutions with pooling on images, two wide layers on anything else; then `features`, then logits."""
+    """Two 3 x 3 convolutions with pooling on images, two wide layers on anything else; then `features`, then logits.
 
-    def __init__(self, space: Space, classes: int, key: Key) -> None:
+    Values are seen relative to the mean of all values of the training rows, in units of their standard deviation.
+    """
+
+    def __init__(self, space: Space, classes: int, rows: Tensor, key: Key) -> None:
         super().__init__()
-        self.space = space
         self.image = _image(space)
+        self.center, self.scale = rows.mean().item(), max(rows.std().item(), 1e-6)
         if self.image is None:
             body = [nn.Flatten(), nn.Linear(math.prod(space.shape), 128), nn.SiLU(), nn.Linear(128, _FEATURES)]
         else:
@@ -46,7 +50,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(batch, 64) of x (batch, *shape)."""
-        v = self.space.brightness(x) if self.image else x
+        v = (x - self.center) / self.scale
         return F.silu(self.body(v.reshape(-1, *self.image) if self.image else v))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ def judge(data: Data, held_out: Split, key: Key) -> Judge:
         raise UserError("the data have no labels to train a classifier of samples by")
     labels, device = data.train.labels, data.train.grey.device
     classes = int(labels.max()) + 1
-    model = Classifier(data.space, classes + 1, key.fold("weights")).to(device)
+    model = Classifier(data.space, classes + 1, data.train.all(), key.fold("weights")).to(device)
     weights = dict(model.named_parameters())
     slots = _ADAM.init(weights)
     for step in range(_UPDATES):
@@ -101,6 +105,11 @@ def judge(data: Data, held_out: Split, key: Key) -> Judge:
         right = _in_parts(model, rows).argmax(1) == held_out.labels
         taken = _in_parts(model, nothing(data.space, rows, key.fold("nothing"))).argmax(1) < classes
     return Judge(model, right.double().mean().item(), taken.double().mean().item(), classes)
+
+
+def unsure(accuracy: float) -> str:
+    """What to say of a classifier that is not right often enough."""
+    return f"the classifier that judges is right about {accuracy:.0%} of held-out rows alone, so what it says is little"
 
 
 def nothing(space: Space, x: Tensor, key: Key) -> Tensor:

@@ -159,7 +159,8 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
             raise
         from ebm_cli.hydra_errors import explain
 
-        raise UserError(explain(error, command)) from error
+        resumes = any(argument.startswith("resume=") for argument in arguments)
+        raise UserError(explain(error, command, resumes=resumes)) from error
     except SystemExit:
         if SweepTable.refusal is None:
             raise

@@ -11,14 +11,17 @@ _UNKNOWN_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)'")
 _UNKNOWN_GROUP = re.compile(r"Could not override '([^']+)'\.\s*No match in the defaults list")
 _APPEND_HINT = re.compile(r"To append to your (?:config|default list) use \S+")
 _NOISE = re.compile(r"(Config search path:|See https://|full_key:|object_type=|reference_type=).*", re.DOTALL)
+_ELSEWHERE = "which is not chosen here"
 _SWEPT = re.compile(r"Ambiguous value for argument '([^']*)'")
 
 
-def explain(error: Exception, command: str) -> str:
-    """One sentence: what is unknown or wrong, and what was perhaps meant."""
+def explain(error: Exception, command: str, *, resumes: bool = False) -> str:
+    """One sentence: what is unknown or wrong, and what was perhaps meant; a run that is resumed has its own parts."""
     text = f"{error}\n{error.__cause__ or ''}"
     for look in (_missing_folder, _swept, _unparsed, _not_a_name, _group, _choice, _key):
         found = look(error, text, command)
+        if found and resumes and _ELSEWHERE in found:
+            return f"{found.split()[0]}: a resumed run keeps its own; leave it out, or start a new run"
         if found:
             return found
     return " ".join(_NOISE.sub("", _APPEND_HINT.sub("", text)).split())
@@ -83,7 +86,7 @@ def _key(error: Exception, text: str, command: str) -> str | None:
     group = name.split(".")[0]
     owners = [part.choice for part in parts(group) if _owns(part, name)] if group in GROUPS else []
     if owners:
-        return f"{name} is a key of {group}={' or '.join(owners)}, which is not chosen here (see: ebm list {group})"
+        return f"{name} is a key of {group}={' or '.join(owners)}, {_ELSEWHERE} (see: ebm list {group})"
     return f"unknown key {name}{nearest(name, _words(command))} (see: ebm {command} --help)"
 
 

@@ -32,7 +32,7 @@ from ebm_cli.train import Parts, TrainState
 _TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
 
 
-_ADVICE = "Try a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
+_ADVICE = "Start a run with a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
 
 
 class Inputs(NamedTuple):

@@ -71,7 +71,9 @@ DO_NOT_FIT = {
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "
     "a smaller model",
     "evaluation=[exact]": "evaluation=exact: the smaller side has 64 units, enumeration goes to 20; leave it out "
-    "(evaluation=[ais,chains])",
+    "(choose others: ebm list evaluation)",
+    "evaluation=[exact,ais]": "evaluation=exact: the smaller side has 64 units, enumeration goes to 20; leave it out "
+    "(evaluation=[ais])",
     "device=cuda": "torch sees no CUDA device here; use device=cpu, or device=auto",
     "dataset=npz": "dataset.path = null: name the .npz file, dataset.path=FILE",
     "dataset=npz dataset.path=/nowhere.npz": "dataset.path = /nowhere.npz: there is no such file",

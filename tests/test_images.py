@@ -497,3 +497,54 @@ def test_samples_of_an_image_run_have_distances(tmp_path, monkeypatch):
     answer = ebm("evaluate run=run evaluation=[samples] evaluation.samples.features=inception")
     assert answer.code == 2
     assert "evaluation.samples.features = inception: " in answer.err
+
+
+# What a newcomer meets
+
+
+def test_images_with_channels_last_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("rgb.npz", train=np.arange(7680, dtype=np.uint8).reshape(40, 8, 8, 3))
+    answer = ebm("train model=convnet dataset=npz dataset.path=rgb.npz tracker=none")
+    assert answer.code == 2
+    assert "the data have shape 8x8x3; store channels first" in answer.err
+
+
+def test_floats_beyond_one_are_no_images_and_the_way_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", train=np.linspace(-1, 1, 640, dtype=np.float32).reshape(10, 8, 8))
+    answer = ebm("train model=convnet dataset=npz dataset.path=x.npz dataset.box=symmetric tracker=none")
+    assert answer.code == 2
+    assert "rescale the data to [0, 1], or store images as uint8" in answer.err
+
+
+def test_a_classifier_of_samples_without_labels_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", train=np.arange(640, dtype=np.uint8).reshape(10, 8, 8))
+    answer = ebm("train model=convnet dataset=npz dataset.path=x.npz evaluation=[samples] tracker=none "
+                 "evaluation.samples.features=classifier hydra.run.dir=run")  # fmt: skip
+    assert answer.code == 2
+    assert "the data have no labels to train one by; set evaluation.samples.features=none" in answer.err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_chains_that_ran_away_are_said(tmp_path, monkeypatch):
+    """Numbers of the order of 100 on a machine made for numbers of the order of 1."""
+    monkeypatch.chdir(tmp_path)
+    table = 100 + 50 * rng.normal((400, 7), stream(0)).numpy()
+    np.savez("table.npz", train=table)
+    answer = ebm("train model=gaussian_rbm model.hidden=8 dataset=npz dataset.path=table.npz steps=100 tracker=none "
+                 "evaluation=[samples] hydra.run.dir=run")  # fmt: skip
+    assert answer.code == 0
+    assert "the chains have run away; standardise the data" in answer.err
+
+
+def test_a_key_of_the_kernel_is_found_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ebm(QUICK + "sampler=augmented evaluation=[samples]").code == 0
+    answer = ebm("sample run=run sampler.noise=0.1")
+    assert answer.code == 2
+    assert "sampler.noise: is a key of its kernel in this run; use sampler.kernel.noise" in answer.err
+    answer = ebm("train resume=run steps=9 sampler.every=3")
+    assert answer.code == 2
+    assert "sampler.every: a resumed run keeps its own" in answer.err

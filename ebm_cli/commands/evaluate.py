@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ebm_cli.commands import report
-from ebm_cli.commands.parts import accelerated, checked, evaluations, feasible
+from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
 from ebm_cli.commands.trained import Wanted, open_trained
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
@@ -43,9 +43,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
             raise UserError("split = valid: this run kept no validation rows; use split=test or split=train")
         asked_for = evaluations(config)
         chosen = feasible(asked_for, trained.state.model, trained.parts.components.sampler)
-        if not chosen:
-            which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
-            raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[ais,chains]")
+        _check_chosen(chosen, asked_for, trained.parts)
         work = [evaluation.work for evaluation in chosen.values()]
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
@@ -61,6 +59,13 @@ def evaluate(config: Mapping[str, Any]) -> int:
     report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
     output.print(f"results: {' '.join(map(str, sorted(folder.iterdir(), key=_json_first)))}", soft_wrap=True)
     return 0
+
+
+def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Evaluation], parts: Parts) -> None:
+    if not chosen:
+        which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
+        raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[samples]")
+    check_complete_data(chosen, parts.data)
 
 
 def _json_first(path: Path) -> tuple[bool, str]:

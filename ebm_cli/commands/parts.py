@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import checks, memory, registry
 from ebm_cli.acceleration import for_evaluation, resolved, threads, units
+from ebm_cli.dataset.base import Data
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
@@ -142,11 +143,20 @@ def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Samp
         if why is None:
             kept[name] = evaluation
         elif evaluation.required and asked:
-            others = [other for other in chosen if other != name] or ["ais", "chains"]
-            raise UserError(f"evaluation={name}: {why}; leave it out (evaluation=[{','.join(others)}])")
+            possible = [other for other, found in chosen.items() if found.refusal(model, sampler) is None]
+            rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
+            raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))
         else:
             log.info("evaluation %s does not apply: %s", name, why)
     return kept
+
+
+def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:
+    """Raise UserError if an evaluation needs of the data what they lack, before any work."""
+    for name, evaluation in chosen.items():
+        missing = evaluation.lacks(data)
+        if missing:
+            raise UserError(f"evaluation={name}: {missing}")
 
 
 def choices(config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> Choice:

@@ -13,6 +13,7 @@ from ebm_cli.commands import report
 from ebm_cli.commands.parts import (
     accelerated,
     check_complete,
+    check_complete_data,
     check_keys,
     check_launch,
     choices,
@@ -143,6 +144,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     chosen = evaluations(config)
     parts, state, tracker = _build(config, loop, choice)
     kept = feasible(chosen, state.model, parts.components.sampler)
+    check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)
     notes = [said]

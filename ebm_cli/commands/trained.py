@@ -80,6 +80,10 @@ def _changed(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any
     """Another sampler with its keys or, where none is named, the run's own with some keys changed."""
     if "name" in wanted:
         return dict(wanted)
+    for key in wanted.keys() - own.keys():
+        for name, within in own.items():
+            if isinstance(within, dict) and key in within:
+                raise UserError(f"sampler.{key}: is a key of its {name} in this run; use sampler.{name}.{key}")
     inner = {key: _changed(own[key], new) for key, new in wanted.items() if isinstance(own.get(key), dict)}
     return {**own, **wanted, **inner}
 

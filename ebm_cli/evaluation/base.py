@@ -71,6 +71,10 @@ class Evaluation(ABC):
         """Why it cannot be done on this model with this sampler, or None."""
         return None
 
+    def lacks(self, data: Data) -> str | None:
+        """What of the data it needs is missing, and the way out, or None."""
+        return None
+
     @property
     def work(self) -> Work:
         """How far it moves chains, where that takes long."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ebm_cli import picture
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.classifier import Judge, judge
+from ebm_cli.classifier import RIGHT, Judge, judge, unsure
 from ebm_cli.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel
@@ -105,7 +105,8 @@ class LongRun(Evaluation):
                 numbers = {k: v for k, v in row.items() if k not in ("noise", "start", "steps")}
                 metrics |= {f"{name}/from_{row['start']}/{key}": float(value) for key, value in numbers.items()}
         space = subject.model.space
-        images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films}
+        pictures = len(space.site_shape) in (2, 3) and min(space.site_shape[-2:]) > 1
+        images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films if pictures}
         return Result(metrics, images | {"long_run": figure(films, yard)}, warnings, {"long_run.csv": table(rows)})
 
     def _yardstick(self, subject: Subject) -> tuple[Yardstick, tuple[str, ...]]:
@@ -115,7 +116,8 @@ class LongRun(Evaluation):
         if subject.data.train.labels is None:
             said = "the data have no labels, so nothing says which class a chain is in"
             return Yardstick((low, high), distance, None), (said,)
-        return Yardstick((low, high), distance, judge(subject.data, subject.held_out, subject.key.fold("judge"))), ()
+        by = judge(subject.data, subject.held_out, subject.key.fold("judge"))
+        return Yardstick((low, high), distance, by), (unsure(by.accuracy),) if by.accuracy < RIGHT else ()
 
     def _films(self, subject: Subject, noise: float | None, yard: Yardstick) -> list[Film]:
         """All starts together, as rows of one set of chains."""

@@ -8,15 +8,18 @@ from torch import Tensor
 
 from ebm_cli import picture, rng
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.classifier import judge
+from ebm_cli.classifier import RIGHT, judge, unsure
+from ebm_cli.dataset.base import Data
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.features import frechet, inception, kernel_distance, no_inception
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Sampler, run
+from ebm_cli.space import Discrete
 
 _ROWS_AT_ONCE = 10_000
+_FAR = 20  # times as far from the training rows as held-out rows are: no sample of anything like the data
 
 
 @register("evaluation", "samples")
@@ -56,6 +59,9 @@ class Samples(Evaluation):
         held_out, _ = nearest(subject.held_out.all()[: self.count], train)
         space = subject.model.space
         distances, accuracy = self._distances(subject, x, train)
+        ratio = distance.mean().item() / max(held_out.mean().item(), 1e-12)
+        warnings = [_ran_away(ratio)] if ratio > _FAR and not isinstance(space, Discrete) else []
+        warnings += [unsure(by) for by in accuracy.values() if by < RIGHT]
         return Result(
             {
                 "samples/nearest_distance": distance.mean().item(),
@@ -68,7 +74,14 @@ class Samples(Evaluation):
                 "samples": picture.grid(space, x),
                 "neighbours": picture.beside(space, x, train[index], 16),
             },
+            tuple(warnings),
         )
+
+    def lacks(self, data: Data) -> str | None:
+        """A classifier needs labels."""
+        if self.features != "classifier" or (data.train.labels is not None and data.test.labels is not None):
+            return None
+        return "features = classifier: the data have no labels to train one by; set evaluation.samples.features=none"
 
     def _distances(self, subject: Subject, x: Tensor, train: Tensor) -> tuple[dict[str, float], dict[str, float]]:
         """Of the features of samples from those of held-out rows; beside them those of as many training rows."""
@@ -87,6 +100,13 @@ class Samples(Evaluation):
         return found | {
             f"kernel_distance{kind}": kernel_distance(rows, held_out) for kind, rows in kinds.items()
         }, accuracy
+
+
+def _ran_away(ratio: float) -> str:
+    return (
+        f"samples are {ratio:.2g} times as far from the training rows as held-out rows are: the chains have run away; "
+        "standardise the data, take a lower optimizer.lr, or more steps"
+    )
 
 
 def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, dict[str, float]]:

@@ -207,6 +207,11 @@ def check_image(space: Space, name: str) -> None:
     if len(space.site_shape) not in (2, 3):
         shape = "x".join(map(str, space.site_shape))
         raise UserError(f"model.name = {name}: takes images, the data have shape {shape}")
+    if len(space.site_shape) == 3 and space.site_shape[2] in (1, 3, 4) and space.site_shape[0] > 4:
+        shape = "x".join(map(str, space.site_shape))
+        raise UserError(
+            f"model.name = {name}: the data have shape {shape}; store channels first, as (n, channels, h, w)"
+        )
 
 
 def convolution_parameters(space: Space, widths: Sequence[int]) -> int:

@@ -62,7 +62,8 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
 
     def remark(self) -> str | None:
         """What the kernel says, and what comes between its steps."""
-        said = f"chains are changed by {', '.join(self.transforms)} every {self.every} steps, which no density asks for"
+        names = ", ".join(self.transforms)
+        said = f"chains are changed by {names} every {self.every} steps, a move that follows no density"
         kernel = self.kernel.remark()
         return f"{kernel}; {said}" if kernel else said
 
