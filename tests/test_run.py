@@ -108,7 +108,8 @@ def test_a_loss_that_is_not_finite():
     found = Path("run")
     assert answer.code == 1
     assert "Traceback" not in answer.err
-    sentence = re.search(r"step (\d+): the loss is not finite \(loss .*\); nothing of it was saved\. Start a run ", answer.err)
+    said = r"step (\d+): the loss is not finite \(loss .*\); nothing of it was saved\. Start a run "
+    sentence = re.search(said, answer.err)
     assert sentence
     assert facts(found)["status"] == facts(found, "summary.json")["status"] == "failed"
     assert "is not finite" in facts(found)["error"]
