@@ -37,7 +37,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
     Spin: Spin((2, 2)),
     Categorical: Categorical((1, 3, 3)),
     Real: Real((1, 2)),
-    Box: Box((4, 4), -1.0, 1.0),
+    Box: Box((4, 4), -8.0, 8.0),  # so wide that proposals of the shipped step sizes seldom leave it
 }
 SMALL = {
     "hidden": 3,
