@@ -380,15 +380,15 @@ def test_numbers_of_a_film():
     x = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.4, 0.4]])[..., None]
     energy = torch.tensor([[9.0, 9, 9, 9], [0, 1, 2, 3], [0.5, 1.5, 2.5, 0.7]])
     sure, unsure, other = [0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.1, 0.9, 0.0]
-    classes = torch.tensor([[sure] * 4, [sure, sure, other, other], [sure, unsure, other, unsure]])
+    classes = torch.tensor([[sure] * 4, [sure, other, other, other], [sure, unsure, other, unsure]])
     film = Film(0.1, "noise", (0, 5, 10), x, energy, classes)
     rows = list(measured(film, Yardstick((0.6, 2.0), 0.8, None), 0.8))
     assert [row["energy_inside"] for row in rows] == [0, 0.5, 0.5]
     assert [row["recognised"] for row in rows] == [1, 1, 0.5]
-    assert [row["largest_class"] for row in rows] == [1, 0.5, 0.75]
+    assert [row["largest_class"] for row in rows] == [1, 0.75, 0.75]
     assert [row["rarest_class"] for row in rows] == [0, 0, 0]
-    assert [row["class_kept"] for row in rows] == [1, 0.5, 0.75]
-    assert [row["class_changed_since_half"] for row in rows] == [0, 0, 0.25]
+    assert [row["class_kept"] for row in rows] == [1, 0.25, 0.75]
+    assert [row["class_changed_since_half"] for row in rows] == [0, 0, 0.5]
     assert [row["moved"] for row in rows] == pytest.approx([0, 0.25 / 0.8, 0.5])
     assert [row["energy"] for row in rows] == pytest.approx([9, 1.5, 1.3])
 
