@@ -22,6 +22,9 @@ def main(arguments: list[str]) -> int:
     from _measure import measure
     from _report import document, machine, section
 
+    from ebm_cli import memory
+
+    memory.keep_freed()  # as `ebm` has it, for every contender
     head = machine()
     print(head, flush=True)
     results = []
