@@ -218,8 +218,8 @@ NETWORKS = ("mlp", "convnet", "resnet", "multiscale", "jem")  # one stands for a
 
 
 def _telling(label: str, name: str) -> bool:
-    """Whether a pair shows what others do not: no network but one needs more than the shipped settings."""
-    return "-" not in label or name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS
+    """Whether a pair shows what others do not: no network but one needs more than two of the shipped samplers."""
+    return label in ("langevin", "mala") or name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS
 
 
 FITTING = [
