@@ -14,10 +14,11 @@ from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
 
-Choices = dict[str, str]  # what the user chose in each group
+Choice = dict[str, str]
+"""What the user chose in each config group, for messages."""
 
 
-def check_space(dataset: Dataset, model: ModelSpec, choice: Choices) -> None:
+def check_space(dataset: Dataset, model: ModelSpec, choice: Choice) -> None:
     """The space of the data is one the model takes; unknown (None) until a file is read is left to `check_loaded`."""
     space = dataset.space_type(model.spaces)
     if space is not None and space not in model.spaces:
@@ -27,7 +28,7 @@ def check_space(dataset: Dataset, model: ModelSpec, choice: Choices) -> None:
         )
 
 
-def check_loaded(space: Space, model: ModelSpec, choice: Choices) -> None:
+def check_loaded(space: Space, model: ModelSpec, choice: Choice) -> None:
     """The same once the data are read."""
     if type(space) not in model.spaces:
         raise UserError(
@@ -53,7 +54,7 @@ def _models(space: type[Space]) -> str:
     return ", ".join(found) or "none"
 
 
-def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choices) -> None:
+def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) -> None:
     """The sampler moves in the model's space and finds the capabilities it needs."""
     if not _fits(type(sampler.inner), model):
         found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
@@ -69,7 +70,7 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choices)
         )
 
 
-def check_moves(sampler: Sampler[Any, Any], space: Space, choice: Choices) -> None:
+def check_moves(sampler: Sampler[Any, Any], space: Space, choice: Choice) -> None:
     """The sampler moves in the space of the data that were read, and its settings suit one of this size."""
     if type(space) not in sampler.inner.spaces:
         found = [name for name, cls in registry.components("sampler").items() if type(space) in _spaces(cls)]
@@ -82,7 +83,7 @@ def check_moves(sampler: Sampler[Any, Any], space: Space, choice: Choices) -> No
         raise UserError(misfit)
 
 
-def _called(sampler: Sampler[Any, Any], choice: Choices) -> str:
+def _called(sampler: Sampler[Any, Any], choice: Choice) -> str:
     """A sampler as it was chosen, or the kernel of its replicas."""
     if sampler.inner is sampler:
         return f"sampler={choice['sampler']}"
@@ -108,7 +109,7 @@ def _wants(sampler: Any) -> str:
     return f"wants a {' and '.join([*needs, names(sampler.spaces)])} model"
 
 
-def check_objective(objective: Objective, model: ModelSpec, choice: Choices) -> None:
+def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> None:
     """The objective accepts the space, and the model has what it needs."""
     conflict = objective.conflict() or objective.misfit(model.builds)
     if conflict:
@@ -134,7 +135,7 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choices) -> 
             )
 
 
-def check_through(objective: Objective, sampler: Sampler[Any, Any], policy: Chains, choice: Choices) -> None:
+def check_through(objective: Objective, sampler: Sampler[Any, Any], policy: Chains, choice: Choice) -> None:
     """What is differentiated through chains gets a sampler with a gradient, and not all of their transitions."""
     if not objective.through:
         return
@@ -158,7 +159,7 @@ def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
         ranks.check_shares(chains__count=policy.slots)
 
 
-def check_enumerable(objective: Objective, model: EnergyModel, choice: Choices) -> None:
+def check_enumerable(objective: Objective, model: EnergyModel, choice: Choice) -> None:
     """An objective that sums over all states gets a model small enough."""
     why = exact.refusal(model) if objective.enumerates else None
     if why:

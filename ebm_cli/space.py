@@ -42,6 +42,10 @@ class Space(ABC):
     def contains(self, x: Tensor) -> bool:
         """Whether every row of x (batch, *shape) is a configuration of this space."""
 
+    def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
+        """log p(x') - log p(x) as it is for proposals x' within the space, -inf for those beyond; (batch,)."""
+        return log_ratio
+
     @abstractmethod
     def brightness(self, x: Tensor) -> Tensor:
         """x mapped to [0, 1] for display, (batch, *site_shape)."""
@@ -217,10 +221,6 @@ class Real(Space):
     def nearest(self, x: Tensor) -> Tensor:
         """The point of the space closest to each row of x."""
         return x
-
-    def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
-        """log p(x') - log p(x) as it is for proposals x' within the space, -inf for those beyond; (batch,)."""
-        return log_ratio
 
 
 @dataclass(frozen=True)

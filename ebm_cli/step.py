@@ -157,7 +157,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
-    rows = Rows(Batch(x, labels=_labels(data, inputs)), {})
+    rows = Rows(Batch(x, labels=_labels(data, objective, inputs)), {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine)
@@ -186,13 +186,14 @@ def _whole(
     inputs: Inputs,
 ) -> Values:
     """Batch, chains, gradient and update in one region."""
-    batch = Batch(data.rows(inputs.rows, inputs.binarize), labels=_labels(data, inputs))
+    batch = Batch(data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs))
     rows = _moved(moves, model, store, batch, inputs, EAGER)
     return _update(objective, weights, model, rows, inputs.objective, inputs.at)
 
 
-def _labels(data: Split, inputs: Inputs) -> Tensor | None:
-    return None if data.labels is None else data.labels[inputs.rows]
+def _labels(data: Split, objective: Objective, inputs: Inputs) -> Tensor | None:
+    """Those of the batch, for an objective that reads them."""
+    return data.labels[inputs.rows] if objective.labelled and data.labels is not None else None
 
 
 def _shards(rows: Rows, engine: Engine) -> list[Rows]:

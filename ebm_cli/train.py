@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebm_cli import checks, memory, registry
 from ebm_cli.chains import Chains
+from ebm_cli.checks import Choice
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
 from ebm_cli.engine import Work
@@ -19,9 +20,6 @@ from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.rng import permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
-
-Choice = dict[str, str]
-"""What the user chose in each config group, for messages."""
 
 
 @dataclass(frozen=True)

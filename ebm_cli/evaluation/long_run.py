@@ -95,19 +95,22 @@ class LongRun(Evaluation):
         """`long_run/<noise>/<start>/...` at the end, everything in a table, strips of film and a figure."""
         yard, warnings = self._yardstick(subject)
         films = [film for noise in self.noises or (None,) for film in self._films(subject, noise, yard)]
-        rows = [row for film in films for row in measured(film, yard, self.confident)]
+        rows = {film.name: [*measured(film, yard, self.confident)] for film in films}
         metrics: dict[str, float] = {}
         if yard.judge is not None:
             metrics |= {"long_run/classifier_accuracy": yard.judge.accuracy, "long_run/mistaken": yard.judge.mistaken}
-        for row in rows:
-            if row["steps"] == self.steps:
-                name = "/".join(["long_run", *([f"noise_{row['noise']:g}"] if row["noise"] is not None else [])])
-                numbers = {k: v for k, v in row.items() if k not in ("noise", "start", "steps")}
-                metrics |= {f"{name}/from_{row['start']}/{key}": float(value) for key, value in numbers.items()}
+        for name, frames in rows.items():
+            numbers = {key: value for key, value in frames[-1].items() if key not in ("noise", "start", "steps")}
+            metrics |= {f"long_run/{name}/{key}": float(value) for key, value in numbers.items()}
         space = subject.model.space
         pictures = len(space.site_shape) in (2, 3) and min(space.site_shape[-2:]) > 1
         images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films if pictures}
-        return Result(metrics, images | {"long_run": figure(films, yard)}, warnings, {"long_run.csv": table(rows)})
+        return Result(
+            metrics,
+            images | {"long_run": figure(films, yard)},
+            warnings,
+            {"long_run.csv": table([row for frames in rows.values() for row in frames])},
+        )
 
     def _yardstick(self, subject: Subject) -> tuple[Yardstick, tuple[str, ...]]:
         x = subject.held_out.all()

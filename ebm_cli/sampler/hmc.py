@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011, sec. 5.3)."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -42,7 +42,7 @@ class HMC(Adapting[EnergyModel, InformedState]):
             end = informed(model, end.x + self.step_size * r)
             r = r - self.step_size / 2 * end.grad
         log_ratio = state.energy - end.energy + _kinetic(start) - _kinetic(r)
-        log_ratio = cast(Real, model.space).allowed(log_ratio, end.x)
+        log_ratio = model.space.allowed(log_ratio, end.x)
         state, accepted = accept(state, end, log_ratio, key.fold("accept"))
         return state, {"acceptance": accepted}
 

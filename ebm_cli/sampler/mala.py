@@ -1,7 +1,7 @@
 """Langevin proposals with an acceptance test (Roberts & Tweedie 1996)."""
 
 import math
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -38,7 +38,7 @@ class MALA(Adapting[EnergyModel, InformedState]):
         z = rng.normal(state.x.shape, key.fold("noise"), state.x.device, state.x.dtype)
         proposal = informed(model, state.x - self.step_size * state.grad + math.sqrt(2 * self.step_size) * z)
         log_ratio = state.energy - proposal.energy + self._log_q(proposal, state.x) - self._log_q(state, proposal.x)
-        log_ratio = cast(Real, model.space).allowed(log_ratio, proposal.x)
+        log_ratio = model.space.allowed(log_ratio, proposal.x)
         state, accepted = accept(state, proposal, log_ratio, key.fold("accept"))
         return state, {"acceptance": accepted}
 

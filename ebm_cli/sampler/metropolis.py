@@ -57,9 +57,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
         energy = model.energy(proposal)
         u = rng.uniform(energy.shape, key.fold("accept"), energy.device, energy.dtype)
         log_ratio = state.energy - energy
-        if isinstance(model.space, Real):
-            log_ratio = model.space.allowed(log_ratio, proposal)
-        accept = u < log_ratio.exp()
+        accept = u < model.space.allowed(log_ratio, proposal).exp()
         x = torch.where(accept.reshape(-1, *[1] * (proposal.dim() - 1)), proposal, state.x)
         return MetropolisState(x, torch.where(accept, energy, state.energy)), {"acceptance": accept.to(u.dtype)}
 
