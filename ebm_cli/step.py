@@ -43,6 +43,7 @@ class Inputs(NamedTuple):
     targets: Tensor  # slots that these chains are put into
     others: Tensor  # slots of other chains to compare them with, perhaps none
     own: slice  # which of these chains are this rank's
+    first: int  # number of this rank's first row in the batch
     binarize: AnyKey
     chains: AnyKey
     sampler: Sequence[AnyKey]  # one for each transition
@@ -136,6 +137,7 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
         policy.targets(slots, step).to(device, non_blocking=True),
         others.to(device, non_blocking=True),
         own,
+        mine.start,
         binarize,
         chains,
         engine_for(components.sampler, state.model, engine).keys(moves, device),
@@ -157,7 +159,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
-    rows = Rows(Batch(x, labels=_labels(data, objective, inputs)), {})
+    rows = Rows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first), {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine)
@@ -186,7 +188,9 @@ def _whole(
     inputs: Inputs,
 ) -> Values:
     """Batch, chains, gradient and update in one region."""
-    batch = Batch(data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs))
+    batch = Batch(
+        data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs), first=inputs.first
+    )
     rows = _moved(moves, model, store, batch, inputs, EAGER)
     return _update(objective, weights, model, rows, inputs.objective, inputs.at)
 
@@ -207,7 +211,8 @@ def _shards(rows: Rows, engine: Engine) -> list[Rows]:
         return [rows]
     x_neg, labels = (_chunks(part, count) for part in (batch.x_neg, batch.labels))
     parts = [
-        Batch(part, x_neg[i], labels[i], _tail(batch.tail, i, count)) for i, part in enumerate(batch.x.chunk(count))
+        Batch(part, x_neg[i], labels[i], _tail(batch.tail, i, count), batch.first + i * (n // count))
+        for i, part in enumerate(batch.x.chunk(count))
     ]
     infos = [{name: value.chunk(count)[i] for name, value in rows.info.items()} for i in range(count)]
     return [Rows(*shard) for shard in zip(parts, infos, strict=True)]

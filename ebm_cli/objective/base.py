@@ -30,12 +30,17 @@ class Tail(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What an objective sees: data x (batch, *shape), negatives x_neg (chains, *shape), labels (batch,) of the data."""
+    """What an objective sees: data x (batch, *shape), negatives x_neg (chains, *shape), labels (batch,) of the data.
+
+    `first` is the number of its first row in the whole batch: what an objective draws for row r, it draws from
+    `key.after(first)`, so that shards and processes draw different numbers.
+    """
 
     x: Tensor
     x_neg: Tensor | None = None
     labels: Tensor | None = None
     tail: Tail | None = None
+    first: int = 0
 
 
 class Gradient(NamedTuple):
