@@ -19,7 +19,7 @@ from ebm_cli import philox, registry, rng, train
 from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
-from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Normalised
+from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.model.fhmm import FHMM
 from ebm_cli.model.gaussian_rbm import GaussianRBM
@@ -215,7 +215,14 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
     return able and sampler.misfit(model.space) is None
 
 
-NETWORKS = ("mlp", "convnet", "resnet", "multiscale", "jem")  # one stands for all where settings of samplers differ
+NETWORKS = (
+    "mlp",
+    "convnet",
+    "resnet",
+    "multiscale",
+    "jem",
+    "flow",
+)  # one stands for all where settings of samplers differ
 
 
 def _telling(label: str, name: str) -> bool:
@@ -252,7 +259,7 @@ def _matters(label: str, name: str) -> bool:
     return name in SHIPPED or (label in USUAL and target(name).compiles)
 
 
-KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(target(name), Normalised | GaussianRBM)]
+KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(target(name), GaussianProduct | GaussianRBM)]
 INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact and t in KNOWN]
 FITTING_DISCRETE = [(s, t) for s, t in FITTING if t in DISCRETE]
 

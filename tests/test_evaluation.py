@@ -83,7 +83,7 @@ def test_every_evaluation_has_a_file():
 
 
 USUAL = ("rbm-binary", "potts-categorical", "exponential_family-real", "convnet-boxed", "jem-boxed")
-LIKE_CONVNET = ("resnet-boxed", "multiscale-boxed", "mlp-boxed")
+LIKE_CONVNET = ("resnet-boxed", "multiscale-boxed", "mlp-boxed", "flow-real")
 EVERY = [
     (name, model) if model in USUAL else pytest.param(name, model, marks=pytest.mark.long)
     for model in PAIRS

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from scipy import integrate
 from targets import (
     DISCRETE,
+    KNOWN,
     PAIRS,
     assert_close,
     assert_distributed,
@@ -41,7 +42,7 @@ from ebm_cli.space import Binary, Categorical, Discrete, Real, TwoValued
 models = pytest.mark.parametrize("name", PAIRS)
 discrete_models = pytest.mark.parametrize("name", DISCRETE)
 bipartite_models = pytest.mark.parametrize("name", names_of(Bipartite))
-normalised_models = pytest.mark.parametrize("name", names_of(Normalised))
+normalised_models = pytest.mark.parametrize("name", [name for name in names_of(Normalised) if name in KNOWN])
 # Sums of some ten terms of size one in float64 agree to this whatever their order.
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
