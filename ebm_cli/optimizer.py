@@ -7,8 +7,9 @@ class is not used: its first import takes seconds.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
@@ -32,7 +33,8 @@ class Optimizer(ABC):
 
     `warmup` steps rise linearly from 0 to `lr`. `clip` bounds the gradient's Euclidean norm (null: no bound).
     `ema` > 0 keeps theta_ema <- ema theta_ema + (1 - ema) theta from step `ema_start` * steps on (before it, the
-    average follows the weights); evaluation then uses the average.
+    average follows the weights); evaluation then uses the average. `rates` are factors on the learning rate of the
+    parameters whose names match a pattern, such as `auxiliary.*`.
     """
 
     lr: Rate
@@ -42,6 +44,18 @@ class Optimizer(ABC):
     clip: Rate | None
     ema: Share
     ema_start: Share
+    rates: dict[str, Rate]
+
+    def factor(self, name: str) -> float:
+        """What the learning rate is multiplied by for this parameter: that of the first pattern it matches, or 1."""
+        return next((factor for pattern, factor in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
+
+    def misfit(self, names: Collection[str]) -> str | None:
+        """Which key of `rates` matches none of these parameters, in one sentence, or None."""
+        for pattern in self.rates:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                return f"optimizer.rates.{pattern}: no parameter is called so; there are {', '.join(names)}"
+        return None
 
     @abstractmethod
     def slots(self) -> tuple[str, ...]:
@@ -83,7 +97,8 @@ class At(NamedTuple):
 def apply(optimizer: Optimizer, parameters: Mapping[str, Tensor], grads: Named, state: Named, at: At) -> None:
     """One update of all parameters that have a gradient, and of the optimizer's state, in place."""
     for name, grad in grads.items():
-        optimizer.update(parameters[name], grad, [state[f"{slot}.{name}"] for slot in optimizer.slots()], at)
+        slots, factor = [state[f"{slot}.{name}"] for slot in optimizer.slots()], optimizer.factor(name)
+        optimizer.update(parameters[name], grad, slots, at if factor == 1 else at._replace(rate=at.rate * factor))
 
 
 def norms(grads: Named) -> Tensor:

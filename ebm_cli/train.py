@@ -15,6 +15,7 @@ from ebm_cli.checks import Choice
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
 from ebm_cli.engine import Work
+from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Auxiliary, Objective, updated
@@ -200,7 +201,11 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
     ages = torch.zeros(len(store), dtype=torch.int64, device=device)
     state = TrainState(0, model, {}, average, components.sampler.spread(store, data.space), ages, None, auxiliary)
-    state.optimizer = components.optimizer.init({name: p.detach() for name, p in updated(model, auxiliary).items()})
+    trained = updated(model, auxiliary)
+    misfit = components.optimizer.misfit(trained) if trains else None
+    if misfit:
+        raise UserError(misfit)
+    state.optimizer = components.optimizer.init({name: p.detach() for name, p in trained.items()})
     return state
 
 

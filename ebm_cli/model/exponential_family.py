@@ -153,10 +153,13 @@ class GaussianProduct(Normalised):
         """sum_i (log 2 pi - r_i) / 2."""
         return 0.5 * (math.log(2 * math.pi) - self.r).sum()
 
+    def push(self, z: Tensor) -> Tensor:
+        """m + exp(-r / 2) z for z (n, sites), (n, *shape), differentiable in z and the parameters."""
+        return (self.m + (-self.r / 2).exp() * z).reshape(len(z), *self.space.shape)
+
     def sample(self, n: int, key: AnyKey) -> Tensor:
-        """m + exp(-r / 2) z with z standard normal, (n, *shape)."""
-        z = rng.normal((n, self.space.sites), key, self.m.device, self.m.dtype)
-        return (self.m + (-self.r / 2).exp() * z).reshape(n, *self.space.shape)
+        """`push` of standard normal numbers."""
+        return self.push(rng.normal((n, self.space.sites), key, self.m.device, self.m.dtype))
 
 
 def product(space: Space, mean: Tensor) -> Normalised:

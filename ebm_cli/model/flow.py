@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ebm_cli import rng
 from ebm_cli.model.base import ModelSpec, Normalised
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Real, Space
 
 Kind = Literal["maf", "nsf", "realnvp"]
@@ -64,7 +64,7 @@ class Flow(Normalised):
         return x.reshape(len(z), *self.space.shape)
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """`push` of standard normal numbers."""
         return self.push(rng.normal((n, self.space.sites), key, self.mean.device, self.mean.dtype))
 

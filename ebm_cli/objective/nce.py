@@ -46,9 +46,9 @@ class Contrast(Auxiliary):
 class NoiseContrastive(Objective):
     """loss = -mean log sigmoid(G(x)) - k mean log sigmoid(-G(y)), k = `ratio` draws y of the noise q for each datum x.
 
-    G(x) = -E(x) - c - log q(x) - log k is the log-odds that x is a datum (Gutmann & Hyvarinen 2010, eq. 3 to 8, there
-    k = 1; 2012, eq. 3 to 5 with k). As the data grow, exp(-E(x) - c) comes to be their density and c, a parameter, to
-    be log Z. `density` one: log q := 0, whatever the noise, which is negative sampling (Mikolov et al. 2013, eq. 4):
+    G(x) = -E(x) - c - log q(x) - log k is the log-odds that x is a datum (Gutmann & Hyvarinen 2010, sect. 2, there k =
+    1; 2012, sect. 2, with k). As the data grow, exp(-E(x) - c) comes to be their density and c, a parameter, to
+    be log Z. `density` one: log q := 0, whatever the noise, which is negative sampling (Mikolov et al. 2013):
     the minimum is then at -E(x) = log p(x) - log q(x) + const, a ratio and no density. `learn_c` false: c stays as it
     begins. It begins as `c`; null: with log mean exp(-E(y) - log q(y)) over 1000 draws of the noise, an estimate of
     log Z for the model as it begins.
@@ -79,19 +79,8 @@ class NoiseContrastive(Objective):
         """The noise with c as it begins. Raises UserError where the model's energies of the noise are not finite."""
         assert noise is not None
         known = self.density == "known"
-        return Contrast(noise, self._first(model, noise, key, known=known), learned=self.learn_c, known=known)
-
-    @torch.no_grad()
-    def _first(self, model: EnergyModel, noise: Noise, key: Key, *, known: bool) -> Tensor:
-        """c before the first update."""
-        if self.c is not None:
-            return torch.tensor(self.c)
-        y = noise.sample(_FIRST, key)
-        f = -model.energy(y).double() - (noise.log_prob(y).double() if known else 0)
-        c = f.logsumexp(0) - math.log(len(y))
-        if not c.isfinite():
-            raise UserError("objective.c = null: the model's energies of the noise are not finite; give c a number")
-        return c.float()
+        c = begun(model, noise, key, known=known) if self.c is None else torch.tensor(self.c)
+        return Contrast(noise, c, learned=self.learn_c, known=known)
 
     @torch.no_grad()
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
@@ -111,6 +100,17 @@ class NoiseContrastive(Objective):
         metrics = told_apart(logits[:n], logits[n:], self.ratio)
         energies = {"energy_data": energy[:n].mean(), "energy_noise": energy[n:].mean()}
         return Gradient(found, {**metrics, **energies, "c": contrast.c.detach().clone()}, {})
+
+
+@torch.no_grad()
+def begun(model: EnergyModel, noise: Noise, key: Key, *, known: bool) -> Tensor:
+    """log mean exp(-E(y) - log q(y)) over draws y of the noise, log q = 0 unless it is `known`: c as it begins."""
+    y = noise.sample(_FIRST, key)
+    f = -model.energy(y).double() - (noise.log_prob(y).double() if known else 0)
+    c = f.logsumexp(0) - math.log(len(y))
+    if not c.isfinite():
+        raise UserError("objective.c = null: the model's energies of the noise are not finite; give c a number")
+    return c.float()
 
 
 def fitted(noise: Noise, x: Tensor) -> dict[str, Tensor]:

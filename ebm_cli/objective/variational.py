@@ -1,0 +1,115 @@
+"""Variational bound on log Z: a distribution that is drawn to the model takes the place of its chains."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.noise.base import Noise
+from ebm_cli.objective import adversary
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective
+from ebm_cli.objective.vera import Generator
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Real
+
+_ROWS = 1000  # of the noise, that q begins from
+
+
+class Approximation(Auxiliary):
+    """q."""
+
+    def __init__(self, q: torch.nn.Module) -> None:
+        super().__init__()
+        self.q = q
+
+    @property
+    def compiles(self) -> bool:
+        """It learns by automatic differentiation."""
+        return False
+
+
+@register("objective", "variational")
+class Variational(Objective):
+    """min over the model, max over q of E_data[E(x)] + E_q[-E(y)] + H(q), a bound since log Z >= E_q[-E] + H(q).
+
+    q follows the model by minimising E_q[E] - entropy H(q), which is KL(q || p) for `entropy` 1, through its own draws:
+    `q` gaussian, independent sites; flow, a normalising flow; vera, a generator with noise added, whose entropy has a
+    gradient but no value (Grathwohl et al. 2021b; `vera.py`). Its start has the moments of the noise (noise=fitted:
+    those of the data). The model's loss is mean E(x) - mean E(y). `gradient_penalty` adds
+    gradient_penalty mean |dE/dx|^2 over the data. `latent`, `hidden` and `proposals` are those of vera.
+    """
+
+    q: Literal["gaussian", "flow", "vera"]
+    entropy: Annotated[float, Field(gt=0)]
+    gradient_penalty: Annotated[float, Field(ge=0)]
+    latent: Annotated[int, Field(ge=1)]
+    hidden: Annotated[int, Field(ge=1)]
+    proposals: Annotated[int, Field(ge=2)]
+
+    spaces = (Real,)
+
+    @property
+    def negatives(self) -> bool:
+        """No chains."""
+        return False
+
+    @property
+    def contrasts(self) -> Literal["nothing", "samples", "density"]:
+        """Samples, for the start of q."""
+        return "samples"
+
+    @property
+    def differentiates(self) -> bool:
+        """q."""
+        return True
+
+    def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Approximation:
+        """q as it begins."""
+        assert noise is not None
+        rows, space = noise.sample(_ROWS, key.fold("rows")), model.space
+        if self.q == "gaussian":
+            return Approximation(adversary.independent(space, rows))
+        if self.q == "flow":
+            return Approximation(adversary.flow(space, rows, key.fold("flow")))
+        return Approximation(Generator(space, self.latent, self.hidden, self.proposals, rows.cpu(), key.fold("vera")))
+
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
+        """The model's by the draws as they are, q's through them."""
+        auxiliary = batch.auxiliary
+        assert isinstance(auxiliary, Approximation)
+        x, key = batch.x, key.after(batch.first).fold("q")
+        of_q, y, metrics = self._follow(model, auxiliary.q, len(x), key)
+        parameters = dict(model.named_parameters())
+        with torch.enable_grad():
+            data = x.detach().requires_grad_(self.gradient_penalty > 0)
+            energy, energy_q = model.energy(torch.cat([data, y.to(x.dtype)])).split([len(x), len(y)])
+            loss = energy.mean() - energy_q.mean()
+            total = loss
+            if self.gradient_penalty:
+                (slope,) = torch.autograd.grad(energy.sum(), data, create_graph=True)
+                total = total + self.gradient_penalty * slope.flatten(1).square().sum(1).mean()
+            found = torch.autograd.grad(total, [*parameters.values()], materialize_grads=True)
+        energies = {"energy_data": energy.mean().detach(), "energy_q": energy_q.mean().detach()}
+        said = {"loss": total.detach(), **energies, **metrics}
+        return Gradient(dict(zip(parameters, found, strict=True)) | of_q, said, {})
+
+    def _follow(
+        self, model: EnergyModel, q: torch.nn.Module, n: int, key: AnyKey
+    ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
+        """The gradient of E_q[E] - entropy H(q) in q, draws of it, and what to log."""
+        names, parameters = zip(*((f"auxiliary.q.{name}", p) for name, p in q.named_parameters()), strict=True)
+        with torch.enable_grad():
+            if isinstance(q, Generator):
+                y, gain = q.drawn(n, key)
+                loss, metrics = adversary.frozen(model, y).mean() - self.entropy * gain, {}
+                loss = loss - q.proposal_gain(n, key)
+            else:
+                y, log_q = adversary.drawn(q, n, key)  # type: ignore[arg-type]
+                energy = adversary.frozen(model, y)
+                loss = energy.mean() + self.entropy * log_q.mean()
+                metrics = {"entropy_q": -log_q.detach().mean(), "log_z_bound": -(energy + log_q).detach().mean()}
+            grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return dict(zip(names, grads, strict=True)), y.detach(), metrics
