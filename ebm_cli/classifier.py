@@ -16,7 +16,7 @@ from ebm_cli.space import Categorical, Space
 
 _UPDATES, _BATCH = 1000, 100
 _ADAM = optimizer.Adam(
-    lr=2e-3, schedule="linear", final_lr=0.0, warmup=0, clip=None, ema=0.0, ema_start=0.0, rates={},
+    lr=2e-3, schedule="linear", final_lr=0.0, warmup=0, clip=None, ema=0.0, ema_start=0.0, rates=[],
     betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
 )  # fmt: skip
 _FEATURES = 64

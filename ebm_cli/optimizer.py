@@ -44,17 +44,17 @@ class Optimizer(ABC):
     clip: Rate | None
     ema: Share
     ema_start: Share
-    rates: dict[str, Rate]
+    rates: list[tuple[str, Rate]]
 
     def factor(self, name: str) -> float:
         """What the learning rate is multiplied by for this parameter: that of the first pattern it matches, or 1."""
-        return next((factor for pattern, factor in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
+        return next((factor for pattern, factor in self.rates if fnmatchcase(name, pattern)), 1.0)
 
     def misfit(self, names: Collection[str]) -> str | None:
         """Which key of `rates` matches none of these parameters, in one sentence, or None."""
-        for pattern in self.rates:
+        for pattern, _ in self.rates:
             if not any(fnmatchcase(name, pattern) for name in names):
-                return f"optimizer.rates.{pattern}: no parameter is called so; there are {', '.join(names)}"
+                return f"optimizer.rates = {pattern}: no parameter is called so; there are {', '.join(names)}"
         return None
 
     @abstractmethod
