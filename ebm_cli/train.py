@@ -146,6 +146,7 @@ def assemble(
     """The parts of a run, and its state before the first step. Raises UserError if they do not fit the data."""
     checks.check_loaded(data.space, components.model, choice)
     checks.check_moves(components.sampler, data.space, choice)
+    checks.check_data(components.objective, data.space, components.model, choice)
     memory.check(_needed(components, loop, data), device.bytes_left())
     data = data.to(device.torch)
     return Parts(loop, device, data, components), new_state(components, loop, data, choice)
