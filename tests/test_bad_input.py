@@ -68,7 +68,7 @@ DO_NOT_FIT = {
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
     "categorical; objectives that fit model=rbm: cd, ",
-    "dataset.binarize=none model=exponential_family sampler=mala objective=ratio_matching": "works on binary or spin data, "
+    "dataset.binarize=none model=exponential_family sampler=mala objective=ratio_matching": "binary or spin data, "
     "these are real; objectives that fit model=exponential_family: cd, ",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
     "fit: exponential_family",

@@ -11,7 +11,7 @@ from ebm_cli.objective.base import Batch, Gradient, Objective
 from ebm_cli.objective.copies import beside_copies
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.metropolis import Metropolis
+from ebm_cli.sampler.metropolis import proposed
 from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin
 
 
@@ -45,9 +45,8 @@ class ConditionalNCE(Objective):
     @torch.no_grad()
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and noise; `accuracy` is the share of pairs whose datum has the lower energy."""
-        noise = Metropolis(flips=self.flips, step_size=self.noise_scale, adapt=None)
         key = key.after(batch.first).spread(self.copies).fold("noise")
-        y = noise.propose(model, batch.x.repeat_interleave(self.copies, 0), key)
+        y = proposed(model.space, batch.x.repeat_interleave(self.copies, 0), key, self.flips, self.noise_scale)
         if isinstance(model.space, Real):
             y = model.space.reflected(y)
         difference, pull, metrics = beside_copies(model, batch.x, y)
