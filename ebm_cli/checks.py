@@ -118,15 +118,12 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
     if not set(objective.spaces) & set(model.spaces):
         raise UserError(
             f"objective={choice['objective']} works on {names(objective.spaces)} data, model={choice['model']} takes"
-            f" {names(model.spaces)}"
+            f" {names(model.spaces)}; {_objectives(model.spaces, model, choice)}; models that fit "
+            f"objective={choice['objective']}: {', '.join(_models_for(objective)) or 'none'}"
         )
     for need in objective.needs:
         if not issubclass(model.builds, need):
-            fits = [
-                name
-                for name, spec in registry.components("model").items()
-                if issubclass(spec.builds, need)  # type: ignore[attr-defined]
-            ]
+            fits = _models_for(objective)
             key = objective.needed_by
             asks = f"objective.{key} = true" if key else f"objective={choice['objective']}"
             without = f"; or set objective.{key}=false" if key else ""
@@ -134,6 +131,38 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
                 f"{asks} wants a {need.called} model, model={choice['model']} is not; models that fit: "
                 f"{', '.join(fits)}{without}"
             )
+
+
+def _models_for(objective: Objective) -> list[str]:
+    """Models of a space it accepts that have what it needs."""
+    specs: dict[str, Any] = registry.components("model")
+    return [
+        name
+        for name, spec in specs.items()
+        if set(spec.spaces) & set(objective.spaces) and all(issubclass(spec.builds, need) for need in objective.needs)
+    ]
+
+
+def _objectives(spaces: tuple[type[Space], ...], model: ModelSpec, choice: Choice) -> str:
+    """Those that accept one of the spaces and need nothing that the model lacks, as they are chosen."""
+    found: list[str] = []
+    for name, cls in registry.components("objective").items():
+        kind = cast(type[Objective], cls)
+        if set(kind.spaces) & set(spaces) and all(issubclass(model.builds, need) for need in kind.requires):
+            found += kind.chosen_as or (name,)
+    return f"objectives that fit model={choice['model']}: {', '.join(sorted(found))}"
+
+
+def check_data(objective: Objective, space: Space, model: ModelSpec, choice: Choice) -> None:
+    """The objective accepts the space of the data that were read, and its settings suit it."""
+    if type(space) not in objective.spaces:
+        raise UserError(
+            f"objective={choice['objective']} works on {names(objective.spaces)} data, these are {space.name}; "
+            f"{_objectives((type(space),), model, choice)}"
+        )
+    misfit = objective.space_misfit(space)
+    if misfit:
+        raise UserError(misfit)
 
 
 def check_noise(objective: Objective, noise: NoiseSpec, choice: Choice) -> None:
@@ -146,14 +175,8 @@ def check_noise(objective: Objective, noise: NoiseSpec, choice: Choice) -> None:
         )
 
 
-def check_space_of_objective(objective: Objective, noise: NoiseSpec, space: Space, choice: Choice) -> None:
-    """Objective and noise are made for the space of the data that were read."""
-    if type(space) not in objective.spaces:
-        fits = [name for name, cls in registry.components("objective").items() if type(space) in _spaces(cls)]
-        raise UserError(
-            f"objective={choice['objective']} works on {names(objective.spaces)} data, dataset={choice['dataset']} "
-            f"holds {space.name} data; objectives that fit: {', '.join(fits)}"
-        )
+def check_noise_data(objective: Objective, noise: NoiseSpec, space: Space, choice: Choice) -> None:
+    """The noise, where one is needed, is made for the space of the data that were read."""
     if objective.contrasts != "nothing" and type(space) not in noise.spaces:
         fits = [name for name, cls in registry.components("noise").items() if type(space) in _spaces(cls)]
         raise UserError(

@@ -222,6 +222,10 @@ class Real(Space):
         """The point of the space closest to each row of x."""
         return x
 
+    def reflected(self, x: Tensor) -> Tensor:
+        """Where straight lines to the rows of x end if they are reflected at the ends of the space."""
+        return x
+
 
 @dataclass(frozen=True)
 class Box(Real):
@@ -250,6 +254,10 @@ class Box(Real):
     def nearest(self, x: Tensor) -> Tensor:
         """Every coordinate brought to the bound that it is beyond."""
         return x.clamp(self.low, self.high)
+
+    def reflected(self, x: Tensor) -> Tensor:
+        """Every coordinate folded at the bounds, so that symmetric noise stays symmetric: q(y | x) = q(x | y)."""
+        return self.of_unit(1 - (1 - (x - self.low) / (self.high - self.low) % 2).abs())
 
     def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
         """The density is 0 beyond the bounds."""

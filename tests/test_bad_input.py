@@ -66,6 +66,10 @@ DO_NOT_FIT = {
     "categorical or real model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, "
     "metropolis, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
+    "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
+    "categorical; objectives that fit model=rbm: cd, ",
+    "dataset.binarize=none model=exponential_family sampler=mala objective=ratio_matching": "binary or spin data, "
+    "these are real; objectives that fit model=exponential_family: cd, ",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
     "fit: exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "

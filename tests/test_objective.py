@@ -35,8 +35,14 @@ from ebm_cli.sampler.base import run
 from ebm_cli.space import Binary, Real
 from ebm_cli.step import check, check_weights, train_step
 
+
+def fits_bits(objective):
+    """What an objective declares, asked of target("rbm-binary")."""
+    return Binary in objective.spaces and all(issubclass(RBM, need) for need in objective.needs)
+
+
 KEY = stream(0, "objective")
-OBJECTIVES = [name for name in shipped("objective") if not component("objective", name).labelled]
+OBJECTIVES = [name for name in shipped("objective") if fits_bits(component("objective", name))]
 LIKELIHOOD = [name for name in OBJECTIVES if isinstance(component("objective", name), Likelihood)]
 WITH_CHAINS = [name for name in LIKELIHOOD if component("objective", name).negatives]
 discrete_models = pytest.mark.parametrize("model_name", DISCRETE)
@@ -280,6 +286,31 @@ def test_the_centred_gradient_needs_an_rbm():
     with pytest.raises(UserError, match=r"centered = true wants.*model=boltzmann is not.*fit: rbm.*centered=false"):
         checks.check_objective(objective, component("model", "boltzmann"), choice)
     checks.check_objective(objective, component("model", "rbm"), choice)
+
+
+def test_an_objective_for_other_data_is_refused_with_what_fits_on_both_sides():
+    """Objectives by the names of their files, whatever component these configure."""
+    choice = {"model": "rbm", "objective": "score_matching"}
+    with pytest.raises(UserError) as refusal:
+        checks.check_objective(component("objective", "score_matching"), component("model", "rbm"), choice)
+    said = dict(part.split(": ") for part in str(refusal.value).split("; ")[1:])
+    assert said["objectives that fit model=rbm"].split(", ") == sorted(OBJECTIVES)
+    models = said["models that fit objective=score_matching"].split(", ")
+    assert {"mlp", "gaussian_rbm"} <= set(models)
+    assert not {"rbm", "boltzmann", "ising", "potts"} & set(models)
+
+
+def test_an_objective_for_other_data_is_refused_once_they_are_read():
+    """A model may take spaces that the objective does not."""
+    choice, spec = (
+        {"model": "exponential_family", "objective": "ratio_matching"},
+        component("model", "exponential_family"),
+    )
+    objective = component("objective", "ratio_matching")
+    checks.check_objective(objective, spec, choice)
+    checks.check_data(objective, Binary((2,)), spec, choice)
+    with pytest.raises(UserError, match=r"works on binary or spin data, these are real; .*fit.*: .*score_matching"):
+        checks.check_data(objective, Real((2,)), spec, choice)
 
 
 def test_enumeration_refuses_a_large_model():

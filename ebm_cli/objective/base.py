@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.noise.base import Noise
 from ebm_cli.rng import AnyKey, Key
@@ -81,6 +83,10 @@ class Objective(ABC):
     """What is minimised. It reads the model and the negatives it is given; it owns no chains and no optimizer."""
 
     spaces: ClassVar[tuple[type[Space], ...]]
+    requires: ClassVar[tuple[type[EnergyModel], ...]] = ()
+    """Capabilities that the model must have, whatever the settings."""
+    chosen_as: ClassVar[tuple[str, ...]] = ()
+    """Names of its configurations, for messages, where they differ from its own."""
 
     @property
     @abstractmethod
@@ -89,8 +95,8 @@ class Objective(ABC):
 
     @property
     def needs(self) -> tuple[type[EnergyModel], ...]:
-        """Capabilities the model must have."""
-        return ()
+        """Capabilities the model must have with these settings."""
+        return self.requires
 
     @property
     def needed_by(self) -> str | None:
@@ -135,6 +141,10 @@ class Objective(ABC):
         """Which key does not suit models of this class, in one sentence, or None."""
         return None
 
+    def space_misfit(self, space: Space) -> str | None:
+        """Which key does not suit data of this space, in one sentence, or None."""
+        return None
+
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Auxiliary | None:
         """What it trains beside the model, as it begins, or None. `noise` is there if it `contrasts`."""
         return None
@@ -146,6 +156,13 @@ class Objective(ABC):
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         """The direction of the update from the gradient over all rows, however many processes shared them."""
         return gradient.parameters
+
+
+def some_sites(space: Space, wanted: int | None, key: AnyKey, device: rng.Device) -> Tensor:
+    """`wanted` distinct sites, every set equally likely, or all of them in order where that is None or more; int64."""
+    if wanted is None or wanted >= space.sites:
+        return torch.arange(space.sites, device=device)
+    return rng.uniform((space.sites,), key, device).topk(wanted).indices
 
 
 def coupling_misfit(model: type[EnergyModel], **weights: float) -> str | None:

@@ -29,6 +29,7 @@ class JEMObjective(Objective):
     max_gap: Annotated[float, Field(gt=0)]
 
     spaces = (Binary, Spin, Categorical, Real, Box)
+    requires = (Classifier,)
 
     @property
     def negatives(self) -> bool:
@@ -39,11 +40,6 @@ class JEMObjective(Objective):
     def bounds(self) -> dict[str, tuple[float, str]]:
         """The gap between the mean energies."""
         return gap_bound(self.max_gap) if self.negatives else {}
-
-    @property
-    def needs(self) -> tuple[type[EnergyModel], ...]:
-        """Logits."""
-        return (Classifier,)
 
     def conflict(self) -> str | None:
         """The energy penalty is part of the likelihood's loss."""

@@ -46,6 +46,7 @@ class Likelihood(Objective):
     max_gap: Annotated[float, Field(gt=0)]
 
     spaces = (Binary, Spin, Categorical, Real, Box)
+    chosen_as = ("cd", "cd_replay", "exact", "ml_replay", "pcd", "short_run")
 
     @property
     def negatives(self) -> bool:

@@ -5,9 +5,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised
+from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised, some_sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Categorical, Spin
@@ -45,9 +44,7 @@ class MaximumPseudoLikelihood(Objective):
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation."""
         count = model.space.sites
-        chosen = torch.arange(count, device=batch.x.device)
-        if self.sites is not None and self.sites < count:
-            chosen = rng.uniform((count,), key, batch.x.device).topk(self.sites).indices
+        chosen = some_sites(model.space, self.sites, key, batch.x.device)
         parameters = dict(model.named_parameters())
         with torch.enable_grad():
             loss = -model.log_conditionals(batch.x, chosen).sum(1).mean() * (count / len(chosen))

@@ -63,28 +63,35 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
 
     def propose(self, model: EnergyModel, x: Tensor, key: AnyKey) -> Tensor:
         """x' (chains, *shape) with q(x' | x) = q(x | x')."""
-        if isinstance(model.space, Real):
-            return x + self.step_size * rng.normal(x.shape, key, x.device, x.dtype)
-        if isinstance(model.space, Categorical):
-            return self._other_values(model.space, x, key)
-        flat, space = x.flatten(1), cast(TwoValued, model.space)
-        if self.flips == 1:
-            sites = rng.integers(flat.shape[1], (len(flat), 1), key, flat.device)
-            return flat.scatter(1, sites, space.flipped(flat.gather(1, sites))).reshape(x.shape)
-        chosen = self._chosen_sites(len(flat), flat.shape[1], key, flat.device)
-        return torch.where(chosen, space.flipped(flat), flat).reshape(x.shape)
+        return proposed(model.space, x, key, self.flips, self.step_size)
 
-    def _other_values(self, space: Categorical, x: Tensor, key: AnyKey) -> Tensor:
-        """Each chosen site at one of its K - 1 other values, equally likely."""
-        values = space.decode(space.table(x))
-        shift = 1 + rng.integers(space.values - 1, values.shape, key.fold("value"), x.device)
-        chosen = self._chosen_sites(len(x), space.sites, key, x.device)
-        moved = torch.where(chosen, (values + shift) % space.values, values)
-        return F.one_hot(moved, space.values).to(x.dtype).reshape(x.shape)
 
-    def _chosen_sites(self, chains: int, sites: int, key: AnyKey, device: torch.device) -> Tensor:
-        """Which sites flip, (chains, sites): those of the 1 to `flips` largest of D uniform numbers."""
-        largest = rng.uniform((chains, sites), key, device).topk(self.flips, dim=1).indices
-        number = 1 + rng.integers(self.flips, (chains, 1), key.fold("number"), device)
-        chosen = torch.arange(self.flips, device=device) < number
-        return torch.zeros(chains, sites, dtype=torch.bool, device=device).scatter(1, largest, chosen)
+def proposed(space: Space, x: Tensor, key: AnyKey, flips: int, step_size: float) -> Tensor:
+    """x' (chains, *shape) with q(x' | x) = q(x | x'), as `Metropolis` says, perhaps beyond the walls of a box."""
+    if isinstance(space, Real):
+        return x + step_size * rng.normal(x.shape, key, x.device, x.dtype)
+    if isinstance(space, Categorical):
+        return _other_values(space, x, key, flips)
+    flat, bits = x.flatten(1), cast(TwoValued, space)
+    if flips == 1:
+        sites = rng.integers(flat.shape[1], (len(flat), 1), key, flat.device)
+        return flat.scatter(1, sites, bits.flipped(flat.gather(1, sites))).reshape(x.shape)
+    chosen = _chosen_sites(flat, flips, key)
+    return torch.where(chosen, bits.flipped(flat), flat).reshape(x.shape)
+
+
+def _other_values(space: Categorical, x: Tensor, key: AnyKey, flips: int) -> Tensor:
+    """Each chosen site at one of its K - 1 other values, equally likely."""
+    values = space.decode(space.table(x))
+    shift = 1 + rng.integers(space.values - 1, values.shape, key.fold("value"), x.device)
+    chosen = _chosen_sites(values, flips, key)
+    moved = torch.where(chosen, (values + shift) % space.values, values)
+    return F.one_hot(moved, space.values).to(x.dtype).reshape(x.shape)
+
+
+def _chosen_sites(x: Tensor, flips: int, key: AnyKey) -> Tensor:
+    """Which sites of x (chains, sites) flip: those of the 1 to `flips` largest of D uniform numbers."""
+    largest = rng.uniform(x.shape, key, x.device).topk(flips, dim=1).indices
+    number = 1 + rng.integers(flips, (len(x), 1), key.fold("number"), x.device)
+    chosen = torch.arange(flips, device=x.device) < number
+    return torch.zeros(x.shape, dtype=torch.bool, device=x.device).scatter(1, largest, chosen)
