@@ -632,11 +632,11 @@ def gradients(objective, model, x, x_neg, beside=None):
     return objective.finish(model, found), found.metrics
 
 
-def auxiliary(objective, model, noise: str = "fitted"):
+def auxiliary(objective, model, noise: str = "fitted", **changes):
     """What the objective trains beside the model as it begins, in float64, with a noise of `small_data`."""
     key = stream(0, "auxiliary")
     contrasts = objective.contrasts != "nothing"
-    law = component("noise", noise).build(small_data(model.space), key).double() if contrasts else None
+    law = component("noise", noise, **changes).build(small_data(model.space), key).double() if contrasts else None
     found = objective.auxiliary(model, law, key)
     return None if found is None else found.double()
 

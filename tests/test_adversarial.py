@@ -38,7 +38,7 @@ def fce(**changes):
     """Objective, model and flow, all parameters asymmetric."""
     objective = component("objective", "flow_contrastive", **changes)
     model = small_model("mlp", PLANE)
-    beside = auxiliary(objective, model, "flow")
+    beside = auxiliary(objective, model, "flow", transforms=1, hidden=8)
     randomised(beside.noise.law)
     return objective, model, beside
 
@@ -49,7 +49,7 @@ def fce(**changes):
 def test_both_players_follow_one_value_in_opposite_directions():
     """V written out with its own draws, by differences along each parameter's own direction."""
     objective, model, beside = fce()
-    x, h = plane_rows(), 1e-5
+    x, h = plane_rows(), 1e-6
     found, metrics = gradients(objective, model, x, None, beside)
     z = normal((6, 2), stream(0, "objective").fold("noise"), dtype=torch.float64)
 
@@ -85,7 +85,7 @@ def test_the_value_is_minus_two_log_two_where_flow_and_model_are_the_data():
     beside = auxiliary(objective, model, "flow")
     beside.noise.law.mean.copy_(model.m)
     beside.c.data = model.log_z().detach()
-    x = model.sample(4000, KEY).double()
+    x = model.sample(4000, KEY).detach()
     _, metrics = gradients(objective, model, x, None, beside)
     assert metrics["value"].item() == pytest.approx(-2 * math.log(2), rel=1e-6)
     model.m.data += 0.5
@@ -96,6 +96,7 @@ def test_the_value_is_minus_two_log_two_where_flow_and_model_are_the_data():
 @pytest.mark.parametrize(("changes", "still"), [({"flow_above": 0.99}, "flow"), ({"model_below": 0.01}, "model")])
 def test_a_player_ahead_waits(changes, still):
     objective, model, beside = fce(**changes)
+    beside.c.data.fill_(100)  # everything is taken for noise, so one half is told apart
     found, _ = gradients(objective, model, plane_rows(), None, beside)
     moving = {name: grad.abs().sum().item() > 0 for name, grad in found.items()}
     assert {moves for name, moves in moving.items() if name.startswith("auxiliary.noise.")} == {still != "flow"}
@@ -139,7 +140,7 @@ def test_the_mixture_has_its_density(space):
 
 
 def test_the_score_function_estimate_is_exact_on_average():
-    """Over all pairs of draws, weighted: the gradient of sum q(y) r(y), and another reward changes nothing by chance."""
+    """Over all pairs of draws, weighted: the gradient of sum q(y) r(y), the baseline among them."""
     law = small_model("exponential_family", Binary((3,)))
     states = law.space.enumerate().double()
     reward = torch.linspace(-1, 2, len(states), dtype=torch.float64).square()
@@ -174,7 +175,7 @@ def test_the_adversary_of_real_data_gains_through_its_draws():
     objective = component("objective", "adversarial_contrastive", ratio=2, entropy=0.5)
     beside = auxiliary(objective, model)
     learned = randomised(beside.noise.learned)
-    held, x, h = copy.deepcopy(beside.noise), plane_rows(), 1e-5
+    held, x, h = copy.deepcopy(beside.noise), plane_rows(), 1e-6
     found, metrics = gradients(objective, model, x, None, beside)
     z = normal((6, 2), stream(0, "objective").fold("adversary"), dtype=torch.float64)
 
@@ -190,11 +191,9 @@ def test_the_adversary_of_real_data_gains_through_its_draws():
             p.data += end * direction
             ends.append(loss())
             p.data -= end * direction
-        # held.log_prob(y) moves with y here, while the objective takes it at the draw: leave that path out of both
-        assert found[f"auxiliary.noise.learned.{name}"].shape == p.shape
         slope = (ends[0] - ends[1]) / (2 * h)
         got = (found[f"auxiliary.noise.learned.{name}"] * direction).sum().item()
-        assert got == pytest.approx(slope, rel=1e-5, abs=1e-8)
+        assert got == pytest.approx(slope, rel=1e-4, abs=1e-7)  # splines bend at their knots
     assert metrics["entropy_learned"].item() == pytest.approx(learned.energy(learned.push(z)).mean().item(), rel=1e-9)
 
 
@@ -241,13 +240,13 @@ def generator(proposals):
     made = Generator(PLANE, 2, 3, proposals, plane_rows(50), KEY).double()
     made.linear.data = torch.tensor([[1.0, 0.4], [-0.3, 0.7]], dtype=torch.float64)
     made.log_sigma.data.fill_(math.log(0.5))
+    made.log_eta.data.zero_()  # proposals wider than what they stand for: their weights have a variance
     return made, made.linear @ made.linear.T + 0.25 * torch.eye(2, dtype=torch.float64)
 
 
 def test_the_score_of_the_generator_is_that_of_its_law():
     """Self-normalised weights: their error falls as one over the number of proposals, at 20 000 below a hundredth."""
     made, covariance = generator(20_000)
-    made.log_eta.data.fill_(math.log(0.5))
     draws = made.made(20, KEY)
     expected = -torch.linalg.solve(covariance, draws.x.detach().T).T
     assert_close(made.score(draws, KEY), expected, rtol=0, atol=0.15)
@@ -266,7 +265,8 @@ def test_the_entropy_of_the_generator_has_the_gradient_of_its_law():
 def test_the_proposal_alone_learns_by_its_bound():
     made, _ = generator(5)
     gain = made.proposal_gain(6, KEY)
-    found = dict(zip(dict(made.named_parameters()), torch.autograd.grad(gain, [*made.parameters()], materialize_grads=True), strict=True))  # fmt: skip
+    names, parameters = zip(*made.named_parameters(), strict=True)
+    found = dict(zip(names, torch.autograd.grad(gain, parameters, materialize_grads=True), strict=True))
     draws = made.made(6, KEY)
     step = made.log_eta.exp() * normal((6, 2), KEY.fold("eta"), dtype=torch.float64)
     near, L = draws.z + step, made.linear

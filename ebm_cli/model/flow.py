@@ -48,8 +48,7 @@ class Flow(Normalised):
     def energy(self, x: Tensor) -> Tensor:
         """-log p(x), (batch,)."""
         z, log_det = self.layers().call_and_ladj((x.flatten(1) - self.mean) / self.spread)
-        constant = self.space.sites * (0.5 * math.log(2 * math.pi) + math.log(self.spread))
-        return z.square().sum(1) / 2 - log_det + constant
+        return z.square().sum(1) / 2 - log_det + self._constant()
 
     def log_z(self) -> Tensor:
         """0, whatever the parameters."""
@@ -60,8 +59,16 @@ class Flow(Normalised):
 
         Of standard normal z it is a draw from p.
         """
-        x: Tensor = self.mean + self.spread * self.layers().inv(z)
-        return x.reshape(len(z), *self.space.shape)
+        return self.push_with_log_prob(z)[0]
+
+    def push_with_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`push`, and log p of what it gives, (n,), without another pass: -|z|^2 / 2 - log |det dx/dz| - ..."""
+        x, log_det = self.layers().inv.call_and_ladj(z)
+        log_p = -z.square().sum(1) / 2 - log_det - self._constant()
+        return (self.mean + self.spread * x).reshape(len(z), *self.space.shape), log_p
+
+    def _constant(self) -> float:
+        return self.space.sites * (0.5 * math.log(2 * math.pi) + math.log(self.spread))
 
     @torch.no_grad()
     def sample(self, n: int, key: AnyKey) -> Tensor:

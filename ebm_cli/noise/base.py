@@ -24,6 +24,10 @@ class Noise(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x) in nats, (batch,). Raises NotImplementedError where the density is not known."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The density."""
+        return self.log_prob(x)
+
     def beside(self, x: Tensor, count: int, key: AnyKey) -> Tensor:
         """`count` draws for each row of x, one row's after the other's, (batch * count, *shape)."""
         return self.sample(len(x) * count, key.spread(count))

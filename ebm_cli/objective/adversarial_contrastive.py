@@ -90,7 +90,7 @@ class AdversarialContrastive(Objective):
         rows, space = noise.sample(_ROWS, key.fold("rows")), model.space
         discrete = isinstance(space, Discrete)
         learned = adversary.independent(space, rows) if discrete else adversary.flow(space, rows, key.fold("flow"))
-        mixed = Mixed(noise, learned.to(rows.device), self.share)
+        mixed = Mixed(noise, learned.to(rows), self.share)
         return Contrast(mixed, begun(model, mixed, key, known=True), learned=True, known=True)
 
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
@@ -123,9 +123,8 @@ class AdversarialContrastive(Objective):
         learned = mixed.learned
         with torch.enable_grad():
             y, log_q = adversary.drawn(learned, count, key)
-            with torch.no_grad():
-                density = mixed.log_prob(y)
-            odds = -adversary.frozen(model, y) - contrast.c.detach() - density - math.log(self.ratio)
+            scores = adversary.frozen(model, y) + contrast.c.detach() + adversary.frozen(mixed, y)
+            odds = -scores - math.log(self.ratio)
             gain = F.softplus(odds) - self.entropy * log_q
             gained = gain.mean() if y.requires_grad else adversary.reinforced(gain, log_q)
             names, parameters = zip(*learned.named_parameters(), strict=True)

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.model.base import EnergyModel, Normalised
+from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import GaussianProduct, product
 from ebm_cli.model.flow import Flow, FlowSpec
 from ebm_cli.rng import AnyKey, Key
@@ -41,13 +41,19 @@ def flow(space: Space, rows: Tensor, key: Key) -> Flow:
 
 def drawn(law: Normalised, n: int, key: AnyKey) -> Drawn:
     """n draws, differentiable where they are real."""
-    if isinstance(law, GaussianProduct | Flow):
-        device, dtype = next(law.parameters()).device, next(law.parameters()).dtype
-        x = law.push(rng.normal((n, law.space.sites), key, device, dtype))
+    if isinstance(law, Flow):
+        return Drawn(*law.push_with_log_prob(_normal(law, n, key)))
+    if isinstance(law, GaussianProduct):
+        x = law.push(_normal(law, n, key))
     else:
         with torch.no_grad():
             x = law.sample(n, key)
     return Drawn(x, -law.energy(x) - law.log_z())
+
+
+def _normal(law: Normalised, n: int, key: AnyKey) -> Tensor:
+    parameter = next(law.parameters())
+    return rng.normal((n, law.space.sites), key, parameter.device, parameter.dtype)
 
 
 def reinforced(reward: Tensor, log_q: Tensor) -> Tensor:
@@ -60,8 +66,8 @@ def reinforced(reward: Tensor, log_q: Tensor) -> Tensor:
     return ((reward - others).detach() * log_q).mean()
 
 
-def frozen(model: EnergyModel, x: Tensor) -> Tensor:
-    """E(x), (batch,), differentiable in x alone."""
-    held = {name: p.detach() for name, p in model.named_parameters()}
-    energy: Tensor = torch.func.functional_call(model, held, (x,))
-    return energy
+def frozen(function: nn.Module, x: Tensor) -> Tensor:
+    """The energy of a model or the log-density of a noise at x, (batch,), differentiable in x alone."""
+    held = {name: p.detach() for name, p in function.named_parameters()}
+    found: Tensor = torch.func.functional_call(function, held, (x,))
+    return found

@@ -64,6 +64,7 @@ class NoiseContrastive(Objective):
     c: float | None
 
     spaces = (Binary, Spin, Categorical, Real, Box)
+    chosen_as = ("nce", "negative_sampling")
 
     @property
     def negatives(self) -> bool:
