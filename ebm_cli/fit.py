@@ -180,7 +180,9 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Sub
     """What an evaluation sees of a training run; it draws from its own keys, so it cannot change the training."""
     key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
     model = state.averaged_model()
-    return Subject(model, parts.data, split, parts.components.sampler, state.chains(), key, parts.device)
+    return Subject(
+        model, parts.data, split, parts.components.sampler, state.chains(), key, parts.device, state.auxiliary
+    )
 
 
 def restore(run: Run, parts: Parts, state: TrainState) -> list[str]:

@@ -166,7 +166,7 @@ def test_at_the_truth_with_exact_weights_the_gradient_is_zero():
     states = double_states(model)
     p, q = exact_p(model).detach(), beside.noise.log_prob(states).exp()
     energy = model.energy(states)
-    odds = beside.logits(energy, states, 2)
+    odds = beside.logits(energy, states)
     loss = -(p * torch.nn.functional.logsigmoid(odds)).sum() - 2 * (q * torch.nn.functional.logsigmoid(-odds)).sum()
     for grad in torch.autograd.grad(loss, [*model.parameters(), beside.c]):
         assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-12)

@@ -87,7 +87,9 @@ def _evaluate(
     for name, evaluation in chosen.items():
         log.info("evaluating: %s", name)
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
-        subject = Subject(model, parts.data, asked.split, parts.components.sampler, state.chains(), key, parts.device)
+        subject = Subject(
+            model, parts.data, asked.split, parts.components.sampler, state.chains(), key, parts.device, state.auxiliary
+        )
         result = evaluation.evaluate(subject)
         found |= on_split(result.metrics, asked.split)
         images |= dict(result.images)

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -46,11 +47,15 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of what made the data: couplings, which sites touch, each (sites, sites), and their density."""
+    """What is known of what made the data: couplings, which sites touch, each (sites, sites), and their density.
+
+    `law` gives log p of bits (n, *site_shape), float64, where all states were few enough to be summed over.
+    """
 
     couplings: Tensor | None = None
     contacts: Tensor | None = None
     density: Density | None = None
+    law: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

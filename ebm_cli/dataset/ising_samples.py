@@ -14,7 +14,9 @@ from ebm_cli import graph, rng
 from ebm_cli.dataset.base import DrawnDataset, Raw, Truth
 from ebm_cli.dataset.files import read_npz
 from ebm_cli.registry import register
+from ebm_cli.space import Binary
 
+_ENUMERATED = 16  # sites at most whose law is summed over all states
 _SWEEPS = 2000  # of the checkerboard, each chain from coin flips; at sigma 0.25 spins forget in some tens
 
 
@@ -42,7 +44,8 @@ class IsingSamples(DrawnDataset):
                 np.savez_compressed(file, samples=(spins > 0).byte().numpy())
             temporary.rename(path)
         rows = read_npz(path, ("samples",), f"dataset.name = ising_samples: {path}")["samples"]
-        return self.parted("binary", rows, Truth(self.couplings()))
+        law = self.log_prob if self.side**2 <= _ENUMERATED else None
+        return self.parted("binary", rows, Truth(self.couplings(), law=law))
 
     def couplings(self) -> Tensor:
         """The true J, (sites, sites)."""
@@ -51,6 +54,16 @@ class IsingSamples(DrawnDataset):
         J = torch.zeros(sites, sites)
         J[edges[:, 0], edges[:, 1]] = J[edges[:, 1], edges[:, 0]] = 2 * self.sigma
         return J
+
+    def log_prob(self, bits: Tensor) -> Tensor:
+        """log p of bits (n, side, side) in float64, (n,), by enumeration."""
+        everything = Binary((self.side, self.side)).enumerate()
+        return self._log_weight(bits) - self._log_weight(everything).logsumexp(0)
+
+    def _log_weight(self, bits: Tensor) -> Tensor:
+        """s.(sigma A) s + bias sum_i s_i, (n,)."""
+        s = 2 * bits.flatten(1).double() - 1
+        return ((s @ self.couplings().double()) * s).sum(1) / 2 + self.bias * s.sum(1)
 
     def _path(self) -> Path:
         about = f"{self.side}_{self.sigma!r}_{self.bias!r}_{self.train}_{self.held_out}_{self.seed}"

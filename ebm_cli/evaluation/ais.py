@@ -11,7 +11,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
 from ebm_cli.model.base import Bipartite, EnergyModel
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct, product
 from ebm_cli.model.gaussian_rbm import GaussianRBM
@@ -72,6 +72,7 @@ class AIS(Evaluation):
         log_f = unnormalised(subject.model, x)
         metrics = {
             **likelihood("ais", subject.model.space, log_f, log_z),
+            **learned_log_z("ais", subject, log_z),
             **self._uncertainty(log_w, path.log_z_base, subject.key.fold("bootstrap")),
         }
         if self.raise_points:

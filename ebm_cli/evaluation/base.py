@@ -15,6 +15,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device import CPU, Device
 from ebm_cli.engine import Work
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.objective.base import Auxiliary
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Discrete, Space
@@ -33,6 +34,7 @@ class Subject:
     store: Tensor  # the run's own chains, (slots, *shape), perhaps none
     key: Key
     device: Device = CPU
+    auxiliary: Auxiliary | None = None  # what the objective trained beside the model
 
     @property
     def held_out(self) -> Split:
@@ -100,6 +102,14 @@ def bits_per_dimension(name: str, space: Space, log_likelihood: float) -> dict[s
 def standard_error(name: str, values: Tensor) -> dict[str, float]:
     """`<name>/standard_error` of the mean over rows; nothing where there is only one."""
     return {f"{name}/standard_error": values.std().item() / len(values) ** 0.5} if len(values) > 1 else {}
+
+
+def learned_log_z(name: str, subject: Subject, log_z: float) -> dict[str, float]:
+    """`<name>/learned_log_z`, which training has learned beside the model, and how far it is above this value, nats."""
+    learned = None if subject.auxiliary is None else subject.auxiliary.log_z()
+    if learned is None:
+        return {}
+    return {f"{name}/learned_log_z": learned.item(), f"{name}/learned_log_z_error": learned.item() - log_z}
 
 
 def on_split(metrics: Mapping[str, float], split: str) -> dict[str, float]:

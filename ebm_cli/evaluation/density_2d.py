@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebm_cli import picture
 from ebm_cli.density import Density
-from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
@@ -51,13 +51,15 @@ class Density2D(Evaluation):
         log_p = f - f.logsumexp(0)
         held_out = -model.energy(subject.held_out.all()).double().mean() - log_z
         numbers = {"log_z": log_z.item(), "log_likelihood": held_out.item()}
+        learned = learned_log_z("density_2d", subject, log_z.item())
         numbers |= {} if truth is None else compared(truth, x, log_p)
         border = (x.abs() > reach - cell).any(1)
         outside = log_p[border].exp().sum().item()
         lost = f"{outside:.0%} of the model's mass is at the edge of the map; raise evaluation.density_2d.margin"
         drawn = density_map(log_p, truth, x, subject.store, reach)
         warnings = (lost,) if outside > _BORDER else ()
-        return Result({f"density_2d/{name}": value for name, value in numbers.items()}, {"density_2d": drawn}, warnings)
+        metrics = {f"density_2d/{name}": value for name, value in numbers.items()} | learned
+        return Result(metrics, {"density_2d": drawn}, warnings)
 
 
 def grid(side: int, reach: float, device: torch.device) -> tuple[Tensor, float]:

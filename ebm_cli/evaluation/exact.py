@@ -6,17 +6,20 @@ from typing import Any, Literal
 import torch
 
 from ebm_cli import exact
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, standard_error
+from ebm_cli.dataset.base import Truth
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import TwoValued
 
 
 @register("evaluation", "exact")
 class Exact(Evaluation):
     """log p(x) = -E(x) - log Z with log Z summed over all states in float64, for models small enough.
 
-    Nats per example, the standard error of the mean over the split, and for binary data bits per dimension.
+    Nats per example, the standard error of the mean over the split, and for binary data bits per dimension. Where the
+    law of the data is known, KL(data || model) = sum_x p(x) (log p(x) - log p_model(x)) in nats too.
     """
 
     while_training: bool
@@ -41,6 +44,18 @@ class Exact(Evaluation):
             "exact/log_likelihood": log_p.mean().item(),
             **standard_error("exact", log_p),
             "exact/log_z": log_z.item(),
+            **learned_log_z("exact", subject, log_z.item()),
+            **_divergence(model, subject.data.truth, log_z.item()),
             **bits_per_dimension("exact", model.space, log_p.mean().item()),
         }
         return Result(metrics)
+
+
+def _divergence(model: EnergyModel, truth: Truth, log_z: float) -> dict[str, float]:
+    """`exact/kl` over all states, where the law of the data is known."""
+    space = model.space
+    if truth.law is None or not isinstance(space, TwoValued):
+        return {}
+    states = space.enumerate().to(next(model.parameters()))
+    log_p = truth.law(space.bits(states))
+    return {"exact/kl": (log_p.exp() * (log_p + model.energy(states) + log_z)).sum().item()}

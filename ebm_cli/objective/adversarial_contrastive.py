@@ -91,7 +91,7 @@ class AdversarialContrastive(Objective):
         discrete = isinstance(space, Discrete)
         learned = adversary.independent(space, rows) if discrete else adversary.flow(space, rows, key.fold("flow"))
         mixed = Mixed(noise, learned.to(rows), self.share)
-        return Contrast(mixed, begun(model, mixed, key, known=True), learned=True, known=True)
+        return Contrast(mixed, self.ratio, begun(model, mixed, key, known=True))
 
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """That of the loss in the model and c, and of minus the adversary's gain in the adversary."""

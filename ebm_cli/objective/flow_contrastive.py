@@ -54,7 +54,7 @@ class FlowContrastive(Objective):
         """The flow, and c. Raises UserError if the noise is another."""
         if not isinstance(noise, Flowing):
             raise UserError("objective=flow_contrastive: needs a noise that learns by its draws; use noise=flow")
-        return Contrast(noise, begun(model, noise, key, known=True), learned=True, known=True)
+        return Contrast(noise, 1, begun(model, noise, key, known=True))
 
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One graph for both: dV of the flow, -dV of the model and c."""
@@ -65,7 +65,7 @@ class FlowContrastive(Objective):
         model_names, flow_names = _names(model, contrast)
         with torch.enable_grad():
             rows = torch.cat([x, noise.push(n, key.after(batch.first).fold("noise")).to(x.dtype)])
-            logits = contrast.logits(model.energy(rows), rows, 1)
+            logits = contrast.logits(model.energy(rows), rows)
             value = F.logsigmoid(logits[:n]).mean() + F.logsigmoid(-logits[n:]).mean()
             flow_loss = value - self.likelihood * noise.log_prob(x).mean() if self.likelihood else value
             of_flow = torch.autograd.grad(flow_loss, [*flow_names.values()], retain_graph=True, materialize_grads=True)

@@ -22,9 +22,9 @@ _FIRST = 1000  # draws of the noise that c begins from
 class Contrast(Auxiliary):
     """The noise, and c, which comes to be log Z."""
 
-    def __init__(self, noise: Noise, c: Tensor, *, learned: bool, known: bool) -> None:
+    def __init__(self, noise: Noise, ratio: int, c: Tensor, *, learned: bool = True, known: bool = True) -> None:
         super().__init__()
-        self.noise, self.learned, self.known = noise, learned, known
+        self.noise, self.ratio, self.learned, self.known = noise, ratio, learned, known
         self.c = nn.Parameter(c, requires_grad=learned)
 
     @property
@@ -36,9 +36,9 @@ class Contrast(Auxiliary):
         """c, if it was learned against a density."""
         return self.c if self.learned and self.known else None
 
-    def logits(self, energy: Tensor, x: Tensor, count: int) -> Tensor:
-        """G(x) = -E(x) - c - log q(x) - log count, log q = 0 where it is taken so; (batch,)."""
-        found = -energy - self.c - math.log(count)
+    def logits(self, energy: Tensor, x: Tensor) -> Tensor:
+        """G(x) = -E(x) - c - log q(x) - log ratio, log q = 0 where it is taken so; (batch,)."""
+        found = -energy - self.c - math.log(self.ratio)
         return found - self.noise.log_prob(x).to(energy.dtype) if self.known else found
 
 
@@ -81,7 +81,7 @@ class NoiseContrastive(Objective):
         assert noise is not None
         known = self.density == "known"
         c = begun(model, noise, key, known=known) if self.c is None else torch.tensor(self.c)
-        return Contrast(noise, c, learned=self.learn_c, known=known)
+        return Contrast(noise, self.ratio, c, learned=self.learn_c, known=known)
 
     @torch.no_grad()
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
@@ -92,7 +92,7 @@ class NoiseContrastive(Objective):
         noise = contrast.noise.beside(x, self.ratio, key.after(batch.first).fold("noise")).to(x.dtype)
         rows = torch.cat([x, noise])
         energy, pull = model.energy_vjp(rows)
-        logits = contrast.logits(energy, rows, self.ratio)
+        logits = contrast.logits(energy, rows)
         weight = torch.cat([(-logits[:n]).sigmoid(), -logits[n:].sigmoid()]) / n
         found = dict(pull(weight))
         if self.learn_c:
