@@ -37,6 +37,19 @@ def check_loaded(space: Space, model: ModelSpec, choice: Choice) -> None:
         )
 
 
+def check_support(data: Data, model: ModelSpec) -> None:
+    """No row has probability 0 whatever the parameters."""
+    if model.support is None:
+        return
+    for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
+        wrong = [] if split is None else (~model.support.holds(split.all())).nonzero().flatten().tolist()
+        if wrong:
+            raise UserError(
+                f"{model.support.says}; {len(wrong)} rows of the {name} split are others, the first of them number "
+                f"{wrong[0]}; change them or choose another model"
+            )
+
+
 def _rescaling(space: Space, model: ModelSpec) -> str:
     """The way from real to binary data, images or categories, where the model takes those."""
     if type(space) is not Real:

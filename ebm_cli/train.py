@@ -137,7 +137,9 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
 
 def load_data(components: Components) -> Data:
     """Read the data. Raises UserError naming what is missing or malformed."""
-    return components.dataset.load(components.model.spaces)
+    data = components.dataset.load(components.model.spaces)
+    checks.check_support(data, components.model)
+    return data
 
 
 def assemble(
