@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ebm_cli import exact, registry
 from ebm_cli.chains import Chains
-from ebm_cli.dataset.base import Data, Dataset
+from ebm_cli.dataset.base import Data, Dataset, Split
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
 from ebm_cli.objective.base import Objective
@@ -41,8 +41,8 @@ def check_support(data: Data, model: ModelSpec) -> None:
     """No row has probability 0 whatever the parameters."""
     if model.support is None:
         return
-    for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
-        wrong = [] if split is None else (~model.support.holds(split.all())).nonzero().flatten().tolist()
+    for name, split in _splits(data):
+        wrong = (~model.support.holds(split.all())).nonzero().flatten().tolist()
         if wrong:
             raise UserError(
                 f"{model.support.says}; {len(wrong)} rows of the {name} split are others, the first of them number "
@@ -184,9 +184,14 @@ def check_labels(objective: Objective, model: EnergyModel, data: Data, choice: d
     if not objective.labelled:
         return
     assert isinstance(model, Classifier)
-    for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
-        if split is not None:
-            _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+    for name, split in _splits(data):
+        _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+
+
+def _splits(data: Data) -> list[tuple[str, Split]]:
+    """Those there are, by name."""
+    named = (("train", data.train), ("valid", data.valid), ("test", data.test))
+    return [(name, split) for name, split in named if split is not None]
 
 
 def _check_split(labels: Tensor | None, classes: int, where: str, choice: dict[str, str]) -> None:
