@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ebm_cli import exact, registry
 from ebm_cli.chains import Chains
-from ebm_cli.dataset.base import Data, Dataset
+from ebm_cli.dataset.base import Data, Dataset, Split
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
@@ -36,6 +36,19 @@ def check_loaded(space: Space, model: ModelSpec, choice: Choice) -> None:
             f"dataset={choice['dataset']} holds {space.name} data, model={choice['model']} takes {names(model.spaces)};"
             f" models that fit: {_models(type(space))}{_rescaling(space, model)}"
         )
+
+
+def check_support(data: Data, model: ModelSpec) -> None:
+    """No row has probability 0 whatever the parameters."""
+    if model.support is None:
+        return
+    for name, split in _splits(data):
+        wrong = (~model.support.holds(split.all())).nonzero().flatten().tolist()
+        if wrong:
+            raise UserError(
+                f"{model.support.says}; {len(wrong)} rows of the {name} split are others, the first of them number "
+                f"{wrong[0]}; change them or choose another model"
+            )
 
 
 def _rescaling(space: Space, model: ModelSpec) -> str:
@@ -221,9 +234,14 @@ def check_labels(objective: Objective, model: EnergyModel, data: Data, choice: d
     if not objective.labelled:
         return
     assert isinstance(model, Classifier)
-    for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
-        if split is not None:
-            _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+    for name, split in _splits(data):
+        _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+
+
+def _splits(data: Data) -> list[tuple[str, Split]]:
+    """Those there are, by name."""
+    named = (("train", data.train), ("valid", data.valid), ("test", data.test))
+    return [(name, split) for name, split in named if split is not None]
 
 
 def _check_split(labels: Tensor | None, classes: int, where: str, choice: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -26,7 +26,10 @@ from ebm_cli.sampler.base import Sampler, shown
 
 @dataclass(frozen=True)
 class Components:
-    """Every part as configured: checked, but nothing read or allocated yet."""
+    """Every part as configured: checked, but nothing read or allocated yet.
+
+    `initial` are tensors that the model begins with, by name, in place of those that it draws.
+    """
 
     dataset: Dataset
     model: ModelSpec
@@ -35,6 +38,7 @@ class Components:
     noise: NoiseSpec
     objective: Objective
     optimizer: Optimizer
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,25 +96,13 @@ class TrainState:
         """Take over the values of `tensors()`; raises ValueError naming the first one that does not belong here."""
         tensors = {name: value.to(self.store.device) for name, value in tensors.items()}
         self.step = step
-        self._load_group("model", self.model.state_dict(), tensors)
-        self._load_group("auxiliary", self._auxiliary(), tensors)
-        self._load_group("average", self.average, tensors)
-        self._load_group("optimizer", self.optimizer, tensors)
+        take_over("model", self.model.state_dict(), tensors)
+        take_over("auxiliary", self._auxiliary(), tensors)
+        take_over("average", self.average, tensors)
+        take_over("optimizer", self.optimizer, tensors)
         for name, own in (("chains", self.store), ("ages", self.ages)):
             _same_form(name, own, tensors.get(name))
         self.store, self.ages = tensors["chains"], tensors["ages"]
-
-    @staticmethod
-    def _load_group(group: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-        saved = {name for name in tensors if name.startswith(f"{group}.")}
-        for name in sorted(saved ^ {f"{group}.{key}" for key in own}):
-            raise ValueError(f"{name} is in only one of the checkpoint and the configured run")
-        for key, value in own.items():
-            saved_value = tensors[f"{group}.{key}"]
-            _same_form(f"{group}.{key}", value, saved_value)
-            if not value.is_floating_point() and not torch.equal(value, saved_value):
-                raise ValueError(f"{group}.{key} is another one now; a file that model.path names may have changed")
-            value.copy_(saved_value)
 
     def chains(self) -> Tensor:
         """Where the stored chains are, (slots, *shape)."""
@@ -123,6 +115,19 @@ class TrainState:
         model = copy.deepcopy(self.model)
         model.load_state_dict(self.average, strict=False)
         return model
+
+
+def take_over(group: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy into `own` what `tensors` has as GROUP.NAME; raises ValueError naming the first one that does not belong."""
+    saved = {name for name in tensors if name.startswith(f"{group}.")}
+    for name in sorted(saved ^ {f"{group}.{key}" for key in own}):
+        raise ValueError(f"{name} is in only one of the checkpoint and the configured run")
+    for key, value in own.items():
+        saved_value = tensors[f"{group}.{key}"]
+        _same_form(f"{group}.{key}", value, saved_value)
+        if not value.is_floating_point() and not torch.equal(value, saved_value):
+            raise ValueError(f"{group}.{key} is another one now; a file that model.path names may have changed")
+        value.copy_(saved_value)
 
 
 def _same_form(name: str, own: Tensor, saved: Tensor | None) -> None:
@@ -147,7 +152,9 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
 
 def load_data(components: Components) -> Data:
     """Read the data. Raises UserError naming what is missing or malformed."""
-    return components.dataset.load(components.model.spaces)
+    data = components.dataset.load(components.model.spaces)
+    checks.check_support(data, components.model)
+    return data
 
 
 def assemble(
@@ -192,7 +199,11 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     """Step 0: initial parameters, empty optimizer, chains at their start."""
     device = data.train.grey.device
     spec = components.model
-    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model")).to(device)
+    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model"))
+    own = model.state_dict()
+    for name, value in components.initial.items():
+        own[name].copy_(value)
+    model = model.to(device)
     checks.check_enumerable(components.objective, model, choice)
     checks.check_labels(components.objective, model, data, choice)
     auxiliary = _auxiliary(components, loop, data, model) if trains else None

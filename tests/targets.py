@@ -114,6 +114,7 @@ def _pairs() -> dict[str, tuple[str, Space]]:
     return {
         f"{choice}-{space.name}": (choice, SMALL_SPACES[space])
         for choice, config in shipped("model").items()
+        if "parts" not in config  # a composition is of nothing as shipped
         for space in registry.components("model")[config["name"]].spaces
     }
 

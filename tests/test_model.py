@@ -492,7 +492,7 @@ def test_samples_have_the_precision_of_the_model(name):
 
 
 def test_gaussian_product_starts_at_the_mean_with_unit_variance():
-    model = registry.build("model", {"name": "exponential_family"}).build(
+    model = registry.build("model", {"name": "exponential_family", "family": "auto"}).build(
         Real((2,)), torch.tensor([1.0, -3.0]), stream(0, "model")
     )
     assert isinstance(model, GaussianProduct)

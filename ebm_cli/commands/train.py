@@ -3,13 +3,13 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from ebm_cli import checkpoint, checks, ranks, registry, run, terminal
-from ebm_cli.commands import report
+from ebm_cli.commands import composition, report
 from ebm_cli.commands.parts import (
     accelerated,
     check_complete,
@@ -108,13 +108,13 @@ def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
     composed = _rooted(request.config)
     if request.config["resume"] is not None:
         found, saved = run.open_existing(request.directory, "resume = ")
-        config = merged(saved, composed, request.overrides)
+        config = merged(saved, composition.as_saved(composed, saved), request.overrides)
         check_complete(config, request.directory)
         return found, config
     if ranks.current().leads:
         run.check_free(request.directory)
     check_keys(composed)
-    return None, composed
+    return None, composition.resolved(composed)
 
 
 _FILES = {"dataset": ("root", "path", "contacts"), "model": ("path",)}
@@ -126,6 +126,9 @@ def _rooted(config: Mapping[str, Any]) -> dict[str, Any]:
     noise = config.get("noise")
     if isinstance(noise, Mapping) and "source" in noise:
         found["noise"] = {**noise, "source": _absolute(noise["source"], _FILES["dataset"])}
+    parts = config["model"].get("parts") if isinstance(config["model"], Mapping) else None
+    if isinstance(parts, list):
+        found["model"]["parts"] = [_path(part) if isinstance(part, str) else part for part in parts]
     chosen = config.get("evaluation")
     if isinstance(chosen, Mapping):  # anything else is refused where its keys are checked
         found["evaluation"] = {name: _absolute(values, ("root",)) for name, values in chosen.items()}
@@ -137,7 +140,11 @@ def _absolute(values: Any, keys: Iterable[str]) -> Any:
     if not isinstance(values, Mapping):
         return values
     paths = {key: values.get(key) for key in keys}
-    return {**values, **{k: str(Path(v).expanduser().absolute()) for k, v in paths.items() if isinstance(v, str) and v}}
+    return {**values, **{k: _path(v) for k, v in paths.items() if isinstance(v, str) and v}}
+
+
+def _path(value: str) -> str:
+    return str(Path(value).expanduser().absolute())
 
 
 def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
@@ -145,7 +152,8 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     choice = choices(config, request.chosen if found is None else None)
     loop, plan = loop_and_plan(config)
     chosen = evaluations(config)
-    parts, state, tracker = _build(config, loop, choice)
+    begins = found is None or not checkpoint.steps(found.checkpoints)
+    parts, state, tracker = _build(config, loop, choice, begins=begins)
     kept = feasible(chosen, state.model, parts.components.sampler)
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
@@ -170,13 +178,18 @@ def _created(path: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) ->
         raise RunError(f"hydra.run.dir = {path}: {error.strerror} ({error.filename or path})") from error
 
 
-def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts, TrainState, TrackerSpec]:
+def _build(
+    config: Mapping[str, Any], loop: Loop, choice: Choice, *, begins: bool
+) -> tuple[Parts, TrainState, TrackerSpec]:
     components = build_components(config, choice)
     tracker: TrackerSpec = registry.build("tracker", config["tracker"])
     tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
-    parts, state = assemble(components, loop, device, load_data(components), choice)
+    data = load_data(components)
+    if begins:
+        components = replace(components, initial=composition.initial(config["model"], data.space))
+    parts, state = assemble(components, loop, device, data, choice)
     return parts, state, tracker
 
 

@@ -65,7 +65,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
         raise UserError(f"device.ranks = {device.ranks}: only training is shared among processes; leave it out")
     if ranks.current().count > 1:
         raise UserError("torchrun: only training is shared among processes; use ebm itself")
-    data = load_data(components) if with_data else placeholder(_space(saved))
+    data = load_data(components) if with_data else placeholder(recorded_space(saved))
     parts, state = assemble(components, loop, device.open(), data, choice, trains=with_data)
     if with_data and other_data(saved, data):
         log.warning("%s: %s", wanted.path, OTHER_DATA)
@@ -104,8 +104,8 @@ def _for_sampling(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _space(saved: Checkpoint) -> Space:
-    """The space of the data the model was trained on, as the checkpoint records it."""
+def recorded_space(saved: Checkpoint) -> Space:
+    """The space of the data the model was trained on, as the checkpoint records it. Raises UserError if it does not."""
     described = saved.numbers.get("space")
     name, shape = (described.get("name"), described.get("shape")) if isinstance(described, dict) else (None, None)
     kind = SPACES.get(name) if isinstance(name, str) else None

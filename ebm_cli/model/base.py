@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -194,11 +194,23 @@ class Bipartite(Blocked):
         return softplus(logits).sum(1)
 
 
+class Support(NamedTuple):
+    """Rows of a space that have a finite energy: in words, and the test of x (batch, *shape) that gives (batch,)."""
+
+    says: str
+    holds: Callable[[Tensor], Tensor]
+
+
 class ModelSpec(ABC):
     """The component: hyper-parameters from which a model is built once the space of the data is known."""
 
     builds: ClassVar[type[EnergyModel]]
     spaces: ClassVar[tuple[type[Space], ...]]
+
+    @property
+    def support(self) -> Support | None:
+        """Where its energies are finite whatever the parameters, if that is not the whole space."""
+        return None
 
     def parameters(self, space: Space) -> int:
         """How many numbers its parameters are, for the check that they fit into memory; 0 if that is not known."""

@@ -1,13 +1,25 @@
 """Products of independent exponential-family units: log Z is known, so they are baseline, base measure and oracle."""
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.model.base import CategoricalSites, Gradients, ModelSpec, Normalised, Pullback, Site, TwoValuedSites
+from ebm_cli.model.base import (
+    CategoricalSites,
+    Gradients,
+    ModelSpec,
+    Normalised,
+    Pullback,
+    Site,
+    Support,
+    TwoValuedSites,
+)
+from ebm_cli.model.families import MEMBERS
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Categorical, Real, Space, Spin, TwoValued
@@ -169,13 +181,41 @@ def product(space: Space, mean: Tensor) -> Normalised:
     return BernoulliProduct(space, mean) if isinstance(space, TwoValued) else GaussianProduct(space, mean)
 
 
+_SPACES: dict[str, tuple[type[Space], ...]] = {
+    "auto": (Binary, Spin, Categorical, Real),
+    "bernoulli": (Binary, Spin),
+    "categorical": (Categorical,),
+}  # of the others: Real
+
+
 @register("model", "exponential_family")
 class ExponentialFamilySpec(ModelSpec):
-    """Product of independent units, the baseline any model must beat: Bernoulli, categorical or Gaussian."""
+    """Product of independent units, the baseline any model must beat and the ground truth of estimators of log Z.
+
+    `family` auto is Bernoulli, categorical or Gaussian units by the space; the others are those of `families.py`. Draws
+    are exact; chains of Poisson and Dirichlet units never move, since no step of real numbers stays on their support.
+    """
+
+    family: Literal[
+        "auto", "bernoulli", "categorical", "gaussian", "exponential", "gamma", "poisson", "beta", "dirichlet"
+    ]
 
     builds = Normalised
     spaces = (Binary, Spin, Categorical, Real)
 
+    def __post_init__(self) -> None:
+        """The family decides whether grey data are taken as bits."""
+        object.__setattr__(self, "spaces", _SPACES.get(self.family, (Real,)))
+
+    @property
+    def support(self) -> Support | None:
+        """Of the family."""
+        if self.family not in MEMBERS:
+            return None
+        says, holds = MEMBERS[self.family].support
+        return Support(f"model.family = {self.family}: takes {says}", holds)
+
     def build(self, space: Space, mean: Tensor, key: Key) -> Normalised:
-        """Discrete units start at the data mean, which is their maximum likelihood; Gaussian ones with variance 1."""
-        return product(space, mean)
+        """Units of the data mean: its maximum likelihood where that is all a unit has; Gaussian ones of variance 1."""
+        made: Callable[[Space, Tensor], Normalised] = MEMBERS.get(self.family, product)
+        return made(space, mean)
