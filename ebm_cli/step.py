@@ -188,9 +188,7 @@ def _whole(
     inputs: Inputs,
 ) -> Values:
     """Batch, chains, gradient and update in one region."""
-    batch = Batch(
-        data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs), first=inputs.first
-    )
+    batch = Batch(data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs), first=inputs.first)
     rows = _moved(moves, model, store, batch, inputs, EAGER)
     return _update(objective, weights, model, rows, inputs.objective, inputs.at)
 

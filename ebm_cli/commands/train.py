@@ -173,6 +173,7 @@ def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts
     tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
+    checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
     parts, state = assemble(components, loop, device, load_data(components), choice)
     return parts, state, tracker
 
@@ -259,6 +260,8 @@ def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
         with evaluation_precision():
             result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
         found |= result.metrics
+        for line in result.said:
+            log.info("%s", line)
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)
         session.run.write_all("samples", result.images, result.files)
