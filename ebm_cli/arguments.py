@@ -6,7 +6,7 @@ from pathlib import Path
 from ebm_cli.errors import UserError, nearest
 
 _PATH_KEYS = ("run", "resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
-_ONE_OF = ("dataset", "model", "objective", "chains", "sampler", "optimizer", "tracker", "device")
+_ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
 _FLAGS = {  # Hydra's, and whether a value may follow
     "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
     "-m": False, "--multirun": False, "--resolve": False, "-c": True, "--cfg": True, "-p": True, "--package": True,

@@ -9,6 +9,7 @@ from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
+from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.ranks import Ranks
@@ -134,6 +135,32 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
                 f"{asks} wants a {need.called} model, model={choice['model']} is not; models that fit: "
                 f"{', '.join(fits)}{without}"
             )
+
+
+def check_noise(objective: Objective, noise: NoiseSpec, choice: Choice) -> None:
+    """An objective that compares with the density of its noise gets one that has a density."""
+    if objective.contrasts == "density" and not noise.has_density:
+        found = [name for name, spec in registry.components("noise").items() if spec.has_density]  # type: ignore[attr-defined]
+        raise UserError(
+            f"noise={choice['noise']} has no density, which objective={choice['objective']} needs; use "
+            f"noise={' or '.join(found)}, or objective=negative_sampling"
+        )
+
+
+def check_space_of_objective(objective: Objective, noise: NoiseSpec, space: Space, choice: Choice) -> None:
+    """Objective and noise are made for the space of the data that were read."""
+    if type(space) not in objective.spaces:
+        fits = [name for name, cls in registry.components("objective").items() if type(space) in _spaces(cls)]
+        raise UserError(
+            f"objective={choice['objective']} works on {names(objective.spaces)} data, dataset={choice['dataset']} "
+            f"holds {space.name} data; objectives that fit: {', '.join(fits)}"
+        )
+    if objective.contrasts != "nothing" and type(space) not in noise.spaces:
+        fits = [name for name, cls in registry.components("noise").items() if type(space) in _spaces(cls)]
+        raise UserError(
+            f"noise={choice['noise']} is made for {names(noise.spaces)} data, dataset={choice['dataset']} holds "
+            f"{space.name} data; noise that fits: {', '.join(fits)}"
+        )
 
 
 def check_through(objective: Objective, sampler: Sampler[Any, Any], policy: Chains, choice: Choice) -> None:

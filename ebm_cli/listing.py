@@ -22,6 +22,7 @@ GROUPS = {
     "model": "the energy",
     "objective": "what is minimised",
     "chains": "where negative chains start",
+    "noise": "what contrastive objectives tell the data from",
     "sampler": "how chains move",
     "optimizer": "how weights follow the gradient",
     "evaluation": "what is measured",

@@ -20,7 +20,9 @@ from pydantic_core import ErrorDetails
 
 from ebm_cli.errors import UserError, nearest
 
-GROUPS = ("dataset", "model", "sampler", "chains", "objective", "optimizer", "device", "evaluation", "tracker")
+GROUPS = (
+    "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "device", "evaluation", "tracker"
+)  # fmt: skip
 _TABLE: dict[tuple[str, str], type] = {}
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.objective.base import Batch, Gradient, Objective, Tail
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, updated
 from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
@@ -80,6 +80,7 @@ class Weights(NamedTuple):
 
     optimizer: Optimizer
     model: EnergyModel
+    auxiliary: Auxiliary | None
     slots: Named
     average: Named
 
@@ -151,15 +152,16 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     """The update itself: one compiled region where that is possible, otherwise a few."""
     components, ranks, data = parts.components, parts.device.ranks, parts.data.train
     model, objective = arithmetic(state.model, parts.device), components.objective
-    weights = Weights(components.optimizer, state.model, state.optimizer, state.average)
+    weights = Weights(components.optimizer, state.model, state.auxiliary, state.optimizer, state.average)
     moves = Moves(components.chains, components.sampler, parts.data.space, parts.device, objective.through)
     store = Store(state.store, state.ages)
-    compiles = model.compiles and not objective.differentiates
+    auxiliary = state.auxiliary
+    compiles = model.compiles and not objective.differentiates and (auxiliary is None or auxiliary.compiles)
     engine = parts.device.engine if compiles else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
-    rows = Rows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first), {})
+    rows = Rows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first, auxiliary=auxiliary), {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine)
@@ -188,7 +190,10 @@ def _whole(
     inputs: Inputs,
 ) -> Values:
     """Batch, chains, gradient and update in one region."""
-    batch = Batch(data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs), first=inputs.first)
+    batch = Batch(
+        data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs), first=inputs.first,
+        auxiliary=weights.auxiliary,
+    )  # fmt: skip
     rows = _moved(moves, model, store, batch, inputs, EAGER)
     return _update(objective, weights, model, rows, inputs.objective, inputs.at)
 
@@ -209,7 +214,7 @@ def _shards(rows: Rows, engine: Engine) -> list[Rows]:
         return [rows]
     x_neg, labels = (_chunks(part, count) for part in (batch.x_neg, batch.labels))
     parts = [
-        Batch(part, x_neg[i], labels[i], _tail(batch.tail, i, count), batch.first + i * (n // count))
+        Batch(part, x_neg[i], labels[i], _tail(batch.tail, i, count), batch.first + i * (n // count), batch.auxiliary)
         for i, part in enumerate(batch.x.chunk(count))
     ]
     infos = [{name: value.chunk(count)[i] for name, value in rows.info.items()} for i in range(count)]
@@ -287,7 +292,7 @@ def _gradient(objective: Objective, model: EnergyModel, rows: Rows, key: AnyKey)
 
 def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -> Values:
     """Clip, update, average; what came out."""
-    how, parameters = weights.optimizer, dict(weights.model.named_parameters())
+    how, parameters = weights.optimizer, updated(weights.model, weights.auxiliary)
     grads = objective.finish(weights.model, gradient)
     norms = optimizer.norms(grads)
     norm = torch.linalg.vector_norm(norms)

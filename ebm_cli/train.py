@@ -16,7 +16,8 @@ from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
 from ebm_cli.engine import Work
 from ebm_cli.model.base import EnergyModel, ModelSpec
-from ebm_cli.objective.base import Objective
+from ebm_cli.noise.base import NoiseSpec
+from ebm_cli.objective.base import Auxiliary, Objective, updated
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.rng import permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
@@ -30,6 +31,7 @@ class Components:
     model: ModelSpec
     sampler: Sampler[Any, Any]
     chains: Chains
+    noise: NoiseSpec
     objective: Objective
     optimizer: Optimizer
 
@@ -72,19 +74,25 @@ class TrainState:
     store: Tensor  # chains, (slots, *shape), or (slots, replicas, *shape)
     ages: Tensor  # transitions since each chain began, (slots,) int64
     best: Best | None = None  # on the held-out metric
+    auxiliary: Auxiliary | None = None  # what the objective trains beside the model
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the step, by unique names."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        named |= {f"auxiliary.{name}": value for name, value in self._auxiliary().items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
         named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
         return named | {"chains": self.store, "ages": self.ages}
+
+    def _auxiliary(self) -> dict[str, Tensor]:
+        return {} if self.auxiliary is None else self.auxiliary.state_dict()
 
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Take over the values of `tensors()`; raises ValueError naming the first one that does not belong here."""
         tensors = {name: value.to(self.store.device) for name, value in tensors.items()}
         self.step = step
         self._load_group("model", self.model.state_dict(), tensors)
+        self._load_group("auxiliary", self._auxiliary(), tensors)
         self._load_group("average", self.average, tensors)
         self._load_group("optimizer", self.optimizer, tensors)
         for name, own in (("chains", self.store), ("ages", self.ages)):
@@ -126,11 +134,12 @@ def _same_form(name: str, own: Tensor, saved: Tensor | None) -> None:
 
 def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     """Check every group's keys, then whether the parts fit each other. Nothing is read. Raises UserError."""
-    groups = ("dataset", "model", "sampler", "chains", "objective", "optimizer")
+    groups = ("dataset", "model", "sampler", "chains", "noise", "objective", "optimizer")
     parts = Components(**{group: registry.build(group, config[group]) for group in groups})
     checks.check_space(parts.dataset, parts.model, choice)
     checks.check_sampler(parts.sampler, parts.model, choice)
     checks.check_objective(parts.objective, parts.model, choice)
+    checks.check_noise(parts.objective, parts.noise, choice)
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     return parts
 
@@ -141,14 +150,18 @@ def load_data(components: Components) -> Data:
 
 
 def assemble(
-    components: Components, loop: Loop, device: Device, data: Data, choice: Choice
+    components: Components, loop: Loop, device: Device, data: Data, choice: Choice, *, trains: bool = True
 ) -> tuple[Parts, TrainState]:
-    """The parts of a run, and its state before the first step. Raises UserError if they do not fit the data."""
+    """The parts of a run, and its state before the first step, without what only training needs unless it `trains`.
+
+    Raises UserError if they do not fit the data.
+    """
     checks.check_loaded(data.space, components.model, choice)
     checks.check_moves(components.sampler, data.space, choice)
+    checks.check_space_of_objective(components.objective, components.noise, data.space, choice)
     memory.check(_needed(components, loop, data), device.bytes_left())
     data = data.to(device.torch)
-    return Parts(loop, device, data, components), new_state(components, loop, data, choice)
+    return Parts(loop, device, data, components), new_state(components, loop, data, choice, trains=trains)
 
 
 def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
@@ -173,18 +186,28 @@ def training_work(parts: Parts) -> Work:
     return Work(transitions * (len(slots) or loop.batch_size), transitions)
 
 
-def new_state(components: Components, loop: Loop, data: Data, choice: Choice) -> TrainState:
+def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *, trains: bool = True) -> TrainState:
     """Step 0: initial parameters, empty optimizer, chains at their start."""
     device = data.train.grey.device
     spec = components.model
     model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model")).to(device)
     checks.check_enumerable(components.objective, model, choice)
     checks.check_labels(components.objective, model, data, choice)
-    weights = {name: p.detach() for name, p in model.named_parameters()}
-    slots = components.optimizer.init(weights)
-    average = {name: p.clone() for name, p in weights.items()} if components.optimizer.ema else {}
+    auxiliary = _auxiliary(components, loop, data, model) if trains else None
+    average = {n: p.detach().clone() for n, p in model.named_parameters()} if components.optimizer.ema else {}
     policy, key = components.chains, stream(loop.seed, "chains", "init")
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
     ages = torch.zeros(len(store), dtype=torch.int64, device=device)
-    return TrainState(0, model, slots, average, components.sampler.spread(store, data.space), ages)
+    state = TrainState(0, model, {}, average, components.sampler.spread(store, data.space), ages, None, auxiliary)
+    state.optimizer = components.optimizer.init({name: p.detach() for name, p in updated(model, auxiliary).items()})
+    return state
+
+
+def _auxiliary(components: Components, loop: Loop, data: Data, model: EnergyModel) -> Auxiliary | None:
+    """What the objective trains beside the model, on the model's device."""
+    objective, noise, device = components.objective, None, data.train.grey.device
+    if objective.contrasts != "nothing":
+        noise = components.noise.build(data, stream(loop.seed, "noise")).to(device)
+    found = objective.auxiliary(model, noise, stream(loop.seed, "auxiliary"))
+    return None if found is None else found.to(device)

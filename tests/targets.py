@@ -5,6 +5,7 @@ A component added to the registry, with its YAML, is picked up here and so by th
 
 import dataclasses
 import itertools
+import re
 import typing
 from pathlib import Path
 from typing import Literal
@@ -58,16 +59,16 @@ def shipped(group: str) -> dict[str, dict]:
     found = {}
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
-        for inner, choice in _nested(group, values.pop("defaults", [])):
-            values[inner] = yaml.safe_load((path.parent / f"{choice}.yaml").read_text())
+        for folder, inner, choice in _nested(values.pop("defaults", [])):
+            values[inner] = yaml.safe_load((path.parent.parent / folder / f"{choice}.yaml").read_text())
         found[path.stem] = {key: INTERPOLATED.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
     return found
 
 
-def _nested(group: str, defaults: list) -> list[tuple[str, str]]:
-    """Keys that hold another choice of the same group, as `- /sampler@kernel: block_gibbs` says, and which."""
+def _nested(defaults: list) -> list[tuple[str, str, str]]:
+    """Keys that hold a choice themselves, as `- /sampler@kernel: block_gibbs` says: of which group, and which."""
     pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
-    return [(str(key).partition("@")[2], choice) for key, choice in pairs if str(key).startswith(f"/{group}@")]
+    return [(*str(key)[1:].split("@"), choice) for key, choice in pairs if re.fullmatch(r"/\w+@\w+", str(key))]
 
 
 def component(group: str, choice: str, **changes):
@@ -619,10 +620,20 @@ def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
 # Training
 
 
-def gradients(objective, model, x, x_neg):
-    """Gradients of an objective by name, and its metrics."""
-    found = objective.gradient(model, Batch(x, x_neg), stream(0, "objective"))
+def gradients(objective, model, x, x_neg, beside=None):
+    """Gradients of an objective by name, and its metrics; `beside` is its auxiliary, or one as it begins."""
+    beside = auxiliary(objective, model) if beside is None else beside
+    found = objective.gradient(model, Batch(x, x_neg, auxiliary=beside), stream(0, "objective"))
     return objective.finish(model, found), found.metrics
+
+
+def auxiliary(objective, model, noise: str = "fitted"):
+    """What the objective trains beside the model as it begins, in float64, with a noise of `small_data`."""
+    key = stream(0, "auxiliary")
+    contrasts = objective.contrasts != "nothing"
+    law = component("noise", noise).build(small_data(model.space), key).double() if contrasts else None
+    found = objective.auxiliary(model, law, key)
+    return None if found is None else found.double()
 
 
 def batch(data: Data, step: int, size: int, seed: int) -> torch.Tensor:
@@ -637,6 +648,7 @@ def small_run(engine: Engine = EAGER, where: str = "cpu", **changes):
         "model": shipped("model")["rbm"] | {"hidden": 3},
         "sampler": shipped("sampler")["block_gibbs"],
         "chains": shipped("chains")["persistent"],
+        "noise": shipped("noise")["fitted"],
         "objective": shipped("objective")["pcd"],
         "optimizer": shipped("optimizer")["sgd"],
     }

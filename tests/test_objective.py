@@ -10,6 +10,7 @@ from targets import (
     DISCRETE,
     assert_close,
     at,
+    auxiliary,
     batch,
     component,
     double_states,
@@ -111,10 +112,11 @@ def test_the_gradient_is_that_of_the_reported_loss(name, changes):
     model, h = target("rbm-binary"), 1e-5
     x = data_rows(model)
     x_neg = model.space.noise(5, stream(1, "chains")).double() if objective.negatives else None
-    found, _ = gradients(objective, model, x, x_neg)
+    beside = auxiliary(objective, model)
+    found, _ = gradients(objective, model, x, x_neg, beside)
 
     def loss():
-        return gradients(objective, model, x, x_neg)[1]["loss"].item()
+        return gradients(objective, model, x, x_neg, beside)[1]["loss"].item()
 
     for parameter, p in model.named_parameters():
         for index in itertools.product(*map(range, p.shape)):

@@ -16,6 +16,8 @@ from targets import (
     component,
     gradients,
     randomised,
+    shipped,
+    small_run,
 )
 
 from ebm_cli import checkpoint
@@ -23,12 +25,14 @@ from ebm_cli.commands.trained import _space
 from ebm_cli.dataset import docstrings
 from ebm_cli.dataset.base import Split
 from ebm_cli.dataset.text import START, UNKNOWN, tokens, windows
+from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Words
+from ebm_cli.step import check, train_step
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 SPACE = SMALL_SPACES[Words]
@@ -63,6 +67,13 @@ SENTENCES = [f"The {a} sees the {b}. The {b} runs!" for a, b in itertools.permut
 def text(path, **changes):
     """A dataset of a small text."""
     return component("dataset", "text", path=str(path), context=2, min_count=1, **changes)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """In a directory of its own, which has a small text."""
+    monkeypatch.chdir(tmp_path)
+    return text_file(tmp_path, *SENTENCES)
 
 
 # The model
@@ -153,6 +164,101 @@ def test_the_full_softmax_is_the_likelihood(form):
     assert metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-12)
     for grad, (name, _) in zip(expected, model.named_parameters(), strict=True):
         assert_close(found[name], grad, **EXACT)
+
+
+# Noise
+
+
+def unigram(path, power=0.75):
+    """The noise of a small text, in float64, and what its probabilities should be."""
+    data = text(path).load((Words,))
+    count = np.bincount(data.train.all()[:, -1].long(), minlength=len(data.words)) + 1.0
+    q = torch.from_numpy(count / count.sum()) ** power
+    return component("noise", "unigram", power=power).build(data, stream(0, "noise")).double(), q / q.sum(), data
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
+def test_noise_is_the_frequency_to_a_power(power, elsewhere):
+    """Draws beside rows keep their contexts, and are those of each row whatever the rows before it."""
+    noise, q, data = unigram(elsewhere, power)
+    x = data.train.all().double()
+    assert_close(noise.log_prob(x), q.log()[x[:, -1].long()], rtol=1e-5)
+    drawn = noise.beside(x, 500, stream(0, "draws"))
+    assert data.space.contains(drawn)
+    assert torch.equal(drawn[:, :-1], x[:, :-1].repeat_interleave(500, 0))
+    counts = np.bincount(drawn[:, -1].long(), minlength=len(data.words))
+    assert chi_square(counts, q.numpy() * len(drawn)) > 1e-6
+    assert torch.equal(noise.beside(x[7:], 500, stream(0, "draws").at_row(7)), drawn[7 * 500 :])
+
+
+def contrast(elsewhere, **changes):
+    """NCE with c = 0 held, k = 3, a model and rows of the small text in float64."""
+    noise, q, data = unigram(elsewhere)
+    spec = component("model", "log_bilinear", dim=3)
+    model = randomised(spec.build(data.space, data.smoothed_mean(), stream(0, "model")))
+    objective = component("objective", "nce", ratio=3, **{"learn_c": False, "c": 0.0} | changes)
+    return objective, model, objective.auxiliary(model, noise, stream(0, "c")).double(), data.train.all().double(), q
+
+
+@pytest.mark.parametrize("density", ["known", "one"])
+def test_contrast_with_noise_is_its_definition(density, elsewhere):
+    """Loss and sparse gradient against the formula word by word, by automatic differentiation."""
+    objective, model, beside, x, q = contrast(elsewhere, density=density)
+    x = x[:6]
+    found, metrics = gradients(objective, model, x, None, beside)
+    y = beside.noise.beside(x, 3, stream(0, "objective").fold("noise"))
+    log_q = (q.log() if density == "known" else torch.zeros_like(q)).to(torch.float64)
+
+    def log_odds(rows):
+        return -model.energy(rows) - log_q[rows[:, -1].long()] - math.log(3)
+
+    loss = -log_odds(x).sigmoid().log().mean() - 3 * (1 - log_odds(y).sigmoid()).log().mean()
+    expected = torch.autograd.grad(loss, [*model.parameters()])
+    assert metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-6)  # log q is kept in float32
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for grad, (name, _) in zip(expected, model.named_parameters(), strict=True):
+        assert found[name].is_sparse == (name != "C")
+        assert_close(found[name].to_dense() if found[name].is_sparse else found[name], grad, rtol=1e-5, atol=1e-7)
+
+
+def test_the_normalised_truth_is_where_contrast_ends(elsewhere):
+    """At exp(-E) = p(w | context), the frequency of w after that context, the expected gradient vanishes.
+
+    Summed over all words instead of draws: k q(w) sigmoid(G) = p(w | context) sigmoid(-G) for each context and word.
+    """
+    _, model, beside, x, q = contrast(elsewhere)
+    context = x[:1, :-1].expand(len(q), -1)
+    every = torch.cat([context, torch.arange(len(q), dtype=torch.float64)[:, None]], 1)
+    p = model.log_prob(every).exp().detach()
+    logits = beside.logits(-p.log(), every, 3)
+    assert_close(3 * q * logits.sigmoid(), p * (-logits).sigmoid(), rtol=1e-5)
+
+
+def words_run(path, engine=EAGER, **model):
+    """Parts and state of a small run on a small text, told from noise."""
+    return small_run(
+        engine,
+        dataset=shipped("dataset")["text"] | {"path": str(path), "context": 2, "min_count": 1},
+        model=shipped("model")["log_bilinear"] | {"dim": 4} | model,
+        sampler=shipped("sampler")["gibbs"],
+        noise=shipped("noise")["unigram"],
+        objective=shipped("objective")["nce"],
+        chains=shipped("chains")["data"],
+        optimizer=shipped("optimizer")["sgd"] | {"lr": 0.5, "clip": 0.3},
+    )
+
+
+def test_sparse_shards_of_a_batch_are_one_batch(elsewhere):
+    """Gradients of parts of the rows are averaged, clipped and applied as those of all rows, and as dense ones are."""
+    found = []
+    for engine, sparse in ((EAGER, True), (Engine(compiled=False, rows=2), True), (EAGER, False)):
+        parts, state = words_run(elsewhere, engine, sparse=sparse)
+        for _ in range(3):
+            check(state, [train_step(parts, state)], parts.components.objective)
+        found.append(state.model.state_dict())
+    for name, p in found[0].items():
+        assert_close(found[1][name], p, rtol=1e-5, atol=1e-6)
+        assert_close(found[2][name], p, rtol=1e-5, atol=1e-6)
 
 
 # The text
@@ -263,13 +369,6 @@ def tiny(path, *more):
         f"checkpoint.monitor=words/valid/log_likelihood hydra.run.dir=run dataset.path={path}",
         *more,
     )
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """In a directory of its own, which has a small text."""
-    monkeypatch.chdir(tmp_path)
-    return text_file(tmp_path, *SENTENCES)
 
 
 def test_perplexity_is_that_of_the_normalised_model(tmp_path):

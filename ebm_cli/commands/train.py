@@ -123,6 +123,9 @@ _FILES = {"dataset": ("root", "path", "contacts"), "model": ("path",)}
 def _rooted(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same with absolute paths of files, which a run is to find from any working directory."""
     found = dict(config) | {group: _absolute(config[group], keys) for group, keys in _FILES.items()}
+    noise = config.get("noise")
+    if isinstance(noise, Mapping) and "source" in noise:
+        found["noise"] = {**noise, "source": _absolute(noise["source"], _FILES["dataset"])}
     chosen = config.get("evaluation")
     if isinstance(chosen, Mapping):  # anything else is refused where its keys are checked
         found["evaluation"] = {name: _absolute(values, ("root",)) for name, values in chosen.items()}

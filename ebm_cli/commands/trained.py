@@ -66,11 +66,12 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     if ranks.current().count > 1:
         raise UserError("torchrun: only training is shared among processes; use ebm itself")
     data = load_data(components) if with_data else placeholder(_space(saved))
-    parts, state = assemble(components, loop, device.open(), data, choice)
+    parts, state = assemble(components, loop, device.open(), data, choice, trains=with_data)
     if with_data and other_data(saved, data):
         log.warning("%s: %s", wanted.path, OTHER_DATA)
     try:
-        state.load(saved.step, saved.tensors if wanted.sampler is None else _respread(saved, parts))
+        tensors = saved.tensors if wanted.sampler is None else _respread(saved, parts)
+        state.load(saved.step, tensors if with_data else _for_sampling(tensors))
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
     return Trained(found, config, choice, parts, state)
@@ -92,6 +93,15 @@ def _respread(saved: Checkpoint, parts: Parts) -> dict[str, Tensor]:
     """The tensors with the chains as another sampler than the run's own has them, with its replicas or without."""
     spread = parts.components.sampler.spread
     return {n: spread(t, parts.data.space) if n == "chains" else t for n, t in saved.tensors.items()}
+
+
+def _for_sampling(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what the objective trained beside the model, which may need the data to be built."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith("auxiliary.") and not (name.startswith("optimizer.") and ".auxiliary." in name)
+    }
 
 
 def _space(saved: Checkpoint) -> Space:

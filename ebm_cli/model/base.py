@@ -98,7 +98,7 @@ class Normalised(EnergyModel):
         """log Z, a scalar in nats."""
 
     @abstractmethod
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """n independent draws, (n, *shape)."""
 
 

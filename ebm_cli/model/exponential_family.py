@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ebm_cli import rng
 from ebm_cli.model.base import CategoricalSites, Gradients, ModelSpec, Normalised, Pullback, Site, TwoValuedSites
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Categorical, Real, Space, Spin, TwoValued
 
 
@@ -47,7 +47,7 @@ class BernoulliProduct(Normalised):
         """sum_i softplus(b_i)."""
         return F.softplus(self.b).sum()
 
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """Independent coin flips, (n, *shape)."""
         return self.space.of_bits(rng.bernoulli(self.b.expand(n, -1), key)).reshape(n, *self.space.shape)
 
@@ -98,7 +98,7 @@ class CategoricalProduct(Normalised):
         """sum_i log sum_k exp(b_ik)."""
         return self.b.logsumexp(1).sum()
 
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """Independent sites, (n, *shape)."""
         chosen = rng.categorical(self.b.expand(n, -1, -1), key)
         return self.space.encode(chosen).to(self.b.dtype).reshape(n, *self.space.shape)
@@ -153,7 +153,7 @@ class GaussianProduct(Normalised):
         """sum_i (log 2 pi - r_i) / 2."""
         return 0.5 * (math.log(2 * math.pi) - self.r).sum()
 
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """m + exp(-r / 2) z with z standard normal, (n, *shape)."""
         z = rng.normal((n, self.space.sites), key, self.m.device, self.m.dtype)
         return (self.m + (-self.r / 2).exp() * z).reshape(n, *self.space.shape)

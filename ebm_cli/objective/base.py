@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.rng import AnyKey
+from ebm_cli.noise.base import Noise
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Differentiable
 from ebm_cli.space import Space
 
@@ -33,7 +34,8 @@ class Batch(NamedTuple):
     """What an objective sees: data x (batch, *shape), negatives x_neg (chains, *shape), labels (batch,) of the data.
 
     `first` is the number of its first row in the whole batch: what an objective draws for row r, it draws from
-    `key.after(first)`, so that shards and processes draw different numbers.
+    `key.after(first)`, so that shards and processes draw different numbers. `auxiliary` is what the objective trains
+    beside the model (`Objective.auxiliary`), where there is such.
     """
 
     x: Tensor
@@ -41,6 +43,24 @@ class Batch(NamedTuple):
     labels: Tensor | None = None
     tail: Tail | None = None
     first: int = 0
+    auxiliary: "Auxiliary | None" = None
+
+
+class Auxiliary(nn.Module):
+    """What an objective trains beside the model: a constant, a distribution. It is part of the checkpoint.
+
+    Its parameters that require a gradient are updated with those of the model, by the gradient given for
+    `auxiliary.NAME`.
+    """
+
+    @property
+    def compiles(self) -> bool:
+        """Whether what it does are tensor operations that `torch.compile` can trace."""
+        return True
+
+    def log_z(self) -> Tensor | None:
+        """log Z of the model as it has been learned, a scalar in nats, or None where nothing of the kind is."""
+        return None
 
 
 class Gradient(NamedTuple):
@@ -49,6 +69,12 @@ class Gradient(NamedTuple):
     parameters: Gradients
     metrics: Metrics  # `loss` among them
     statistics: dict[str, Tensor]  # whatever else `finish` needs
+
+
+def updated(model: EnergyModel, auxiliary: Auxiliary | None) -> dict[str, Tensor]:
+    """All parameters that are updated by gradients, by the names under which these are given."""
+    named = {} if auxiliary is None else dict(auxiliary.named_parameters())
+    return {**dict(model.named_parameters()), **{f"auxiliary.{n}": p for n, p in named.items() if p.requires_grad}}
 
 
 class Objective(ABC):
@@ -77,6 +103,11 @@ class Objective(ABC):
         return False
 
     @property
+    def contrasts(self) -> Literal["nothing", "samples", "density"]:
+        """What it needs of a noise distribution: nothing, samples of it, or its density too."""
+        return "nothing"
+
+    @property
     def labelled(self) -> bool:
         """Whether it needs labels."""
         return False
@@ -102,6 +133,10 @@ class Objective(ABC):
 
     def misfit(self, model: type[EnergyModel]) -> str | None:
         """Which key does not suit models of this class, in one sentence, or None."""
+        return None
+
+    def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Auxiliary | None:
+        """What it trains beside the model, as it begins, or None. `noise` is there if it `contrasts`."""
         return None
 
     @abstractmethod

@@ -1,0 +1,1 @@
+"""What data are told from by contrastive objectives."""

@@ -1,0 +1,71 @@
+"""Another data set as noise."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import PlainValidator
+from torch import Tensor
+
+from ebm_cli import registry, rng
+from ebm_cli.dataset.base import Data, Dataset, Split
+from ebm_cli.errors import UserError
+from ebm_cli.noise.base import Noise, NoiseSpec
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin
+
+
+def _source(settings: Mapping[str, Any] | Dataset) -> Dataset:
+    """Raises UserError naming the key, which lies below noise.source."""
+    if isinstance(settings, Dataset):
+        return settings
+    try:
+        found: Dataset = registry.build("dataset", settings)
+    except UserError as error:
+        raise UserError(str(error).replace("dataset.", "noise.source.")) from error
+    return found
+
+
+class Rows(Noise):
+    """Rows of a split, each as likely as any other."""
+
+    grey: Tensor
+
+    def __init__(self, split: Split) -> None:
+        super().__init__()
+        self.split = split
+        self.register_buffer("grey", split.grey, persistent=False)  # it moves with the rest, and is no result
+
+    def sample(self, n: int, key: AnyKey) -> Tensor:
+        """With repetition; what is random about a row is drawn anew."""
+        index = rng.integers(len(self.grey), (n, 1), key.fold("rows"), self.grey.device).squeeze(1)
+        return self.split.to(self.grey.device).rows(index, key.fold("binarize"))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Not known."""
+        raise NotImplementedError("a data set has no density")
+
+
+@register("noise", "dataset")
+class DatasetNoise(NoiseSpec):
+    """Training rows of another data set, `source`, with the values that the model takes. It has no density."""
+
+    source: Annotated[Any, PlainValidator(_source)]
+
+    spaces = (Binary, Spin, Categorical, Real, Box)
+    has_density = False
+
+    def build(self, data: Data, key: Key) -> Noise:
+        """Raises UserError unless its rows lie in the space of the data."""
+        try:
+            other = self.source.load((type(data.space),))
+        except UserError as error:
+            raise UserError(f"noise.source: {str(error).replace('dataset.', 'noise.source.')}") from error
+        if other.space != data.space:
+            raise UserError(
+                f"noise.source: holds {other.space.name} rows of shape {'x'.join(map(str, other.space.site_shape))}, "
+                f"the data are {data.space.name} of shape {'x'.join(map(str, data.space.site_shape))}; choose another "
+                "by dataset@noise.source=NAME"
+            )
+        return Rows(other.train.to(torch.device("cpu")))

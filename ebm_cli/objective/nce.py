@@ -1,0 +1,134 @@
+"""Noise-contrastive estimation: the model learns to tell data from noise, and log Z as a parameter."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ebm_cli.errors import UserError
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.noise.base import Noise
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin, Words
+
+_FIRST = 1000  # draws of the noise that c begins from
+
+
+class Contrast(Auxiliary):
+    """The noise, and c, which comes to be log Z."""
+
+    def __init__(self, noise: Noise, c: Tensor, *, learned: bool, known: bool) -> None:
+        super().__init__()
+        self.noise, self.learned, self.known = noise, learned, known
+        self.c = nn.Parameter(c, requires_grad=learned)
+
+    @property
+    def compiles(self) -> bool:
+        """If the noise does."""
+        return self.noise.compiles
+
+    def log_z(self) -> Tensor | None:
+        """c, if it was learned against a density."""
+        return self.c if self.learned and self.known else None
+
+    def logits(self, energy: Tensor, x: Tensor, count: int) -> Tensor:
+        """G(x) = -E(x) - c - log q(x) - log count, log q = 0 where it is taken so; (batch,)."""
+        found = -energy - self.c - math.log(count)
+        return found - self.noise.log_prob(x).to(energy.dtype) if self.known else found
+
+
+@register("objective", "nce")
+class NoiseContrastive(Objective):
+    """loss = -mean log sigmoid(G(x)) - k mean log sigmoid(-G(y)), k = `ratio` draws y of the noise q for each datum x.
+
+    G(x) = -E(x) - c - log q(x) - log k is the log-odds that x is a datum (Gutmann & Hyvarinen 2010, eq. 3 to 8, there
+    k = 1; 2012, eq. 3 to 5 with k). As the data grow, exp(-E(x) - c) comes to be their density and c, a parameter, to
+    be log Z. `density` one: log q := 0, whatever the noise, which is negative sampling (Mikolov et al. 2013, eq. 4):
+    the minimum is then at -E(x) = log p(x) - log q(x) + const, a ratio and no density. `learn_c` false: c stays as it
+    begins. It begins as `c`; null: with log mean exp(-E(y) - log q(y)) over 1000 draws of the noise, an estimate of
+    log Z for the model as it begins.
+
+    Of words given their context, q is that of the last word, and c one constant in place of log Z of each context: with
+    c = 0, held there, energies come to be normalised by themselves (Mnih & Teh 2012).
+
+    A noise that learns does so by its own likelihood of the data beside it. `classification_loss` is the loss by row,
+    loss / (1 + k), and `accuracy` the mean of the shares of data and of noise that are recognised as such (G > -log k,
+    which counts both kinds alike).
+    """
+
+    ratio: Annotated[int, Field(ge=1)]
+    density: Literal["known", "one"]
+    learn_c: bool
+    c: float | None
+
+    spaces = (Binary, Spin, Categorical, Real, Box, Words)
+
+    @property
+    def negatives(self) -> bool:
+        """No chains."""
+        return False
+
+    @property
+    def contrasts(self) -> Literal["nothing", "samples", "density"]:
+        """The density, unless it is taken to be one."""
+        return "density" if self.density == "known" else "samples"
+
+    def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Contrast:
+        """The noise with c as it begins. Raises UserError where the model's energies of the noise are not finite."""
+        assert noise is not None
+        known = self.density == "known"
+        return Contrast(noise, self._first(model, noise, key, known=known), learned=self.learn_c, known=known)
+
+    @torch.no_grad()
+    def _first(self, model: EnergyModel, noise: Noise, key: Key, *, known: bool) -> Tensor:
+        """c before the first update."""
+        if self.c is not None:
+            return torch.tensor(self.c)
+        y = noise.sample(_FIRST, key)
+        f = -model.energy(y).double() - (noise.log_prob(y).double() if known else 0)
+        c = f.logsumexp(0) - math.log(len(y))
+        if not c.isfinite():
+            raise UserError("objective.c = null: the model's energies of the noise are not finite; give c a number")
+        return c.float()
+
+    @torch.no_grad()
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
+        """One pass over data and noise together: dloss/dE of a datum is sigmoid(-G) / n, of a draw -sigmoid(G) / n."""
+        contrast = batch.auxiliary
+        assert isinstance(contrast, Contrast)
+        x, n = batch.x, len(batch.x)
+        noise = contrast.noise.beside(x, self.ratio, key.after(batch.first).fold("noise")).to(x.dtype)
+        rows = torch.cat([x, noise])
+        energy, pull = model.energy_vjp(rows)
+        logits = contrast.logits(energy, rows, self.ratio)
+        weight = torch.cat([(-logits[:n]).sigmoid(), -logits[n:].sigmoid()]) / n
+        found = dict(pull(weight))
+        if self.learn_c:
+            found["auxiliary.c"] = weight.sum()
+        found |= fitted(contrast.noise, x)
+        metrics = told_apart(logits[:n], logits[n:], self.ratio)
+        energies = {"energy_data": energy[:n].mean(), "energy_noise": energy[n:].mean()}
+        return Gradient(found, {**metrics, **energies, "c": contrast.c.detach().clone()}, {})
+
+
+def fitted(noise: Noise, x: Tensor) -> dict[str, Tensor]:
+    """The gradient of -mean log q(x) in the parameters that a noise has to learn, none for most."""
+    parameters = {name: p for name, p in noise.named_parameters() if p.requires_grad}
+    if not parameters:
+        return {}
+    with torch.enable_grad():
+        loss = -noise.log_prob(x).mean()
+        found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+    return {f"auxiliary.noise.{name}": grad for name, grad in zip(parameters, found, strict=True)}
+
+
+def told_apart(data: Tensor, noise: Tensor, ratio: int) -> Metrics:
+    """`loss`, `classification_loss` and `accuracy` of the log-odds of data (n,) and of noise (n ratio,)."""
+    loss = -F.logsigmoid(data).mean() - ratio * F.logsigmoid(-noise).mean()
+    right = (data > -math.log(ratio)).float().mean() + (noise <= -math.log(ratio)).float().mean()
+    return {"loss": loss, "classification_loss": loss / (1 + ratio), "accuracy": right / 2}
