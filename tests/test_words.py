@@ -19,8 +19,9 @@ from targets import (
     shipped,
     small_run,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ebm_cli import checkpoint
+from ebm_cli import checkpoint, optimizer
 from ebm_cli.commands.trained import _space
 from ebm_cli.dataset import docstrings
 from ebm_cli.dataset.base import Split
@@ -29,6 +30,9 @@ from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.noise.unigram import Unigram
+from ebm_cli.objective.base import Batch
+from ebm_cli.optimizer import At
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Words
@@ -259,6 +263,41 @@ def test_sparse_shards_of_a_batch_are_one_batch(elsewhere):
     for name, p in found[0].items():
         assert_close(found[1][name], p, rtol=1e-5, atol=1e-6)
         assert_close(found[2][name], p, rtol=1e-5, atol=1e-6)
+
+
+class Sizes(TorchDispatchMode):
+    """The largest tensor that any operation makes, beside views of those that are there."""
+
+    def __init__(self, there):
+        super().__init__()
+        self.there, self.largest = {t.data_ptr() for t in there}, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        found = function(*arguments, **(keywords or {}))
+        for made in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(made, torch.Tensor):
+                dense = made._values() if made.is_sparse else made
+                if dense.data_ptr() not in self.there:
+                    self.largest = max(self.largest, dense.numel())
+        return found
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_step_makes_nothing_of_the_size_of_the_vocabulary(name):
+    """Of 10^5 words none but those of the batch and of the noise: so its cost is the same for any vocabulary."""
+    space, n, k = Words((3,), 100_000), 4, 5
+    model = component("model", "log_bilinear", dim=3).build(space, torch.full((space.values,), 1e-5), stream(0, "m"))
+    noise, how = Unigram(space, torch.full((space.values,), 1e-5)), component("optimizer", name, weight_decay=0.1)
+    objective = component("objective", "nce", ratio=k, learn_c=False, c=0.0)
+    beside, x = objective.auxiliary(model, noise, stream(0, "c")), space.noise(n, stream(0, "x"))
+    parameters = dict(model.named_parameters())
+    slots = how.init({name: p.detach() for name, p in parameters.items()})
+    with Sizes([*parameters.values(), *slots.values(), noise.total, noise.log_q]) as sizes:
+        found = objective.gradient(model, Batch(x, auxiliary=beside), stream(0, "draws")).parameters
+        grads = optimizer.clipped(found, 1e-3, optimizer.norms(found).norm())
+        optimizer.apply(how, parameters, grads, slots, At(0, 0.1, 0.0))
+    assert 0 < sizes.largest <= n * (1 + k) * 3 * 3
+    assert all(p.grad is None for p in parameters.values())
 
 
 # The text
