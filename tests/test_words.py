@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -466,6 +467,23 @@ def test_a_run_learns_is_resumed_evaluated_and_sampled(tmp_path, elsewhere):
     assert answer.code == 0, answer.err
     drawn = np.load(next((tmp_path / "run" / "samples").glob("*/samples.npz")))["samples"]
     assert (drawn.shape, drawn.dtype) == ((5, 3), np.int32)
+
+
+@pytest.mark.long
+def test_contrast_comes_near_the_likelihood(tmp_path, elsewhere):
+    """On the docstrings of some modules: within 15 % of the full softmax, and nearly normalised."""
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("[b-f]*.py"))
+    docs = text_file(tmp_path, *(part for path in modules for part in docstrings._docstrings(path)))
+    short = f"steps=300 eval_every=0 model.dim=20 dataset.path={docs} tracker=none device=cpu checkpoint.monitor=null"
+    found = {}
+    for name in ("words_stdlib", "words_stdlib_softmax"):
+        answer = ebm(f"train experiment={name} {short} hydra.run.dir={name}")
+        assert answer.code == 0, answer.err
+        found[name] = facts(Path(name), "summary.json")
+    ours, full = found.values()
+    assert ours["words/perplexity"] < 1.15 * full["words/perplexity"]
+    assert full["words/perplexity"] < 0.6 * full["words/unigram_perplexity"]
+    assert abs(ours["words/log_z"]) < 0.3
 
 
 REFUSED = {
