@@ -11,6 +11,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
+from ebm_cli.optimizer import Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
@@ -220,6 +221,17 @@ def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
     ranks.check_shares(batch_size=batch_size)
     if policy.slots and not policy.roams:
         ranks.check_shares(chains__count=policy.slots)
+
+
+def check_sparse(model: ModelSpec, optimizer: Optimizer, ranks: Ranks, choice: Choice) -> None:
+    """Sparse gradients meet nothing that takes every row of a parameter at every step."""
+    if not model.sparse_gradients:
+        return
+    way = f"or model.sparse=false, with which every step goes over the whole vocabulary of model={choice['model']}"
+    if optimizer.ema:
+        raise UserError(f"optimizer.ema = {optimizer.ema}: sparse gradients leave most rows out; set it to 0, {way}")
+    if ranks.count > 1:
+        raise UserError(f"device.ranks = {ranks.count}: sparse gradients are not exchanged; leave it out, {way}")
 
 
 def check_enumerable(objective: Objective, model: EnergyModel, choice: Choice) -> None:

@@ -116,11 +116,12 @@ class Recorder:
 
     def _show(self, parts: Parts, state: TrainState) -> None:
         """Chains as a picture, weights and ages of the chains as histograms."""
-        subject = subject_of(parts, state, "train", "fantasies")
-        x = state.chains() if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")[0]
-        image = picture.grid(parts.data.space, x[:_FANTASIES])
-        self.run.write_image(f"samples/step-{state.step:08d}.png", image)
-        self.tracker.images(state.step, {"chains": image})
+        if parts.data.space.pictured:
+            subject = subject_of(parts, state, "train", "fantasies")
+            x = state.chains() if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")[0]
+            image = picture.grid(parts.data.space, x[:_FANTASIES])
+            self.run.write_image(f"samples/step-{state.step:08d}.png", image)
+            self.tracker.images(state.step, {"chains": image})
         weights = {
             f"weights/{n}": p.detach().float().flatten().cpu().numpy() for n, p in state.model.named_parameters()
         }

@@ -95,15 +95,33 @@ class At(NamedTuple):
 
 @torch.no_grad()
 def apply(optimizer: Optimizer, parameters: Mapping[str, Tensor], grads: Named, state: Named, at: At) -> None:
-    """One update of all parameters that have a gradient, and of the optimizer's state, in place."""
+    """One update of all parameters that have a gradient, and of the optimizer's state, in place.
+
+    A sparse gradient updates the rows it has, of the parameter and of its slots, and leaves the others as they are, as
+    torch.optim.SparseAdam does: moments and velocities of rows without a gradient do not decay, nor do their weights.
+    """
     for name, grad in grads.items():
         slots, factor = [state[f"{slot}.{name}"] for slot in optimizer.slots()], optimizer.factor(name)
-        optimizer.update(parameters[name], grad, slots, at if factor == 1 else at._replace(rate=at.rate * factor))
+        here = at if factor == 1 else at._replace(rate=at.rate * factor)
+        if grad.is_sparse:
+            _update_rows(optimizer, [parameters[name], *slots], grad.coalesce(), here)
+        else:
+            optimizer.update(parameters[name], grad, slots, here)
+
+
+def _update_rows(optimizer: Optimizer, tensors: Sequence[Tensor], grad: Tensor, at: At) -> None:
+    """Of a parameter and its slots the rows of the gradient: taken out, updated, put back."""
+    (rows,) = grad.indices()
+    p, *slots = parts = [tensor[rows] for tensor in tensors]
+    optimizer.update(p, grad.values(), slots, at)
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.index_copy_(0, rows, part)
 
 
 def norms(grads: Named) -> Tensor:
     """Euclidean norm of each gradient, (parameters,)."""
-    return torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()])
+    found = (grad.coalesce().values() if grad.is_sparse else grad for grad in grads.values())
+    return torch.stack([torch.linalg.vector_norm(values) for values in found])
 
 
 def clipped(grads: Named, largest: float, norm: Tensor) -> Named:

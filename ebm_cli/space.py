@@ -19,6 +19,8 @@ class Space(ABC):
 
     shape: tuple[int, ...]
     name: ClassVar[str]
+    pictured: ClassVar[bool] = True
+    """Whether there is anything to see in a picture of a configuration."""
 
     @property
     def site_shape(self) -> tuple[int, ...]:
@@ -265,7 +267,37 @@ class Box(Real):
         return torch.where(inside, log_ratio, -torch.inf)
 
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real, Box)}
+@dataclass(frozen=True)
+class Words(Space):
+    """Numbers of words below `values`: those of the context in their order and, last, the word that follows them.
+
+    A model of this space gives the word its probability given the context, so the word alone is a variable.
+    """
+
+    name = "words"
+    pictured = False
+    values: int
+
+    @property
+    def sites(self) -> int:
+        """One, the word."""
+        return 1
+
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
+        """Every word equally likely at every place."""
+        return rng.integers(self.values, (n, *self.shape), key, device).float()
+
+    def contains(self, x: Tensor) -> bool:
+        """Integers from 0 to values - 1."""
+        inside = (x >= 0) & (x < self.values) & (x == x.floor())
+        return x.shape[1:] == self.shape and bool(inside.all())
+
+    def brightness(self, x: Tensor) -> Tensor:
+        """From the first word, black, to the last one, white."""
+        return x / max(1, self.values - 1)
+
+
+SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real, Box, Words)}
 
 
 def names(spaces: tuple[type[Space], ...]) -> str:

@@ -104,6 +104,68 @@ def test_a_parameter_without_gradient_stays(name):
     assert not torch.equal(parameters["W"], kept["W"])
 
 
+# Sparse updates
+
+SPARSE_SETTINGS = [
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("adam", {"weight_decay": 0.1}),
+    ("adamw", {"weight_decay": 0.1}),
+]
+
+
+def sparse_gradient(step, size=(6, 2)):
+    """Of rows 1 and 4, the second of them there twice, in some order."""
+    values = normal((3, *size[1:]), stream(3, step), dtype=torch.float64)
+    return torch.sparse_coo_tensor(torch.tensor([[4, 1, 4]]), values, size, check_invariants=True)
+
+
+@pytest.mark.parametrize(("name", "changes"), SPARSE_SETTINGS)
+@pytest.mark.parametrize("size", [(6, 2), (6,)])
+def test_rows_with_a_gradient_are_updated_and_no_others(name, changes, size):
+    """As the dense update has them, while the parameter alone has those rows; bit for bit the same elsewhere."""
+    ours = component("optimizer", name, lr=0.1, **changes)
+    start = {"W": normal(size, stream(0, "W"), dtype=torch.float64)}
+    whole, part = {"W": start["W"].clone()}, {"W": start["W"][[1, 4]].clone()}
+    state, state_of_part = ours.init(whole), ours.init(part)
+    for step in range(4):
+        grad = sparse_gradient(step, size)
+        optimizer.apply(ours, whole, {"W": grad}, state, At(step, 0.1, 0.0))
+        optimizer.apply(ours, part, {"W": grad.to_dense()[[1, 4]]}, state_of_part, At(step, 0.1, 0.0))
+    pairs = [(whole["W"], part["W"]), *((state[key], state_of_part[key]) for key in state)]
+    for found, expected in pairs:
+        assert_close(found[[1, 4]], expected, rtol=1e-9, atol=1e-12)
+    others = [0, 2, 3, 5]
+    assert torch.equal(whole["W"][others], start["W"][others])
+    assert not any(value[others].any() for value in state.values())
+
+
+def test_adam_on_rows_is_sparse_adam():
+    """That one's eps is not divided by sqrt(1 - beta2^t), which one of 1e-12 does not show."""
+    ours = component("optimizer", "adam", lr=0.1, eps=1e-12)
+    theirs_p = normal((6, 2), stream(0, "W"), dtype=torch.float64).requires_grad_()
+    theirs = torch.optim.SparseAdam([theirs_p], lr=0.1, betas=tuple(ours.betas), eps=1e-12)
+    p = {"W": theirs_p.detach().clone()}
+    state = ours.init(p)
+    for step in range(20):
+        grad = sparse_gradient(step)
+        optimizer.apply(ours, p, {"W": grad}, state, At(step, 0.1, 0.0))
+        theirs_p.grad = grad.clone()
+        theirs.step()
+    assert_close(p["W"], theirs_p.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_norms_and_clipping_of_sparse_gradients():
+    """Rows that are there twice count as their sum."""
+    grads = {"W": sparse_gradient(0), "b": torch.tensor([3.0, -4.0], dtype=torch.float64)}
+    found, dense = optimizer.norms(grads), grads["W"].to_dense()
+    assert_close(found, torch.stack([dense.norm(), torch.tensor(5.0, dtype=torch.float64)]), rtol=1e-9, atol=1e-12)
+    norm = found.norm()
+    half = optimizer.clipped(grads, norm.item() / 2, norm)
+    assert half["W"].is_sparse
+    assert_close(half["W"].to_dense(), dense / 2, rtol=1e-5)
+
+
 # Rates
 
 

@@ -94,6 +94,8 @@ def _evaluate(
         found |= on_split(result.metrics, asked.split)
         images |= dict(result.images)
         files |= dict(result.files)
+        for line in result.said:
+            log.info("%s", line)
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)
     for sentence in report.contradictions(result_of_split(found, asked.split)):

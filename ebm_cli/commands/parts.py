@@ -17,7 +17,7 @@ from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.fit import Plan
 from ebm_cli.memory import rows_at_once
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import Conditional, EnergyModel
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
@@ -107,6 +107,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     """Raise UserError if so many processes cannot share the work or the memory, before any of them is started."""
     components, (loop, _) = build_components(config, choice), loop_and_plan(config)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
+    checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
     memory.check({f"{count} processes": count * memory.PROCESS}, memory.available(torch.device("cpu")), "device.ranks")
 
 
@@ -139,16 +140,23 @@ def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Samp
     kept: dict[str, Evaluation] = {}
     asked = set(chosen) != USUAL
     for name, evaluation in chosen.items():
-        why = evaluation.refusal(model, sampler)
+        why = _refusal(evaluation, model, sampler)
         if why is None:
             kept[name] = evaluation
         elif evaluation.required and asked:
-            possible = [other for other, found in chosen.items() if found.refusal(model, sampler) is None]
+            possible = [other for other, found in chosen.items() if _refusal(found, model, sampler) is None]
             rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
             raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))
         else:
             log.info("evaluation %s does not apply: %s", name, why)
     return kept
+
+
+def _refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+    """Why it cannot be done on this model, or None."""
+    if isinstance(model, Conditional) and not evaluation.of_words:
+        return "it measures whole configurations, this model gives the last word of one given those before it"
+    return evaluation.refusal(model, sampler)
 
 
 def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:

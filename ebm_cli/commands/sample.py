@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 
 from ebm_cli import picture
 from ebm_cli.checkpoint import write_synced
@@ -17,10 +18,16 @@ from ebm_cli.engine import Work
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream
-from ebm_cli.space import Categorical
+from ebm_cli.run import Run
+from ebm_cli.space import Categorical, Space
 from ebm_cli.terminal import log, logging_to, output
 
-_TYPES: dict[str, type] = {"binary": np.uint8, "spin": np.int8, "categorical": np.uint8}  # written, by the space
+_TYPES: dict[str, type] = {
+    "binary": np.uint8,
+    "spin": np.int8,
+    "categorical": np.uint8,
+    "words": np.int32,
+}  # written, by the space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +69,20 @@ def sample(config: Mapping[str, Any]) -> int:
         for name, value in scale.items():
             log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)
         x = x.cpu()
-    folder = trained.run.new_folder("samples")
-    buffer = io.BytesIO()
-    values = parts.data.space.decode(x) if isinstance(parts.data.space, Categorical) else x
-    arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(parts.data.space.name, np.float32)), **scale}
+    file = _written(trained.run, parts.data.space, x, scale)
+    output.print(f"{asked.n} samples after {asked.steps} steps: {file}", soft_wrap=True)
+    if parts.data.space.pictured:
+        output.print(f"picture: {file.with_name('grid.png')}", soft_wrap=True)
+    return 0
+
+
+def _written(run: Run, space: Space, x: Tensor, scale: Mapping[str, float]) -> Path:
+    """samples.npz in a new folder, a picture beside it where there is anything to see."""
+    folder, buffer = run.new_folder("samples"), io.BytesIO()
+    values = space.decode(x) if isinstance(space, Categorical) else x
+    arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(space.name, np.float32)), **scale}
     np.savez_compressed(buffer, **arrays)
     write_synced(folder / "samples.npz", buffer.getvalue())
-    trained.run.write_image(str(folder.relative_to(trained.run.path) / "grid.png"), picture.grid(parts.data.space, x))
-    output.print(f"{asked.n} samples after {asked.steps} steps: {folder / 'samples.npz'}", soft_wrap=True)
-    output.print(f"picture: {folder / 'grid.png'}", soft_wrap=True)
-    return 0
+    if space.pictured:
+        run.write_image(str(folder.relative_to(run.path) / "grid.png"), picture.grid(space, x))
+    return folder / "samples.npz"

@@ -186,6 +186,7 @@ def _build(
     tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
+    checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
     data = load_data(components)
     if begins:
         components = replace(components, initial=composition.initial(config["model"], data.space))
@@ -275,6 +276,8 @@ def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
         with evaluation_precision():
             result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
         found |= result.metrics
+        for line in result.said:
+            log.info("%s", line)
         for warning in result.warnings:
             log.warning("%s: %s", name, warning)
         session.run.write_all("samples", result.images, result.files)

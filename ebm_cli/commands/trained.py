@@ -15,7 +15,7 @@ from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
 from ebm_cli.fit import OTHER_DATA, other_data
 from ebm_cli.run import Run
-from ebm_cli.space import SPACES, Box, Space
+from ebm_cli.space import SPACES, Box, Space, Words
 from ebm_cli.terminal import log
 from ebm_cli.train import Choice, Parts, TrainState, assemble, build_components, load_data
 
@@ -118,7 +118,16 @@ def recorded_space(saved: Checkpoint) -> Space:
         raise UserError(f"{saved.path} records no known space: {described}")
     if math.prod(shape) > sum(tensor.numel() for tensor in saved.tensors.values()):
         raise UserError(f"{saved.path} records {math.prod(shape)} sites, more than it holds numbers")
+    if kind is Words:
+        return Words(tuple(shape), _values(saved, described))
     return kind(tuple(shape), *_bounds(saved, described)) if kind is Box else kind(tuple(shape))
+
+
+def _values(saved: Checkpoint, described: Mapping[str, Any]) -> int:
+    values = described.get("values")
+    if type(values) is not int or not 0 < values <= sum(tensor.numel() for tensor in saved.tensors.values()):
+        raise UserError(f"{saved.path} records no known space: {described}")
+    return values
 
 
 def _bounds(saved: Checkpoint, described: Mapping[str, Any]) -> tuple[float, float]:

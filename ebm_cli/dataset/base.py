@@ -17,10 +17,10 @@ from ebm_cli import rng
 from ebm_cli.density import Density
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin
+from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
-Values = Literal["binary", "grey", "real", "categorical"]
+Values = Literal["binary", "grey", "real", "categorical", "words"]
 
 
 class Shades(NamedTuple):
@@ -40,7 +40,7 @@ class Shades(NamedTuple):
 class Arrays:
     """One split as it was read: values (n, *shape), and integer labels and weights of the rows where there are some."""
 
-    values: NDArray[np.uint8] | NDArray[np.float32]
+    values: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32]
     labels: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
 
@@ -63,7 +63,8 @@ class Raw:
     """What `Dataset.read` returns.
 
     `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
-    `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`.
+    `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
+    "words" numbers (n, context + 1) of `words`.
     """
 
     values: Values
@@ -72,6 +73,7 @@ class Raw:
     test: Arrays
     truth: Truth = Truth()
     categories: int = 0
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ class Split:
         return len(self) if self.weights is None else self.weights.sum().item()
 
     def mean(self) -> Tensor:
-        """Mean over the split, (*shape), by weight: of x, for spins of their bits."""
+        """Mean over the split, (*shape), by weight: of x, for spins of their bits; share of each last word, (V,)."""
+        if isinstance(self.space, Words):
+            count = torch.bincount(self.grey[:, -1].cpu().long(), minlength=self.space.values)
+            return (count.double() / len(self)).float().to(self.grey.device)
         if isinstance(self.space, Categorical):
             weights = torch.ones(len(self), dtype=torch.float64) if self.weights is None else self.weights.cpu()
             sites = self.grey.flatten(1).cpu().long().unbind(1)
@@ -146,11 +151,12 @@ class Data:
     test: Split
     method: str = "none"  # of binarisation, where there was any
     truth: Truth = Truth()
+    words: tuple[str, ...] = ()  # by their numbers, where rows are words
 
     def smoothed_mean(self) -> Tensor:
         """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite."""
         mean, n = self.train.mean(), self.train.size
-        return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete) else mean
+        return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete | Words) else mean
 
     @cached_property
     def fingerprint(self) -> str:
@@ -161,6 +167,7 @@ class Data:
                 values = np.empty(0) if part is None else part.cpu().numpy()
                 digest.update(f"{values.dtype}{values.shape}".encode())
                 digest.update(np.ascontiguousarray(values).data)
+        digest.update("\n".join(self.words).encode())
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -174,6 +181,8 @@ class Data:
             kind += f" in [{self.space.low:g}, {self.space.high:g}]{spread}{noise}"
         if isinstance(self.space, Categorical):
             kind += f" of {self.space.values} values"
+        if isinstance(self.space, Words):
+            kind += f" of a vocabulary of {self.space.values}"
         worth = "" if self.train.weights is None else f" (weighted, worth {self.train.size:.0f})"
         return (
             f"{kind}; {len(self.train)} rows for training{worth}, {valid} for validation, {len(self.test)} for testing"
@@ -240,7 +249,7 @@ class Dataset(ABC):
         """Read, binarise and check. Raises UserError naming the split and the first thing wrong with it."""
         raw = self.read()
         method = self.method(raw.values, accepted)
-        if raw.values in ("real", "categorical") and method in ("threshold", "stochastic"):
+        if raw.values in ("real", "categorical", "words") and method in ("threshold", "stochastic"):
             raise UserError(
                 f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
             )
@@ -254,7 +263,7 @@ class Dataset(ABC):
         train, valid, test = splits
         assert train is not None
         assert test is not None
-        return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.truth)
+        return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.truth, raw.words)
 
 
 Added = Annotated[float, Field(ge=0)]
@@ -312,8 +321,8 @@ def _shaded(split: Split, raw: Raw, shades: Shades) -> Split:
 
 def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
     """Bits, unless the model takes spins or categories alone; grey values in a box, real or levels as it takes them."""
-    if values == "categorical":
-        return Categorical
+    if values in ("categorical", "words"):
+        return Categorical if values == "categorical" else Words
     if values == "binary" or method in ("threshold", "stochastic"):
         return next((space for space in (Binary, Spin, Categorical) if space in accepted), Binary)
     if values == "grey" and Box in accepted:
@@ -327,6 +336,8 @@ def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...], shades
     binary = raw.values == "binary" or method in ("threshold", "stochastic")
     if kind is Box:
         return Box(shape, shades.low, shades.high)
+    if kind is Words:
+        return Words(shape, len(raw.words))
     return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,18 +56,24 @@ def some_rows(split: Split, count: int, key: Key) -> Tensor:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers under `<evaluation>/<metric>`, pictures and text files by name, and sentences the user should read."""
+    """Numbers under `<evaluation>/<metric>`, pictures and text files by name, and sentences the user should read.
+
+    `warnings` say that something is doubtful, `said` is what was found in words.
+    """
 
     metrics: Mapping[str, float]
     images: Mapping[str, Picture] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
 
 
 class Evaluation(ABC):
     """The component. `while_training`: also every `eval_every` steps, on the validation split."""
 
     while_training: bool
+    of_words: ClassVar[bool] = False
+    """Whether it measures models of a word given its context."""
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Why it cannot be done on this model with this sampler, or None."""

@@ -12,7 +12,7 @@ from ebm_cli import rng
 from ebm_cli.engine import Engine
 from ebm_cli.functional import softplus
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Categorical, Discrete, Space, TwoValued
+from ebm_cli.space import Categorical, Discrete, Space, TwoValued, Words
 
 Site = int | Tensor  # one site for all chains, or (chains,) int64 with one for each
 Gradients = dict[str, Tensor]  # by the name of the parameter
@@ -135,6 +135,34 @@ class Classifier(EnergyModel):
         return logits.detach(), pull
 
 
+class Conditional(EnergyModel):
+    """A model of the word that follows a context: p(w | context) = exp(-E(x)) / Z(context), w the last word of x."""
+
+    called = "conditional"
+    space: Words
+
+    @abstractmethod
+    def scores(self, context: Tensor) -> Tensor:
+        """-E with each word of the vocabulary as the last, (batch, V) for context (batch, words before the last)."""
+
+    def log_z(self, context: Tensor) -> Tensor:
+        """log Z(context) = log sum_w exp(-E(context, w)), (batch,)."""
+        return self.scores(context).logsumexp(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(w | context) of the last words, (batch,)."""
+        log_p = self.scores(x[:, :-1]).log_softmax(1)
+        return log_p.gather(1, x[:, -1:].long()).squeeze(1)
+
+    def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
+        """The last word is the only site, so that this is log p(w | context), (batch, len(sites))."""
+        return self.log_prob(x)[:, None].expand(-1, len(sites))
+
+    def sites(self, x: Tensor) -> "LastWord":
+        """Ready to draw the last word."""
+        return LastWord(self, x)
+
+
 class Blocked(EnergyModel):
     """A model whose sites fall into blocks, each of sites independent of each other given the rest."""
 
@@ -211,6 +239,11 @@ class ModelSpec(ABC):
     def support(self) -> Support | None:
         """Where its energies are finite whatever the parameters, if that is not the whole space."""
         return None
+
+    @property
+    def sparse_gradients(self) -> bool:
+        """Whether `energy_vjp` gives sparse tensors, of the rows that the batch touches, for some parameters."""
+        return False
 
     def parameters(self, space: Space) -> int:
         """How many numbers its parameters are, for the check that they fit into memory; 0 if that is not known."""
@@ -291,6 +324,21 @@ class CategoricalSites(Sites):
     def log_conditional(self, site: int) -> Tensor:
         """The logarithm of the softmax, at the value."""
         return (self.logits(site).log_softmax(1) * self.x[:, site]).sum(1)
+
+
+class LastWord(Sites):
+    """The last word of each chain, drawn given its context, which stays; x is (chains, words)."""
+
+    def __init__(self, model: Conditional, x: Tensor) -> None:
+        self.model, self.x = model, x.clone()
+
+    def sweep(self, order: Sequence[Site], u: Tensor) -> None:
+        """By inversion of the last u: the draws before it are independent of it."""
+        self.x[:, -1] = rng.inverted(self.model.scores(self.x[:, :-1]), u[:, -1].double()).to(self.x.dtype)
+
+    def log_conditional(self, site: int) -> Tensor:
+        """log p(w | context)."""
+        return self.model.log_prob(self.x)
 
 
 def get_site(x: Tensor, site: Site) -> Tensor:

@@ -11,7 +11,7 @@ from ebm_cli import registry, rng
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec, Normalised
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin, names
 
 
@@ -62,7 +62,7 @@ class NormalisedMixture(Mixture, Normalised):
         return torch.zeros((), dtype=self.logits.dtype, device=self.logits.device, requires_grad=True)
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """A part with probability pi_i, and a draw from it, (n, *shape)."""
         chosen = rng.categorical(self.logits.expand(n, -1), key.fold("part"))
         drawn = [part.sample(n, key.fold(i)) for i, part in enumerate(cast(list[Normalised], self.parts))]

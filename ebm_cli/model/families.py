@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ebm_cli import rng
 from ebm_cli.model.base import Gradients, Normalised, Pullback, Support
-from ebm_cli.rng import Key
 from ebm_cli.space import Space
 
 _ON_SIMPLEX = 1e-4  # by which a sum of float32 shares may miss 1
@@ -70,7 +69,7 @@ class Exponential(Family):
         return -self.r.sum()
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """-log(1 - u) exp(-r) with u uniform, (n, *shape)."""
         u = rng.uniform((n, self.space.sites), key, self.r.device, torch.float64)
         return (-torch.log1p(-u) * (-self.r).exp()).to(self.r.dtype).reshape(n, *self.space.shape)
@@ -103,7 +102,7 @@ class Gamma(Family):
         return (a.lgamma() - a * self.r).sum()
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """By `log_gamma`, (n, *shape)."""
         return _positive((log_gamma(self.s.exp(), n, key) - self.r).exp(), self.r).reshape(n, *self.space.shape)
 
@@ -134,7 +133,7 @@ class Poisson(Family):
         return self.t.exp().sum()
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """By inversion: the least x with P(X <= x) > u, u uniform, (n, *shape)."""
         u = rng.uniform((n, self.space.sites), key, self.t.device, torch.float64)
         return _inverted_poisson(self.t.double().exp(), u).to(self.t.dtype).reshape(n, *self.space.shape)
@@ -166,7 +165,7 @@ class Beta(Family):
         return (a.lgamma() + b.lgamma() - (a + b).lgamma()).sum()
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """g / (g + h) of gamma draws g and h with shapes a and b, (n, *shape)."""
         g, h = (log_gamma(p.exp(), n, key.fold(name)) for name, p in (("a", self.s), ("b", self.r)))
         below = 1 - torch.finfo(self.s.dtype).eps
@@ -205,7 +204,7 @@ class Dirichlet(Family):
         return a.lgamma().sum() - a.sum(1).lgamma().sum()
 
     @torch.no_grad()
-    def sample(self, n: int, key: Key) -> Tensor:
+    def sample(self, n: int, key: AnyKey) -> Tensor:
         """Gamma draws of shapes a over their sum, (n, *shape)."""
         g = log_gamma(self.s.exp(), n, key).reshape(n, *self.space.shape)
         return _positive(g.softmax(-1), self.s)
@@ -220,7 +219,7 @@ MEMBERS: dict[str, type[Family]] = {
 }
 
 
-def log_gamma(a: Tensor, n: int, key: Key) -> Tensor:
+def log_gamma(a: Tensor, n: int, key: AnyKey) -> Tensor:
     """log g (n, sites) in float64 of g ~ Gamma(a, 1) with shapes a (sites,), by rejection (Marsaglia & Tsang 2000).
 
     With d = a - 1/3 and z normal, g = d (1 + z / sqrt(9 d))^3 is taken if log u < z^2 / 2 + d - g + d log(g / d), which

@@ -14,7 +14,7 @@ from ebm_cli.noise.base import Noise
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Binary, Box, Categorical, Real, Spin
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin, Words
 
 _FIRST = 1000  # draws of the noise that c begins from
 
@@ -53,6 +53,9 @@ class NoiseContrastive(Objective):
     begins. It begins as `c`; null: with log mean exp(-E(y) - log q(y)) over 1000 draws of the noise, an estimate of
     log Z for the model as it begins.
 
+    Of words given their context, q is that of the last word, and c one constant in place of log Z of each context: with
+    c = 0, held there, energies come to be normalised by themselves (Mnih & Teh 2012).
+
     A noise that learns does so by its own likelihood of the data beside it. `classification_loss` is the loss by row,
     loss / (1 + k), and `accuracy` the mean of the shares of data and of noise that are recognised as such (G > -log k,
     which counts both kinds alike).
@@ -63,7 +66,7 @@ class NoiseContrastive(Objective):
     learn_c: bool
     c: float | None
 
-    spaces = (Binary, Spin, Categorical, Real, Box)
+    spaces = (Binary, Spin, Categorical, Real, Box, Words)
     chosen_as = ("nce", "negative_sampling")
 
     @property

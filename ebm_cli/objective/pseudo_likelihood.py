@@ -9,12 +9,15 @@ from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised, some_sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Categorical, Spin
+from ebm_cli.space import Binary, Categorical, Spin, Words
 
 
 @register("objective", "pseudo_likelihood")
 class MaximumPseudoLikelihood(Objective):
     """loss = -mean over rows of sum_i log p(x_i | x without i): consistent, yet not the likelihood.
+
+    Of the word that follows a context it is the likelihood: that word is the only site, and the sum in its
+    probability is over the vocabulary (the full softmax).
 
     `sites`: the sum is over so many sites drawn anew for each update, times D / sites; null: over all. Needed for
     networks, whose conditionals are one energy for each value of each site. `coupling_l1` and `coupling_l2` add
@@ -25,7 +28,7 @@ class MaximumPseudoLikelihood(Objective):
     coupling_l1: Annotated[float, Field(ge=0)]
     coupling_l2: Annotated[float, Field(ge=0)]
 
-    spaces = (Binary, Spin, Categorical)
+    spaces = (Binary, Spin, Categorical, Words)
 
     @property
     def negatives(self) -> bool:

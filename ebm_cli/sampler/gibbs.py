@@ -11,7 +11,7 @@ from ebm_cli.model.base import EnergyModel, Site, Sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Categorical, Space, Spin
+from ebm_cli.space import Binary, Categorical, Space, Spin, Words
 
 
 class GibbsState(NamedTuple):
@@ -26,13 +26,14 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
     """x_i ~ p(x_i | rest), one site after the other; one step is D site updates of every chain, or `updates` of them.
 
     `scan` systematic visits sites 0 ... D-1 (the step is not reversible: its reversal visits D-1 ... 0);
-    random draws a site for each chain at each update (reversible); reverse is systematic backwards.
+    random draws a site for each chain at each update (reversible); reverse is systematic backwards. Of the word that
+    follows a context one step is an independent draw given that context.
     """
 
     scan: Literal["systematic", "random", "reverse"]
     updates: Annotated[int, Field(ge=1)] | None
 
-    spaces = (Binary, Spin, Categorical)
+    spaces = (Binary, Spin, Categorical, Words)
 
     def misfit(self, space: Space) -> str | None:
         """A part of a sweep leaves p invariant, but would visit the first sites alone."""
