@@ -15,6 +15,7 @@ from targets import (
     component,
     double_states,
     exact_p,
+    for_energies,
     gradients,
     keys_used,
     shipped,
@@ -36,7 +37,9 @@ from ebm_cli.space import Binary, Real
 from ebm_cli.step import check, check_weights, train_step
 
 KEY = stream(0, "objective")
-OBJECTIVES = [name for name in shipped("objective") if not component("objective", name).labelled]
+OBJECTIVES = [
+    name for name in shipped("objective") if for_energies(o := component("objective", name)) and not o.labelled
+]
 LIKELIHOOD = [name for name in OBJECTIVES if isinstance(component("objective", name), Likelihood)]
 WITH_CHAINS = [name for name in LIKELIHOOD if component("objective", name).negatives]
 discrete_models = pytest.mark.parametrize("model_name", DISCRETE)

@@ -14,7 +14,7 @@ from ebm_cli.acceleration import for_evaluation, resolved, threads, units
 from ebm_cli.dataset.base import Data
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
-from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.evaluation.base import Evaluation, refusal
 from ebm_cli.fit import Plan
 from ebm_cli.memory import rows_at_once
 from ebm_cli.model.base import EnergyModel
@@ -139,11 +139,11 @@ def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Samp
     kept: dict[str, Evaluation] = {}
     asked = set(chosen) != USUAL
     for name, evaluation in chosen.items():
-        why = evaluation.refusal(model, sampler)
+        why = refusal(evaluation, model, sampler)
         if why is None:
             kept[name] = evaluation
         elif evaluation.required and asked:
-            possible = [other for other, found in chosen.items() if found.refusal(model, sampler) is None]
+            possible = [other for other, found in chosen.items() if refusal(found, model, sampler) is None]
             rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
             raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))
         else:

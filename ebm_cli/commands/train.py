@@ -176,6 +176,7 @@ def _build(config: Mapping[str, Any], loop: Loop, choice: Choice) -> tuple[Parts
     tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
+    checks.check_batch(components.objective, loop.batch_size)
     parts, state = assemble(components, loop, device, load_data(components), choice)
     return parts, state, tracker
 
@@ -245,9 +246,10 @@ def _announce(session: Session) -> None:
     data = parts.data
     for note in session.notes:
         log.info("%s", note)
-    remark = parts.components.sampler.remark()
-    if remark:
-        log.warning("%s", remark)
+    components, steps = parts.components, parts.loop.steps
+    for remark in (components.sampler.remark(), components.objective.remark(session.state.model, steps)):
+        if remark:
+            log.warning("%s", remark)
     log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)
     log.info("%s: %s", names["dataset"], data.describe())
     log.info("run directory %s", session.run.path)

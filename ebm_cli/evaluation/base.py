@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device import CPU, Device
 from ebm_cli.engine import Work
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import EnergyModel, Intractable
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Discrete, Space
@@ -66,6 +66,8 @@ class Evaluation(ABC):
     """The component. `while_training`: also every `eval_every` steps, on the validation split."""
 
     while_training: bool
+    asks_for_energy: ClassVar[bool] = True
+    """Whether it computes energies of the model's configurations."""
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Why it cannot be done on this model with this sampler, or None."""
@@ -88,6 +90,13 @@ class Evaluation(ABC):
     @abstractmethod
     def evaluate(self, subject: Subject) -> Result:
         """Measure. It changes nothing and draws only from `subject.key`."""
+
+
+def refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+    """Why an evaluation cannot be done on this model with this sampler, or None."""
+    if evaluation.asks_for_energy and isinstance(model, Intractable):
+        return "this model has no energy that can be computed"
+    return evaluation.refusal(model, sampler)
 
 
 def bits_per_dimension(name: str, space: Space, log_likelihood: float) -> dict[str, float]:
