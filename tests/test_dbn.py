@@ -279,6 +279,8 @@ def test_persistent_chains_go_on_row_by_row_and_rise_with_the_network():
         assert_close((parts[0].parameters[name] + parts[1].parameters[name]) / 2, grad, **EXACT)
     objective.finish(model, whole)
     risen = model.rbm(0).sample_hidden(ends, stream(2).fold("rise", 1))
+    with torch.no_grad():
+        model.rbm(1).W.mul_(20)  # so that where a chain ends tells where it began
     objective.gradient(model, Batch(x, auxiliary=beside), stream(2))
     assert model.depth == 2
     assert torch.equal(beside.of(0), ends)
