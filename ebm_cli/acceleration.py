@@ -11,6 +11,7 @@ from ebm_cli.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
 from ebm_cli.model.convnet import Convolutional
+from ebm_cli.model.dbn import DBN
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 
 _COST = 10.0  # seconds that compiling takes
@@ -25,7 +26,7 @@ _SHARED = 2e6
 
 def units(model: EnergyModel) -> int:
     """Numbers drawn by one transition of one chain."""
-    return model.space.sites + (model.hidden if isinstance(model, Bipartite | GaussianRBM) else 0)
+    return model.space.sites + (model.hidden if isinstance(model, Bipartite | GaussianRBM | DBN) else 0)
 
 
 def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSpec, str]:

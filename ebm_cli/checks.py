@@ -8,7 +8,7 @@ from ebm_cli import exact, registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset, Split
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Blocked, Classifier, EnergyModel, ModelSpec
+from ebm_cli.model.base import Blocked, Classifier, EnergyModel, Intractable, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
@@ -74,7 +74,7 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) 
     if not _fits(type(sampler.inner), model):
         found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
         raise UserError(
-            f"{_called(sampler, choice)} {_wants(type(sampler.inner))}, model={choice['model']} is not; "
+            f"{_called(sampler, choice)} {_wants(type(sampler.inner), model)}, model={choice['model']} is not; "
             f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
         )
     blocks = issubclass(model.builds, Blocked) and any(issubclass(need, Blocked) for need in sampler.inner.needs)
@@ -116,11 +116,17 @@ def _spaces(component: Any) -> tuple[type[Space], ...]:
 
 def _fits(sampler: Any, model: ModelSpec) -> bool:
     spaces = set(sampler.spaces) & set(model.spaces)
-    return bool(spaces) and all(issubclass(model.builds, need) for need in sampler.needs)
+    able = all(issubclass(model.builds, need) for need in sampler.needs)
+    return bool(spaces) and able and not _asks_for_energy(sampler.needs, model)
 
 
-def _wants(sampler: Any) -> str:
-    needs = [need.called for need in sampler.needs]
+def _asks_for_energy(needs: tuple[type[EnergyModel], ...], model: ModelSpec) -> bool:
+    """Whether what has these needs asks for an energy that the model lacks."""
+    return issubclass(model.builds, Intractable) and not any(issubclass(need, Intractable) for need in needs)
+
+
+def _wants(sampler: Any, model: ModelSpec) -> str:
+    needs = ["tractable"] if _asks_for_energy(sampler.needs, model) else [need.called for need in sampler.needs]
     return f"wants a {' and '.join([*needs, names(sampler.spaces)])} model"
 
 
@@ -134,6 +140,11 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
             f"objective={choice['objective']} works on {names(objective.spaces)} data, model={choice['model']} takes"
             f" {names(model.spaces)}; {_objectives(model.spaces, model, choice)}; models that fit "
             f"objective={choice['objective']}: {', '.join(_models_for(objective)) or 'none'}"
+        )
+    if _asks_for_energy(objective.needs, model):
+        raise UserError(
+            f"objective={choice['objective']} wants a tractable model, one whose energy can be computed, "
+            f"model={choice['model']} is not; leave objective out, for the model brings one that fits"
         )
     for need in objective.needs:
         if not issubclass(model.builds, need):
@@ -232,6 +243,13 @@ def check_sparse(model: ModelSpec, optimizer: Optimizer, ranks: Ranks, choice: C
         raise UserError(f"optimizer.ema = {optimizer.ema}: sparse gradients leave most rows out; set it to 0, {way}")
     if ranks.count > 1:
         raise UserError(f"device.ranks = {ranks.count}: sparse gradients are not exchanged; leave it out, {way}")
+
+
+def check_batch(objective: Objective, batch_size: int) -> None:
+    """The objective can do with batches of so many rows."""
+    why = objective.misfit_of_batch(batch_size)
+    if why:
+        raise UserError(why)
 
 
 def check_enumerable(objective: Objective, model: EnergyModel, choice: Choice) -> None:

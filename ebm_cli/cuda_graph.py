@@ -53,7 +53,7 @@ class Graph:
         for own, given in zip(_by_type(self.own), _by_type(inputs), strict=True):
             torch._foreach_copy_(own, given)
         self.graph.replay()
-        return Values(self.values.names, self.values.metrics.clone(), self.values.norms.clone())
+        return self.values._replace(metrics=self.values.metrics.clone(), norms=self.values.norms.clone())
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:

@@ -196,8 +196,9 @@ def _sampler_fits(sampler: Source, model: Source | None) -> bool:
     if model is None:
         return False
     lineage = set(_lineage(model.declares["builds"][0]))
-    spaces = set(sampler.declares["spaces"]) & set(model.declares["spaces"])
-    return bool(spaces) and set(sampler.declares.get("needs", ())) <= lineage
+    spaces, needs = set(sampler.declares["spaces"]) & set(model.declares["spaces"]), sampler.declares.get("needs", ())
+    blind = "Intractable" in lineage and not any("Intractable" in _lineage(need) for need in needs)
+    return bool(spaces) and set(needs) <= lineage and not blind
 
 
 def main(arguments: list[str]) -> int:

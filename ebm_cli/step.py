@@ -86,10 +86,11 @@ class Weights(NamedTuple):
 
 
 class Values(NamedTuple):
-    """Numbers of one update, on the device: metrics, and the norm of the gradient of each parameter."""
+    """Numbers of one update, on the device: metrics, and the norms of the gradients of the parameters it moved."""
 
     names: tuple[str, ...]
     metrics: Tensor
+    moved: tuple[str, ...]
     norms: Tensor
 
 
@@ -270,10 +271,12 @@ def _put_back(moves: Moves, store: Store, moved: Store, inputs: Inputs) -> None:
 
 def gather_chains(parts: Parts, state: TrainState) -> None:
     """Bring the chains of the other ranks into this rank's store, where they have moved on elsewhere."""
-    ranks = parts.device.ranks
-    if ranks.count > 1 and len(state.store) and not parts.components.chains.roams:
-        for kept in (state.store, state.ages):
-            kept.copy_(ranks.gather(kept[ranks.share(len(kept))]))
+    ranks, beside = parts.device.ranks, state.auxiliary
+    if ranks.count == 1:
+        return
+    kept = [] if parts.components.chains.roams or not len(state.store) else [state.store, state.ages]
+    for tensor in [*kept, *([] if beside is None else beside.of_rows)]:
+        tensor.copy_(ranks.gather(tensor[ranks.share(len(tensor))]))
 
 
 def _averaged(gradient: Gradient, ranks: Ranks) -> Gradient:
@@ -301,7 +304,7 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -
     optimizer.apply(how, parameters, grads, weights.slots, at)
     optimizer.average(weights.average, parameters, at.keep)
     metrics = {**gradient.metrics, "gradient_norm": norm}
-    return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), norms)
+    return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), tuple(grads), norms)
 
 
 def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: Rows, key: AnyKey, at: At) -> Values:
@@ -329,7 +332,7 @@ def check(state: TrainState, reports: Sequence[Report], objective: Objective) ->
         state.step = bad.step - 1
         if finite[healthy.index(False)]:
             raise RunError(_diverged(bad, objective))
-        raise RunError(_not_finite(bad.step, *_cause(state.model, bad)))
+        raise RunError(_not_finite(bad.step, *_cause(bad)))
 
 
 def _diverged(report: Report, objective: Objective) -> str:
@@ -341,9 +344,9 @@ def _diverged(report: Report, objective: Objective) -> str:
     )
 
 
-def _cause(model: EnergyModel, report: Report) -> tuple[str, str]:
-    names = [name for name, _ in model.named_parameters()]
-    broken = [name for name, ok in zip(names, report.values.norms.isfinite().tolist(), strict=True) if not ok]
+def _cause(report: Report) -> tuple[str, str]:
+    finite = report.values.norms.isfinite().tolist()
+    broken = [name for name, ok in zip(report.values.moved, finite, strict=True) if not ok]
     subject = f"the gradient of {' and '.join(broken)} is" if broken else "the loss is"
     return subject, _listed(report)
 

@@ -19,7 +19,7 @@ from ebm_cli import philox, registry, rng, train
 from ebm_cli.dataset.base import Data, Split, batch_index
 from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
-from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
+from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Intractable
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.model.fhmm import FHMM
 from ebm_cli.model.gaussian_rbm import GaussianRBM
@@ -112,16 +112,23 @@ def small_model(choice: str, space: Space, seed: int = 1, **changes) -> EnergyMo
 
 
 def _pairs() -> dict[str, tuple[str, Space]]:
+    specs = {choice: registry.components("model")[config["name"]] for choice, config in shipped("model").items()}
     return {
         f"{choice}-{space.name}": (choice, SMALL_SPACES[space])
-        for choice, config in shipped("model").items()
-        if "parts" not in config  # a composition is of nothing as shipped
-        for space in registry.components("model")[config["name"]].spaces
+        for choice, spec in specs.items()
+        if "parts" not in shipped("model")[choice]  # a composition is of nothing as shipped
+        if not issubclass(spec.builds, Intractable)
+        for space in spec.spaces
         if space is not Words  # energies without a gradient in x, in test_words.py
     }
 
 
-PAIRS = _pairs()  # every shipped model on every space it takes
+def for_energies(component) -> bool:
+    """Whether a sampler or an objective is made for models whose energy can be computed."""
+    return not any(issubclass(need, Intractable) for need in component.needs)
+
+
+PAIRS = _pairs()  # every shipped model whose energy can be computed on every space it takes
 DISCRETE = [name for name, (_, space) in PAIRS.items() if isinstance(space, Discrete)]
 
 
@@ -192,7 +199,7 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...
         settings = [{}, *({key: value} for key, values in literals for value in values), *EXTRA.get(choice, [])]
         for setting in settings:
             sampler = registry.build("sampler", config | setting)
-            if sampler not in [known for known, _ in found.values()]:
+            if for_energies(sampler.inner) and sampler not in [known for known, _ in found.values()]:
                 label = "-".join([choice, *(f"{_named(value)}" for value in setting.values())])
                 found[label] = (
                     sampler,

@@ -14,10 +14,10 @@ from ebm_cli.acceleration import for_evaluation, resolved, threads, units
 from ebm_cli.dataset.base import Data
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
-from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.evaluation.base import Evaluation, refusal
 from ebm_cli.fit import Plan
 from ebm_cli.memory import rows_at_once
-from ebm_cli.model.base import Conditional, EnergyModel
+from ebm_cli.model.base import EnergyModel
 from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
@@ -140,23 +140,16 @@ def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Samp
     kept: dict[str, Evaluation] = {}
     asked = set(chosen) != USUAL
     for name, evaluation in chosen.items():
-        why = _refusal(evaluation, model, sampler)
+        why = refusal(evaluation, model, sampler)
         if why is None:
             kept[name] = evaluation
         elif evaluation.required and asked:
-            possible = [other for other, found in chosen.items() if _refusal(found, model, sampler) is None]
+            possible = [other for other, found in chosen.items() if refusal(found, model, sampler) is None]
             rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
             raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))
         else:
             log.info("evaluation %s does not apply: %s", name, why)
     return kept
-
-
-def _refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-    """Why it cannot be done on this model, or None."""
-    if isinstance(model, Conditional) and not evaluation.of_words:
-        return "it measures whole configurations, this model gives the last word of one given those before it"
-    return evaluation.refusal(model, sampler)
 
 
 def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:

@@ -186,6 +186,7 @@ def _build(
     tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
+    checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
     data = load_data(components)
     if begins:
@@ -259,9 +260,10 @@ def _announce(session: Session) -> None:
     data = parts.data
     for note in session.notes:
         log.info("%s", note)
-    remark = parts.components.sampler.remark()
-    if remark:
-        log.warning("%s", remark)
+    components, steps = parts.components, parts.loop.steps
+    for remark in (components.sampler.remark(), components.objective.remark(session.state.model, steps)):
+        if remark:
+            log.warning("%s", remark)
     log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)
     log.info("%s: %s", names["dataset"], data.describe())
     log.info("run directory %s", session.run.path)

@@ -14,7 +14,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device import CPU, Device
 from ebm_cli.engine import Work
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.objective.base import Auxiliary
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
@@ -74,6 +74,8 @@ class Evaluation(ABC):
     while_training: bool
     of_words: ClassVar[bool] = False
     """Whether it measures models of a word given its context."""
+    asks_for_energy: ClassVar[bool] = True
+    """Whether it computes energies of the model's configurations."""
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Why it cannot be done on this model with this sampler, or None."""
@@ -96,6 +98,15 @@ class Evaluation(ABC):
     @abstractmethod
     def evaluate(self, subject: Subject) -> Result:
         """Measure. It changes nothing and draws only from `subject.key`."""
+
+
+def refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+    """Why an evaluation cannot be done on this model with this sampler, or None."""
+    if evaluation.asks_for_energy and isinstance(model, Intractable):
+        return "this model has no energy that can be computed"
+    if isinstance(model, Conditional) and not evaluation.of_words:
+        return "it measures whole configurations, this model gives the last word of one given those before it"
+    return evaluation.refusal(model, sampler)
 
 
 def bits_per_dimension(name: str, space: Space, log_likelihood: float) -> dict[str, float]:

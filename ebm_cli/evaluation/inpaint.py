@@ -41,6 +41,8 @@ class Inpaint(Evaluation):
     region: Region
     steps: Annotated[int, Field(ge=1)]
 
+    asks_for_energy = False
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Images of two pixels a side at least, whose values have bounds."""
         shape = model.space.site_shape

@@ -41,6 +41,8 @@ class Samples(Evaluation):
     start: Literal["chains", "noise"]
     features: Literal["none", "classifier", "inception"]
 
+    asks_for_energy = False
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Features need what finds them, and distances of them more than one sample."""
         why = no_inception() if self.features == "inception" else None

@@ -90,6 +90,19 @@ class EnergyModel(nn.Module, ABC):
         return CategoricalEnergySites(self, x) if isinstance(self.space, Categorical) else EnergySites(self, x)
 
 
+class Intractable(EnergyModel):
+    """A model with no unnormalised p(x) that could be computed: it can be sampled, and its likelihood be bounded.
+
+    What asks a model for its energy is refused (`checks.py`), unless it names such a model among what it needs.
+    """
+
+    called = "intractable"
+
+    def energy(self, x: Tensor) -> Tensor:
+        """There is none. Raises TypeError."""
+        raise TypeError(f"{type(self).__name__} has no energy of x")
+
+
 class Normalised(EnergyModel):
     """A model whose partition function is known and that can be sampled exactly."""
 

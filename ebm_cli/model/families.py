@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ebm_cli import rng
 from ebm_cli.model.base import Gradients, Normalised, Pullback, Support
+from ebm_cli.rng import AnyKey
 from ebm_cli.space import Space
 
 _ON_SIMPLEX = 1e-4  # by which a sum of float32 shares may miss 1

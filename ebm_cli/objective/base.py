@@ -60,6 +60,11 @@ class Auxiliary(nn.Module):
         """Whether what it does are tensor operations that `torch.compile` can trace."""
         return True
 
+    @property
+    def of_rows(self) -> list[Tensor]:
+        """Tensors of a row for each row of the batch, of which every process moves its own."""
+        return []
+
     def log_z(self) -> Tensor | None:
         """log Z of the model as it has been learned, a scalar in nats, or None where nothing of the kind is."""
         return None
@@ -143,6 +148,14 @@ class Objective(ABC):
 
     def space_misfit(self, space: Space) -> str | None:
         """Which key does not suit data of this space, in one sentence, or None."""
+        return None
+
+    def misfit_of_batch(self, batch_size: int) -> str | None:
+        """Which key does not suit batches of so many rows, in one sentence, or None."""
+        return None
+
+    def remark(self, model: EnergyModel, steps: int) -> str | None:
+        """A sentence for whoever starts a run of so many steps, or None."""
         return None
 
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Auxiliary | None:
