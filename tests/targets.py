@@ -232,6 +232,7 @@ NETWORKS = (
     "multiscale",
     "jem",
     "flow",
+    "real_boltzmann",
 )  # one stands for all where settings of samplers differ
 
 

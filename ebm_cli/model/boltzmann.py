@@ -12,7 +12,7 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Real, Space
+from ebm_cli.space import Binary, Space
 
 
 class Boltzmann(EnergyModel):
@@ -69,26 +69,6 @@ class Boltzmann(EnergyModel):
         return BoltzmannSites(self.coupling(), self.b, x)
 
 
-class RealBoltzmann(Boltzmann):
-    """E(x) = |x|^2 / 2 - x.W x / 2 - b.x on R^D, W as in `Boltzmann`: a Gaussian with the precision I - W.
-
-    It has an integral as long as all eigenvalues of W are below 1, which nothing sees to; b starts at 0.
-    """
-
-    def __init__(self, space: Space, weight_std: float, key: Key) -> None:
-        super().__init__(space, weight_std, torch.full((space.sites,), 0.5), key)
-
-    def energy(self, x: Tensor) -> Tensor:
-        """|x|^2 / 2 - sum_{i<j} x_i W_ij x_j - b.x, (batch,)."""
-        return 0.5 * x.flatten(1).square().sum(1) + super().energy(x)
-
-    @torch.no_grad()
-    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """With x added to the gradient of the discrete one."""
-        energy, grad = super().energy_and_grad(x)
-        return energy + 0.5 * x.flatten(1).square().sum(1), grad + x
-
-
 _BLOCK = 96  # sites solved together; 56 to 112 are equally fast at 784 sites
 
 
@@ -139,15 +119,12 @@ class BoltzmannSites(TwoValuedSites):
 
 @register("model", "boltzmann")
 class BoltzmannSpec(ModelSpec):
-    """Fully visible Boltzmann machine: every pair of units coupled; its bias starts at the logit of the data mean.
-
-    On real data (dataset.binarize=none) every unit has an energy x^2 / 2 of its own beside, and biases start at 0.
-    """
+    """Fully visible Boltzmann machine: every pair of units coupled; its bias starts at the logit of the data mean."""
 
     weight_std: Annotated[float, Field(ge=0)]
 
     builds = Boltzmann
-    spaces = (Binary, Real)
+    spaces = (Binary,)
 
     def parameters(self, space: Space) -> int:
         """Of W and b."""
@@ -155,6 +132,4 @@ class BoltzmannSpec(ModelSpec):
 
     def build(self, space: Space, mean: Tensor, key: Key) -> Boltzmann:
         """W_ij ~ N(0, weight_std^2) for i < j, b = logit(mean)."""
-        if not isinstance(space, Binary):
-            return RealBoltzmann(space, self.weight_std, key)
         return Boltzmann(space, self.weight_std, mean, key)
