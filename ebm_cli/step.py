@@ -165,7 +165,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     rows = Rows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first, auxiliary=auxiliary), {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
-    shards = _shards(rows, engine)
+    shards = _shards(rows, engine, objective.places)
     if ranks.count == 1 and len(shards) == 1:
         return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
     gradients = [engine.region(_gradient)(objective, model, shard, inputs.objective) for shard in shards]
@@ -204,11 +204,14 @@ def _labels(data: Split, objective: Objective, inputs: Inputs) -> Tensor | None:
     return data.labels[inputs.rows] if objective.labelled and data.labels is not None else None
 
 
-def _shards(rows: Rows, engine: Engine) -> list[Rows]:
-    """Equal parts of data and negatives, as many as memory asks for and both can be cut into."""
+def _shards(rows: Rows, engine: Engine, places: int) -> list[Rows]:
+    """Equal parts of data and negatives, as many as memory asks for and both can be cut into.
+
+    Each row of data takes as much as so many negatives.
+    """
     batch = rows.batch
     n, m = len(batch.x), 0 if batch.x_neg is None else len(batch.x_neg)
-    wanted = len(engine.parts(n + m))
+    wanted = len(engine.parts(n * places + m))
     common = math.gcd(n, m)
     count = next((count for count in range(wanted, common) if common % count == 0), common if wanted > 1 else 1)
     if count == 1:

@@ -19,10 +19,12 @@ from targets import (
 )
 
 from ebm_cli import checks, rng
+from ebm_cli.engine import Engine
 from ebm_cli.errors import UserError
 from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.space import Box, Categorical, Real, TwoValued
+from ebm_cli.step import Rows, _shards
 
 KEY = stream(0, "objective")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -209,6 +211,7 @@ def test_each_row_draws_its_own_level_and_noise():
     spread = seen.flatten(1).var(1).sqrt()
     assert seen.var().item() == pytest.approx((0.25 + 4) / 2, rel=0.1)
     assert len(spread.unique()) == 4000
+    assert torch.equal(seen[:4000], -seen[4000:])
 
 
 def test_score_norm_and_curvature_are_logged():
@@ -419,6 +422,15 @@ def test_no_more_flips_than_sites():
 
 
 # Shards
+
+
+def test_copies_are_in_flight_with_their_rows():
+    """Six rows at five places each are thirty: where twelve may be in flight, three shards of two rows."""
+    model, objective = target("rbm-binary"), component("objective", "conditional_nce", copies=4)
+    shards = _shards(Rows(Batch(rows(model, 6)), {}), Engine(compiled=False, rows=12), objective.places)
+    assert [(len(shard.batch.x), shard.batch.first) for shard in shards] == [(2, 0), (2, 2), (2, 4)]
+    assert [matching(*how).places for how in (("denoising",), ("explicit",))] == [2, 1]
+    assert component("objective", "energy_discrepancy", copies=7).places == 8
 
 
 @pytest.mark.parametrize(

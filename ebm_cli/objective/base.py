@@ -129,6 +129,11 @@ class Objective(ABC):
         return 0
 
     @property
+    def places(self) -> int:
+        """At how many places it takes the energy for each row of data, all of them in flight together."""
+        return 1
+
+    @property
     def differentiates(self) -> bool:
         """Whether its gradient is found by automatic differentiation, which is not compiled."""
         return self.enumerates

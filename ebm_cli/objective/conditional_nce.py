@@ -36,6 +36,11 @@ class ConditionalNCE(Objective):
         """None from chains."""
         return False
 
+    @property
+    def places(self) -> int:
+        """Itself and the copies."""
+        return 1 + self.copies
+
     def space_misfit(self, space: Space) -> str | None:
         """There are no more sites to flip than there are."""
         if isinstance(space, Discrete) and self.flips > space.sites:

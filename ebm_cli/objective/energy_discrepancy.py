@@ -50,6 +50,11 @@ class EnergyDiscrepancy(Objective):
         """None."""
         return False
 
+    @property
+    def places(self) -> int:
+        """Itself and the copies."""
+        return 1 + self.copies
+
     def space_misfit(self, space: Space) -> str | None:
         """Each kind is for some spaces."""
         if self.kind == "auto" or isinstance(space, _KINDS[self.kind]):

@@ -52,6 +52,11 @@ class ScoreMatching(Objective):
         """The score."""
         return True
 
+    @property
+    def places(self) -> int:
+        """Two with noise in pairs."""
+        return 2 if self.variant == "denoising" and self.antithetic else 1
+
     def space_misfit(self, space: Space) -> str | None:
         """Integration by parts needs a density that vanishes at the ends."""
         if isinstance(space, Box) and self.variant != "denoising":
