@@ -113,10 +113,8 @@ def test_scores_are_the_energies_of_all_words(form):
 
 @forms
 @pytest.mark.parametrize("sparse", [True, False])
-@pytest.mark.parametrize("values", [7, 2**22])
-def test_the_gradient_is_that_of_autograd(form, sparse, values, monkeypatch):
-    """With weights of both signs, and rows, contexts and words that repeat; codes of contexts that overflow too."""
-    monkeypatch.setattr("ebm_cli.model.log_bilinear._INT64", 2**63 if values == 7 else 0)
+def test_the_gradient_is_that_of_autograd(form, sparse):
+    """With weights of both signs, and rows, contexts and words that repeat."""
     model, x = small_model(sparse=sparse, **form), rows()
     weight = torch.tensor([0.7, -1.3, 0.0, 2.0, -0.4, 0.1, -2.5, 1.0, 0.3], dtype=torch.float64)
     energy, pull = model.energy_vjp(x)

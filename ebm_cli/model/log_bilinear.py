@@ -12,8 +12,6 @@ from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Space, Words
 
-_INT64 = 2**63
-
 
 class LogBilinear(Conditional):
     """E(w | context) = -(r.q_w + b_w), r = sum_i C_i q'_{w_i} over the words w_i of the context (Mnih & Teh 2012).
@@ -93,13 +91,11 @@ class LogBilinear(Conditional):
 
 def _distinct(context: Tensor, values: int) -> tuple[Tensor, Tensor]:
     """Contexts without repetition, (distinct, words), and which of them each row has, (batch,)."""
-    words = context.shape[1]
-    if values**words > _INT64:
-        found, row = torch.unique(context, dim=0, return_inverse=True)
-        return found, row
-    places = torch.tensor([values**i for i in range(words)], device=context.device)
-    code, row = torch.unique((context * places).sum(1), return_inverse=True)
-    return code[:, None] // places % values, row
+    row = torch.zeros(len(context), dtype=torch.int64, device=context.device)
+    for column in context.unbind(1):
+        row = torch.unique(row * values + column, return_inverse=True)[1]  # below the number of rows: no overflow
+    one = row.new_empty(int(row.max()) + 1).scatter_(0, row, torch.arange(len(row), device=row.device))
+    return context[one], row
 
 
 @register("model", "log_bilinear")
