@@ -117,11 +117,6 @@ class Composition(ModelSpec):
 
     def built(self, space: Space, mean: Tensor, key: Key) -> list[EnergyModel]:
         """The parts, their parameters fixed tensors unless `train_parts`."""
-        if not self.structure:
-            raise UserError(
-                "model.parts = []: name what to compose, runs or models: model.parts=[outputs/A,outputs/B] or "
-                "model.parts=[{name: NAME, KEY: VALUE},...]"
-            )
         parts = [spec.build(space, mean, key.fold(i)) for i, spec in enumerate(self.specs())]
         return parts if self.train_parts else [frozen(part) for part in parts]
 
