@@ -87,13 +87,11 @@ class Composition(ModelSpec):
     train_parts: bool
     structure: list[Part] | None
 
-    builds = EnergyModel
-    spaces = (Binary, Spin, Categorical, Real, Box)
-
     def __post_init__(self) -> None:
-        """It takes the data that all its parts take."""
+        """It takes the data that all its parts take. Raises UserError naming the part whose keys are wrong."""
         if self.structure is not None and len(self.structure) != len(self.parts):
             raise UserError(f"model.structure: is of {len(self.structure)} parts, model.parts of {len(self.parts)}")
+        object.__setattr__(self, "_specs", [self._spec(i, part.model) for i, part in enumerate(self.structure or [])])
         found = [spec.spaces for spec in self.specs()]
         shared = tuple(space for space in type(self).spaces if all(space in spaces for spaces in found))
         if not shared:
@@ -102,14 +100,17 @@ class Composition(ModelSpec):
         object.__setattr__(self, "spaces", shared)
 
     def specs(self) -> list[ModelSpec]:
-        """The component of every part. Raises UserError naming the part whose keys are wrong."""
-        return [self._spec(i, part.model) for i, part in enumerate(self.structure or [])]
+        """The component of every part."""
+        found: list[ModelSpec] = vars(self)["_specs"]
+        return found
 
     def _spec(self, i: int, config: dict[str, Any]) -> ModelSpec:
         try:
             return registry.build("model", config)
         except UserError as error:
             raise UserError(f"model.parts[{i}]: {error}") from error
+        except RecursionError as error:  # a run's configuration may come from anywhere
+            raise UserError("compositions are nested too deeply") from error
 
     def parameters(self, space: Space) -> int:
         """Of all parts."""
@@ -137,6 +138,7 @@ class ProductSpec(Composition):
     weights: list[float] | None
 
     builds = Product
+    spaces = (Binary, Spin, Categorical, Real, Box)
 
     def __post_init__(self) -> None:
         """One weight for each part."""
@@ -159,6 +161,7 @@ class MixtureSpec(Composition):
     log_z: list[float] | None
 
     builds = Mixture
+    spaces = (Binary, Spin, Categorical, Real, Box)
 
     def __post_init__(self) -> None:
         """One log Z for each part, where they are given, and none that training would change."""
