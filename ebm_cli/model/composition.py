@@ -109,8 +109,6 @@ class Composition(ModelSpec):
             return registry.build("model", config)
         except UserError as error:
             raise UserError(f"model.parts[{i}]: {error}") from error
-        except RecursionError as error:  # a run's configuration may come from anywhere
-            raise UserError("compositions are nested too deeply") from error
 
     def parameters(self, space: Space) -> int:
         """Of all parts."""
