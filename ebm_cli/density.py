@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,32 @@ class Checkerboard(Density):
         return self.scale * (corner + rng.uniform((n, 2), key.fold("place")))
 
 
+class Intersection(Density):
+    """p(x) = prod_i p_i(x) / Z of given densities, Z by a sum over cells of a grid."""
+
+    def __init__(self, factors: Sequence[Density]) -> None:
+        self.factors, self.reach = factors, max(factor.reach for factor in factors)
+        line = torch.linspace(-self.reach, self.reach, 161, dtype=torch.float64)
+        x = torch.cartesian_prod(line, line)
+        each = torch.stack([factor.log_prob(x) for factor in factors])
+        self.log_z = (each.sum(0).logsumexp(0) + 2 * (line[1] - line[0]).log()).item()
+        self.bound = each[1:].sum(0).max().item() + 0.1  # the maximum may lie between the points
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """sum_i log p_i(x) - log Z."""
+        return torch.stack([factor.log_prob(x) for factor in self.factors]).sum(0) - self.log_z
+
+    def sample(self, n: int, key: Key) -> Tensor:
+        """Draws of the first factor, each taken with a probability proportional to the product of the others."""
+        taken: list[Tensor] = []
+        while sum(map(len, taken)) < n:
+            x = self.factors[0].sample(n, key.fold("proposal", len(taken)))
+            others = torch.stack([factor.log_prob(x) for factor in self.factors[1:]]).sum(0)
+            u = rng.uniform((n,), key.fold("accept", len(taken)), dtype=torch.float64)
+            taken.append(x[u.log() < others.double() - self.bound])
+        return torch.cat(taken)[:n]
+
+
 def _polar(radius: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
 
@@ -128,6 +155,29 @@ def checkerboard() -> Density:
     return Checkerboard(1.5)
 
 
+def annulus() -> Density:
+    """A wide ring of radius 2.5."""
+    t = torch.arange(48) * 2 * math.pi / 48
+    return Gaussians(_polar(torch.full_like(t, 2.5), t), 0.4, 4.5)
+
+
+def stripes() -> Density:
+    """Three upright stripes, 2 apart."""
+    columns, rows = torch.tensor([-2.0, 0.0, 2.0]), torch.linspace(-3, 3, 20)
+    return Gaussians(torch.cartesian_prod(columns, rows), 0.33, 4.5)
+
+
+def band() -> Density:
+    """The upper half, as a band along the line y = 2."""
+    line = torch.linspace(-3, 3, 12)
+    return Gaussians(torch.stack([line, torch.full_like(line, 2.0)], 1), 0.7, 4.5)
+
+
+def crossing() -> Density:
+    """Where annulus, stripes and band meet: three spots."""
+    return Intersection([annulus(), stripes(), band()])
+
+
 KINDS = {
     "gaussians8": gaussians8,
     "gaussians25": gaussians25,
@@ -136,4 +186,8 @@ KINDS = {
     "spirals": spirals,
     "pinwheel": pinwheel,
     "checkerboard": checkerboard,
+    "annulus": annulus,
+    "stripes": stripes,
+    "band": band,
+    "crossing": crossing,
 }

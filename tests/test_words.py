@@ -23,7 +23,7 @@ from targets import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebm_cli import checkpoint, optimizer
-from ebm_cli.commands.trained import _space
+from ebm_cli.commands.trained import recorded_space
 from ebm_cli.dataset import docstrings
 from ebm_cli.dataset.base import Split
 from ebm_cli.dataset.text import START, UNKNOWN, tokens, windows
@@ -511,6 +511,6 @@ def test_a_vocabulary_that_no_checkpoint_can_have(values, tmp_path):
     described = {"name": "words", "shape": [3], "values": values}
     saved = checkpoint.Checkpoint(tmp_path, 0, {"model.b": torch.zeros(7)}, {"space": described})
     with pytest.raises(UserError, match="records no known space"):
-        _space(saved)
+        recorded_space(saved)
     saved.numbers["space"]["values"] = 7
-    assert _space(saved) == SPACE
+    assert recorded_space(saved) == SPACE

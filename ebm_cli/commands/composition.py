@@ -33,6 +33,11 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     if model.get("structure") is not None:
         raise UserError("model.structure: is filled in when the run begins; leave it out and give model.parts")
+    if not model["parts"]:
+        raise UserError(
+            "model.parts = []: name what to compose, runs or models: model.parts=[outputs/A,outputs/B] or "
+            "'model.parts=[{name: NAME, KEY: VALUE},...]'"
+        )
     known = model["name"] == "mixture" and model.get("log_z") is None
     structure = [_part(part, f"model.parts[{i}]", known) for i, part in enumerate(model["parts"])]
     return {**config, "model": {**model, "structure": structure}}

@@ -12,7 +12,10 @@ from ebm_cli.registry import register
 class Points2D(DrawnDataset):
     """Independent draws of the density `kind`, which evaluations may compare the model with."""
 
-    kind: Literal["gaussians8", "gaussians25", "rings", "moons", "spirals", "pinwheel", "checkerboard"]
+    kind: Literal[
+        "gaussians8", "gaussians25", "rings", "moons", "spirals", "pinwheel", "checkerboard",
+        "annulus", "stripes", "band", "crossing",
+    ]  # fmt: skip
     values = "real"
 
     def read(self) -> Raw:

@@ -87,13 +87,11 @@ class Composition(ModelSpec):
     train_parts: bool
     structure: list[Part] | None
 
-    builds = EnergyModel
-    spaces = (Binary, Spin, Categorical, Real, Box)
-
     def __post_init__(self) -> None:
-        """It takes the data that all its parts take."""
+        """It takes the data that all its parts take. Raises UserError naming the part whose keys are wrong."""
         if self.structure is not None and len(self.structure) != len(self.parts):
             raise UserError(f"model.structure: is of {len(self.structure)} parts, model.parts of {len(self.parts)}")
+        object.__setattr__(self, "_specs", [self._spec(i, part.model) for i, part in enumerate(self.structure or [])])
         found = [spec.spaces for spec in self.specs()]
         shared = tuple(space for space in type(self).spaces if all(space in spaces for spaces in found))
         if not shared:
@@ -102,8 +100,9 @@ class Composition(ModelSpec):
         object.__setattr__(self, "spaces", shared)
 
     def specs(self) -> list[ModelSpec]:
-        """The component of every part. Raises UserError naming the part whose keys are wrong."""
-        return [self._spec(i, part.model) for i, part in enumerate(self.structure or [])]
+        """The component of every part."""
+        found: list[ModelSpec] = vars(self)["_specs"]
+        return found
 
     def _spec(self, i: int, config: dict[str, Any]) -> ModelSpec:
         try:
@@ -117,11 +116,6 @@ class Composition(ModelSpec):
 
     def built(self, space: Space, mean: Tensor, key: Key) -> list[EnergyModel]:
         """The parts, their parameters fixed tensors unless `train_parts`."""
-        if not self.structure:
-            raise UserError(
-                "model.parts = []: name what to compose, runs or models: model.parts=[outputs/A,outputs/B] or "
-                "model.parts=[{name: NAME, KEY: VALUE},...]"
-            )
         parts = [spec.build(space, mean, key.fold(i)) for i, spec in enumerate(self.specs())]
         return parts if self.train_parts else [frozen(part) for part in parts]
 
@@ -142,6 +136,7 @@ class ProductSpec(Composition):
     weights: list[float] | None
 
     builds = Product
+    spaces = (Binary, Spin, Categorical, Real, Box)
 
     def __post_init__(self) -> None:
         """One weight for each part."""
@@ -164,6 +159,7 @@ class MixtureSpec(Composition):
     log_z: list[float] | None
 
     builds = Mixture
+    spaces = (Binary, Spin, Categorical, Real, Box)
 
     def __post_init__(self) -> None:
         """One log Z for each part, where they are given, and none that training would change."""

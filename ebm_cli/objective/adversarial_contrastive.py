@@ -70,6 +70,11 @@ class AdversarialContrastive(Objective):
         return False
 
     @property
+    def places(self) -> int:
+        """The row, its noise, and what is drawn against the model."""
+        return 2 + self.ratio
+
+    @property
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """The fixed part, with its density."""
         return "density"

@@ -41,6 +41,11 @@ class FlowContrastive(Objective):
         return False
 
     @property
+    def places(self) -> int:
+        """The row, and a draw of the flow."""
+        return 2
+
+    @property
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """A flow."""
         return "density"

@@ -62,7 +62,7 @@ class Greedy(Objective):
     decay: bool
 
     spaces = (Binary,)
-    needs = (DBN,)
+    requires = (DBN,)
 
     @property
     def negatives(self) -> bool:

@@ -75,6 +75,11 @@ class NoiseContrastive(Objective):
         return False
 
     @property
+    def places(self) -> int:
+        """The row, and its noise."""
+        return 1 + self.ratio
+
+    @property
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """The density, unless it is taken to be one."""
         return "density" if self.density == "known" else "samples"

@@ -57,6 +57,11 @@ class Variational(Objective):
         return False
 
     @property
+    def places(self) -> int:
+        """The row, and a draw of q, twice."""
+        return 3
+
+    @property
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """Samples, for the start of q."""
         return "samples"
