@@ -67,9 +67,9 @@ DO_NOT_FIT = {
     "metropolis, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
-    "categorical; objectives that fit model=rbm: cd, ",
+    "categorical; objectives that fit model=rbm: adversarial_contrastive, cd, ",
     "dataset.binarize=none model=exponential_family sampler=mala objective=ratio_matching": "binary or spin data, "
-    "these are real; objectives that fit model=exponential_family: cd, ",
+    "these are real; objectives that fit model=exponential_family: adversarial_contrastive, cd, ",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
     "fit: exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "

@@ -316,7 +316,7 @@ def test_one_command_trains_all_layers_and_killed_and_resumed_is_as_never_killed
 
 REFUSED = {
     "objective=pcd": "objective=pcd wants a tractable model, one whose energy can be computed, model=dbn is not",
-    "sampler=gibbs": "sampler=gibbs wants a tractable and binary, spin or categorical model, model=dbn is not; "
+    "sampler=gibbs": "sampler=gibbs wants a tractable and binary, spin, categorical or words model, model=dbn is not; "
     "samplers that fit: up_down",
     "model=rbm objective=greedy": "objective=greedy wants a deep belief model, model=rbm is not; models that fit: dbn",
     "evaluation=[ais,samples]": "evaluation=ais: this model has no energy that can be computed; leave it out "

@@ -233,7 +233,7 @@ def test_the_normalised_truth_is_where_contrast_ends(elsewhere):
     context = x[:1, :-1].expand(len(q), -1)
     every = torch.cat([context, torch.arange(len(q), dtype=torch.float64)[:, None]], 1)
     p = model.log_prob(every).exp().detach()
-    logits = beside.logits(-p.log(), every, 3)
+    logits = beside.logits(-p.log(), every)
     assert_close(3 * q * logits.sigmoid(), p * (-logits).sigmoid(), rtol=1e-5)
 
 
