@@ -262,6 +262,17 @@ def test_the_entropy_of_the_generator_has_the_gradient_of_its_law():
     assert found[1].item() == pytest.approx(0.25 * torch.linalg.inv(covariance).trace().item(), abs=0.15)
 
 
+def test_few_proposals_draw_the_score_little_towards_that_of_the_draw_given_its_latent_values():
+    """For a normal law with eta as the bound makes it; with proposals no wider than that it is a quarter of the way."""
+    made, _ = generator(20)
+    made.linear.data, sigma = torch.eye(2, dtype=torch.float64), 0.5
+    made.log_eta.data.fill_(math.log(sigma / math.sqrt(1 + sigma**2)))
+    draws = made.made(5000, KEY)
+    x, given = draws.x.detach(), (draws.z - draws.x.detach()) / sigma**2
+    off = made.score(draws, KEY) + x / (1 + sigma**2)
+    assert abs((off * given).sum() / given.square().sum()) < 0.1
+
+
 def test_the_proposal_alone_learns_by_its_bound():
     made, _ = generator(5)
     gain = made.proposal_gain(6, KEY)

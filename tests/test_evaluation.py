@@ -32,6 +32,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation import samples
 from ebm_cli.evaluation.base import Subject, on_split
 from ebm_cli.evaluation.chains import ChainDiagnostics, diagnose
+from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.evaluation.samples import draw, nearest
 from ebm_cli.model.base import Bipartite
@@ -342,6 +343,28 @@ def test_samples_that_are_training_rows_are_called_copies(model_name):
     distinct = len(rows[:10].flatten(1).unique(dim=0)) / 10
     assert result.metrics["samples/distinct"] == pytest.approx(distinct)
     assert set(result.images) == {"samples", "neighbours"}
+
+
+def test_the_discrepancy_of_samples_is_that_of_their_bits_from_held_out_rows():
+    model = target("ising-spin")
+    about = subject(model, Still())
+    store = normal((10, *model.space.shape), stream(0, "store")).sign()
+    evaluation = component("evaluation", "samples", count=10, steps=1, discrepancy=len(about.held_out))
+    found = evaluation.evaluate(dataclasses.replace(about, store=store)).metrics
+    rows = model.space.bits(about.held_out.all())
+    assert found["samples/mmd"] == pytest.approx(mmd(model.space.bits(store), rows), abs=1e-12)
+    assert found["samples/mmd_standard_error"] == pytest.approx(resolution(rows, 10), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "said"),
+    [
+        ("potts-categorical", {"count": 10, "discrepancy": 10}, "evaluation.samples.discrepancy = 10: measures bits"),
+        ("exponential_family-real", {"count": 1, "discrepancy": 10}, "needs at least 2 rows and samples, not 1"),
+    ],
+)
+def test_a_discrepancy_that_cannot_be_measured_is_refused(name, keys, said):
+    assert said in component("evaluation", "samples", **keys).refusal(target(name), Still())
 
 
 def test_samples_elsewhere_are_no_copies():

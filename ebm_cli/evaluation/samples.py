@@ -11,12 +11,13 @@ from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.classifier import RIGHT, judge, unsure
 from ebm_cli.dataset.base import Data
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.features import frechet, inception, kernel_distance, no_inception
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Sampler, run
-from ebm_cli.space import Discrete
+from ebm_cli.space import Discrete, Real, TwoValued
 
 _ROWS_AT_ONCE = 10_000
 _FAR = 20  # times as far from the training rows as held-out rows are: no sample of anything like the data
@@ -33,6 +34,9 @@ class Samples(Evaluation):
     With `features` of a small classifier, trained on the labelled training rows, or of an Inception network:
     Frechet and kernel distance of the samples' features from those of held-out rows, and the same of as many training
     rows, the yardstick (`_of_data`).
+
+    With `discrepancy` m: `samples/mmd`, the squared maximum mean discrepancy of the samples to m held-out rows at most
+    (`mmd.py`), and `mmd_standard_error`, what it cannot tell from 0.
     """
 
     while_training: bool
@@ -40,17 +44,24 @@ class Samples(Evaluation):
     steps: Annotated[int, Field(ge=1)]
     start: Literal["chains", "noise"]
     features: Literal["none", "classifier", "inception"]
+    discrepancy: Annotated[int, Field(ge=0)]
 
     asks_for_energy = False
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """Features need what finds them, and distances of them more than one sample."""
+        """Features need what finds them, distances more than one sample, and of rows an order among the values."""
         why = no_inception() if self.features == "inception" else None
         if why:
             return f"evaluation.samples.features = inception: {why}; use classifier"
         if self.features != "none" and self.count < 2:
             return f"evaluation.samples.count = {self.count}: distances of features need at least 2"
-        return None
+        return self._no_discrepancy(model) if self.discrepancy else None
+
+    def _no_discrepancy(self, model: EnergyModel) -> str | None:
+        if not isinstance(model.space, TwoValued | Real):
+            return f"evaluation.samples.discrepancy = {self.discrepancy}: measures bits and real numbers; set it to 0"
+        fewest = min(self.count, self.discrepancy)
+        return f"evaluation.samples.discrepancy needs at least 2 rows and samples, not {fewest}" if fewest < 2 else None
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
@@ -71,13 +82,23 @@ class Samples(Evaluation):
                 "samples/copies": (x == train[index]).flatten(1).all(1).float().mean().item(),
                 "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
             }
-            | {f"samples/{name}": value for name, value in {**scale, **distances, **accuracy}.items()},
+            | {f"samples/{name}": value for name, value in {**scale, **distances, **accuracy}.items()}
+            | self._to_held_out(subject, x),
             {
                 "samples": picture.grid(space, x),
                 "neighbours": picture.beside(space, x, train[index], 16),
             },
             tuple(warnings),
         )
+
+    def _to_held_out(self, subject: Subject, x: Tensor) -> dict[str, float]:
+        """`samples/mmd` of samples x (count, *shape)."""
+        if not self.discrepancy:
+            return {}
+        space, y = subject.model.space, subject.some_rows(self.discrepancy)
+        if isinstance(space, TwoValued):
+            x, y = space.bits(x), space.bits(y)
+        return {"samples/mmd": mmd(x, y), "samples/mmd_standard_error": resolution(y, len(x))}
 
     def lacks(self, data: Data) -> str | None:
         """A classifier needs labels."""
