@@ -3,10 +3,12 @@
 A component added to the registry, with its YAML, is picked up here and so by the tests: nothing lists names by hand.
 """
 
+import copy
 import dataclasses
 import itertools
 import re
 import typing
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +58,11 @@ INTERPOLATED = {"${batch_size}": 6}
 
 def shipped(group: str) -> dict[str, dict]:
     """Every configuration of conf/GROUP by file name, without what it says to Hydra."""
+    return copy.deepcopy(_read(group))
+
+
+@lru_cache  # parsing them once more for each of thousands of tests would take longer than the tests
+def _read(group: str) -> dict[str, dict]:
     found = {}
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())

@@ -66,7 +66,7 @@ def test_both_players_follow_one_value_in_opposite_directions():
     assert metrics["loss"].item() == pytest.approx(-value(), rel=1e-9)
     players = [(model, "", -1), (beside.noise, "auxiliary.noise.", 1)]
     named = [(f"{prefix}{name}", p, sign) for owner, prefix, sign in players for name, p in owner.named_parameters()]
-    for name, p, sign in [*named, ("auxiliary.c", beside.c, -1)]:
+    for name, p, sign in [*named, ("auxiliary.shift", beside.shift, -1)]:
         direction = torch.linspace(-1, 1, p.numel(), dtype=torch.float64).reshape(p.shape) + 0.3
         ends = []
         for end in (h, -h):
@@ -84,7 +84,7 @@ def test_the_value_is_minus_two_log_two_where_flow_and_model_are_the_data():
     model.r.data.fill_(-2 * math.log(2.0))
     beside = auxiliary(objective, model, "flow")
     beside.noise.law.mean.copy_(model.m)
-    beside.c.data = model.log_z().detach()
+    beside.shift.data = model.log_z().detach() - beside.start
     x = model.sample(4000, KEY).detach()
     _, metrics = gradients(objective, model, x, None, beside)
     assert metrics["value"].item() == pytest.approx(-2 * math.log(2), rel=1e-6)
@@ -96,11 +96,11 @@ def test_the_value_is_minus_two_log_two_where_flow_and_model_are_the_data():
 @pytest.mark.parametrize(("changes", "still"), [({"flow_above": 0.99}, "flow"), ({"model_below": 0.01}, "model")])
 def test_a_player_ahead_waits(changes, still):
     objective, model, beside = fce(**changes)
-    beside.c.data.fill_(100)  # everything is taken for noise, so one half is told apart
+    beside.shift.data.fill_(100)  # everything is taken for noise, so one half is told apart
     found, _ = gradients(objective, model, plane_rows(), None, beside)
     moving = {name: grad.abs().sum().item() > 0 for name, grad in found.items()}
     assert {moves for name, moves in moving.items() if name.startswith("auxiliary.noise.")} == {still != "flow"}
-    assert moving["auxiliary.c"] == (still != "model")
+    assert moving["auxiliary.shift"] == (still != "model")
 
 
 def test_its_likelihood_draws_the_flow_to_the_data():
@@ -163,9 +163,9 @@ def test_the_model_is_taught_against_the_mixture():
     y = beside.noise.beside(x, 3, stream(0, "objective").fold("noise")).double()
     odds = [-model.energy(r) - beside.c - beside.noise.log_prob(r) - math.log(3) for r in (x, y)]
     loss = (1 + (-odds[0]).exp()).log().mean() + 3 * (1 + odds[1].exp()).log().mean()
-    expected = torch.autograd.grad(loss, [model.W, model.b, model.c, beside.c])
+    expected = torch.autograd.grad(loss, [model.W, model.b, model.c, beside.shift])
     assert metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-9)
-    for name, grad in zip(("W", "b", "c", "auxiliary.c"), expected, strict=True):
+    for name, grad in zip(("W", "b", "c", "auxiliary.shift"), expected, strict=True):
         assert_close(found[name], grad, **EXACT)
 
 

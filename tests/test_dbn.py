@@ -22,6 +22,7 @@ from test_resume import Killed, at_step, die
 
 from ebm_cli import exact
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.dbn_bound import LogZ, _uncertain
 from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Batch
 from ebm_cli.objective.greedy import Fantasies
@@ -383,6 +384,18 @@ def test_by_annealing_log_z_is_near_that_of_enumeration(monkeypatch):
     assert found["dbn_bound/log_z"] == pytest.approx(log_z[0], abs=0.1)
     assert found["dbn_bound/first_rbm_log_z"] == pytest.approx(log_z[1], abs=0.1)
     assert found["dbn_bound/log_z_low"] < found["dbn_bound/log_z"] < found["dbn_bound/log_z_high"]
+    assert found["dbn_bound/gain_low"] < found["dbn_bound/gain"] < found["dbn_bound/gain_high"]
+    wide = found["dbn_bound/log_z_high"] - found["dbn_bound/log_z_low"]
+    assert wide / 2 < found["dbn_bound/gain_high"] - found["dbn_bound/gain_low"] < 10 * wide
+
+
+def test_log_z_of_the_first_raises_the_gain_and_that_of_the_top_lowers_it():
+    first, top = LogZ(1.0, torch.linspace(0.5, 1.5, 101)), LogZ(2.0, None)
+    assert _uncertain(3.0, top, first) == pytest.approx({"dbn_bound/gain_low": 2.525, "dbn_bound/gain_high": 3.475})
+    lopsided = LogZ(2.0, torch.linspace(2.0, 3.0, 101))
+    found = _uncertain(3.0, lopsided, LogZ(1.0, None))
+    assert found == pytest.approx({"dbn_bound/gain_low": 2.025, "dbn_bound/gain_high": 2.975})
+    assert _uncertain(3.0, top, top) == {}
 
 
 def test_of_a_network_of_one_layer_the_bound_is_the_likelihood_of_its_rbm():

@@ -280,3 +280,16 @@ def test_the_rate_of_the_step_is_the_one_applied():
     kept = [p.detach().clone() for p in state.model.parameters()]
     train_step(parts, state)
     assert all(map(torch.equal, kept, state.model.parameters()))
+
+
+def test_a_pattern_changes_the_rate_of_what_it_matches():
+    """Of several patterns the first that fits counts; one that fits nothing is a mistake."""
+    names, ones = ["W", "auxiliary.shift", "auxiliary.noise.b"], torch.ones(2)
+    rates = [["auxiliary.noise.*", 10.0], ["auxiliary.*", 0.5]]
+    how = component("optimizer", "sgd", momentum=0.0, rates=rates)
+    parameters = {name: torch.zeros(2) for name in names}
+    optimizer.apply(how, parameters, dict.fromkeys(names, ones), how.init(parameters), At(0, 0.1, 0.0))
+    assert [p[0].item() for p in parameters.values()] == pytest.approx([-0.1, -0.05, -1.0])
+    assert how.misfit(names) is None
+    other = component("optimizer", "sgd", rates=[["wrong.*", 2.0]])
+    assert "optimizer.rates = wrong.*: no parameter is called so; there are W, auxiliary.shift" in other.misfit(names)

@@ -33,6 +33,10 @@ class LogZ(NamedTuple):
     value: float
     others: Tensor | None
 
+    def error(self) -> Tensor:
+        """By how much these differ from the value, (bootstraps,), or 0."""
+        return torch.zeros(()) if self.others is None else self.others - self.value
+
 
 @register("evaluation", "dbn_bound")
 class DBNBound(Evaluation):
@@ -44,7 +48,8 @@ class DBNBound(Evaluation):
     the data there + base_mix / 2. AIS errs low in log Z, so the bound then errs upwards, and may lie above log p(v).
 
     Beside it, `first_rbm_log_likelihood`: of the first RBM alone, as it was when the second one was stacked on it, on
-    the same rows, by the same means; `gain` is the bound minus it, and its standard error that of the paired rows.
+    the same rows, by the same means; `gain` is the bound minus it. Its standard error is that of the paired rows, and
+    `gain_low` to `gain_high` 95 % of what it is by the bootstrapped log Z, where these are estimates.
     `exact_log_likelihood` is there where no hidden layer of the network has more than 10 units and log Z is exact.
 
     `pictures` samples of the first RBM and of the network, after `steps` Gibbs steps from noise each, side by side.
@@ -85,6 +90,7 @@ class DBNBound(Evaluation):
             "dbn_bound/first_rbm_log_z": first.value,
             "dbn_bound/gain": gain.mean().item(),
             **{f"dbn_bound/gain_{name.split('/')[1]}": error for name, error in standard_error("", gain).items()},
+            **_uncertain(gain.mean().item(), top, first),
             "dbn_bound/layers": float(model.depth),
         }
         if top.others is None and model.refusal() is None:
@@ -131,6 +137,15 @@ class DBNBound(Evaluation):
         both = [picture.grid(model.space, draw(each, self.pictures, self.steps, "noise")[0]) for each in subjects]
         gap = np.full((len(both[0]), both[0].shape[0] // 20 + 1), 255, np.uint8)
         return {"first_rbm_and_network": np.concatenate([both[0], gap, both[1]], 1)}
+
+
+def _uncertain(gain: float, top: LogZ, first: LogZ) -> dict[str, float]:
+    """`dbn_bound/gain_low` and `dbn_bound/gain_high`, of the errors of both log Z; nothing where both are exact."""
+    if first is top or (first.others is None and top.others is None):
+        return {}
+    spread = first.error() - top.error()
+    low, high = (gain + spread).quantile(torch.tensor([0.025, 0.975], dtype=spread.dtype)).tolist()
+    return {"dbn_bound/gain_low": low, "dbn_bound/gain_high": high}
 
 
 def _exact(model: DBN, x: Tensor) -> float:

@@ -1,7 +1,7 @@
 """Fully visible Boltzmann machine (Ackley, Hinton, Sejnowski 1985)."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -119,9 +119,10 @@ class BoltzmannSites(TwoValuedSites):
 
 @register("model", "boltzmann")
 class BoltzmannSpec(ModelSpec):
-    """Fully visible Boltzmann machine: every pair of units coupled; its bias starts at the logit of the data mean."""
+    """Fully visible Boltzmann machine: every pair coupled; biases start at the logit of the data mean or at 0."""
 
     weight_std: Annotated[float, Field(ge=0)]
+    bias: Literal["data", "zero"]
 
     builds = Boltzmann
     spaces = (Binary,)
@@ -131,5 +132,6 @@ class BoltzmannSpec(ModelSpec):
         return space.sites**2 + space.sites
 
     def build(self, space: Space, mean: Tensor, key: Key) -> Boltzmann:
-        """W_ij ~ N(0, weight_std^2) for i < j, b = logit(mean)."""
+        """W_ij ~ N(0, weight_std^2) for i < j, b = logit(mean) or 0."""
+        mean = mean if self.bias == "data" else torch.full_like(mean, 0.5)
         return Boltzmann(space, self.weight_std, mean, key)

@@ -104,7 +104,7 @@ class AdversarialContrastive(Objective):
         assert isinstance(contrast, Contrast)
         assert isinstance(contrast.noise, Mixed)
         x, n, key = batch.x, len(batch.x), key.after(batch.first)
-        mine = {**dict(model.named_parameters()), "auxiliary.c": contrast.c}
+        mine = {**dict(model.named_parameters()), "auxiliary.shift": contrast.shift}
         noise = contrast.noise.beside(x, self.ratio, key.fold("noise")).to(x.dtype)
         rows = torch.cat([x, noise])
         with torch.no_grad():
@@ -116,7 +116,7 @@ class AdversarialContrastive(Objective):
         found = dict(zip(mine, of_model, strict=True))
         of_learned, entropy = self._against(model, contrast, n, key.fold("adversary"))
         metrics = {name: value.detach() for name, value in metrics.items()}
-        said = {"entropy_learned": entropy, "c": contrast.c.detach().clone()}
+        said = {"entropy_learned": entropy, "c": contrast.c.detach()}
         return Gradient(found | of_learned, {**metrics, **said}, {})
 
     def _against(

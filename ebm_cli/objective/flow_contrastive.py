@@ -78,12 +78,12 @@ class FlowContrastive(Objective):
         metrics = told_apart(logits[:n].detach(), logits[n:].detach(), 1)
         found = _gated(dict(zip(model_names, of_model, strict=True)), metrics["accuracy"] <= self.model_below)
         found |= _gated(dict(zip(flow_names, of_flow, strict=True)), metrics["accuracy"] >= self.flow_above)
-        return Gradient(found, {**metrics, "value": value.detach(), "c": contrast.c.detach().clone()}, {})
+        return Gradient(found, {**metrics, "value": value.detach(), "c": contrast.c.detach()}, {})
 
 
 def _names(model: EnergyModel, contrast: Contrast) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Parameters of the model and c, and of the flow, by the names of their gradients."""
-    mine: dict[str, torch.Tensor] = {**dict(model.named_parameters()), "auxiliary.c": contrast.c}
+    mine: dict[str, torch.Tensor] = {**dict(model.named_parameters()), "auxiliary.shift": contrast.shift}
     return mine, {f"auxiliary.noise.{name}": p for name, p in contrast.noise.named_parameters()}
 
 

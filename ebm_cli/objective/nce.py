@@ -20,12 +20,20 @@ _FIRST = 1000  # draws of the noise that c begins from
 
 
 class Contrast(Auxiliary):
-    """The noise, and c, which comes to be log Z."""
+    """The noise, and c = start + shift, which comes to be log Z; `shift` is learned, near 0 where float32 is fine."""
+
+    start: Tensor
 
     def __init__(self, noise: Noise, ratio: int, c: Tensor, *, learned: bool = True, known: bool = True) -> None:
         super().__init__()
         self.noise, self.ratio, self.learned, self.known = noise, ratio, learned, known
-        self.c = nn.Parameter(c, requires_grad=learned)
+        self.register_buffer("start", c)
+        self.shift = nn.Parameter(torch.zeros_like(c), requires_grad=learned)
+
+    @property
+    def c(self) -> Tensor:
+        """As it has been learned, a scalar."""
+        return self.start + self.shift
 
     @property
     def compiles(self) -> bool:
@@ -38,8 +46,8 @@ class Contrast(Auxiliary):
 
     def logits(self, energy: Tensor, x: Tensor) -> Tensor:
         """G(x) = -E(x) - c - log q(x) - log ratio, log q = 0 where it is taken so; (batch,)."""
-        found = -energy - self.c - math.log(self.ratio)
-        return found - self.noise.log_prob(x).to(energy.dtype) if self.known else found
+        found = -energy - self.start - math.log(self.ratio)
+        return (found - self.noise.log_prob(x).to(energy.dtype) if self.known else found) - self.shift
 
 
 @register("objective", "nce")
@@ -104,11 +112,11 @@ class NoiseContrastive(Objective):
         weight = torch.cat([(-logits[:n]).sigmoid(), -logits[n:].sigmoid()]) / n
         found = dict(pull(weight))
         if self.learn_c:
-            found["auxiliary.c"] = weight.sum()
+            found["auxiliary.shift"] = weight.sum()
         found |= fitted(contrast.noise, x)
         metrics = told_apart(logits[:n], logits[n:], self.ratio)
         energies = {"energy_data": energy[:n].mean(), "energy_noise": energy[n:].mean()}
-        return Gradient(found, {**metrics, **energies, "c": contrast.c.detach().clone()}, {})
+        return Gradient(found, {**metrics, **energies, "c": contrast.c.detach()}, {})
 
 
 @torch.no_grad()

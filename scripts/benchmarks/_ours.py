@@ -79,15 +79,21 @@ def training_step(
         "model": configuration("model", "rbm", hidden=size.hidden),
         "sampler": configuration("sampler", "block_gibbs"),
         "chains": configuration("chains", "persistent", steps=size.k, count=size.chains),
+        "noise": configuration("noise", "fitted"),
         "objective": configuration("objective", "pcd"),
         "optimizer": configuration("optimizer", "sgd", lr=RATE),
     }
+    space = Binary((size.sites,))
+    split = Split(space, binary_rows(rows, size.sites), scale=1.0, stochastic=False, labels=None)
+    return updates(config, Data(space, split, None, split), size.batch, device(precision, compiled=compiled))
+
+
+def updates(config: dict[str, dict[str, Any]], data: Data, batch_size: int, where: Device) -> Callable[[], None]:
+    """One whole update of the run that this configuration describes."""
     choice = {group: values["name"] for group, values in config.items()}
-    split = Split(binary_rows(rows, size.sites), scale=1.0, stochastic=False, labels=None)
-    data = Data(Binary((size.sites,)), split, None, split)
-    loop = train.Loop(steps=10**6, batch_size=size.batch, seed=0)
+    loop = train.Loop(steps=10**6, batch_size=batch_size, seed=0)
     components = train.build_components(config, choice)
-    parts, state = train.assemble(components, loop, device(precision, compiled=compiled), data, choice)
+    parts, state = train.assemble(components, loop, where, data, choice)
 
     def update() -> None:
         step.train_step(parts, state)
