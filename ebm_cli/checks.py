@@ -190,10 +190,12 @@ def check_data(objective: Objective, space: Space, model: ModelSpec, choice: Cho
         raise UserError(misfit)
 
 
-def check_noise(objective: Objective, noise: NoiseSpec, choice: Choice) -> None:
+def check_noise(objective: Objective, noise: NoiseSpec, model: ModelSpec, choice: Choice) -> None:
     """An objective that compares with the density of its noise gets one that has a density."""
     if objective.contrasts == "density" and not noise.has_density:
-        found = [name for name, spec in registry.components("noise").items() if spec.has_density]  # type: ignore[attr-defined]
+        specs: dict[str, Any] = registry.components("noise")
+        fits = [name for name, spec in specs.items() if set(spec.spaces) & set(model.spaces)]
+        found = [name for name in fits if specs[name].has_density]
         raise UserError(
             f"noise={choice['noise']} has no density, which objective={choice['objective']} needs; use "
             f"noise={' or '.join(found)}, or objective=negative_sampling"
@@ -203,7 +205,9 @@ def check_noise(objective: Objective, noise: NoiseSpec, choice: Choice) -> None:
 def check_noise_data(objective: Objective, noise: NoiseSpec, space: Space, choice: Choice) -> None:
     """The noise, where one is needed, is made for the space of the data that were read."""
     if objective.contrasts != "nothing" and type(space) not in noise.spaces:
-        fits = [name for name, cls in registry.components("noise").items() if type(space) in _spaces(cls)]
+        dense = objective.contrasts == "density"
+        specs: dict[str, Any] = registry.components("noise")
+        fits = [name for name, spec in specs.items() if type(space) in spec.spaces and (spec.has_density or not dense)]
         raise UserError(
             f"noise={choice['noise']} is made for {names(noise.spaces)} data, dataset={choice['dataset']} holds "
             f"{space.name} data; noise that fits: {', '.join(fits)}"

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebm_cli.space import Space
+from ebm_cli.space import Real, Space
 
 _TILE, _FRAME = 56, 96  # pixels a small image is enlarged to; brightness between images
 
@@ -17,8 +17,11 @@ _TILE, _FRAME = 56, 96  # pixels a small image is enlarged to; brightness betwee
 def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
     """x (n, *shape) as one picture (height, width) or (height, width, 3), small images enlarged to be seen.
 
-    (torchvision's `make_grid` does the tiling too, but importing it takes longer than a small run.)
+    Points of the plane are drawn as such. (torchvision's `make_grid` does the tiling too, but importing it takes longer
+    than a small run.)
     """
+    if type(space) is Real and space.shape == (2,):
+        return _points({"samples": x})
     tiles = space.pixels(x).numpy()
     n, channels, height, width = tiles.shape
     strips = height == 1 < width  # sequences, one under the other
@@ -37,10 +40,23 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
 
 def beside(space: Space, x: Tensor, y: Tensor, pairs: int) -> NDArray[np.uint8]:
     """The first `pairs` rows of x, each with its row of y under it."""
+    if type(space) is Real and space.shape == (2,):
+        return _points({"nearest training rows": y, "samples": x})
     n = min(pairs, len(x))
     if space.pixels(x[:1]).shape[2] == 1:
         return grid(space, torch.stack([x[:n], y[:n]], 1).flatten(0, 1), columns=1)
     return grid(space, torch.cat([x[:n], y[:n]]), columns=n)
+
+
+def _points(sets: dict[str, Tensor]) -> NDArray[np.uint8]:
+    """Points (n, 2) of the plane, by what they are."""
+    with axes(1, 1) as drawing:
+        axis = drawing.at[0][0]
+        for name, x in sets.items():
+            axis.scatter(*x.cpu().numpy().T, s=4, label=name)
+        axis.set_aspect("equal")
+        axis.legend(fontsize=8)
+    return drawing.pixels
 
 
 class Drawing:

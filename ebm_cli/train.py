@@ -145,7 +145,7 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     checks.check_space(parts.dataset, parts.model, choice)
     checks.check_sampler(parts.sampler, parts.model, choice)
     checks.check_objective(parts.objective, parts.model, choice)
-    checks.check_noise(parts.objective, parts.noise, choice)
+    checks.check_noise(parts.objective, parts.noise, parts.model, choice)
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     return parts
 
@@ -211,6 +211,8 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     policy, key = components.chains, stream(loop.seed, "chains", "init")
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
+    if not components.objective.negatives:
+        store = store[:0]  # nothing would move them
     ages = torch.zeros(len(store), dtype=torch.int64, device=device)
     state = TrainState(0, model, {}, average, components.sampler.spread(store, data.space), ages, None, auxiliary)
     trained = updated(model, auxiliary)

@@ -10,9 +10,11 @@ import torch
 from cli_helpers import assert_refused, ebm, last_step
 from safetensors.torch import load_file
 from scipy import integrate, special
-from targets import FALSE_ALARM, assert_close, chi_square, component
+from targets import FALSE_ALARM, assert_close, chi_square, component, small_data, small_model
 from torch import distributions as known
 
+from ebm_cli.evaluation.base import Subject, refusal
+from ebm_cli.evaluation.samples import draw
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import stream
 from ebm_cli.space import Real
@@ -196,3 +198,16 @@ def test_grey_numbers_are_not_taken_as_bits_and_rows_beyond_the_support_are_refu
     assert_refused(fitted("model.family=beta"), "model.family = beta", "0 < x < 1", "1 rows of the train", "number 2")
     np.savez("data.npz", train=x[:5], test=x[:1], valid=x[:1])
     assert fitted("model.family=beta steps=1 batch_size=5").code == 0
+
+
+def test_samples_of_a_family_are_exact_and_its_chains_are_refused():
+    """Noise of the whole line never comes to the support of a gamma law."""
+    model = small_model("exponential_family", Real((1, 2)), family="gamma").float()
+    sampler = component("sampler", "metropolis")
+    about = Subject(model, small_data(model.space), "test", sampler, torch.empty(0, 1, 2), stream(0, "subject"))
+    x, _ = draw(about, 50, 5, "noise")
+    assert torch.equal(x, model.sample(50, about.key.fold("exact")))
+    assert model.support.holds(x).all()
+    for name in ("ais", "chains", "bridge", "mixing"):
+        assert "support of this family" in refusal(component("evaluation", name), model, sampler)
+    assert refusal(component("evaluation", "exact"), model, sampler) is None

@@ -222,10 +222,10 @@ def test_what_does_not_fit_is_refused_with_what_would():
     nce, choice = component("objective", "nce"), {"noise": "dataset", "objective": "nce", "dataset": "digits"}
     rows = component("noise", "dataset", source=shipped("dataset")["digits"])
     with pytest.raises(UserError, match="noise=dataset has no density, which objective=nce needs; use noise=bernoulli"):
-        checks.check_noise(nce, rows, choice)
-    checks.check_noise(component("objective", "negative_sampling"), rows, choice)
+        checks.check_noise(nce, rows, component("model", "rbm"), choice)
+    checks.check_noise(component("objective", "negative_sampling"), rows, component("model", "rbm"), choice)
     coins = component("noise", "bernoulli")
-    with pytest.raises(UserError, match="noise that fits: dataset, fitted"):
+    with pytest.raises(UserError, match="noise that fits: fitted, flow, gaussian"):
         checks.check_noise_data(nce, coins, Real((2,)), choice | {"noise": "bernoulli"})
 
 

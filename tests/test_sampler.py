@@ -303,7 +303,7 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 
 
 def test_a_sampler_of_another_space_is_refused():
-    message = "moves in binary, spin or categorical spaces, the data are real; samplers that fit: "
+    message = "moves in binary, spin, categorical or words spaces, the data are real; samplers that fit: "
     message += "block_gibbs, gibbs_langevin, hmc, langevin, mala, metropolis, parallel_tempering"
     with pytest.raises(UserError, match=message):
         checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})

@@ -52,6 +52,8 @@ class AIS(Evaluation):
     raise_chains: Count
     bootstrap: Annotated[int, Field(ge=100)]
 
+    moves_anywhere = True
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
         return not_invariant(sampler)

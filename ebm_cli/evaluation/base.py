@@ -15,6 +15,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device import CPU, Device
 from ebm_cli.engine import Work
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
+from ebm_cli.model.families import Family
 from ebm_cli.objective.base import Auxiliary
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
@@ -74,6 +75,8 @@ class Evaluation(ABC):
     while_training: bool
     of_words: ClassVar[bool] = False
     """Whether it measures models of a word given its context."""
+    moves_anywhere: ClassVar[bool] = False
+    """Whether it moves chains that begin as noise, wherever the model has a density."""
     asks_for_energy: ClassVar[bool] = True
     """Whether it computes energies of the model's configurations."""
 
@@ -104,6 +107,8 @@ def refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, An
     """Why an evaluation cannot be done on this model with this sampler, or None."""
     if evaluation.asks_for_energy and isinstance(model, Intractable):
         return "this model has no energy that can be computed"
+    if evaluation.moves_anywhere and isinstance(model, Family):
+        return "chains neither come to the support of this family nor move on it, and its log Z is known"
     if isinstance(model, Conditional) and not evaluation.of_words:
         return "it measures whole configurations, this model gives the last word of one given those before it"
     return evaluation.refusal(model, sampler)

@@ -40,6 +40,8 @@ class Bridge(Evaluation):
     base_mix: Annotated[float, Field(ge=0, le=1)]
     bootstrap: Annotated[int, Field(ge=100)]
 
+    moves_anywhere = True
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every rung must be invariant under its moves."""
         return not_invariant(sampler)

@@ -34,6 +34,8 @@ class ChainDiagnostics(Evaluation):
     steps: Annotated[int, Field(ge=4)]
     projections: Annotated[int, Field(ge=0)]
 
+    moves_anywhere = True
+
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`chains/r_hat`, `chains/ess_bulk`, `chains/autocorrelation_time`, ..."""

@@ -68,6 +68,8 @@ class Mixing(Evaluation):
     reference_chains: Annotated[int, Field(ge=4)]
     reference_steps: Annotated[int, Field(ge=2)]
 
+    moves_anywhere = True
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every sampler must fit the model, and the reference must leave it invariant."""
         if not isinstance(model.space, TwoValued):

@@ -20,9 +20,10 @@ class PosteriorNoiseClassifier(Evaluation):
     """p(datum | x) = sigmoid(G(x)), G(x) = -E(x) - c - log q(x) - log k, on held-out rows and k times as many of noise.
 
     q, c and k are those of the objective that told data from noise (nce, negative_sampling and what is made like them).
-    `accuracy`: the share of rows on the right side of one half; `cross_entropy`: mean -log p of what a row is, nats;
-    `auroc`: P(G of a held-out row > G of noise); `calibration_error`: the expected one, as in classify. Where the model
-    has come to be the density of the data, p is calibrated.
+    `accuracy`: the share of rows on the right side of one half, beside that of always saying noise;
+    `cross_entropy`: mean -log p of what a row is, nats; `auroc`: P(G of a held-out row > G of noise);
+    `calibration_error`: the expected one, as in classify. Where the model has come to be the density of the data, p
+    is calibrated.
     """
 
     while_training: bool
@@ -37,7 +38,7 @@ class PosteriorNoiseClassifier(Evaluation):
         x = subject.some_rows(self.rows)
         noise = contrast.noise.beside(x, contrast.ratio, subject.key.fold("noise")).to(x.dtype)
         logits = [contrast.logits(subject.model.energy(part), part).double() for part in (x, noise)]
-        numbers = told(*logits)
+        numbers = {**told(*logits), "accuracy_by_chance": contrast.ratio / (1 + contrast.ratio)}
         right = torch.cat([logits[0] > 0, logits[1] <= 0])
         bins = calibration(torch.cat(logits).abs().sigmoid(), right)
         numbers["calibration_error"] = bins.error

@@ -13,7 +13,7 @@ from ebm_cli.dataset.base import Data
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.features import frechet, inception, kernel_distance, no_inception
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Sampler, run
@@ -135,11 +135,16 @@ def _ran_away(ratio: float) -> str:
 def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, dict[str, float]]:
     """`count` positions after `steps` transitions of the subject's sampler, (count, *shape).
 
-    One that adapts does so in the first half of the steps; the `step_size` it found is returned too.
+    One that adapts does so in the first half of the steps; the `step_size` it found is returned too. Where no
+    chains go on, a model that can be sampled exactly is: chains might not come to its support, or not move on it.
     """
     key, sampler = subject.key, subject.sampler
+    kept = start == "chains" and len(subject.store) > 0
+    if isinstance(subject.model, Normalised) and not kept:
+        with torch.no_grad():
+            return subject.model.sample(count, key.fold("exact")), {}
     x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
-    if start == "chains" and len(subject.store):
+    if kept:
         x = torch.cat([subject.store, x])[:count]
     model = exact_arithmetic(subject.model, subject.device)
     found: dict[str, float] = {}

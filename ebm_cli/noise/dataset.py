@@ -15,11 +15,15 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin
 
+CHOOSE = "dataset@noise.source=NAME"
+
 
 def _source(settings: Mapping[str, Any] | Dataset) -> Dataset:
     """Raises UserError naming the key, which lies below noise.source."""
     if isinstance(settings, Dataset):
         return settings
+    if not isinstance(settings, Mapping):
+        raise UserError(f"noise.source = {settings}: must be a data set and its keys; choose it by {CHOOSE}")
     try:
         found: Dataset = registry.build("dataset", settings)
     except UserError as error:
@@ -66,6 +70,6 @@ class DatasetNoise(NoiseSpec):
             raise UserError(
                 f"noise.source: holds {other.space.name} rows of shape {'x'.join(map(str, other.space.site_shape))}, "
                 f"the data are {data.space.name} of shape {'x'.join(map(str, data.space.site_shape))}; choose another "
-                "by dataset@noise.source=NAME"
+                f"by {CHOOSE}"
             )
         return Rows(other.train.to(torch.device("cpu")))
