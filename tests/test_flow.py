@@ -98,6 +98,7 @@ RUN = (
 )
 
 
+@pytest.mark.long
 def test_it_learns_by_likelihood_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     """It starts 1.75 nats from the moons."""
     monkeypatch.chdir(tmp_path)

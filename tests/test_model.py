@@ -514,3 +514,13 @@ def test_softplus_in_float32():
     """Half a unit in the last place of 1 where it is near 0, relative rounding elsewhere."""
     x = torch.linspace(-100, 100, 4001)
     assert_close(softplus(x), softplus(x.double()).float(), rtol=3e-7, atol=6e-8)
+
+
+def test_a_large_boltzmann_machine_is_summed_in_blocks():
+    """Energies and moments of 600 sites, the last block narrower than the others, by the whole matrix in float64."""
+    model = registry.build("model", {"name": "boltzmann", "weight_std": 0.1, "bias": "zero"})
+    model = model.build(Binary((600,)), torch.full((600,), 0.5), stream(0, "model")).double()
+    x, weight = Binary((600,)).noise(5, stream(1, "x")).double(), torch.linspace(-1, 2, 5, dtype=torch.float64)
+    energy, pull = model.energy_vjp(x)
+    assert_close(energy, -0.5 * ((x @ model.coupling()) * x).sum(1) - x @ model.b, rtol=1e-12)
+    assert_close(pull(weight)["W"], -torch.einsum("ni,n,nj->ij", x, weight, x).triu(1), rtol=1e-12)
