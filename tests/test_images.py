@@ -401,6 +401,7 @@ QUICK = (
 )
 
 
+@pytest.mark.long
 def test_an_image_run_from_start_to_long_chains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = ebm(QUICK + "sampler=augmented sampler.kernel.noise=0.01 objective.kl=du2021 evaluation=[samples]")

@@ -115,6 +115,7 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
         (["device.ranks=0"], "device.ranks = 0"),
     ],
 )
+@pytest.mark.long
 def test_what_cannot_be_shared_is_refused_in_one_sentence(tmp_path, overrides, sentence):
     command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, *overrides, f"hydra.run.dir={tmp_path / 'run'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
@@ -130,6 +131,7 @@ def test_processes_that_do_not_fit_are_refused_before_one_is_started(tmp_path):
     assert_refused(answer, "not enough memory", "100000 processes 50 TB", "take fewer device.ranks")
 
 
+@pytest.mark.long
 def test_only_training_is_shared(tmp_path):
     trained(tmp_path / "run", "steps=2")
     for command in ("sample", "evaluate"):
@@ -138,6 +140,7 @@ def test_only_training_is_shared(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.long
 def test_a_signal_while_ranks_start_ends_them_all(tmp_path, number, code):
     command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, "device.ranks=2", f"hydra.run.dir={tmp_path / 'run'}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
