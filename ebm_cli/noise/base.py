@@ -38,7 +38,6 @@ class NoiseSpec(ABC):
 
     spaces: ClassVar[tuple[type[Space], ...]]
     has_density: ClassVar[bool] = True
-    learns: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, data: Data, key: Key) -> Noise:

@@ -49,7 +49,6 @@ class FlowNoise(NoiseSpec):
     spread: Annotated[float, Field(gt=0)]
 
     spaces = (Real,)
-    learns = True
 
     def build(self, data: Data, key: Key) -> Flowing:
         """As it begins."""

@@ -13,7 +13,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.noise.base import Noise
 from ebm_cli.objective import adversary
-from ebm_cli.objective.base import Batch, Gradient, Objective
+from ebm_cli.objective.base import Batch, Gradient, Objective, slopes
 from ebm_cli.objective.nce import Contrast, begun, told_apart
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -65,11 +65,6 @@ class AdversarialContrastive(Objective):
     spaces = (Binary, Spin, Categorical, Real)
 
     @property
-    def negatives(self) -> bool:
-        """No chains."""
-        return False
-
-    @property
     def places(self) -> int:
         """The row, its noise, and what is drawn against the model."""
         return 2 + self.ratio
@@ -107,13 +102,10 @@ class AdversarialContrastive(Objective):
         mine = {**dict(model.named_parameters()), "auxiliary.shift": contrast.shift}
         noise = contrast.noise.beside(x, self.ratio, key.fold("noise")).to(x.dtype)
         rows = torch.cat([x, noise])
-        with torch.no_grad():
-            log_q = contrast.noise.log_prob(rows)
         with torch.enable_grad():
-            logits = -model.energy(rows) - contrast.c - log_q.to(rows.dtype) - math.log(self.ratio)
+            logits = contrast.logits(model.energy(rows), rows)
             metrics = told_apart(logits[:n], logits[n:], self.ratio)
-            of_model = torch.autograd.grad(metrics["loss"], [*mine.values()], materialize_grads=True)
-        found = dict(zip(mine, of_model, strict=True))
+            found = slopes(metrics["loss"], mine)
         of_learned, entropy = self._against(model, contrast, n, key.fold("adversary"))
         metrics = {name: value.detach() for name, value in metrics.items()}
         said = {"entropy_learned": entropy, "c": contrast.c.detach()}
@@ -132,6 +124,5 @@ class AdversarialContrastive(Objective):
             odds = -scores - math.log(self.ratio)
             gain = F.softplus(odds) - self.entropy * log_q
             gained = gain.mean() if y.requires_grad else adversary.reinforced(gain, log_q)
-            names, parameters = zip(*learned.named_parameters(), strict=True)
-            grads = torch.autograd.grad(-gained, parameters, materialize_grads=True)
-        return {f"auxiliary.noise.learned.{n}": g for n, g in zip(names, grads, strict=True)}, -log_q.detach().mean()
+            parameters = {f"auxiliary.noise.learned.{name}": p for name, p in learned.named_parameters()}
+            return slopes(-gained, parameters), -log_q.detach().mean()

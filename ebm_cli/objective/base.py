@@ -1,7 +1,7 @@
 """Training objectives: a scalar, minimised, whose gradient is the direction of the update."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -84,6 +84,12 @@ def updated(model: EnergyModel, auxiliary: Auxiliary | None) -> dict[str, Tensor
     return {**dict(model.named_parameters()), **{f"auxiliary.{n}": p for n, p in named.items() if p.requires_grad}}
 
 
+def slopes(loss: Tensor, parameters: Mapping[str, Tensor], *, retain: bool = False) -> Gradients:
+    """dloss/dparameter by automatic differentiation, 0 where it does not depend on it; the graph stays if `retain`."""
+    found = torch.autograd.grad(loss, [*parameters.values()], retain_graph=retain, materialize_grads=True)
+    return dict(zip(parameters, found, strict=True))
+
+
 class Objective(ABC):
     """What is minimised. It reads the model and the negatives it is given; it owns no chains and no optimizer."""
 
@@ -94,9 +100,9 @@ class Objective(ABC):
     """Names of its configurations, for messages, where they differ from its own."""
 
     @property
-    @abstractmethod
     def negatives(self) -> bool:
         """Whether it needs negative samples, i.e. chains and a sampler."""
+        return False
 
     @property
     def needs(self) -> tuple[type[EnergyModel], ...]:

@@ -32,11 +32,6 @@ class ConditionalNCE(Objective):
     spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
-    def negatives(self) -> bool:
-        """None from chains."""
-        return False
-
-    @property
     def places(self) -> int:
         """Itself and the copies."""
         return 1 + self.copies

@@ -46,11 +46,6 @@ class EnergyDiscrepancy(Objective):
     spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
-    def negatives(self) -> bool:
-        """None."""
-        return False
-
-    @property
     def places(self) -> int:
         """Itself and the copies."""
         return 1 + self.copies

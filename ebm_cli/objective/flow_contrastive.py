@@ -10,7 +10,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.noise.base import Noise
 from ebm_cli.noise.flow import Flowing
-from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, slopes
 from ebm_cli.objective.nce import Contrast, begun, told_apart
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -34,11 +34,6 @@ class FlowContrastive(Objective):
     likelihood: Annotated[float, Field(ge=0)]
 
     spaces = (Real,)
-
-    @property
-    def negatives(self) -> bool:
-        """No chains."""
-        return False
 
     @property
     def places(self) -> int:
@@ -73,11 +68,11 @@ class FlowContrastive(Objective):
             logits = contrast.logits(model.energy(rows), rows)
             value = F.logsigmoid(logits[:n]).mean() + F.logsigmoid(-logits[n:]).mean()
             flow_loss = value - self.likelihood * noise.log_prob(x).mean() if self.likelihood else value
-            of_flow = torch.autograd.grad(flow_loss, [*flow_names.values()], retain_graph=True, materialize_grads=True)
-            of_model = torch.autograd.grad(-value, [*model_names.values()], materialize_grads=True)
+            of_flow = slopes(flow_loss, flow_names, retain=True)
+            of_model = slopes(-value, model_names)
         metrics = told_apart(logits[:n].detach(), logits[n:].detach(), 1)
-        found = _gated(dict(zip(model_names, of_model, strict=True)), metrics["accuracy"] <= self.model_below)
-        found |= _gated(dict(zip(flow_names, of_flow, strict=True)), metrics["accuracy"] >= self.flow_above)
+        found = _gated(of_model, metrics["accuracy"] <= self.model_below)
+        found |= _gated(of_flow, metrics["accuracy"] >= self.flow_above)
         return Gradient(found, {**metrics, "value": value.detach(), "c": contrast.c.detach()}, {})
 
 

@@ -64,11 +64,6 @@ class Greedy(Objective):
     spaces = (Binary,)
     requires = (DBN,)
 
-    @property
-    def negatives(self) -> bool:
-        """Its chains are its own, since they move in other layers than the visible one."""
-        return False
-
     def misfit_of_batch(self, batch_size: int) -> str | None:
         """A chain for each row."""
         if self.chains in (0, batch_size):

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.objective.base import Metrics, Tail
+from ebm_cli.objective.base import Metrics, Tail, slopes
 
 _TINY = 1e-12  # added to a squared distance, so that the gradient at distance 0 is 0 and not undefined
 
@@ -22,9 +22,9 @@ def kl_gradient(model: EnergyModel, tail: Tail, entropy: float) -> tuple[Gradien
         ends = tail.ends(model)
         opt = functional_call(model, {name: p.detach() for name, p in parameters.items()}, (ends,)).mean()
         ent = -log_nearest(ends, tail.others).mean()
-        found = torch.autograd.grad(opt + entropy * ent, [*parameters.values()], materialize_grads=True)
+        found = slopes(opt + entropy * ent, parameters)
     metrics = {"kl_energy": opt.detach(), "kl_log_distance": -ent.detach()}
-    return dict(zip(parameters, found, strict=True)), metrics
+    return found, metrics
 
 
 def log_nearest(x: Tensor, others: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebm_cli import exact
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, coupling_misfit, penalised
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, coupling_misfit, penalised, slopes
 from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
@@ -128,9 +128,9 @@ class Likelihood(Objective):
         parameters = dict(model.named_parameters())
         with torch.enable_grad():
             log_z = exact.log_z(model)
-        of_log_z = torch.autograd.grad(log_z, [*parameters.values()], materialize_grads=True)
+        of_log_z = slopes(log_z, parameters)
         of_energy = pull(torch.full_like(energy, 1 / len(energy)))
-        found = {name: of_energy[name] + grad for name, grad in zip(parameters, of_log_z, strict=True)}
+        found = {name: of_energy[name] + grad for name, grad in of_log_z.items()}
         mean, log_z = energy.mean(), log_z.detach()
         return Gradient(found, {"loss": mean + log_z, "energy_data": mean, "log_z": log_z}, statistics)
 

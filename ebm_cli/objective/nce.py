@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.noise.base import Noise
-from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin, Words
@@ -78,11 +78,6 @@ class NoiseContrastive(Objective):
     chosen_as = ("nce", "negative_sampling")
 
     @property
-    def negatives(self) -> bool:
-        """No chains."""
-        return False
-
-    @property
     def places(self) -> int:
         """The row, and its noise."""
         return 1 + self.ratio
@@ -132,13 +127,11 @@ def begun(model: EnergyModel, noise: Noise, key: Key, *, known: bool) -> Tensor:
 
 def fitted(noise: Noise, x: Tensor) -> dict[str, Tensor]:
     """The gradient of -mean log q(x) in the parameters that a noise has to learn, none for most."""
-    parameters = {name: p for name, p in noise.named_parameters() if p.requires_grad}
+    parameters = {f"auxiliary.noise.{name}": p for name, p in noise.named_parameters() if p.requires_grad}
     if not parameters:
         return {}
     with torch.enable_grad():
-        loss = -noise.log_prob(x).mean()
-        found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
-    return {f"auxiliary.noise.{name}": grad for name, grad in zip(parameters, found, strict=True)}
+        return slopes(-noise.log_prob(x).mean(), parameters)
 
 
 def told_apart(data: Tensor, noise: Tensor, ratio: int) -> Metrics:

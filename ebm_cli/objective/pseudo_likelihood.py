@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised, some_sites
+from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised, slopes, some_sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Categorical, Spin, Words
@@ -31,11 +31,6 @@ class MaximumPseudoLikelihood(Objective):
     spaces = (Binary, Spin, Categorical, Words)
 
     @property
-    def negatives(self) -> bool:
-        """None."""
-        return False
-
-    @property
     def differentiates(self) -> bool:
         """The conditionals."""
         return True
@@ -51,9 +46,9 @@ class MaximumPseudoLikelihood(Objective):
         parameters = dict(model.named_parameters())
         with torch.enable_grad():
             loss = -model.log_conditionals(batch.x, chosen).sum(1).mean() * (count / len(chosen))
-            found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+            found = slopes(loss, parameters)
         loss = loss.detach()
-        return Gradient(dict(zip(parameters, found, strict=True)), {"loss": loss}, {})
+        return Gradient(found, {"loss": loss}, {})
 
     @torch.no_grad()
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.objective.base import Batch, Gradient, Objective, some_sites
+from ebm_cli.objective.base import Batch, Gradient, Objective, slopes, some_sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Spin
@@ -26,11 +26,6 @@ class RatioMatching(Objective):
     spaces = (Binary, Spin)
 
     @property
-    def negatives(self) -> bool:
-        """None."""
-        return False
-
-    @property
     def differentiates(self) -> bool:
         """The conditionals."""
         return True
@@ -43,6 +38,6 @@ class RatioMatching(Objective):
         with torch.enable_grad():
             wrong = -model.log_conditionals(batch.x, chosen).expm1()
             loss = wrong.square().sum(1).mean() * (count / len(chosen))
-            found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+            found = slopes(loss, parameters)
         metrics = {"loss": loss.detach(), "conditional": 1 - wrong.detach().mean()}
-        return Gradient(dict(zip(parameters, found, strict=True)), metrics, {})
+        return Gradient(found, metrics, {})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Box, Real, Space
@@ -43,11 +43,6 @@ class ScoreMatching(Objective):
     spaces = (Real, Box)
 
     @property
-    def negatives(self) -> bool:
-        """None."""
-        return False
-
-    @property
     def differentiates(self) -> bool:
         """The score."""
         return True
@@ -72,9 +67,9 @@ class ScoreMatching(Objective):
         key = key.after(batch.first)
         with torch.enable_grad():
             loss, metrics = (self._denoised if self.variant == "denoising" else self._by_parts)(model, batch.x, key)
-            found = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+            found = slopes(loss, parameters)
         metrics = {name: value.detach() for name, value in {"loss": loss, **metrics}.items()}
-        return Gradient(dict(zip(parameters, found, strict=True)), metrics, {})
+        return Gradient(found, metrics, {})
 
     def _by_parts(self, model: EnergyModel, x: Tensor, key: AnyKey) -> tuple[Tensor, Metrics]:
         """mean -curvature + slope^2 / 2; `curvature` is the mean of tr d^2E/dx^2, or its estimate."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.noise.base import Noise
 from ebm_cli.objective import adversary
-from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.objective.vera import Generator
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -52,11 +52,6 @@ class Variational(Objective):
     spaces = (Real,)
 
     @property
-    def negatives(self) -> bool:
-        """No chains."""
-        return False
-
-    @property
     def places(self) -> int:
         """The row, and a draw of q, twice."""
         return 3
@@ -96,16 +91,16 @@ class Variational(Objective):
             if self.gradient_penalty:
                 (slope,) = torch.autograd.grad(energy.sum(), data, create_graph=True)
                 total = total + self.gradient_penalty * slope.flatten(1).square().sum(1).mean()
-            found = torch.autograd.grad(total, [*parameters.values()], materialize_grads=True)
+            found = slopes(total, parameters)
         energies = {"energy_data": energy.mean().detach(), "energy_q": energy_q.mean().detach()}
         said = {"loss": total.detach(), **energies, **metrics}
-        return Gradient(dict(zip(parameters, found, strict=True)) | of_q, said, {})
+        return Gradient(found | of_q, said, {})
 
     def _follow(
         self, model: EnergyModel, q: torch.nn.Module, n: int, key: AnyKey
     ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
         """The gradient of E_q[E] - entropy H(q) in q, draws of it, and what to log."""
-        names, parameters = zip(*((f"auxiliary.q.{name}", p) for name, p in q.named_parameters()), strict=True)
+        parameters = {f"auxiliary.q.{name}": p for name, p in q.named_parameters()}
         with torch.enable_grad():
             if isinstance(q, Generator):
                 y, gain = q.drawn(n, key)
@@ -116,5 +111,4 @@ class Variational(Objective):
                 energy = adversary.frozen(model, y)
                 loss = energy.mean() + self.entropy * log_q.mean()
                 metrics = {"entropy_q": -log_q.detach().mean(), "log_z_bound": -(energy + log_q).detach().mean()}
-            grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        return dict(zip(names, grads, strict=True)), y.detach(), metrics
+            return slopes(loss, parameters), y.detach(), metrics
