@@ -20,15 +20,22 @@ _OTHERS = 1000  # as many as Du et al. (2021) compare with
 
 @dataclass(frozen=True, kw_only=True)
 class Chains(ABC):
-    """A start policy, and `steps` transitions per training step.
+    """A start policy, and `steps` transitions per training step, rising to `final_steps` where there is such.
 
     The store, (slots, *shape) or with the replicas of each chain (slots, replicas, *shape), and how many transitions
     ago each slot's chain began, (slots,), are all that outlives a training step; they are part of the checkpoint.
     """
 
     steps: Count
+    final_steps: Count | None
     stored: ClassVar[bool] = False
     roams: ClassVar[bool] = False  # whether a slot may be moved by one rank at one step and by another at the next
+
+    def transitions(self, step: int, of: int) -> int:
+        """How many of them training step number `step` (from 0) takes in a run of so many: each for as many steps."""
+        last = self.steps if self.final_steps is None else self.final_steps
+        rise = 1 if last >= self.steps else -1
+        return self.steps + rise * min((abs(last - self.steps) + 1) * step // max(1, of), abs(last - self.steps))
 
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
         """The store before the first step; `data` are training rows, as many as there are slots."""

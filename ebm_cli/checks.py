@@ -135,6 +135,11 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
     conflict = objective.conflict() or objective.misfit(model.builds)
     if conflict:
         raise UserError(conflict)
+    if model.inexact and objective.enumerates:
+        raise UserError(
+            f"{model.inexact}: objective={choice['objective']} needs the gradient of the energy, which this is not; "
+            "take objective=cd or pcd"
+        )
     if not set(objective.spaces) & set(model.spaces):
         raise UserError(
             f"objective={choice['objective']} works on {names(objective.spaces)} data, model={choice['model']} takes"
@@ -224,11 +229,12 @@ def check_through(objective: Objective, sampler: Sampler[Any, Any], policy: Chai
             f"objective.kl: is differentiated through the chains, which sampler={choice['sampler']} is not "
             f"made for; use sampler={' or '.join(fits)}, or objective.kl=none"
         )
-    if objective.through >= policy.steps:
-        raise UserError(
-            f"objective.kl_steps = {objective.through}: must be below chains.steps = {policy.steps}, of which they are "
-            "the last"
-        )
+    for key, steps in (("steps", policy.steps), ("final_steps", policy.final_steps)):
+        if steps is not None and objective.through >= steps:
+            raise UserError(
+                f"objective.kl_steps = {objective.through}: must be below chains.{key} = {steps}, of which they are "
+                "the last"
+            )
 
 
 def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:

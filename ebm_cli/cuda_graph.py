@@ -27,8 +27,10 @@ def execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
 
 
 def capturable(parts: Parts, state: TrainState) -> bool:
-    """Everything compiled, on one GPU: then the step neither asks the host nor other processes."""
+    """Everything compiled, on one GPU, and every step alike: then none asks the host or other processes."""
     device, components = parts.device, parts.components
+    if components.chains.final_steps is not None:
+        return False
     compiled = engine_for(components.sampler, state.model, device.engine).compiled
     return device.torch.type == "cuda" and compiled and device.ranks.count == 1
 

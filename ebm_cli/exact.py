@@ -10,6 +10,7 @@ from ebm_cli import rng, transfer
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.ising import Ising
+from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Categorical, Discrete
 
@@ -23,7 +24,7 @@ def refusal(model: EnergyModel) -> str | None:
     """Why log Z of this model cannot be enumerated, or None if it can."""
     if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
         return None
-    if isinstance(model, GaussianRBM):
+    if isinstance(model, GaussianRBM | ReplicatedSoftmax):
         return f"{model.hidden} hidden units, enumeration goes to {LOG2_LIMIT}"
     if not isinstance(model.space, Discrete):
         return f"a {model.space.name} space cannot be enumerated"
@@ -37,7 +38,7 @@ def refusal(model: EnergyModel) -> str | None:
 
 def _bits(model: EnergyModel) -> float:
     """log2 of the number of terms of the sum."""
-    if isinstance(model, GaussianRBM):
+    if isinstance(model, GaussianRBM | ReplicatedSoftmax):
         return model.hidden
     if not isinstance(model.space, Discrete):
         return float("inf")
@@ -52,11 +53,13 @@ def log_z(model: EnergyModel) -> Tensor:
 
     Given h, the sum over v factorises: sum_v exp(-E(v, h)) = exp(-E(0, h)) sum_v exp(v.visible_logits(h)); of Gaussian
     visible units it is an integral.
-    Raises ValueError where `refusal` says why.
+    Raises ValueError where `refusal` says why, and for a model of documents, which has one for each length.
     """
     why = refusal(model)
     if why:
         raise ValueError(why)
+    if isinstance(model, ReplicatedSoftmax):
+        raise ValueError("a model of documents has a partition function for each length")
     if isinstance(model, Normalised):
         return model.log_z()
     if isinstance(model, GaussianRBM):
@@ -67,6 +70,31 @@ def log_z(model: EnergyModel) -> Tensor:
     if isinstance(model, Ising) and 2 * (transfer.narrow_side(model) or model.space.sites) < model.space.sites:
         return transfer.log_z(model)
     return _log_sum(model.space, lambda x: -model.energy(x), model)
+
+
+def log_z_of_rows(model: EnergyModel, x: Tensor) -> Tensor:
+    """log Z of what each row of x is one configuration of, (batch,): of documents those of the same length."""
+    if not isinstance(model, ReplicatedSoftmax):
+        return log_z(model).expand(len(x))
+    lengths, which = x.sum(1).unique(return_inverse=True)
+    return log_z_of_lengths(model, lengths)[which]
+
+
+def log_z_of_lengths(model: ReplicatedSoftmax, lengths: Tensor) -> Tensor:
+    """log Z_D = log sum_h exp(D s(h)) for each D of `lengths`, (lengths,), summed over all sequences of D words.
+
+    Differentiable in the parameters. Raises ValueError where `refusal` says why.
+    """
+    why = refusal(model)
+    if why:
+        raise ValueError(why)
+    like, space = next(model.parameters()), Binary((model.hidden,))
+    chunk = max(1, _CHUNK_ELEMENTS // max(model.space.sites, len(lengths)))
+    parts = []
+    for first in range(0, space.states, chunk):
+        h = space.enumerate(first, min(first + chunk, space.states)).to(like)
+        parts.append((lengths.to(like)[:, None] * model.word_log_marginal(h)).logsumexp(1))
+    return torch.stack(parts).logsumexp(0)
 
 
 def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
@@ -116,5 +144,5 @@ def _drawn(p: Tensor, n: int, key: Key) -> Tensor:
 
 
 def log_likelihood(model: EnergyModel, x: Tensor) -> Tensor:
-    """log p(x) = -E(x) - log Z in nats, (batch,)."""
-    return -model.energy(x) - log_z(model)
+    """log p(x) = -E(x) - log Z in nats, (batch,); of a document given its length, for its words in their order."""
+    return -model.energy(x) - log_z_of_rows(model, x)

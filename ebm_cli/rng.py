@@ -27,6 +27,7 @@ from ebm_cli import philox
 Device = torch.device | str
 _CPU = torch.device("cpu")
 _BLOCK = 8  # 32-bit words per step of numpy's Philox4x64 counter
+_TIER = 64  # draws of each row in the first tier of ragged ones
 _AT_ONCE = 2**16  # numbers made at once by numpy's words: this much is held between words and result
 
 
@@ -185,6 +186,58 @@ def inverted(logits: Tensor, u: Tensor) -> Tensor:
     """
     total = (logits - logits.amax(-1, keepdim=True)).exp().double().cumsum(-1)
     return (total <= u[..., None] * total[..., -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
+
+
+def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:
+    """How often each value comes in `number` (rows,) draws from the softmax of each row of logits (rows, K); (rows, K).
+
+    All draws of all rows are looked up together, so that rows may differ in their number. A value of probability zero
+    is never drawn; other probabilities are right to within 2^-24.
+    """
+    rows, values = logits.shape
+    share = (logits - logits.amax(1, keepdim=True)).exp().double().cumsum(1)
+    row, u = _ragged_uniform(number, key)
+    # Row r's shares lie in (r, r + 1], so that one search serves all rows.
+    shelf = torch.arange(rows, device=logits.device)
+    share = share / share[:, -1:] + shelf[:, None]
+    found = torch.searchsorted(share.flatten(), u + row, right=True).clamp_max(rows * values - 1)
+    return torch.bincount(found, minlength=rows * values).reshape(rows, values).to(logits.dtype)
+
+
+def thinned(counts: Tensor, number: Tensor, key: AnyKey) -> Tensor:
+    """What is left of counts (rows, K) when `number` (rows,) of the things counted are kept, drawn without replacement.
+
+    All of a row with no more of them than that.
+    """
+    rows, values = counts.shape
+    places = counts.flatten().nonzero().squeeze(1)
+    things = places.repeat_interleave(counts.flatten()[places].long())  # row after row
+    size = counts.sum(1).long()
+    row, u = _ragged_uniform(size, key)
+    u = u[row.argsort(stable=True)]
+    row = things // values
+    order = (row + u).argsort()
+    rank = torch.arange(len(order), device=counts.device) - (size.cumsum(0) - size)[row]
+    kept = things[order[rank < number[row]]]
+    return torch.bincount(kept, minlength=rows * values).reshape(rows, values).to(counts.dtype)
+
+
+def _ragged_uniform(number: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
+    """For each of `number` (rows,) draws of a row its row and a uniform number, float64, both (sum of number,).
+
+    A row's numbers do not depend on the other rows: they are drawn for all rows in tiers of fixed, doubling widths, as
+    many as the longest row needs.
+    """
+    longest, first, width, found = int(number.max()) if len(number) else 0, 0, _TIER, []
+    while first < longest:
+        u = uniform((len(number), width), key.fold(first), number.device)
+        wanted = first + torch.arange(width, device=number.device) < number[:, None]
+        found.append((wanted.nonzero()[:, 0], u[wanted].double()))
+        first, width = first + width, first + width
+    if not found:
+        return number.new_zeros(0, dtype=torch.long), number.new_zeros(0, dtype=torch.float64)
+    row, u = (torch.cat(column) for column in zip(*found, strict=True))
+    return row, u
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """State spaces: what one configuration x is. x is always a float tensor of shape (batch, *shape)."""
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ class Space(ABC):
     def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
         """log p(x') - log p(x) as it is for proposals x' within the space, -inf for those beyond; (batch,)."""
         return log_ratio
+
+    def conformed(self, x: Tensor, like: Tensor, key: AnyKey) -> Tensor:
+        """Chains x (chains, *shape) brought to where the model is to be compared with the rows `like` (batch, *shape).
+
+        That is anywhere, unless the energies of the space's parts are normalised apart from each other.
+        """
+        return x
 
     @abstractmethod
     def brightness(self, x: Tensor) -> Tensor:
@@ -297,7 +305,56 @@ class Words(Space):
         return x / max(1, self.values - 1)
 
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real, Box, Words)}
+@dataclass(frozen=True)
+class Counts(Space):
+    """How often each of K words is in a document: x_k in {0, 1, ...}, of any length D = sum_k x_k >= 1; shape (K,).
+
+    A model of this space gives probabilities to documents of the same length, p(words | D) = exp(-E(x)) / Z_D, for
+    the words in their order: D! / prod_k x_k! of these sequences have the counts x. `length` is that of documents
+    where none is given.
+    """
+
+    name = "counts"
+    pictured = False
+    length: int
+
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
+        """`length` words, every word equally likely."""
+        number = torch.full((n,), self.length, device=device)
+        return rng.multinomial(number, torch.zeros(n, *self.shape, device=device), key)
+
+    def contains(self, x: Tensor) -> bool:
+        """Integers from 0 on, not all of them 0."""
+        whole = (x >= 0) & (x == x.floor()) & x.isfinite()
+        return x.shape[1:] == self.shape and bool(whole.all() and (x.sum(1) >= 1).all())
+
+    def brightness(self, x: Tensor) -> Tensor:
+        """From no word, black, to the most frequent one, white."""
+        return x / x.amax(1, keepdim=True).clamp_min(1)
+
+    def conformed(self, x: Tensor, like: Tensor, key: AnyKey) -> Tensor:
+        """Documents x of the lengths of the documents `like`, each the next of the length that comes at its rank.
+
+        What is too long loses words at random; what is too short gets more of the words that it has, drawn with
+        replacement.
+        """
+        size, due = x.sum(1), like.sum(1).sort().values
+        rank = torch.arange(len(x), device=x.device)
+        number = torch.empty_like(size).scatter(
+            0, size.argsort(stable=True), due[(2 * rank + 1) * len(due) // (2 * len(x))]
+        )
+        more = rng.multinomial((number - size).clamp_min(0), x.log(), key.fold("more"))
+        return rng.thinned(x, number, key.fold("fewer")) + more
+
+    def documents(self, length: int) -> Tensor:
+        """All of this length, (C(length + K - 1, K - 1), K)."""
+        bars = list(itertools.combinations(range(length + self.sites - 1), self.sites - 1))
+        ends = torch.tensor(bars).reshape(-1, self.sites - 1)
+        low, high = torch.full((len(ends), 1), -1), torch.full((len(ends), 1), length + self.sites - 1)
+        return (torch.cat([low, ends, high], 1).diff(dim=1) - 1).float()
+
+
+SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real, Box, Words, Counts)}
 
 
 def names(spaces: tuple[type[Space], ...]) -> str:

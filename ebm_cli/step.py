@@ -129,7 +129,8 @@ def plan(parts: Parts, state: TrainState) -> Inputs:
     others = policy.others(loop.batch_size, key) if components.objective.through else slots[:0]
     mine, own = parts.device.ranks.share(len(rows)), parts.device.ranks.share(len(slots) or len(rows))
     sampler_key = stream(loop.seed, "sampler", step).at_row(own.start)
-    moves = [sampler_key.fold(i) for i in range(policy.steps)] if components.objective.negatives else []
+    taken = policy.transitions(step, loop.steps) if components.objective.negatives else 0
+    moves = [sampler_key.fold(i) for i in range(taken)]
     first = [stream(loop.seed, "binarize", step).at_row(mine.start), key.at_row(own.start)]
     binarize, chains, objective = engine.keys([*first, stream(loop.seed, "objective", step)], device)
     at = engine.scalars(At(step, update.rate(step, loop.steps), update.averaging(step, loop.steps)), device)
@@ -249,6 +250,8 @@ def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs:
     n = len(slots) or len(batch.x)
     fresh = policy.fresh(n, inputs.at.step, inputs.chains, batch.x.device)
     start = policy.draw(store.x[slots], fresh, batch.x, moves.space, inputs.chains)
+    if start is not batch.x:
+        start = moves.space.conformed(start, batch.x, inputs.chains.fold("conform"))
     tail = None
     with moves.device.chain_precision():
         engine, early = engine_for(sampler, model, engine), steps - moves.through

@@ -191,7 +191,8 @@ def training_work(parts: Parts) -> Work:
     if not parts.components.objective.negatives:
         return Work(0, 0)
     policy, loop = parts.components.chains, parts.loop
-    transitions, slots = loop.steps * policy.steps, policy.choose(loop.batch_size, stream(0))
+    slots = policy.choose(loop.batch_size, stream(0))
+    transitions = sum(policy.transitions(step, loop.steps) for step in range(loop.steps))
     return Work(transitions * (len(slots) or loop.batch_size), transitions)
 
 

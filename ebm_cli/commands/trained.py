@@ -15,9 +15,11 @@ from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
 from ebm_cli.fit import OTHER_DATA, other_data
 from ebm_cli.run import Run
-from ebm_cli.space import SPACES, Box, Space, Words
+from ebm_cli.space import SPACES, Box, Counts, Space, Words
 from ebm_cli.terminal import log
 from ebm_cli.train import Choice, Parts, TrainState, assemble, build_components, load_data
+
+_LONGEST = 2**24  # words of a document
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,18 @@ def recorded_space(saved: Checkpoint) -> Space:
     if math.prod(shape) > sum(tensor.numel() for tensor in saved.tensors.values()):
         raise UserError(f"{saved.path} records {math.prod(shape)} sites, more than it holds numbers")
     if kind is Words:
-        return Words(tuple(shape), _values(saved, described))
+        return Words(tuple(shape), _whole(saved, described, "values", sum(t.numel() for t in saved.tensors.values())))
+    if kind is Counts:
+        return Counts(tuple(shape), _whole(saved, described, "length", _LONGEST))
     return kind(tuple(shape), *_bounds(saved, described)) if kind is Box else kind(tuple(shape))
 
 
-def _values(saved: Checkpoint, described: Mapping[str, Any]) -> int:
-    values = described.get("values")
-    if type(values) is not int or not 0 < values <= sum(tensor.numel() for tensor in saved.tensors.values()):
+def _whole(saved: Checkpoint, described: Mapping[str, Any], key: str, most: int) -> int:
+    """A number of the space, from 1 to `most`."""
+    value = described.get(key)
+    if type(value) is not int or not 0 < value <= most:
         raise UserError(f"{saved.path} records no known space: {described}")
-    return values
+    return value
 
 
 def _bounds(saved: Checkpoint, described: Mapping[str, Any]) -> tuple[float, float]:

@@ -14,13 +14,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.density import Density
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin, Words
+from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
-Values = Literal["binary", "grey", "real", "categorical", "words"]
+Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
 
 
 class Shades(NamedTuple):
@@ -40,7 +41,7 @@ class Shades(NamedTuple):
 class Arrays:
     """One split as it was read: values (n, *shape), and integer labels and weights of the rows where there are some."""
 
-    values: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32]
+    values: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32] | SparseRows
     labels: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
 
@@ -64,7 +65,8 @@ class Raw:
 
     `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
     `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
-    "words" numbers (n, context + 1) of `words`.
+    "words" numbers (n, context + 1) of `words`; "counts" of each of the `words` in documents, `SparseRows` (n, K).
+    `remarks` are sentences that whoever trains on the data should read.
     """
 
     values: Values
@@ -74,6 +76,7 @@ class Raw:
     truth: Truth = Truth()
     categories: int = 0
     words: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Split:
     """
 
     space: Space
-    grey: Tensor
+    grey: Tensor | SparseRows
     scale: float
     stochastic: bool
     labels: Tensor | None
@@ -121,7 +124,13 @@ class Split:
         return len(self) if self.weights is None else self.weights.sum().item()
 
     def mean(self) -> Tensor:
-        """Mean over the split, (*shape), by weight: of x, for spins of their bits; share of each last word, (V,)."""
+        """Mean over the split, (*shape), by weight: of x, for spins of their bits.
+
+        Of words the share of each among the last ones, (V,); of counts that of each among all words, (K,).
+        """
+        if isinstance(self.grey, SparseRows):
+            count = self.grey.of_columns().double()
+            return (count / count.sum()).float()
         if isinstance(self.space, Words):
             count = torch.bincount(self.grey[:, -1].cpu().long(), minlength=self.space.values)
             return (count.double() / len(self)).float().to(self.grey.device)
@@ -151,11 +160,18 @@ class Data:
     test: Split
     method: str = "none"  # of binarisation, where there was any
     truth: Truth = Truth()
-    words: tuple[str, ...] = ()  # by their numbers, where rows are words
+    words: tuple[str, ...] = ()  # by their numbers, where rows are words or counts of them
+    remarks: tuple[str, ...] = ()
 
     def smoothed_mean(self) -> Tensor:
-        """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite."""
+        """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite.
+
+        n is the number of rows; of counts that of all their words, and K the size of the vocabulary.
+        """
         mean, n = self.train.mean(), self.train.size
+        if isinstance(self.train.grey, SparseRows):
+            words = self.train.grey.count.sum().item()
+            return ((words * mean.double() + 1) / (words + len(mean))).float()
         return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete | Words) else mean
 
     @cached_property
@@ -163,7 +179,7 @@ class Data:
         """Of all rows, labels and weights: the same for the same data alone."""
         digest = hashlib.blake2b(digest_size=16)
         for split in (self.train, self.valid, self.test):
-            for part in () if split is None else (split.grey, split.labels, split.weights):
+            for part in () if split is None else _tensors(split):
                 values = np.empty(0) if part is None else part.cpu().numpy()
                 digest.update(f"{values.dtype}{values.shape}".encode())
                 digest.update(np.ascontiguousarray(values).data)
@@ -183,6 +199,9 @@ class Data:
             kind += f" of {self.space.values} values"
         if isinstance(self.space, Words):
             kind += f" of a vocabulary of {self.space.values}"
+        if isinstance(self.train.grey, SparseRows):
+            length = self.train.grey.of_rows()
+            kind = f"counts of {self.space.sites} words in documents of {length.min()} to {length.max()}"
         worth = "" if self.train.weights is None else f" (weighted, worth {self.train.size:.0f})"
         return (
             f"{kind}; {len(self.train)} rows for training{worth}, {valid} for validation, {len(self.test)} for testing"
@@ -192,6 +211,12 @@ class Data:
         """The same data on another device."""
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
+
+
+def _tensors(split: Split) -> tuple[Tensor | None, ...]:
+    """All that makes its rows."""
+    rows = (split.grey,) if isinstance(split.grey, Tensor) else tuple(split.grey.tensors())
+    return (*rows, split.labels, split.weights)
 
 
 def batch_index(train: Split, step: int, size: int, seed: int) -> Tensor:
@@ -249,7 +274,7 @@ class Dataset(ABC):
         """Read, binarise and check. Raises UserError naming the split and the first thing wrong with it."""
         raw = self.read()
         method = self.method(raw.values, accepted)
-        if raw.values in ("real", "categorical", "words") and method in ("threshold", "stochastic"):
+        if raw.values in ("real", "categorical", "words", "counts") and method in ("threshold", "stochastic"):
             raise UserError(
                 f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
             )
@@ -263,7 +288,8 @@ class Dataset(ABC):
         train, valid, test = splits
         assert train is not None
         assert test is not None
-        return Data(space, train, valid, test, method if raw.values == "grey" else "none", raw.truth, raw.words)
+        used = method if raw.values == "grey" else "none"
+        return Data(space, train, valid, test, used, raw.truth, raw.words, raw.remarks)
 
 
 Added = Annotated[float, Field(ge=0)]
@@ -321,8 +347,9 @@ def _shaded(split: Split, raw: Raw, shades: Shades) -> Split:
 
 def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
     """Bits, unless the model takes spins or categories alone; grey values in a box, real or levels as it takes them."""
-    if values in ("categorical", "words"):
-        return Categorical if values == "categorical" else Words
+    if values in ("categorical", "words", "counts"):
+        kinds: dict[str, type[Space]] = {"categorical": Categorical, "words": Words, "counts": Counts}
+        return kinds[values]
     if values == "binary" or method in ("threshold", "stochastic"):
         return next((space for space in (Binary, Spin, Categorical) if space in accepted), Binary)
     if values == "grey" and Box in accepted:
@@ -338,14 +365,18 @@ def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...], shades
         return Box(shape, shades.low, shades.high)
     if kind is Words:
         return Words(shape, len(raw.words))
+    if isinstance(raw.train.values, SparseRows):
+        return Counts(shape, int(raw.train.values.of_rows().median()))
     return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 
 def _split(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) -> Split:
     values = raw.values
-    array: NDArray[Any] = np.ascontiguousarray(part.values)
-    if len(array) == 0:
+    if len(part.values) == 0:
         raise UserError(f"dataset: the {name} split is empty")
+    if isinstance(part.values, SparseRows):
+        return Split(space, part.values, 1.0, stochastic=False, labels=_labels(part, name))
+    array: NDArray[Any] = np.ascontiguousarray(part.values)
     shape = space.site_shape
     if array.shape[1:] != shape:
         raise UserError(f"dataset: rows of the {name} split have shape {array.shape[1:]}, those of train {shape}")
@@ -354,11 +385,18 @@ def _split(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) ->
         array, scale = (array >= scale / 2).astype(np.uint8), 1.0
     if values == "grey" and method == "none" and isinstance(space, Categorical):
         array, scale = np.rint(array / scale * (space.values - 1)).astype(np.uint8), 1.0
-    labels = None if part.labels is None else torch.from_numpy(np.ascontiguousarray(part.labels, np.int64))
-    if labels is not None and len(labels) != len(array):
-        raise UserError(f"dataset: the {name} split has {len(array)} rows and {len(labels)} labels")
     weights = None if part.weights is None else torch.from_numpy(part.weights)
-    return Split(space, torch.from_numpy(array), scale, method == "stochastic" and values == "grey", labels, weights)
+    stochastic = method == "stochastic" and values == "grey"
+    return Split(space, torch.from_numpy(array), scale, stochastic, _labels(part, name), weights)
+
+
+def _labels(part: Arrays, name: str) -> Tensor | None:
+    """One for each row, or None."""
+    if part.labels is None:
+        return None
+    if len(part.labels) != len(part.values):
+        raise UserError(f"dataset: the {name} split has {len(part.values)} rows and {len(part.labels)} labels")
+    return torch.from_numpy(np.ascontiguousarray(part.labels, np.int64))
 
 
 def placeholder(space: Space) -> Data:

@@ -67,6 +67,7 @@ class IdxImages(GreyDataset):
 
 def _rows(part: Arrays, rows: slice) -> Arrays:
     assert part.labels is not None
+    assert isinstance(part.values, np.ndarray)
     return Arrays(part.values[rows], part.labels[rows])
 
 
@@ -192,6 +193,7 @@ class EMNIST(IdxImages):
     def _pair(self, raw: Path, names: list[str]) -> Arrays:
         part = super()._pair(raw, names)
         assert part.labels is not None
+        assert isinstance(part.values, np.ndarray)
         first = 1 if self.split == "letters" else 0
         upright: NDArray[np.uint8] = np.ascontiguousarray(part.values.transpose(0, 2, 1), np.uint8)
         return Arrays(upright, part.labels - first)

@@ -258,6 +258,11 @@ class ModelSpec(ABC):
         """Whether `energy_vjp` gives sparse tensors, of the rows that the batch touches, for some parameters."""
         return False
 
+    @property
+    def inexact(self) -> str | None:
+        """Which setting makes `energy_vjp` give something else than the energy's gradient, as key = value, or None."""
+        return None
+
     def parameters(self, space: Space) -> int:
         """How many numbers its parameters are, for the check that they fit into memory; 0 if that is not known."""
         return 0

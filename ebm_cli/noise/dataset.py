@@ -38,6 +38,7 @@ class Rows(Noise):
 
     def __init__(self, split: Split) -> None:
         super().__init__()
+        assert isinstance(split.grey, Tensor)
         self.split = split
         self.register_buffer("grey", split.grey, persistent=False)  # it moves with the rest, and is no result
 

@@ -14,7 +14,7 @@ from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, co
 from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Real, Spin
+from ebm_cli.space import Binary, Box, Categorical, Counts, Real, Spin
 
 
 @register("objective", "likelihood")
@@ -45,7 +45,7 @@ class Likelihood(Objective):
     kl_steps: Annotated[int, Field(ge=1)]
     max_gap: Annotated[float, Field(gt=0)]
 
-    spaces = (Binary, Spin, Categorical, Real, Box)
+    spaces = (Binary, Spin, Categorical, Real, Box, Counts)
     chosen_as = ("cd", "cd_replay", "exact", "ml_replay", "pcd", "short_run")
 
     @property
@@ -110,7 +110,7 @@ class Likelihood(Objective):
         else:
             energy, pull = model.energy_vjp(rows)
         if x_neg is None:
-            return self._enumerated(model, energy, pull, statistics)
+            return _enumerated(model, x, energy, pull)._replace(statistics=statistics)
         weight, metrics = contrast(energy[: len(x)], energy[len(x) :], self.energy_l2)
         return self._with_kl(model, batch.tail, Gradient(pull(weight), metrics, statistics))
 
@@ -122,17 +122,6 @@ class Likelihood(Objective):
         weight = self.kl_weight if self.kl == "du2021" else -self.kl_weight
         total = {name: grad + weight * term[name] for name, grad in gradient.parameters.items()}
         return gradient._replace(parameters=total, metrics={**gradient.metrics, **metrics})
-
-    def _enumerated(self, model: EnergyModel, energy: Tensor, pull: Pullback, statistics: Metrics) -> Gradient:
-        """mean E(x) + log Z, the negative log-likelihood itself."""
-        parameters = dict(model.named_parameters())
-        with torch.enable_grad():
-            log_z = exact.log_z(model)
-        of_log_z = slopes(log_z, parameters)
-        of_energy = pull(torch.full_like(energy, 1 / len(energy)))
-        found = {name: of_energy[name] + grad for name, grad in of_log_z.items()}
-        mean, log_z = energy.mean(), log_z.detach()
-        return Gradient(found, {"loss": mean + log_z, "energy_data": mean, "log_z": log_z}, statistics)
 
     @torch.no_grad()
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
@@ -147,6 +136,18 @@ class Likelihood(Objective):
         assert isinstance(model, RBM)
         model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
         return center(gradient.parameters, model.visible_offset, model.hidden_offset)
+
+
+def _enumerated(model: EnergyModel, x: Tensor, energy: Tensor, pull: Pullback) -> Gradient:
+    """Of mean E(x) + log Z, the negative log-likelihood itself; of documents Z is that of each one's length."""
+    parameters = dict(model.named_parameters())
+    with torch.enable_grad():
+        log_z = exact.log_z_of_rows(model, x).mean()
+    of_log_z = slopes(log_z, parameters)
+    of_energy = pull(torch.full_like(energy, 1 / len(energy)))
+    found = {name: of_energy[name] + grad for name, grad in of_log_z.items()}
+    mean, log_z = energy.mean(), log_z.detach()
+    return Gradient(found, {"loss": mean + log_z, "energy_data": mean, "log_z": log_z}, {})
 
 
 def gap_bound(most: float) -> dict[str, tuple[float, str]]:

@@ -9,7 +9,7 @@ from ebm_cli.model.base import Blocked
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Categorical, Real, Spin
+from ebm_cli.space import Binary, Categorical, Counts, Real, Spin
 
 
 class BlockGibbsState(NamedTuple):
@@ -22,13 +22,14 @@ class BlockGibbsState(NamedTuple):
 class BlockGibbs(Sampler[Blocked, BlockGibbsState]):
     """Every block once given the others, every chain at once.
 
-    Bipartite models: h ~ p(h | v), then v ~ p(v | h) (Hinton 2002), reversible as a kernel on v. Graphs: one colour
+    Bipartite models: h ~ p(h | v), then v ~ p(v | h) (Hinton 2002), reversible as a kernel on v; documents keep their
+    lengths. Graphs: one colour
     after the other (a lattice's checkerboard); `backwards` visits them in reverse, the time reversal of the step.
     """
 
     backwards: bool
 
-    spaces = (Binary, Spin, Categorical, Real)
+    spaces = (Binary, Spin, Categorical, Real, Counts)
     compiles = True
     needs = (Blocked,)
 

@@ -13,7 +13,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.space import Binary, Box, Categorical, Discrete, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, TwoValued
 
 
 class MetropolisState(NamedTuple):
@@ -28,7 +28,8 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
     """Propose x' symmetrically, accept with probability min(1, exp(E(x) - E(x'))).
 
     Discrete: x' gives 1 to `flips` distinct sites another value, their number and then the sites drawn uniformly
-    (always flipping the same number could keep the parity of sum_i x_i for ever). Real: x' = x + step_size * z, z
+    (always flipping the same number could keep the parity of sum_i x_i for ever). Documents: `flips` words at random
+    places (all, if they are fewer) become any words, each equally likely. Real: x' = x + step_size * z, z
     standard normal.
     """
 
@@ -36,12 +37,12 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
     step_size: Annotated[float, Field(gt=0)]
     adapt: Annotated[float, Field(gt=0, lt=1)] | None
 
-    spaces = (Binary, Spin, Categorical, Real, Box)
+    spaces = (Binary, Spin, Categorical, Real, Box, Counts)
     compiles = True
 
     def misfit(self, space: Space) -> str | None:
         """There are no more sites to flip than there are, and their number is no scale."""
-        if isinstance(space, Discrete) and self.adapt is not None:
+        if isinstance(space, Discrete | Counts) and self.adapt is not None:
             return f"sampler.adapt = {self.adapt}: {space.name} data have no step_size; set sampler.adapt=null"
         if isinstance(space, Discrete) and self.flips > space.sites:
             return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"
@@ -72,6 +73,8 @@ def proposed(space: Space, x: Tensor, key: AnyKey, flips: int, step_size: float)
         return x + step_size * rng.normal(x.shape, key, x.device, x.dtype)
     if isinstance(space, Categorical):
         return _other_values(space, x, key, flips)
+    if isinstance(space, Counts):
+        return _other_words(x, key, flips)
     flat, bits = x.flatten(1), cast(TwoValued, space)
     if flips == 1:
         sites = rng.integers(flat.shape[1], (len(flat), 1), key, flat.device)
@@ -87,6 +90,13 @@ def _other_values(space: Categorical, x: Tensor, key: AnyKey, flips: int) -> Ten
     chosen = _chosen_sites(values, flips, key)
     moved = torch.where(chosen, (values + shift) % space.values, values)
     return F.one_hot(moved, space.values).to(x.dtype).reshape(x.shape)
+
+
+def _other_words(x: Tensor, key: AnyKey, flips: int) -> Tensor:
+    """Documents (chains, K) with `flips` of their words put at random; symmetric on the sequences with these counts."""
+    number = x.sum(1).clamp_max(flips)
+    put = rng.multinomial(number, torch.zeros_like(x), key.fold("put"))
+    return rng.thinned(x, x.sum(1) - number, key.fold("kept")) + put
 
 
 def _chosen_sites(x: Tensor, flips: int, key: AnyKey) -> Tensor:

@@ -1,0 +1,80 @@
+"""Latent Dirichlet allocation by scikit-learn: what topic models are measured against."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.special import gammaln, logsumexp, psi
+from sklearn.decomposition import LatentDirichletAllocation
+from torch import Tensor
+
+from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.sparse import SparseRows
+
+
+class LDA:
+    """Topics fitted to the training documents by online variational Bayes (Hoffman, Blei, Bach 2010)."""
+
+    def __init__(self, fitted: LatentDirichletAllocation) -> None:
+        self.fitted = fitted
+        self.topics: NDArray[np.float64] = fitted.components_ / fitted.components_.sum(1, keepdims=True)
+        """p(word | topic), (topics, K)."""
+
+    def proportions(self, x: SparseRows) -> Tensor:
+        """Mean topic proportions of each document, (n, topics) float64; rows sum to 1."""
+        return torch.from_numpy(self.fitted.transform(matrix(x)))
+
+    def log_bound(self, x: SparseRows) -> Tensor:
+        """Lower bounds on log p(words of a document, in their order), (n,) float64 in nats.
+
+        E_q[log p(words | theta, beta)] + E_q[log p(theta)] - E_q[log q(theta)], Hoffman et al. 2010, eq. 4 without the
+        topics' own term, which is no property of a document, and with log beta at its mean under q.
+        """
+        counts, alpha = matrix(x), self.fitted.doc_topic_prior_
+        total = np.asarray(counts.sum(1)).ravel() + alpha * self.fitted.n_components
+        gamma = self.fitted.transform(counts) * total[:, None]
+        log_theta = psi(gamma) - psi(total)[:, None]
+        log_beta = psi(self.fitted.components_) - psi(self.fitted.components_.sum(1))[:, None]
+        row = np.repeat(np.arange(len(x)), np.diff(counts.indptr))
+        words = np.empty(len(row))
+        for part in np.array_split(np.arange(len(row)), max(1, len(row) // 2**16)):
+            words[part] = logsumexp(log_theta[row[part]] + log_beta[:, counts.indices[part]].T, axis=1)
+        said = np.bincount(row, counts.data * words, minlength=len(x))
+        prior = gammaln(alpha * gamma.shape[1]) - gamma.shape[1] * gammaln(alpha)
+        own = gammaln(total) - gammaln(gamma).sum(1)
+        return torch.from_numpy(said + prior - own + ((alpha - gamma) * log_theta).sum(1))
+
+
+def matrix(x: SparseRows) -> csr_matrix:
+    """The same counts as scipy has them."""
+    parts = (x.count.cpu().numpy(), x.column.cpu().numpy(), x.first.cpu().numpy())
+    return csr_matrix(parts, shape=x.shape)
+
+
+def fitted(data: Data, topics: int, passes: int, seed: int) -> LDA:
+    """Fitted to the training documents in `passes` over them; once for the same data and settings."""
+    assert isinstance(data.train.grey, SparseRows)
+    return _fitted(_Of(data.train.grey, data.fingerprint), topics, passes, seed)
+
+
+class _Of:
+    """Counts that are equal where the data are."""
+
+    def __init__(self, rows: SparseRows, fingerprint: str) -> None:
+        self.rows, self.fingerprint = rows, fingerprint
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Of) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+@lru_cache(maxsize=2)
+def _fitted(of: _Of, topics: int, passes: int, seed: int) -> LDA:
+    model = LatentDirichletAllocation(
+        topics, learning_method="online", max_iter=passes, batch_size=128, random_state=seed, n_jobs=1
+    )
+    return LDA(model.fit(matrix(of.rows)))

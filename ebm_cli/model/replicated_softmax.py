@@ -1,0 +1,118 @@
+"""Replicated softmax: a family of restricted Boltzmann machines, one for each length of a document."""
+
+import math
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ebm_cli import rng
+from ebm_cli.functional import sigmoid, softplus
+from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback
+from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey, Key
+from ebm_cli.space import Counts, Space
+
+BiasGradient = Literal["exact", "without_length"]
+
+
+class ReplicatedSoftmax(Blocked):
+    """E(v, h) = -b.v - D c.h - v.W h of word counts v (K,), D = sum_k v_k, and binary hidden units h.
+
+    Free energy E(v) = -b.v - sum_j softplus(D c_j + (v W)_j): Salakhutdinov & Hinton 2009, eq. 5, with the hidden units
+    summed out. W (K, hidden), b (K,), c (hidden,), their a. Given h the D words are independent, each from the softmax
+    of b + W h (their eq. 3); given v the hidden units are, p(h_j = 1 | v) = sigmoid(D c_j + (v W)_j) (their eq. 4).
+
+    With `bias_gradient` without_length dE/dc leaves out its factor D, as public implementations of the paper do: then
+    what `energy_vjp` gives is the gradient of no function.
+    """
+
+    called = "replicated softmax"
+    tempers = False
+
+    def __init__(
+        self, space: Counts, hidden: int, weight_std: float, mean: Tensor, key: Key, bias_gradient: BiasGradient
+    ) -> None:
+        super().__init__()
+        self.space: Counts = space
+        self.hidden, self.bias_gradient = hidden, bias_gradient
+        self.W = nn.Parameter(weight_std * rng.normal((space.sites, hidden), key))
+        self.b = nn.Parameter(mean.log())
+        self.c = nn.Parameter(torch.zeros(hidden))
+
+    def hidden_logits(self, v: Tensor) -> Tensor:
+        """D c + v W, (batch, hidden)."""
+        return torch.addmm(v.sum(1, keepdim=True) * self.c, v, self.W)
+
+    def word_logits(self, h: Tensor) -> Tensor:
+        """b + W h, of which each word is a draw from the softmax; (batch, K) for h (batch, hidden)."""
+        return torch.addmm(self.b, h, self.W.T)
+
+    def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
+        """-b.v - sum_j softplus(a_j) with a = `hidden_logits(v)`, (batch,)."""
+        return -(v @ self.b) - softplus(hidden_logits).sum(1)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """The free energy, (batch,)."""
+        return self.free_energy(x, self.hidden_logits(x))
+
+    def word_log_marginal(self, h: Tensor) -> Tensor:
+        """s(h) = c.h + log sum_k exp(b_k + (W h)_k), (batch,).
+
+        The sum over all sequences of D words is sum_v exp(-E(v, h)) = exp(D s(h)), so that Z_D = sum_h exp(D s(h)).
+        """
+        return h @ self.c + self.word_logits(h).logsumexp(1)
+
+    @torch.no_grad()
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The free energy, and its gradient from the same hidden logits."""
+        logits = self.hidden_logits(x)
+        return self.free_energy(x, logits), partial(self.pull, x, logits)
+
+    def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
+        """sum_n w_n dE(v_n)/dtheta: dE/dW = -v sigmoid(a)^T, dE/db = -v, dE/dc = -D sigmoid(a)."""
+        activity = sigmoid(hidden_logits) * -weight[:, None]
+        length = v.sum(1) if self.bias_gradient == "exact" else torch.ones_like(weight)
+        return {"W": v.T @ activity, "b": -(weight @ v), "c": length @ activity}
+
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """h ~ p(h | v), then D words ~ p(. | h), reversible as a kernel on v; every document keeps its length."""
+        h = rng.bernoulli(self.hidden_logits(x), key.fold("hidden"))
+        return rng.multinomial(x.sum(1), self.word_logits(h), key.fold("visible"))
+
+    def log_next_word(self, x: Tensor) -> Tensor:
+        """log p(the word of one place | the words x of all others), (batch, K) for x (batch, K).
+
+        Proportional to exp(-E(v + e_k)): b_k + sum_j softplus(a_j + c_j + W_kj), with a the logits of x.
+        """
+        on = self.hidden_logits(x) + self.c
+        scores = [self.b + softplus(row + self.W).sum(1) for row in on]
+        return torch.stack(scores).log_softmax(1)
+
+
+@register("model", "replicated_softmax")
+class ReplicatedSoftmaxSpec(ModelSpec):
+    """Replicated softmax of word counts, a topic model; the words' bias starts at their frequencies."""
+
+    hidden: Annotated[int, Field(ge=1)]
+    weight_std: Annotated[float, Field(ge=0)]
+    bias_gradient: BiasGradient
+
+    builds = ReplicatedSoftmax
+    spaces = (Counts,)
+
+    @property
+    def inexact(self) -> str | None:
+        """The published update."""
+        return None if self.bias_gradient == "exact" else f"model.bias_gradient = {self.bias_gradient}"
+
+    def parameters(self, space: Space) -> int:
+        """Of W, b and c."""
+        return math.prod(space.shape) * (self.hidden + 1) + self.hidden
+
+    def build(self, space: Space, mean: Tensor, key: Key) -> ReplicatedSoftmax:
+        """W ~ N(0, weight_std^2), b = log of the words' shares `mean`, c = 0."""
+        assert isinstance(space, Counts)
+        return ReplicatedSoftmax(space, self.hidden, self.weight_std, mean, key, self.bias_gradient)
