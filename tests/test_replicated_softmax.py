@@ -11,6 +11,7 @@ from ebm_cli import exact, registry, rng
 from ebm_cli.chains import Chains
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
+from ebm_cli.sampler.length_exchange import exchanged
 from ebm_cli.space import Counts
 
 K, LENGTH, HIDDEN = 4, 3, 2
@@ -206,3 +207,42 @@ def test_noise_has_the_length_of_the_space():
     assert Counts((K,), 7).contains(x)
     assert not Counts((K,), 7).contains(torch.zeros(1, K))
     assert not Counts((K,), 7).contains(x / 2)
+
+
+def test_exchanges_swap_neighbours_by_length_with_their_probability():
+    """Pairs of lengths (10 m + 1, 10 m + 4), whose states have s and s + 0.2 or the reverse."""
+    pairs = 4000
+    length = (10.0 * torch.arange(pairs)[:, None] + torch.tensor([1.0, 4.0])).flatten()
+    up = torch.arange(pairs) % 2 == 0
+    s = torch.stack([torch.where(up, 0.0, 0.2), torch.where(up, 0.2, 0.0)], 1).flatten()
+    order = rng.permutation(2 * pairs, stream(0, "order"))
+    owner, rate = exchanged(torch.arange(2 * pairs), length[order], s[order], 0, stream(0, "swap"))
+    assert torch.equal(owner.sort().values, torch.arange(2 * pairs))
+    swapped = torch.empty(2 * pairs).index_copy(0, order, rate).reshape(pairs, 2)
+    assert torch.equal(swapped[:, 0], swapped[:, 1])
+    assert (swapped[~up] == 1).all()  # the longer document comes to the higher s
+    assert stats.binomtest(int(swapped[up, 0].sum()), pairs // 2, math.exp(-3 * 0.2)).pvalue > FALSE_ALARM
+    second, _ = exchanged(torch.arange(5), torch.arange(5.0), torch.zeros(5), 1, stream(0, "swap"))
+    assert second.tolist() == [0, 2, 1, 4, 3]
+
+
+def test_exchanging_chains_keep_the_distribution_of_every_length():
+    """From exact draws on, so that an error of one step shows; in many small batches, so that neighbours differ."""
+    model, length, batches = small(hidden=3), torch.tensor([1.0, 3, 6, 12]).double(), 800
+    h = torch.tensor([[i & 1, i >> 1 & 1, i >> 2] for i in range(8)]).double()
+    p = (length[:, None] * model.word_log_marginal(h).detach()).softmax(1)
+    assert (p[0] - p[-1]).abs().max() > 0.3  # lengths differ in what they prefer
+    sampler, ends, rates = component("sampler", "length_exchange", exchanges=2), [], []
+    for i in range(batches):
+        drawn = h[rng.categorical(p.log(), stream(i, "h"))]
+        x = rng.multinomial(length, model.word_logits(drawn).detach(), stream(i, "x"))
+        end, info = run(sampler, model, x, 1, stream(i, "run"))
+        ends.append(rng.bernoulli(model.hidden_logits(end), stream(i, "last")))
+        rates.append(info["exchange_rate"].mean())
+        assert torch.equal(end.sum(1), length)
+    assert 0.1 < torch.stack(rates).mean() < 0.9
+    state = (torch.stack(ends).double() @ torch.tensor([1.0, 2.0, 4.0]).double()).long()
+    for column, due in zip(state.T, p, strict=True):
+        kept = due * batches >= 5
+        observed = torch.bincount(column, minlength=8)[kept]
+        assert stats.chisquare(observed, due[kept] / due[kept].sum() * observed.sum()).pvalue > FALSE_ALARM

@@ -1,0 +1,119 @@
+"""One update by CD-1 of a replicated softmax on documents as long as those of 20 Newsgroups."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from _case import Case, Maker, times_faster
+from _ours import DEVICE, configuration, device, updates
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from ebm_cli import registry
+from ebm_cli.dataset.base import Data, Split
+from ebm_cli.dataset.sparse import SparseRows
+from ebm_cli.space import Counts
+
+WORDS, HIDDEN, BATCH, RATE = 2000, 50, 100, 1e-3
+OURS, LOOP, PARTLY = "ours", "loop over documents", "products of the batch, loop over its multinomials"
+
+
+def counts() -> NDArray[np.int32]:
+    """3000 documents of 90 words on average, most shorter and some of thousands; words by Zipf's law."""
+    draws = np.random.default_rng(0)
+    lengths = np.exp(draws.normal(3.9, 1.0, 3000)).astype(np.int64) + 1
+    share = 1 / np.arange(10, WORDS + 10)
+    return draws.multinomial(lengths, share / share.sum()).astype(np.int32)
+
+
+def ours() -> Callable[[], None]:
+    """The recipe rsm_20news with SGD, drawing the batch and reporting included."""
+    registry.load_components()
+    config = {
+        "dataset": configuration("dataset", "bag_of_words"),
+        "model": configuration("model", "replicated_softmax", hidden=HIDDEN),
+        "sampler": configuration("sampler", "block_gibbs"),
+        "chains": configuration("chains", "data"),
+        "noise": configuration("noise", "fitted"),
+        "objective": configuration("objective", "cd"),
+        "optimizer": configuration("optimizer", "sgd", lr=RATE),
+    }
+    rows = SparseRows.of(csr_matrix(counts()))
+    space = Counts((WORDS,), 50)
+    split = Split(space, rows, scale=1.0, stochastic=False, labels=None)
+    return updates(config, Data(space, split, None, split).to(DEVICE), BATCH, device("fp32", compiled=False))
+
+
+class Machine:
+    """Weights and a batch at a time in float64, as NumPy has them unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.draws, self.rows, self.first = np.random.default_rng(1), counts().astype(np.float64), 0
+        self.W = 0.01 * self.draws.normal(size=(WORDS, HIDDEN))
+        self.b, self.c = np.zeros(WORDS), np.zeros(HIDDEN)
+
+    def batch(self) -> NDArray[np.float64]:
+        """The next one, (BATCH, WORDS)."""
+        self.first = (self.first + BATCH) % (len(self.rows) - BATCH)
+        return self.rows[self.first : self.first + BATCH]
+
+    def activity(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """p(h = 1 | v) of one document or of several."""
+        return 1 / (1 + np.exp(-(v @ self.W + v.sum(-1, keepdims=True) * self.c)))
+
+    def words(self, h: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """p(word | h) of one document or of several."""
+        logits = h @ self.W.T + self.b
+        share = np.exp(logits - logits.max(-1, keepdims=True))
+        return share / share.sum(-1, keepdims=True)
+
+    def update(self, v: NDArray[np.float64], v_neg: NDArray[np.float64]) -> None:
+        """By the statistics of documents (n, WORDS) and of their chains."""
+        h, h_neg = self.activity(v), self.activity(v_neg)
+        self.W += RATE / BATCH * (v.T @ h - v_neg.T @ h_neg)
+        self.b += RATE / BATCH * (v - v_neg).sum(0)
+        self.c += RATE / BATCH * (h - h_neg).sum(0)
+
+
+def loop() -> Callable[[], None]:
+    """One document after the other, the update of a batch after its documents."""
+    machine = Machine()
+
+    def update() -> None:
+        W, b, c = np.zeros_like(machine.W), np.zeros_like(machine.b), np.zeros_like(machine.c)
+        for v in machine.batch():
+            h = machine.activity(v)
+            p = machine.words(machine.draws.random(HIDDEN) < h)
+            v_neg = machine.draws.multinomial(int(v.sum()), p).astype(np.float64)
+            h_neg = machine.activity(v_neg)
+            W += np.outer(v, h) - np.outer(v_neg, h_neg)
+            b += v - v_neg
+            c += h - h_neg
+        machine.W += RATE / BATCH * W
+        machine.b += RATE / BATCH * b
+        machine.c += RATE / BATCH * c
+
+    return update
+
+
+def partly() -> Callable[[], None]:
+    """Products of the whole batch, one multinomial for each document."""
+    machine = Machine()
+
+    def update() -> None:
+        v = machine.batch()
+        p = machine.words(machine.draws.random((BATCH, HIDDEN)) < machine.activity(v))
+        drawn = [machine.draws.multinomial(int(n), row) for n, row in zip(v.sum(1), p, strict=True)]
+        machine.update(v, np.array(drawn, np.float64))
+
+    return update
+
+
+def makers(quick: bool) -> Mapping[str, Maker]:
+    """All documents of a batch at once against one after the other."""
+    return {OURS: ours, PARTLY: partly, LOOP: loop}
+
+
+TITLE = (
+    f"An update by CD-1 of a replicated softmax with {HIDDEN} hidden units on {BATCH} documents, {WORDS} words known."
+)
+CASES = (Case("replicated_softmax", TITLE, makers, (times_faster(LOOP, OURS, 10.0),), OURS, rounds=6, warmup=1),)
