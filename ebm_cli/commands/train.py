@@ -117,7 +117,7 @@ def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
     return None, composition.resolved(composed)
 
 
-_FILES = {"dataset": ("root", "path", "contacts"), "model": ("path",)}
+_FILES = {"dataset": ("root", "path", "contacts", "vocabulary_file"), "model": ("path",)}
 
 
 def _rooted(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +261,8 @@ def _announce(session: Session) -> None:
     for note in session.notes:
         log.info("%s", note)
     components, steps = parts.components, parts.loop.steps
-    for remark in (components.sampler.remark(), components.objective.remark(session.state.model, steps)):
+    remarks = (components.sampler.remark(), components.objective.remark(session.state.model, steps))
+    for remark in (*data.remarks, *remarks):
         if remark:
             log.warning("%s", remark)
     log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)

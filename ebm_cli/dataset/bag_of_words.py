@@ -1,48 +1,88 @@
-"""Word counts of documents."""
+"""Word counts of documents: the user's own texts or counts, or a corpus of the data folder."""
 
-from typing import Annotated, ClassVar
+from pathlib import Path
 
-import numpy as np
-from pydantic import Field
-from scipy.sparse import csr_matrix
-
-from ebm_cli import rng
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
-from ebm_cli.dataset.files import data_root, read_npz
-from ebm_cli.dataset.sparse import SparseRows
+from ebm_cli.dataset import count_files, texts
+from ebm_cli.dataset.base import Raw
+from ebm_cli.dataset.counting import CountedTexts, raw, with_held_out
+from ebm_cli.dataset.files import data_root, missing
+from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
-_PARTS = ("data", "indices", "indptr", "shape", "label")
-_KEYS = [f"{split}_{part}" for split in ("train", "valid", "test") for part in _PARTS]
+_KINDS = "a folder of .txt files, or a .csv, .jsonl, .npz or .mtx file"
 
 
 @register("dataset", "bag_of_words")
-class BagOfWords(Dataset):
+class BagOfWords(CountedTexts):
     """How often each word of a vocabulary is in each document.
 
-    An .npz file has, for train and test, and valid if you like, the parts of a matrix (documents, words) in
-    compressed-sparse-row form, SPLIT_data, SPLIT_indices, SPLIT_indptr and SPLIT_shape, integers SPLIT_label
-    (documents,) if you like, and the words, vocab. A split that it lacks is held out from train.
+    `path`, of the user's own, is one of these; `corpus` is the name of a file text/NAME.npz in the data folder.
+
+    Texts, which are counted as `CountedTexts` says, all in one `encoding`: a folder of .txt files, a document each (if
+    all are in subfolders, the first subfolder on the way to a file is its label); a .csv file, the first line of which
+    names the columns, or a .jsonl file, an object in each line, with the text in `column` and, if you like, labels in
+    the column `label`.
+
+    Counts, whose vocabulary stays as it is: an .npz file with the words, vocab, and, for train and, if you like, valid
+    and test, a matrix (documents, words) in compressed-sparse-row form, SPLIT_data, SPLIT_indices, SPLIT_indptr and
+    SPLIT_shape, and integers SPLIT_label (documents,) if you like; a matrix market file (.mtx) of documents and words
+    with, if you like, the words in the lines of `vocabulary_file`. Splits that are missing are held out from train.
     """
 
     root: str | None
+    corpus: str | None
     path: str | None
-    held_out: Annotated[float, Field(gt=0, le=0.5)]
-    binarize: Binarize
-    values: ClassVar[Values | None] = "counts"
+    column: str
+    label: str | None
+    encoding: str
+    vocabulary_file: str | None
 
     def read(self) -> Raw:
-        """The counts. Raises UserError naming the file and the first thing wrong with it."""
-        path = data_root(self.root) / str(self.path)
-        arrays = read_npz(path, [*_KEYS, "vocab"], f"dataset.path = {self.path}")
-        parts = {}
-        for split in ("train", "test"):
-            data, indices, indptr, shape = (arrays[f"{split}_{part}"] for part in _PARTS[:4])
-            parts[split] = csr_matrix((data, indices, indptr), shape=tuple(shape)), arrays[f"{split}_label"]
-        matrix, label = parts["train"]
-        order = rng.permutation(len(label), rng.stream(0, "bag_of_words", "valid")).numpy()
-        count = round(self.held_out * len(label))
-        valid, train = np.sort(order[:count]), np.sort(order[count:])
-        splits = [(matrix[train], label[train]), (matrix[valid], label[valid]), parts["test"]]
-        first, second, third = (Arrays(SparseRows.of(m), of.astype(np.int64)) for m, of in splits)
-        return Raw("counts", first, second, third, words=tuple(map(str, arrays["vocab"])))
+        """The counts. Raises UserError naming the key, the file and the first thing wrong with it."""
+        texts.check_encoding(self.encoding)
+        path, said = self._path()
+        kind = "folder" if path.is_dir() else path.suffix.lower()
+        self._check_keys(kind)
+        if kind == "folder":
+            return self.counted(texts.of_folder(path, self.encoding, said), said)
+        if kind in texts.TABLES:
+            columns = texts.Columns(self.column, self.label)
+            return self.counted(texts.of_table(path, columns, self.encoding, said), said)
+        if kind == ".npz":
+            splits, words = count_files.of_npz(path, said)
+        elif kind == ".mtx":
+            vocabulary = None if self.vocabulary_file is None else Path(self.vocabulary_file).expanduser()
+            counted, words = count_files.of_matrix_market(path, vocabulary, self.encoding, said)
+            splits = {"train": counted}
+        else:
+            raise UserError(f"{said}: of an unknown kind; give {_KINDS}")
+        splits, empty = with_held_out(splits, self.held_out, said)
+        return raw(splits, words, empty, said)
+
+    def _path(self) -> tuple[Path, str]:
+        """Of the documents, which are there, and how messages begin that are about them."""
+        if (self.path is None) == (self.corpus is None):
+            have = "null, and so is dataset.corpus" if self.path is None else f"{self.path} beside dataset.corpus"
+            raise UserError(
+                f"dataset.path = {have}: name your documents by dataset.path (give {_KINDS}) or those of the data "
+                "folder by dataset.corpus, e.g. 20newsgroups_2000"
+            )
+        if self.path is not None:
+            path, said = Path(self.path).expanduser(), f"dataset.path = {self.path}"
+            if not path.exists():
+                raise UserError(f"{said}: there is no such file or folder; give {_KINDS}")
+            return path, said
+        folder, said = data_root(self.root) / "text", f"dataset.corpus = {self.corpus}"
+        there = sorted(path.stem for path in folder.glob("*.npz"))
+        if self.corpus in there:
+            return folder / f"{self.corpus}.npz", said
+        if not there:
+            raise UserError(missing(folder, f"{self.corpus}.npz"))
+        raise UserError(f"{said}: {folder} has {', '.join(there)}; name one of these, or your own by dataset.path")
+
+    def _check_keys(self, kind: str) -> None:
+        """Raise UserError for a key that says nothing of documents of this kind."""
+        for key, kinds in (("label", texts.TABLES), ("vocabulary_file", (".mtx",))):
+            value = getattr(self, key)
+            if value is not None and kind not in kinds:
+                raise UserError(f"dataset.{key} = {value}: is for {' and '.join(kinds)} files alone; leave it out")
