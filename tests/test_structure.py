@@ -24,7 +24,7 @@ features
 model dataset terminal picture tracker device
 transfer scaled arithmetic
 sampler
-exact acceleration noise lda
+exact acceleration noise lda coherence
 path objective chains optimizer
 classifier
 evaluation checks checkpoint

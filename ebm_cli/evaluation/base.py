@@ -75,6 +75,8 @@ class Evaluation(ABC):
     while_training: bool
     of_words: ClassVar[bool] = False
     """Whether it measures models of a word given its context."""
+    of_counts: ClassVar[bool] = False
+    """Whether it measures models of documents."""
     moves_anywhere: ClassVar[bool] = False
     """Whether it moves chains that begin as noise, wherever the model has a density."""
     asks_for_energy: ClassVar[bool] = True
