@@ -1,6 +1,7 @@
 """The run directory: together with `checkpoint`, the only code that writes to disk for a run.
 
-`config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `train.log` `checkpoints/` `samples/` `evaluations/`.
+`config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `train.log` `vocabulary.txt` `checkpoints/` `samples/`
+`evaluations/`.
 """
 
 import errno
@@ -25,6 +26,9 @@ from PIL import Image
 
 from ebm_cli import checkpoint
 from ebm_cli.errors import UserError
+
+VOCABULARY = "vocabulary.txt"
+"""One word in each line, for data that are words or counts of them."""
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  # of a file system without hard links
@@ -104,6 +108,21 @@ class Run:
         checkpoint.write_synced(temporary, (json.dumps(values, indent=1) + "\n").encode())
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(self.path / name)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Replace a text file below the run directory, in UTF-8, in one motion."""
+        path = self.path / name
+        temporary = path.with_name(f".{path.name}.writing")
+        checkpoint.write_synced(temporary, text.encode())
+        return temporary.rename(path)
+
+    def words(self) -> tuple[str, ...] | None:
+        """The vocabulary of the data, by the words' numbers; None if the file is missing or holds anything else."""
+        try:
+            found = (self.path / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except (OSError, ValueError):
+            return None
+        return tuple(found) if all(word and word.isprintable() for word in found) else None
 
     def write_image(self, name: str, image: NDArray[np.uint8]) -> Path:
         """A PNG below the run directory."""

@@ -153,6 +153,14 @@ def test_documents_without_words_are_left_out_and_named(tmp_path):
     assert not bag(folder(tmp_path / "other", {f"{i}.txt": f"good words {i}" for i in range(5)})).read().remarks
 
 
+def test_empty_documents_are_not_held_out(tmp_path):
+    """Of three with words and nine without, each split has one."""
+    texts = {f"{i}.txt": "" for i in range(9)} | {f"{name}.txt": "red green" for name in "abc"}
+    raw = bag(folder(tmp_path, texts)).read()
+    assert [len(part.values) for part in (raw.train, raw.valid, raw.test)] == [1, 1, 1]
+    assert raw.remarks == ("9 documents of 12 without any word of the vocabulary left out: 0.txt, 1.txt, 2.txt, ...",)
+
+
 def test_an_encoding_is_that_of_every_file(tmp_path):
     texts = {f"{i}.txt": "café noir" for i in range(4)}
     assert bag(folder(tmp_path, texts, "latin-1"), encoding="latin-1").read().words == ("café", "noir")

@@ -12,22 +12,30 @@ from torch import Tensor
 
 from ebm_cli import picture
 from ebm_cli.checkpoint import write_synced
+from ebm_cli.commands import documents
 from ebm_cli.commands.parts import accelerated, checked
-from ebm_cli.commands.trained import Wanted, open_trained
+from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.engine import Work
+from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
-from ebm_cli.space import Categorical, Space
+from ebm_cli.space import Categorical, Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
+from ebm_cli.train import Parts, TrainState
 
 _TYPES: dict[str, type] = {
     "binary": np.uint8,
     "spin": np.int8,
     "categorical": np.uint8,
     "words": np.int32,
+    "counts": np.int32,
 }  # written, by the space
+_TEXTS = {"words": "words.txt", "counts": "documents.txt"}
+_SHOWN, _WIDTH = 5, 120  # samples printed, and their characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +47,14 @@ class Settings:
     n: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     start: Literal["noise", "chains"]
+    length: Annotated[int, Field(ge=1, le=2**20)] | None
+    given: list[str]
     seed: Annotated[int, Field(ge=0)]
     plugins: list[str]
 
 
 def sample(config: Mapping[str, Any]) -> int:
-    """Run n chains, write `samples/<time>/{samples.npz, grid.png}`; the exit code."""
+    """Run n chains, write `samples/<time>/samples.npz` with a picture or text beside it; the exit code."""
     groups = ("sampler", "device")
     settings = {key: value for key, value in config.items() if key not in groups}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
@@ -52,32 +62,72 @@ def sample(config: Mapping[str, Any]) -> int:
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
         trained = open_trained(wanted, with_data=False)
         parts, state = trained.parts, trained.state
+        documents.check_keys(asked.length, asked.given, asked.start, state.model)
+        words = _words(trained, asked.given)
+        model, given, likely = state.averaged_model(), None, list[str]()
+        if isinstance(model, ReplicatedSoftmax):
+            given = documents.counts(asked.given, words, model)
+            likely = documents.next_words(model, given, words) if asked.given else []
+            model = documents.conditional(model, given, asked.length)
         work = Work(asked.n * asked.steps, asked.steps)
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
-        subject = Subject(
-            state.averaged_model(), parts.data, "test", parts.components.sampler, state.chains(),
-            stream(asked.seed, "sample", state.step), parts.device,
-        )  # fmt: skip
-        if asked.start == "chains" and len(state.store) < asked.n:
-            log.warning("the run keeps %d chains; the other %d start from noise", len(state.store),
-                        asked.n - len(state.store))  # fmt: skip
-        remark = parts.components.sampler.remark()
-        if remark:
-            log.warning("%s", remark)
-        x, scale = draw(subject, asked.n, asked.steps, asked.start)
-        for name, value in scale.items():
-            log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)
-        x = x.cpu()
-    file = _written(trained.run, parts.data.space, x, scale)
+        x, scale = _drawn(parts, state, model, asked)
+        x = (x if given is None else x + given).cpu()
+    space = parts.data.space
+    text = documents.lines(space, x, words) if words else []
+    file = _written(trained.run, space, x, scale, text)
     output.print(f"{asked.n} samples after {asked.steps} steps: {file}", soft_wrap=True)
-    if parts.data.space.pictured:
-        output.print(f"picture: {file.with_name('grid.png')}", soft_wrap=True)
+    _show(space, file, text)
+    for line in likely:
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _written(run: Run, space: Space, x: Tensor, scale: Mapping[str, float]) -> Path:
-    """samples.npz in a new folder, a picture beside it where there is anything to see."""
+def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
+    """The run's vocabulary; none where its data are no words, or with a warning where it cannot be read."""
+    space = trained.parts.data.space
+    if not isinstance(space, Words | Counts):
+        return ()
+    try:
+        return documents.vocabulary(trained.run, space)
+    except UserError as error:
+        if given:
+            raise
+        log.warning("%s; samples are written as numbers alone", error)
+        return ()
+
+
+def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings) -> tuple[Tensor, dict[str, float]]:
+    """Where the chains are after their steps, (n, *shape), and the step size that was found."""
+    sampler, key = parts.components.sampler, stream(asked.seed, "sample", state.step)
+    subject = Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
+    if asked.start == "chains" and len(state.store) < asked.n:
+        log.warning(
+            "the run keeps %d chains; the other %d start from noise", len(state.store), asked.n - len(state.store)
+        )
+    remark = sampler.remark()
+    if remark:
+        log.warning("%s", remark)
+    x, scale = draw(subject, asked.n, asked.steps, asked.start)
+    for name, value in scale.items():
+        log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)
+    return x, scale
+
+
+def _show(space: Space, file: Path, text: list[str]) -> None:
+    """Where to look, and of samples that are words the first ones."""
+    if space.pictured:
+        output.print(f"picture: {file.with_name('grid.png')}", soft_wrap=True)
+    if text:
+        output.print(f"text: {file.with_name(_TEXTS[space.name])}", soft_wrap=True)
+    for line in text[:_SHOWN]:
+        short = line if len(line) <= _WIDTH else line[: line.rindex(" ", 0, _WIDTH)] + " ..."
+        output.print(f"  {short}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _written(run: Run, space: Space, x: Tensor, scale: Mapping[str, float], text: list[str]) -> Path:
+    """samples.npz in a new folder, a picture or a text beside it where there is anything to see."""
     folder, buffer = run.new_folder("samples"), io.BytesIO()
     values = space.decode(x) if isinstance(space, Categorical) else x
     arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(space.name, np.float32)), **scale}
@@ -85,4 +135,6 @@ def _written(run: Run, space: Space, x: Tensor, scale: Mapping[str, float]) -> P
     write_synced(folder / "samples.npz", buffer.getvalue())
     if space.pictured:
         run.write_image(str(folder.relative_to(run.path) / "grid.png"), picture.grid(space, x))
+    if text:
+        run.write_text(str(folder.relative_to(run.path) / _TEXTS[space.name]), "\n".join(text) + "\n")
     return folder / "samples.npz"

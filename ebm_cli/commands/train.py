@@ -1,7 +1,7 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,7 +168,20 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     elif ranks.current().leads:
         facts = {"choices": dict(request.chosen), "overrides": list(request.overrides)}
         found = _created(request.directory, config, facts)
-    return Session(parts, state, plan, kept, tracker, found or Run(request.directory), config, notes)
+    home = found or Run(request.directory)
+    if ranks.current().leads:
+        _record_words(home, parts.data.words)
+    return Session(parts, state, plan, kept, tracker, home, config, notes)
+
+
+def _record_words(home: Run, words: Sequence[str]) -> None:
+    """The vocabulary where there is one, so that samples can be read without the data."""
+    if not words or (home.path / run.VOCABULARY).exists():
+        return
+    try:
+        home.write_text(run.VOCABULARY, "\n".join(words) + "\n")
+    except OSError as error:
+        raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({run.VOCABULARY})") from error
 
 
 def _created(path: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Run:

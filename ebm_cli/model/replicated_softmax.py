@@ -1,6 +1,7 @@
 """Replicated softmax: a family of restricted Boltzmann machines, one for each length of a document."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -90,6 +91,33 @@ class ReplicatedSoftmax(Blocked):
         on = self.hidden_logits(x) + self.c
         scores = [self.b + softplus(row + self.W).sum(1) for row in on]
         return torch.stack(scores).log_softmax(1)
+
+
+class GivenWords(Blocked):
+    """The other words x (K,) of documents that have `given` words already: p(x | g) is proportional to exp(-E(x + g)).
+
+    E is the energy of the whole document, whose length is that of x and g together; the words of x are the ones of
+    their own places, so their number is that of the sequences of these. A sweep draws h ~ p(h | x + g) and each word
+    of x from the softmax of b + W h: block Gibbs in which the given words stay.
+    """
+
+    called = "replicated softmax with words given"
+    tempers = False
+
+    def __init__(self, model: ReplicatedSoftmax, given: Tensor, length: int) -> None:
+        """`given` (K,) are counts; `length` is that of x where none is given."""
+        super().__init__()
+        self.model, self.given = model, given
+        self.space: Counts = replace(model.space, length=length)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Of the whole document, (batch,)."""
+        return self.model.energy(x + self.given)
+
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """h ~ p(h | x + g), then the words of x ~ p(. | h), reversible as a kernel on x."""
+        h = rng.bernoulli(self.model.hidden_logits(x + self.given), key.fold("hidden"))
+        return rng.multinomial(x.sum(1), self.model.word_logits(h), key.fold("visible"))
 
 
 @register("model", "replicated_softmax")
