@@ -44,7 +44,7 @@ def correlation(documents: csr_matrix, activity: NDArray[np.float64]) -> NDArray
     them go with nothing: 0.
     """
     present = csc_matrix(documents > 0, dtype=np.float64)
-    share = np.asarray(present.mean(0)).ravel()
+    share = present.getnnz(0) / len(activity)
     apart = activity - activity.mean(0)
     spread = np.sqrt(share * (1 - share))[:, None] * activity.std(0)
     together = present.T @ apart / len(activity)
