@@ -144,9 +144,15 @@ def target(name: str) -> EnergyModel:
     return small_model(*PAIRS[name])
 
 
+@lru_cache
+def example(name: str) -> EnergyModel:
+    """The target as something to ask and never to change: building it for each question would take longer."""
+    return target(name)
+
+
 def names_of(kind: type) -> list[str]:
     """Names of the targets that are models of this kind."""
-    return [name for name in PAIRS if isinstance(target(name), kind)]
+    return [name for name in PAIRS if isinstance(example(name), kind)]
 
 
 def double_states(model: EnergyModel) -> torch.Tensor:
@@ -251,7 +257,7 @@ def _telling(label: str, name: str) -> bool:
 FITTING = [
     (label, name)
     for label, name in itertools.product(SAMPLERS, PAIRS)
-    if fits(SAMPLERS[label], target(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1]) and _telling(label, name)
+    if fits(SAMPLERS[label], example(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1]) and _telling(label, name)
 ]
 
 
@@ -274,10 +280,10 @@ def quick(pairs):
 
 
 def _matters(label: str, name: str) -> bool:
-    return name in SHIPPED or (label in USUAL and target(name).compiles)
+    return name in SHIPPED or (label in USUAL and example(name).compiles)
 
 
-KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(target(name), GaussianProduct | GaussianRBM)]
+KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(example(name), GaussianProduct | GaussianRBM)]
 INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact and t in KNOWN]
 FITTING_DISCRETE = [(s, t) for s, t in FITTING if t in DISCRETE]
 
