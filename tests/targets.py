@@ -257,7 +257,9 @@ def _telling(label: str, name: str) -> bool:
 FITTING = [
     (label, name)
     for label, name in itertools.product(SAMPLERS, PAIRS)
-    if fits(SAMPLERS[label], example(name)) and isinstance(PAIRS[name][1], _SETTINGS[label][1]) and _telling(label, name)
+    if fits(SAMPLERS[label], example(name))
+    and isinstance(PAIRS[name][1], _SETTINGS[label][1])
+    and _telling(label, name)
 ]
 
 
