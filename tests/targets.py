@@ -238,10 +238,17 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
     return able and sampler.misfit(model.space) is None
 
 
+def reach(sampler: Sampler) -> float:
+    """How far one step goes on real numbers: the sum of its leaps, 1 where conditionals are drawn from."""
+    return getattr(sampler, "step_size", 1.0) * getattr(sampler, "leapfrog", 1)
+
+
 NETWORKS = (
     "mlp",
     "convnet",
     "resnet",
+    "resnet_binary",
+    "resnet_categorical",
     "multiscale",
     "jem",
     "flow",
@@ -251,7 +258,9 @@ NETWORKS = (
 
 def _telling(label: str, name: str) -> bool:
     """Whether a pair shows what others do not: no network but one needs more than two of the shipped samplers."""
-    return label in ("langevin", "mala") or name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS
+    if name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS:
+        return True
+    return label in (("gwg", "metropolis") if name in DISCRETE else ("langevin", "mala"))
 
 
 FITTING = [
