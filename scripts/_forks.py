@@ -1,6 +1,7 @@
 """A function called in forks of this process, which has imported what is slow to import already."""
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -9,8 +10,12 @@ import tempfile
 import time
 import traceback
 
-for _package in ("torch", "numpy", "sklearn.metrics", "pydantic", "hydra", "omegaconf", "rich", "pytest"):
+for _package in (
+    *("torch", "numpy", "sklearn.metrics", "pydantic", "hydra", "omegaconf", "rich", "zuko", "PIL.Image"),
+    *("pytest", "_pytest.logging", "xdist.plugin", "xdist.looponfail", "pytest_timeout"),
+):
     importlib.import_module(_package)
+gc.freeze()  # forks would else look through all of that for garbage
 
 
 def each(items, call, parallel, limit):

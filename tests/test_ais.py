@@ -13,6 +13,7 @@ from targets import (
     ENGINES,
     FALSE_ALARM,
     INVARIANT,
+    NETWORKS,
     SAMPLERS,
     SIGMAS,
     assert_close,
@@ -26,6 +27,7 @@ from targets import (
     matrix_of,
     names_of,
     quick,
+    reach,
     small_data,
     target,
 )
@@ -146,9 +148,24 @@ def test_conditionals_of_a_tempered_model_are_its_energy_differences(model_name,
     assert all(torch.equal(sites.x, plain.x) for sites in found)
 
 
-PATHS = [*((lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC), *((lambda t=t: bipartite(t)) for t in BIPARTITE)]
-LABELS = [*(f"{s}-{t}" for s, t in GEOMETRIC), *(f"bipartite-{t}" for t in BIPARTITE)]
-paths = pytest.mark.parametrize("make", PATHS, ids=LABELS)
+PATHS = {f"{s}-{t}": (lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC}
+PATHS |= {f"bipartite-{t}": (lambda t=t: bipartite(t)) for t in BIPARTITE}
+
+
+def each(made):
+    """Tests of these paths; annealing to a network is no other than to closed forms, and long."""
+    long = pytest.mark.long
+    return pytest.mark.parametrize(
+        "make", [pytest.param(make, id=name, marks=[long] * is_network(name)) for name, make in made.items()]
+    )
+
+
+def is_network(name):
+    """Whether the model named last, `SAMPLER-MODEL-SPACE`, is one."""
+    return name.rsplit("-", 2)[-2] in NETWORKS
+
+
+paths = each(PATHS)
 
 
 # Unbiased estimates of Z
@@ -215,8 +232,8 @@ MILD = ("ising-spin", "potts-categorical")  # strong enough as they are: the wei
 EXACT_PATHS = {
     f"{s}-{t}": (lambda s=s, t=t: geometric(s, t, 1.0 if t in MILD else 2.5)) for s, t in GEOMETRIC_WITH_MATRIX
 }
-EXACT_PATHS |= {"bipartite-rbm": lambda: bipartite("rbm-binary", 2.5)}
-exact_paths = pytest.mark.parametrize("make", EXACT_PATHS.values(), ids=EXACT_PATHS)
+EXACT_PATHS |= {"bipartite-rbm-binary": lambda: bipartite("rbm-binary", 2.5)}
+exact_paths = each(EXACT_PATHS)
 
 
 @exact_paths
@@ -278,10 +295,11 @@ def test_ais_and_raise_bracket_the_likelihood(make):
     """On average log w is below log Z, and RAISE below the annealed likelihood; with many temperatures both are near.
 
     "Near" is five standard errors of the means; the bias left at 300 temperatures is of their order for fast kernels,
-    and half a nat for steps of 0.1 on R^2, which get more.
+    and half a nat for steps of 0.1 on R^2, which get more by as much as their steps are short.
     """
     path = make()
-    temperatures = 3000 if isinstance(path.model.space, Real) else 300
+    by_steps = isinstance(path, GeometricPath) and isinstance(path.model.space, Real)
+    temperatures = max(300, round(300 / reach(path.forward))) if by_steps else 300
     x = exact.sample(path.model, 200, stream(0, "x"))
     log_z = log_z_of(path)
     with torch.no_grad():
@@ -340,7 +358,9 @@ CASES = {
 CASES |= dict.fromkeys([("rbm-binary", "block_gibbs"), ("rbm-binary", "gibbs"), ("boltzmann-binary", "gibbs")])
 
 
-@pytest.mark.parametrize(("model_name", "sampler"), CASES)
+@pytest.mark.parametrize(
+    ("model_name", "sampler"), [pytest.param(*case, marks=[pytest.mark.long] * is_network(case[0])) for case in CASES]
+)
 def test_the_evaluation_finds_the_exact_values(model_name, sampler):
     """Easy cases: log Z within 0.1 nat and inside its own interval, RAISE near the likelihood of its rows."""
     about = subject(model_name, sampler)

@@ -250,8 +250,8 @@ def test_the_battery_notices_flaws():
 
 # Dieharder
 
-DIEHARDER = {"birthdays": 0, "ranks 6x8": 3, "runs": 15, "craps": 16, "monobit": 100,
-             "STS runs": 101, "bytes": 205, "squeeze": 13}  # fmt: skip
+# Its counts of bits and of ascending runs would say again what the battery says.
+DIEHARDER = {"birthdays": 0, "ranks 6x8": 3, "squeeze": 13, "craps": 16, "STS runs": 101, "bytes": 205}
 
 
 @pytest.mark.long

@@ -132,7 +132,7 @@ def test_training_steps_are_those_of_the_plain_code(engine):
 KERNELS = [
     ("block_gibbs", "rbm-binary", ()),
     ("metropolis-2", "boltzmann-binary", ()),
-    ("gwg-2", "rbm-binary", ()),
+    ("gwg-2", "rbm-binary", pytest.mark.long),
     ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
     ("hamming_ball-2", "rbm-binary", pytest.mark.long),
     ("metropolis", "rbm-binary", pytest.mark.long),

@@ -12,7 +12,7 @@ from cli_helpers import ebm
 from targets import assert_mean, component, shipped, small_model, small_run
 from torch.testing import assert_close
 
-from ebm_cli import rng
+from ebm_cli import classifier, rng
 from ebm_cli.augmentation import TRANSFORMS, Strengths
 from ebm_cli.classifier import judge
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw
@@ -354,6 +354,7 @@ def test_energies_that_run_apart_stop_the_run_by_name():
 # The classifier and long runs
 
 
+@pytest.mark.long
 def test_the_classifier_of_digits_is_right_about_most():
     data = component("dataset", "digits").load((Box,))
     found = judge(data, data.test, stream(0))
@@ -364,8 +365,22 @@ def test_the_classifier_of_digits_is_right_about_most():
     assert (sure.sum(1) <= 1 + 1e-6).all()
     assert sure.amax(1).mean() > 0.9
     assert found.probabilities(data.space.noise(500, stream(9))).amax(1).mean() < 0.05
-    again = judge(data, data.test, stream(0))
-    assert torch.equal(found.features(data.test.all()[:5]), again.features(data.test.all()[:5]))
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_classifier_is_a_function_of_its_key():
+    data = component("dataset", "digits").load((Box,))
+    judges = [judge(data, data.test, stream(seed)) for seed in (0, 0, 1)]
+    assert all(each.mistaken < 0.5 for each in judges), "what is no image is none of the classes"
+    a, b, c = (each.features(data.test.all()[:5]) for each in judges)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A classifier of few steps, where it matters that there is one and not how often it is right."""
+    monkeypatch.setattr(classifier, "_UPDATES", 50)
 
 
 def test_another_noise_of_a_sampler_within():
@@ -402,6 +417,7 @@ QUICK = (
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("hasty")
 def test_an_image_run_from_start_to_long_chains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = ebm(QUICK + "sampler=augmented sampler.kernel.noise=0.01 objective.kl=du2021 evaluation=[samples]")
@@ -486,6 +502,7 @@ def test_kernel_distance_by_hand():
     assert kernel_distance(x, y) == pytest.approx(1.0 + 2.5**3 - 2 * cross)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_samples_of_an_image_run_have_distances(tmp_path, monkeypatch):
     """Those of data are small, those of noise are not; Inception is refused by name where it is not at hand."""
     monkeypatch.chdir(tmp_path)

@@ -23,9 +23,13 @@ SHORT = ["steps=40", "eval_every=20", "save_every=20", "tracker=none", "evaluati
 
 
 def trained(directory, *overrides, ranks=1):
-    """The tensors of the last checkpoint of a run with so many ranks, in processes of their own."""
-    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, f"device.ranks={ranks}",
-               f"hydra.run.dir={directory}", *overrides]  # fmt: skip
+    """The tensors of the last checkpoint of a run; several ranks are processes of their own."""
+    words = [*SHORT, f"device.ranks={ranks}", f"hydra.run.dir={directory}", *overrides]
+    if ranks == 1:
+        answer = ebm("train", *words)
+        assert answer.code == 0, answer.err
+        return last(directory), answer.err
+    command = [sys.executable, "-m", "ebm_cli", "train", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return last(directory), done.stderr
@@ -51,7 +55,7 @@ def test_two_ranks_train_as_one(tmp_path):
     "overrides",
     [
         ["chains=replay", "chains.size=300", "chains.steps=2", "objective.centered=true", *ADAM],
-        ["chains=replay_data", "chains.size=300", "sampler=gibbs"],
+        ["chains=replay_data", "chains.size=300", "sampler=gibbs", "steps=20"],
         ["chains=data", "sampler=metropolis"],
         ["chains=noise", "optimizer.momentum=0.5", "optimizer.ema=0.5", "optimizer.ema_start=0"],
     ],
@@ -94,7 +98,8 @@ def test_torchrun_starts_ranks_too(tmp_path):
 @pytest.mark.long
 def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
     command = [sys.executable, "-m", "ebm_cli", "train", "steps=1000000", "tracker=none", "evaluation=[]",
-               "device.ranks=2", "log_every=10", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+               "device.ranks=2", "device.compile=never", "log_every=10",
+               f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 100
@@ -117,11 +122,7 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
 )
 @pytest.mark.long
 def test_what_cannot_be_shared_is_refused_in_one_sentence(tmp_path, overrides, sentence):
-    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, *overrides, f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_refused(ebm("train", *SHORT, *overrides, f"hydra.run.dir={tmp_path / 'run'}"), sentence)
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebm_cli import listing, registry
+from ebm_cli import classifier, listing, registry
 from ebm_cli.cli import COMMANDS, dispatch
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +49,7 @@ def test_there_are_commands_of_every_kind():
 def test_the_commands_after_training_run(tmp_path, monkeypatch, capfd):
     """Resume, sample and evaluate lines, on small runs in place of RUN and IMAGES."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(classifier, "_UPDATES", 20)
     assert dispatch(["train", "hydra.run.dir=outputs/RUN", "model.hidden=8", *SMALL]) == 0
     images = ["model=convnet", "model.widths=[4]", "objective=ml_replay", "chains.size=20", "chains.steps=2"]
     assert dispatch(["train", "hydra.run.dir=outputs/IMAGES", *images, *SMALL]) == 0

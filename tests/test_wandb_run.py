@@ -105,7 +105,7 @@ def test_a_wandb_that_fails_does_not_stop_the_run(offline, monkeypatch, capfd, i
 
 def test_the_tracker_of_a_killed_run_ends_and_leaves_what_it_has(offline):
     """On its own, but not with Ctrl-C or SIGTERM, which batch systems send to every process."""
-    command = [sys.executable, "-m", "ebm_cli", *ARGUMENTS, "steps=1000000"]
+    command = [sys.executable, "-m", "ebm_cli", *ARGUMENTS, "steps=1000000", "device.compile=never"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
