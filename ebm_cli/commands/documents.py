@@ -1,6 +1,7 @@
 """What `ebm sample` does with words: documents of a length that contain some of them, and samples written as text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from ebm_cli.errors import UserError, nearest
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import GivenWords, ReplicatedSoftmax
 from ebm_cli.run import VOCABULARY, Run
+from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.block_gibbs import BlockGibbs
+from ebm_cli.sampler.length_exchange import LengthExchange
 from ebm_cli.space import Counts, Space, Words
 
 _LIKELY = 10
@@ -49,6 +53,11 @@ def counts(given: Sequence[str], words: Sequence[str], model: ReplicatedSoftmax)
             raise UserError(f"given = [{','.join(given)}]: the vocabulary of the run lacks {word!r}{close}")
     index = torch.tensor([number[word] for word in given], dtype=torch.long)
     return torch.bincount(index, minlength=model.space.sites).to(model.W)
+
+
+def moving(sampler: Sampler[Any, Any]) -> Sampler[Any, Any]:
+    """The run's sampler without exchanges between lengths: all samples have the same."""
+    return BlockGibbs(backwards=False) if isinstance(sampler, LengthExchange) else sampler
 
 
 def conditional(model: ReplicatedSoftmax, given: Tensor, length: int | None) -> GivenWords:
