@@ -124,7 +124,7 @@ class Perplexity(Evaluation):
         risen = length_path.forward(path, rungs, lengths, self.chains, key.fold("forward"), engine)
         ends = risen.ends(key.fold("ends"))
         down = length_path.backward(path, rungs, lengths, ends, key.fold("backward"), engine)
-        log_w, alone = risen.log_w, lengths * risen.best - path.log_z_base
+        log_w, alone = risen.log_w, lengths.double() * risen.best - path.log_z_base
         index = rng.integers(self.chains, (self.bootstrap, self.chains), key.fold("bootstrap"), log_w.device)
         share = torch.zeros(self.bootstrap, self.chains, dtype=torch.float64, device=log_w.device)
         share.scatter_add_(1, index, torch.ones_like(share) / self.chains)
