@@ -25,7 +25,7 @@ model dataset terminal picture tracker device
 transfer scaled arithmetic
 sampler
 exact acceleration noise lda coherence
-path objective chains optimizer
+path length_path objective chains optimizer
 classifier
 evaluation checks checkpoint
 train run

@@ -19,7 +19,7 @@ from ebm_cli.model.families import Family
 from ebm_cli.objective.base import Auxiliary
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Discrete, Space
+from ebm_cli.space import Counts, Discrete, Space
 
 Picture = NDArray[np.uint8]
 
@@ -113,6 +113,8 @@ def refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, An
         return "chains neither come to the support of this family nor move on it, and its log Z is known"
     if isinstance(model, Conditional) and not evaluation.of_words:
         return "it measures whole configurations, this model gives the last word of one given those before it"
+    if isinstance(model.space, Counts) and not evaluation.of_counts:
+        return "it measures configurations of one kind, this model has documents of every length; take perplexity"
     return evaluation.refusal(model, sampler)
 
 

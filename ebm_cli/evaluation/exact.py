@@ -1,9 +1,11 @@
 """Log-likelihood by enumeration."""
 
 import copy
+import math
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ebm_cli import exact
 from ebm_cli.dataset.base import Truth
@@ -11,7 +13,7 @@ from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimens
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import TwoValued
+from ebm_cli.space import Counts, TwoValued
 
 
 @register("evaluation", "exact")
@@ -20,10 +22,15 @@ class Exact(Evaluation):
 
     Nats per example, the standard error of the mean over the split, and for binary data bits per dimension. Where the
     law of the data is known, KL(data || model) = sum_x p(x) (log p(x) - log p_model(x)) in nats too.
+
+    Of documents log p is that of the words in their order, given how many there are, and
+    `exact/perplexity` = exp(-mean of log p / D) of those with D > 0 words.
     """
 
     while_training: bool
     if_too_large: Literal["refuse", "skip"]
+
+    of_counts = True
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """The size, if it is too large."""
@@ -38,6 +45,8 @@ class Exact(Evaluation):
     def evaluate(self, subject: Subject) -> Result:
         """`exact/log_likelihood`, `exact/log_z` and more."""
         model = copy.deepcopy(subject.model).double()
+        if isinstance(model.space, Counts):
+            return Result(_of_documents(model, subject.held_out.all().double()))
         log_z = exact.log_z(model)
         log_p = -model.energy(subject.held_out.all().double()) - log_z
         metrics = {
@@ -49,6 +58,17 @@ class Exact(Evaluation):
             **bits_per_dimension("exact", model.space, log_p.mean().item()),
         }
         return Result(metrics)
+
+
+def _of_documents(model: EnergyModel, x: Tensor) -> dict[str, float]:
+    """`exact/log_likelihood` and `exact/perplexity` of word counts x (documents, K)."""
+    log_p, length = exact.log_likelihood(model, x), x.sum(1)
+    per_word = log_p[length > 0] / length[length > 0]
+    return {
+        "exact/log_likelihood": log_p.mean().item(),
+        **standard_error("exact", log_p),
+        "exact/perplexity": math.exp(-per_word.mean().item()),
+    }
 
 
 def _divergence(model: EnergyModel, truth: Truth, log_z: float) -> dict[str, float]:
