@@ -297,8 +297,8 @@ def test_a_bad_array_is_named(key, tmp_path):
 @pytest.mark.parametrize(
     ("vocab", "said"),
     [
-        (np.array(["ab", "cd", "ab"]), "words 0 and 2 are both 'ab'; they must differ"),
-        (np.array(["ab", "c\nd", "ef"]), "its word 1 is 'c\\nd'; it must be a word"),
+        (np.array(["ab", "cd", "ab"]), "words number 1 and 3 are both 'ab'; they must differ"),
+        (np.array(["ab", "c\nd", "ef"]), "its word number 2 is 'c\\nd'; it must be a word"),
         (np.array([1, 2, 3]), "vocab has type int64 and shape (3,); it must be strings"),
         (np.array(["ab", object(), "cd"], object), "cannot read vocab"),
     ],
@@ -349,7 +349,7 @@ def test_a_bad_folder_is_one_sentence(case, tmp_path):
 BAD_FILES = {
     "t.csv": [
         (b"", "the file is empty; its first line must name the columns"),
-        (b"text;label\na;b\n", "dataset.column = body: not among dataset.path = "),
+        (b"text;label\na;b\n", "t.csv has the columns (between commas) text;label; name one of them"),
         (b"body,text\na,b,c\n", "the record that ends in line 2 has 3 fields, the first line 2; put texts with commas"),
         (b'body\n"a\n', "is no CSV (unexpected end of data); mend it"),
         (b"body\nred green\n\n", "too few documents with words (1)"),
@@ -358,7 +358,7 @@ BAD_FILES = {
     "t.jsonl": [
         (b'{"body": "a"}\n{"body"', "line 2 is no JSON (Expecting ':' delimiter"),
         (b'["a"]', 'line 1 is no JSON object; write {"body": ...}'),
-        (b'\n{"text": "a"}', "dataset.column = body: not among dataset.path = "),
+        (b'\n{"t\\u0007": "a"}', "t.jsonl has in line 2 the keys 't\\x07'; name one of them"),
         (b'{"body": ["a"]}', 'body of line 1 is ["a"]; it must be a string'),
         (b"[" * 100_000, "line 1 is no JSON (maximum recursion depth exceeded"),
     ],
@@ -387,7 +387,7 @@ def test_a_bad_label_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a", "kind": null}')
     with pytest.raises(UserError, match=r"kind of line 1 is null; it must be a string or integer"):
         bag(tmp_path / "t.jsonl", label="kind").read()
-    with pytest.raises(UserError, match=r"dataset.label = sort: not among .* the keys of line 1 text, kind; name one"):
+    with pytest.raises(UserError, match=r"dataset.label = sort: .* has in line 1 the keys text, kind; name one"):
         bag(tmp_path / "t.jsonl", label="sort").read()
 
 

@@ -43,12 +43,12 @@ def test_the_law_of_the_rest_is_that_of_sequences_with_the_given_words():
     assert_close(p, due.detach(), rtol=1e-10)
 
 
-KERNELS = {"block_gibbs": 30, "metropolis": 120}
+KERNELS = {"block_gibbs": 20, "metropolis": 100}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_chains_with_given_words_come_to_the_law_of_the_rest(kernel):
-    model, length, chains = small(2), 6, 4000
+    model, length, chains = small(2), 6, 2000
     what = conditional(model, GIVEN, length)
     assert what.space.length == 3
     x = what.space.noise(chains, stream(2, kernel)).double()
@@ -200,7 +200,8 @@ def test_without_a_vocabulary_samples_are_numbers(content, there):
     x, text = drawn(there)
     assert x.shape == (2, 4)
     assert text is None
-    assert_refused(ebm("sample run=run n=2 steps=1 given=[red]"), said)
+    if content is None:
+        assert_refused(ebm("sample run=run n=2 steps=1 given=[red]"), said)
 
 
 def test_a_resumed_run_writes_a_vocabulary_that_is_missing(there):

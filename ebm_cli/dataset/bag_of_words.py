@@ -1,6 +1,9 @@
 """Word counts of documents: the user's own texts or counts, or a corpus of the data folder."""
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from ebm_cli.dataset import count_files, texts
 from ebm_cli.dataset.base import Raw
@@ -8,6 +11,8 @@ from ebm_cli.dataset.counting import CountedTexts, raw, with_held_out
 from ebm_cli.dataset.files import data_root, missing
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
+
+Name = Annotated[str, Field(min_length=1)]
 
 _KINDS = "a folder of .txt files, or a .csv, .jsonl, .npz or .mtx file"
 
@@ -30,12 +35,12 @@ class BagOfWords(CountedTexts):
     """
 
     root: str | None
-    corpus: str | None
-    path: str | None
+    corpus: Name | None
+    path: Name | None
     column: str
     label: str | None
     encoding: str
-    vocabulary_file: str | None
+    vocabulary_file: Name | None
 
     def read(self) -> Raw:
         """The counts. Raises UserError naming the key, the file and the first thing wrong with it."""

@@ -98,7 +98,8 @@ def of_matrix_market(path: Path, vocabulary: Path | None, encoding: str, said: s
     rows, columns = matrix.shape
     words = tuple(map(str, range(1, columns + 1)))
     if vocabulary is not None:
-        words = checked_words(lines(decoded(vocabulary, encoding, "dataset.vocabulary_file")), str(vocabulary))
+        named = f"dataset.vocabulary_file = {vocabulary}"
+        words = checked_words(lines(decoded(vocabulary, encoding, named)), named)
     if len(words) != columns:
         raise UserError(
             f"dataset.vocabulary_file = {vocabulary}: has {len(words)} words, the matrix {columns} columns and {rows} "

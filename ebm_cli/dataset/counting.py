@@ -193,11 +193,13 @@ def raw(splits: Mapping[str, Counted], words: Sequence[str], empty: Sequence[str
             raise UserError(f"{said}: {name} has {length.max()} words, {LONGEST} at most are counted; cut it")
     train, valid, test = (Arrays(SparseRows.of(found[split].counts), found[split].labels) for split in SPLITS)
     total = len(names) + sum(len(part.names) for part in found.values())
-    return Raw("counts", train, valid, test, words=tuple(words), remarks=(left_out(names, total),) if names else ())
+    why = "; dataset.min_documents, max_documents and vocabulary decide on its words" if more else ""
+    remarks = (f"{left_out(names, total)}{why}",) if names else ()
+    return Raw("counts", train, valid, test, words=tuple(words), remarks=remarks)
 
 
 def left_out(names: Sequence[str], total: int) -> str:
-    """A sentence on documents without words."""
+    """A sentence on documents without words of the vocabulary."""
     few = "1 document of" if len(names) == 1 else f"{len(names)} documents of"
     more = ", ..." if len(names) > _NAMED else ""
     return f"{few} {total} without any word of the vocabulary left out: {', '.join(names[:_NAMED])}{more}"
@@ -206,12 +208,12 @@ def left_out(names: Sequence[str], total: int) -> str:
 def checked_words(words: Iterable[str], said: str) -> tuple[str, ...]:
     """A vocabulary read from a file. Raises UserError, beginning with `said`, unless its words are plain and differ."""
     seen: dict[str, int] = {}
-    for number, word in enumerate(words):
+    for number, word in enumerate(words, 1):
         if not word or not word.isprintable():
             raise UserError(
-                f"{said}: its word {number} is {word!r}; it must be a word, of one line, without control codes"
+                f"{said}: its word number {number} is {word!r}; it must be a word, of one line, without control codes"
             )
         if word in seen:
-            raise UserError(f"{said}: words {seen[word]} and {number} are both {word!r}; they must differ")
+            raise UserError(f"{said}: words number {seen[word]} and {number} are both {word!r}; they must differ")
         seen[word] = number
     return tuple(seen)

@@ -14,6 +14,7 @@ from ebm_cli.errors import UserError
 
 TABLES = (".csv", ".jsonl")
 _MOST_CHARACTERS = 2**31 - 1  # of a field of a .csv file; the csv module's own limit is 131072
+_MOST_NAMED, _LONGEST_LIST = 20, 400  # columns named in a message, and its characters
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ def check_encoding(encoding: str) -> None:
 
 
 def decoded(path: Path, encoding: str, said: str) -> str:
-    """The text of a file, without a byte order mark. Raises UserError naming it."""
+    """The text of a file, without a byte order mark. Raises UserError naming it (`said` is how it is named)."""
     try:
         return path.read_bytes().decode(encoding).removeprefix("\ufeff")
     except OSError as error:
-        raise UserError(f"{said}: {path} cannot be read ({error.strerror}); mend it or take it out") from error
+        raise UserError(f"{said}: cannot be read ({error.strerror}); mend it or take it out") from error
     except UnicodeError as error:
         where = f"byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise UserError(
@@ -63,7 +64,7 @@ def of_folder(folder: Path, encoding: str, said: str) -> list[Document]:
         raise UserError(f"{said}: the folder has no .txt file; one file is one document")
     labelled = all(len(path.parts) > 1 for path in files)
     return [
-        Document(str(path), decoded(folder / path, encoding, said), path.parts[0] if labelled else None)
+        Document(str(path), decoded(folder / path, encoding, f"{said}: {path}"), path.parts[0] if labelled else None)
         for path in files
     ]
 
@@ -87,7 +88,7 @@ def _of_csv(text: str, columns: Columns, said: str) -> Iterator[Document]:
     if not records:
         raise UserError(f"{said}: the file is empty; its first line must name the columns")
     head = records[0][1]
-    _check_columns(columns, head, f"{said}: the columns, with commas between them,")
+    _check_columns(columns, head, "the columns (between commas)", said)
     for line, record in records[1:]:
         if len(record) != len(head):
             raise UserError(
@@ -106,17 +107,21 @@ def _of_jsonl(text: str, columns: Columns, said: str) -> Iterator[Document]:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{said}: line {number} is no JSON ({error}); mend it") from error
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise UserError(f"{said}: line {number} is no JSON ({reason}); mend it") from error
         if not isinstance(found, dict):
             raise UserError(f"{said}: line {number} is no JSON object; write {{{json.dumps(columns.text)}: ...}}")
-        _check_columns(columns, list(found), f"{said}: the keys of line {number}")
+        _check_columns(columns, list(found), f"in line {number} the keys", said)
         yield _document(found, columns, f"line {number}", said)
 
 
-def _check_columns(columns: Columns, there: Sequence[str], said: str) -> None:
+def _check_columns(columns: Columns, there: Sequence[str], what: str, said: str) -> None:
     for key, name in (("column", columns.text), ("label", columns.label)):
         if name is not None and name not in there:
-            raise UserError(f"dataset.{key} = {name}: not among {said} {', '.join(there) or 'none'}; name one of them")
+            known = ", ".join(other if other.isprintable() else repr(other) for other in there[:_MOST_NAMED])
+            raise UserError(
+                f"dataset.{key} = {name}: {said} has {what} {known[:_LONGEST_LIST] or 'none'}; name one of them"
+            )
 
 
 def _document(record: dict[str, Any], columns: Columns, name: str, said: str) -> Document:
