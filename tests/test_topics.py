@@ -35,7 +35,7 @@ def split(rows, labels=None):
 def corpus(n=60, seed=0, labelled=True):
     """Documents of 5 to 20 words, of two kinds: one has the words 0 to 3, the other 4 to 7, both have 8."""
     rng = np.random.default_rng(seed)
-    kinds = rng.integers(2, size=n)
+    kinds = (rng.random(n) < 0.3).astype(int)
     p = np.array([[4, 4, 4, 4, 0.5, 0.5, 0.5, 0.5, 3], [0.5, 0.5, 0.5, 0.5, 4, 4, 4, 4, 3]])
     rows = [rng.multinomial(rng.integers(5, 21), p[kind] / p[kind].sum()) for kind in kinds]
     return split(rows, kinds.tolist() if labelled else None)
@@ -195,6 +195,11 @@ def test_units_that_share_their_words_are_said(undrawn):
     assert len([line for line in result.said if line.startswith("unit ")]) == 1
     probability = evaluation("topics", words=2, score="probability").evaluate(subject(model))
     assert "score=activity looks past" in probability.warnings[0]
+    many = model_of(corpus().space, hidden=20)
+    many.c.zero_()
+    result = evaluation("topics", words=2, score="weight").evaluate(subject(many))
+    assert result.metrics["topics/distinct"] == 9 / 40  # there are no more than nine words
+    assert result.warnings == ()
 
 
 def test_idle_units_are_counted_and_come_last(undrawn):
@@ -206,8 +211,8 @@ def test_idle_units_are_counted_and_come_last(undrawn):
     on = model.hidden_logits(data().train.all().double()).sigmoid()
     assert result.metrics["topics/on"] == pytest.approx(on.mean().item(), abs=1e-12)
     assert "3 of 5 units are off in nearly all documents" in result.warnings[-1]
-    listed = [line.split()[1] for line in result.files["topics.txt"].splitlines() if line.startswith("unit ")]
-    assert listed == [str(int(j)) for j in on.var(0).argsort(descending=True, stable=True)]
+    listed = [line.split(",")[0] for line in result.files["topics.txt"].splitlines() if line.startswith("unit ")]
+    assert listed == [f"unit {j} (on {on[:, j].mean():.1%}" for j in on.var(0).argsort(descending=True, stable=True)]
 
 
 def test_lda_is_measured_the_same_way(undrawn):
@@ -308,24 +313,30 @@ def retrieval_of(model, about, seed=0, **changes):
 def test_representations_are_hidden_units_lda_and_tf_idf(features):
     model, about = model_of(corpus().space), data()
     model.W.mul_(0.1)
-    result = evaluation("retrieval", features=features, lda_topics=2, lda_passes=20).evaluate(subject(model, about))
+    asked = evaluation("retrieval", features=features, lda_topics=2, lda_passes=20)
+    result = asked.evaluate(subject(model, about))
     assert result.warnings == ()
     assert result.images["retrieval"].dtype == np.uint8
     chance = result.metrics["retrieval/by_chance"]
     assert result.files["retrieval.csv"].splitlines()[-1] == f"tf-idf,60,{chance:.6g},1"
     train, test = (part.all().double() for part in (about.train, about.test))
-    logits = [model.hidden_logits(x).detach() for x in (test, train)]
+    logits = [model.hidden_logits(x) for x in (test, train)]
     fitted = lda.fitted(about, 2, 20, 0)
-    idf = ((1 + 60) / (1 + (train > 0).sum(0))).log() + 1
+    idf = ((1 + 60) / (1 + (train > 0).double().sum(0))).log() + 1
     due = {
         "": [a.sigmoid() if features == "probabilities" else a for a in logits],
         "lda_": [fitted.proportions(part.grey) for part in (about.test, about.train)],
         "tfidf_": [test * idf, train * idf],
     }
     relevant = (about.test.labels[:, None] == about.train.labels).numpy()
-    for prefix, pair in due.items():
+    assert chance == pytest.approx(relevant.mean(), abs=1e-12)
+    pairs = asked._representations(subject(model, about))
+    for (prefix, pair), found in zip(due.items(), pairs.values(), strict=True):
         similarity = cosine(*(part.numpy() for part in pair))
+        first, second = (part if isinstance(part, np.ndarray) else part.toarray() for part in found)
+        assert cosine(first, second) == pytest.approx(similarity, abs=1e-9)
         average = np.mean([average_precision_score(row, s) for row, s in zip(relevant, similarity, strict=True)])
+        # Documents of the same few words are tied, which scikit-learn has at one rank.
         assert result.metrics[f"retrieval/{prefix}mean_average_precision"] == pytest.approx(average, abs=0.02)
 
 
@@ -341,6 +352,8 @@ def test_labels_of_no_training_document_and_queries_that_find_themselves_are_sai
     strange = dataclasses.replace(about.test, labels=about.test.labels.clone().index_fill(0, torch.arange(3), 9))
     found = evaluation("retrieval").evaluate(subject(planted(), dataclasses.replace(about, test=strange)))
     assert found.warnings == ("3 queries have labels that no training document has; they are left out",)
+    known = dataclasses.replace(about, test=split(about.test.all().int().numpy()[3:], about.test.labels[3:].tolist()))
+    assert found.metrics == pytest.approx(retrieval_of(planted(), known), abs=1e-12)
     none = dataclasses.replace(about.test, labels=about.test.labels + 7)
     found = evaluation("retrieval").evaluate(subject(planted(), dataclasses.replace(about, test=none)))
     assert (dict(found.metrics), len(found.warnings)) == ({}, 1)
