@@ -290,7 +290,7 @@ def test_documents_are_measured_by_what_is_made_for_them():
     model = build().float()
     sampler = component("sampler", "block_gibbs")
     for name in shipped("evaluation"):
-        part = component("evaluation", name)
+        part = component("evaluation", name, **({"words": 2} if name == "topics" else {}))
         why = base.refusal(part, model, sampler)
         assert (why is None) if part.of_counts else why, name
     assert "take perplexity" in base.refusal(component("evaluation", "ais"), model, sampler)

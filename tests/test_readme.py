@@ -47,19 +47,26 @@ def test_there_are_commands_of_every_kind():
 
 
 def test_the_commands_after_training_run(tmp_path, monkeypatch, capfd):
-    """Resume, sample and evaluate lines, on small runs in place of RUN and IMAGES."""
+    """Resume, sample and evaluate lines, on small runs in place of RUN, IMAGES and TOPICS."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(classifier, "_UPDATES", 20)
     assert dispatch(["train", "hydra.run.dir=outputs/RUN", "model.hidden=8", *SMALL]) == 0
     images = ["model=convnet", "model.widths=[4]", "objective=ml_replay", "chains.size=20", "chains.steps=2"]
     assert dispatch(["train", "hydra.run.dir=outputs/IMAGES", *images, *SMALL]) == 0
+    (tmp_path / "texts").mkdir()
+    for i in range(20):
+        (tmp_path / f"texts/{i}.txt").write_text(f"server socket client connection request word{i % 7} other{i % 3}")
+    counted = ["dataset=bag_of_words", "dataset.path=texts", "dataset.max_documents=1.0"]
+    topics = ["model=replicated_softmax", "model.hidden=2", *counted, *SMALL[:1], "evaluation=[]", "tracker=none"]
+    assert dispatch(["train", "hydra.run.dir=outputs/TOPICS", *topics]) == 0
     short = {"n=100": "n=4", "n=64": "n=4", "steps=1000": "steps=2", "steps=500": "steps=2", "steps=40000": "steps=30"}
     extra = ["evaluation.long_run.steps=4", "evaluation.long_run.chains=4", "evaluation.resample.steps=4",
              "evaluation.ais.temperatures=5", "evaluation.chains.steps=8", "evaluation.chains.warmup=2",
-             "evaluation.mixing.steps=20", "evaluation.mixing.reference_steps=5"]  # fmt: skip
+             "evaluation.mixing.steps=20", "evaluation.mixing.reference_steps=5", "evaluation.topics.words=2",
+             "evaluation.topics.lda_topics=0"]  # fmt: skip
     for line in LINES:
         arguments = [short.get(word, word) for word in words(line)]
-        if "RUN" in line or "IMAGES" in line:
+        if any(run in line for run in ("RUN", "IMAGES", "TOPICS")):
             typed = " ".join(arguments) if arguments[0] == "evaluate" else ""
             chosen = [word for word in extra if word.split(".")[1] in typed]
             assert dispatch(arguments + chosen) == 0, line
