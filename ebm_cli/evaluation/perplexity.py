@@ -57,8 +57,8 @@ class Perplexity(Evaluation):
     E[log Z_hat] <= log Z: `perplexity/model` errs downwards, and by much if the model has modes that no chain meets.
     `model_low` to `model_high`, 95 % by `bootstrap` over chains, knows nothing of these. `upper_bound` is of as many
     chains down again, begun where those up ended, drawn by their weights: it errs upwards, as far as these are draws of
-    the model. Modes that neither has seen make both too low. That is common: contrastive divergence that takes large
-    steps leaves some of a few words each, which only documents longer than the chains of a short AIS can tell.
+    the model. Modes that neither has seen make both too low. Contrastive divergence with large steps leaves such modes,
+    of a few words each: they outweigh all else in long documents, and a short AIS with few chains does not find them.
 
     `perplexity/documents/...` is of a random choice of `documents`, the same for every model and seed. On them
     `annealed_upper_bound` is RAISE with `reverse_chains` each (Burda, Grosse, Salakhutdinov 2015): on average above the
