@@ -191,17 +191,24 @@ def inverted(logits: Tensor, u: Tensor) -> Tensor:
 def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:
     """How often each value comes in `number` (rows,) draws from the softmax of each row of logits (rows, K); (rows, K).
 
-    All draws of all rows are looked up together, so that rows may differ in their number. A value of probability zero
-    is never drawn; other probabilities are right to within 2^-24.
+    A value of probability zero is never drawn; other probabilities are right to within 2^-24.
     """
-    rows, values = logits.shape
-    share = (logits - logits.amax(1, keepdim=True)).exp().double().cumsum(1)
+    return weighted(number, (logits - logits.amax(1, keepdim=True)).exp(), key)
+
+
+def weighted(number: Tensor, weight: Tensor, key: AnyKey) -> Tensor:
+    """The same with probabilities in proportion to each row of weight (rows, K), none negative and not all 0.
+
+    All draws of all rows are looked up together, so that rows may differ in their number.
+    """
+    rows, values = weight.shape
+    share = weight.cumsum(1, dtype=torch.float64)
     row, u = _ragged_uniform(number, key)
     # Row r's shares lie in (r, r + 1], so that one search serves all rows.
-    shelf = torch.arange(rows, device=logits.device)
-    share = share / share[:, -1:] + shelf[:, None]
+    shelf = torch.arange(rows, device=weight.device)
+    share.div_(share[:, -1:].clone()).add_(shelf[:, None])
     found = torch.searchsorted(share.flatten(), u + row, right=True).clamp_max(rows * values - 1)
-    return torch.bincount(found, minlength=rows * values).reshape(rows, values).to(logits.dtype)
+    return torch.bincount(found, minlength=rows * values).reshape(rows, values).to(weight.dtype)
 
 
 def thinned(counts: Tensor, number: Tensor, key: AnyKey) -> Tensor:
@@ -230,9 +237,11 @@ def _ragged_uniform(number: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
     """
     longest, first, width, found = int(number.max()) if len(number) else 0, 0, _TIER, []
     while first < longest:
-        u = uniform((len(number), width), key.fold(first), number.device)
+        words = _words(len(number), width, key.fold(first), number.device)
         wanted = first + torch.arange(width, device=number.device) < number[:, None]
-        found.append((wanted.nonzero()[:, 0], u[wanted].double()))
+        row = wanted.sum(1)
+        u = (words[wanted] >> 8).bitwise_and_(0xFFFFFF).double().mul_(2.0**-24)
+        found.append((torch.arange(len(row), device=row.device).repeat_interleave(row), u))
         first, width = first + width, first + width
     if not found:
         return number.new_zeros(0, dtype=torch.long), number.new_zeros(0, dtype=torch.float64)

@@ -343,7 +343,7 @@ class Counts(Space):
         number = torch.empty_like(size).scatter(
             0, size.argsort(stable=True), due[(2 * rank + 1) * len(due) // (2 * len(x))]
         )
-        more = rng.multinomial((number - size).clamp_min(0), x.log(), key.fold("more"))
+        more = rng.weighted((number - size).clamp_min(0), x, key.fold("more"))
         return rng.thinned(x, number, key.fold("fewer")) + more
 
     def documents(self, length: int) -> Tensor:

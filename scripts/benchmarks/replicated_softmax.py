@@ -14,14 +14,15 @@ from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.space import Counts
 
 WORDS, HIDDEN, BATCH, RATE = 2000, 50, 100, 1e-3
-OURS, LOOP, PARTLY = "ours", "loop over documents", "products of the batch, loop over its multinomials"
+OURS, PARTLY = "ours", "NumPy, products of the batch, loop over its multinomials"
+LOOP, ONLINE = "NumPy, loop over documents", "NumPy, loop over documents, an update with momentum after each"
 
 
 def counts() -> NDArray[np.int32]:
-    """3000 documents of 90 words on average, most shorter and some of thousands; words by Zipf's law."""
+    """3000 documents of 90 words on average, most shorter and some of thousands; words by Zipf's law, in no order."""
     draws = np.random.default_rng(0)
     lengths = np.exp(draws.normal(3.9, 1.0, 3000)).astype(np.int64) + 1
-    share = 1 / np.arange(10, WORDS + 10)
+    share = draws.permutation(1 / np.arange(10, WORDS + 10))
     return draws.multinomial(lengths, share / share.sum()).astype(np.int32)
 
 
@@ -74,6 +75,28 @@ class Machine:
         self.c += RATE / BATCH * (h - h_neg).sum(0)
 
 
+def online() -> Callable[[], None]:
+    """The same with batches of one document, which public implementations have by default."""
+    machine, momentum = Machine(), 0.9
+    W, b, c = np.zeros_like(machine.W), np.zeros_like(machine.b), np.zeros_like(machine.c)
+
+    def update() -> None:
+        nonlocal W, b, c
+        for v in machine.batch():
+            h = machine.activity(v)
+            p = machine.words(machine.draws.random(HIDDEN) < h)
+            v_neg = machine.draws.multinomial(int(v.sum()), p).astype(np.float64)
+            h_neg = machine.activity(v_neg)
+            W = momentum * W + np.outer(v, h) - np.outer(v_neg, h_neg)
+            b = momentum * b + v - v_neg
+            c = momentum * c + h - h_neg
+            machine.W += RATE / BATCH * W
+            machine.b += RATE / BATCH * b
+            machine.c += RATE / BATCH * c
+
+    return update
+
+
 def loop() -> Callable[[], None]:
     """One document after the other, the update of a batch after its documents."""
     machine = Machine()
@@ -110,10 +133,20 @@ def partly() -> Callable[[], None]:
 
 def makers(quick: bool) -> Mapping[str, Maker]:
     """All documents of a batch at once against one after the other."""
-    return {OURS: ours, PARTLY: partly, LOOP: loop}
+    return {OURS: ours, PARTLY: partly, LOOP: loop, ONLINE: online}
 
 
 TITLE = (
     f"An update by CD-1 of a replicated softmax with {HIDDEN} hidden units on {BATCH} documents, {WORDS} words known."
 )
-CASES = (Case("replicated_softmax", TITLE, makers, (times_faster(LOOP, OURS, 10.0),), OURS, rounds=6, warmup=1),)
+CASES = (
+    Case(
+        "replicated_softmax",
+        TITLE,
+        makers,
+        (times_faster(LOOP, OURS, 10.0), times_faster(ONLINE, OURS, 10.0)),
+        OURS,
+        turn=20,
+        rounds=12,
+    ),
+)
