@@ -1,0 +1,17 @@
+"""Our contenders in the benchmarks run: nothing else would notice that one has fallen behind the code."""
+
+import importlib
+
+import pytest
+from targets import ROOT
+
+QUICK = ("gibbs_boltzmann", "gwg", "replicated_softmax", "seed0_nce")  # the others compile, or take long
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", QUICK)
+def test_our_contender_runs(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "benchmarks")
+    for case in importlib.import_module(name).CASES:
+        assert case.ours is not None
+        case.makers(quick=True)[case.ours]()()
