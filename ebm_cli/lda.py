@@ -15,7 +15,7 @@ from ebm_cli.dataset.sparse import SparseRows
 
 
 class LDA:
-    """Topics fitted to the training documents by variational Bayes (Blei, Ng, Jordan 2003; Hoffman, Blei, Bach 2010)."""
+    """Topics fitted to the training documents by variational Bayes (Blei, Ng, Jordan 2003)."""
 
     def __init__(self, fitted: LatentDirichletAllocation) -> None:
         self.fitted = fitted

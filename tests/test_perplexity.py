@@ -296,7 +296,7 @@ def test_documents_are_measured_by_what_is_made_for_them():
     assert "take perplexity" in base.refusal(component("evaluation", "ais"), model, sampler)
     assert base.refusal(component("evaluation", "chains"), model, sampler)
     rbm = target("rbm-binary")
-    assert "model=replicated_softmax" in base.refusal(component("evaluation", "perplexity"), rbm, sampler)
+    assert "that has is replicated_softmax" in base.refusal(component("evaluation", "perplexity"), rbm, sampler)
 
 
 def test_documents_without_a_word_are_named_before_any_work():

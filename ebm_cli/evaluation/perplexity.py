@@ -2,22 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import lda, length_path, rng
+from ebm_cli import length_path, rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.evaluation.ais import log_mean_exp_rows
-from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.base import Result, Subject
+from ebm_cli.evaluation.documents import BesideLDA
 from ebm_cli.length_path import LengthPath
-from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.registry import register
-from ebm_cli.sampler.base import Sampler
 
 Count = Annotated[int, Field(ge=1)]
 _AT_ONCE = 2**24  # counts
@@ -47,7 +46,7 @@ class Estimate(NamedTuple):
 
 
 @register("evaluation", "perplexity")
-class Perplexity(Evaluation):
+class Perplexity(BesideLDA):
     """exp(-mean over documents of log p(v) / D), of the D words of a document v in their order, without D = 0.
 
     log p(v) = -E(v) - log Z_D with a partition function for each length. All are found in one run of AIS (Neal 2001)
@@ -75,16 +74,6 @@ class Perplexity(Evaluation):
     temperatures: Count
     reverse_chains: Count
     bootstrap: Annotated[int, Field(ge=100)]
-    lda_topics: Annotated[int, Field(ge=0)] | None
-    lda_passes: Count
-    lda_seed: Annotated[int, Field(ge=0)]
-
-    of_counts = True
-
-    def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """There must be documents, and hidden units to anneal."""
-        fits = isinstance(model, ReplicatedSoftmax)
-        return None if fits else "documents of words are measured, by model=replicated_softmax"
 
     def lacks(self, data: Data) -> str | None:
         """Documents without a word say nothing."""
@@ -144,10 +133,8 @@ class Perplexity(Evaluation):
             found.append(torch.stack([-model.energy(x), x @ log_unigram]))
         log_f, unigram = torch.cat(found, 1)
         log_p = {"model": log_f - log_z[every.which], "unigram": unigram}
-        if self.lda_topics == 0:
-            return log_p
-        fitted = lda.fitted(data, self.lda_topics or model.hidden, self.lda_passes, self.lda_seed)
-        return log_p | {"lda": fitted.log_bound(rows).to(log_f)[every.row]}
+        beside = self.lda(subject)
+        return log_p if beside is None else log_p | {"lda": beside.log_bound(rows).to(log_f)[every.row]}
 
     def _warnings(self, metrics: Mapping[str, float]) -> tuple[str, ...]:
         """A few chains carry the estimate, or the two ends of the bracket disagree."""
