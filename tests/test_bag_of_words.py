@@ -330,9 +330,13 @@ BAD_FOLDERS = {
     "too rare": (
         ENOUGH,
         {"min_documents": 9},
-        "dataset.min_documents = 9 and dataset.max_documents = 1: leave no word",
+        "dataset.min_documents = 9: leave no word",
     ),
-    "too wide": (ENOUGH, {"max_documents": 0.5}, "leave no word of the 2 in the 2 training documents of dataset.path"),
+    "too wide": (
+        ENOUGH,
+        {"max_documents": 0.5},
+        "dataset.max_documents = 0.5: leave no word of the 2 in the 2 training documents of dataset.path",
+    ),
     "label": (ENOUGH, {"label": "kind"}, "dataset.label = kind: is for .csv and .jsonl files alone; leave it out"),
     "vocabulary": (ENOUGH, {"vocabulary_file": "x"}, "dataset.vocabulary_file = x: is for .mtx files alone; leave it"),
 }

@@ -63,7 +63,14 @@ def completed(line: str, monkeypatch) -> list[str]:
         "ebm train model=rbm model.h": {"model.hidden="},
         "ebm sample che": {"checkpoint="},
         "ebm list mo": {"model"},
-        "ebm list model r": {"rbm", "real_boltzmann", "resnet", "resnet_binary", "resnet_categorical"},
+        "ebm list model r": {
+            "rbm",
+            "real_boltzmann",
+            "replicated_softmax",
+            "resnet",
+            "resnet_binary",
+            "resnet_categorical",
+        },
         "ebm nonsense mo": set(),
     }.items(),
 )

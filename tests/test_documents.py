@@ -87,9 +87,10 @@ def test_next_words_are_those_of_enumeration():
     model, words = small(), ["ab", "cd", "ef", "gh"]
     each = torch.eye(K).double()
     p, alone = ((-model.energy(each + given)).softmax(0).detach() for given in (GIVEN, torch.zeros(K).double()))
+    order = [p.argsort(descending=True).tolist(), (p / alone).argsort(descending=True).tolist()]
     due = [
-        f"{said}: " + ", ".join(f"{words[i]} {value[i]:.3g}{unit}" for i in value.argsort(descending=True).tolist())
-        for said, value, unit in (("next word", p, ""), ("raised most", p / alone, "x"))
+        "next word: " + ", ".join(f"{words[i]} {p[i]:.3g}" for i in order[0]),
+        "raised most: " + ", ".join(f"{words[i]} {(p / alone)[i]:.3g}x" for i in order[1] if GIVEN[i] == 0),
     ]
     assert next_words(model, GIVEN, words) == due
 
@@ -98,6 +99,7 @@ def test_samples_are_written_as_words():
     words = ["ab", "cd", "ef", "gh"]
     x = torch.tensor([[1.0, 0, 3, 1], [0, 2, 0, 0]])
     assert lines(Counts((4,), 3), x, words) == ["ef:3 ab:1 gh:1", "cd:2"]
+    assert lines(Counts((4,), 3), x[:1], words, torch.tensor([1.0, 0, 0, 0])) == ["ab:1 ef:3 gh:1"]
     assert lines(Words((3,), 4), torch.tensor([[0.0, 3, 1], [2, 2, 0]]), words) == ["ab gh cd", "ef ef ab"]
 
 

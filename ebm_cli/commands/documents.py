@@ -73,24 +73,30 @@ def next_words(model: ReplicatedSoftmax, given: Tensor, words: Sequence[str]) ->
     """Two lines on the word that comes next in a document of the given counts g (K,), both exact.
 
     The words with the highest p(w | g), and those with the highest p(w | g) / p(w), p(w) being that of the only word of
-    a document: given words raise the probability of what goes with them, but hardly above that of frequent words.
+    a document, other than those given: given words raise the probability of what goes with them, but hardly above that
+    of frequent words.
     """
     with torch.no_grad():
         log_p, alone = model.log_next_word(torch.stack([given, torch.zeros_like(given)]))
     lines = []
-    for said, value, unit in (("next word", log_p.exp(), ""), ("raised most", (log_p - alone).exp(), "x")):
-        best = value.topk(min(_LIKELY, len(words))).indices.tolist()
+    raised = torch.where(given > 0, 0, (log_p - alone).exp())
+    for said, value, unit in (("next word", log_p.exp(), ""), ("raised most", raised, "x")):
+        best = [i for i in value.topk(min(_LIKELY, len(words))).indices.tolist() if value[i] > 0]
         lines.append(f"{said}: " + ", ".join(f"{words[i]} {value[i]:.3g}{unit}" for i in best))
     return lines
 
 
-def lines(space: Space, x: Tensor, words: Sequence[str]) -> list[str]:
-    """Each row of x (n, *shape) as text: of counts `word:count`, the most frequent word first; of words themselves."""
+def lines(space: Space, x: Tensor, words: Sequence[str], given: Tensor | None = None) -> list[str]:
+    """Each row of x (n, *shape) as text: of words themselves, of counts `word:count`.
+
+    The words of which some are `given` (K,) come first, then the others, the more frequent before the less.
+    """
     if isinstance(space, Counts):
-        return [_counts(row, words) for row in x]
+        first = torch.zeros_like(x[0]) if given is None else (given > 0).to(x)
+        return [_counts(row, row + first * (1 + x.max()), words) for row in x]
     return [" ".join(words[int(i)] for i in row) for row in x]
 
 
-def _counts(row: Tensor, words: Sequence[str]) -> str:
-    order = row.argsort(descending=True, stable=True)
+def _counts(row: Tensor, rank: Tensor, words: Sequence[str]) -> str:
+    order = rank.argsort(descending=True, stable=True)
     return " ".join(f"{words[i]}:{int(row[i])}" for i in order.tolist() if row[i] > 0)

@@ -14,6 +14,7 @@ from ebm_cli.commands.trained import Wanted, open_trained
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.rng import stream
+from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.train import Parts, TrainState
 
@@ -64,7 +65,8 @@ def evaluate(config: Mapping[str, Any]) -> int:
 def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Evaluation], parts: Parts) -> None:
     if not chosen:
         which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
-        raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[samples]")
+        fits = {Counts: "perplexity", Words: "words"}.get(type(parts.data.space), "samples")
+        raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[{fits}]")
     check_complete_data(chosen, parts.data)
 
 

@@ -16,6 +16,10 @@ _SHOWN = {
     "log-likelihood": ("exact/log_likelihood", "ais/log_likelihood"),
     "RAISE": ("raise/log_likelihood",),
     "R-hat": ("chains/r_hat",),
+    "perplexity": ("exact/perplexity", "perplexity/model", "words/perplexity"),
+    "NPMI": ("topics/npmi",),
+    "distinct": ("topics/distinct",),
+    "precision at 10": ("retrieval/precision_at_10",),
     "seconds": ("seconds",),
 }
 
@@ -48,12 +52,13 @@ def table(directory: Path) -> int:
     """Print one line per job of a multirun and write them to its summary.json; 1 if any job did not finish, else 0."""
     jobs = [_job(path) for path in sorted(directory.glob("*/metadata.json"), key=_number)]
     made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("job", "overrides", "status", *_SHOWN):
+    shown = {heading: keys for heading, keys in _SHOWN.items() if any(_cell(entry["summary"], keys) for entry in jobs)}
+    for heading in ("job", "overrides", "status", *shown):
         made.add_column(heading, overflow="fold")
     shared = set.intersection(*(set(entry["overrides"]) for entry in jobs)) if len(jobs) > 1 else set()
     for entry in jobs:
         own = " ".join(override for override in entry["overrides"] if override not in shared)
-        numbers = [_cell(entry["summary"], keys) for keys in _SHOWN.values()]
+        numbers = [_cell(entry["summary"], keys) for keys in shown.values()]
         made.add_row(entry["job"], escape(own), _status(entry), *numbers)
     output.print(made)
     run.Run(directory).write_json("summary.json", {"jobs": jobs})

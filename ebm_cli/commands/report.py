@@ -28,7 +28,7 @@ def show(title: str, values: Mapping[str, Any], split: str) -> None:
 def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
     """What a person wants to know, in words, from flat keys; every other number stands under its own key."""
     found: dict[str, str] = {}
-    used = _likelihood(values, split, found) | _chains(values, found)
+    used = _likelihood(values, split, found) | _chains(values, found) | _documents(values, split, found)
     if "training_seconds" in values:
         training = f"{values['training_seconds']:.1f} s for {values['steps']} steps of training"
         found["time"] = f"{training}, {values['seconds']:.1f} s with evaluation"
@@ -99,6 +99,29 @@ def _chains(values: Mapping[str, Any], found: dict[str, str]) -> set[str]:
             f"{values['chains/ess_tail']:.0f}, autocorrelation time {values['chains/autocorrelation_time']:.1f} steps"
         )
     return used
+
+
+def _documents(values: Mapping[str, Any], split: str, found: dict[str, str]) -> set[str]:
+    """Perplexity, topics and retrieval, each beside its yardsticks; the tables above have the rest."""
+    if "exact/perplexity" in values:
+        found[f"perplexity ({split}), exact"] = f"{values['exact/perplexity']:.1f}"
+    if "perplexity/model" in values:
+        low, high = values["perplexity/model"], values["perplexity/upper_bound"]
+        found[f"perplexity ({split})"] = f"{low:.1f} by AIS (errs low), {high:.1f} by chains back down (errs high)"
+        lda = f"LDA at most {values['perplexity/lda']:.1f}, " if "perplexity/lda" in values else ""
+        found["  beside"] = f"{lda}frequencies of words {values['perplexity/unigram']:.1f}"
+    for name, what in (("npmi", "coherence of topics, NPMI"), ("distinct", "share of distinct top words")):
+        if f"topics/{name}" in values:
+            beside = f" (LDA {values[f'topics/lda_{name}']:.2f})" if f"topics/lda_{name}" in values else ""
+            found[what] = f"{values[f'topics/{name}']:.2f}{beside}"
+    if "retrieval/precision_at_10" in values:
+        others = (("lda", "LDA"), ("tfidf", "tf-idf"))
+        keys = {said: f"retrieval/{other}_precision_at_10" for other, said in others}
+        beside = "".join(f", {said} {values[key]:.2f}" for said, key in keys.items() if key in values)
+        chance = f"{values['retrieval/by_chance']:.2f} by chance"
+        found["precision of ten retrieved"] = f"{values['retrieval/precision_at_10']:.2f} ({chance}{beside})"
+    kinds = ("perplexity/", "topics/npmi", "topics/distinct", "topics/lda_", "retrieval/")
+    return {"exact/perplexity", *(key for key in values if key.startswith(kinds))}
 
 
 _MIXING = {  # a metric of each sampler, in words

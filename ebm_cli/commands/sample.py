@@ -75,9 +75,10 @@ def sample(config: Mapping[str, Any]) -> int:
         x, scale = _drawn(parts, state, model, asked)
         x = (x if given is None else x + given).cpu()
     space = parts.data.space
-    text = documents.lines(space, x, words) if words else []
+    text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
     file = _written(trained.run, space, x, scale, text)
-    output.print(f"{asked.n} samples after {asked.steps} steps: {file}", soft_wrap=True)
+    samples = "1 sample" if asked.n == 1 else f"{asked.n} samples"
+    output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)
     _show(space, file, text)
     for line in likely:
         output.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -121,12 +121,22 @@ class CountedTexts(Dataset):
                 have = f"hold one word only, {str(there[0])!r}" if len(there) else "hold no word that is counted"
                 raise UserError(f"{said}: the {rows} training documents {have}; give more text")
             left = f"leave one word only, {str(words[kept[0]])!r}," if len(kept) else "leave no word"
+            key, way = self._at_fault(spread, rows)
             raise UserError(
-                f"dataset.min_documents = {self.min_documents} and dataset.max_documents = {self.max_documents:g}: "
-                f"{left} of the {len(there)} in the {rows} training documents of {said} (the most widespread is in "
-                f"{spread.max()} of them); lower the first, raise the second, or give more text"
+                f"{key}: {left} of the {len(there)} in the {rows} training documents of {said} (the most widespread is "
+                f"in {spread.max()} of them); {way}"
             )
         return np.sort(kept[np.argsort(-total[kept], kind="stable")][: self.vocabulary])
+
+    def _at_fault(self, spread: NDArray[np.int64], rows: int) -> tuple[str, str]:
+        """Which of the two bounds on how widespread words are leaves too few, as key = value, and the way out."""
+        low = f"dataset.min_documents = {self.min_documents}"
+        high = f"dataset.max_documents = {self.max_documents:g}"
+        if (spread >= self.min_documents).sum() < 2:
+            return low, "lower it, or give more text"
+        if ((spread > 0) & (spread <= self.max_documents * rows)).sum() < 2:
+            return high, "raise it (1: words of all documents too)"
+        return f"{low} and {high}", "lower the first, raise the second, or give more text"
 
 
 def numbered(labels: Sequence[str | None]) -> NDArray[np.int64] | None:

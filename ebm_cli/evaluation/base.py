@@ -114,7 +114,10 @@ def refusal(evaluation: Evaluation, model: EnergyModel, sampler: Sampler[Any, An
     if isinstance(model, Conditional) and not evaluation.of_words:
         return "it measures whole configurations, this model gives the last word of one given those before it"
     if isinstance(model.space, Counts) and not evaluation.of_counts:
-        return "it measures configurations of one kind, this model has documents of every length; take perplexity"
+        return (
+            "it measures configurations of one kind, this model has documents of every length; take perplexity, topics "
+            "or retrieval"
+        )
     return evaluation.refusal(model, sampler)
 
 
