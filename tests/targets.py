@@ -42,6 +42,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
     Real: Real((1, 2)),
     Box: Box((4, 4), -8.0, 8.0),  # so wide that proposals of the shipped step sizes seldom leave it
     Words: Words((3,), 7),
+    Counts: Counts((5,), 6),
 }
 SMALL = {
     "hidden": 3,
@@ -212,7 +213,8 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...
         settings = [{}, *({key: value} for key, values in literals for value in values), *EXTRA.get(choice, [])]
         for setting in settings:
             sampler = registry.build("sampler", config | setting)
-            if for_energies(sampler.inner) and sampler not in [known for known, _ in found.values()]:
+            of_states = for_energies(sampler.inner) and sampler.inner.spaces != (Counts,)
+            if of_states and sampler not in [known for known, _ in found.values()]:
                 label = "-".join([choice, *(f"{_named(value)}" for value in setting.values())])
                 found[label] = (
                     sampler,

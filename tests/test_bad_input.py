@@ -63,7 +63,7 @@ FORM = {
 }
 DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin, "
-    "categorical or real model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, "
+    "categorical, real or counts model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, "
     "metropolis, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
