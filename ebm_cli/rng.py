@@ -28,6 +28,8 @@ Device = torch.device | str
 _CPU = torch.device("cpu")
 _BLOCK = 8  # 32-bit words per step of numpy's Philox4x64 counter
 _TIER = 64  # draws of each row in the first tier of ragged ones
+_SHARES = 2**18  # probabilities summed up at once
+_FEW = 16  # fewer than one row in so many is few
 _AT_ONCE = 2**16  # numbers made at once by numpy's words: this much is held between words and result
 
 
@@ -193,6 +195,10 @@ def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:
 
     A value of probability zero is never drawn; other probabilities are right to within 2^-24.
     """
+    size = max(1, _SHARES // logits.shape[1])
+    if len(logits) > size and logits.device.type == "cpu":  # what fits into a core's cache
+        parts = zip(number.split(size), logits.split(size), range(0, len(logits), size), strict=True)
+        return torch.cat([multinomial(n, rows, key.after(first)) for n, rows, first in parts])
     return weighted(number, (logits - logits.amax(1, keepdim=True)).exp(), key)
 
 
@@ -232,21 +238,31 @@ def thinned(counts: Tensor, number: Tensor, key: AnyKey) -> Tensor:
 def _ragged_uniform(number: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
     """For each of `number` (rows,) draws of a row its row and a uniform number, float64, both (sum of number,).
 
-    A row's numbers do not depend on the other rows: they are drawn for all rows in tiers of fixed, doubling widths, as
-    many as the longest row needs.
+    A row's numbers do not depend on the other rows: they are drawn in tiers of fixed, doubling widths, as many as the
+    longest row needs, for all rows together or, where few are so long, for each of these.
     """
-    longest, first, width, found = int(number.max()) if len(number) else 0, 0, _TIER, []
+    size, device = number.long(), number.device
+    longest, first, width = int(size.max()) if len(size) else 0, 0, _TIER
+    rows, found = [size[:0]], [torch.zeros(0, dtype=torch.float64, device=device)]
     while first < longest:
-        words = _words(len(number), width, key.fold(first), number.device)
-        wanted = first + torch.arange(width, device=number.device) < number[:, None]
-        row = wanted.sum(1)
-        u = (words[wanted] >> 8).bitwise_and_(0xFFFFFF).double().mul_(2.0**-24)
-        found.append((torch.arange(len(row), device=row.device).repeat_interleave(row), u))
+        left, tier = (size - first).clamp(0, width), key.fold(first)
+        long = left.nonzero().squeeze(1)
+        if _FEW * len(long) < len(size):
+            words = torch.cat([_words(1, width, tier.after(row), device) for row in long.tolist()])
+        else:
+            long, words = torch.arange(len(size), device=device), _words(len(size), width, tier, device)
+        left = left[long]
+        owner = torch.arange(len(long), device=device).repeat_interleave(left)
+        place = torch.arange(len(owner), device=device) - (left.cumsum(0) - left - width * _counted(left))[owner]
+        rows.append(long[owner])
+        found.append((words.flatten()[place] >> 8).bitwise_and_(0xFFFFFF).double().mul_(2.0**-24))
         first, width = first + width, first + width
-    if not found:
-        return number.new_zeros(0, dtype=torch.long), number.new_zeros(0, dtype=torch.float64)
-    row, u = (torch.cat(column) for column in zip(*found, strict=True))
-    return row, u
+    return torch.cat(rows), torch.cat(found)
+
+
+def _counted(x: Tensor) -> Tensor:
+    """0, 1, ..., as many as x has."""
+    return torch.arange(len(x), device=x.device)
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:

@@ -101,7 +101,8 @@ class Split:
 
     def rows(self, index: Tensor, key: AnyKey) -> Tensor:
         """x (len(index), *shape) float32; what is drawn, bits or noise, anew for each key."""
-        x = self.grey[index].float() / self.scale
+        x = self.grey[index].float()
+        x = x if self.scale == 1 else x / self.scale
         if isinstance(self.space, Box):
             return self._boxed(self.space, x, key)
         x = (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
