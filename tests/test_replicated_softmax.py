@@ -167,6 +167,17 @@ def test_each_row_of_a_multinomial_is_the_same_among_others():
     assert torch.equal(whole, torch.cat(apart))
 
 
+def test_a_long_row_among_many_and_rows_in_parts_change_nothing(monkeypatch):
+    logits, number, key = rng.normal((50, 9), stream(0, "l")), torch.arange(50) % 7, stream(0, "m")
+    number[31] = 900
+    whole = rng.multinomial(number, logits, key)
+    assert torch.equal(whole.sum(1).long(), number)
+    for rows in (slice(30, 33), slice(0, 31), slice(31, 50)):
+        assert torch.equal(whole[rows], rng.multinomial(number[rows], logits[rows], key.after(rows.start)))
+    monkeypatch.setattr(rng, "_SHARES", 40)
+    assert torch.equal(whole, rng.multinomial(number, logits, key))
+
+
 def test_thinned_counts_are_draws_without_replacement():
     counts = torch.tensor([5.0, 0.0, 2.0, 1.0]).expand(4000, -1)
     x = rng.thinned(counts, torch.full((4000,), 3), stream(0, "thin"))
