@@ -33,9 +33,17 @@ class Chains(ABC):
 
     def transitions(self, step: int, of: int) -> int:
         """How many of them training step number `step` (from 0) takes in a run of so many: each for as many steps."""
-        last = self.steps if self.final_steps is None else self.final_steps
-        rise = 1 if last >= self.steps else -1
-        return self.steps + rise * min((abs(last - self.steps) + 1) * step // max(1, of), abs(last - self.steps))
+        rise = self._last - self.steps
+        taken = min((abs(rise) + 1) * step // max(1, of), abs(rise))
+        return self.steps + (taken if rise > 0 else -taken)
+
+    def work(self, of: int) -> int:
+        """About how many all the steps of a run of so many take."""
+        return of * (self.steps + self._last) // 2
+
+    @property
+    def _last(self) -> int:
+        return self.steps if self.final_steps is None else self.final_steps
 
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
         """The store before the first step; `data` are training rows, as many as there are slots."""

@@ -1,4 +1,4 @@
-"""Elementwise functions that torch evaluates slowly on a CPU."""
+"""Elementwise functions that torch evaluates slowly on a CPU, and rows of different lengths laid end to end."""
 
 from typing import Any
 
@@ -35,3 +35,10 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def _value(x: Tensor) -> Tensor:
     return x.abs().neg_().exp_().add_(1).log_().add_(x.relu())
+
+
+def end_to_end(size: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of `size` (rows,) int64 entries one after the other: the row of each entry, and its place in it from 0."""
+    row = torch.arange(len(size), device=size.device).repeat_interleave(size)
+    first = size.cumsum(0) - size
+    return row, torch.arange(len(row), device=size.device) - first[row]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ebm_cli import philox
+from ebm_cli.functional import end_to_end
 
 Device = torch.device | str
 _CPU = torch.device("cpu")
@@ -228,9 +229,8 @@ def thinned(counts: Tensor, number: Tensor, key: AnyKey) -> Tensor:
     size = counts.sum(1).long()
     row, u = _ragged_uniform(size, key)
     u = u[row.argsort(stable=True)]
-    row = things // values
+    row, rank = end_to_end(size)
     order = (row + u).argsort()
-    rank = torch.arange(len(order), device=counts.device) - (size.cumsum(0) - size)[row]
     kept = things[order[rank < number[row]]]
     return torch.bincount(kept, minlength=rows * values).reshape(rows, values).to(counts.dtype)
 
@@ -251,18 +251,11 @@ def _ragged_uniform(number: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
             words = torch.cat([_words(1, width, tier.after(row), device) for row in long.tolist()])
         else:
             long, words = torch.arange(len(size), device=device), _words(len(size), width, tier, device)
-        left = left[long]
-        owner = torch.arange(len(long), device=device).repeat_interleave(left)
-        place = torch.arange(len(owner), device=device) - (left.cumsum(0) - left - width * _counted(left))[owner]
+        owner, place = end_to_end(left[long])
         rows.append(long[owner])
-        found.append((words.flatten()[place] >> 8).bitwise_and_(0xFFFFFF).double().mul_(2.0**-24))
+        found.append((words[owner, place] >> 8).bitwise_and_(0xFFFFFF).double().mul_(2.0**-24))
         first, width = first + width, first + width
     return torch.cat(rows), torch.cat(found)
-
-
-def _counted(x: Tensor) -> Tensor:
-    """0, 1, ..., as many as x has."""
-    return torch.arange(len(x), device=x.device)
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:

@@ -104,15 +104,13 @@ class Run:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run in one motion."""
-        temporary = self.path / f".{Path(name).name}.writing"
-        checkpoint.write_synced(temporary, (json.dumps(values, indent=1) + "\n").encode())
-        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(self.path / name)
+        self.write_text(name, json.dumps(values, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> Path:
         """Replace a text file below the run directory, in UTF-8, in one motion."""
         path = self.path / name
         temporary = path.with_name(f".{path.name}.writing")
+        path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_synced(temporary, text.encode())
         return temporary.rename(path)
 

@@ -250,8 +250,7 @@ def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs:
     n = len(slots) or len(batch.x)
     fresh = policy.fresh(n, inputs.at.step, inputs.chains, batch.x.device)
     start = policy.draw(store.x[slots], fresh, batch.x, moves.space, inputs.chains)
-    if start is not batch.x:
-        start = moves.space.conformed(start, batch.x, inputs.chains.fold("conform"))
+    start = moves.space.conformed(start, batch.x, inputs.chains.fold("conform"))
     tail = None
     with moves.device.chain_precision():
         engine, early = engine_for(sampler, model, engine), steps - moves.through

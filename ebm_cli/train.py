@@ -192,7 +192,7 @@ def training_work(parts: Parts) -> Work:
         return Work(0, 0)
     policy, loop = parts.components.chains, parts.loop
     slots = policy.choose(loop.batch_size, stream(0))
-    transitions = sum(policy.transitions(step, loop.steps) for step in range(loop.steps))
+    transitions = policy.work(loop.steps)
     return Work(transitions * (len(slots) or loop.batch_size), transitions)
 
 

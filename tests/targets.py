@@ -6,6 +6,7 @@ A component added to the registry, with its YAML, is picked up here and so by th
 import copy
 import dataclasses
 import itertools
+import os
 import re
 import typing
 from functools import lru_cache
@@ -82,6 +83,14 @@ def _nested(defaults: list) -> list[tuple[str, str, str]]:
 def component(group: str, choice: str, **changes):
     """The component of a shipped file, some keys changed."""
     return registry.build(group, shipped(group)[choice] | changes)
+
+
+def real_data(file: str) -> str:
+    """The folder with the real data; skips the test where `file` is not in it."""
+    root = Path(os.environ.get("EBM_DATA") or ROOT.parent / "shared" / "data")
+    if not (root / file).exists():
+        pytest.skip(f"no {file} in {root}: set EBM_DATA to the data folder")
+    return str(root)
 
 
 # Models

@@ -10,7 +10,7 @@ import torch
 from cli_helpers import assert_refused, ebm, facts
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
-from targets import assert_close, component
+from targets import assert_close, component, real_data
 
 from ebm_cli.dataset import stdlib_docs
 from ebm_cli.dataset.sparse import SparseRows
@@ -450,7 +450,8 @@ def test_a_run_says_what_was_left_out_and_bad_input_leaves_no_run(tmp_path, monk
 @pytest.mark.data
 def test_the_corpus_of_newsgroups_is_the_one_that_is_described():
     """Its unigram perplexity, as the data folder's notes give it: the mean over documents of nats a word."""
-    raw = component("dataset", "bag_of_words", corpus="20newsgroups_2000", root=data_folder()).read()
+    root = real_data("text/20newsgroups_2000.npz")
+    raw = component("dataset", "bag_of_words", corpus="20newsgroups_2000", root=root).read()
     assert [len(part.values) for part in (raw.train, raw.valid, raw.test)] == [10182, 1131, 7526]
     assert not raw.remarks
     assert raw.train.labels.max() == 19
@@ -460,9 +461,3 @@ def test_the_corpus_of_newsgroups_is_the_one_that_is_described():
     assert isinstance(raw.test.values, SparseRows)
     x = raw.test.values[torch.arange(7526)].double()
     assert_close((-(x @ log_p) / x.sum(1)).mean().exp(), torch.tensor(1156.5).double(), rtol=1e-4)
-
-
-def data_folder():
-    """Where the benchmark data are; skips where they are not."""
-    found = [path for path in (os.environ.get("EBM_DATA"), "../shared/data") if path and Path(path, "text").is_dir()]
-    return found[0] if found else pytest.skip("no benchmark data")

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import io
 import math
-import os
 import pkgutil
 import socket
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from targets import ENGINES, FALSE_ALARM, batch, chi_square, component, form
+from targets import ENGINES, FALSE_ALARM, batch, chi_square, component, form, real_data
 
 import ebm_cli.dataset
 from ebm_cli import registry, rng
@@ -41,14 +40,6 @@ def defaults(name: str, **changes):
 
 def dataset(name: str, **changes):
     return registry.build("dataset", defaults(name, **changes))
-
-
-def real_data(file: str) -> str:
-    """The folder with the real data; skips the test where `file` is not in it."""
-    root = Path(os.environ.get("EBM_DATA") or REPOSITORY.parent / "shared" / "data")
-    if not (root / file).exists():
-        pytest.skip(f"no {file} in {root}: set EBM_DATA to the data folder")
-    return str(root)
 
 
 def md5(content: bytes) -> str:

@@ -1,10 +1,10 @@
 """The figures the project stands by, on real data, from the command line. Minutes each, hence marked long."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
+from targets import real_data
 
 from ebm_cli.cli import dispatch
 
@@ -40,10 +40,7 @@ def test_small_rbm_on_digits(tmp_path, monkeypatch):
 
 def need_data(monkeypatch, file: str) -> None:
     """Sets EBM_DATA to the data folder; skips the test where `file` is not in it."""
-    folder = Path(os.environ.get("EBM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (folder / file).exists():
-        pytest.skip(f"no {file} in {folder} (set EBM_DATA)")
-    monkeypatch.setenv("EBM_DATA", str(folder.absolute()))
+    monkeypatch.setenv("EBM_DATA", str(Path(real_data(file)).absolute()))
 
 
 @pytest.mark.data

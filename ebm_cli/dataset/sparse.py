@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_cli.functional import end_to_end
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -40,9 +42,8 @@ class SparseRows:
     def __getitem__(self, index: Tensor) -> Tensor:
         """Some rows, (len(index), columns) int32."""
         start, size = self.first[index], self.first[index + 1] - self.first[index]
-        row = torch.arange(len(index), device=self.device).repeat_interleave(size)
-        within = torch.arange(len(row), device=self.device) - (size.cumsum(0) - size)[row]
-        entry = start[row] + within
+        row, place = end_to_end(size)
+        entry = start[row] + place
         found = torch.zeros(len(index), self.columns, dtype=torch.int32, device=self.device)
         found[row, self.column[entry].long()] = self.count[entry]
         return found

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ebm_cli import length_path, rng
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.evaluation.ais import log_mean_exp_rows
 from ebm_cli.evaluation.base import Result, Subject
-from ebm_cli.evaluation.documents import BesideLDA
+from ebm_cli.evaluation.documents import BesideLDA, counts
 from ebm_cli.length_path import LengthPath
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.registry import register
@@ -86,14 +85,13 @@ class Perplexity(BesideLDA):
         """`perplexity/...`, `perplexity/documents/...` and perplexity.txt."""
         model, split, engine = subject.model, subject.held_out, subject.device.engine
         assert isinstance(model, ReplicatedSoftmax)
-        assert isinstance(split.grey, SparseRows)
         path, every = LengthPath(model), _documents(split)
         rungs = length_path.ladder(every.lengths, self.temperatures)
         estimate = self._log_z(path, rungs, every.lengths, subject)
         log_p = self._log_p(path.model, estimate.log_z, every, subject)
         chosen = rng.permutation(len(every.row), rng.stream(0, "perplexity"))[: self.documents].to(every.row.device)
         some = every._replace(row=every.row[chosen], length=every.length[chosen], which=every.which[chosen])
-        x, key = split.grey[some.row].double(), subject.key.fold("reverse")
+        x, key = counts(split)[some.row].double(), subject.key.fold("reverse")
         lower = length_path.reverse_log_p(path, rungs, x, self.reverse_chains, key, engine)
         whole = _measured(log_p, every, estimate)
         part = _measured({name: of[chosen] for name, of in log_p.items()}, some, estimate)
@@ -125,8 +123,7 @@ class Perplexity(BesideLDA):
 
     def _log_p(self, model: ReplicatedSoftmax, log_z: Tensor, every: Documents, subject: Subject) -> dict[str, Tensor]:
         """log p of each document by each of the models compared, (n,) float64; of LDA its bound."""
-        rows, data = subject.held_out.grey, subject.data
-        assert isinstance(rows, SparseRows)
+        rows, data = counts(subject.held_out), subject.data
         log_unigram, found = data.smoothed_mean().double().log(), []
         for part in every.row.split(max(1, _AT_ONCE // rows.columns)):
             x = rows[part].double()
@@ -154,8 +151,7 @@ class Perplexity(BesideLDA):
 
 
 def _documents(split: Split) -> Documents:
-    assert isinstance(split.grey, SparseRows)
-    length = split.grey.of_rows()
+    length = counts(split).of_rows()
     row = length.nonzero().squeeze(1)
     lengths, which = length[row].unique(return_inverse=True)
     return Documents(row, length[row], which, lengths)

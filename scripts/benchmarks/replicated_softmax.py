@@ -14,6 +14,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.space import Counts
 
+Array = NDArray[np.float64]
 WORDS, HIDDEN, BATCH, RATE = 2000, 50, 100, 1e-3
 OURS, LARGE = "ours", "ours, batches of 500"
 PARTLY = "NumPy, products of the batch, loop over its multinomials"
@@ -66,27 +67,38 @@ class Machine:
         self.W = 0.01 * self.draws.normal(size=(WORDS, HIDDEN))
         self.b, self.c = np.zeros(WORDS), np.zeros(HIDDEN)
 
-    def batch(self) -> NDArray[np.float64]:
+    def batch(self) -> Array:
         """The next one, (BATCH, WORDS)."""
         self.first = (self.first + BATCH) % (len(self.rows) - BATCH)
         return self.rows[self.first : self.first + BATCH]
 
-    def activity(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+    def activity(self, v: Array) -> Array:
         """p(h = 1 | v) of one document or of several."""
         return 1 / (1 + np.exp(-(v @ self.W + v.sum(-1, keepdims=True) * self.c)))
 
-    def words(self, h: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def words(self, h: NDArray[np.bool_]) -> Array:
         """p(word | h) of one document or of several."""
         logits = h @ self.W.T + self.b
         share = np.exp(logits - logits.max(-1, keepdims=True))
         return share / share.sum(-1, keepdims=True)
 
-    def update(self, v: NDArray[np.float64], v_neg: NDArray[np.float64]) -> None:
+    def chain(self, v: Array) -> tuple[Array, Array, Array]:
+        """Of one document its activity, its chain after a transition, and the chain's activity."""
+        h = self.activity(v)
+        p = self.words(self.draws.random(HIDDEN) < h)
+        v_neg = self.draws.multinomial(int(v.sum()), p).astype(np.float64)
+        return h, v_neg, self.activity(v_neg)
+
+    def step(self, W: Array, b: Array, c: Array) -> None:
+        """Along the sums of a gradient over documents."""
+        self.W += RATE / BATCH * W
+        self.b += RATE / BATCH * b
+        self.c += RATE / BATCH * c
+
+    def update(self, v: Array, v_neg: Array) -> None:
         """By the statistics of documents (n, WORDS) and of their chains."""
         h, h_neg = self.activity(v), self.activity(v_neg)
-        self.W += RATE / BATCH * (v.T @ h - v_neg.T @ h_neg)
-        self.b += RATE / BATCH * (v - v_neg).sum(0)
-        self.c += RATE / BATCH * (h - h_neg).sum(0)
+        self.step(v.T @ h - v_neg.T @ h_neg, (v - v_neg).sum(0), (h - h_neg).sum(0))
 
 
 def online() -> Callable[[], None]:
@@ -97,16 +109,11 @@ def online() -> Callable[[], None]:
     def update() -> None:
         nonlocal W, b, c
         for v in machine.batch():
-            h = machine.activity(v)
-            p = machine.words(machine.draws.random(HIDDEN) < h)
-            v_neg = machine.draws.multinomial(int(v.sum()), p).astype(np.float64)
-            h_neg = machine.activity(v_neg)
+            h, v_neg, h_neg = machine.chain(v)
             W = momentum * W + np.outer(v, h) - np.outer(v_neg, h_neg)
             b = momentum * b + v - v_neg
             c = momentum * c + h - h_neg
-            machine.W += RATE / BATCH * W
-            machine.b += RATE / BATCH * b
-            machine.c += RATE / BATCH * c
+            machine.step(W, b, c)
 
     return update
 
@@ -118,16 +125,11 @@ def loop() -> Callable[[], None]:
     def update() -> None:
         W, b, c = np.zeros_like(machine.W), np.zeros_like(machine.b), np.zeros_like(machine.c)
         for v in machine.batch():
-            h = machine.activity(v)
-            p = machine.words(machine.draws.random(HIDDEN) < h)
-            v_neg = machine.draws.multinomial(int(v.sum()), p).astype(np.float64)
-            h_neg = machine.activity(v_neg)
+            h, v_neg, h_neg = machine.chain(v)
             W += np.outer(v, h) - np.outer(v_neg, h_neg)
             b += v - v_neg
             c += h - h_neg
-        machine.W += RATE / BATCH * W
-        machine.b += RATE / BATCH * b
-        machine.c += RATE / BATCH * c
+        machine.step(W, b, c)
 
     return update
 
