@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.density import Density
 from ebm_cli.errors import UserError
@@ -66,7 +67,7 @@ class Raw:
     `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
     `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
     "words" numbers (n, context + 1) of `words`; "counts" of each of the `words` in documents, `SparseRows` (n, K).
-    `remarks` are sentences that whoever trains on the data should read.
+    `remarks` are sentences that whoever trains on the data should read; `spins` of binary values that -1 stood for 0.
     """
 
     values: Values
@@ -77,6 +78,12 @@ class Raw:
     categories: int = 0
     words: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    spins: bool = False
+
+    def splits(self) -> dict[str, Arrays]:
+        """Those there are, by name."""
+        found = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: part for name, part in found.items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -249,10 +256,19 @@ class Dataset(ABC):
     levels: ClassVar[int] = 0  # so few grey values there are
     binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "stochastic"
 
+    codes_are: ClassVar[str] = "store grey levels as 0 to 255, or in a data set of your own as floats in [0, 1]"
+    """The way out for values that are no grey levels."""
+
     @property
     def shades(self) -> Shades:
         """How its grey values become points of a box."""
         return Shades()
+
+    @property
+    def said(self) -> str:
+        """How messages about its values begin."""
+        path = getattr(self, "path", None)
+        return "dataset" if path is None else f"dataset.path = {path}"
 
     @abstractmethod
     def read(self) -> Raw:
@@ -290,7 +306,15 @@ class Dataset(ABC):
         assert train is not None
         assert test is not None
         used = method if raw.values == "grey" else "none"
-        return Data(space, train, valid, test, used, raw.truth, raw.words, raw.remarks)
+        return Data(space, train, valid, test, used, raw.truth, raw.words, (*raw.remarks, *self._remarks(raw, space)))
+
+    def _remarks(self, raw: Raw, space: Space) -> tuple[str, ...]:
+        """What the values are taken for, where that is not plain. Raises UserError if they are not what they seem."""
+        if raw.spins and not isinstance(space, Spin):
+            return ("the data are -1 and 1, this model has bits: -1 is 0, in samples too",)
+        values = {name: part.values for name, part in raw.splits().items()}
+        grey = {name: array for name, array in values.items() if array.dtype == np.uint8}
+        return check_grey(grey, self.said, self.codes_are) if raw.values == "grey" and grey else ()
 
 
 Added = Annotated[float, Field(ge=0)]

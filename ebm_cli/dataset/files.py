@@ -19,6 +19,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from ebm_cli.dataset import kinds
 from ebm_cli.errors import UserError
 
 Install = Callable[[Path, Path], None]
@@ -146,7 +147,10 @@ def read_npz(path: Path, keys: Sequence[str], said: str) -> dict[str, NDArray[An
     if not path.is_file():
         raise UserError(f"{said}: there is no such file")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{said}: not an .npz file, or cut short; write it anew with numpy.savez_compressed")
+        cut_short = "cut short, or of another kind; write it anew with numpy.savez_compressed"
+        raise UserError(f"{said}: not an .npz file: {kinds.instead(path, cut_short)}")
+    if (kinds.found(path) or ("npz",))[0] in ("pickle", "table"):
+        raise UserError(f"{said}: not an .npz file: {kinds.instead(path, '')}")
     key = "the list of arrays"
     found: dict[str, NDArray[Any]] = {}
     try:

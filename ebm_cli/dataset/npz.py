@@ -16,6 +16,9 @@ from ebm_cli.registry import register
 
 SPLITS = ("train", "valid", "val", "test")
 LABELS = tuple(f"{name}_label" for name in SPLITS)
+UNNAMED = "arr_0"  # as numpy.savez calls the first array without a name
+_NAMED = 5  # arrays named in a remark
+_IS = ("is", "are")
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,30 @@ class Npz(GreyDataset):
     (or val_label), test_label (n,) of integers. A test and a validation split that the file lacks are drawn from
     train, always the same rows: the share `held_out` for testing, then that share of the remainder for validation.
 
-    With `categories` K all values are integers below K, each a category. Otherwise, all values 0 or 1, or all -1 or 1:
-    binary; else uint8, or floats all in [0, 1]: grey; any other numbers: real, as float32. All splits together decide.
+    A file of one array without a name (arr_0) holds train. With `categories` K all values are integers below K, each a
+    category. Otherwise, all values 0 or 1, or all -1 or 1: binary; else uint8, or floats all in [0, 1]: grey; any other
+    numbers: real, as float32. All splits together decide. A few small values in uint8, such as 0 to 2, are refused:
+    they may be codes.
     """
 
     path: str | None
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     categories: Annotated[int, Field(ge=2, le=256)] | None
     values = None
+    codes_are = (
+        "set dataset.categories to their number if they are categories 0, 1, ...; else store bits as 0 and 1, grey "
+        "levels as 0 to 255 or as floats in [0, 1], and other numbers as floats"
+    )
 
     def read(self) -> Raw:
         """The file's splits. Raises UserError naming the file, the key and the first thing wrong with it."""
         if self.path is None:
             raise UserError("dataset.path = null: name the .npz file, dataset.path=FILE")
         said = f"dataset.path = {self.path}"
-        parts = read_parts(Path(self.path).expanduser(), said)
+        parts, remarks = read_parts(Path(self.path).expanduser(), said)
         found = [part.values for part in parts.values()]
         values, arrays = self._converted(found, said)
+        spins = values == "binary" and any(array.min() < 0 for array in found)
         final = {
             name: Part(part.key, array, part.labels) for (name, part), array in zip(parts.items(), arrays, strict=True)
         }
@@ -63,12 +73,20 @@ class Npz(GreyDataset):
             if name not in final:
                 final["train"], final[name] = hold_out(final["train"], name, self.held_out, said)
         train, valid, test = (Arrays(final[name].values, final[name].labels) for name in ("train", "valid", "test"))
-        return Raw(values, train, valid, test, categories=self.categories or 0)
+        remarks += self._unused(arrays)
+        return Raw(values, train, valid, test, categories=self.categories or 0, remarks=remarks, spins=spins)
 
     def _converted(self, arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray[Any]]]:
         if self.categories is None:
             return convert(arrays, said)
         return "categorical", [*self._numbered(arrays, said)]
+
+    def _unused(self, arrays: list[NDArray[Any]]) -> tuple[str, ...]:
+        """A remark on categories beyond the largest one there is."""
+        top = max(int(array.max()) for array in arrays) if self.categories else 0
+        if not self.categories or top + 1 == self.categories:
+            return ()
+        return (f"dataset.categories = {self.categories}: {top} is the largest there is, so the others never occur",)
 
     def _numbered(self, arrays: list[NDArray[Any]], said: str) -> list[NDArray[np.uint8]]:
         """Numbers of categories, each checked to be one."""
@@ -83,11 +101,12 @@ class Npz(GreyDataset):
         return [array.astype(np.uint8) for array in arrays]
 
 
-def read_parts(path: Path, said: str) -> dict[str, Part]:
-    """The splits in the file by their names train, valid and test, each checked by itself and against train."""
-    arrays = read_npz(path, SPLITS + LABELS, said)
-    if "train" not in arrays:
-        raise UserError(f"{said}: has no key train; it has {', '.join(npz_keys(path)) or 'none'}")
+def read_parts(path: Path, said: str) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """The splits in the file by their names train, valid and test, each checked by itself and against train.
+
+    Beside them remarks on what the file is taken for.
+    """
+    arrays, remarks = _arrays(path, said)
     for one, other in (("valid", "val"), ("valid_label", "val_label")):
         if one in arrays and other in arrays:
             raise UserError(f"{said}: has both {one} and {other}; leave out one of them")
@@ -97,7 +116,29 @@ def read_parts(path: Path, said: str) -> dict[str, Part]:
             check_values(arrays[key], key, arrays["train"], said)
             labels = read_labels(arrays, key, said)
             parts["valid" if key == "val" else key] = Part(key, arrays[key], labels)
-    return parts
+    return parts, remarks
+
+
+def _arrays(path: Path, said: str) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """The arrays that are read, train among them, and remarks on what is there beside them."""
+    arrays = read_npz(path, SPLITS + LABELS, said)
+    there = npz_keys(path)
+    if "train" not in arrays and there == [UNNAMED]:
+        found = read_npz(path, (UNNAMED,), said)
+        return {"train": found[UNNAMED]}, (f"{said}: its one array, {UNNAMED}, is taken for train",)
+    if "train" not in arrays:
+        raise UserError(f"{said}: has no key train; it has {', '.join(there) or 'none'}")
+    known = {*SPLITS, *(f"{key}_label" for key in SPLITS if key in arrays)}
+    others = [key for key in there if key not in known and not _label_of_valid(key, arrays)]
+    if not others:
+        return arrays, ()
+    which = f"{', '.join(others[:_NAMED])}{', ...' if len(others) > _NAMED else ''} {_IS[len(others) > 1]} not read"
+    return arrays, (f"{said}: {which}; keys that are: {', '.join((*SPLITS, *LABELS))}",)
+
+
+def _label_of_valid(key: str, arrays: dict[str, NDArray[Any]]) -> bool:
+    """Whether these are labels of the validation split, which has two names."""
+    return key in ("valid_label", "val_label") and ("valid" in arrays or "val" in arrays)
 
 
 def check_values(array: NDArray[Any], key: str, train: NDArray[Any], said: str) -> None:

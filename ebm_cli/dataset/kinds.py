@@ -1,0 +1,101 @@
+"""What a file is by its first bytes, whatever its name says, for messages about files of another kind than is read."""
+
+import zipfile
+from pathlib import Path
+
+_FIRST = 4096  # bytes that are looked at
+
+_BYTES = (
+    (b"\x93NUMPY", "npy", "an .npy file, one array without a name"),
+    (b"\x1f\x8b", "gzip", "packed by gzip"),
+    (b"BZh", "packed", "packed by bzip2"),
+    (b"\xfd7zXZ", "packed", "packed by xz"),
+    (b"(\xb5/\xfd", "packed", "packed by zstandard"),
+    (b"\x89HDF\r\n", "table", "an HDF5 file"),
+    (b"MATLAB 5.0", "table", "a MATLAB file"),
+    (b"PAR1", "table", "a Parquet file"),
+    (b"ARROW1", "table", "an Arrow file"),
+    (b"\x80", "pickle", "a Python pickle, which could run any code and is never read"),
+    (b"\x89PNG", "image", "a PNG picture"),
+    (b"\xff\xd8\xff", "image", "a JPEG picture"),
+    (b"%PDF", "other", "a PDF document"),
+)
+_TEXTS = (
+    (">", "fasta", "a FASTA file of sequences"),
+    ("# STOCKHOLM", "stockholm", "an alignment in Stockholm format"),
+    ("CLUSTAL", "clustal", "an alignment in Clustal format"),
+    ("#NEXUS", "nexus", "an alignment in NEXUS format"),
+    ("%%MatrixMarket", "mtx", "a matrix market file"),
+    ("{", "json", "JSON"),
+    ("[", "json", "JSON"),
+)
+_ARRAY = "numpy.savez(FILE, train=rows), rows an array (n, *shape)"
+_WAYS = {
+    "npy": "write it anew by numpy.savez('FILE.npz', train=numpy.load('FILE.npy'))",
+    "gzip": "unpack it by gunzip -k FILE",
+    "packed": "unpack it",
+    "csv": "write it as an .npz file by numpy.savez('FILE.npz', train=numpy.loadtxt('FILE.csv', delimiter=',')), "
+    "skiprows=1 if the first line names the columns",
+    "image": "name its folder with dataset=image_folder",
+    "fasta": "use dataset=protein",
+    "mtx": "use dataset=bag_of_words if it holds counts of words",
+    "stockholm": "write it as aligned FASTA, e.g. by esl-reformat afa FILE of HMMER",
+    "clustal": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
+    "nexus": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
+}
+
+
+def found(path: Path) -> tuple[str, str] | None:
+    """The kind of a file in one word and in words that follow "it is"; None if its first bytes say nothing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_FIRST)
+    except OSError:
+        return None
+    if not head:
+        return "empty", "empty"
+    if zipfile.is_zipfile(path):
+        return _of_archive(path)
+    for begin, kind, said in _BYTES:
+        if head.startswith(begin):
+            return kind, said
+    return _of_text(head)
+
+
+def _of_archive(path: Path) -> tuple[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("data.pkl") for name in names):
+        return "pickle", "a file of torch.save, which could run any code and is never read"
+    if any(name.startswith("xl/") for name in names):
+        return "table", "an Excel workbook"
+    arrays = any(name.endswith(".npy") for name in names)
+    return ("npz", "an .npz file") if arrays else ("packed", "a zip archive without arrays")
+
+
+def _of_text(head: bytes) -> tuple[str, str] | None:
+    if head.startswith(b"PK"):
+        return None  # an archive that is cut short
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf16", "text in UTF-16"
+    text = head.decode("utf-8", errors="replace").lstrip("\ufeff").lstrip()
+    if "\0" in text or text.count("\ufffd") > 1:
+        return None
+    for begin, kind, said in _TEXTS:
+        if text.startswith(begin):
+            return kind, said
+    separators = [sign for sign in (",", "\t", ";") if sign in text.partition("\n")[0]]
+    return ("csv", "a table in text, such as .csv") if separators else ("text", "text")
+
+
+def instead(path: Path, fallback: str, wanted: str = f"write {_ARRAY}") -> str:
+    """What a file is that is not of the kind that is read, and the way out; `fallback` if that cannot be seen.
+
+    `wanted` is the way out for kinds that have none of their own.
+    """
+    seen = found(path)
+    if seen is None:
+        return fallback
+    kind, said = seen
+    ways = {"empty": "write it anew", "utf16": "convert it to UTF-8"} | _WAYS
+    return f"it is {said}; {ways.get(kind, wanted)}"
