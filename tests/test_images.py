@@ -24,6 +24,7 @@ from ebm_cli.objective.base import Tail
 from ebm_cli.objective.kl import kl_gradient, log_nearest
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import followed, run
+from ebm_cli.sampler.reflection import rebound
 from ebm_cli.space import Binary, Box, Categorical, Real
 from ebm_cli.step import check, train_step
 
@@ -76,6 +77,76 @@ def test_chains_in_a_box_have_its_truncated_density(name):
     for i in range(2):
         assert_mean(end[:, i], mean[i].item())
         assert_mean((end[:, i] > 1).double(), beyond[i].item())
+
+
+class Waves(EnergyModel):
+    """E(x, y) = 2 sin(3 x y) - y^2 on the box: steep at its walls, and no gradient is like another."""
+
+    space = BOX
+
+    def energy(self, x):
+        a, b = x.unbind(1)
+        return 2 * (3 * a * b).sin() - b.square()
+
+    def sample(self, n):
+        """Exact draws, from even ones by rejection: E > -2 - 4."""
+        x = BOX.noise(n, stream(0, "even")).double()
+        u = rng.uniform((n,), stream(0, "kept"), dtype=torch.float64)
+        return x[u < (-6 - self.energy(x)).exp()]
+
+
+REFLECTED = [
+    ("metropolis", {"step_size": 0.3}),
+    ("metropolis", {"step_size": 4.0}),
+    ("mala", {"step_size": 0.02}),
+    ("mala", {"step_size": 1.0}),
+    ("hmc", {"step_size": 0.15, "leapfrog": 3}),
+    ("hmc", {"step_size": 1.0, "leapfrog": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "keys"), REFLECTED)
+def test_what_walls_throw_back_leaves_the_model_invariant(name, keys):
+    """Exact draws after 5 steps, which cross a wall or many: means change by chance alone, near the walls too."""
+    model = Waves()
+    x = model.sample(2_000_000)
+    y, info = run(component("sampler", name, **keys), model, x, 5, stream(1))
+    assert len(x) > 20_000
+    assert BOX.contains(y)
+    assert info["acceptance"].mean() > 0.01
+    for f in (
+        lambda x: x,
+        lambda x: x.square(),
+        lambda x: x.prod(1, keepdim=True),
+        lambda x: (x < -0.9).double(),
+        lambda x: (x > 1.9).double(),
+    ):
+        for change in (f(y) - f(x)).unbind(1):
+            assert_mean(change, 0.0)
+
+
+@pytest.mark.parametrize("name", ["metropolis", "mala", "hmc"])
+def test_chains_in_a_box_of_many_pixels_move_at_the_shipped_step_size(name):
+    """One of 64 coordinates is beyond a wall in all but a few proposals; that rejects none of them."""
+    space = Box((64,))
+    _, info = run(
+        component("sampler", name), Slope(space, [1.0, -1.0] * 32), space.noise(50, stream(0)).double(), 20, stream(1)
+    )
+    assert info["acceptance"].mean() > 0.3
+
+
+def test_ways_are_reflected_as_often_as_they_meet_a_wall():
+    x = torch.tensor([[-1.5, 2.5], [-4.5, 6.0], [0.25, 5.5], [-1.0, 2.0]])
+    end, way = rebound(BOX, x, torch.ones_like(x))
+    assert_close(end, torch.tensor([[-0.5, 1.5], [1.5, 0.0], [0.25, -0.5], [-1.0, 2.0]]), rtol=0, atol=1e-6)
+    assert way.tolist() == [[-1, -1], [1, 1], [1, 1], [1, 1]]
+    there = 3 * rng.normal((1000, 2), stream(0), dtype=torch.float64)
+    start = BOX.noise(1000, stream(1)).double()
+    end, way = rebound(BOX, start + there, there)
+    back, returned = rebound(BOX, end - way, -way)
+    assert BOX.contains(end)
+    assert_close(back, start)
+    assert_close(returned, -there)
 
 
 def test_langevin_stays_in_the_box():

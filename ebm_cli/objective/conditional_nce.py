@@ -47,8 +47,6 @@ class ConditionalNCE(Objective):
         """One pass over data and noise; `accuracy` is the share of pairs whose datum has the lower energy."""
         key = key.after(batch.first).spread(self.copies).fold("noise")
         y = proposed(model.space, batch.x.repeat_interleave(self.copies, 0), key, self.flips, self.noise_scale)
-        if isinstance(model.space, Real):
-            y = model.space.reflected(y)
         difference, pull, metrics = beside_copies(model, batch.x, y)
         metrics = {
             "loss": 2 * F.softplus(difference).mean(),

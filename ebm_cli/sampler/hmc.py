@@ -12,6 +12,7 @@ from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
 from ebm_cli.sampler.informed import InformedState, accept, informed
+from ebm_cli.sampler.reflection import rebound
 from ebm_cli.space import Box, Real
 
 
@@ -19,7 +20,9 @@ from ebm_cli.space import Box, Real
 class HMC(Adapting[EnergyModel, InformedState]):
     """Momenta r ~ N(0, I), then `leapfrog` steps of length e = `step_size`, accepted with min(1, exp(H - H')).
 
-    H = E(x) + |r|^2 / 2. A leapfrog step: r <- r - e/2 dE/dx(x), x <- x + e r, r <- r - e/2 dE/dx(x).
+    H = E(x) + |r|^2 / 2. A leapfrog step: r <- r - e/2 dE/dx(x), x <- x + e r, r <- r - e/2 dE/dx(x). A wall of a box
+    that x + e r would cross reflects x and changes the sign of r in that coordinate (Neal 2011, sec. 5.5.1), which is
+    reversible, keeps volume and leaves H as it is.
     """
 
     step_size: Annotated[float, Field(gt=0)]
@@ -39,10 +42,10 @@ class HMC(Adapting[EnergyModel, InformedState]):
         end, r = state, start
         for _ in range(self.leapfrog):
             r = r - self.step_size / 2 * end.grad
-            end = informed(model, end.x + self.step_size * r)
+            x, r = rebound(model.space, end.x + self.step_size * r, r)
+            end = informed(model, x)
             r = r - self.step_size / 2 * end.grad
         log_ratio = state.energy - end.energy + _kinetic(start) - _kinetic(r)
-        log_ratio = model.space.allowed(log_ratio, end.x)
         state, accepted = accept(state, end, log_ratio, key.fold("accept"))
         return state, {"acceptance": accepted}
 

@@ -13,6 +13,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
+from ebm_cli.sampler.reflection import rebound
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, TwoValued
 
 
@@ -30,7 +31,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
     Discrete: x' gives 1 to `flips` distinct sites another value, their number and then the sites drawn uniformly
     (always flipping the same number could keep the parity of sum_i x_i for ever). Documents: `flips` words at random
     places (all, if they are fewer) become any words, each equally likely. Real: x' = x + step_size * z, z
-    standard normal.
+    standard normal, the way there reflected at the walls of a box.
     """
 
     flips: Annotated[int, Field(ge=1)]
@@ -58,7 +59,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
         energy = model.energy(proposal)
         u = rng.uniform(energy.shape, key.fold("accept"), energy.device, energy.dtype)
         log_ratio = state.energy - energy
-        accept = u < model.space.allowed(log_ratio, proposal).exp()
+        accept = u < log_ratio.exp()
         x = torch.where(accept.reshape(-1, *[1] * (proposal.dim() - 1)), proposal, state.x)
         return MetropolisState(x, torch.where(accept, energy, state.energy)), {"acceptance": accept.to(u.dtype)}
 
@@ -68,9 +69,10 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
 
 
 def proposed(space: Space, x: Tensor, key: AnyKey, flips: int, step_size: float) -> Tensor:
-    """x' (chains, *shape) with q(x' | x) = q(x | x'), as `Metropolis` says, perhaps beyond the walls of a box."""
+    """x' (chains, *shape) with q(x' | x) = q(x | x'), as `Metropolis` says."""
     if isinstance(space, Real):
-        return x + step_size * rng.normal(x.shape, key, x.device, x.dtype)
+        z = rng.normal(x.shape, key, x.device, x.dtype)
+        return rebound(space, x + step_size * z, z)[0]
     if isinstance(space, Categorical):
         return _other_values(space, x, key, flips)
     if isinstance(space, Counts):
