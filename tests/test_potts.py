@@ -1,5 +1,7 @@
 """Potts models, alignments and the contacts they predict."""
 
+import dataclasses
+import gzip
 import itertools
 from pathlib import Path
 
@@ -10,8 +12,11 @@ from cli_helpers import ebm
 from targets import assert_close, component, double_states, exact_p, randomised, shipped, small_model, target
 
 from ebm_cli import registry
-from ebm_cli.dataset.protein import read_fasta, sequence_weights
+from ebm_cli.dataset.alignment import read_fasta
+from ebm_cli.dataset.base import Truth, placeholder
+from ebm_cli.dataset.protein import sequence_weights
 from ebm_cli.errors import UserError
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.contacts import ranked, scores
 from ebm_cli.rng import stream
 from ebm_cli.space import Categorical, Spin
@@ -113,7 +118,7 @@ def test_other_letters_are_read_as_the_unknown_one(tmp_path):
         ("", {}, "holds no sequence"),
         (">a\n", {}, "holds no sequence"),
         (ROWS, {"alphabet": "AAC"}, "dataset.alphabet = AAC: a letter is there twice"),
-        (ROWS, {"unknown": "?"}, "dataset.unknown = ?: not a letter of dataset.alphabet"),
+        (ROWS, {"alphabet": "-AC", "unknown": "?"}, "dataset.unknown = ?: not a letter of dataset.alphabet"),
         (">a\nAC\n>b\nAC\n", {}, "too few distinct sequences"),
     ],
 )
@@ -121,6 +126,91 @@ def test_bad_alignments_are_refused_in_one_sentence(tmp_path, text, changes, exp
     with pytest.raises(UserError, match=r"^[^\n]*$") as refused:
         alignment(fasta(tmp_path, text), **changes).read()
     assert expected in str(refused.value)
+
+
+LONG = ">a\nACDEFGHIKL\n>b\nACDEFGHIKV\n>c\nACDEFGHI-V\n>d\nACDEFGH--V\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            LONG.replace("ACDEFGHIKV", "ACDaEFGHIKV"),
+            "sequence 2 (b) has the letter 'a'; lower-case letters and full stops are the insert columns of a2m and "
+            "a3m files, which are no sites; dataset.inserts=drop leaves them out",
+        ),
+        (LONG.replace("GH-", "GH."), "sequence 4 (d) has the letter '.'; in a2m files it marks insert columns"),
+        (LONG.lower(), "its letters are lower case, which marks insert columns; write them in upper case"),
+        (LONG.replace("IKL", "IK*"), "sequence 1 (a) has the letter '*', which ends a protein and is no site"),
+        (">a\nACGU\n>b\nACG-\n>c\nUUGA\n", "holds the letters of nucleotides, -ACGU; set dataset.alphabet=-ACGU"),
+        (
+            LONG.replace("IKL", "IKX"),
+            "has the letter 'X', which dataset.alphabet lacks; add it there, or dataset.unknown=-",
+        ),
+    ],
+)
+@pytest.mark.parametrize("unknown", [None, "-"])
+def test_letters_that_are_no_sites_are_never_read_as_gaps(tmp_path, text, expected, unknown):
+    """Whatever `unknown` says, which is for letters of residues nobody knows."""
+    read = alignment(fasta(tmp_path, text), unknown=unknown).read
+    if unknown and "'X'" in expected:
+        assert "dataset.unknown = -: 1 letters of 40 are read so, X" in read().remarks
+        return
+    with pytest.raises(UserError, match=r"^[^\n]*$") as refused:
+        read()
+    assert expected in str(refused.value)
+
+
+def test_insert_columns_are_left_out_where_that_is_asked_for(tmp_path):
+    text = LONG.replace("ACDEFGHIKV", "ACDqwEFGHIKV").replace("ACDEFGHIKL", "ACD..EFGHIKL")
+    dropped = alignment(fasta(tmp_path, text), inserts="drop").load((Categorical,))
+    plain = alignment(fasta(tmp_path, LONG)).load((Categorical,))
+    assert dropped.fingerprint == plain.fingerprint
+    assert dropped.space.sites == 10
+
+
+def test_letters_of_dna_for_amino_acids_are_said(tmp_path):
+    bases = np.random.Generator(np.random.Philox(2)).integers(0, 4, (9, 30))
+    text = "".join(f">{i}\n{''.join('ACGT'[k] for k in row)}\n" for i, row in enumerate(bases))
+    assert "only A, C, G and T occur" in alignment(fasta(tmp_path, text)).read().remarks[0]
+    assert not alignment(fasta(tmp_path, text), alphabet="-ACGT").read().remarks
+    with pytest.raises(UserError, match=r"letters of nucleotides, ACGT; set dataset.alphabet=-ACGT"):
+        alignment(fasta(tmp_path, text), alphabet="-ACGU").read()
+
+
+def test_repeated_sequences_and_sites_of_gaps_are_said(tmp_path):
+    text = ">a\nA-D\n>b\nD-D\n>c\n--A\n>d\nA-D\n"
+    remarks = alignment(fasta(tmp_path, text), alphabet="-AD").read().remarks
+    assert remarks == (
+        "1 of 4 sequences repeat others and are read once",
+        "1 of 3 sites are gaps in all sequences; take them out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"# STOCKHOLM 1.0\na ACD\n//\n", "it is an alignment in Stockholm format; write it as aligned FASTA"),
+        (b"CLUSTAL W\n\na ACD\n", "it is an alignment in Clustal format; write it as aligned FASTA"),
+        (gzip.compress(LONG.encode()), "it is packed by gzip; unpack it by gunzip -k FILE"),
+        (LONG.encode("utf-16"), "it is text in UTF-16; convert it to UTF-8"),
+        (b">a\nAC\xe9\n", r"cannot be read \(UnicodeDecodeError\); name a text file in UTF-8"),
+    ],
+)
+def test_alignments_in_other_formats_are_called_by_their_names(tmp_path, content, expected):
+    (tmp_path / "family.fasta").write_bytes(content)
+    with pytest.raises(UserError, match=expected):
+        alignment(tmp_path / "family.fasta").read()
+
+
+@pytest.mark.parametrize("name", ["family.npz", "family.dat"])
+def test_an_archive_is_known_by_its_content_and_its_letters_are_checked(tmp_path, name):
+    msa = np.arange(27).reshape(9, 3) % 5
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, msa=msa, alphabet=np.array(list("ACDE-")))
+    with pytest.raises(UserError, match=r"dataset.alphabet = -ACD.*: .* says ACDE-; set dataset.alphabet=ACDE-"):
+        alignment(tmp_path / name).read()
+    assert alignment(tmp_path / name, alphabet="ACDE-").load((Categorical,)).letters == "ACDE-"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +238,13 @@ def test_weights_share_what_is_alike():
     assert sequence_weights(rows, 0.75).tolist() == [1 / 2, 1 / 3, 1 / 2, 1]
     assert sequence_weights(rows, 0.5).tolist() == [1 / 3, 1 / 3, 1 / 3, 1]
     assert sequence_weights(rows, 1.0).tolist() == [1, 1, 1, 1]
+
+
+def test_a_share_a_little_above_counts_what_is_above_alone():
+    """As adabmDCA does: at a whole number of sites that agree, here 4 of 5, the two rules differ."""
+    rows = np.array([[0, 0, 0, 0, 0], [0, 0, 0, 0, 1]], np.uint8)
+    assert sequence_weights(rows, 0.8).tolist() == [0.5, 0.5]
+    assert sequence_weights(rows, 0.80001).tolist() == [1, 1]
 
 
 def test_the_mean_is_weighted(tmp_path):
@@ -238,6 +335,65 @@ def test_pairs_are_scored_where_no_contacts_are_known(tmp_path, monkeypatch):
     assert "the contacts of these data are not known, so nothing is compared" in answer.err
     assert Path("run/samples/contacts.png").exists()
     assert Path("run/samples/contacts.csv").read_text().splitlines()[0] == "i,j,score"
+
+
+def of_letters(letters: str, **changes):
+    """(the evaluation of contacts, a subject) of a Potts model with sites 0 and 4, 1 and 6 coupled and gaps that lie.
+
+    Gaps go together at sites 2 and 7, as they do in real alignments.
+    """
+    space = Categorical((8, len(letters) or 5))
+    model = small_model("potts", space)
+    gap = (letters or "-").index("-") if "-" in (letters or "-") else None
+    with torch.no_grad():
+        model.J.zero_()
+        for edge, pair in enumerate(model.edges.tolist()):
+            if pair in ([0, 4], [1, 6]):
+                model.J[edge] = torch.eye(space.values)
+            if pair == [2, 7] and gap is not None:
+                model.J[edge, gap, gap] = 9
+    contacts = torch.zeros(8, 8, dtype=torch.bool)
+    contacts[[0, 4, 1, 6], [4, 0, 6, 1]] = True
+    data = dataclasses.replace(placeholder(space), truth=Truth(contacts=contacts), letters=letters)
+    evaluation = component("evaluation", "contacts", **{"separation": 2, "top": 2} | changes)
+    return evaluation, Subject(model, data, "test", component("sampler", "gibbs"), torch.zeros(0), stream(0))
+
+
+@pytest.mark.parametrize("letters", ["-ACGU", "ACGU-", "AC-GU"])
+def test_the_gap_is_found_by_its_letter(letters):
+    evaluation, subject = of_letters(letters)
+    result = evaluation.evaluate(subject)
+    assert result.metrics["contacts/precision_top2"] == 1
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize(("letters", "said"), [("ACGUX", "the letters ACGUX have no gap"), ("", "have no letters")])
+def test_where_no_letter_is_a_gap_that_is_said(letters, said):
+    evaluation, subject = of_letters(letters)
+    (warning,) = evaluation.evaluate(subject).warnings
+    assert said in warning
+    assert of_letters(letters, gap=0)[0].evaluate(subject).warnings == ()
+
+
+def test_couplings_of_zero_rank_nothing():
+    evaluation, subject = of_letters("-ACGU")
+    torch.nn.init.zeros_(subject.model.J)
+    result = evaluation.evaluate(subject)
+    assert result.metrics == {}
+    assert result.warnings == ("all couplings are 0, so no pair has a score",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"separation": 7}, "evaluation.contacts.separation = 7: 8 sites have no such pairs; 6 at most"),
+        ({"gap": 5}, "evaluation.contacts.gap = 5: the values are 0 to 4"),
+    ],
+)
+def test_pairs_and_gaps_that_are_not_there_are_refused(changes, said):
+    evaluation, subject = of_letters("-ACGU", **changes)
+    assert evaluation.lacks(subject.data).startswith(said)
+    assert of_letters("-ACGU")[0].lacks(subject.data) is None
 
 
 @pytest.mark.data

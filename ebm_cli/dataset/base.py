@@ -67,7 +67,8 @@ class Raw:
     `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
     `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
     "words" numbers (n, context + 1) of `words`; "counts" of each of the `words` in documents, `SparseRows` (n, K).
-    `remarks` are sentences that whoever trains on the data should read; `spins` of binary values that -1 stood for 0.
+    `remarks` are sentences that whoever trains on the data should read; `spins` of binary values that -1 stood for 0;
+    `letters` those that categories are written as, in their order.
     """
 
     values: Values
@@ -79,6 +80,7 @@ class Raw:
     words: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     spins: bool = False
+    letters: str = ""
 
     def splits(self) -> dict[str, Arrays]:
         """Those there are, by name."""
@@ -170,6 +172,7 @@ class Data:
     truth: Truth = Truth()
     words: tuple[str, ...] = ()  # by their numbers, where rows are words or counts of them
     remarks: tuple[str, ...] = ()
+    letters: str = ""  # of categories, in their order, where they are written as letters
 
     def smoothed_mean(self) -> Tensor:
         """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite.
@@ -306,7 +309,17 @@ class Dataset(ABC):
         assert train is not None
         assert test is not None
         used = method if raw.values == "grey" else "none"
-        return Data(space, train, valid, test, used, raw.truth, raw.words, (*raw.remarks, *self._remarks(raw, space)))
+        return Data(
+            space,
+            train,
+            valid,
+            test,
+            used,
+            raw.truth,
+            raw.words,
+            (*raw.remarks, *self._remarks(raw, space)),
+            raw.letters,
+        )
 
     def _remarks(self, raw: Raw, space: Space) -> tuple[str, ...]:
         """What the values are taken for, where that is not plain. Raises UserError if they are not what they seem."""

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Truth, Values
+from ebm_cli.dataset import kinds
+from ebm_cli.dataset.alignment import GAPS, Aligned, file_alphabet, read_fasta
+from ebm_cli.dataset.base import Arrays, Binarize, Raw, Truth, Values
 from ebm_cli.dataset.files import data_root, missing, read_npz
 from ebm_cli.dataset.npz import Part, hold_out
 from ebm_cli.errors import UserError
@@ -20,23 +22,24 @@ _FEWEST = 3  # one for each split
 
 
 @register("dataset", "protein")
-class Protein(Dataset):
+class Protein(Aligned):
     """Aligned sequences as sites of one of the letters of `alphabet`, from a FASTA file or an .npz file.
 
-    FASTA: records of one length. npz: key msa (n, length) of integers, places in the alphabet; if it has one, key
-    contacts (length, length), which `contacts` names for other files. Without a path: Kunitz domains (PF00014), in
-    <root>/protein/kunitz.npz. Sequences that repeat are read once; letters that are not in the alphabet are read as
-    `unknown`, or refused if that is null. Shares of the rows are held out for testing and for validation.
+    FASTA: records of one length. npz: key msa (n, length) of integers, places in the alphabet; if it has them, keys
+    contacts (length, length), which `contacts` names for other files, and alphabet, which must be `alphabet`. Without a
+    path: Kunitz domains (PF00014), in <root>/protein/kunitz.npz. Sequences that repeat are read once. Of FASTA files:
+    letters that are not in the alphabet are read as `unknown`, or refused if that is null; lower-case letters and full
+    stops, the insert columns of a2m and a3m files, are refused or left out (`inserts` drop). Shares of the rows are
+    held out for testing and for validation.
 
     In training a sequence has the weight 1 / (number of training sequences, itself included, that agree with it in at
-    least the share `reweight` of the sites) (Morcos et al. 2011, supp. eq. 1-2); null: equal weights.
+    least the share `reweight` of the sites) (Morcos et al. 2011, supp. eq. 1-2); null: equal weights. adabmDCA 1.0.0
+    counts those above the share: 0.80001 does so here.
     """
 
     root: str | None
     path: str | None
     contacts: str | None
-    alphabet: Annotated[str, Field(min_length=2, max_length=256)]
-    unknown: Annotated[str, Field(min_length=1, max_length=1)] | None
     reweight: Annotated[float, Field(gt=0, le=1)] | None
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     binarize: Binarize
@@ -46,10 +49,8 @@ class Protein(Dataset):
         """The file's sequences. Raises UserError naming the first thing wrong with file, sequence or letter."""
         if len(set(self.alphabet)) < len(self.alphabet):
             raise UserError(f"dataset.alphabet = {self.alphabet}: a letter is there twice; leave it out once")
-        if self.unknown is not None and self.unknown not in self.alphabet:
-            raise UserError(f"dataset.unknown = {self.unknown}: not a letter of dataset.alphabet; name one, or null")
         file, said = self._file()
-        rows, contacts = self._of_npz(file, said) if file.suffix == ".npz" else (self._of_fasta(file, said), None)
+        rows, contacts, remarks = self._of_file(file, said)
         if self.contacts is not None:
             contacts = self._contacts(Path(self.contacts).expanduser(), f"dataset.contacts = {self.contacts}")
         if contacts is not None and contacts.shape != (rows.shape[1],) * 2:
@@ -57,12 +58,15 @@ class Protein(Dataset):
         distinct = np.unique(rows, axis=0)
         if len(distinct) < _FEWEST:
             raise UserError(f"{said}: too few distinct sequences ({len(distinct)}); the splits need {_FEWEST} at least")
+        if len(distinct) < len(rows):
+            remarks += (f"{len(rows) - len(distinct)} of {len(rows)} sequences repeat others and are read once",)
         train, test = hold_out(Part("msa", distinct, None), "test", self.held_out, said)
         train, valid = hold_out(train, "valid", self.held_out, said)
         weights = None if self.reweight is None else sequence_weights(train.values, self.reweight)
         truth = Truth(contacts=None if contacts is None else torch.from_numpy(contacts))
         arrays = Arrays(train.values, None, weights), Arrays(valid.values), Arrays(test.values)
-        return Raw("categorical", *arrays, truth, len(self.alphabet))
+        remarks += _of_gaps(distinct, self.alphabet)
+        return Raw("categorical", *arrays, truth, len(self.alphabet), letters=self.alphabet, remarks=remarks)
 
     def _file(self) -> tuple[Path, str]:
         if self.path is not None:
@@ -72,10 +76,20 @@ class Protein(Dataset):
             raise UserError(f"{missing(file.parent, file.name)}, or name your own alignment by dataset.path=FILE")
         return file, str(file)
 
+    def _of_file(self, file: Path, said: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None, tuple[str, ...]]:
+        """Rows with repetition, contacts where the file has them, and remarks."""
+        if file.suffix == ".npz" or (kinds.found(file) or ("",))[0] == "npz":
+            return (*self._of_npz(file, said), ())
+        rows, remarks = self.numbers(read_fasta(file, said), said)
+        return rows, None, remarks
+
     def _of_npz(self, file: Path, said: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        found = read_npz(file, ("msa", "contacts"), said)
+        found = read_npz(file, ("msa", "contacts", "alphabet"), said)
         if "msa" not in found:
             raise UserError(f"{said}: has no key msa; store the sequences under it as integers (n, length)")
+        if "alphabet" in found and file_alphabet(found["alphabet"], said) != self.alphabet:
+            own = file_alphabet(found["alphabet"], said)
+            raise UserError(f"dataset.alphabet = {self.alphabet}: {said} says {own}; set dataset.alphabet={own}")
         msa = found["msa"]
         if msa.dtype.kind not in "iu" or msa.ndim != 2 or msa.size == 0:
             raise UserError(f"{said}: msa has type {msa.dtype} and shape {msa.shape}; it must be integers (n, length)")
@@ -92,42 +106,12 @@ class Protein(Dataset):
             raise UserError(f"{said}: has no key contacts; store the contact map under it, (length, length)")
         return _square(found["contacts"], said)
 
-    def _of_fasta(self, file: Path, said: str) -> NDArray[np.uint8]:
-        place = {letter: number for number, letter in enumerate(self.alphabet)}
-        records = read_fasta(file, said)
-        length, rows = len(records[0][1]), []
-        for number, (name, letters) in enumerate(records, 1):
-            which = f"{said}: sequence {number} ({name})"
-            if len(letters) != length:
-                raise UserError(f"{which} has {len(letters)} letters, the first one {length}; align them")
-            strange = next((letter for letter in letters if letter not in place), None)
-            if strange is not None and self.unknown is None:
-                raise UserError(
-                    f"{which} has the letter {strange!r}, which dataset.alphabet lacks; add it there, or say what to "
-                    f"read it as, such as dataset.unknown={self.alphabet[0]}"
-                )
-            rows.append([place.get(letter, place.get(str(self.unknown), 0)) for letter in letters])
-        return np.array(rows, np.uint8)
 
-
-def read_fasta(file: Path, said: str) -> list[tuple[str, str]]:
-    """(name, letters) of every record. Raises UserError if the file is no FASTA file or holds no letters."""
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{said}: cannot be read ({type(error).__name__})") from error
-    records: list[tuple[str, list[str]]] = []
-    for number, line in enumerate(lines, 1):
-        if line.startswith(">"):
-            records.append((line[1:].split()[0] if line[1:].split() else str(len(records) + 1), []))
-        elif line.strip() and not records:
-            raise UserError(f"{said}, line {number}: a FASTA file begins with a line >NAME")
-        elif records:
-            records[-1][1].append(line.strip())
-    found = [(name, "".join(parts)) for name, parts in records]
-    if not found or not found[0][1]:
-        raise UserError(f"{said}: holds no sequence")
-    return found
+def _of_gaps(rows: NDArray[np.uint8], alphabet: str) -> tuple[str, ...]:
+    """A remark on sites that are gaps in every sequence."""
+    gaps = [alphabet.index(sign) for sign in GAPS if sign in alphabet]
+    empty = int(np.isin(rows, gaps).all(0).sum())
+    return (f"{empty} of {rows.shape[1]} sites are gaps in all sequences; take them out",) if empty else ()
 
 
 def _square(contacts: NDArray[Any], said: str) -> NDArray[np.bool_]:

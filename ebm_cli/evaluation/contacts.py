@@ -1,6 +1,6 @@
 """Which sites touch in the folded protein: couplings as contact predictions."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -9,50 +9,86 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import picture
+from ebm_cli.dataset.alignment import GAPS
+from ebm_cli.dataset.base import Data
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.potts import Potts
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import Categorical
+
+_UNKNOWN = "the contacts of these data are not known, so nothing is compared; dataset.contacts=FILE names them"
 
 
 @register("evaluation", "contacts")
 class Contacts(Evaluation):
     """Share of true contacts among the L/5, L/2, L (and `top`) pairs of highest score, |i - j| > `separation`.
 
-    The score of a pair is the Frobenius norm of its couplings in the zero-sum gauge, without those of the value
-    `gap` (the first letter, if there is a gap), corrected by the average product S_ij - S_i. S_.j / S_.. (Ekeberg et
-    al. 2013, eq. 22-24; Dunn, Wahl, Gloor 2008). The precision needs data that know their contacts (dataset=protein).
+    The score of a pair is the Frobenius norm of its couplings in the zero-sum gauge, without those of the value `gap`
+    (auto: the letter - or . of the data's alphabet, if it has one), corrected by the average product
+    S_ij - S_i. S_.j / S_.. (Ekeberg et al. 2013, eq. 22-24; Dunn, Wahl, Gloor 2008). The precision needs data that know
+    their contacts (dataset=protein).
     """
 
     while_training: bool
     separation: Annotated[int, Field(ge=0)]
-    gap: Annotated[int, Field(ge=0)] | None
+    gap: Annotated[int, Field(ge=0)] | Literal["auto"] | None
     top: Annotated[int, Field(ge=1)]
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Couplings between all pairs must be there."""
         return None if isinstance(model, Potts) else "this model has no couplings between categorical sites"
 
+    def lacks(self, data: Data) -> str | None:
+        """Pairs beyond `separation`, and the value that is to be the gap."""
+        sites, values = data.space.sites, data.space.values if isinstance(data.space, Categorical) else 0
+        if sites - 1 <= self.separation:
+            most = sites - 2
+            return (
+                f"evaluation.contacts.separation = {self.separation}: {sites} sites have no such pairs; {most} at most"
+            )
+        if isinstance(self.gap, int) and self.gap >= values:
+            return f"evaluation.contacts.gap = {self.gap}: the values are 0 to {values - 1}; name one of them, or null"
+        return None
+
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
-        """`contacts/precision_...` where the truth is known, a map, and all pairs by score in contacts.csv."""
+        """`contacts/precision_...` where the truth is known, a map, and all pairs by score in contacts.csv.
+
+        Nothing but a warning where all couplings are 0, which rank no pair.
+        """
         truth = subject.data.truth.contacts
         assert isinstance(subject.model, Potts)
-        score = scores(subject.model, self.gap).cpu()
+        gap, warnings = self._gap(subject.data)
+        score = scores(subject.model, gap).cpu()
+        if not score.isfinite().all():
+            return Result({}, warnings=("all couplings are 0, so no pair has a score",))
         truth = None if truth is None else truth.cpu()
         found = ranked(score, self.separation)
+        if truth is None:
+            warnings += (_UNKNOWN,)
         return Result(
             {} if truth is None else self._precision(truth[found[:, 0], found[:, 1]].double(), len(truth)),
             {"contacts": contact_map(score, truth, found[: len(score)])},
-            ("the contacts of these data are not known, so nothing is compared; dataset.contacts=FILE names them",)
-            * (truth is None),
+            warnings,
             {"contacts.csv": _listed(found, score, truth)},
         )
 
+    def _gap(self, data: Data) -> tuple[int | None, tuple[str, ...]]:
+        """The number of the gap, and a warning where nothing says which it is."""
+        if self.gap != "auto":
+            return self.gap, ()
+        place = next((data.letters.index(sign) for sign in GAPS if sign in data.letters), None)
+        if place is not None:
+            return place, ()
+        have = f"the letters {data.letters} have no gap" if data.letters else "the values of these data have no letters"
+        return None, (f"{have}, so the scores leave none out; evaluation.contacts.gap=NUMBER names one",)
+
     def _precision(self, hits: Tensor, length: int) -> dict[str, float]:
         sizes = {"l5": length // 5, "l2": length // 2, "l": length, f"top{self.top}": self.top}
-        numbers = {f"contacts/precision_{name}": hits[:size].mean().item() for name, size in sizes.items() if size}
+        there = {name: size for name, size in sizes.items() if 0 < size <= len(hits)}
+        numbers = {f"contacts/precision_{name}": hits[:size].mean().item() for name, size in there.items()}
         return numbers | {"contacts/precision_by_chance": hits.mean().item()}
 
 
@@ -65,7 +101,7 @@ def _listed(found: Tensor, score: Tensor, truth: Tensor | None) -> str:
 
 
 def scores(model: Potts, gap: int | None) -> Tensor:
-    """Corrected scores of all pairs, a symmetric matrix (sites, sites) with zero diagonal."""
+    """Corrected scores of all pairs, symmetric (sites, sites) with zero diagonal; NaN where all couplings are 0."""
     J, _ = model.zero_sum()
     kept = [value for value in range(model.space.values) if value != gap]
     norm = J[:, kept][:, :, kept].flatten(1).norm(dim=1)
