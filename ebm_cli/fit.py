@@ -1,7 +1,7 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
@@ -13,10 +13,11 @@ from ebm_cli import checkpoint, picture
 from ebm_cli.checkpoint import Checkpoint
 from ebm_cli.cuda_graph import execution
 from ebm_cli.dataset.base import Data
-from ebm_cli.device import evaluation_precision
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
-from ebm_cli.evaluation.base import Evaluation, Subject, on_split
+from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.samples import draw
+from ebm_cli.evaluation.together import Findings, infinite
+from ebm_cli.plain_json import finite
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
@@ -55,6 +56,7 @@ class Recorder:
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
     warned: bool = False
+    said: set[str] = field(default_factory=set)
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
@@ -80,18 +82,26 @@ class Recorder:
         return set(older[: -self.plan.keep_last]) if self.plan.log_spaced else set()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """To metrics.jsonl and the tracker."""
+        """To metrics.jsonl, with null for what is not finite, and the rest to the tracker."""
         self.run.append_metrics(step, values)
-        self.tracker.log(step, values)
+        self.tracker.log(step, finite(values))
+        self._say(infinite(values), step)
+
+    def _say(self, sentences: Iterable[str], step: int) -> None:
+        """Warn of each, once in a run."""
+        for sentence in sentences:
+            if sentence not in self.said:
+                log.warning("step %d: %s", step, sentence)
+                self.said.add(sentence)
 
     def evaluate(self, parts: Parts, state: TrainState) -> bool:
         """The cheap evaluations on held-out data; whether the monitored one is the best so far."""
-        values: dict[str, float] = {}
+        findings, split = Findings(), "valid" if parts.data.valid else "train"
         for name, evaluation in self.evaluations.items():
             if evaluation.while_training:
-                subject = subject_of(parts, state, "valid" if parts.data.valid else "train", name)
-                with evaluation_precision():
-                    values |= on_split(evaluation.evaluate(subject).metrics, subject.split)
+                findings.made(name, evaluation, subject_of(parts, state, split, name))
+        self._say([f"evaluation {name} failed: {why}" for name, why in findings.failed.items()], state.step)
+        values = findings.numbers
         if values:
             self.metrics(state.step, values)
         self._show(parts, state)
@@ -105,7 +115,7 @@ class Recorder:
         """The value that decides which checkpoint is best; a monitor that nothing measures is said, once."""
         monitor = self.plan.monitor
         if monitor is None or monitor in values:
-            return None if monitor is None else values[monitor]
+            return None if monitor is None else finite(values).get(monitor)
         if values and parts.data.valid and not self.warned:
             self.warned = True
             log.warning(

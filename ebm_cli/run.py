@@ -24,7 +24,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from ebm_cli import checkpoint
+from ebm_cli import checkpoint, plain_json
 from ebm_cli.errors import UserError
 
 VOCABULARY = "vocabulary.txt"
@@ -53,9 +53,9 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def append_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One more line."""
+        """One more line, with null for what is not finite."""
         with self.metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(plain_json.dumps({"step": step, **values}) + "\n")
 
     def sync_metrics(self) -> int:
         """Wait until the lines are on the disk; their number of bytes, which the checkpoint records."""
@@ -103,8 +103,8 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Replace a JSON file of the run in one motion."""
-        self.write_text(name, json.dumps(values, indent=1) + "\n")
+        """Replace a JSON file of the run in one motion, with null for what is not finite."""
+        self.write_text(name, plain_json.dumps(values, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> Path:
         """Replace a text file below the run directory, in UTF-8, in one motion."""

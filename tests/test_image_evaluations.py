@@ -15,7 +15,7 @@ from test_dataset import idx
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device import CPU
 from ebm_cli.engine import Engine
-from ebm_cli.evaluation.base import Subject, some_rows
+from ebm_cli.evaluation.base import Subject, refusal, some_rows
 from ebm_cli.evaluation.denoise import psnr
 from ebm_cli.evaluation.inpaint import hidden_sites, usual_values
 from ebm_cli.evaluation.mmd import kernel, mmd
@@ -121,6 +121,28 @@ def test_made_rows(space):
     columns = [[torch.equal(a, b) for b in before.unbind(1)].index(True) for a in sites["shuffled"].unbind(1)]
     assert sorted(columns) == [*range(space.sites)]
     assert columns != [*range(space.sites)]
+
+
+def test_rows_without_density_are_the_least_likely_of_all():
+    """A gamma law of positive numbers beside normal ones: those below 0 are impossible, and ties among them."""
+    model = small_model("exponential_family", Real((1, 2)), family="gamma").float()
+    rows = model.sample(60, stream(0, "rows"))
+    found = evaluated("ood", subject(model, data=data_of(model.space, rows)), datasets=["noise", "shuffled"])
+    assert set(found.metrics) == {"ood/noise/energy", "ood/shuffled/energy", "ood/shuffled/gradient"}
+    assert found.metrics["ood/noise/energy"] > 0.75
+    assert "of 60 rows (noise) have an infinite energy" in " ".join(found.warnings)
+    assert found.images["ood"].shape[2] == 3
+    rows[:3] = -1
+    held = evaluated("ood", subject(model, data=data_of(model.space, rows)), datasets=["noise"])
+    assert any("3 of 60 rows (held-out rows)" in warning for warning in held.warnings)
+    for name in ("resample", "long_run"):
+        assert "support of this family" in refusal(component("evaluation", name), model, None)
+
+
+def test_the_area_of_scores_without_bounds():
+    low, high = torch.tensor([-math.inf, 1.0]), torch.tensor([-math.inf, -math.inf, 0.0])
+    assert auroc(low, high) == pytest.approx((2 * 0.5 + 0 + 3) / 6)
+    assert math.isnan(auroc(low, torch.tensor([math.nan])))
 
 
 def test_a_model_of_the_data_knows_them_from_noise():

@@ -17,7 +17,7 @@ GROUPS = registry.GROUPS
 
 # From the bottom up. A file imports only from lines above its own, or from its own folder.
 LAYERS = """
-errors philox signals functional fixed_point
+errors philox signals functional fixed_point plain_json
 rng ranks launch memory
 registry space engine graph markov density augmentation
 features

@@ -12,7 +12,8 @@ from ebm_cli.commands import report
 from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
 from ebm_cli.commands.trained import Wanted, open_trained
 from ebm_cli.errors import UserError
-from ebm_cli.evaluation.base import Evaluation, Subject, on_split
+from ebm_cli.evaluation.base import Evaluation, Subject
+from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.rng import stream
 from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
@@ -31,7 +32,10 @@ class Settings:
 
 
 def evaluate(config: Mapping[str, Any]) -> int:
-    """Run the chosen evaluations, write `evaluations/<time>/results.json` and pictures; the exit code."""
+    """Run the chosen evaluations, write `evaluations/<time>/results.json` and pictures; the exit code.
+
+    Raises RunError in the end if an evaluation failed; what the others found is written before.
+    """
     groups = ("sampler", "device", "evaluation")
     settings = {key: value for key, value in config.items() if key not in groups}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
@@ -49,16 +53,17 @@ def evaluate(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
-        results, images, files = _evaluate(parts, trained.state, chosen, asked)
+        findings, images, files = _evaluate(parts, trained.state, chosen, asked)
         seconds = time.perf_counter() - began
     folder = trained.run.new_folder("evaluations")
     name = str(folder.relative_to(trained.run.path))
     about = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
-    trained.run.write_json(f"{name}/results.json", {**about, **results})
+    trained.run.write_json(f"{name}/results.json", {**about, **findings.record})
     trained.run.write_all(name, images, files)
-    shown = result_of_split(results, asked.split)
+    shown = result_of_split(findings.known, asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
     output.print(f"results: {' '.join(map(str, sorted(folder.iterdir(), key=_json_first)))}", soft_wrap=True)
+    findings.check()
     return 0
 
 
@@ -81,25 +86,20 @@ def result_of_split(results: Mapping[str, float], split: str) -> dict[str, float
 
 def _evaluate(
     parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings
-) -> tuple[dict[str, float], dict[str, Any], dict[str, str]]:
-    model = state.averaged_model()
-    found: dict[str, float] = {}
+) -> tuple[Findings, dict[str, Any], dict[str, str]]:
+    model, findings = state.averaged_model(), Findings()
     images: dict[str, Any] = {}
     files: dict[str, str] = {}
-    for name, evaluation in chosen.items():
-        log.info("evaluating: %s", name)
+
+    def subject(name: str) -> Subject:
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
-        subject = Subject(
+        return Subject(
             model, parts.data, asked.split, parts.components.sampler, state.chains(), key, parts.device, state.auxiliary
         )
-        result = evaluation.evaluate(subject)
-        found |= on_split(result.metrics, asked.split)
+
+    for result in one_by_one(chosen, subject, findings):
         images |= dict(result.images)
         files |= dict(result.files)
-        for line in result.said:
-            log.info("%s", line)
-        for warning in result.warnings:
-            log.warning("%s: %s", name, warning)
-    for sentence in report.contradictions(result_of_split(found, asked.split)):
+    for sentence in report.contradictions(result_of_split(findings.known, asked.split)):
         log.warning("%s", sentence)
-    return found, images, files
+    return findings, images, files

@@ -87,5 +87,5 @@ def _status(entry: Mapping[str, Any]) -> str:
 
 
 def _cell(summary: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    found = next((summary[key] for key in keys if key in summary), None)
+    found = next((summary[key] for key in keys if summary.get(key) is not None), None)
     return "" if found is None else f"{found:.2f}"

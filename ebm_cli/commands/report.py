@@ -1,5 +1,6 @@
 """The last table of a run, and the table of a multirun."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,11 @@ _ERROR = 0.5  # nats
 
 
 def show(title: str, values: Mapping[str, Any], split: str) -> None:
-    """Print what was found, the log-likelihood with its bracket first; samplers side by side below."""
+    """Print what was found, the log-likelihood with its bracket first; samplers side by side below.
+
+    What is no finite number is not shown: a sentence said so where it was found.
+    """
+    values = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
     output.print(table(title, rows(values, split)))
     samplers = _samplers(values)
     if samplers:
@@ -47,17 +52,21 @@ def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) ->
         found[f"log-likelihood ({split}), exact"] = _plus_minus(values, "exact") + " nats"
     if "ais/log_likelihood" in values:
         found[f"log-likelihood ({split}), AIS"] = _plus_minus(values, "ais") + " nats (errs upwards)"
-    if "ais/gap" in values:
+    if "ais/gap" in values and "ais/log_likelihood" in values:
         used |= {"ais/gap", "raise/log_likelihood", "raise/points"}
         found["  bracket, RAISE to AIS"] = f"{bracket(values)}, RAISE on {values['raise/points']:.0f} rows"
-    if "ais/log_z_low" in values:
+    if _has(values, "ais/log_z", "ais/log_z_low", "ais/log_z_high"):
         used |= {"ais/log_z", "ais/log_z_low", "ais/log_z_high"}
         found["  log Z, AIS"] = _log_z(values, "ais")
-    if "bridge/log_z_low" in values:
+    if _has(values, "bridge/log_likelihood", "bridge/log_z", "bridge/log_z_low", "bridge/log_z_high"):
         used |= {f"bridge/{name}" for name in ("log_likelihood", "standard_error", "log_z", "log_z_low", "log_z_high")}
         found[f"log-likelihood ({split}), bridge"] = _plus_minus(values, "bridge") + " nats"
         found["  log Z, bridge"] = _log_z(values, "bridge")
     return used
+
+
+def _has(values: Mapping[str, Any], *keys: str) -> bool:
+    return all(key in values for key in keys)
 
 
 def _log_z(values: Mapping[str, Any], name: str) -> str:
@@ -93,7 +102,7 @@ def _plus_minus(values: Mapping[str, Any], name: str) -> str:
 
 def _chains(values: Mapping[str, Any], found: dict[str, str]) -> set[str]:
     used = {f"chains/{name}" for name in ("r_hat", "ess_bulk", "ess_tail", "autocorrelation_time")}
-    if "chains/r_hat" in values:
+    if _has(values, *used):
         found["chains"] = (
             f"R-hat {values['chains/r_hat']:.3f}, ESS bulk {values['chains/ess_bulk']:.0f} tail "
             f"{values['chains/ess_tail']:.0f}, autocorrelation time {values['chains/autocorrelation_time']:.1f} steps"
@@ -105,7 +114,7 @@ def _documents(values: Mapping[str, Any], split: str, found: dict[str, str]) -> 
     """Perplexity, topics and retrieval, each beside its yardsticks; the tables above have the rest."""
     if "exact/perplexity" in values:
         found[f"perplexity ({split}), exact"] = f"{values['exact/perplexity']:.1f}"
-    if "perplexity/model" in values:
+    if _has(values, "perplexity/model", "perplexity/upper_bound", "perplexity/unigram"):
         low, high = values["perplexity/model"], values["perplexity/upper_bound"]
         found[f"perplexity ({split})"] = f"{low:.1f} by AIS (errs low), {high:.1f} by chains back down (errs high)"
         lda = f"LDA at most {values['perplexity/lda']:.1f}, " if "perplexity/lda" in values else ""

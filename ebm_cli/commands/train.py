@@ -24,9 +24,9 @@ from ebm_cli.commands.parts import (
     ranks_wanted,
 )
 from ebm_cli.commands.resume import merged
-from ebm_cli.device import evaluation_precision
 from ebm_cli.errors import DISK_ERRORS, RunError, UserError
-from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.evaluation.base import Evaluation, Subject
+from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.fit import Follower, Plan, Recorder, fit, restore, subject_of
 from ebm_cli.launch import launch, started
 from ebm_cli.memory import watched
@@ -220,13 +220,13 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
         RunInfo(home.path, meta["id"], home.path.name, group, session.config),
     )
     recorder = Recorder(home, tracker, session.plan, session.evaluations)
-    status, code, why, results = "failed", 1, dict[str, str](), dict[str, float]()
+    status, code, why, results = "failed", 1, dict[str, str](), Findings()
     try:
         _announce(session)
         with _timed(spent, "training_seconds"), watched(session.parts.device.torch):
             fit(session.parts, state, recorder, stop)
         with stop.promptly(), recorder.disk_watched(state), watched(session.parts.device.torch):
-            results = _evaluate(session, recorder)
+            _evaluate(session, recorder, results)
         status, code = "done", 0
     except RunError as error:
         log.error("%s", error)
@@ -235,9 +235,9 @@ def _train(session: Session, stop: StopRequest, group: str | None) -> int:
         status, code = "stopped", stop.exit_code or 130
     finally:
         spent["seconds"] += time.perf_counter() - began
-        summary = {"status": status, "steps": state.step, **_rounded(spent), **results}
+        summary = {"status": status, "steps": state.step, **_rounded(spent), **results.record}
         _record(home, summary, {"status": status, **spent, "step": state.step, **why})
-        farewell = tracker.close({key: value for key, value in summary.items() if isinstance(value, float)})
+        farewell = tracker.close({**_rounded(spent), **results.known})
     _finish(session, summary, code, farewell)
     return code
 
@@ -283,30 +283,28 @@ def _announce(session: Session) -> None:
     log.info("run directory %s", session.run.path)
 
 
-def _evaluate(session: Session, recorder: Recorder) -> dict[str, float]:
-    """Every evaluation on the test split, into the summary, the tracker and `samples/`."""
-    found: dict[str, float] = {}
+def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
+    """Every evaluation on the test split, into the findings, the tracker and `samples/`.
+
+    Raises RunError in the end if one of them failed.
+    """
     parts, state = session.parts, session.state
-    for name, evaluation in session.evaluations.items():
-        log.info("evaluating: %s", name)
-        with evaluation_precision():
-            result = evaluation.evaluate(subject_of(parts, state, "test", f"final {name}"))
-        found |= result.metrics
-        for line in result.said:
-            log.info("%s", line)
-        for warning in result.warnings:
-            log.warning("%s: %s", name, warning)
+
+    def subject(name: str) -> Subject:
+        return subject_of(parts, state, "test", f"final {name}")
+
+    for result in one_by_one(session.evaluations, subject, findings):
         session.run.write_all("samples", result.images, result.files)
         recorder.tracker.images(state.step, dict(result.images))
-    for sentence in report.contradictions(found):
+    for sentence in report.contradictions(findings.known):
         log.warning("%s", sentence)
-    return found
+    findings.check()
 
 
 def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: str | None) -> None:
     """What the user reads last."""
     home = session.run.path
-    if code == 0:
+    if code == 0 or "failed" in summary:
         report.show(str(home), summary, "test")
     if farewell:
         log.info("%s", farewell)

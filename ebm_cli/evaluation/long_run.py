@@ -76,6 +76,8 @@ class LongRun(Evaluation):
     frames: Annotated[int, Field(ge=2, le=20)]
     confident: Annotated[float, Field(gt=0, lt=1)]
 
+    moves_anywhere = True
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Only Langevin has a noise to set."""
         if self.noises is not None and not isinstance(sampler.inner, Langevin):

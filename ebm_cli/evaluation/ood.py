@@ -1,6 +1,7 @@
 """Other data against held-out rows: does the model tell them apart?"""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Annotated, Any
 
@@ -32,8 +33,8 @@ class OutOfDistribution(Evaluation):
     """P(score of a held-out row > score of another row), ties counted half: the area under the ROC curve, AUROC.
 
     0.5 is guessing, 1 perfect, below 0.5 the others look more like data than the data. Scores: `energy`, -E(x), the
-    log-density up to a constant; of real values also `gradient`, -|dE/dx| (Grathwohl et al. 2020, sect. 5.3), high
-    where the density is flat.
+    log-density up to a constant, -inf where there is no density; of real values also `gradient`, -|dE/dx| (Grathwohl
+    et al. 2020, sect. 5.3), high where the density is flat, unless rows of either side have no density.
 
     `datasets`: noise, as chains without a past start; shuffled, the held-out rows with their sites in one random order;
     constant, rows with one value at all sites, the value drawn as noise is; and names of shipped data sets with their
@@ -66,9 +67,10 @@ class OutOfDistribution(Evaluation):
         for name in self.datasets:
             other = self._rows(name, subject, own)
             found[name] = scores(subject.model, other)
-            for score, values in found[name].items():
-                metrics[f"ood/{name}/{score}"] = auroc(found["held-out rows"][score], values)
-        return Result(metrics, {"ood": figure({name: -values["energy"] for name, values in found.items()})})
+            for score in comparable(found["held-out rows"], found[name]):
+                metrics[f"ood/{name}/{score}"] = auroc(found["held-out rows"][score], found[name][score])
+        energies = {name: -values["energy"] for name, values in found.items()}
+        return Result(metrics, {"ood": figure(energies)}, tuple(impossible(energies)))
 
     def _rows(self, name: str, subject: Subject, own: Tensor) -> Tensor:
         """What the held-out rows `own` are compared with, (n, *shape)."""
@@ -130,21 +132,44 @@ def scores(model: EnergyModel, x: Tensor) -> Scores:
     return {"energy": -torch.cat(energies).double(), "gradient": -norms}
 
 
-def auroc(data: Tensor, other: Tensor) -> float:
-    """P(a score of `data` > one of `other`), ties counted half."""
-    from sklearn.metrics import roc_auc_score  # slow to import, and few runs need it
+def comparable(data: Scores, other: Scores) -> list[str]:
+    """Names of the scores that all rows have: a row without density has no gradient of it."""
+    dense = all(part["energy"].isfinite().all() for part in (data, other))
+    return [name for name in data if dense or name == "energy"]
 
+
+def impossible(energies: Mapping[str, Tensor]) -> Iterator[str]:
+    """A sentence on each set of rows of which some have no density."""
+    for name, values in energies.items():
+        if count := int((values == torch.inf).sum()):
+            yield (
+                f"{count} of {len(values)} rows ({name}) have an infinite energy: to the model they are impossible, "
+                "which counts as the lowest score; their gradients are not compared"
+            )
+
+
+def auroc(data: Tensor, other: Tensor) -> float:
+    """P(a score of `data` > one of `other`), ties counted half, by their ranks; nan where a score is nan."""
+    from scipy.stats import rankdata  # slow to import, and few runs need them
+    from sklearn.metrics import roc_auc_score
+
+    both = torch.cat([data, other])
+    if both.isnan().any():
+        return math.nan
     truth = np.repeat([1, 0], [len(data), len(other)])
-    return float(roc_auc_score(truth, torch.cat([data, other]).cpu().numpy()))
+    return float(roc_auc_score(truth, rankdata(both.cpu().numpy())))
 
 
 def figure(energies: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """Histograms of energies by the name of the data."""
-    everything = torch.cat([*energies.values()])
+    """Histograms of the finite energies by the name of the data."""
+    finite = {name: values[values.isfinite()] for name, values in energies.items()}
+    everything = torch.cat([*finite.values()])
+    if not len(everything):
+        everything = torch.zeros(1)
     edges = np.linspace(everything.min().item(), everything.max().item() + 1e-9, 61)
     with picture.axes(1, 1) as drawing:
         axis = drawing.at[0][0]
-        for name, values in energies.items():
+        for name, values in ((name, values) for name, values in finite.items() if len(values)):
             axis.hist(values.cpu().numpy(), edges, density=True, histtype="step", label=name)
         axis.set(xlabel="energy [nats]", ylabel="density")
         axis.legend(fontsize=8)

@@ -37,6 +37,8 @@ class Resample(Evaluation):
     rows: Annotated[int, Field(ge=2)]
     steps: Annotated[int, Field(ge=1)]
 
+    moves_anywhere = True
+
     @property
     def work(self) -> Work:
         """All the way."""

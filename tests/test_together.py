@@ -1,0 +1,103 @@
+"""Evaluations that fail or find no number: what the others found is kept, and every file is JSON for every reader."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from cli_helpers import ebm, train, trained
+
+from ebm_cli.errors import RunError
+from ebm_cli.evaluation.base import Result
+from ebm_cli.evaluation.pseudo_likelihood import PseudoLikelihood
+from ebm_cli.evaluation.samples import Samples
+from ebm_cli.plain_json import dumps, finite
+
+BOTH = "evaluation=[pseudo_likelihood,samples]"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def strict(path):
+    """What the file holds, if it is JSON: no NaN, no Infinity."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    return (
+        [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+        if (path.suffix == ".jsonl")
+        else json.loads(path.read_text(), parse_constant=refuse)
+    )
+
+
+def failing(error):
+    def evaluate(self, subject):
+        raise error
+
+    return evaluate
+
+
+def test_what_is_not_finite_is_null():
+    found = {"a": [1.5, math.nan, (2, -math.inf)], "b": {"c": math.inf, "d": True}, "e": "NaN"}
+    assert json.loads(dumps(found)) == {"a": [1.5, None, [2, None]], "b": {"c": None, "d": True}, "e": "NaN"}
+    assert finite({"a": 1.0, "b": math.nan, "c": -math.inf, "d": None}) == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(RunError("no way"), "no way"), (ValueError("bad sum"), "ValueError: bad sum"), (KeyError("x"), "KeyError: 'x'")],
+)
+def test_an_evaluation_that_fails_loses_none_of_the_others(error, said, monkeypatch):
+    trained(BOTH)
+    monkeypatch.setattr(PseudoLikelihood, "evaluate", failing(error))
+    answer = train(BOTH + " eval_every=0", "failed")
+    assert answer.code == 1
+    assert f"evaluation pseudo_likelihood failed: {said}" in answer.err
+    assert "Traceback" not in answer.err
+    run = Path("failed")
+    summary = strict(run / "summary.json")
+    assert summary["failed"] == {"pseudo_likelihood": said}
+    assert summary["status"] == "failed"
+    assert summary["samples/distinct"] > 0
+    assert strict(run / "metadata.json")["error"].startswith(f"evaluation pseudo_likelihood failed: {said}")
+    trace = run / "samples" / "pseudo_likelihood-error.txt"
+    assert trace.exists() == (not isinstance(error, RunError))
+    answer = ebm("evaluate run=run", BOTH)
+    assert answer.code == 1
+    assert f"evaluation pseudo_likelihood failed: {said}" in answer.err
+    (file,) = run.parent.glob("run/evaluations/*/results.json")
+    results = strict(file)
+    assert results["failed"] == {"pseudo_likelihood": said}
+    assert results["samples/distinct"] > 0
+    assert "samples/distinct" in answer.out
+
+
+def test_an_evaluation_that_fails_while_training_is_said_once(monkeypatch):
+    monkeypatch.setattr(PseudoLikelihood, "evaluate", failing(ValueError("bad sum")))
+    answer = train("evaluation=[pseudo_likelihood,samples] eval_every=3")
+    assert answer.err.count("step 3: evaluation pseudo_likelihood failed: ValueError: bad sum") == 1
+    assert "step 6: evaluation" not in answer.err
+    assert len(strict(Path("run/metrics.jsonl"))) == 12
+
+
+def test_numbers_that_are_not_finite_are_null_with_a_sentence(monkeypatch):
+    found = {"pseudo_likelihood/log_pseudo_likelihood": math.nan, "pseudo_likelihood/rows": 3.0}
+    monkeypatch.setattr(PseudoLikelihood, "evaluate", lambda self, subject: Result(found))
+    monkeypatch.setattr(Samples, "evaluate", lambda self, subject: Result({"samples/distinct": -math.inf}))
+    answer = train(BOTH + " eval_every=4 tracker=csv")
+    assert answer.code == 0
+    assert "pseudo_likelihood/log_pseudo_likelihood: not finite" in answer.err
+    assert "samples/distinct: not finite" in answer.err
+    assert "step 4: pseudo_likelihood/valid/log_pseudo_likelihood: not finite" in answer.err
+    run = Path("run")
+    assert strict(run / "summary.json") | {"samples/distinct": None, "pseudo_likelihood/rows": 3.0} == strict(
+        run / "summary.json"
+    )
+    lines = [line for line in strict(run / "metrics.jsonl") if "pseudo_likelihood/valid/rows" in line]
+    assert [line["pseudo_likelihood/valid/log_pseudo_likelihood"] for line in lines] == [None] * 3
+    assert "nan" not in (run / "metrics.csv").read_text()
+    assert strict(run / "checkpoints" / "step-00000012" / "state.json")["best"] is None
