@@ -179,7 +179,7 @@ def _objectives(spaces: tuple[type[Space], ...], model: ModelSpec, choice: Choic
     for name, cls in registry.components("objective").items():
         kind = cast(type[Objective], cls)
         if set(kind.spaces) & set(spaces) and all(issubclass(model.builds, need) for need in kind.requires):
-            found += kind.chosen_as or (name,)
+            found += kind.chosen_for(model.builds, spaces) or (name,)
     return f"objectives that fit model={choice['model']}: {', '.join(sorted(found))}"
 
 
@@ -191,6 +191,13 @@ def check_data(objective: Objective, space: Space, model: ModelSpec, choice: Cho
             f"{_objectives((type(space),), model, choice)}"
         )
     misfit = objective.space_misfit(space)
+    if misfit:
+        raise UserError(misfit)
+
+
+def check_rows(objective: Objective, data: Data) -> None:
+    """The settings of the objective suit the rows that were read."""
+    misfit = objective.data_misfit(data)
     if misfit:
         raise UserError(misfit)
 
@@ -266,7 +273,8 @@ def check_enumerable(objective: Objective, model: EnergyModel, choice: Choice) -
     """An objective that sums over all states gets a model small enough."""
     why = exact.refusal(model) if objective.enumerates else None
     if why:
-        raise UserError(f"objective={choice['objective']}: {why}; use objective=pcd, or a smaller model")
+        smaller = ", or a smaller model" if exact.has_sum(type(model), [type(model.space)]) else ""
+        raise UserError(f"objective={choice['objective']}: {why}; use objective=pcd{smaller}")
 
 
 def check_labels(objective: Objective, model: EnergyModel, data: Data, choice: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Exact answers by enumeration: the oracle of the tests, of `evaluation=exact` and of `objective=exact`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -12,12 +12,19 @@ from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.ising import Ising
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Categorical, Discrete
+from ebm_cli.space import Binary, Categorical, Discrete, Space
 
 LOG2_LIMIT = 20
 """Sums of at most 2^20 terms are attempted."""
 
 _CHUNK_ELEMENTS = 2**24
+
+
+def has_sum(model: type[EnergyModel], spaces: Collection[type[Space]]) -> bool:
+    """Whether log Z of such models on one of these spaces is known or a sum over states, however many."""
+    return issubclass(model, Normalised | GaussianRBM | ReplicatedSoftmax) or any(
+        issubclass(space, Discrete) for space in spaces
+    )
 
 
 def refusal(model: EnergyModel) -> str | None:

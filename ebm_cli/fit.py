@@ -141,7 +141,7 @@ class Recorder:
 
     def save(self, parts: Parts, state: TrainState) -> None:
         """A checkpoint of this moment, and the superseded ones deleted. Raises RunError if a weight is not finite."""
-        check_weights(state)
+        check_weights(state, parts.components.objective)
         if state.step == 0 and checkpoint.steps(self.run.checkpoints):
             return  # a run of no steps was resumed
         best = state.best and {"step": state.best.step, "value": state.best.value}

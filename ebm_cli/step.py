@@ -32,9 +32,6 @@ from ebm_cli.train import Parts, TrainState
 _TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
 
 
-_ADVICE = "Start a run with a lower optimizer.lr, optimizer.clip=10, or more chains.steps"
-
-
 class Inputs(NamedTuple):
     """What one step draws and where: all that differs from step to step beside the state."""
 
@@ -337,7 +334,7 @@ def check(state: TrainState, reports: Sequence[Report], objective: Objective) ->
         state.step = bad.step - 1
         if finite[healthy.index(False)]:
             raise RunError(_diverged(bad, objective))
-        raise RunError(_not_finite(bad.step, *_cause(bad)))
+        raise RunError(_not_finite(bad.step, *_cause(bad), objective))
 
 
 def _diverged(report: Report, objective: Objective) -> str:
@@ -345,7 +342,7 @@ def _diverged(report: Report, objective: Objective) -> str:
     name = next(name for name, (bound, _) in objective.bounds.items() if abs(numbers[name]) > bound)
     return (
         f"step {report.step}: {name} is {numbers[name]:.6g} nats, beyond {objective.bounds[name][1]} "
-        f"({_listed(report)}); nothing of it was saved. {_ADVICE}"
+        f"({_listed(report)}); nothing of it was saved. {_advice(objective)}"
     )
 
 
@@ -361,12 +358,17 @@ def _listed(report: Report) -> str:
     return ", ".join(f"{name} {numbers[name]:.6g}" for name in report.values.names)
 
 
-def _not_finite(step: int, subject: str, detail: str) -> str:
-    return f"step {step}: {subject} not finite ({detail}); nothing of it was saved. {_ADVICE}"
+def _not_finite(step: int, subject: str, detail: str, objective: Objective) -> str:
+    return f"step {step}: {subject} not finite ({detail}); nothing of it was saved. {_advice(objective)}"
 
 
-def check_weights(state: TrainState) -> None:
+def _advice(objective: Objective) -> str:
+    more = "optimizer.clip=10, or more chains.steps" if objective.negatives else "or optimizer.clip=10"
+    return f"Start a run with a lower optimizer.lr, {more}"
+
+
+def check_weights(state: TrainState, objective: Objective) -> None:
     """Raises RunError if a weight is not finite, so that no checkpoint of a broken model is ever written."""
     broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
     if broken:
-        raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update"))
+        raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update", objective))

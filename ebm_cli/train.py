@@ -167,6 +167,7 @@ def assemble(
     checks.check_loaded(data.space, components.model, choice)
     checks.check_moves(components.sampler, data.space, choice)
     checks.check_data(components.objective, data.space, components.model, choice)
+    checks.check_rows(components.objective, data)
     checks.check_noise_data(components.objective, components.noise, data.space, choice)
     memory.check(_needed(components, loop, data), device.bytes_left())
     data = data.to(device.torch)

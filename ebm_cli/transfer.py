@@ -1,11 +1,15 @@
 """log Z of an Ising model on a two-dimensional lattice by transfer matrices (Kramers & Wannier 1941)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.ising import Ising
 from ebm_cli.space import Spin
+
+_AT_ONCE = 2**24  # numbers in the sums of logarithms
 
 
 def narrow_side(model: EnergyModel) -> int | None:
@@ -28,12 +32,10 @@ def log_z(model: Ising) -> Tensor:
     within = [_within(s, along[r], bias[r]) for r in range(rows)]
     closed = len(down) == rows and rows > 2
     logs = [(s * down[r]) @ s.T + within[(r + 1) % rows] for r in range(len(down))]
-    product, scale = (torch.eye(len(s)).to(bias), 0.0) if closed else _scaled(within[0][None])
+    product = logs.pop(0) if closed else within[0][None]
     for step in logs:
-        matrix, more = _scaled(step)
-        product, again = _rescaled(product @ matrix)
-        scale = scale + more + again
-    return (product.trace() if closed else product.sum()).log() + scale
+        product = _log_matmul(product, step)
+    return (product.diagonal() if closed else product.flatten()).logsumexp(0)
 
 
 def _by_axis(model: Ising) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,12 +52,23 @@ def _within(s: Tensor, along: Tensor, bias: Tensor) -> Tensor:
     return (s[:, : len(along)] * s.roll(-1, 1)[:, : len(along)]) @ along + s @ bias
 
 
-def _scaled(logs: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logs - m) and m, their largest."""
-    top = logs.max()
-    return (logs - top).exp(), top
+def _log_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """log sum_j exp(a_ij + b_jk), (n, m), differentiable.
+
+    A product of exp(a), each row divided by its largest, and exp(b), each column likewise. Where all that it adds up
+    is too small for that, as strong couplings of both signs make it, the sum is one of logarithms.
+    """
+    top, above = a.amax(1, keepdim=True).detach(), b.amax(0, keepdim=True).detach()
+    product = (a - top).exp() @ (b - above).exp()
+    lost = product < len(b) * torch.finfo(product.dtype).tiny / torch.finfo(product.dtype).eps
+    found = torch.where(lost, 1.0, product).log() + top + above
+    if not lost.any():
+        return found
+    parts = [(a[i] + b.T[k]).logsumexp(1) for i, k in _pairs(lost, max(1, _AT_ONCE // len(b)))]
+    return found.index_put(lost.nonzero().unbind(1), torch.cat(parts))
 
 
-def _rescaled(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    top = matrix.max()
-    return matrix / top, top.log()
+def _pairs(where: Tensor, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and columns of the entries that are true, so many at a time."""
+    for part in where.nonzero().split(at_once):
+        yield part[:, 0], part[:, 1]

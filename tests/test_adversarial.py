@@ -304,3 +304,15 @@ def test_no_state_is_left_out_of_the_mean_of_a_discrete_adversary():
     model = target("rbm-binary")
     learned = auxiliary(component("objective", "adversarial_contrastive"), model).noise.learned
     assert (-learned.energy(double_states(model)) - learned.log_z()).exp().sum().item() == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("space", [Binary((2, 2)), Spin((2, 2)), Categorical((4, 3))], ids=lambda space: space.name)
+def test_a_discrete_adversary_of_sites_that_never_vary_is_away_from_the_bounds(space):
+    """The first site has one of two values as often as the other, the three others have one each."""
+    values = torch.zeros(50, space.sites)
+    values[:25, 0] = 1
+    rows = space.encode(values.reshape(-1, *space.site_shape))
+    learned, others = adversary.independent(space, rows).double(), 0.01 * (space.values - 1)
+    expected = (0.99 / (0.99 + others)) ** 3 * 0.5 / (1 + others - 0.01)
+    for row in (rows[:1], rows[-1:]):
+        assert (-learned.energy(row.double()) - learned.log_z()).exp().item() == pytest.approx(expected, rel=1e-5)

@@ -178,6 +178,21 @@ def test_transfer_matrices_sum_over_all_states(shape, periodic):
     assert_close(transfer.log_z(model), brute, **TINY)
 
 
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("strength", [60, 600])
+def test_strong_couplings_of_both_signs_do_not_underflow(periodic, strength):
+    """In a frustrated lattice the states that count are far below the largest entries of each matrix."""
+    model = uneven(ising((4, 4), periodic=periodic))
+    with torch.no_grad():
+        model.J.mul_(strength)
+        model.b.mul_(strength)
+    brute = (-model.energy(model.space.enumerate().double())).logsumexp(0)
+    found = transfer.log_z(model)
+    assert_close(found, brute, **TINY)
+    for slope, expected in zip(*(torch.autograd.grad(f, [model.J, model.b]) for f in (found, brute)), strict=True):
+        assert_close(slope, expected, rtol=1e-9, atol=1e-9)
+
+
 # METHODS of the project: log p = s.(sigma A) s + b sum s on the L x L torus, J = 2 sigma.
 CONSTANTS = [(5, 0.1, 0.2, 19.674086), (5, 0.1, 0.0, 18.369204), (10, 0.1, 0.0, 73.453098), (10, 0.25, 0.0, 103.272975),
              (10, 0.1, 0.2, 78.688056)]  # fmt: skip

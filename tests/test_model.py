@@ -334,6 +334,23 @@ def test_conditionals_survive_strong_couplings(name):
         assert_close(of_sites(sites, site).double(), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_conditionals_of_an_rbm_whose_weights_ran_off(dtype):
+    """exp(-|W_ij|) is 0 in these weights' arithmetic, where a term of the logit must still not be log 0."""
+    model = target("rbm-binary").to(dtype)
+    with torch.no_grad():
+        model.W.mul_(2000)
+        model.c.sub_(500)
+    x, precise = model.space.enumerate(), target("rbm-binary")
+    with torch.no_grad():
+        for p, q in zip(precise.parameters(), model.parameters(), strict=True):
+            p.copy_(q)
+    sites = model.sites(x.to(dtype))
+    for site in range(model.space.sites):
+        expected = conditionals(precise, x.double(), torch.full((len(x),), site))
+        assert_close(of_sites(sites, site).double(), expected, rtol=1e-5, atol=1e-3)
+
+
 # Sweeps of a Boltzmann machine in blocks
 
 ORDERS = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 from targets import (
     DISCRETE,
+    PAIRS,
     assert_close,
     at,
     auxiliary,
@@ -15,6 +16,7 @@ from targets import (
     component,
     double_states,
     exact_p,
+    example,
     gradients,
     keys_used,
     shipped,
@@ -386,12 +388,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_too():
 
 
 def test_weights_that_are_not_finite_are_named():
-    _, state = small_run()
-    check_weights(state)
+    parts, state = small_run()
+    objective = parts.components.objective
+    check_weights(state, objective)
     with torch.no_grad():
         state.model.c[1] = math.nan
-    with pytest.raises(RunError, match=r"^step 0: c are not finite"):
-        check_weights(state)
+    with pytest.raises(RunError, match=r"^step 0: c are not finite .*more chains.steps$"):
+        check_weights(state, objective)
+    with pytest.raises(RunError, match=r"lower optimizer.lr, or optimizer.clip=10$"):
+        check_weights(state, component("objective", "score_matching"))
+
+
+def test_shades_of_grey_have_walls_also_where_they_are_taken_as_real_numbers():
+    data = component("dataset", "digits").load((Real,))
+    with pytest.raises(UserError, match=r"shades of grey end at black and white"):
+        checks.check_rows(component("objective", "score_matching", variant="explicit"), data)
+
+
+@pytest.mark.parametrize("variant", ["explicit", "sliced", "sliced_vr"])
+def test_integration_by_parts_needs_rows_without_walls_that_vary(variant):
+    data, objective = small_data(Real((3,))), component("objective", "score_matching", variant=variant)
+    checks.check_rows(objective, data)
+    with pytest.raises(UserError, match=f"objective.variant = {variant}: .* black and white; set .*=denoising"):
+        checks.check_rows(objective, dataclasses.replace(data, shaded=True))
+    rows = data.train.grey.clone()
+    rows[:, 1] = 2.5
+    still = dataclasses.replace(data, train=dataclasses.replace(data.train, grey=rows))
+    with pytest.raises(UserError, match=r"1 of 3 columns are the same in every training row, the first .* column 1;"):
+        checks.check_rows(objective, still)
+    checks.check_rows(component("objective", "score_matching"), still)
 
 
 def test_negatives_are_the_ends_of_the_chains():
@@ -496,3 +521,16 @@ def test_penalties_need_couplings():
     for key in ("coupling_l1", "coupling_l2"):
         misfit = component("objective", "pseudo_likelihood", **{key: 0.1}).misfit(BernoulliProduct)
         assert misfit == f"objective.{key} = 0.1: this model has no couplings; set it to 0"
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_objective_that_a_refusal_offers_is_accepted(name):
+    model, space = example(name), PAIRS[name][1]
+    kind = name.rpartition("-")[0]
+    choice = {"model": kind, "objective": "mine", "sampler": "its own"}
+    spec = component("model", kind)
+    for offered in checks._objectives((type(space),), spec, choice).partition(": ")[2].split(", "):
+        objective = component("objective", offered)
+        checks.check_objective(objective, spec, choice)
+        checks.check_data(objective, space, spec, choice)
+        checks.check_enumerable(objective, model, choice)

@@ -173,6 +173,7 @@ class Data:
     words: tuple[str, ...] = ()  # by their numbers, where rows are words or counts of them
     remarks: tuple[str, ...] = ()
     letters: str = ""  # of categories, in their order, where they are written as letters
+    shaded: bool = False  # whether values were shades from black to white, of which there are none beyond
 
     def smoothed_mean(self) -> Tensor:
         """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite.
@@ -319,6 +320,7 @@ class Dataset(ABC):
             raw.words,
             (*raw.remarks, *self._remarks(raw, space)),
             raw.letters,
+            raw.values == "grey",
         )
 
     def _remarks(self, raw: Raw, space: Space) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Categorical, Space
 
+_STEEP = 40  # of a weight: exp(-40) is far from 0 in float32 too
+
 
 class RBM(Bipartite):
     """E(v, h) = -b.v - c.h - v.W h, so the free energy is E(v) = -b.v - sum_j softplus(c_j + (v W)_j).
@@ -135,18 +137,22 @@ class RBMSites(TwoValuedSites):
     """With z_j the hidden logits while v_i = 0: logit = b_i + sum_j log(1 + sigmoid(z_j) (exp(W_ij) - 1)).
 
     One row of W instead of two products with it, since only v_i differs between the two free energies. The term is
-    max(W_ij, 0) + log(e + sigmoid(+-z_j) (1 - e)) with e = exp(-|W_ij|) and the sign of W_ij: nothing cancels.
+    max(W_ij, 0) + log(e + sigmoid(+-z_j) (1 - e)) with e = exp(-|W_ij|) and the sign of W_ij: nothing cancels. Where a
+    weight is so large that e would be 0, it is softplus(z_j + W_ij) - softplus(z_j).
     """
 
     def __init__(self, model: RBM, x: Tensor) -> None:
         self.model = model
         self.x = x.flatten(1).clone()
         self.hidden_logits = model.hidden_logits(self.x)
+        self.steep = bool(model.W.abs().max() > _STEEP)
 
     def logit(self, site: Site) -> Tensor:
         """b_i + sum_j softplus(z_j + W_ij) - softplus(z_j), (chains,)."""
         weight = self.model.W[site]
         off = self.hidden_logits - get_site(self.x, site)[:, None] * weight
+        if self.steep:
+            return self.model.b[site] + (softplus(off + weight) - softplus(off)).sum(1)
         least = (-weight.abs()).exp()
         share = torch.addcmul(least, (off * weight.sign()).sigmoid(), 1 - least)
         return self.model.b[site] + weight.relu().sum(-1) + share.log().sum(1)

@@ -10,7 +10,7 @@ from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import GaussianProduct, product
 from ebm_cli.model.flow import Flow, FlowSpec
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Discrete, Space
+from ebm_cli.space import Discrete, Space, TwoValued
 
 _LEAST = 0.01  # probability of a value as a discrete adversary begins
 
@@ -26,7 +26,8 @@ def independent(space: Space, rows: Tensor) -> Normalised:
     """Independent units with the means of these rows, of real sites with their variances too."""
     mean = rows.mean(0).cpu()
     if isinstance(space, Discrete):
-        return product(space, (mean + 1) / 2 if space.name == "spin" else mean.clamp(_LEAST, 1 - _LEAST))
+        mean = space.bits(mean) if isinstance(space, TwoValued) else mean
+        return product(space, mean.clamp(_LEAST, 1 - _LEAST))
     law = GaussianProduct(space, mean)
     law.r.data.copy_(-rows.flatten(1).var(0).cpu().log())
     return law

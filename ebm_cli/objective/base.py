@@ -1,13 +1,14 @@
 """Training objectives: a scalar, minimised, whose gradient is the direction of the update."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ebm_cli import rng
+from ebm_cli.dataset.base import Data
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.noise.base import Noise
 from ebm_cli.rng import AnyKey, Key
@@ -99,6 +100,11 @@ class Objective(ABC):
     chosen_as: ClassVar[tuple[str, ...]] = ()
     """Names of its configurations, for messages, where they differ from its own."""
 
+    @classmethod
+    def chosen_for(cls, model: type[EnergyModel], spaces: Collection[type[Space]]) -> tuple[str, ...]:
+        """Those of `chosen_as` that such a model on one of the spaces can be trained by."""
+        return cls.chosen_as
+
     @property
     def negatives(self) -> bool:
         """Whether it needs negative samples, i.e. chains and a sampler."""
@@ -159,6 +165,10 @@ class Objective(ABC):
 
     def space_misfit(self, space: Space) -> str | None:
         """Which key does not suit data of this space, in one sentence, or None."""
+        return None
+
+    def data_misfit(self, data: Data) -> str | None:
+        """Which key does not suit these rows, in one sentence, or None."""
         return None
 
     def misfit_of_batch(self, batch_size: int) -> str | None:

@@ -1,5 +1,6 @@
 """Maximum likelihood: CD, PCD, replay, short-run and exact gradients differ only in where the negatives come from."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, co
 from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Counts, Real, Spin
+from ebm_cli.space import Binary, Box, Categorical, Counts, Real, Space, Spin
 
 
 @register("objective", "likelihood")
@@ -47,6 +48,11 @@ class Likelihood(Objective):
 
     spaces = (Binary, Spin, Categorical, Real, Box, Counts)
     chosen_as = ("cd", "cd_replay", "exact", "ml_replay", "pcd", "short_run")
+
+    @classmethod
+    def chosen_for(cls, model: type[EnergyModel], spaces: Collection[type[Space]]) -> tuple[str, ...]:
+        """Without `exact` where there is no sum over states, however small the model."""
+        return tuple(name for name in cls.chosen_as if name != "exact" or exact.has_sum(model, spaces))
 
     @property
     def negatives(self) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.dataset.base import Data
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.registry import register
@@ -57,6 +58,26 @@ class ScoreMatching(Objective):
         if isinstance(space, Box) and self.variant != "denoising":
             return (
                 f"objective.variant = {self.variant}: is for data without walls, these lie in a box; set "
+                "objective.variant=denoising"
+            )
+        return None
+
+    def data_misfit(self, data: Data) -> str | None:
+        """The same of grey values that are taken as real numbers; and a site that never varies has no density."""
+        if self.variant == "denoising":
+            return None
+        if data.shaded:
+            return (
+                f"objective.variant = {self.variant}: is for data without walls, shades of grey end at black and white;"
+                " set objective.variant=denoising"
+            )
+        assert isinstance(data.train.grey, Tensor)
+        low, high = data.train.grey.flatten(1).aminmax(dim=0)
+        still = (low == high).nonzero().flatten().tolist()
+        if still:
+            return (
+                f"objective.variant = {self.variant}: needs a density, {len(still)} of {data.space.sites} columns are "
+                f"the same in every training row, the first of them column {still[0]}; leave these out, or set "
                 "objective.variant=denoising"
             )
         return None
