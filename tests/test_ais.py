@@ -34,10 +34,11 @@ from targets import (
 
 from ebm_cli import exact
 from ebm_cli.evaluation import ais
+from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
-from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.path import BipartitePath, GeometricPath, Tempered, tempered
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, TwoValued
@@ -62,10 +63,8 @@ def base_of(space: Space):
         return CategoricalProduct(space, table / table.sum(-1, keepdim=True)).double()
     if isinstance(space, TwoValued):
         return BernoulliProduct(space, torch.linspace(0.15, 0.7, space.sites)).double()
-    base = GaussianProduct(space, torch.linspace(-0.5, 1.0, space.sites)).double()
-    with torch.no_grad():
-        base.r.copy_(torch.linspace(-1.0, -0.5, space.sites))  # wide: an importance sampler needs to cover its target
-    return base
+    mean, r = torch.linspace(-0.5, 1.0, space.sites), torch.linspace(-1.0, -0.5, space.sites)
+    return product(space, mean, (-r / 2).exp()).double()  # wide: an importance sampler needs to cover its target
 
 
 def geometric(name, model_name, strength=1.0):
@@ -451,6 +450,6 @@ def test_which_path_is_taken(model_name, sampler, kind):
     about = subject(model_name, sampler)
     mean = about.data.smoothed_mean().flatten()
     for mix in (0.0, 0.4, 1.0):
-        path = ais.annealing_path(about, mix)
+        path = annealing_path(about, mix)
         assert type(path) is kind
         assert_close(path.base.b.sigmoid(), (1 - mix) * mean + mix / 2)

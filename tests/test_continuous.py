@@ -9,7 +9,7 @@ from targets import SIGMAS, assert_mean, component, small_model
 
 from ebm_cli import density, rng
 from ebm_cli.density import KINDS
-from ebm_cli.evaluation.density_2d import compared, grid
+from ebm_cli.evaluation.density_2d import Cells, compared
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.rng import stream
@@ -35,6 +35,10 @@ class Bent(Normalised):
         exponentials = -torch.log1p(-rng.uniform((n, 3), key.fold("gamma"), dtype=torch.float64))
         a = exponentials.sum(1).log()
         return torch.stack([a, a.square() / 2 + rng.normal((n,), key.fold("normal"), dtype=torch.float64)], 1)
+
+
+def square(side, reach):
+    return Cells((-reach, -reach), (reach, reach), side)
 
 
 KERNELS = {
@@ -69,8 +73,9 @@ def test_the_bent_target_is_what_it_says():
     """Its samples by its density: mean of exp(x) is 3, of y^2 by the moments of log Gamma(3)."""
     x = Bent().sample(400_000, stream(1, "exact"))
     assert_mean(x[:, 0].exp(), 3.0)
-    points, cell = grid(600, 14.0, torch.device("cpu"))
-    mass = (-Bent().energy(points.double())).exp() * cell**2
+    cells = square(600, 14.0)
+    points = cells.centres()
+    mass = (-Bent().energy(points.double())).exp() * cells.area
     assert mass.sum().log().item() == pytest.approx(Bent().log_z().item(), abs=1e-3)
     for name, values in moments(points.double()).items():
         assert_mean(moments(x)[name], ((values * mass).nan_to_num(0.0).sum() / mass.sum()).item())
@@ -116,8 +121,9 @@ def test_what_langevin_says_of_itself():
 def test_a_density_is_normalised_and_its_samples_follow_it(kind):
     """Its integral by a grid; shares of the samples in coarse cells; the mean of log p is minus the entropy."""
     truth = KINDS[kind]()
-    x, cell = grid(300, 1.5 * truth.reach, torch.device("cpu"))
-    p = truth.log_prob(x.double()).exp() * cell**2
+    cells = square(300, 1.5 * truth.reach)
+    x = cells.centres()
+    p = truth.log_prob(x.double()).exp() * cells.area
     assert p.sum().item() == pytest.approx(1, abs=5e-3)
     samples = truth.sample(50_000, stream(0, kind))
     coarse = lambda points: ((points / (1.5 * truth.reach) + 1) * 5).floor().clamp(0, 9) @ torch.tensor([1.0, 10.0])  # noqa: E731
@@ -143,7 +149,7 @@ def test_divergence_and_modes_of_a_known_difference():
     """Of two Gaussians with one of them half as heavy: KL and the error of its mass in closed form."""
     centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
     truth = density.Gaussians(centres, 0.3, 4.0, centres)
-    x, _ = grid(400, 6.0, torch.device("cpu"))
+    x = square(400, 6.0).centres()
     one, other = (-(x.double() - c).square().sum(1) / (2 * 0.09) for c in centres)
     log_p = torch.logsumexp(torch.stack([one + math.log(2 / 3), other + math.log(1 / 3)]), 0).log_softmax(0)
     found = compared(truth, x, log_p)

@@ -23,6 +23,7 @@ from targets import (
 from ebm_cli import chains, exact, registry
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation import ais
+from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import BipartitePath
 from ebm_cli.rng import stream
@@ -340,7 +341,7 @@ def test_it_is_no_exact_kernel_of_one_configuration_but_its_kernel_is():
     assert evaluation.refusal(small_model("rbm", Binary((2, 2))), sampler) is None
     parts, state = small_run()
     about = ais.Subject(state.model, parts.data, "test", sampler, state.store, stream(0), parts.device)
-    assert isinstance(ais.annealing_path(about, 0.4), BipartitePath)
+    assert isinstance(annealing_path(about, 0.4), BipartitePath)
 
 
 # What is refused

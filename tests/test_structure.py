@@ -20,7 +20,7 @@ LAYERS = """
 errors philox signals functional fixed_point plain_json
 rng ranks launch memory
 registry space engine graph markov density augmentation
-features
+features truncated
 model dataset terminal picture tracker device
 transfer scaled arithmetic
 sampler

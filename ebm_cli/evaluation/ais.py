@@ -9,19 +9,23 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import EAGER, Engine, Work
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
-from ebm_cli.model.base import Bipartite, EnergyModel
-from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct, product
-from ebm_cli.model.gaussian_rbm import GaussianRBM
-from ebm_cli.path import Beta, BipartitePath, GaussianRBMPath, GeometricPath, Path
+from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.evaluation.base import (
+    Evaluation,
+    Result,
+    Subject,
+    bits_per_dimension,
+    learned_log_z,
+    standard_error,
+    without_density,
+)
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.path import Beta, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.sampler.block_gibbs import BlockGibbs
-from ebm_cli.sampler.gibbs_langevin import GibbsLangevin
-from ebm_cli.space import Discrete, Space
+from ebm_cli.space import Space
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
@@ -67,11 +71,16 @@ class AIS(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`ais/...` and `raise/...`."""
+        x = subject.held_out.all()
+        log_f = unnormalised(subject.model, x)
+        lost = without_density(log_f)
+        if lost:
+            return Result({}, warnings=(f"{lost}: no figures are given",))
         path = annealing_path(subject, self.base_mix)
         log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"), subject.device.engine)
         log_z = path.log_z_base + log_mean_exp(log_w)
-        x = subject.held_out.all()
-        log_f = unnormalised(subject.model, x)
+        if not math.isfinite(log_z):
+            return Result({}, warnings=("no chain ends where the model has a density: no figures are given",))
         metrics = {
             **likelihood("ais", subject.model.space, log_f, log_z),
             **learned_log_z("ais", subject, log_z),
@@ -143,27 +152,6 @@ def interval(name: str, log_z: Tensor) -> dict[str, float]:
     """`<name>/log_z_low` and `<name>/log_z_high`: 95 % of the bootstrapped log Z."""
     low, high = log_z.quantile(torch.tensor([0.025, 0.975], dtype=log_z.dtype)).tolist()
     return {f"{name}/log_z_low": low, f"{name}/log_z_high": high}
-
-
-def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
-    """From independent units near the data mean; RBM-like models move by block Gibbs, others by the run's sampler.
-
-    Where its chains have replicas, that is what moves each of them.
-    """
-    mean = subject.data.smoothed_mean()
-    like = next(subject.model.parameters())
-    model = exact_arithmetic(subject.model, subject.device)
-    space = subject.model.space
-    if isinstance(space, Discrete):
-        mean = torch.lerp(mean, torch.full_like(mean, 1 / space.values), base_mix)
-    base = product(space, mean).to(like)
-    if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
-        assert isinstance(base, BernoulliProduct | CategoricalProduct)
-        return BipartitePath(base, model)
-    if isinstance(model, GaussianRBM) and isinstance(subject.sampler.inner, BlockGibbs | GibbsLangevin):
-        assert isinstance(base, GaussianProduct)
-        return GaussianRBMPath(base, model, subject.sampler.inner)
-    return GeometricPath(base, subject.model, subject.sampler.inner)
 
 
 def forward(path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER) -> tuple[Tensor, Tensor]:

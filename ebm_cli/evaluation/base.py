@@ -133,6 +133,12 @@ def standard_error(name: str, values: Tensor) -> dict[str, float]:
     return {f"{name}/standard_error": values.std().item() / len(values) ** 0.5} if len(values) > 1 else {}
 
 
+def without_density(log_f: Tensor) -> str | None:
+    """That some of log f = -E of held-out rows (rows,) is not finite, so that their mean says nothing; or None."""
+    lost = int((~log_f.isfinite()).sum())
+    return f"{lost} of {len(log_f)} held-out rows have no finite energy" if lost else None
+
+
 def learned_log_z(name: str, subject: Subject, log_z: float) -> dict[str, float]:
     """`<name>/learned_log_z`, which training has learned beside the model, and how far it is above this value, nats."""
     learned = None if subject.auxiliary is None else subject.auxiliary.log_z()

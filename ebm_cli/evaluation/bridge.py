@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.engine import Engine, Work
-from ebm_cli.evaluation.ais import annealing_path, interval, likelihood, not_invariant, unnormalised
-from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.ais import interval, likelihood, not_invariant, unnormalised
+from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Path
 from ebm_cli.registry import register
@@ -29,7 +30,8 @@ class Bridge(Evaluation):
     sum_i sigmoid(u(x_i) - D) = sum_i sigmoid(D - u(y_i)) (Bennett 1976, eq. 12a with equal numbers of draws). `chains`
     chains walk up the ladder, `steps` transitions at every rung; unlike AIS it needs them to be in equilibrium there,
     and then errs less. The 95 % interval is by bootstrap over chains. `bridge/overlap` is the least mean of
-    4 sigmoid(u - D) sigmoid(D - u) over draws of neighbours: 1 where these are alike, 0 where nothing is common.
+    4 sigmoid(u - D) sigmoid(D - u) over draws of neighbours: 1 where these are alike, 0 where nothing is common; where
+    it amounts to less than one draw it is the only figure.
     `bridge/drift` is the mean change of sum_r u(y) over the second halves of the steps, 0 in equilibrium.
     """
 
@@ -54,29 +56,38 @@ class Bridge(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`bridge/...`."""
+        log_f = unnormalised(subject.model, subject.held_out.all())
+        lost = without_density(log_f)
+        if lost:
+            return Result({}, warnings=(f"{lost}: no figures are given",))
         path = annealing_path(subject, self.base_mix)
         key = subject.key.fold("bridge")
         up, halfway, down = climbed(path, (self.chains, self.rungs, self.steps), key, subject.device.engine)
+        if not (up.isfinite().all() and down.isfinite().all()):
+            return Result({}, warnings=("chains come to where the model has no density: no figures are given",))
         ratios = bennett(up, down)
+        overlap = least_overlap(up, down, ratios)
+        if 2 * self.chains * overlap < 1:
+            return Result({"bridge/overlap": overlap}, warnings=(_apart(overlap) + ": no other figures are given",))
         log_z = path.log_z_base + ratios.sum().item()
         index = rng.integers(self.chains, (self.bootstrap, self.chains), key.fold("bootstrap"))
         drawn = torch.stack([bennett(up[:, i], down[:, i]).sum() for i in index]) + path.log_z_base
-        log_f = unnormalised(subject.model, subject.held_out.all())
-        overlap = least_overlap(up, down, ratios)
         metrics = {
             **likelihood("bridge", subject.model.space, log_f, log_z),
             **interval("bridge", drawn),
             "bridge/overlap": overlap,
         }
         drift, error = drifted(halfway, down)
-        warnings = [
-            f"neighbouring rungs have little in common (overlap {overlap:.2g}); raise evaluation.bridge.rungs"
-        ] * (overlap < _OVERLAP)
+        warnings = [_apart(overlap)] * (overlap < _OVERLAP)
         warnings += [
             f"chains still drift in the second half of the steps of a rung, by {drift:.2g} ± {error:.1g} nats over the "
             "ladder, so log Z is off by more than its interval; raise evaluation.bridge.steps or rungs"
         ] * (abs(drift) > _SURE * error and abs(drift) > _NATS)
         return Result(metrics | {"bridge/drift": drift}, warnings=tuple(warnings))
+
+
+def _apart(overlap: float) -> str:
+    return f"neighbouring rungs have little in common (overlap {overlap:.2g}); raise evaluation.bridge.rungs"
 
 
 def drifted(halfway: Tensor, down: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebm_cli import rng
+from ebm_cli import rng, truncated
 from ebm_cli.model.base import (
     CategoricalSites,
     Gradients,
@@ -22,7 +22,7 @@ from ebm_cli.model.base import (
 from ebm_cli.model.families import MEMBERS
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Binary, Categorical, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin, TwoValued
 
 
 class BernoulliProduct(Normalised):
@@ -131,16 +131,16 @@ class CategoricalProductSites(CategoricalSites):
         return self.b[site].expand(len(self.x), -1)
 
 
-class GaussianProduct(Normalised):
-    """E(x) = sum_i (x_i - m_i)^2 exp(r_i) / 2 on R^D: variance exp(-r_i); log Z = sum_i (log 2 pi - r_i) / 2."""
+class GaussianUnits(Normalised):
+    """E(x) = sum_i (x_i - m_i)^2 exp(r_i) / 2, standard deviations s_i = exp(-r_i / 2), 1 unless they are given."""
 
     compiles = True
 
-    def __init__(self, space: Space, mean: Tensor) -> None:
+    def __init__(self, space: Space, mean: Tensor, std: Tensor | None = None) -> None:
         super().__init__()
         self.space = space
         self.m = nn.Parameter(mean.flatten().clone())
-        self.r = nn.Parameter(torch.zeros(space.sites))
+        self.r = nn.Parameter(torch.zeros(space.sites) if std is None else -2 * std.flatten().log())
 
     def energy(self, x: Tensor) -> Tensor:
         """sum_i (x_i - m_i)^2 exp(r_i) / 2, (batch,)."""
@@ -161,6 +161,10 @@ class GaussianProduct(Normalised):
 
         return self.energy(x), pull
 
+
+class GaussianProduct(GaussianUnits):
+    """Gaussian units on R^D: log Z = sum_i (log 2 pi - r_i) / 2."""
+
     def log_z(self) -> Tensor:
         """sum_i (log 2 pi - r_i) / 2."""
         return 0.5 * (math.log(2 * math.pi) - self.r).sum()
@@ -174,11 +178,32 @@ class GaussianProduct(Normalised):
         return self.push(rng.normal((n, self.space.sites), key, self.m.device, self.m.dtype))
 
 
-def product(space: Space, mean: Tensor) -> Normalised:
-    """Independent units with this mean (*shape), of spins that of their bits."""
+class TruncatedProduct(GaussianUnits):
+    """Gaussian units between the walls of a box, beyond which their density is 0; log Z as `truncated.log_z`."""
+
+    space: Box
+
+    def log_z(self) -> Tensor:
+        """The integral of exp(-E) is over the box alone."""
+        return truncated.log_z(self.space, self.m, (-self.r / 2).exp()).to(self.m.dtype)
+
+    @torch.no_grad()
+    def sample(self, n: int, key: AnyKey) -> Tensor:
+        """By inversion of the distribution function, (n, *shape)."""
+        return truncated.draws(self.space, self.m, (-self.r / 2).exp(), n, key)
+
+
+def product(space: Space, mean: Tensor, std: Tensor | None = None) -> Normalised:
+    """Independent units of this space with this mean (*shape), of spins that of their bits; log Z is over the space.
+
+    Of real numbers Gaussian ones, of standard deviations `std` (None: 1), in a box between its walls: mean and standard
+    deviation are then those of the law before it is cut off.
+    """
     if isinstance(space, Categorical):
         return CategoricalProduct(space, mean)
-    return BernoulliProduct(space, mean) if isinstance(space, TwoValued) else GaussianProduct(space, mean)
+    if isinstance(space, TwoValued):
+        return BernoulliProduct(space, mean)
+    return TruncatedProduct(space, mean, std) if isinstance(space, Box) else GaussianProduct(space, mean, std)
 
 
 _SPACES: dict[str, tuple[type[Space], ...]] = {

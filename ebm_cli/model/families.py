@@ -20,6 +20,8 @@ class Family(Normalised):
 
     support: ClassVar[Support]
     inner: ClassVar[float] = 0.5  # a number of every support, in place of those that have no energy
+    has_density: ClassVar[bool] = True
+    """Whether Z is the integral of exp(-E) over R^D, and not over something without a volume."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -116,6 +118,7 @@ class Poisson(Family):
 
     support = Support("counts 0, 1, ...", lambda x: ((x >= 0) & (x == x.floor())).flatten(1).all(1))
     inner = 0.0
+    has_density = False
 
     def __init__(self, space: Space, mean: Tensor) -> None:
         super().__init__(space)
@@ -186,6 +189,7 @@ class Dirichlet(Family):
     """
 
     support = Support("x > 0 that sum to 1 along the last dimension", _on_simplex)
+    has_density = False
 
     def __init__(self, space: Space, mean: Tensor) -> None:
         super().__init__(space)

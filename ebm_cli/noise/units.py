@@ -1,11 +1,8 @@
 """Independent units as noise: products of the exponential family, held fixed, and normal numbers within walls."""
 
-import math
-
-import torch
 from torch import Tensor
 
-from ebm_cli import rng
+from ebm_cli import truncated
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import GaussianProduct, product
 from ebm_cli.noise.base import Noise
@@ -30,10 +27,9 @@ class Units(Noise):
 
 
 class Truncated(Noise):
-    """N(m_i, s_i^2) restricted to the walls a, b of a box.
+    """N(m_i, s_i^2) restricted to the walls of a box.
 
-    log q(x) = sum_i -(x_i - m_i)^2 / (2 s_i^2) - log s_i - log(2 pi) / 2 - log(Phi((b - m_i) / s_i) - Phi((a - m_i) /
-    s_i)) within, -inf beyond; drawn by inversion of the distribution function, in float64.
+    log q(x) = -sum_i (x_i - m_i)^2 / (2 s_i^2) - log Z within, -inf beyond; see `truncated.log_z`.
     """
 
     m: Tensor
@@ -45,24 +41,14 @@ class Truncated(Noise):
         self.register_buffer("m", mean)
         self.register_buffer("s", std)
 
-    def _shares(self) -> tuple[Tensor, Tensor]:
-        """Phi at the lower wall, and between the walls, in float64."""
-        m, s = self.m.double(), self.s.double()
-        low, high = (torch.special.ndtr((wall - m) / s) for wall in (self.space.low, self.space.high))
-        return low, high - low
-
     def sample(self, n: int, key: AnyKey) -> Tensor:
-        """m + s Phi^-1(Phi(a) + u (Phi(b) - Phi(a)))."""
-        low, between = self._shares()
-        u = rng.uniform((n, len(self.m)), key, self.m.device, torch.float64)
-        x = self.m.double() + self.s.double() * torch.special.ndtri(low + u * between)
-        return self.space.nearest(x.to(self.m.dtype)).reshape(n, *self.space.shape)
+        """By inversion of the distribution function."""
+        return truncated.draws(self.space, self.m, self.s, n, key)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The sum over the sites."""
-        z = (x.flatten(1) - self.m) / self.s
-        constant = (self._shares()[1].log() + self.s.double().log() + 0.5 * math.log(2 * math.pi)).sum()
-        return self.space.allowed(-0.5 * z.square().sum(1) - constant.to(x.dtype), x)
+        z, log_z = (x.flatten(1) - self.m) / self.s, truncated.log_z(self.space, self.m, self.s)
+        return self.space.allowed(-0.5 * z.square().sum(1) - log_z.to(x.dtype), x)
 
 
 def units(space: Space, mean: Tensor) -> Units:
@@ -74,6 +60,4 @@ def gaussian(space: Space, mean: Tensor, std: Tensor) -> Noise:
     """Independent normal units, (sites,) each; within the walls where there are any."""
     if isinstance(space, Box):
         return Truncated(space, mean, std)
-    law = GaussianProduct(space, mean)
-    law.r.data.copy_(-2 * std.log())
-    return Units(law)
+    return Units(GaussianProduct(space, mean, std))
