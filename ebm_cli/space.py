@@ -16,7 +16,12 @@ from ebm_cli.rng import AnyKey
 
 @dataclass(frozen=True)
 class Space(ABC):
-    """A set of configurations with a fixed shape."""
+    """A set of configurations with a fixed shape, and the support of every density over it.
+
+    Z of a model, whoever computes, estimates or learns it, is the sum of exp(-E(x)) over the configurations, or the
+    integral where they are real numbers: over R^D, in a box between its walls alone. Noise, bases of annealed paths and
+    maps are normalised over the same.
+    """
 
     shape: tuple[int, ...]
     name: ClassVar[str]
@@ -239,7 +244,7 @@ class Real(Space):
 
 @dataclass(frozen=True)
 class Box(Real):
-    """x in [low, high]^shape: images, of which each has a density wherever the energy is finite."""
+    """x in [low, high]^shape, as images are. Beyond the walls the density is 0, whatever a model's energy is there."""
 
     name = "boxed"
     low: float = 0.0

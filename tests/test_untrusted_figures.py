@@ -117,9 +117,11 @@ def test_a_law_without_an_area_has_no_map(family):
 
 
 def test_a_map_without_any_density_is_said():
-    """A product with counts as one factor: no centre of a cell is a pair of counts."""
-    model = Units(PLANE, lambda v: torch.where(v == v.floor(), v.square() / 2, torch.inf))
-    only_said(on_plane(model, np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]]), side=90), "no cell of the map has a")
+    """A model of some values alone, as a product with counts is: no centre of a cell is one of them."""
+    values = torch.tensor([0.13, 0.71])
+    model = Units(PLANE, lambda v: torch.where(torch.isin(v, values), v.square() / 2, torch.inf))
+    rows = values[torch.tensor([[0, 1], [1, 0], [1, 1]])].numpy()
+    only_said(on_plane(model, rows, side=100), "no cell of the map has a finite energy")
 
 
 def test_a_density_that_is_infinite_at_its_wall_has_no_figure():
