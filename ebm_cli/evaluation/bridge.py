@@ -31,7 +31,8 @@ class Bridge(Evaluation):
     chains walk up the ladder, `steps` transitions at every rung; unlike AIS it needs them to be in equilibrium there,
     and then errs less. The 95 % interval is by bootstrap over chains. `bridge/overlap` is the least mean of
     4 sigmoid(u - D) sigmoid(D - u) over draws of neighbours: 1 where these are alike, 0 where nothing is common; where
-    it amounts to less than one draw it is the only figure. `bridge/drift` is the mean change of sum_r u(y) over the second halves of the steps, 0 in equilibrium.
+    it amounts to less than one draw it is the only figure. `bridge/drift` is the mean change of sum_r u(y) over the
+    second halves of the steps, 0 in equilibrium.
     """
 
     while_training: bool
