@@ -95,7 +95,7 @@ def test_data_root_prefers_key_then_environment_then_cache(monkeypatch):
 def test_digits_split_covers_every_row_once():
     from sklearn.datasets import load_digits
 
-    data = dataset("digits").load((Real,))
+    data = dataset("digits", dequantise=False).load((Real,))
     parts = (data.train, data.valid, data.test)
     assert [len(part) for part in parts] == [1293, 144, 360]
     assert data.space == Real((8, 8))
@@ -109,7 +109,7 @@ def test_digits_split_covers_every_row_once():
 
 
 def test_digits_without_validation_keeps_the_test_rows():
-    whole, cut = dataset("digits", valid=0).load((Real,)), dataset("digits").load((Real,))
+    whole, cut = (dataset("digits", dequantise=False, **keys).load((Real,)) for keys in ({"valid": 0}, {}))
     assert whole.valid is None
     assert len(whole.train) == 1437
     assert torch.equal(whole.test.all(), cut.test.all())
@@ -123,7 +123,7 @@ def test_digits_refuse_validation_that_leaves_no_training_rows():
 
 
 def test_digits_are_thresholded_at_half():
-    grey, binary = dataset("digits").load((Real,)), dataset("digits").load((Binary,))
+    grey, binary = dataset("digits", dequantise=False).load((Real,)), dataset("digits").load((Binary,))
     assert binary.space == Binary((8, 8))
     assert torch.equal(binary.train.all(), (grey.train.all() * 16 >= 8).float())
     assert not torch.equal(binary.train.all(), (grey.train.all() * 16 > 8).float())
@@ -164,7 +164,7 @@ def write_idx(folder: Path, contents: dict[str, bytes], packed: bool = True) -> 
 @pytest.mark.parametrize("packed", [True, False])
 def test_idx_files_packed_or_not(tmp_path, packed):
     write_idx(tmp_path / "KMNIST" / "raw", idx_files(), packed)
-    data = dataset("kmnist", root=str(tmp_path), valid=4).load((Real,))
+    data = dataset("kmnist", root=str(tmp_path), valid=4, dequantise=False).load((Real,))
     source = np.random.default_rng(12).integers(0, 256, (12, 28, 28))
     expected = torch.from_numpy(source).float() / 255
     assert torch.equal(data.train.all(), expected[:8])
@@ -406,7 +406,7 @@ def test_binary_images_have_their_official_sizes(name):
 
 @pytest.mark.data
 def test_omniglot_mean_and_labels():
-    data = dataset("omniglot", root=real_data("binary_images/omniglot28.npz")).load((Real,))
+    data = dataset("omniglot", root=real_data("binary_images/omniglot28.npz"), dequantise=False).load((Real,))
     assert data.train.mean().mean().item() == pytest.approx(0.081, abs=5e-4)
     assert int(data.test.labels.max()) == 1622
 
@@ -792,7 +792,7 @@ def test_binarising_binary_data_changes_nothing(method):
 def test_explicit_method_and_default_method(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw", idx_files())
     root = {"root": str(tmp_path), "valid": 0}
-    grey = dataset("mnist", **root).load((Real,)).train.all()
+    grey = dataset("mnist", dequantise=False, **root).load((Real,)).train.all()
     assert dataset("mnist", **root).load((Binary,)).train.stochastic
     assert dataset("mnist", **root).load((Binary, Real)).space == Binary((28, 28))
     half = dataset("mnist", binarize="threshold", **root).load((Real,))

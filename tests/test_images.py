@@ -200,6 +200,25 @@ def test_noise_is_added_and_kept_within():
     assert torch.equal(grey(dequantise=False).load((Box,)).train.all()[0], torch.arange(4) / 3)
 
 
+def test_levels_are_spread_for_models_of_real_numbers_too():
+    """Else the density of a level is a point's, which has no bound."""
+    data = grey(noise=0.05).load((Real,))
+    x = data.train.all().double()
+    for level in range(4):
+        assert_mean(x[:, level], (level + 0.5) / 4)
+        assert_mean((x[:, level] - (level + 0.5) / 4).square(), 1 / 16 / 12 + 0.05**2)
+    assert_close(data.train.mean(), (torch.arange(4) + 0.5) / 4)
+    assert data.describe().startswith("4 real, 4 levels spread evenly, noise 0.05; 3000 rows")
+    assert torch.equal(grey(dequantise=False).load((Real,)).train.all()[0], torch.arange(4) / 3)
+
+
+def test_noise_is_added_to_numbers_of_any_size(tmp_path):
+    np.savez(tmp_path / "x.npz", train=np.tile([[-40.0, 7.0]], (4000, 1)))
+    x = component("dataset", "npz", path=str(tmp_path / "x.npz"), noise=0.5).load((Real,)).train.all().double()
+    assert_mean(x[:, 0], -40)
+    assert_mean((x[:, 1] - 7).square(), 0.25)
+
+
 def test_levels_nobody_knows_are_refused():
     data = component("dataset", "npz", path="x.npz", dequantise=True)
     part = Arrays(np.zeros((3, 2), np.float32))

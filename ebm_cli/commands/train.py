@@ -10,6 +10,7 @@ from typing import Any
 
 from ebm_cli import checkpoint, checks, ranks, registry, run, terminal
 from ebm_cli.commands import composition, report
+from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.parts import (
     accelerated,
     check_complete,
@@ -62,6 +63,7 @@ class Session:
     run: Run
     config: Mapping[str, Any]
     notes: list[str]
+    warnings: list[str]
 
 
 def train(request: Request) -> int:
@@ -154,6 +156,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     chosen = evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, tracker = _build(config, loop, choice, begins=begins)
+    idle = without_effect(parts.data, config, () if found else request.overrides, choice)
     kept = feasible(chosen, state.model, parts.components.sampler)
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
@@ -171,7 +174,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     home = found or Run(request.directory)
     if ranks.current().leads:
         _record_words(home, parts.data.words)
-    return Session(parts, state, plan, kept, tracker, home, config, notes)
+    return Session(parts, state, plan, kept, tracker, home, config, notes, [*parts.data.remarks, *idle])
 
 
 def _record_words(home: Run, words: Sequence[str]) -> None:
@@ -275,7 +278,7 @@ def _announce(session: Session) -> None:
         log.info("%s", note)
     components, steps = parts.components, parts.loop.steps
     remarks = (components.sampler.remark(), components.objective.remark(session.state.model, steps))
-    for remark in (*data.remarks, *remarks):
+    for remark in (*session.warnings, *remarks):
         if remark:
             log.warning("%s", remark)
     log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from ebm_cli.dataset import count_files, texts
 from ebm_cli.dataset.base import Raw
-from ebm_cli.dataset.counting import CountedTexts, raw, with_held_out
+from ebm_cli.dataset.counting import SPLITS, CountedTexts, raw, with_held_out
 from ebm_cli.dataset.files import data_root, missing
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -44,10 +44,11 @@ class BagOfWords(CountedTexts):
 
     def read(self) -> Raw:
         """The counts. Raises UserError naming the key, the file and the first thing wrong with it."""
-        texts.check_encoding(self.encoding)
         path, said = self._path()
         kind = "folder" if path.is_dir() else path.suffix.lower()
         self._check_keys(kind)
+        if kind == "folder" or kind in texts.TABLES or self.vocabulary_file is not None:
+            texts.check_encoding(self.encoding)
         if kind == "folder":
             return self.counted(texts.of_folder(path, self.encoding, said), said)
         if kind in texts.TABLES:
@@ -57,11 +58,13 @@ class BagOfWords(CountedTexts):
             splits, words = count_files.of_npz(path, said)
         elif kind == ".mtx":
             vocabulary = None if self.vocabulary_file is None else Path(self.vocabulary_file).expanduser()
-            counted, words = count_files.of_matrix_market(path, vocabulary, self.encoding, said)
+            encoding = None if vocabulary is None else self.encoding
+            counted, words = count_files.of_matrix_market(path, vocabulary, encoding, said)
             splits = {"train": counted}
         else:
             raise UserError(f"{said}: of an unknown kind; give {_KINDS}")
-        splits, empty = with_held_out(splits, self.held_out, said)
+        share = 0.0 if len(splits) == len(SPLITS) else self.held_out
+        splits, empty = with_held_out(splits, share, said)
         return raw(splits, words, empty, said)
 
     def _path(self) -> tuple[Path, str]:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.dataset.levels import check_grey
+from ebm_cli.dataset.reads import observed
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.density import Density
 from ebm_cli.errors import UserError
@@ -23,19 +24,6 @@ from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Spac
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
-
-
-class Shades(NamedTuple):
-    """How grey values become points of a box: its bounds, and what is added to them anew at each visit.
-
-    `dequantise` spreads each of the levels evenly over its share of the box: (k + u) / K for level k of K, u uniform on
-    [0, 1), so that the rows have a density. `noise` is the standard deviation of a normal number added after it.
-    """
-
-    low: float = 0.0
-    high: float = 1.0
-    dequantise: bool = False
-    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +81,8 @@ class Split:
     """Rows of one split on one device. `grey / scale` is the value, or the probability of a 1 if `stochastic`.
 
     `weights` (n,) say how often a row is drawn in training relative to the others, where they are not all equal.
-    `levels` grey values are spread over the box (0: they are not), and normal numbers times `noise` added.
+    In real spaces `levels` grey values are spread evenly, level k of K over (k + u) / K, u uniform on [0, 1), so that
+    the rows have a density (0: they are not), and normal numbers times `noise` are added in units of the space.
     """
 
     space: Space
@@ -112,16 +101,16 @@ class Split:
         """x (len(index), *shape) float32; what is drawn, bits or noise, anew for each key."""
         x = self.grey[index].float()
         x = x if self.scale == 1 else x / self.scale
-        if isinstance(self.space, Box):
-            return self._boxed(self.space, x, key)
+        if isinstance(self.space, Real):
+            return self._shaded(self.space, x, key)
         x = (rng.uniform(x.shape, key, x.device) < x).float() if self.stochastic else x
         return self.space.encode(x)
 
-    def _boxed(self, space: Box, x: Tensor, key: AnyKey) -> Tensor:
-        """From values in [0, 1]."""
+    def _shaded(self, space: Real, x: Tensor, key: AnyKey) -> Tensor:
+        """From values in [0, 1], or from any where the space has no bounds."""
         if self.levels:
             x = (x * (self.levels - 1) + rng.uniform(x.shape, key.fold("level"), x.device)) / self.levels
-        x = space.of_unit(x)
+        x = space.of_unit(x) if isinstance(space, Box) else x
         return space.nearest(x + self.noise * rng.normal(x.shape, key.fold("noise"), x.device)) if self.noise else x
 
     def all(self) -> Tensor:
@@ -150,9 +139,8 @@ class Split:
             counts = [torch.bincount(site, weights, minlength=self.space.values) for site in sites]
             return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.grey.device)
         mean = (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
-        if not isinstance(self.space, Box):
-            return mean
-        return self.space.of_unit((mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean)
+        mean = (mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean
+        return self.space.of_unit(mean) if isinstance(self.space, Box) else mean
 
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""
@@ -174,6 +162,7 @@ class Data:
     remarks: tuple[str, ...] = ()
     letters: str = ""  # of categories, in their order, where they are written as letters
     shaded: bool = False  # whether values were shades from black to white, of which there are none beyond
+    idle: frozenset[str] = frozenset()  # keys of the data set that were not read, and so have no effect
 
     def smoothed_mean(self) -> Tensor:
         """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite.
@@ -198,15 +187,16 @@ class Data:
         digest.update("\n".join(self.words).encode())
         return digest.hexdigest()
 
-    def describe(self) -> str:
-        """Shape, kind and number of rows, in words."""
+    @property
+    def kind(self) -> str:
+        """Shape and kind of a row, in words."""
         how = {"threshold": ", binarised at one half", "stochastic": ", binarised anew at each visit"}
-        valid = len(self.valid) if self.valid else 0
         kind = f"{'x'.join(map(str, self.space.site_shape))} {self.space.name}{how.get(self.method, '')}"
         if isinstance(self.space, Box):
+            kind += f" in [{self.space.low:g}, {self.space.high:g}]"
+        if isinstance(self.space, Real):
             spread = f", {self.train.levels} levels spread evenly" if self.train.levels else ""
-            noise = f", noise {self.train.noise:g}" if self.train.noise else ""
-            kind += f" in [{self.space.low:g}, {self.space.high:g}]{spread}{noise}"
+            kind += spread + (f", noise {self.train.noise:g}" if self.train.noise else "")
         if isinstance(self.space, Categorical):
             kind += f" of {self.space.values} values"
         if isinstance(self.space, Words):
@@ -214,9 +204,15 @@ class Data:
         if isinstance(self.train.grey, SparseRows):
             length = self.train.grey.of_rows()
             kind = f"counts of {self.space.sites} words in documents of {length.min()} to {length.max()}"
+        return kind
+
+    def describe(self) -> str:
+        """Shape, kind and number of rows, in words."""
+        valid = len(self.valid) if self.valid else 0
         worth = "" if self.train.weights is None else f" (weighted, worth {self.train.size:.0f})"
         return (
-            f"{kind}; {len(self.train)} rows for training{worth}, {valid} for validation, {len(self.test)} for testing"
+            f"{self.kind}; {len(self.train)} rows for training{worth}, {valid} for validation, {len(self.test)} for "
+            "testing"
         )
 
     def to(self, device: torch.device) -> "Data":
@@ -264,9 +260,19 @@ class Dataset(ABC):
     """The way out for values that are no grey levels."""
 
     @property
-    def shades(self) -> Shades:
-        """How its grey values become points of a box."""
-        return Shades()
+    def bounds(self) -> tuple[float, float]:
+        """Of the box that black and white are brought to."""
+        return 0.0, 1.0
+
+    @property
+    def spreads_levels(self) -> bool:
+        """Whether grey levels are spread evenly for models of real numbers."""
+        return False
+
+    @property
+    def added(self) -> float:
+        """Standard deviation of what is added to real values at each visit, in units of the space."""
+        return 0.0
 
     @property
     def said(self) -> str:
@@ -293,35 +299,47 @@ class Dataset(ABC):
 
     def load(self, accepted: tuple[type[Space], ...]) -> Data:
         """Read, binarise and check. Raises UserError naming the split and the first thing wrong with it."""
+        dataset, unread = observed(self)
+        data = dataset._loaded(accepted)
+        return replace(data, idle=frozenset(unread))
+
+    def _loaded(self, accepted: tuple[type[Space], ...]) -> Data:
         raw = self.read()
-        method = self.method(raw.values, accepted)
-        if raw.values in ("real", "categorical", "words", "counts") and method in ("threshold", "stochastic"):
-            raise UserError(
-                f"dataset.binarize = {method}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
-            )
-        space = _space(raw, method, accepted, self.shades)
-        splits = [
-            None if part is None else _split(part, raw, method, name, space)
-            for name, part in (("train", raw.train), ("valid", raw.valid), ("test", raw.test))
-        ]
-        if isinstance(space, Box):
-            splits = [None if split is None else _shaded(split, raw, self.shades) for split in splits]
-        train, valid, test = splits
-        assert train is not None
-        assert test is not None
-        used = method if raw.values == "grey" else "none"
+        if raw.values == "grey":
+            method = self.method(raw.values, accepted)
+        else:
+            method = "none"
+            self._refuse_bits(raw)
+        space = _space(raw, method, accepted, lambda: self.bounds)
+        splits = {name: _split(part, raw, method, name, space) for name, part in raw.splits().items()}
+        if isinstance(space, Real):
+            splits = {name: self._shaded(split, raw) for name, split in splits.items()}
+        remarks = (*raw.remarks, *self._remarks(raw, space))
         return Data(
-            space,
-            train,
-            valid,
-            test,
-            used,
-            raw.truth,
-            raw.words,
-            (*raw.remarks, *self._remarks(raw, space)),
+            space, splits["train"], splits.get("valid"), splits["test"], method, raw.truth, raw.words, remarks,
             raw.letters,
             raw.values == "grey",
-        )
+        )  # fmt: skip
+
+    def _refuse_bits(self, raw: Raw) -> None:
+        """Raise UserError where values that cannot be binarised are to be."""
+        wanted = vars(self)["binarize"]  # not an effect of the key on the data, and so not read as others are
+        if raw.values != "binary" and wanted in ("threshold", "stochastic"):
+            raise UserError(
+                f"dataset.binarize = {wanted}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
+            )
+
+    def _shaded(self, split: Split, raw: Raw) -> Split:
+        """The split with what is added to its values."""
+        if raw.values != "grey" or not self.spreads_levels:
+            return replace(split, noise=self.added)
+        levels = 256 if isinstance(split.grey, Tensor) and split.grey.dtype == torch.uint8 else raw.categories
+        if not levels:
+            raise UserError(
+                "dataset.dequantise = true: these values are not uint8, so how many levels they have is not known; set "
+                "it to false, with dataset.noise if need be, or store the values as uint8"
+            )
+        return replace(split, levels=levels, noise=self.added)
 
     def _remarks(self, raw: Raw, space: Space) -> tuple[str, ...]:
         """What the values are taken for, where that is not plain. Raises UserError if they are not what they seem."""
@@ -339,7 +357,8 @@ Added = Annotated[float, Field(ge=0)]
 class GreyDataset(Dataset):
     """Images of grey or coloured pixels with levels in between: bits, categories or points of a box.
 
-    `box` unit is [0, 1], symmetric [-1, 1]; `dequantise` and `noise` are those of `Shades`.
+    `box` unit is [0, 1], symmetric [-1, 1], for models of a box. Models of real numbers, in a box or not, get grey
+    levels spread evenly with `dequantise`, and with `noise` normal numbers of that standard deviation on top.
     """
 
     binarize: Binarize
@@ -348,9 +367,19 @@ class GreyDataset(Dataset):
     noise: Added
 
     @property
-    def shades(self) -> Shades:
+    def bounds(self) -> tuple[float, float]:
         """As configured."""
-        return Shades(0.0 if self.box == "unit" else -1.0, 1.0, self.dequantise, self.noise)
+        return (0.0 if self.box == "unit" else -1.0), 1.0
+
+    @property
+    def spreads_levels(self) -> bool:
+        """As configured."""
+        return self.dequantise
+
+    @property
+    def added(self) -> float:
+        """As configured."""
+        return self.noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,17 +403,6 @@ class DrawnDataset(Dataset):
         return Raw(values, train, valid, test, truth)
 
 
-def _shaded(split: Split, raw: Raw, shades: Shades) -> Split:
-    """The split with what is added to its levels."""
-    levels = 256 if split.grey.dtype == torch.uint8 else raw.categories
-    if shades.dequantise and not levels:
-        raise UserError(
-            "dataset.dequantise = true: these values are not uint8, so how many levels they have is not known; set it "
-            "to false, with dataset.noise if need be, or store the values as uint8"
-        )
-    return replace(split, levels=levels if shades.dequantise else 0, noise=shades.noise)
-
-
 def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
     """Bits, unless the model takes spins or categories alone; grey values in a box, real or levels as it takes them."""
     if values in ("categorical", "words", "counts"):
@@ -398,11 +416,13 @@ def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], .
     return Categorical if levels else Real
 
 
-def _space(raw: Raw, method: Binarize, accepted: tuple[type[Space], ...], shades: Shades) -> Space:
+def _space(
+    raw: Raw, method: Binarize, accepted: tuple[type[Space], ...], bounds: Callable[[], tuple[float, float]]
+) -> Space:
     shape, kind = raw.train.values.shape[1:], _space_type(raw.values, method, accepted, raw.categories)
     binary = raw.values == "binary" or method in ("threshold", "stochastic")
     if kind is Box:
-        return Box(shape, shades.low, shades.high)
+        return Box(shape, *bounds())
     if kind is Words:
         return Words(shape, len(raw.words))
     if isinstance(raw.train.values, SparseRows):

@@ -84,7 +84,9 @@ def _labels(arrays: Arrays, split: str, documents: int, said: str) -> NDArray[np
     return labels.astype(np.int64)
 
 
-def of_matrix_market(path: Path, vocabulary: Path | None, encoding: str, said: str) -> tuple[Counted, tuple[str, ...]]:
+def of_matrix_market(
+    path: Path, vocabulary: Path | None, encoding: str | None, said: str
+) -> tuple[Counted, tuple[str, ...]]:
     """Documents and their words, which without a vocabulary file are called by the numbers of their columns, from 1."""
     from scipy.io import mmread
     from scipy.sparse import csr_matrix
@@ -99,7 +101,7 @@ def of_matrix_market(path: Path, vocabulary: Path | None, encoding: str, said: s
     words = tuple(map(str, range(1, columns + 1)))
     if vocabulary is not None:
         named = f"dataset.vocabulary_file = {vocabulary}"
-        words = checked_words(lines(decoded(vocabulary, encoding, named)), named)
+        words = checked_words(lines(decoded(vocabulary, encoding or "utf-8", named)), named)
     if len(words) != columns:
         raise UserError(
             f"dataset.vocabulary_file = {vocabulary}: has {len(words)} words, the matrix {columns} columns and {rows} "

@@ -53,10 +53,10 @@ class ImageFolder(GreyDataset):
         if count + len(splits) - 1 < _FEWEST:
             raise UserError(f"{said}: too few images for training ({count}); the three splits need one each at least")
         parts = {name: self._part(name, classes, names) for name, classes in splits.items()}
-        way = f"put some into a subfolder {{}} beside train, or lower dataset.held_out = {self.held_out}"
         for name in ("test", "valid"):
             if name not in parts:
-                parts["train"], parts[name] = hold_out(parts["train"], name, self.held_out, said, way.format(name))
+                way = f"put some into a subfolder {name} beside train, or lower dataset.held_out = {self.held_out}"
+                parts["train"], parts[name] = hold_out(parts["train"], name, self.held_out, said, way)
         train, valid, test = (Arrays(parts[name].values, parts[name].labels) for name in SPLITS)
         return Raw("grey", train, valid, test)
 
