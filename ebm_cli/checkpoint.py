@@ -135,15 +135,26 @@ def _verified(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
 def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint that verifies, and a sentence for each newer one that does not.
 
-    Raises UserError saying why each is unusable if none verifies.
+    One that vanishes while it is read was superseded by a run that goes on, so the folder is looked at again. Raises
+    UserError saying why each is unusable if none verifies.
     """
     reasons: list[str] = []
-    for step in reversed(steps(folder)):
+    seen: set[int] = set()
+    while left := [step for step in steps(folder) if step not in seen]:
         try:
-            return load(directory(folder, step)), reasons
+            return load(directory(folder, left[-1])), reasons
         except Invalid as error:
-            reasons.append(f"{directory(folder, step).name}: {error}")
+            if not directory(folder, left[-1]).exists():
+                reasons, seen = [], set()
+                continue
+            seen.add(left[-1])
+            reasons.append(f"{directory(folder, left[-1]).name}: {error}")
     raise UserError(f"no valid checkpoint in {folder} ({'; '.join(reasons) or 'it holds none'})")
+
+
+def superseded(saved: Checkpoint) -> bool:
+    """Whether a newer one has come since this was read."""
+    return bool(later := steps(saved.path.parent)) and later[-1] > saved.step
 
 
 def log_spaced(count: int, total: int) -> set[int]:
@@ -159,5 +170,8 @@ def prune(folder: Path, step: int, keep_last: int, protected: set[int]) -> None:
     A checkpoint beyond `step` did not verify when the run was resumed: it neither counts nor is deleted.
     """
     found = [other for other in steps(folder) if other <= step]
-    for superseded in set(found) - set(found[-keep_last:]) - protected:
-        shutil.rmtree(directory(folder, superseded))
+    for old in set(found) - set(found[-keep_last:]) - protected:
+        gone = folder / f".deleting-{old:08d}"
+        shutil.rmtree(gone, ignore_errors=True)
+        directory(folder, old).rename(gone)  # at once, so that nobody reads a half of it
+        shutil.rmtree(gone)

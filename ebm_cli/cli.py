@@ -12,7 +12,8 @@ from typing import Any
 
 from ebm_cli import __version__
 from ebm_cli.arguments import directories_there, for_follower, prepared
-from ebm_cli.errors import DISK_ERRORS, RunError, UserError, nearest
+from ebm_cli.errors import RunError, UserError, advice, nearest, of_file
+from ebm_cli.signals import StopRequest, watching
 
 COMMANDS = {
     "train": "train a model, or resume a run",
@@ -81,28 +82,46 @@ def dispatch(arguments: list[str]) -> int:
     # down fifty-fold, since every small operation then waits for a thread that is not scheduled.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    with watching() as stop:
+        try:
+            code = _dispatched(command, rest)
+        except BaseException as error:
+            told = _told(error, command, stop)
+            if told is None:
+                raise
+            code = told
+        stop.noted()
+    return code
+
+
+def _dispatched(command: str, rest: list[str]) -> int:
     if command in _TEXTS:
         sys.stdout.write(_TEXTS[command])
         return 0
-    try:
-        if command in ("-sc", "--shell-completion"):
-            return _complete(arguments)
-        if command == "list":
-            from ebm_cli import listing
+    if command in ("-sc", "--shell-completion"):
+        return _complete([command, *rest])
+    if command == "list":
+        from ebm_cli import listing
 
-            return listing.main(rest)
-        if command not in COMMANDS:
-            raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
-        follows = os.environ.get("RANK", "0") != "0"
-        return (_follow if follows else _compose_and_run)(command, rest)
-    except (UserError, RunError) as error:
-        _complain(command, error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain(command, UserError("interrupted"))
-        return 130
-    except SystemExit as leaving:  # Hydra's --help; a multirun that was asked to stop
-        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        return listing.main(rest)
+    if command not in COMMANDS:
+        raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
+    follows = os.environ.get("RANK", "0") != "0"
+    return (_follow if follows else _compose_and_run)(command, rest)
+
+
+def _told(error: BaseException, command: str, stop: StopRequest) -> int | None:
+    """The exit code for what ended a command, once it is said; None for a bug in this package."""
+    if isinstance(error, SystemExit):  # Hydra's --help; a multirun that was asked to stop, which is said
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if stop.raised or isinstance(error, KeyboardInterrupt):  # whatever a library made of it
+        stop.noted()
+        _complain(command, stop.said)
+        return stop.exit_code or 130
+    if not isinstance(error, UserError | RunError):
+        return None
+    _complain(command, str(error))
+    return error.exit_code
 
 
 def _follow(command: str, arguments: list[str]) -> int:
@@ -118,8 +137,9 @@ def _follow(command: str, arguments: list[str]) -> int:
             return error.exit_code
 
 
-def _complain(command: str, error: Exception) -> None:
-    sys.stderr.write(f"ebm {command}: {error}\n")
+def _complain(command: str, sentence: str) -> None:
+    with suppress(OSError, AttributeError):  # nobody reads it any more
+        sys.stderr.write(f"ebm {command}: {sentence}\n")
 
 
 def _complete(arguments: list[str]) -> int:
@@ -159,19 +179,32 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
             raise
         from ebm_cli.hydra_errors import explain
 
-        resumes = any(argument.startswith("resume=") for argument in arguments)
-        raise UserError(explain(error, command, resumes=resumes)) from error
+        raise UserError(explain(error, command, resumes=_taken_up(arguments))) from error
     except SystemExit:
         if SweepTable.refusal is None:
             raise
         raise SweepTable.refusal from None
     finally:
         sys.argv = argv
-        directory = SweepTable.directory
-        swept = _sweep_table(directory) if directory is not None else 0
+        swept = _swept(SweepTable.directory)
     if job.outcome.error is not None:
         raise job.outcome.error
-    return swept if directory is not None else max(job.outcome.codes, default=0)
+    return max(job.outcome.codes, default=0) if swept is None else swept
+
+
+def _taken_up(arguments: list[str]) -> bool:
+    return any(argument.startswith("resume=") for argument in arguments)
+
+
+def _swept(directory: Path | None) -> int | None:
+    """The table of a multirun and its exit code; None for one run. However it ended, it is written down undisturbed."""
+    if directory is None:
+        return None
+    from ebm_cli.commands import multi
+
+    with watching() as stop:
+        stop.noted()
+        return multi.table(_relative(directory.absolute()))
 
 
 def _prepare_hydra() -> None:
@@ -213,9 +246,9 @@ class _Job:
         except (UserError, RunError) as error:
             self.outcome.error, code = error, error.exit_code
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.errno is None:
                 raise
-            self.outcome.error, code = RunError(f"{error.strerror}: free space, then run the command again"), 1
+            self.outcome.error, code = RunError(f"{of_file(error)}: {advice(error)}, then run the command again"), 1
         self.outcome.codes.append(code)
         return code
 
@@ -296,9 +329,3 @@ def _remove_empty(path: Path, keep: set[Path]) -> None:
 def _relative(path: Path) -> Path:
     """As seen from the working directory, which is what messages show, if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _sweep_table(directory: Path) -> int:
-    from ebm_cli.commands import multi
-
-    return multi.table(_relative(directory.absolute()))

@@ -15,8 +15,24 @@ class RunError(Exception):
     exit_code = 1
 
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the operating system says when there is no room for a file."""
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "get the right to write there"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "put back what was moved or deleted"),
+    errno.EROFS: "make the file system writable",
+    errno.EIO: "see what is wrong with the disk",
+    errno.ENAMETOOLONG: "take shorter names",
+}
+
+
+def advice(error: OSError) -> str:
+    """What to do about a file that the operating system refuses, as an order."""
+    return _ADVICE.get(error.errno or 0, "mend that")
+
+
+def of_file(error: OSError) -> str:
+    """What the operating system says, and of which file if it tells."""
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 
 def nearest(word: str, choices: list[str]) -> str:

@@ -13,10 +13,11 @@ from ebm_cli import checkpoint, picture
 from ebm_cli.checkpoint import Checkpoint
 from ebm_cli.cuda_graph import execution
 from ebm_cli.dataset.base import Data
-from ebm_cli.errors import DISK_ERRORS, RunError, UserError
+from ebm_cli.errors import RunError, UserError, advice
 from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.evaluation.together import Findings, infinite
+from ebm_cli.lease import Lease
 from ebm_cli.plain_json import finite
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
@@ -48,15 +49,17 @@ class Plan:
 
 @dataclass
 class Recorder:
-    """Everything a run writes while it trains."""
+    """Everything a run writes while it trains and holds the lease of its directory."""
 
     run: Run
+    lease: Lease
     tracker: Tracker
     plan: Plan
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
     warned: bool = False
     said: set[str] = field(default_factory=set)
+    saved: bool = False
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
@@ -68,11 +71,11 @@ class Recorder:
 
     @contextmanager
     def disk_watched(self, state: TrainState) -> Iterator[None]:
-        """A disk that is full within becomes a RunError."""
+        """A file that cannot be written within becomes a RunError."""
         try:
             yield
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.errno is None:  # of a library, which has its own way of saying something else
                 raise
             raise RunError(_disk_full(error, self.run, state.step)) from error
 
@@ -83,6 +86,7 @@ class Recorder:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """To metrics.jsonl, with null for what is not finite, and the rest to the tracker."""
+        self.lease.check(look=False)
         self.run.append_metrics(step, values)
         self.tracker.log(step, finite(values))
         self._say(infinite(values), step)
@@ -142,6 +146,7 @@ class Recorder:
     def save(self, parts: Parts, state: TrainState) -> None:
         """A checkpoint of this moment, and the superseded ones deleted. Raises RunError if a weight is not finite."""
         check_weights(state, parts.components.objective)
+        self.lease.check()
         if state.step == 0 and checkpoint.steps(self.run.checkpoints):
             return  # a run of no steps was resumed
         best = state.best and {"step": state.best.step, "value": state.best.value}
@@ -153,6 +158,9 @@ class Recorder:
             "best": best,
         }
         checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
+        if not self.saved:
+            self.saved = True
+            self.run.update_metadata(checkpoint=state.step)  # so that its loss would be noticed
         protected = self.ladder | ({state.best.step} if state.best else set())
         checkpoint.prune(self.run.checkpoints, state.step, self.plan.keep_last, protected)
 
@@ -196,15 +204,24 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Sub
     )
 
 
-def restore(run: Run, parts: Parts, state: TrainState) -> list[str]:
-    """Load the newest valid checkpoint; a sentence for each newer, invalid one.
+@dataclass(frozen=True)
+class Restored:
+    """What a resumed run goes on from."""
 
-    A run that stopped before its first checkpoint stays at step 0, its metrics are dropped. Raises UserError if there
-    are checkpoints and none is valid, or if the data are not those it was trained on.
+    metrics_bytes: int  # of metrics.jsonl when its checkpoint was saved
+    behind: bool  # more was recorded than that checkpoint knows of
+    notes: list[str]
+
+
+def restore(run: Run, parts: Parts, state: TrainState, plan: Plan) -> Restored:
+    """Load the newest valid checkpoint into the state; with a sentence for each newer, invalid one.
+
+    A run that stopped before its first checkpoint stays at step 0. Raises UserError if checkpoints are lost, if none is
+    valid, or if the data are not those it was trained on.
     """
     if not checkpoint.steps(run.checkpoints):
-        run.truncate_metrics(0)
-        return ["no checkpoint was written yet, so the run starts again"]
+        _check_none_lost(run, plan)
+        return Restored(0, behind=True, notes=["no checkpoint was written yet, so the run starts again"])
     found, reasons = checkpoint.newest(run.checkpoints)
     if other_data(found, parts.data):
         raise UserError(f"resume = {run.path}: {OTHER_DATA}; put those back, or start a new run")
@@ -212,10 +229,28 @@ def restore(run: Run, parts: Parts, state: TrainState) -> list[str]:
         state.load(found.step, found.tensors)
         best = found.numbers["best"]
         state.best = Best(int(best["step"]), float(best["value"])) if best else None
-        run.truncate_metrics(int(found.numbers["metrics_bytes"]))
+        size = int(found.numbers["metrics_bytes"])
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
-    return [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]
+    run.check_metrics(size)
+    behind = bool(reasons) or run.recorded_step() > found.step
+    return Restored(size, behind, [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons])
+
+
+def _check_none_lost(run: Run, plan: Plan) -> None:
+    """Raise UserError if there was a checkpoint: all that such a run recorded would be begun again."""
+    meta = run.read_json("metadata.json")
+    said = [f"its metadata.json says {meta['status']}"] if meta.get("status") in ("done", "stopped") else []
+    if isinstance(meta.get("checkpoint"), int):
+        said.append(f"a checkpoint of step {meta['checkpoint']} was saved")
+    logged = run.logged_step()
+    if plan.save_every and logged > plan.save_every:
+        said.append(f"its metrics.jsonl goes to step {logged}")
+    if said:
+        raise UserError(
+            f"resume = {run.path}: its checkpoints are gone, though {said[0]}; put the folder checkpoints back, or "
+            "start a new run"
+        )
 
 
 OTHER_DATA = "its dataset now reads other rows than it was trained on"
@@ -227,14 +262,15 @@ def other_data(saved: Checkpoint, data: Data) -> bool:
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:
-    """Train until the last step or until asked to stop; either way a checkpoint of the last step is there.
+    """Train until the last step or until any rank is asked to stop, which then `stop` of every rank says.
+
+    Either way a checkpoint of the last step is there.
 
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     plan, total = recorder.plan, parts.loop.steps
     recorder.begin(total, state.step)
-    saved = state.step if state.step else None
-    unread: list[Report] = []
+    saved, unread = state.step or None, list[Report]()
     how, said = execution(parts, state)
     if said:
         log.warning("%s", said)
@@ -260,12 +296,22 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
+        _agree(parts, stop)
 
 
 def _stopping(parts: Parts, state: TrainState, stop: StopRequest) -> bool:
     """Whether to stop before the next step: all ranks at the same one, so they ask each other now and then."""
-    ranks, asked = parts.device.ranks, stop.signal is not None
-    return asked if ranks.count == 1 else state.step % _AGREE == 0 and ranks.any(flag=asked, device=parts.device.torch)
+    if parts.device.ranks.count > 1:
+        return state.step % _AGREE == 0 and _agree(parts, stop)
+    return stop.signal is not None
+
+
+def _agree(parts: Parts, stop: StopRequest) -> bool:
+    """Whether any rank has been asked to stop; if so, each rank has."""
+    number = parts.device.ranks.highest(stop.signal or 0, parts.device.torch)
+    if number:
+        stop.ask(number)
+    return number > 0
 
 
 def _due(step: int, every: int, total: int) -> bool:
@@ -276,6 +322,6 @@ def _disk_full(error: OSError, run: Run, step: int) -> str:
     kept = checkpoint.steps(run.checkpoints)
     left = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
     return (
-        f"step {step}: {error.strerror} while writing to {run.path}; {left}. Free space, then: "
-        f"ebm train resume={quote(str(run.path))}"
+        f"step {step}: {error.strerror} while writing to {run.path}; {left}. "
+        f"{advice(error).capitalize()}, then: ebm train resume={quote(str(run.path))}"
     )

@@ -7,62 +7,59 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from typing import Any
 
+from ebm_cli.errors import RunError
+from ebm_cli.signals import EXIT_CODES, StopRequest, watching
+
 _LAST_WORDS = 10.0  # seconds the others have once one has failed, so that the cause is told before the consequences
+_STOPPED = set(EXIT_CODES.values())
 
 Main = Callable[[Any], int]
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_started: Any = None  # in one of the processes: set once it answers signals itself
 
 
-def launch(main: Main, argument: Any, count: int) -> int:
+def launch(main: Main, argument: Any, count: int, stop: StopRequest) -> int:
     """Run `main(argument)` in `count` processes that know their ranks; the exit code of rank 0.
 
-    One that dies takes the others with it. Signals to this process reach all of them once they have started; before,
-    they end all. Raises KeyboardInterrupt for a Ctrl-C that came so early.
+    One that dies takes the others with it. Signals to this process reach all of them, and each answers by itself.
+    Raises RunError if one was killed, and KeyboardInterrupt if rank 0 was asked to stop but could not.
     """
     context = multiprocessing.get_context("spawn")
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **_threads(count)}
-    ranks: list[tuple[BaseProcess, Event]] = []
-    for rank in range(count):
-        own, ready = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, context.Event()
-        ranks.append((context.Process(target=_work, args=(main, argument, own, ready, os.getpid())), ready))
-    early: list[int] = []
-    # What is blocked here stays so in the processes until they have said what is to become of it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    before = {number: signal.signal(number, lambda n, _: _forward(ranks, n, early)) for number in _SIGNALS}
-    try:
-        _start([process for process, _ in ranks], shared)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        return _wait([process for process, _ in ranks], early)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    own = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    ranks = [context.Process(target=_work, args=(main, argument, environment)) for environment in own]
+    stop.noted()  # the ranks say what became of it
+    with _passed_on(ranks, stop):
+        _start(ranks, shared)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
+        codes, ended = _wait(ranks)
+    return _verdict(codes, ended, stop)
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """Entered by one of the processes when it answers signals itself; in any other it does nothing."""
-    if _started is not None:
-        _started.set()
-    yield
+def _passed_on(ranks: Sequence[BaseProcess], stop: StopRequest) -> Iterator[None]:
+    """Within, signals go to the processes too. They begin blocked, here and in each process until it answers them."""
 
-
-def _forward(ranks: Sequence[tuple[BaseProcess, Event]], number: int, early: list[int]) -> None:
-    """Ctrl-C on a terminal has reached every process already."""
-    if not all(ready.is_set() for _, ready in ranks):
-        early.append(number)
-        return
-    if number == signal.SIGINT and os.isatty(0):
-        return
-    for process, _ in ranks:
-        if process.pid is not None:
-            with suppress(ProcessLookupError):
+    def forward(number: int, _: object) -> None:
+        stop.ask(number)
+        if number == signal.SIGINT and os.isatty(0):
+            return  # a Ctrl-C on a terminal has reached every process already
+        for process in ranks:
+            if process.pid and process.exitcode is None:
                 os.kill(process.pid, number)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
+    answered = [number for number in EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in answered}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
 
 
 def _start(ranks: Sequence[BaseProcess], shared: Mapping[str, str]) -> None:
@@ -77,45 +74,52 @@ def _start(ranks: Sequence[BaseProcess], shared: Mapping[str, str]) -> None:
         os.environ.update(before)
 
 
-def _work(main: Main, argument: Any, environment: Mapping[str, str], ready: Event, parent: int) -> None:
-    global _started
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # until `started`, they are the parent's to answer
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    _started = ready
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    os.environ.update(environment)
-    raise SystemExit(main(argument))
+def _work(main: Main, argument: Any, environment: Mapping[str, str]) -> None:
+    with watching(afterwards=signal.SIG_IGN) as stop:
+        try:
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            os.environ.update(environment)
+            code = main(argument)
+        except KeyboardInterrupt:
+            code = stop.exit_code or 130
+        stop.noted()
+    raise SystemExit(code)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """Nobody would stop a rank whose parent was killed."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
-def _wait(ranks: Sequence[BaseProcess], early: Sequence[int]) -> int:
-    """The exit code of rank 0; 1 if it did well and another did not."""
+def _wait(ranks: Sequence[BaseProcess]) -> tuple[list[int], set[int]]:
+    """The exit codes of all, and the ranks that did not end by themselves in time once another had failed."""
+    ended: set[int] = set()
     deadline = None
-    while any(process.is_alive() for process in ranks):
-        if early:
-            _kill(ranks)
-            if early[0] == signal.SIGINT:
-                raise KeyboardInterrupt
-            return 128 + early[0]
+    while alive := [process for process in ranks if process.is_alive()]:
         if deadline is None and any(process.exitcode for process in ranks):
             deadline = time.monotonic() + _LAST_WORDS
         if deadline is not None and time.monotonic() > deadline:
-            _kill(ranks)
-        time.sleep(0.05)
-    codes = [process.exitcode or 0 for process in ranks]
-    return abs(codes[0]) or int(any(codes))
+            ended |= {rank for rank, process in enumerate(ranks) if process.is_alive()}
+            for process in alive:
+                process.kill()
+        wait([process.sentinel for process in alive], 0.2)
+    return [process.exitcode or 0 for process in ranks], ended
 
 
-def _kill(ranks: Sequence[BaseProcess]) -> None:
-    for process in ranks:
-        process.kill()
+def _verdict(codes: Sequence[int], ended: set[int], stop: StopRequest) -> int:
+    """That of rank 0, or of the request to stop that it had no time to answer; 1 if it did well and another did not."""
+    killed = {rank: -code for rank, code in enumerate(codes) if code < 0 and rank not in ended}
+    for rank, number in killed.items():
+        why = "; was there too little memory?" if number == signal.SIGKILL else ""
+        raise RunError(f"rank {rank} was killed by {signal.Signals(number).name}{why} The newest checkpoint is whole")
+    if codes[0] < 0:
+        if stop.signal:
+            raise KeyboardInterrupt
+        return 1
+    return codes[0] or int(any(code not in (0, *_STOPPED) for code in codes))
 
 
 def _free_port() -> int:

@@ -69,14 +69,19 @@ class Ranks:
             dist.all_gather(found, rows.contiguous())
         return torch.cat(found)
 
-    def any(self, *, flag: bool, device: torch.device) -> bool:
-        """Whether it is so on any rank."""
+    def highest(self, number: int, device: torch.device) -> int:
+        """The largest of the ranks' numbers."""
         if self.count == 1:
-            return flag
-        found = torch.tensor([float(flag)], device=device)
+            return number
+        found = torch.tensor([number], device=device)
         with _told():
             dist.all_reduce(found, dist.ReduceOp.MAX)
-        return bool(found.item())
+        return int(found.item())
+
+    def check_same(self, step: int, device: torch.device) -> None:
+        """Raise RunError unless all are at the same step: a run may go on while they read its checkpoint."""
+        if self.highest(step, device) != -self.highest(-step, device):
+            raise RunError("the ranks read different checkpoints, since the run went on meanwhile; start them again")
 
 
 @contextmanager
@@ -103,11 +108,15 @@ def local_rank() -> int:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Connected to the other ranks (NCCL on CUDA, Gloo on CPUs)."""
+    """Connected to the other ranks (NCCL on CUDA, Gloo on CPUs). Raises RunError if one of them cannot be reached."""
     if current().count == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise RunError(f"the {current().count} ranks could not be connected ({why}); start them again") from error
     try:
         yield
     finally:

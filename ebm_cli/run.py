@@ -10,9 +10,10 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ from ebm_cli.errors import UserError
 VOCABULARY = "vocabulary.txt"
 """One word in each line, for data that are words or counts of them."""
 
+_LAST_LINES = 1 << 16  # bytes at the end of metrics.jsonl, in which there are some whole lines
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  # of a file system without hard links
 _ID = re.compile(r"[0-9a-f]{8}")
@@ -63,13 +65,53 @@ class Run:
             os.fsync(file.fileno())
             return file.tell()
 
-    def truncate_metrics(self, size: int) -> None:
-        """Drop what was logged after the checkpoint that recorded `size`; it will be logged again, identically."""
+    def check_metrics(self, size: int) -> None:
+        """Raise UserError unless metrics.jsonl has what was logged before the checkpoint that recorded `size`."""
         there = self.metrics.stat().st_size if self.metrics.exists() else 0
         if not 0 <= size <= there:
-            raise UserError(f"{self.metrics} has {there} bytes, its checkpoint says {size}; it was edited")
+            raise UserError(
+                f"{self.metrics} has {there} bytes, its checkpoint says {size}: it was edited or lost; put it back, or "
+                "start a new run"
+            )
+
+    def logged_step(self) -> int:
+        """The last step in metrics.jsonl; 0 if there is none."""
+        try:
+            with self.metrics.open("rb") as file:
+                file.seek(max(0, self.metrics.stat().st_size - _LAST_LINES))
+                lines = file.read().split(b"\n")
+        except OSError:
+            return 0
+        steps = [re.match(rb'\{"step": (\d{1,15})[,}]', line) for line in lines]
+        return max((int(found[1]) for found in steps if found), default=0)
+
+    def recorded_step(self) -> int:
+        """The step at which metadata.json says that the run ended or saved; 0 if it says nothing."""
+        meta = self.read_json("metadata.json")
+        return max(step if type(step) is int else 0 for step in (meta.get("step"), meta.get("checkpoint")))
+
+    def go_back(self, size: int, *, whole: bool) -> list[str]:
+        """Drop what was logged after the checkpoint that recorded `size`; it will be logged again, identically.
+
+        A file of which more is dropped than a run logs between checkpoints (`whole`), or that cannot be read, is copied
+        into a folder of `aside/` first; a sentence says so.
+        """
+        lost = [self.metrics] if whole and self.metrics.exists() and self.metrics.stat().st_size > size else []
+        meta = self.path / "metadata.json"
+        if meta.exists() and meta.stat().st_size and not self.read_json(meta.name):
+            lost.append(meta)
+        notes = [self._aside(lost)] if lost else []
         self.metrics.touch()
         os.truncate(self.metrics, size)
+        return notes
+
+    def _aside(self, files: Sequence[Path]) -> str:
+        """Copies of files in a new folder of `aside/`, and a sentence on them."""
+        folder = self.new_folder("aside")
+        for file in files:
+            (folder / file.relative_to(self.path)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, folder / file.relative_to(self.path))
+        return f"{', '.join(file.name for file in files)} as it was is kept in {folder}"
 
     def metadata(self) -> dict[str, Any]:
         """metadata.json, with what a run needs of it made anew where it is missing or is no such thing."""
@@ -88,11 +130,18 @@ class Run:
         now = {**_redacted(config), "resume": before.get("resume")}
         if now == before:
             return
+        if self.read_json("summary.json").get("status") == "done":
+            self._aside([self.path / "summary.json", *self._final_samples()])
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
         self.update_metadata(changes=changes)
         temporary = self.path / ".config.yaml.writing"
         checkpoint.write_synced(temporary, _yaml(now))
         temporary.rename(self.path / "config.yaml")
+
+    def _final_samples(self) -> list[Path]:
+        """What the last evaluation left in `samples/`, which the next will replace."""
+        there = (self.path / "samples").glob("*")
+        return [path for path in there if path.is_file() and not path.name.startswith("step-")]
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty if it is missing or holds something else."""

@@ -1,53 +1,122 @@
-"""Requests to stop: SIGINT, SIGTERM and SIGUSR1 end training after the step in progress, with a checkpoint.
+"""Requests to stop: SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, answered from the program's first line to its last.
 
-Once training is over, and its checkpoint is there, they stop at once what is still going on.
+What a signal does depends on what would be lost: where nothing is to be saved it ends the work at once, in training
+after the step in progress, and while the end is being recorded it is only noted. A signal that was ignored when the
+program started, as SIGHUP is under nohup, stays ignored.
 """
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from types import FrameType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
+EXIT_CODES = {
+    signal.SIGINT: 130,
+    signal.SIGTERM: 75,
+    signal.SIGHUP: 75,  # the terminal is gone
+    signal.SIGUSR1: 75,
+    signal.SIGUSR2: 75,  # of batch systems, before the time is up
+}
+
+
+class _Answer(Enum):
+    AT_ONCE = "by KeyboardInterrupt"
+    AFTER_STEP = "noted; a Ctrl-C after it raises KeyboardInterrupt"
+    NOTED = "noted"
 
 
 class StopRequest:
-    """Set by the first signal; `exit_code` is what the process will return. A Ctrl-C after it stops at once."""
+    """The first signal, and what becomes of those that come."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._prompt = False
+        self.raised = False  # a KeyboardInterrupt was, in whatever disguise it arrives
+        self._answer = _Answer.AT_ONCE
 
     @property
     def exit_code(self) -> int | None:
-        """130 for Ctrl-C, 75 for a scheduler's signal, None without one."""
+        """130 for Ctrl-C, 75 for another signal, None without one."""
         return EXIT_CODES[self.signal] if self.signal else None
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        again = self.signal is not None
+    @property
+    def said(self) -> str:
+        """The signal in words."""
+        return "interrupted" if self.signal in (None, signal.SIGINT) else f"stopped by {self.signal.name}"
+
+    def ask(self, number: int) -> None:
+        """Note a signal that reached another process of this run."""
         self.signal = self.signal or signal.Signals(number)
-        if self._prompt or (again and number == signal.SIGINT):
+
+    def at_once(self) -> None:
+        """From here on a signal raises KeyboardInterrupt; so does this, if one has come already."""
+        self._answer = _Answer.AT_ONCE
+        if self.signal:
+            self.raised = True
             raise KeyboardInterrupt
 
-    @contextmanager
-    def promptly(self) -> Iterator[None]:
-        """Within, any of the signals raises KeyboardInterrupt, also one that came just before."""
-        self._prompt = True
-        try:
-            if self.signal:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._prompt = False
+    def after_step(self) -> None:
+        """From here on a signal is noted, and somebody looks; a Ctrl-C after it raises KeyboardInterrupt."""
+        self._answer = _Answer.AFTER_STEP
+
+    def noted(self) -> None:
+        """From here on a signal changes nothing: the work is done and is being written down."""
+        self._answer = _Answer.NOTED
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The handler of all of them."""
+        again = self.signal is not None
+        self.ask(number)
+        first = self._answer is _Answer.AT_ONCE and not again
+        impatient = self._answer is not _Answer.NOTED and again and number == signal.SIGINT
+        if first or impatient:
+            self.raised = True
+            raise KeyboardInterrupt
+
+
+_current: StopRequest | None = None
 
 
 @contextmanager
-def watching() -> Iterator[StopRequest]:
-    """Collect signals in a StopRequest instead of dying from them."""
-    request = StopRequest()
-    before = {number: signal.signal(number, request._receive) for number in EXIT_CODES}
+def watching(afterwards: signal.Handlers | None = None) -> Iterator[StopRequest]:
+    """Collect signals in a StopRequest instead of dying from them; within itself it yields the same one again.
+
+    Handlers are then put back or, for a program that ends there, replaced by `afterwards`. Outside the main thread,
+    where Python sets no handlers, nothing is collected.
+    """
+    global _current
+    if _current is not None:
+        yield _current
+        return
+    _current = request = StopRequest()
+    before = _installed(request.receive) if threading.current_thread() is threading.main_thread() else {}
     try:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if afterwards is None else afterwards)
+        _current = None
+
+
+def finishing() -> None:
+    """All is computed and is now written: a request to stop that comes later changes nothing.
+
+    Raises KeyboardInterrupt for one that came before.
+    """
+    if _current is not None:
+        _current.at_once()
+        _current.noted()
+
+
+Handler = Callable[[int, FrameType | None], object] | int
+
+
+def _installed(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Handler]:
+    """The handlers that were there; those of ignored signals stay. What was held back until now arrives."""
+    there = {number: signal.getsignal(number) for number in EXIT_CODES}
+    before = {number: found or signal.SIG_DFL for number, found in there.items() if found is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
+    return before

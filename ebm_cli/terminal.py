@@ -1,10 +1,12 @@
 """What a person sees: log lines, a progress bar on a terminal and plain lines elsewhere, and the last table."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,12 +17,61 @@ log = logging.getLogger("ebm")
 _PLAIN_WIDTH = 160  # of what goes to a file or a pipe, where no window sets it
 
 
-def _console(to_stderr: bool) -> Console:
-    console = Console(stderr=to_stderr)
-    return console if console.is_terminal else Console(stderr=to_stderr, width=_PLAIN_WIDTH)
+class Lasting:
+    """Standard output or error, whichever is in place when it is asked, until nobody reads it any more.
+
+    A closed terminal or pipe must not end the work: what cannot be shown is dropped, and `gone` says so.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.gone: str | None = None
+
+    def write(self, text: str) -> int:
+        """Show the text, if that can be done."""
+        return self._try("write", text) or len(text)
+
+    def flush(self) -> None:
+        """Show what waits."""
+        self._try("flush")
+
+    def isatty(self) -> bool:
+        """Whether a person looks at it."""
+        return bool(self._try("isatty"))
+
+    def fileno(self) -> int:
+        """That of the stream."""
+        return int(self._try("fileno"))
+
+    @property
+    def encoding(self) -> str:
+        """That of the stream."""
+        return getattr(getattr(sys, self._name), "encoding", None) or "utf-8"
+
+    def _try(self, method: str, *arguments: str) -> Any:
+        stream = getattr(sys, self._name)
+        stream = getattr(stream, "rich_proxied_file", stream)  # which a progress bar puts in its place
+        if stream is None:  # closed before the program started
+            return None
+        try:
+            return getattr(stream, method)(*arguments)
+        except UnicodeEncodeError:
+            return stream.write(arguments[0].encode("ascii", "backslashreplace").decode())
+        except OSError as error:
+            self.gone = error.strerror
+            return None
 
 
-console, output = _console(to_stderr=True), _console(to_stderr=False)
+_streams = {name: Lasting(name) for name in ("stderr", "stdout")}
+
+
+def _console(name: str) -> Console:
+    file = cast("IO[str]", _streams[name])
+    console = Console(file=file, stderr=name == "stderr")
+    return console if console.is_terminal else Console(file=file, stderr=name == "stderr", width=_PLAIN_WIDTH)
+
+
+console, output = _console("stderr"), _console("stdout")
 
 _PLAIN_LINE_SECONDS = 5.0
 
@@ -39,18 +90,28 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
+    _told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        gone = _streams["stderr"].gone
+        if gone and not self._told:
+            self._told = True
+            text = f"nobody reads standard error any more ({gone}); what would be shown stands here alone"
+            super().emit(logging.LogRecord(log.name, logging.WARNING, __file__, 0, text, None, None))
+
     def handleError(self, record: logging.LogRecord) -> None:
         """A line that cannot be written (full disk) is lost; the run says on its own what is wrong."""
 
 
 @contextmanager
 def logging_to(file: Path | None) -> Iterator[None]:
-    """Log lines to the terminal, and with the time to a file."""
-    handlers: list[logging.Handler] = [_ConsoleHandler()]
+    """Log lines to the terminal, and with the time and those on faults of the program to a file."""
+    handlers: list[logging.Handler] = [_ConsoleHandler(logging.INFO)]
     if file is not None:
         handlers.append(_FileHandler(file))
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     log.propagate = False
     for handler in handlers:
         log.addHandler(handler)

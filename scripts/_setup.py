@@ -9,6 +9,7 @@ place, never emptied.
 
 import hashlib
 import os
+import signal
 import sys
 import time
 
@@ -23,6 +24,7 @@ LOCK = os.path.join(VENV, "ebm-lock")
 PINS = ("pyproject.toml", "constraints.txt")
 EXTRAS = "dev,tensorboard,joblib"
 UV = "uv==0.13.8"
+STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 LOWEST, ABOVE = (3, 11), (3, 14)
 
 
@@ -30,10 +32,16 @@ class SetupError(Exception):
     """Why `.venv` could not be made, as one sentence."""
 
 
+def hold_signals():
+    """Let requests to stop wait for the program that is about to take the place of this process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
 def ensure():
     """Return when `.venv` is complete and up to date, making it if need be; on failure say why and exit."""
     if _ready():
         return
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # this takes minutes
     try:
         _use_supported_python()
         _set_up()

@@ -27,7 +27,7 @@ sampler
 exact acceleration noise lda coherence
 path length_path objective chains optimizer
 classifier
-evaluation checks checkpoint
+evaluation checks checkpoint lease
 train run
 step
 cuda_graph

@@ -15,6 +15,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.rng import stream
+from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.train import Parts, TrainState
@@ -55,6 +56,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
         began = time.perf_counter()
         findings, images, files = _evaluate(parts, trained.state, chosen, asked)
         seconds = time.perf_counter() - began
+    finishing()
     folder = trained.run.new_folder("evaluations")
     name = str(folder.relative_to(trained.run.path))
     about = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ebm_cli import run
+from ebm_cli import lease, run
 from ebm_cli.commands.train import Request, train
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.terminal import output
@@ -76,7 +76,7 @@ def _job(path: Path) -> dict[str, Any]:
     return {
         "job": path.parent.name,
         "overrides": facts.get("overrides", []),
-        "status": facts.get("status", "unknown"),
+        "status": lease.status(found.path, facts.get("status", "unknown")),
         "error": facts.get("error"),
         "summary": found.read_json("summary.json"),
     }

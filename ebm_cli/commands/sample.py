@@ -23,6 +23,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
+from ebm_cli.signals import finishing
 from ebm_cli.space import Categorical, Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.train import Parts, TrainState
@@ -76,6 +77,7 @@ def sample(config: Mapping[str, Any]) -> int:
         x = (x if given is None else x + given).cpu()
     space = parts.data.space
     text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
+    finishing()
     file = _written(trained.run, space, x, scale, text)
     samples = "1 sample" if asked.n == 1 else f"{asked.n} samples"
     output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ebm_cli import checkpoint, checks, ranks, registry, run, terminal
+from ebm_cli import checkpoint, checks, lease, ranks, registry, run, terminal
 from ebm_cli.commands import composition, report
 from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.parts import (
@@ -25,11 +25,12 @@ from ebm_cli.commands.parts import (
     ranks_wanted,
 )
 from ebm_cli.commands.resume import merged
-from ebm_cli.errors import DISK_ERRORS, RunError, UserError
+from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.together import Findings, one_by_one
-from ebm_cli.fit import Follower, Plan, Recorder, fit, restore, subject_of
-from ebm_cli.launch import launch, started
+from ebm_cli.fit import Follower, Plan, Recorder, Restored, fit, restore, subject_of
+from ebm_cli.launch import launch
+from ebm_cli.lease import Lease, LeaseLost
 from ebm_cli.memory import watched
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest, watching
@@ -64,43 +65,74 @@ class Session:
     config: Mapping[str, Any]
     notes: list[str]
     warnings: list[str]
+    restored: Restored | None  # of a resumed run
 
 
 def train(request: Request) -> int:
     """Train, evaluate, write the summary; the exit code. Raises UserError before any work, RunError while running.
 
-    With `device.ranks` this process only waits for those that do it.
+    With `device.ranks` this process only waits for those that do it. Raises KeyboardInterrupt for a request to stop
+    before there is anything to save.
     """
-    among = ranks.current()
+    with watching() as stop, ExitStack() as held:
+        stop.at_once()
+        among = ranks.current()
+        with logging_to(None):
+            found, config = _configuration(request)
+            wanted = ranks_wanted(config)
+            if among.count == 1 and wanted > 1:
+                check_launch(config, choices(config, request.chosen if found is None else None), wanted)
+                if request.config["resume"] is not None:
+                    lease.refuse_held(request.directory, "resume = ")
+        if among.count == 1 and wanted > 1:
+            return launch(_rank, request, wanted, stop)
+        if wanted not in (1, among.count):
+            raise UserError(f"device.ranks = {wanted}: torchrun started {among.count}; leave device.ranks out")
+        return _begin(request, stop, held)
+
+
+def _begin(request: Request, stop: StopRequest, held: ExitStack) -> int:
+    """The run in this process. Its directory is claimed before anything in it is read that another may change."""
+    leads, resumes = ranks.current().leads, request.config["resume"] is not None
+    own = _claimed(request.directory, "resume = ", held) if leads and resumes else None
     with logging_to(None):
         found, config = _configuration(request)
-        wanted = ranks_wanted(config)
-        if among.count == 1 and wanted > 1:
-            check_launch(config, choices(config, request.chosen if found is None else None), wanted)
-    if among.count == 1 and wanted > 1:
-        return launch(_rank, request, wanted)
-    if wanted not in (1, among.count):
-        raise UserError(f"device.ranks = {wanted}: torchrun started {among.count}; leave device.ranks out")
-    with logging_to(None):
         session = prepare(request, found, config)
-    with watching() as stop, started(), ranks.joined(session.parts.device.torch):
-        if not among.leads:
-            fit(session.parts, session.state, Follower(session.plan), stop)
-            return stop.exit_code or 0
-        with logging_to(session.run.path / "train.log"):
-            return _train(session, stop, request.group)
+    device = session.parts.device
+    held.enter_context(ranks.joined(device.torch))
+    device.ranks.check_same(session.state.step, device.torch)
+    stop.at_once()
+    stop.after_step()
+    if not leads:
+        fit(session.parts, session.state, Follower(session.plan), stop)
+        return stop.exit_code or 0
+    own = own or _claimed(request.directory, "hydra.run.dir = ", held)
+    open_record(session, request)
+    with logging_to(session.run.path / "train.log"):
+        return _train(session, own, stop, request.group)
+
+
+def _claimed(directory: Path, said: str, held: ExitStack) -> Lease:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return held.enter_context(lease.claimed(directory, said))
+    except OSError as error:
+        raise RunError(f"{said}{directory}: {error.strerror} ({error.filename or directory})") from error
 
 
 def _rank(request: Request) -> int:
     """One of several processes; only the first says what is wrong."""
     if not ranks.current().leads:
         terminal.silence()
-    try:
-        return train(request)
-    except (UserError, RunError) as error:
-        with logging_to(None):
+    with watching() as stop, logging_to(None):
+        try:
+            return train(request)
+        except (UserError, RunError) as error:
             log.error("ebm train: %s", error)
-        return error.exit_code
+            return error.exit_code
+        except KeyboardInterrupt:
+            log.error("ebm train: %s", stop.said)
+            return stop.exit_code or 130
 
 
 def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
@@ -150,7 +182,7 @@ def _path(value: str) -> str:
 
 
 def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
-    """Check everything, read the data, claim the run directory or restore its checkpoint."""
+    """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
     choice = choices(config, request.chosen if found is None else None)
     loop, plan = loop_and_plan(config)
     chosen = evaluations(config)
@@ -161,37 +193,34 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)
-    notes = [said]
+    notes, restored = [said], None
     if found is not None:
-        notes += [*restore(found, parts, state), f"resuming {found.path} at step {state.step}"]
+        restored = restore(found, parts, state, plan)
+        notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
-        if ranks.current().leads:
-            found.change(config, step=state.step, overrides=list(request.overrides))
-    elif ranks.current().leads:
-        facts = {"choices": dict(request.chosen), "overrides": list(request.overrides)}
-        found = _created(request.directory, config, facts)
-    home = found or Run(request.directory)
-    if ranks.current().leads:
-        _record_words(home, parts.data.words)
-    return Session(parts, state, plan, kept, tracker, home, config, notes, [*parts.data.remarks, *idle])
+    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
+    return Session(parts, state, plan, kept, tracker, home, config, notes, warnings, restored)
+
+
+def open_record(session: Session, request: Request) -> None:
+    """Write the configuration of a new run, or bring the files of a resumed one back to its checkpoint."""
+    home, overrides = session.run, list(request.overrides)
+    try:
+        if session.restored is None:
+            run.create(home.path, session.config, choices=dict(request.chosen), overrides=overrides)
+        else:
+            session.notes += home.go_back(session.restored.metrics_bytes, whole=session.restored.behind)
+            home.change(session.config, step=session.state.step, overrides=overrides)
+        _record_words(home, session.parts.data.words)
+    except OSError as error:
+        raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({error.filename or home.path})") from error
 
 
 def _record_words(home: Run, words: Sequence[str]) -> None:
     """The vocabulary where there is one, so that samples can be read without the data."""
-    if not words or (home.path / run.VOCABULARY).exists():
-        return
-    try:
+    if words and not (home.path / run.VOCABULARY).exists():
         home.write_text(run.VOCABULARY, "\n".join(words) + "\n")
-    except OSError as error:
-        raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({run.VOCABULARY})") from error
-
-
-def _created(path: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Run:
-    try:
-        return run.create(path, config, **facts)
-    except OSError as error:
-        raise RunError(f"hydra.run.dir = {path}: {error.strerror} ({error.filename or path})") from error
 
 
 def _build(
@@ -211,38 +240,66 @@ def _build(
     return parts, state, tracker
 
 
-def _train(session: Session, stop: StopRequest, group: str | None) -> int:
+@dataclass
+class Ending:
+    """How a run ended."""
+
+    status: str = "failed"
+    code: int = 1
+    why: dict[str, str] = field(default_factory=dict)
+    results: Findings = field(default_factory=Findings)
+
+
+def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -> int:
     """The run itself. Whatever ends it, its metadata say how."""
     home, state = session.run, session.state
     meta = home.metadata()
     meta.pop("error", None)
     began, spent = time.perf_counter(), {name: float(meta[name]) for name in ("seconds", "training_seconds")}
-    home.write_json("metadata.json", {**meta, "status": "running", "device": session.parts.device.description})
+    about = {"status": "running", "device": session.parts.device.description, **lease.about()}
+    home.write_json("metadata.json", {**meta, **about})
     tracker = Guarded(
         process.apart(session.tracker, session.config["tracker"]["name"]),
         RunInfo(home.path, meta["id"], home.path.name, group, session.config),
     )
-    recorder = Recorder(home, tracker, session.plan, session.evaluations)
-    status, code, why, results = "failed", 1, dict[str, str](), Findings()
+    recorder = Recorder(home, own, tracker, session.plan, session.evaluations)
+    ending = Ending()
+    if own.taken_from:
+        session.notes.insert(0, f"{own.taken_from} held this run and died; this process goes on with it")
+    try:
+        _work(session, recorder, stop, spent, ending)
+    finally:
+        stop.noted()
+        spent["seconds"] += time.perf_counter() - began
+        summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
+        _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
+        farewell = tracker.close({**_rounded(spent), **ending.results.known})
+    _finish(session, summary, ending.code, farewell)
+    return ending.code
+
+
+def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[str, float], ending: Ending) -> None:
+    """Train and evaluate; `ending` says what came of it. What is no failure of a run is raised again."""
+    state, device = session.state, session.parts.device.torch
     try:
         _announce(session)
-        with _timed(spent, "training_seconds"), watched(session.parts.device.torch):
+        with _timed(spent, "training_seconds"), watched(device):
             fit(session.parts, state, recorder, stop)
-        with stop.promptly(), recorder.disk_watched(state), watched(session.parts.device.torch):
-            _evaluate(session, recorder, results)
-        status, code = "done", 0
+        stop.at_once()
+        with recorder.disk_watched(state), watched(device):
+            _evaluate(session, recorder, ending.results)
+        stop.at_once()
+        ending.status, ending.code = "done", 0
+        stop.noted()
     except RunError as error:
         log.error("%s", error)
-        why = {"error": str(error)}
-    except KeyboardInterrupt:
-        status, code = "stopped", stop.exit_code or 130
-    finally:
-        spent["seconds"] += time.perf_counter() - began
-        summary = {"status": status, "steps": state.step, **_rounded(spent), **results.record}
-        _record(home, summary, {"status": status, **spent, "step": state.step, **why})
-        farewell = tracker.close({**_rounded(spent), **results.known})
-    _finish(session, summary, code, farewell)
-    return code
+        ending.why = {"error": str(error)}
+    except (KeyboardInterrupt, Exception) as error:
+        if not (stop.raised or isinstance(error, KeyboardInterrupt)):
+            ending.why = {"error": f"{type(error).__name__}: {error}"}
+            log.debug("this is a fault of the program", exc_info=True)
+            raise
+        ending.status, ending.code = "stopped", stop.exit_code or 130
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -259,14 +316,15 @@ def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
         spent[name] += time.perf_counter() - began
 
 
-def _record(home: Run, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """How the run ended; a full disk must not hide why it did."""
+def _record(home: Run, own: Lease, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """How the run ended, unless it is another's; a full disk must not hide why it did."""
     try:
+        own.check()
         home.write_json("summary.json", summary)
         home.update_metadata(**facts)
+    except LeaseLost:
+        log.error("summary.json and metadata.json are left as they are")
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
         log.error("summary.json and metadata.json are not up to date: %s", error.strerror)
 
 

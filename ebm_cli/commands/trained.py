@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from torch import Tensor
 
-from ebm_cli import checkpoint, ranks, registry, run
+from ebm_cli import checkpoint, lease, ranks, registry, run
 from ebm_cli.checkpoint import Checkpoint, Invalid
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
 from ebm_cli.dataset.base import placeholder
@@ -53,6 +54,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     Raises UserError if the run, the checkpoint or what is changed does not fit.
     """
     found, config = run.open_existing(wanted.path, "run = ")
+    _say_status(found)
     registry.load_components()
     load_plugins(wanted.plugins)
     if wanted.sampler is not None:
@@ -77,6 +79,16 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
     return Trained(found, config, choice, parts, state)
+
+
+def _say_status(found: Run) -> None:
+    """Whether the run goes on, or ended before its time."""
+    now = lease.status(found.path, found.read_json("metadata.json").get("status"))
+    who = lease.trainer(found.path) or "its process"
+    if now == "running":
+        log.info("%s trains this run; what it saved last is taken", who)
+    if now == "died":
+        log.warning("%s died before the run was done; go on with: ebm train resume=%s", who, quote(str(found.path)))
 
 
 def _changed(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,6 +155,7 @@ def _bounds(saved: Checkpoint, described: Mapping[str, Any]) -> tuple[float, flo
 
 
 def _checkpoint(found: Run, which: str) -> Checkpoint:
+    """The checkpoint asked for. One that a training process deletes meanwhile is looked for anew."""
     newest, reasons = checkpoint.newest(found.checkpoints)
     for reason in reasons:
         log.warning("not valid, so an older checkpoint is used: %s", reason)
@@ -153,9 +166,13 @@ def _checkpoint(found: Run, which: str) -> Checkpoint:
     if step is None:
         raise UserError(f"checkpoint=best: no held-out metric was monitored in {found.path}; use checkpoint=last")
     available = checkpoint.steps(found.checkpoints)
+    if which == "best" and step not in available and checkpoint.superseded(newest):
+        return _checkpoint(found, which)
     if str(step) not in map(str, available):
         raise UserError(f"checkpoint={which}: {found.path} has steps {', '.join(map(str, available))}, last and best")
     try:
         return checkpoint.load(checkpoint.directory(found.checkpoints, int(step)))
     except Invalid as error:
+        if which == "best" and checkpoint.superseded(newest):
+            return _checkpoint(found, which)
         raise UserError(f"checkpoint={which}: {error}; the newest valid one is step {newest.step}") from error
