@@ -21,6 +21,7 @@ def main() -> int:
 
 def _dispatched(stop: StopRequest) -> int:
     try:
+        stop.at_once()
         from ebm_cli.cli import dispatch
 
         code = dispatch(sys.argv[1:])

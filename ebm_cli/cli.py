@@ -84,6 +84,7 @@ def dispatch(arguments: list[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     with watching() as stop:
         try:
+            stop.at_once()
             code = _dispatched(command, rest)
         except BaseException as error:
             told = _told(error, command, stop)

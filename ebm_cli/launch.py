@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -51,6 +52,7 @@ def _passed_on(ranks: Sequence[BaseProcess], stop: StopRequest) -> Iterator[None
             if process.pid and process.exitcode is None:
                 os.kill(process.pid, number)
 
+    resource_tracker.ensure_running()  # which, started by the first process, would unblock two of them
     signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     answered = [number for number in EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, forward) for number in answered}
@@ -77,6 +79,7 @@ def _start(ranks: Sequence[BaseProcess], shared: Mapping[str, str]) -> None:
 def _work(main: Main, argument: Any, environment: Mapping[str, str]) -> None:
     with watching(afterwards=signal.SIG_IGN) as stop:
         try:
+            stop.at_once()
             threading.Thread(target=_end_with_parent, daemon=True).start()
             os.environ.update(environment)
             code = main(argument)
@@ -113,8 +116,8 @@ def _verdict(codes: Sequence[int], ended: set[int], stop: StopRequest) -> int:
     """That of rank 0, or of the request to stop that it had no time to answer; 1 if it did well and another did not."""
     killed = {rank: -code for rank, code in enumerate(codes) if code < 0 and rank not in ended}
     for rank, number in killed.items():
-        why = "; was there too little memory?" if number == signal.SIGKILL else ""
-        raise RunError(f"rank {rank} was killed by {signal.Signals(number).name}{why} The newest checkpoint is whole")
+        why = " (was there too little memory?)" if number == signal.SIGKILL else ""
+        raise RunError(f"rank {rank} was killed by {signal.Signals(number).name}{why}; the newest checkpoint is whole")
     if codes[0] < 0:
         if stop.signal:
             raise KeyboardInterrupt

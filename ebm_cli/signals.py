@@ -33,7 +33,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.raised = False  # a KeyboardInterrupt was, in whatever disguise it arrives
-        self._answer = _Answer.AT_ONCE
+        self._answer = _Answer.NOTED  # until somebody is ready for a KeyboardInterrupt
 
     @property
     def exit_code(self) -> int | None:

@@ -112,6 +112,27 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL])
+def test_a_signal_that_reaches_another_rank_alone(tmp_path, number):
+    """A second machine's processes are asked to stop by its own batch system, or die."""
+    command = [sys.executable, "-m", "ebm_cli", "train", "steps=1000000", "tracker=none", "evaluation=[samples]",
+               "device.ranks=2", "device.compile=never", "log_every=10", "save_every=100",
+               f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    ranks = wait_for_children(process.pid)
+    while not (tmp_path / "run" / "checkpoints").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(max(map(int, ranks)), number)  # started last
+    _, said = process.communicate(timeout=60)
+    meta = json.loads((tmp_path / "run" / "metadata.json").read_text())
+    killed = number == signal.SIGKILL
+    assert (process.returncode, meta["status"]) == ((1, "failed") if killed else (75, "stopped")), said
+    assert ("rank 1 was killed by SIGKILL" if killed else "go on with: ebm train resume=") in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -140,7 +161,7 @@ def test_only_training_is_shared(tmp_path):
         assert_refused(answer, "device.ranks = 2: only training is shared among processes")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 @pytest.mark.long
 def test_a_signal_while_ranks_start_ends_them_all(tmp_path, number, code):
     command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, "device.ranks=2", f"hydra.run.dir={tmp_path / 'run'}"]
@@ -151,6 +172,7 @@ def test_a_signal_while_ranks_start_ends_them_all(tmp_path, number, code):
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert "Traceback" not in said
+    assert "ebm train: " in said
     assert all(not os.path.exists(f"/proc/{pid}") for pid in ranks)
 
 
@@ -193,4 +215,5 @@ def test_alone_nothing_is_exchanged():
     alone = Ranks()
     assert all(torch.equal(value, tensors[name]) for name, value in alone.mean(tensors).items())
     assert alone.gather(tensors["a"]) is tensors["a"]
-    assert alone.any(flag=True, device=torch.device("cpu"))
+    assert alone.highest(15, torch.device("cpu")) == 15
+    alone.check_same(3, torch.device("cpu"))

@@ -124,15 +124,16 @@ def _rank(request: Request) -> int:
     """One of several processes; only the first says what is wrong."""
     if not ranks.current().leads:
         terminal.silence()
-    with watching() as stop, logging_to(None):
+    with watching() as stop:
         try:
             return train(request)
         except (UserError, RunError) as error:
-            log.error("ebm train: %s", error)
-            return error.exit_code
+            said, code = str(error), error.exit_code
         except KeyboardInterrupt:
-            log.error("ebm train: %s", stop.said)
-            return stop.exit_code or 130
+            said, code = stop.said, stop.exit_code or 130
+    with logging_to(None):
+        log.error("ebm train: %s", said)
+    return code
 
 
 def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:

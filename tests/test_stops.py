@@ -1,0 +1,148 @@
+"""Signals at random moments of every command: the exit code, the status and the checkpoint are as documented.
+
+The number of moments for each command is EBM_MOMENTS (12 unless set).
+"""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_helpers import facts, last_step, trained
+
+from ebm_cli import checkpoint
+from ebm_cli.__main__ import main
+from ebm_cli.signals import EXIT_CODES
+
+MOMENTS = int(os.environ.get("EBM_MOMENTS", "12"))
+RUN = [
+    "model.hidden=8", "steps=3000", "log_every=10", "save_every=500", "eval_every=1000", "tracker=none", "device=cpu",
+    "device.threads=1", "device.compile=never", "evaluation=[samples,pseudo_likelihood,ais]",
+    "evaluation.ais.temperatures=2000",
+]  # fmt: skip
+COMMANDS = {
+    "train": ["train", *RUN, "hydra.run.dir=run"],
+    "ranks": ["train", *RUN, "device.ranks=2", "hydra.run.dir=run"],
+    "sample": ["sample", "run=trained", "n=50", "steps=4000"],
+    "evaluate": ["evaluate", "run=trained", "evaluation=[ais,chains]"],
+    "multirun": ["train", "-m", *RUN, "steps=300,400", "hydra.sweep.dir=run"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def program(words: list[str], output: Path) -> subprocess.Popen:
+    """A process of its own, which imports torch first."""
+    command = [sys.executable, "-m", "ebm_cli", *words]
+    heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  a shell may ignore it
+    with output.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, preexec_fn=heard)
+
+
+def fork(words: list[str], output: Path) -> multiprocessing.Process:
+    """The same from a process that has torch in memory already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "cli_helpers"])
+    process = context.Process(target=_fork, args=(words, str(output), os.getcwd()))
+    process.start()
+    return process
+
+
+def _fork(words: list[str], output: str, folder: str) -> None:
+    os.chdir(folder)
+    os.setsid()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.argv = ["ebm", *words]
+    sys.exit(main())
+
+
+def ended(process: subprocess.Popen | multiprocessing.Process) -> int | None:
+    """Its exit code once it has ended."""
+    if isinstance(process, subprocess.Popen):
+        return process.poll()
+    return process.exitcode
+
+
+def listens(process: subprocess.Popen | multiprocessing.Process) -> None:
+    """Wait until it answers signals: the interpreter alone takes some hundredths of a second to begin."""
+    mask = sum(1 << (number - 1) for number in EXIT_CODES)
+    while ended(process) is None and _caught(process.pid) & mask != mask:
+        time.sleep(0.002)
+
+
+def _caught(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+
+
+def result(begin, words: list[str], output: Path, seconds: float | None = None, number: int = 0) -> tuple[int, str]:
+    """Exit code and output of a command that got a signal after so many seconds, if it took as long."""
+    process = begin(words, output)
+    listens(process)
+    if seconds is not None:
+        time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):  # it had ended
+            os.kill(process.pid, number)
+    deadline = time.monotonic() + 200
+    while ended(process) is None:
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.01)
+    return ended(process), output.read_text()
+
+
+def assert_whole(run: Path, code: int, expected: int, said: str) -> None:
+    """A run directory agrees with the exit code; where there is none, nothing was begun."""
+    if not (run / "config.yaml").exists():
+        assert code == expected, said
+        assert not run.exists() or not list(run.iterdir()), said
+        return
+    assert code == (0 if facts(run)["status"] == "done" else expected), said
+    assert facts(run)["status"] == facts(run, "summary.json")["status"] in ("done", "stopped"), said
+    assert checkpoint.newest(run / "checkpoints")[0].step == facts(run)["step"] == int(last_step(run).name[5:])
+    assert not [path.name for path in run.iterdir() if "lease" in path.name or "writing" in path.name]
+    assert code == 0 or "go on with: ebm train resume=run" in said, said
+
+
+@pytest.mark.long
+@pytest.mark.timeout(100 * MOMENTS)
+@pytest.mark.parametrize("begin", [fork, program], ids=["torch in memory", "from the start"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_at_any_moment(name, begin, tmp_path):
+    trained("steps=20 device.threads=1", "trained")
+    words, times = COMMANDS[name], random.Random(name)
+    began = time.monotonic()
+    code, said = result(begin, words, tmp_path / "whole")
+    assert code == 0, said
+    whole = time.monotonic() - began
+    for moment in range(MOMENTS):
+        number, place = times.choice(list(EXIT_CODES)), tmp_path / str(moment)
+        place.mkdir()
+        os.chdir(place)
+        (place / "trained").symlink_to(tmp_path / "trained")
+        code, said = result(begin, words, place / "output", times.uniform(0, 1.05 * whole), number)
+        assert_answered(name, code, number, said, place)
+
+
+def assert_answered(name: str, code: int, number: signal.Signals, said: str, place: Path) -> None:
+    expected = EXIT_CODES[number]
+    print(name, number.name, code, said.splitlines()[-3:])  # noqa: T201
+    assert code in (0, expected), (number.name, code, said)
+    assert "Traceback" not in said, said
+    assert code == 0 or "stopped" in said or "interrupted" in said, (number.name, said)
+    if name in ("train", "ranks"):
+        assert_whole(place / "run", code, expected, said)
+    for job in sorted(place.glob("run/?")) if name == "multirun" else []:
+        if (job / "config.yaml").exists():
+            assert facts(job)["status"] in ("done", "stopped"), said
+            assert checkpoint.newest(job / "checkpoints")[0].step == facts(job)["step"]
