@@ -84,9 +84,7 @@ class Lease:
         if self._lost:
             holder = _holder(self.directory)
             now = f"{_words(holder)} has taken it over" if holder else f"{NAME} was removed"
-            raise LeaseLost(
-                f"{self.directory}: {now}, so nothing more is written here; resume it once nobody trains it"
-            )
+            raise LeaseLost(f"{self.directory}: {now}, so this process writes nothing more there")
 
     def release(self) -> None:
         """Remove the file, if it is this process's still; where that fails the next claim finds it stale."""

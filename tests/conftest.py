@@ -1,5 +1,10 @@
 """Every test runs on one CPU thread: small tensors gain nothing from more, and tests may run side by side."""
 
+import signal
+
 import torch
 
 torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
