@@ -1,7 +1,7 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
@@ -22,7 +22,7 @@ from ebm_cli.plain_json import finite
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
-from ebm_cli.step import Report, check, check_weights, gather_chains, train_step
+from ebm_cli.step import Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.train import Best, Parts, TrainState
@@ -60,10 +60,13 @@ class Recorder:
     warned: bool = False
     said: set[str] = field(default_factory=set)
     saved: bool = False
+    standstill: Standstill = field(default_factory=Standstill)
+    standing: bool = False
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
         self.ladder = checkpoint.log_spaced(self.plan.log_spaced, total) | self._rungs_there(step)
+        self.standstill.first = step + 1
 
     def saves(self, step: int, total: int) -> bool:
         """Whether a checkpoint is due."""
@@ -90,6 +93,13 @@ class Recorder:
         self.run.append_metrics(step, values)
         self.tracker.log(step, finite(values))
         self._say(infinite(values), step)
+
+    def look(self, reports: Sequence[Report], *, last: bool) -> None:
+        """Warn, once, of chains that stand still."""
+        found = [] if self.standing else self.standstill.look(reports, last=last)
+        for sentence in found:
+            log.warning("%s", sentence)
+        self.standing = self.standing or bool(found)
 
     def _say(self, sentences: Iterable[str], step: int) -> None:
         """Warn of each, once in a run."""
@@ -187,6 +197,9 @@ class Follower:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Not recorded."""
 
+    def look(self, reports: Sequence[Report], *, last: bool) -> None:
+        """Rank 0 does."""
+
     def evaluate(self, parts: Parts, state: TrainState) -> bool:
         """Not evaluated."""
         return False
@@ -280,8 +293,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             step, last = state.step, unread[-1]
             evaluates, saves = _due(step, plan.eval_every, total), recorder.saves(step, total)
             if len(unread) == _UNREAD or _due(step, plan.log_every, total) or evaluates or saves:
-                check(state, unread, parts.components.objective)
-                unread = []
+                unread = _read(parts, state, recorder, unread)
             if _due(step, plan.log_every, total):
                 values = last.numbers()
                 recorder.metrics(step, values)
@@ -297,6 +309,13 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         if saved != state.step:
             recorder.save(parts, state)
         _agree(parts, stop)
+
+
+def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread: list[Report]) -> list[Report]:
+    """What the steps say, which waits for the device: were they healthy, did the chains move? None is left."""
+    check(state, unread, parts.components.objective)
+    recorder.look(unread, last=state.step == parts.loop.steps)
+    return []
 
 
 def _stopping(parts: Parts, state: TrainState, stop: StopRequest) -> bool:

@@ -6,7 +6,7 @@ it anything.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,9 +26,11 @@ from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
 from ebm_cli.sampler.base import Differentiable, Info, Sampler, engine_for, shown, transitions
+from ebm_cli.sampler.standstill import stuck
 from ebm_cli.space import Space
 from ebm_cli.train import Parts, TrainState
 
+_WINDOW = 100  # steps over which chains must have moved
 _TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
 
 
@@ -365,6 +367,37 @@ def _not_finite(step: int, subject: str, detail: str, objective: Objective) -> s
 def _advice(objective: Objective) -> str:
     more = "optimizer.clip=10, or more chains.steps" if objective.negatives else "or optimizer.clip=10"
     return f"Start a run with a lower optimizer.lr, {more}"
+
+
+@dataclass
+class Standstill:
+    """What the chains say of their moves over some hundred steps: a few of them alone may have had bad luck."""
+
+    first: int = 1
+    steps: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+
+    def look(self, reports: Sequence[Report], *, last: bool = False) -> list[str]:
+        """Sentences on what stood still, after every _WINDOW steps and after the `last`."""
+        for name, mean in _moves(reports).items():
+            self.totals[name] = self.totals.get(name, 0.0) + mean * len(reports)
+        self.steps += len(reports)
+        if not self.steps or (self.steps < _WINDOW and not last):
+            return []
+        means = {name: total / self.steps for name, total in self.totals.items()}
+        span = f"in steps {self.first} to {self.first + self.steps - 1}"
+        self.first, self.steps, self.totals = self.first + self.steps, 0, {}
+        return [f"{sentence} ({span}; the model is trained against what does not move)" for sentence in stuck(means)]
+
+
+def _moves(reports: Sequence[Report]) -> dict[str, float]:
+    """Means over the steps of what the chains' Info says of acceptance and swaps."""
+    names = reports[0].values.names if reports else ()
+    wanted = [i for i, name in enumerate(names) if name.startswith(("chains_acceptance", "chains_swap_"))]
+    if not wanted:
+        return {}
+    means = torch.stack([r.values.metrics[wanted] for r in reports]).mean(0).tolist()
+    return {names[i].removeprefix("chains_"): mean for i, mean in zip(wanted, means, strict=True)}
 
 
 def check_weights(state: TrainState, objective: Objective) -> None:

@@ -71,7 +71,8 @@ def test_the_second_half_of_the_steps_is_a_kernel():
     about = Subject(model, small_data(model.space), "test", sampler, torch.empty(0, 2, 2), key)
     x, recorded = draw(about, 50, 101, "noise")
     frozen, warm = adapted(sampler, model, model.space.noise(50, key.fold("noise")), 50, key.fold("adapt"))
-    assert recorded == {"step_size": frozen.step_size}
+    assert recorded["step_size"] == frozen.step_size
+    assert set(recorded) == {"step_size", "acceptance"}
     assert torch.equal(x, run(frozen, model, warm, 51, key.fold("steps"))[0])
 
 

@@ -52,7 +52,7 @@ def test_log_z_of_enumerable_models(name):
     base = product(model.space, torch.full_like(model.space.noise(1, stream(0))[0], 1 / model.space.values)).double()
     path = GeometricPath(base, model, component("sampler", "gibbs"))
     with torch.no_grad():
-        up, _, down = climbed(path, (4000, 6, 15), stream(0, "bridge"), EAGER)
+        up, _, down, _ = climbed(path, (4000, 6, 15), stream(0, "bridge"), EAGER)
     groups = torch.stack([bennett(a, b).sum() for a, b in zip(up.chunk(40, 1), down.chunk(40, 1), strict=True)])
     error = (groups.mean() + path.log_z_base - exact.log_z(model)).abs()
     assert error < SIGMAS * groups.std() / 40**0.5 + 1e-3  # a group of 100 has a bias of that order
@@ -65,7 +65,7 @@ def test_the_rungs_are_those_of_the_path():
     path = GeometricPath(base, model, component("sampler", "gibbs"))
     x = model.space.enumerate().double()
     with torch.no_grad():
-        up, _, down = climbed(path, (20_000, 3, 10), stream(0, "bridge"), EAGER)
+        up, _, down, _ = climbed(path, (20_000, 3, 10), stream(0, "bridge"), EAGER)
         for rung in range(1, 4):
             u = path.log_ratio(path.observe(x), rung / 3, (rung - 1) / 3)
             for found, beta in ((up, (rung - 1) / 3), (down, rung / 3)):

@@ -16,13 +16,14 @@ from ebm_cli.commands import documents
 from ebm_cli.commands.parts import accelerated, checked
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.engine import Work
-from ebm_cli.errors import UserError
+from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
+from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.signals import finishing
 from ebm_cli.space import Categorical, Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
@@ -74,6 +75,9 @@ def sample(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
         x, scale = _drawn(parts, state, model, asked)
+        away = lost(x)
+        if away:
+            raise RunError(f"{away}; nothing was written")
         x = (x if given is None else x + given).cpu()
     space = parts.data.space
     text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
@@ -113,6 +117,9 @@ def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings)
     if remark:
         log.warning("%s", remark)
     x, scale = draw(subject, asked.n, asked.steps, asked.start)
+    for sentence in stuck(scale):
+        log.warning("%s", sentence)
+    scale.pop("acceptance", None)
     for name, value in scale.items():
         log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)
     return x, scale

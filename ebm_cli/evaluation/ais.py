@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -25,10 +26,14 @@ from ebm_cli.path import Beta, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.standstill import moved
 from ebm_cli.space import Space
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
+_PARTS = 10  # of the way, in each of which chains must move
+_SLUGGISH = 0.01  # share of accepted proposals below which they hardly do
+_SLOWER = "lower sampler.step_size, or take another sampler"
 
 
 @register("evaluation", "ais")
@@ -46,7 +51,8 @@ class AIS(Evaluation):
     bound on the log-likelihood of the annealed model, which approximates p. `ais/gap` is the mean of AIS minus RAISE on
     these rows, and `raise/log_likelihood` = ais/log_likelihood - ais/gap the estimate of the bound for the whole split:
     rows differ far more from each other than the gap does from row to row. The two bracket the truth unless a mode of
-    the model is found by neither. The 95 % interval of log Z is by bootstrap over chains. `raise_points` 0 leaves RAISE
+    the model is found by neither. Where a sampler's proposals are all rejected over a tenth of the way there is no
+    estimate. The 95 % interval of log Z is by bootstrap over chains. `raise_points` 0 leaves RAISE
     out.
     """
 
@@ -79,7 +85,11 @@ class AIS(Evaluation):
         if lost:
             return Result({}, warnings=(f"{lost}: no figures are given",))
         path = annealing_path(subject, self.base_mix)
-        log_w, _ = forward(path, self.chains, self.temperatures, subject.key.fold("forward"), subject.device.engine)
+        moves = Moves(self.temperatures) if subject.sampler.inner.rejects else None
+        key = subject.key.fold("forward")
+        log_w, _ = forward(path, self.chains, self.temperatures, key, subject.device.engine, moves)
+        if moves is not None and not moves.least:
+            return Result({}, warnings=(f"{moves.said()}, so there is no estimate; {_SLOWER}",))
         log_z = path.log_z_base + log_mean_exp(log_w)
         if not math.isfinite(log_z):
             return Result({}, warnings=("no chain ends where the model has a density: no figures are given",))
@@ -95,7 +105,9 @@ class AIS(Evaluation):
                 "raise/log_likelihood": metrics["ais/log_likelihood"] - gaps.mean().item(),
                 "raise/points": float(len(gaps)),
             }
-        return Result(metrics, warnings=self._warnings(metrics))
+        slow = moves is not None and moves.least < _SLUGGISH
+        hardly = (f"{moves.said()}, so the estimate is hardly annealed; {_SLOWER}",) if moves and slow else ()
+        return Result(metrics, warnings=(*hardly, *self._warnings(metrics)))
 
     def _warnings(self, metrics: dict[str, float]) -> tuple[str, ...]:
         """A few chains carry the estimate, so that its interval is too narrow; or the two ends of the bracket disagree.
@@ -156,7 +168,45 @@ def interval(name: str, log_z: Tensor) -> dict[str, float]:
     return {f"{name}/log_z_low": low, f"{name}/log_z_high": high}
 
 
-def forward(path: Path[Any], chains: int, temperatures: int, key: Key, engine: Engine = EAGER) -> tuple[Tensor, Tensor]:
+@dataclass
+class Moves:
+    """How many chains moved at how many temperatures, in each tenth of the way up."""
+
+    temperatures: int
+    taken: list[float] = field(default_factory=lambda: [0.0] * _PARTS)
+    tried: list[int] = field(default_factory=lambda: [0] * _PARTS)
+
+    def look(self, k: int, before: Tensor, after: Tensor) -> None:
+        """One transition at temperature number k, from 1 on."""
+        part = (k - 1) * _PARTS // self.temperatures
+        self.taken[part] += moved(before, after).sum().item()
+        self.tried[part] += len(before)
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """The share that moved, by the number of the tenth."""
+        return {i: self.taken[i] / self.tried[i] for i in range(_PARTS) if self.tried[i]}
+
+    @property
+    def least(self) -> float:
+        """The smallest of them."""
+        return min(self.shares.values())
+
+    def said(self) -> str:
+        """Where that is, and what it is."""
+        part = min(self.shares, key=self.shares.__getitem__)
+        share = f"only {100 * self.least:.2g} % of the chains' proposals were" if self.least else "no proposal was"
+        return f"{share} accepted between beta {part / _PARTS:g} and {(part + 1) / _PARTS:g}"
+
+
+def forward(
+    path: Path[Any],
+    chains: int,
+    temperatures: int,
+    key: Key,
+    engine: Engine = EAGER,
+    moves: Moves | None = None,
+) -> tuple[Tensor, Tensor]:
     """log w (chains,) float64 with E[w] = Z / Z_base, and end positions.
 
     x_0 ~ p_0; for k = 1..K: log w += log f_k(x_{k-1}) - log f_{k-1}(x_{k-1}), x_k ~ T_k(. | x_{k-1}).
@@ -165,7 +215,7 @@ def forward(path: Path[Any], chains: int, temperatures: int, key: Key, engine: E
     for part in engine.parts(chains):
         state = path.observe(path.start(part.stop - part.start, key.fold("start").after(part.start)))
         log_w = torch.zeros(len(state.x), dtype=torch.float64, device=state.x.device)
-        state, log_w = _walk(path, (state, log_w), order, _up, key.after(part.start), engine)
+        state, log_w = _walk(path, (state, log_w), order, _up, key.after(part.start), engine, moves)
         ends.append(state.x)
         weights.append(log_w)
     return torch.cat(weights), torch.cat(ends)
@@ -204,14 +254,23 @@ def _down(path: Path[Any], weighted: Weighted, beta: Beta, below: Beta, key: Any
 
 
 def _walk(
-    path: Path[Any], weighted: Weighted, order: range, stage: Callable[..., Weighted], key: Key, engine: Engine
+    path: Path[Any],
+    weighted: Weighted,
+    order: range,
+    stage: Callable[..., Weighted],
+    key: Key,
+    engine: Engine,
+    moves: Moves | None = None,
 ) -> Weighted:
     """One `stage`, a compiled region where that is possible, at each temperature k = K beta_k of `order`."""
     engine = engine if path.compiles else engine.uncompiled()
     region, x, last = engine.region(stage), weighted[0].x, max(order)
     betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
     for k, each in zip(order, engine.keys([key.fold(k) for k in order], x.device), strict=True):
+        before = weighted[0].x
         weighted = region(path, weighted, betas[k], betas[k - 1], each)
+        if moves is not None:
+            moves.look(k, before, weighted[0].x)
     return weighted
 
 

@@ -16,9 +16,12 @@ from ebm_cli.path import Path
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.standstill import moved
 
 _HALVINGS = 60  # of the interval that holds a root: to the last bit of a float64
 _OVERLAP = 0.03
+_ALIVE, _AWAKE = 0.1, 0.5  # shares of chains that must move at every rung for an estimate, and for a good one
+_SLOWER = "lower sampler.step_size, take another sampler, or raise evaluation.bridge.steps"
 _SURE, _NATS = 4, 0.05  # standard errors, and nats, of a drift that is worth a word
 
 
@@ -32,7 +35,8 @@ class Bridge(Evaluation):
     and then errs less. The 95 % interval is by bootstrap over chains. `bridge/overlap` is the least mean of
     4 sigmoid(u - D) sigmoid(D - u) over draws of neighbours: 1 where these are alike, 0 where nothing is common; where
     it amounts to less than one draw it is the only figure. `bridge/drift` is the mean change of sum_r u(y) over the
-    second halves of the steps, 0 in equilibrium.
+    second halves of the steps, 0 in equilibrium, and of chains that stand still: where nine of ten do at a rung
+    there is no estimate.
     """
 
     while_training: bool
@@ -62,7 +66,11 @@ class Bridge(Evaluation):
             return Result({}, warnings=(f"{lost}: no figures are given",))
         path = annealing_path(subject, self.base_mix)
         key = subject.key.fold("bridge")
-        up, halfway, down = climbed(path, (self.chains, self.rungs, self.steps), key, subject.device.engine)
+        size = (self.chains, self.rungs, self.steps)
+        up, halfway, down, alive = climbed(path, size, key, subject.device.engine)
+        still = standing(alive) if subject.sampler.inner.rejects else None
+        if still is not None and alive.min() < _ALIVE:
+            return Result({}, warnings=(f"{still}, so there is no estimate; {_SLOWER}",))
         if not (up.isfinite().all() and down.isfinite().all()):
             return Result({}, warnings=("chains come to where the model has no density: no figures are given",))
         ratios = bennett(up, down)
@@ -78,7 +86,8 @@ class Bridge(Evaluation):
             "bridge/overlap": overlap,
         }
         drift, error = drifted(halfway, down)
-        warnings = [_apart(overlap)] * (overlap < _OVERLAP)
+        warnings = [still] if still is not None and alive.min() < _AWAKE else []
+        warnings += [_apart(overlap)] * (overlap < _OVERLAP)
         warnings += [
             f"chains still drift in the second half of the steps of a rung, by {drift:.2g} ± {error:.1g} nats over the "
             "ladder, so log Z is off by more than its interval; raise evaluation.bridge.steps or rungs"
@@ -99,22 +108,36 @@ def drifted(halfway: Tensor, down: Tensor) -> tuple[float, float]:
     return moved.mean().item(), (moved.std() / len(moved) ** 0.5).item()
 
 
-def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engine) -> tuple[Tensor, Tensor, Tensor]:
+def standing(alive: Tensor) -> str:
+    """On the rung where the fewest chains moved at all, given their shares (rungs,)."""
+    rung = int(alive.argmin()) + 1
+    return (
+        f"{100 * (1 - alive.min().item()):.3g} % of the chains stood still in all steps of rung {rung} of {len(alive)}"
+    )
+
+
+def climbed(
+    path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engine
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """u at each step of the ladder, (rungs, chains) float64 on the CPU: of draws from its lower end, then of their
-    moves at its upper end, halfway and when they are over."""
+    moves at its upper end, halfway and when they are over. Last the share of chains that moved at each rung, (rungs,).
+    """
     chains, rungs, steps = size
     engine = engine if path.compiles else engine.uncompiled()
     move = engine.region(path.move)
     state = path.observe(path.start(chains, key.fold("start")))
     betas = (torch.arange(rungs + 1, dtype=torch.float64) / rungs).to(state.x).unbind()
-    up, halfway, down = list[Tensor](), list[Tensor](), list[Tensor]()
+    up, halfway, down, alive = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
     for rung in range(1, rungs + 1):
+        began = state.x
         up.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
         for looks, first, last in ((halfway, 0, steps // 2), (down, steps // 2, steps)):
             for each in engine.keys([key.fold(rung, step) for step in range(first, last)], state.x.device):
                 state = move(state, betas[rung], each)
             looks.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
-    return torch.stack(up).double().cpu(), torch.stack(halfway).double().cpu(), torch.stack(down).double().cpu()
+        alive.append(moved(began, state.x).double().mean())
+    u = [torch.stack(looks).double().cpu() for looks in (up, halfway, down)]
+    return u[0], u[1], u[2], torch.stack(alive).cpu()
 
 
 def bennett(up: Tensor, down: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
+from ebm_cli.sampler.standstill import stuck
 
 UNSURE = 1.1
 """R-hat from which on chains do not agree."""
@@ -25,7 +26,8 @@ class ChainDiagnostics(Evaluation):
 
     Of the energy and of `projections` random directions: rank-normalised split R-hat and bulk and tail effective
     sample size (Vehtari et al. 2021, through arviz), and the integrated autocorrelation time, steps per independent
-    draw: chains * steps / ESS of the mean. The worst over these quantities is reported.
+    draw: chains * steps / ESS of the mean. The worst over these quantities is reported, and none of them where chains
+    stand still or have run away.
     """
 
     while_training: bool
@@ -43,15 +45,16 @@ class ChainDiagnostics(Evaluation):
         directions = rng.normal((x[0].numel(), self.projections), subject.key.fold("directions"), x.device)
         trace, info, jump = self._record(subject, x, directions)
         metrics = {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
-        if not np.ptp(trace, axis=(1, 2)).any():
-            return Result(metrics, warnings=("no chain ever moves, so there is nothing to diagnose",))
+        doubts = (*stuck(info), *filter(None, [doubt(trace)]))
+        if doubts:
+            return Result(metrics, warnings=doubts)
         metrics = diagnose(trace) | metrics
         r_hat = metrics["chains/r_hat"]
-        stuck = (
+        apart = (
             f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in "
             f"{self.warmup + self.steps} steps; try another sampler, or more evaluation.chains.warmup and steps"
         )
-        return Result(metrics, warnings=() if r_hat < UNSURE else (stuck,))
+        return Result(metrics, warnings=() if r_hat < UNSURE else (apart,))
 
     def _start(self, subject: Subject) -> Tensor:
         split = subject.held_out
@@ -81,6 +84,36 @@ class ChainDiagnostics(Evaluation):
         trace = torch.stack(rows, -1).permute(1, 0, 2).double().cpu().numpy()
         means = {name: torch.stack([info[name] for info in infos]).mean().item() for name in infos[0]}
         return trace, means | step_size(sampler), torch.stack(jumps).mean().item()
+
+
+def doubt(trace: NDArray[Any]) -> str | None:
+    """Why nothing can be diagnosed by (quantities, chains, draws), in a sentence, or None.
+
+    Asked before arviz is: of a chain that never moves it says that all draws are effective, and infinite draws it takes
+    for mixed.
+    """
+    lost = int((~np.isfinite(trace).all(axis=(0, 2))).sum())
+    count = trace.shape[1]
+    if lost:
+        return (
+            f"{lost} of {count} chains have an energy or a place that is no number (nan or infinity), so there is "
+            "nothing to diagnose; lower sampler.step_size, or take another sampler"
+        )
+    if not np.ptp(trace, axis=(1, 2)).any():
+        return "no chain ever moves, so there is nothing to diagnose"
+    still = standing(trace)
+    if not still:
+        return None
+    return (
+        f"{still} of {count} chains stand still in a quantity in which others move or are elsewhere, so R-hat and ESS "
+        "would mean nothing; take another sampler or sampler.step_size, or more steps"
+    )
+
+
+def standing(trace: NDArray[Any]) -> int:
+    """How many chains of (quantities, chains, draws) never change in a quantity that is not the same everywhere."""
+    changing = trace[np.ptp(trace, axis=(1, 2)) > 0]
+    return int((np.ptp(changing, axis=2) == 0).sum(1).max(initial=0))
 
 
 def diagnose(trace: NDArray[Any]) -> dict[str, float]:

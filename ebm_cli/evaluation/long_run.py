@@ -22,6 +22,7 @@ from ebm_cli.registry import register
 from ebm_cli.sampler.augmented import Augmented
 from ebm_cli.sampler.base import Sampler, followed
 from ebm_cli.sampler.langevin import Langevin
+from ebm_cli.sampler.standstill import lost, moved
 from ebm_cli.space import Space
 
 _STRIPS = 8  # chains shown
@@ -97,6 +98,9 @@ class LongRun(Evaluation):
         """`long_run/<noise>/<start>/...` at the end, everything in a table, strips of film and a figure."""
         yard, warnings = self._yardstick(subject)
         films = [film for noise in self.noises or (None,) for film in self._films(subject, noise, yard)]
+        wrong = [f"{film.name}: {said}" for film in films if (said := astray(film))]
+        if wrong:
+            return Result({}, warnings=(*warnings, *wrong, "nothing of these chains is measured"))
         rows = {film.name: [*measured(film, yard, self.confident)] for film in films}
         metrics: dict[str, float] = {}
         if yard.judge is not None:
@@ -148,6 +152,12 @@ class LongRun(Evaluation):
         if start == "noise":
             return subject.model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.grey.device)
         return subject.held_out.all()[: self.chains] if start == "data" else subject.store[: self.chains]
+
+
+def astray(film: Film) -> str | None:
+    """A sentence on chains that have run away, or all stand still, or None."""
+    still = None if moved(film.x[0], film.x[-1]).any() else "no chain has moved"
+    return next(filter(None, map(lost, film.x)), None) or still
 
 
 def with_noise(sampler: Sampler[Any, Any], noise: float) -> Sampler[Any, Any]:

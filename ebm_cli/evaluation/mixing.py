@@ -17,7 +17,7 @@ from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.evaluation.chains import UNSURE, diagnose
+from ebm_cli.evaluation.chains import UNSURE, diagnose, doubt, standing
 from ebm_cli.evaluation.mmd import mmd, resolution, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
@@ -307,8 +307,8 @@ class Trace:
 
 
 def agreement(quantities: NDArray[Any]) -> float:
-    """The largest R-hat of (quantities, chains, draws); infinite where no chain moves."""
-    return diagnose(quantities)["chains/r_hat"] if np.ptp(quantities, axis=2).any() else math.inf
+    """The largest R-hat of (quantities, chains, draws); infinite where chains do not move."""
+    return math.inf if doubt(quantities) else diagnose(quantities)["chains/r_hat"]
 
 
 def effective(quantities: NDArray[Any], stride: int, moving: Moving) -> dict[str, float]:
@@ -316,9 +316,10 @@ def effective(quantities: NDArray[Any], stride: int, moving: Moving) -> dict[str
     _, chains, draws = quantities.shape
     if draws < 4:
         return {}
-    still = not np.ptp(quantities, axis=2).any()
-    found = {} if still else diagnose(quantities)
-    ess = found.get("chains/ess_bulk", 0.0)  # chains that differ and never move have drawn nothing
+    found, still = {} if doubt(quantities) else diagnose(quantities), standing(quantities)
+    if 0 < still < quantities.shape[1]:
+        return {"standing_chains": float(still)}
+    ess = found.get("chains/ess_bulk", 0.0)  # chains that never move have drawn nothing
     steps = draws * stride
     values = {"ess_per_step": ess / (chains * steps), "ess_per_second": ess * moving.step / (steps * moving.seconds)}
     if moving.calls:
@@ -390,6 +391,13 @@ def _doubts(results: Mapping[str, Mapping[str, float]]) -> list[str]:
     still = [label for label, found in results.items() if found["jump_distance"] == 0]
     unsure = {label: found["r_hat"] for label, found in results.items() if found.get("r_hat", 1) > UNSURE}
     sentences = [f"no site changed in the second half of the steps of {', '.join(still)}"] if still else []
+    part = {label: found["standing_chains"] for label, found in results.items() if "standing_chains" in found}
+    if part:
+        named = ", ".join(f"{label} {value:.0f}" for label, value in part.items())
+        sentences.append(
+            "chains stood still in the second half of the steps while others moved, so there is no ESS and no R-hat: "
+            f"{named} of them; take more steps"
+        )
     if unsure:
         named = ", ".join(f"{label} {value:.2f}" for label, value in unsure.items())
         sentences.append(

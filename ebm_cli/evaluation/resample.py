@@ -17,6 +17,7 @@ from ebm_cli.evaluation.mmd import mmd, resolution, squared_distance, within
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import followed
+from ebm_cli.sampler.standstill import lost, moved
 
 _SURE, _MUCH = 4, 2  # standard errors by which, and how many times, the end must be worse than the best
 
@@ -53,8 +54,11 @@ class Resample(Evaluation):
             return Result({}, warnings=("one held-out row alone has no distances to measure by",))
         target = Target.of(model, rows)
         start = model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.grey.device)
-        course = Course()
-        for step, x in zip((0, *looks(self.steps)), (start, *self._followed(subject, model, start)), strict=True):
+        course, frames = Course(), self._followed(subject, model, start)
+        wrong = next(filter(None, map(lost, frames)), None)
+        if wrong or not moved(start, frames[-1]).any():
+            return Result({}, warnings=(wrong or f"no chain moved in {self.steps} steps, so there is no course",))
+        for step, x in zip((0, *looks(self.steps)), (start, *frames), strict=True):
             course.look(step, model, x, target)
         best = 1 + int(np.argmin(course.mmd[1:]))
         error = resolution(target.features, self.chains)

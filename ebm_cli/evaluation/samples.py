@@ -17,6 +17,7 @@ from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Sampler, run
+from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.space import Discrete, Real, TwoValued
 
 _ROWS_AT_ONCE = 10_000
@@ -67,6 +68,9 @@ class Samples(Evaluation):
     def evaluate(self, subject: Subject) -> Result:
         """`samples/nearest_distance`, ... and two pictures."""
         x, scale = draw(subject, self.count, self.steps, self.start)
+        away = lost(x)
+        if away:
+            return Result({}, warnings=(f"{away}; there are no samples to look at",))
         train = subject.data.train.all()
         distance, index = nearest(x, train)
         held_out, _ = nearest(subject.held_out.all()[: self.count], train)
@@ -74,6 +78,7 @@ class Samples(Evaluation):
         distances, accuracy = self._distances(subject, x, train)
         ratio = distance.mean().item() / max(held_out.mean().item(), 1e-12)
         warnings = [_ran_away(ratio)] if ratio > _FAR and not isinstance(space, Discrete) else []
+        warnings += stuck(scale)
         warnings += [unsure(by) for by in accuracy.values() if by < RIGHT]
         return Result(
             {
@@ -135,8 +140,9 @@ def _ran_away(ratio: float) -> str:
 def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, dict[str, float]]:
     """`count` positions after `steps` transitions of the subject's sampler, (count, *shape).
 
-    One that adapts does so in the first half of the steps; the `step_size` it found is returned too. Where no
-    chains go on, a model that can be sampled exactly is: chains might not come to its support, or not move on it.
+    One that adapts does so in the first half of the steps; the `step_size` it found is returned too, and of one that
+    rejects its `acceptance`. Where no chains go on, a model that can be sampled exactly is: chains might not come to
+    its support, or not move on it.
     """
     key, sampler = subject.key, subject.sampler
     kept = start == "chains" and len(subject.store) > 0
@@ -152,7 +158,10 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
         sampler, x = adapted(sampler, model, x, steps // 2, key.fold("adapt"))
         steps -= steps // 2
         found = step_size(sampler)
-    return run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)[0], found
+    x, info = run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)
+    if "acceptance" in info:
+        found["acceptance"] = info["acceptance"].mean().item()
+    return x, found
 
 
 def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

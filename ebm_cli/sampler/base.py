@@ -47,6 +47,11 @@ class Sampler(ABC, Generic[M, S]):
         return True
 
     @property
+    def rejects(self) -> bool:
+        """Whether a step may leave a chain where it is because its proposal was not accepted."""
+        return False
+
+    @property
     def replicas(self) -> int:
         """Configurations that make up one chain, the last of which is shown as its x."""
         return 1

@@ -41,6 +41,11 @@ class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
         """With the test alone."""
         return self.adjusted
 
+    @property
+    def rejects(self) -> bool:
+        """With the test alone."""
+        return self.adjusted
+
     def misfit(self, space: Space) -> str | None:
         """Without an acceptance test there is no acceptance to aim at."""
         if self.adapt is not None and not self.adjusted:

@@ -44,6 +44,11 @@ class GibbsLangevin(Sampler[GaussianRBM, GibbsLangevinState]):
         """Only with the acceptance test."""
         return self.adjust
 
+    @property
+    def rejects(self) -> bool:
+        """Only with the acceptance test."""
+        return self.adjust
+
     def init(self, model: GaussianRBM, x: Tensor) -> GibbsLangevinState:
         """Positions only."""
         return GibbsLangevinState(x)

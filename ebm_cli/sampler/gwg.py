@@ -33,6 +33,7 @@ class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
 
     spaces = (Binary, Spin, Categorical)
     compiles = True
+    rejects = True
 
     def misfit(self, space: Space) -> str | None:
         """A path has no more sites than there are."""

@@ -31,6 +31,7 @@ class MALA(Adapting[EnergyModel, InformedState]):
 
     spaces = (Real, Box)
     compiles = True
+    rejects = True
 
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
         """Caches energies and gradients."""

@@ -40,6 +40,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
 
     spaces = (Binary, Spin, Categorical, Real, Box, Counts)
     compiles = True
+    rejects = True
 
     def misfit(self, space: Space) -> str | None:
         """There are no more sites to flip than there are, and their number is no scale."""
