@@ -75,9 +75,6 @@ def sample(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
         x, scale = _drawn(parts, state, model, asked)
-        away = lost(x)
-        if away:
-            raise RunError(f"{away}; nothing was written")
         x = (x if given is None else x + given).cpu()
     space = parts.data.space
     text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
@@ -106,7 +103,7 @@ def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
 
 
 def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings) -> tuple[Tensor, dict[str, float]]:
-    """Where the chains are after their steps, (n, *shape), and the step size that was found."""
+    """Where the chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
     sampler, key = documents.moving(parts.components.sampler), stream(asked.seed, "sample", state.step)
     subject = Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
     if asked.start == "chains" and len(state.store) < asked.n:
@@ -117,6 +114,9 @@ def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings)
     if remark:
         log.warning("%s", remark)
     x, scale = draw(subject, asked.n, asked.steps, asked.start)
+    away = lost(x)
+    if away:
+        raise RunError(f"{away}; nothing was written")
     for sentence in stuck(scale):
         log.warning("%s", sentence)
     scale.pop("acceptance", None)
