@@ -5,7 +5,9 @@ from pathlib import Path
 
 from ebm_cli.errors import UserError, nearest
 
-_PATH_KEYS = ("run", "resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
+_PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
+_OF_RUNS = {"sample": ("sampler", "model"), "evaluate": ("sampler", "dataset", "noise", "model")}
+_FILES = re.compile(r"(dataset|noise\.source)\.(root|path|contacts|vocabulary_file)=|model\.path=")
 _ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
 _FLAGS = {  # Hydra's, and whether a value may follow
     "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
@@ -18,7 +20,7 @@ _FLAGS = {  # Hydra's, and whether a value may follow
 def prepared(arguments: list[str], command: str) -> list[str]:
     """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the run directory."""
     found = _in_order([_quoted_path(argument) for argument in _checked(arguments, command)])
-    return _resume_in_place(found if command == "train" else _of_the_run(found))
+    return _resume_in_place(found) if command == "train" else _of_the_run(found, _OF_RUNS[command])
 
 
 def _checked(arguments: list[str], command: str) -> list[str]:
@@ -40,11 +42,10 @@ def _checked(arguments: list[str], command: str) -> list[str]:
     return arguments
 
 
-def _of_the_run(arguments: list[str]) -> list[str]:
+def _of_the_run(arguments: list[str], groups: tuple[str, ...]) -> list[str]:
     """`sampler.KEY=VALUE` without a sampler changes a key of the run's own: to Hydra it is added to an empty group."""
-    if any(argument.startswith("sampler=") for argument in arguments):
-        return arguments
-    return [f"+{argument}" if argument.startswith("sampler.") else argument for argument in arguments]
+    own = {group for group in groups if not any(argument.startswith(f"{group}=") for argument in arguments)}
+    return [f"+{argument}" if argument.partition(".")[0] in own else argument for argument in arguments]
 
 
 def _in_order(arguments: list[str]) -> list[str]:
@@ -83,6 +84,7 @@ def _resume_in_place(arguments: list[str]) -> list[str]:
             return others
         value, place, others = place, None, elsewhere
     _check_resume(value, place, bool({"-m", "--multirun"} & set(arguments)))
+    others = [f"++{argument}" if _FILES.match(argument) else argument for argument in others]
     return [f"hydra.run.dir={value}", f"resume={value}", *others]
 
 

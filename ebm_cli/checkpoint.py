@@ -1,14 +1,13 @@
 """Checkpoints that cannot run code: safetensors and JSON under a manifest of SHA-256 sums, renamed into place whole.
 
 `step-00001000/` holds `state.safetensors` (every tensor), `state.json` (step and other numbers) and `MANIFEST.json`
-(size and SHA-256 of both). What does not verify is not used.
+(size and SHA-256 of both). What does not verify is not used. The folder of the checkpoints lies in a run directory,
+below which no link is followed (`files`).
 """
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from ebm_cli import files
 from ebm_cli.errors import UserError
 
 FORMAT = 1
@@ -46,76 +46,52 @@ def directory(folder: Path, step: int) -> Path:
 
 def steps(folder: Path) -> list[int]:
     """Steps that have a checkpoint directory, ascending; whether they are valid is another matter."""
-    if not folder.is_dir():
-        return []
-    matches = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    matches = (_NAME.fullmatch(name) for name in files.names(folder.parent, folder.name))
     found = {int(match.group(1)): match.string for match in matches if match}
     return sorted(step for step, name in found.items() if directory(folder, step).name == name)
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Path:
     """Write to a temporary directory, fsync, rename. An OSError (full disk) leaves other checkpoints as they are."""
-    target, temporary = directory(folder, step), folder / f".writing-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        contents = {
-            TENSORS: safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
-            NUMBERS: (json.dumps({"format": FORMAT, "step": step, **numbers}, indent=1) + "\n").encode(),
-        }
-        sums = {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
-        }
-        contents[MANIFEST] = (json.dumps({"format": FORMAT, "files": sums}, indent=1) + "\n").encode()
-        for name, data in contents.items():
-            write_synced(temporary / name, data)
-        sync_directory(temporary)
-        set_aside(target)
-        temporary.rename(target)
-        sync_directory(folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    target = directory(folder, step)
+    contents = {
+        TENSORS: safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
+        NUMBERS: (json.dumps({"format": FORMAT, "step": step, **numbers}, indent=1) + "\n").encode(),
+    }
+    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    contents[MANIFEST] = (json.dumps({"format": FORMAT, "files": sums}, indent=1) + "\n").encode()
+    name, temporary = f"{folder.name}/{target.name}", f".writing-{step:08d}"
+    files.write_folder(folder.parent, name, temporary, contents, first=lambda: set_aside(target))
     return target
 
 
 def set_aside(target: Path) -> None:
     """Move an unusable checkpoint out of the way of a new one of the same step; nothing is deleted."""
+    root, name = _place(target)
     for number in range(1000):
-        aside = target.with_name(f"{target.name}.invalid-{number}")
-        if not target.exists():
+        aside = f"{name}.invalid-{number}"
+        if not files.there(root, name):
             return
-        if not aside.exists():
-            target.rename(aside)
+        if not files.there(root, aside):
+            files.move(root, name, aside)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames within a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _place(path: Path) -> tuple[Path, str]:
+    """The run directory that a checkpoint lies in, and the name it has there."""
+    return path.parent.parent, f"{path.parent.name}/{path.name}"
 
 
 def load(path: Path) -> Checkpoint:
     """Verify and read one checkpoint directory. Raises Invalid with the reason."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        root, own = _place(path)
+        manifest = json.loads(files.read(root, f"{own}/{MANIFEST}"))
         numbers = json.loads(_verified(path, NUMBERS, manifest))
         tensors = safetensors.torch.load(_verified(path, TENSORS, manifest))
         step = numbers["step"]
         known = numbers.get("format") == FORMAT
     except OSError as error:
-        raise Invalid(f"{error.strerror}: {Path(error.filename or path).name}") from error
+        raise Invalid(f"{Path(error.filename or path).name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise Invalid(f"not a checkpoint of this program ({type(error).__name__}: {error})") from error
     if not known or type(step) is not int or directory(path.parent, step).name != path.name:
@@ -124,7 +100,8 @@ def load(path: Path) -> Checkpoint:
 
 
 def _verified(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
-    data, expected = (path / name).read_bytes(), manifest["files"][name]
+    root, own = _place(path)
+    data, expected = files.read(root, f"{own}/{name}"), manifest["files"][name]
     if len(data) != expected["bytes"]:
         raise Invalid(f"{name} has {len(data)} bytes, its manifest says {expected['bytes']}")
     if hashlib.sha256(data).hexdigest() != expected["sha256"]:
@@ -144,7 +121,7 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
         try:
             return load(directory(folder, left[-1])), reasons
         except Invalid as error:
-            if not directory(folder, left[-1]).exists():
+            if not files.there(folder.parent, f"{folder.name}/{directory(folder, left[-1]).name}"):
                 reasons, seen = [], set()
                 continue
             seen.add(left[-1])
@@ -170,8 +147,9 @@ def prune(folder: Path, step: int, keep_last: int, protected: set[int]) -> None:
     A checkpoint beyond `step` did not verify when the run was resumed: it neither counts nor is deleted.
     """
     found = [other for other in steps(folder) if other <= step]
+    root, own = folder.parent, folder.name
     for old in set(found) - set(found[-keep_last:]) - protected:
-        gone = folder / f".deleting-{old:08d}"
-        shutil.rmtree(gone, ignore_errors=True)
-        directory(folder, old).rename(gone)  # at once, so that nobody reads a half of it
-        shutil.rmtree(gone)
+        gone = f"{own}/.deleting-{old:08d}"
+        files.remove(root, gone)
+        files.move(root, f"{own}/{directory(folder, old).name}", gone)  # at once, so that nobody reads a half of it
+        files.remove(root, gone)

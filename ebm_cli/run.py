@@ -1,16 +1,16 @@
-"""The run directory: together with `checkpoint`, the only code that writes to disk for a run.
+"""The run directory: together with `checkpoint` and the trackers, the only code that writes to disk for a run.
 
 `config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `train.log` `vocabulary.txt` `checkpoints/` `samples/`
 `evaluations/`.
 """
 
 import errno
+import io
 import json
 import os
 import platform
 import re
 import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,20 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from ebm_cli import checkpoint, plain_json
-from ebm_cli.errors import UserError
+from ebm_cli import files, plain_json
+from ebm_cli.errors import UserError, of_file
 
+CONFIG = "config.yaml"
 VOCABULARY = "vocabulary.txt"
 """One word in each line, for data that are words or counts of them."""
 
 _LAST_LINES = 1 << 16  # bytes at the end of metrics.jsonl, in which there are some whole lines
+_WRITTEN = (
+    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv", "checkpoints",
+    "samples", "aside", "images", "tensorboard", "wandb",
+)  # fmt: skip
+_PROBE = f"probe-{os.getpid()}"
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)  # of a file system without hard links
 _ID = re.compile(r"[0-9a-f]{8}")
 _PACKAGES = ("ebm-cli", "torch", "numpy", "hydra-core", "pydantic", "safetensors", "wandb", "arviz-stats")
 
@@ -56,18 +61,18 @@ class Run:
 
     def append_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One more line, with null for what is not finite."""
-        with self.metrics.open("a") as file:
-            file.write(plain_json.dumps({"step": step, **values}) + "\n")
+        with files.append(self.path, self.metrics.name) as file:
+            file.write((plain_json.dumps({"step": step, **values}) + "\n").encode())
 
     def sync_metrics(self) -> int:
         """Wait until the lines are on the disk; their number of bytes, which the checkpoint records."""
-        with self.metrics.open("a") as file:
+        with files.append(self.path, self.metrics.name) as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def check_metrics(self, size: int) -> None:
         """Raise UserError unless metrics.jsonl has what was logged before the checkpoint that recorded `size`."""
-        there = self.metrics.stat().st_size if self.metrics.exists() else 0
+        there = files.size(self.path, self.metrics.name) or 0
         if not 0 <= size <= there:
             raise UserError(
                 f"{self.metrics} has {there} bytes, its checkpoint says {size}: it was edited or lost; put it back, or "
@@ -77,9 +82,7 @@ class Run:
     def logged_step(self) -> int:
         """The last step in metrics.jsonl; 0 if there is none."""
         try:
-            with self.metrics.open("rb") as file:
-                file.seek(max(0, self.metrics.stat().st_size - _LAST_LINES))
-                lines = file.read().split(b"\n")
+            lines = files.read(self.path, self.metrics.name, last=_LAST_LINES).split(b"\n")
         except OSError:
             return 0
         steps = [re.match(rb'\{"step": (\d{1,15})[,}]', line) for line in lines]
@@ -96,22 +99,20 @@ class Run:
         A file of which more is dropped than a run logs between checkpoints (`whole`), or that cannot be read, is copied
         into a folder of `aside/` first; a sentence says so.
         """
-        lost = [self.metrics] if whole and self.metrics.exists() and self.metrics.stat().st_size > size else []
-        meta = self.path / "metadata.json"
-        if meta.exists() and meta.stat().st_size and not self.read_json(meta.name):
-            lost.append(meta)
+        lost = [self.metrics.name] if whole and (files.size(self.path, self.metrics.name) or 0) > size else []
+        if files.size(self.path, "metadata.json") and not self.read_json("metadata.json"):
+            lost.append("metadata.json")
         notes = [self._aside(lost)] if lost else []
-        self.metrics.touch()
-        os.truncate(self.metrics, size)
+        with files.append(self.path, self.metrics.name) as file:
+            file.truncate(size)
         return notes
 
-    def _aside(self, files: Sequence[Path]) -> str:
+    def _aside(self, names: Sequence[str]) -> str:
         """Copies of files in a new folder of `aside/`, and a sentence on them."""
         folder = self.new_folder("aside")
-        for file in files:
-            (folder / file.relative_to(self.path)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, folder / file.relative_to(self.path))
-        return f"{', '.join(file.name for file in files)} as it was is kept in {folder}"
+        for name in names:
+            self.write_bytes(f"aside/{folder.name}/{name}", files.read(self.path, name))
+        return f"{', '.join(Path(name).name for name in names)} as it was is kept in {folder}"
 
     def metadata(self) -> dict[str, Any]:
         """metadata.json, with what a run needs of it made anew where it is missing or is no such thing."""
@@ -126,27 +127,25 @@ class Run:
 
     def change(self, config: Mapping[str, Any], **about: Any) -> None:
         """Replace config.yaml by what a resumed run goes on with; what it was stays in metadata.json, with `about`."""
-        before = _plain_yaml((self.path / "config.yaml").read_text())
+        before = _plain_yaml(files.text(self.path, CONFIG))
         now = {**_redacted(config), "resume": before.get("resume")}
         if now == before:
             return
         if self.read_json("summary.json").get("status") == "done":
-            self._aside([self.path / "summary.json", *self._final_samples()])
+            self._aside(["summary.json", *self._final_samples()])
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
         self.update_metadata(changes=changes)
-        temporary = self.path / ".config.yaml.writing"
-        checkpoint.write_synced(temporary, _yaml(now))
-        temporary.rename(self.path / "config.yaml")
+        files.replace(self.path, CONFIG, _yaml(now))
 
-    def _final_samples(self) -> list[Path]:
+    def _final_samples(self) -> list[str]:
         """What the last evaluation left in `samples/`, which the next will replace."""
-        there = (self.path / "samples").glob("*")
-        return [path for path in there if path.is_file() and not path.name.startswith("step-")]
+        there = [f"samples/{name}" for name in files.names(self.path, "samples") if not name.startswith("step-")]
+        return [name for name in there if (self.path / name).is_file()]
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty if it is missing or holds something else."""
         try:
-            found = json.loads((self.path / name).read_text())
+            found = json.loads(files.text(self.path, name))
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -157,45 +156,42 @@ class Run:
 
     def write_text(self, name: str, text: str) -> Path:
         """Replace a text file below the run directory, in UTF-8, in one motion."""
-        path = self.path / name
-        temporary = path.with_name(f".{path.name}.writing")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_synced(temporary, text.encode())
-        return temporary.rename(path)
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Replace a file below the run directory in one motion."""
+        files.replace(self.path, name, data)
+        return self.path / name
 
     def words(self) -> tuple[str, ...] | None:
         """The vocabulary of the data, by the words' numbers; None if the file is missing or holds anything else."""
         try:
-            found = (self.path / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            found = files.text(self.path, VOCABULARY).removesuffix("\n").split("\n")
         except (OSError, ValueError):
             return None
         return tuple(found) if all(word and word.isprintable() for word in found) else None
 
     def write_image(self, name: str, image: NDArray[np.uint8]) -> Path:
         """A PNG below the run directory."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-        return path
+        return self.write_bytes(name, png(image))
 
     def write_all(self, folder: str, images: Mapping[str, NDArray[np.uint8]], files: Mapping[str, str]) -> None:
-        """Pictures and text files in a folder of the run directory."""
+        """Pictures and text files in a folder of the run directory, `samples/`, or in itself, ``."""
         for label, image in images.items():
-            self.write_image(f"{folder}/{label}.png", image)
+            self.write_image(f"{folder}{label}.png", image)
         for name, text in files.items():
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
-            (self.path / folder / name).write_text(text)
+            self.write_text(f"{folder}{name}", text)
 
     def new_folder(self, kind: str) -> Path:
         """A new directory `kind`/<time>, never one that is there."""
         for attempt in range(1000):
             suffix = f"-{attempt}" if attempt else ""
-            path = self.path / kind / (time.strftime("%Y-%m-%d_%H-%M-%S") + suffix)
+            name = f"{kind}/{time.strftime('%Y-%m-%d_%H-%M-%S')}{suffix}"
             try:
-                path.mkdir(parents=True)
+                files.new_folder(self.path, name)
             except FileExistsError:
                 continue
-            return path
+            return self.path / name
         raise UserError(f"{self.path / kind} holds a thousand folders of this second")
 
 
@@ -204,27 +200,21 @@ def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     run = Run(path)
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
-    _claim(path / "config.yaml", _yaml(_redacted(config)))
-    run.metrics.touch()
+    try:
+        files.claim(path, CONFIG, _yaml(_redacted(config)))
+    except FileExistsError:
+        check_free(path)
+        raise
+    files.append(path, run.metrics.name).close()
     run.write_json("metadata.json", {**new_metadata(), **facts})
     return run
 
 
-def _claim(file: Path, content: bytes) -> None:
-    """Write a file that is whole as soon as it is there, and of two processes only one does. Raises UserError."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.writing")
-    try:
-        checkpoint.write_synced(temporary, content)
-        os.link(temporary, file)
-    except FileExistsError:
-        check_free(file.parent)
-        raise
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        temporary.rename(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A picture as a PNG file."""
+    found = io.BytesIO()
+    Image.fromarray(image).save(found, format="png")
+    return found.getvalue()
 
 
 def check_free(path: Path) -> None:
@@ -241,18 +231,45 @@ def new_metadata() -> dict[str, Any]:
     return {"status": "running", "id": secrets.token_hex(4), **_environment()}
 
 
+def check_there(path: Path, said: str = "") -> None:
+    """Raise UserError unless a run is there; `said` stands before the path in the complaint."""
+    if not path.is_dir():
+        raise UserError(f"{said}{path}: no run is there (there is no such directory)")
+    try:
+        found = files.there(path, CONFIG)
+    except OSError as error:
+        raise UserError(f"{said}{path}: {error.strerror}") from error
+    if not found:
+        raise UserError(f"{said}{path}: no run is there (it has no {CONFIG})")
+
+
+def check_writable(path: Path, said: str) -> None:
+    """Raise UserError unless a run can go on in its directory: all its files can be written, and lead nowhere else."""
+    try:
+        for name in _WRITTEN:
+            (files.check_links if name == "wandb" else files.check)(path, name)
+            if files.there(path, name) and not os.access(path / name, os.W_OK):
+                raise OSError(errno.EACCES, "it cannot be written", str(path / name))
+        files.replace(path, _PROBE, b"")
+        files.remove(path, _PROBE)
+    except OSError as error:
+        raise UserError(
+            f"{said}{path}: {of_file(error)}; a run is resumed where its files can be written, as in a copy of it "
+            "(cp -rL)"
+        ) from error
+
+
 def open_existing(path: Path, said: str = "") -> tuple[Run, dict[str, Any]]:
     """A run that is there, and its configuration as plain data: nothing in it is interpolated, imported or called.
 
     `said` stands before the path in a complaint.
     """
-    if not path.is_dir():
-        raise UserError(f"{said}{path}: no run is there (there is no such directory)")
+    check_there(path, said)
     try:
-        config = _plain_yaml((path / "config.yaml").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{said}{path}: no run is there (it has no config.yaml)") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OSError) as error:
+        config = _plain_yaml(files.text(path, CONFIG))
+    except OSError as error:
+        raise UserError(f"{said}{path}: {of_file(error)}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path / 'config.yaml'} is not a run's configuration: {why}") from error
     if not isinstance(config, dict):

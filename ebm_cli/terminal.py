@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from ebm_cli import files
 
 log = logging.getLogger("ebm")
 _PLAIN_WIDTH = 160  # of what goes to a file or a pipe, where no window sets it
@@ -91,6 +94,10 @@ class _ConsoleHandler(logging.Handler):
 
 class _FileHandler(logging.FileHandler):
     _told = False
+
+    def _open(self) -> TextIOWrapper:
+        path = Path(self.baseFilename)
+        return files.append_text(path.parent, path.name)
 
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli_helpers import assert_refused, ebm, facts, forge, last_step, outcome, snapshot, train, trained
 
-from ebm_cli import checkpoint, run
+from ebm_cli import checkpoint, files, run
 from ebm_cli.checkpoint import Invalid
 from ebm_cli.errors import UserError
 
@@ -60,9 +60,9 @@ DAMAGE = {
     "truncated": (truncate, "state.safetensors has"),
     "flipped bit": (flip, "state.safetensors does not match the SHA-256 in its manifest"),
     "edited numbers": (edit_numbers, "state.json does not match"),
-    "no tensors": (lambda path: (path / checkpoint.TENSORS).unlink(), "No such file or directory: state.safetensors"),
-    "no numbers": (lambda path: (path / checkpoint.NUMBERS).unlink(), "No such file or directory: state.json"),
-    "no manifest": (lambda path: (path / checkpoint.MANIFEST).unlink(), "No such file or directory: MANIFEST.json"),
+    "no tensors": (lambda path: (path / checkpoint.TENSORS).unlink(), "state.safetensors: No such file or directory"),
+    "no numbers": (lambda path: (path / checkpoint.NUMBERS).unlink(), "state.json: No such file or directory"),
+    "no manifest": (lambda path: (path / checkpoint.MANIFEST).unlink(), "MANIFEST.json: No such file or directory"),
     "edited manifest": (edit_manifest, "does not match the SHA-256"),
     "empty manifest": (lambda path: (path / checkpoint.MANIFEST).write_text(""), "not a checkpoint of this program"),
     "list manifest": (lambda path: (path / checkpoint.MANIFEST).write_text("[]"), "not a checkpoint of this program"),
@@ -99,7 +99,10 @@ def test_a_renamed_directory_is_not_used(tmp_path):
 def test_if_none_verifies_each_reason_is_given(tmp_path):
     for step in (10, 20):
         (checkpoint.save(tmp_path, step, TENSORS, {}) / checkpoint.TENSORS).unlink()
-    with pytest.raises(UserError, match=r"step-00000020: No such file .*; step-00000010: No such file"):
+    with pytest.raises(
+        UserError,
+        match=r"step-00000020: \S+: No such file .*; step-00000010: \S+: No such file",
+    ):
         checkpoint.newest(tmp_path)
 
 
@@ -202,7 +205,7 @@ def full(*_, **__):
 
 def test_a_disk_full_while_saving(monkeypatch, tmp_path):
     checkpoint.save(tmp_path, 10, TENSORS, {})
-    monkeypatch.setattr(checkpoint, "write_synced", full)
+    monkeypatch.setattr(files, "_written", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, 20, TENSORS, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
@@ -226,7 +229,7 @@ def test_a_disk_full_while_training(what, monkeypatch):
         "checkpoint": [(checkpoint, "save")],
         "metrics": [(run.Run, "append_metrics")],
         "picture": [(run.Run, "write_image")],
-        "everything": [(checkpoint, "write_synced"), (run.Run, "append_metrics"), (run.Run, "write_image")],
+        "everything": [(files, "_written"), (run.Run, "append_metrics"), (run.Run, "write_image")],
     }[what]
     with monkeypatch.context() as patch:
         for owner, name in writers:
@@ -249,7 +252,7 @@ def test_a_disk_full_while_training(what, monkeypatch):
 
 
 def test_a_disk_full_from_the_start(monkeypatch):
-    monkeypatch.setattr(checkpoint, "write_synced", full)
+    monkeypatch.setattr(files, "_written", full)
     answer = train()
     assert answer.code == 1
     assert "Traceback" not in answer.err

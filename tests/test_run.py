@@ -198,9 +198,7 @@ def test_keys_name_a_split_that_is_not_test():
 
 def test_a_split_that_was_not_kept_is_refused():
     trained("dataset.valid=0")
-    assert_refused(
-        ebm("evaluate run=run split=valid"), "split = valid: this run kept no validation rows; use split=test"
-    )
+    assert_refused(ebm("evaluate run=run split=valid"), "split = valid: no validation rows were kept; use split=test")
 
 
 @pytest.mark.parametrize("line", ["sample run=run n=2 steps=2", "evaluate run=run evaluation=[samples]"])

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ebm_cli.commands import report
+from ebm_cli.commands import judged, report, results
 from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
 from ebm_cli.commands.trained import Wanted, open_trained
 from ebm_cli.errors import UserError
-from ebm_cli.evaluation.base import Evaluation, Subject
+from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.rng import stream
 from ebm_cli.signals import finishing
@@ -28,6 +28,7 @@ class Settings:
     run: Annotated[str, Field(min_length=1)]
     checkpoint: str  # last, best or a step
     split: Literal["train", "valid", "test"]
+    out: Annotated[str, Field(min_length=1)] | None  # a new folder for the results; None: evaluations/<time> of the run
     seed: Annotated[int, Field(ge=0)]
     plugins: list[str]
 
@@ -37,16 +38,17 @@ def evaluate(config: Mapping[str, Any]) -> int:
 
     Raises RunError in the end if an evaluation failed; what the others found is written before.
     """
-    groups = ("sampler", "device", "evaluation")
+    groups = ("sampler", "device", "evaluation", "dataset", "noise", "model")
     settings = {key: value for key, value in config.items() if key not in groups}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
     if not config.get("evaluation"):
         raise UserError("evaluation = []: name at least one, e.g. evaluation=[ais,chains]")
-    with logging_to(None):
-        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
+    with logging_to(None), results.folder(Path(asked.run), "evaluations", asked.out) as home:
+        anew = {group: config.get(group) for group in ("sampler", "dataset", "noise", "model")}
+        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
         trained = open_trained(wanted, with_data=True)
         if asked.split == "valid" and trained.parts.data.valid is None:
-            raise UserError("split = valid: this run kept no validation rows; use split=test or split=train")
+            raise UserError("split = valid: no validation rows were kept; use split=test or split=train")
         asked_for = evaluations(config)
         chosen = feasible(asked_for, trained.state.model, trained.parts.components.sampler)
         _check_chosen(chosen, asked_for, trained.parts)
@@ -54,17 +56,21 @@ def evaluate(config: Mapping[str, Any]) -> int:
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
-        findings, images, files = _evaluate(parts, trained.state, chosen, asked)
-        seconds = time.perf_counter() - began
-    finishing()
-    folder = trained.run.new_folder("evaluations")
-    name = str(folder.relative_to(trained.run.path))
-    about = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
-    trained.run.write_json(f"{name}/results.json", {**about, **findings.record})
-    trained.run.write_all(name, images, files)
-    shown = result_of_split(findings.known, asked.split)
-    report.show(f"{trained.run.path.name} at step {trained.state.step}", shown, asked.split)
-    output.print(f"results: {' '.join(map(str, sorted(folder.iterdir(), key=_json_first)))}", soft_wrap=True)
+        findings, images, texts = _evaluate(parts, trained.state, chosen, asked)
+        finishing()
+        if trained.others is not None:
+            findings.numbers = on_split(findings.numbers, judged.OTHER)
+        seconds = round(time.perf_counter() - began, 3)
+        about: dict[str, Any] = {"step": trained.state.step, "split": asked.split, "seconds": seconds}
+        about |= {} if trained.others is None else {"data": dict(trained.others)}
+        home.write_json("results.json", {**about, **findings.record})
+        home.write_all("", images, texts)
+    by = judged.said(asked.split, trained.parts.data, trained.others)
+    output.print(f"judged by: {by}", markup=False, highlight=False, soft_wrap=True)
+    other, which = (" on other data", f"other {asked.split}") if trained.others else ("", asked.split)
+    shown = result_of_split(result_of_split(findings.known, judged.OTHER), asked.split)
+    report.show(f"{trained.run.path.name} at step {trained.state.step}{other}", shown, which)
+    output.print(f"results: {' '.join(map(str, sorted(home.path.iterdir(), key=_json_first)))}", soft_wrap=True)
     findings.check()
     return 0
 

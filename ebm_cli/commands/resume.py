@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ebm_cli.commands.places import names_file, without
 from ebm_cli.errors import UserError
 
 FREE = ("steps", "log_every", "eval_every", "save_every", "checkpoint", "tracker", "evaluation", "device", "plugins")
@@ -15,16 +16,19 @@ _OF_THE_COMMAND = ("resume", "hydra")
 def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The saved configuration with the free keys that were typed; plain data, so nothing in it is interpreted.
 
+    So it takes keys that name files, whose contents are compared with what the run was trained on once they are read.
     Other keys may be typed if they change nothing, as when a scheduler starts the run's own command again. Raises
     UserError for one that would make it another run, or that the saved configuration lacks.
     """
     result = copy.deepcopy(dict(saved)) | {"plugins": composed["plugins"], "resume": composed["resume"]}
-    other = [key for key in composed if key not in (*FREE, *_OF_THE_COMMAND) and composed[key] != saved.get(key)]
+    here, there = without(composed), without(saved)
+    other = [key for key in here if key not in (*FREE, *_OF_THE_COMMAND) and here[key] != there.get(key)]
     for override in overrides:
         path = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")
-        if path[0] in _OF_THE_COMMAND or (path[0] not in FREE and not other):
+        anew = names_file(path)
+        if path[0] in _OF_THE_COMMAND or (path[0] not in FREE and not other and not anew):
             continue
-        if path[0] not in FREE:
+        if path[0] not in FREE and not anew:
             raise UserError(
                 f"{'.'.join(path)}: a resumed run keeps its own; only {', '.join(FREE)} can change. "
                 "Leave it out, or start a new run"

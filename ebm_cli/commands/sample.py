@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import picture
-from ebm_cli.checkpoint import write_synced
-from ebm_cli.commands import documents
+from ebm_cli.commands import documents, results
 from ebm_cli.commands.parts import accelerated, checked
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.engine import Work
@@ -51,17 +50,19 @@ class Settings:
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
     given: list[str]
+    out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
     seed: Annotated[int, Field(ge=0)]
     plugins: list[str]
 
 
 def sample(config: Mapping[str, Any]) -> int:
     """Run n chains, write `samples/<time>/samples.npz` with a picture or text beside it; the exit code."""
-    groups = ("sampler", "device")
+    groups = ("sampler", "device", "model")
     settings = {key: value for key, value in config.items() if key not in groups}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
-    with logging_to(None):
-        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], config.get("sampler"), asked.plugins)
+    with results.folder(Path(asked.run), "samples", asked.out) as home, logging_to(None):
+        anew = {group: config.get(group) for group in ("sampler", "model")}
+        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
         trained = open_trained(wanted, with_data=False)
         parts, state = trained.parts, trained.state
         documents.check_keys(asked.length, asked.given, asked.start, state.model)
@@ -76,10 +77,10 @@ def sample(config: Mapping[str, Any]) -> int:
         log.info("%s at step %d; %s", asked.run, state.step, said)
         x, scale = _drawn(parts, state, model, asked)
         x = (x if given is None else x + given).cpu()
-    space = parts.data.space
-    text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
-    finishing()
-    file = _written(trained.run, space, x, scale, text)
+        space = parts.data.space
+        text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
+        finishing()
+        file = _written(home, space, x, scale, text)
     samples = "1 sample" if asked.n == 1 else f"{asked.n} samples"
     output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)
     _show(space, file, text)
@@ -136,15 +137,15 @@ def _show(space: Space, file: Path, text: list[str]) -> None:
         output.print(f"  {short}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _written(run: Run, space: Space, x: Tensor, scale: Mapping[str, float], text: list[str]) -> Path:
-    """samples.npz in a new folder, a picture or a text beside it where there is anything to see."""
-    folder, buffer = run.new_folder("samples"), io.BytesIO()
+def _written(home: Run, space: Space, x: Tensor, scale: Mapping[str, float], text: list[str]) -> Path:
+    """samples.npz, a picture or a text beside it where there is anything to see."""
+    buffer = io.BytesIO()
     values = space.decode(x) if isinstance(space, Categorical) else x
     arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(space.name, np.float32)), **scale}
     np.savez_compressed(buffer, **arrays)
-    write_synced(folder / "samples.npz", buffer.getvalue())
+    file = home.write_bytes("samples.npz", buffer.getvalue())
     if space.pictured:
-        run.write_image(str(folder.relative_to(run.path) / "grid.png"), picture.grid(space, x))
+        home.write_image("grid.png", picture.grid(space, x))
     if text:
-        run.write_text(str(folder.relative_to(run.path) / _TEXTS[space.name]), "\n".join(text) + "\n")
-    return folder / "samples.npz"
+        home.write_text(_TEXTS[space.name], "\n".join(text) + "\n")
+    return file

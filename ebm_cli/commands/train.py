@@ -1,14 +1,14 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ebm_cli import checkpoint, checks, lease, ranks, registry, run, terminal
+from ebm_cli import checkpoint, checks, files, lease, ranks, registry, run, terminal
 from ebm_cli.commands import composition, report
 from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.parts import (
@@ -24,6 +24,7 @@ from ebm_cli.commands.parts import (
     loop_and_plan,
     ranks_wanted,
 )
+from ebm_cli.commands.places import rooted
 from ebm_cli.commands.resume import merged
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject
@@ -140,9 +141,11 @@ def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
     """The run to resume, if any, and the configuration of this job, its keys checked."""
     registry.load_components()
     load_plugins(request.config["plugins"])
-    composed = _rooted(request.config)
+    composed = rooted(request.config)
     if request.config["resume"] is not None:
         found, saved = run.open_existing(request.directory, "resume = ")
+        if ranks.current().leads:
+            run.check_writable(request.directory, "resume = ")
         config = merged(saved, composition.as_saved(composed, saved), request.overrides)
         check_complete(config, request.directory)
         return found, config
@@ -150,36 +153,6 @@ def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
         run.check_free(request.directory)
     check_keys(composed)
     return None, composition.resolved(composed)
-
-
-_FILES = {"dataset": ("root", "path", "contacts", "vocabulary_file"), "model": ("path",)}
-
-
-def _rooted(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with absolute paths of files, which a run is to find from any working directory."""
-    found = dict(config) | {group: _absolute(config[group], keys) for group, keys in _FILES.items()}
-    noise = config.get("noise")
-    if isinstance(noise, Mapping) and "source" in noise:
-        found["noise"] = {**noise, "source": _absolute(noise["source"], _FILES["dataset"])}
-    parts = config["model"].get("parts") if isinstance(config["model"], Mapping) else None
-    if isinstance(parts, list):
-        found["model"]["parts"] = [_path(part) if isinstance(part, str) else part for part in parts]
-    chosen = config.get("evaluation")
-    if isinstance(chosen, Mapping):  # anything else is refused where its keys are checked
-        found["evaluation"] = {name: _absolute(values, ("root",)) for name, values in chosen.items()}
-    return found
-
-
-def _absolute(values: Any, keys: Iterable[str]) -> Any:
-    """A set of keys with those of them that name files made absolute; anything else as it is."""
-    if not isinstance(values, Mapping):
-        return values
-    paths = {key: values.get(key) for key in keys}
-    return {**values, **{k: _path(v) for k, v in paths.items() if isinstance(v, str) and v}}
-
-
-def _path(value: str) -> str:
-    return str(Path(value).expanduser().absolute())
 
 
 def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
@@ -220,7 +193,7 @@ def open_record(session: Session, request: Request) -> None:
 
 def _record_words(home: Run, words: Sequence[str]) -> None:
     """The vocabulary where there is one, so that samples can be read without the data."""
-    if words and not (home.path / run.VOCABULARY).exists():
+    if words and not files.there(home.path, run.VOCABULARY):
         home.write_text(run.VOCABULARY, "\n".join(words) + "\n")
 
 
@@ -356,7 +329,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
         return subject_of(parts, state, "test", f"final {name}")
 
     for result in one_by_one(session.evaluations, subject, findings):
-        session.run.write_all("samples", result.images, result.files)
+        session.run.write_all("samples/", result.images, result.files)
         recorder.tracker.images(state.step, dict(result.images))
     for sentence in report.contradictions(findings.known):
         log.warning("%s", sentence)
@@ -380,9 +353,10 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
                  f"at step {session.state.step}", have)  # fmt: skip
         plugins = f" plugins=[{','.join(session.config['plugins'])}]" if session.config["plugins"] else ""
         log.info("go on with: ebm train resume=%s%s", quote(str(home)), plugins)
-    pictures = sorted(str(path) for path in (home / "samples").glob("[!s]*.png")) if code == 0 else []
+    shown = [name for name in files.names(home, "samples") if name.endswith(".png")] if code == 0 else []
+    pictures = [str(home / "samples" / name) for name in shown if not name.startswith("s")]
     grid = home / "samples" / "samples.png"
-    if grid.exists() and code == 0:
+    if grid.name in shown:
         log.info("samples %s", " ".join([str(grid), *pictures]))
     elif pictures:
         log.info("pictures %s", " ".join(pictures))

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ebm_cli import checkpoint, lease, ranks, registry, run
 from ebm_cli.checkpoint import Checkpoint, Invalid
+from ebm_cli.commands.judged import as_trained, other_than_trained
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
+from ebm_cli.commands.places import given_anew, rooted
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
-from ebm_cli.fit import OTHER_DATA, other_data
+from ebm_cli.fit import OTHER_DATA
 from ebm_cli.run import Run
 from ebm_cli.space import SPACES, Box, Counts, Space, Words
 from ebm_cli.terminal import log
@@ -32,20 +34,24 @@ class Trained:
     choice: Choice
     parts: Parts
     state: TrainState
+    others: Mapping[str, Any] | None = None  # of data that the run was not trained on: which they are
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which run, which of its checkpoints (last, best or a step), where, and with which sampler.
+    """Which run, which of its checkpoints (last, best or a step), where, with which sampler, and on which data.
 
-    None: the run's own; keys without a name change those of the run's own.
+    None: the run's own; keys without a name change those of the run's own. Of noise and model these are files alone.
     """
 
     path: Path
     checkpoint: str
     device: Mapping[str, Any]
-    sampler: Mapping[str, Any] | None
     plugins: list[str]
+    sampler: Mapping[str, Any] | None = None
+    dataset: Mapping[str, Any] | None = None
+    noise: Mapping[str, Any] | None = None
+    model: Mapping[str, Any] | None = None
 
 
 def open_trained(wanted: Wanted, with_data: bool) -> Trained:
@@ -53,13 +59,12 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
 
     Raises UserError if the run, the checkpoint or what is changed does not fit.
     """
-    found, config = run.open_existing(wanted.path, "run = ")
+    found, own = run.open_existing(wanted.path, "run = ")
     _say_status(found)
     registry.load_components()
     load_plugins(wanted.plugins)
-    if wanted.sampler is not None:
-        config = {**config, "sampler": _changed(config["sampler"], wanted.sampler)}
-    check_complete(config, wanted.path)
+    check_complete(own, wanted.path)
+    config = _wished(own, wanted)
     choice = choices(config)
     loop, _ = loop_and_plan(config)
     components = build_components(config, choice)
@@ -69,16 +74,29 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
         raise UserError(f"device.ranks = {device.ranks}: only training is shared among processes; leave it out")
     if ranks.current().count > 1:
         raise UserError("torchrun: only training is shared among processes; use ebm itself")
-    data = load_data(components) if with_data else placeholder(recorded_space(saved))
-    parts, state = assemble(components, loop, device.open(), data, choice, trains=with_data)
-    if with_data and other_data(saved, data):
+    space = recorded_space(saved)
+    data = as_trained(load_data(components), saved, space, found) if with_data else placeholder(space)
+    others = other_than_trained(saved, data, own, config) if with_data else None
+    if others is not None and wanted.dataset is None:
         log.warning("%s: %s", wanted.path, OTHER_DATA)
+    parts, state = assemble(components, loop, device.open(), data, choice, trains=with_data)
     try:
         tensors = saved.tensors if wanted.sampler is None else _respread(saved, parts)
         state.load(saved.step, tensors if with_data else _for_sampling(tensors))
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
-    return Trained(found, config, choice, parts, state)
+    return Trained(found, config, choice, parts, state, others)
+
+
+def _wished(own: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """The run's configuration with what is wanted in its place."""
+    changed = {
+        "sampler": wanted.sampler and _changed(own["sampler"], wanted.sampler),
+        "dataset": wanted.dataset and {**({} if "name" in wanted.dataset else own["dataset"]), **wanted.dataset},
+        "noise": wanted.noise and given_anew(own["noise"], wanted.noise, "noise"),
+        "model": wanted.model and given_anew(own["model"], wanted.model, "model"),
+    }
+    return rooted({**own, **{group: values for group, values in changed.items() if values is not None}})
 
 
 def _say_status(found: Run) -> None:

@@ -1,6 +1,7 @@
 """Metrics as one CSV file and pictures as PNG files, for a spreadsheet or a notebook."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -9,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ebm_cli import files
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, shown
+
+_METRICS = "metrics.csv"
 
 
 class CsvTracker(Tracker):
@@ -18,8 +22,7 @@ class CsvTracker(Tracker):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._path = directory / "metrics.csv"
-        self._file = _append_to(self._path)
+        self._file = _append_to(directory, _METRICS)
         self._writer = csv.writer(self._file, lineterminator="\n")
         if self._file.tell() == 0:
             self._write([("step", "key", "value")])
@@ -30,10 +33,10 @@ class CsvTracker(Tracker):
 
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
         """One PNG file per picture in images/."""
-        folder = self._directory / "images"
-        folder.mkdir(exist_ok=True)
         for key, pixels in images.items():
-            Image.fromarray(pixels).save(folder / f"{key.replace('/', '_')}-{step:08d}.png")
+            found = io.BytesIO()
+            Image.fromarray(pixels).save(found, format="png")
+            files.replace(self._directory, f"images/{key.replace('/', '_')}-{step:08d}.png", found.getvalue())
 
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Not kept: a distribution has no place in rows of one value."""
@@ -41,18 +44,17 @@ class CsvTracker(Tracker):
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Close the file; the summary is in the run directory already."""
         self._file.close()
-        return f"csv: {shown(self._path)}"
+        return f"csv: {shown(self._directory / _METRICS)}"
 
     def _write(self, rows: list[tuple[int | str, str, str]]) -> None:
         self._writer.writerows(rows)
         self._file.flush()  # somebody may be watching the file
 
 
-def _append_to(path: Path) -> TextIO:
+def _append_to(directory: Path, name: str) -> TextIO:
     """The file opened at its end, on a new line even if a killed run left half a row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    file = path.open("a", encoding="utf-8", newline="")
+    file = files.append_text(directory, name)
+    torn = files.read(directory, name)[-1:] not in (b"", b"\n")
     if torn:
         file.write("\n")
     return file

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_cli import files
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
@@ -21,6 +22,7 @@ class TensorboardTracker(Tracker):
 
         self._directory = run.directory / "tensorboard"
         self._last = 0
+        files.check(run.directory, self._directory.name)
         self._writer: Any = SummaryWriter(str(self._directory))
         text = json.dumps(dict(run.config), indent=2, default=str)
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # four spaces: shown as it is

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_cli import files
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
@@ -98,6 +99,7 @@ class Wandb(TrackerSpec):
     def open(self, run: RunInfo) -> Tracker:
         """Start the run, online if that works within 20 s and offline otherwise. Raises UserError like `check`."""
         self.check()
+        files.check_links(run.directory, "wandb")  # it keeps some to its newest record, and out of older ones
         load()
         import wandb
 
