@@ -246,16 +246,16 @@ def check_there(path: Path, said: str = "") -> None:
 def check_writable(path: Path, said: str) -> None:
     """Raise UserError unless a run can go on in its directory: all its files can be written, and lead nowhere else."""
     try:
+        files.replace(path, _PROBE, b"")
+        files.remove(path, _PROBE)
         for name in _WRITTEN:
             (files.check_links if name == "wandb" else files.check)(path, name)
             if files.there(path, name) and not os.access(path / name, os.W_OK):
-                raise OSError(errno.EACCES, "it cannot be written", str(path / name))
-        files.replace(path, _PROBE, b"")
-        files.remove(path, _PROBE)
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path / name))
     except OSError as error:
         raise UserError(
-            f"{said}{path}: {of_file(error)}; a run is resumed where its files can be written, as in a copy of it "
-            "(cp -rL)"
+            f"{said}{path}: {of_file(error)}; a run is resumed where its files are and can be written, as in a copy "
+            "of it"
         ) from error
 
 

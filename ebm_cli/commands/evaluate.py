@@ -10,11 +10,12 @@ from pydantic import Field
 
 from ebm_cli.commands import judged, report, results
 from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
-from ebm_cli.commands.trained import Wanted, open_trained
+from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.rng import stream
+from ebm_cli.run import Run
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
@@ -58,21 +59,29 @@ def evaluate(config: Mapping[str, Any]) -> int:
         began = time.perf_counter()
         findings, images, texts = _evaluate(parts, trained.state, chosen, asked)
         finishing()
-        if trained.others is not None:
-            findings.numbers = on_split(findings.numbers, judged.OTHER)
-        seconds = round(time.perf_counter() - began, 3)
-        about: dict[str, Any] = {"step": trained.state.step, "split": asked.split, "seconds": seconds}
-        about |= {} if trained.others is None else {"data": dict(trained.others)}
-        home.write_json("results.json", {**about, **findings.record})
+        _write(home, trained, asked, time.perf_counter() - began, findings)
         home.write_all("", images, texts)
+    _show(trained, asked, findings)
+    output.print(f"results: {' '.join(map(str, sorted(home.path.iterdir(), key=_json_first)))}", soft_wrap=True)
+    findings.check()
+    return 0
+
+
+def _write(home: Run, trained: Trained, asked: Settings, seconds: float, findings: Findings) -> None:
+    """results.json; what was found on other data than the run's own stands under keys that say so."""
+    about: dict[str, Any] = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
+    if trained.others is not None:
+        findings.numbers = on_split(findings.numbers, judged.OTHER)
+        about["data"] = dict(trained.others)
+    home.write_json("results.json", {**about, **findings.record})
+
+
+def _show(trained: Trained, asked: Settings, findings: Findings) -> None:
     by = judged.said(asked.split, trained.parts.data, trained.others)
     output.print(f"judged by: {by}", markup=False, highlight=False, soft_wrap=True)
     other, which = (" on other data", f"other {asked.split}") if trained.others else ("", asked.split)
     shown = result_of_split(result_of_split(findings.known, judged.OTHER), asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}{other}", shown, which)
-    output.print(f"results: {' '.join(map(str, sorted(home.path.iterdir(), key=_json_first)))}", soft_wrap=True)
-    findings.check()
-    return 0
 
 
 def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Evaluation], parts: Parts) -> None:
