@@ -105,7 +105,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(how, place):
         THROUGH[how](place, "a/file")
 
 
-@pytest.mark.parametrize("temporary", [".a.writing", f".a.{os.getpid()}.writing"])
+@pytest.mark.parametrize("temporary", [".a.writing", f".a.{os.getpid()}.writing"], ids=["fixed", "of the process"])
 @pytest.mark.parametrize("kind", ["link", "hard link", "folder", "link to a folder"])
 def test_what_lies_under_a_temporary_name_is_in_nobodys_way(temporary, kind, place):
     if kind == "hard link":
