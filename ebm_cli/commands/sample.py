@@ -104,7 +104,7 @@ def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
 
 
 def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings) -> tuple[Tensor, dict[str, float]]:
-    """Where the chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
+    """Where chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
     sampler, key = documents.moving(parts.components.sampler), stream(asked.seed, "sample", state.step)
     subject = Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
     if asked.start == "chains" and len(state.store) < asked.n:
