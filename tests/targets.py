@@ -260,7 +260,8 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
 
 def reach(sampler: Sampler) -> float:
     """How far one step goes on real numbers: the sum of its leaps, 1 where conditionals are drawn from."""
-    return getattr(sampler, "step_size", 1.0) * getattr(sampler, "leapfrog", 1)
+    mean = 0.3 if getattr(sampler, "decades", 0) else 1.0  # of a step from long to short
+    return mean * getattr(sampler, "step_size", 1.0) * getattr(sampler, "leapfrog", 1)
 
 
 NETWORKS = (

@@ -100,6 +100,7 @@ REFLECTED = [
     ("metropolis", {"step_size": 4.0}),
     ("mala", {"step_size": 0.02}),
     ("mala", {"step_size": 1.0}),
+    ("mala", {"step_size": 1.0, "decades": 3.0}),
     ("hmc", {"step_size": 0.15, "leapfrog": 3}),
     ("hmc", {"step_size": 1.0, "leapfrog": 2}),
 ]
