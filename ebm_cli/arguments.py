@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from ebm_cli.errors import UserError, nearest
+from ebm_cli.listing import choices, no_choice
 
 _PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
 _OF_RUNS = {"sample": ("sampler", "model"), "evaluate": ("sampler", "dataset", "noise", "model")}
@@ -34,12 +35,18 @@ def _checked(arguments: list[str], command: str) -> list[str]:
             raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
         group, equals, value = argument.partition("=")
         if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
-            raise UserError(f"{argument}: choose with {group.removesuffix('.name')}={value or 'NAME'}")
+            raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
         if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
             raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
         if group in _ONE_OF and value.startswith("["):
             raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
     return arguments
+
+
+def _chosen(group: str, name: str) -> str:
+    """How a choice of a group is made, for who gave its name as a key."""
+    there = name in choices(group) or not name
+    return f"choose with {group}={name or 'NAME'}" if there else no_choice(group, name)
 
 
 def _of_the_run(arguments: list[str], groups: tuple[str, ...]) -> list[str]:

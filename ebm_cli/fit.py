@@ -119,10 +119,10 @@ class Recorder:
         if values:
             self.metrics(state.step, values)
         self._show(parts, state)
-        value = self._monitored(values, parts)
-        if value is None or (state.best and value <= state.best.value):
+        value, best = self._monitored(values, parts), state.best
+        if value is None or (best and best.metric in (None, self.plan.monitor) and value <= best.value):
             return False
-        state.best = Best(state.step, value)
+        state.best = Best(state.step, value, self.plan.monitor)
         return True
 
     def _monitored(self, values: Mapping[str, float], parts: Parts) -> float | None:
@@ -159,7 +159,7 @@ class Recorder:
         self.lease.check()
         if state.step == 0 and checkpoint.steps(self.run.checkpoints):
             return  # a run of no steps was resumed
-        best = state.best and {"step": state.best.step, "value": state.best.value}
+        best = state.best and dataclasses.asdict(state.best)
         space = parts.data.space
         numbers = {
             "space": {"name": space.name, **dataclasses.asdict(space)},
@@ -241,7 +241,7 @@ def restore(run: Run, parts: Parts, state: TrainState, plan: Plan) -> Restored:
     try:
         state.load(found.step, found.tensors)
         best = found.numbers["best"]
-        state.best = Best(int(best["step"]), float(best["value"])) if best else None
+        state.best = Best(int(best["step"]), float(best["value"]), _text(best.get("metric"))) if best else None
         size = int(found.numbers["metrics_bytes"])
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
@@ -264,6 +264,10 @@ def _check_none_lost(run: Run, plan: Plan) -> None:
             f"resume = {run.path}: its checkpoints are gone, though {said[0]}; put the folder checkpoints back, or "
             "start a new run"
         )
+
+
+def _text(found: object) -> str | None:
+    return None if found is None else str(found)
 
 
 OTHER_DATA = "its dataset now reads other rows than it was trained on"

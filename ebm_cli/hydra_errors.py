@@ -3,7 +3,7 @@
 import re
 
 from ebm_cli.errors import nearest
-from ebm_cli.listing import GROUPS, Part, choices, keys_of, packaged, parts
+from ebm_cli.listing import GROUPS, Part, keys_of, no_choice, packaged, parts
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
 _OVERRIDE_KEY = re.compile(r"Could not override '([^']+)'")
@@ -73,8 +73,7 @@ def _choice(error: Exception, text: str, command: str) -> str | None:
     group, _, name = found.group(1).rpartition("/")
     if not group:
         return f"no configuration named {name}"
-    known = choices(group)
-    return f"no {group} named {name}{nearest(name, known)} ({group} is one of: {', '.join(known)})"
+    return no_choice(group, name)
 
 
 def _key(error: Exception, text: str, command: str) -> str | None:

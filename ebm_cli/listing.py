@@ -74,6 +74,25 @@ def parts(group: str) -> list[Part]:
     return [_read(group, files[name]) for name in sorted(files)]
 
 
+def no_choice(group: str, name: str) -> str:
+    """That a group has no such choice, in one sentence with what was perhaps meant: a name, or the value of a key."""
+    known = choices(group)
+    valued = [
+        f"{group}={part.choice} {group}.{key.name}={name}"
+        for part in parts(group)
+        for key in part.keys
+        if name in _options(key.note)
+    ]
+    meant = f"; did you mean {' or '.join(valued[:2])}?" if valued else nearest(name, known)
+    return f"no {group} named {name}{meant} ({group} is one of: {', '.join(known)})"
+
+
+def _options(note: str) -> list[str]:
+    """The values a note names side by side: "dna (180) | nips (500)" or "rings, moons or band"; none of a sentence."""
+    found = [re.sub(r"\s*\(.*", "", item) for item in re.split(r" \| |, | or ", note)]
+    return found if len(found) > 1 and all(item.isidentifier() for item in found[:2]) else []
+
+
 def _read(group: str, path: Path) -> Part:
     lines = path.read_text().splitlines()
     text = next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")

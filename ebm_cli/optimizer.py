@@ -66,8 +66,8 @@ class Optimizer(ABC):
         return {f"{slot}.{name}": torch.zeros_like(p) for slot in self.slots() for name, p in parameters.items()}
 
     @abstractmethod
-    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: "At") -> None:
-        """Update one parameter and its slots (in the order of `slots()`) in place."""
+    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: "At", *, decays: bool = True) -> None:
+        """Update one parameter and its slots (in the order of `slots()`) in place, with weight decay if it `decays`."""
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of update number `step` (from 0) in a run of `steps`."""
@@ -94,8 +94,17 @@ class At(NamedTuple):
 
 
 @torch.no_grad()
-def apply(optimizer: Optimizer, parameters: Mapping[str, Tensor], grads: Named, state: Named, at: At) -> None:
+def apply(
+    optimizer: Optimizer,
+    parameters: Mapping[str, Tensor],
+    grads: Named,
+    state: Named,
+    at: At,
+    undecayed: Collection[str] = (),
+) -> None:
     """One update of all parameters that have a gradient, and of the optimizer's state, in place.
+
+    Weight decay acts on all but those that `undecayed` names.
 
     A sparse gradient updates the rows it has, of the parameter and of its slots, and leaves the others as they are, as
     torch.optim.SparseAdam does: moments and velocities of rows without a gradient do not decay, nor do their weights.
@@ -106,7 +115,7 @@ def apply(optimizer: Optimizer, parameters: Mapping[str, Tensor], grads: Named, 
         if grad.is_sparse:
             _update_rows(optimizer, [parameters[name], *slots], grad.coalesce(), here)
         else:
-            optimizer.update(parameters[name], grad, slots, here)
+            optimizer.update(parameters[name], grad, slots, here, decays=name not in undecayed)
 
 
 def _update_rows(optimizer: Optimizer, tensors: Sequence[Tensor], grad: Tensor, at: At) -> None:
@@ -149,9 +158,9 @@ class SGD(Optimizer):
         """The velocity, if there is momentum."""
         return ("momentum",) if self.momentum else ()
 
-    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At) -> None:
+    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
         """u <- momentum u + g, theta <- theta - rate u (Nesterov: g + momentum u), g with weight_decay theta added."""
-        step = grad + self.weight_decay * p if self.weight_decay else grad
+        step = grad + self.weight_decay * p if self.weight_decay and decays else grad
         if slots:
             velocity = slots[0].mul_(self.momentum).add_(step)
             step = step + self.momentum * velocity if self.nesterov else velocity
@@ -171,11 +180,11 @@ class _Adam(Optimizer):
         """Running means of the gradient and of its square."""
         return ("first_moment", "second_moment")
 
-    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At) -> None:
+    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
         """Kingma & Ba 2015, alg. 1, with t = step + 1."""
-        if self.decoupled:
+        if self.decoupled and decays:
             p.mul_(1 - at.rate * self.weight_decay)
-        elif self.weight_decay:
+        elif self.weight_decay and decays:
             grad = grad + self.weight_decay * p
         (first, second), (beta1, beta2) = slots, self.betas
         first.mul_(beta1).add_(grad * (1 - beta1))

@@ -64,6 +64,12 @@ class Run:
         with files.append(self.path, self.metrics.name) as file:
             file.write((plain_json.dumps({"step": step, **values}) + "\n").encode())
 
+    def logged(self, name: str) -> list[float]:
+        """The numbers of one metric in metrics.jsonl, in the order of the steps."""
+        sought = re.compile(rf'"{re.escape(name)}": (-?\d[\d.e+-]*)[,}}]')
+        found = (sought.search(line) for line in files.text(self.path, self.metrics.name).splitlines())
+        return [float(match[1]) for match in found if match]
+
     def sync_metrics(self) -> int:
         """Wait until the lines are on the disk; their number of bytes, which the checkpoint records."""
         with files.append(self.path, self.metrics.name) as file:

@@ -21,7 +21,7 @@ from ebm_cli.device import Device
 from ebm_cli.engine import EAGER, Engine
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, updated
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, undecayed, updated
 from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
@@ -305,7 +305,7 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -
     norm = torch.linalg.vector_norm(norms)
     if how.clip is not None:
         grads = optimizer.clipped(grads, how.clip, norm)
-    optimizer.apply(how, parameters, grads, weights.slots, at)
+    optimizer.apply(how, parameters, grads, weights.slots, at, undecayed(weights.auxiliary))
     optimizer.average(weights.average, parameters, at.keep)
     metrics = {**gradient.metrics, "gradient_norm": norm}
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), tuple(grads), norms)

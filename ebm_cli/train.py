@@ -66,6 +66,7 @@ class Best:
 
     step: int
     value: float
+    metric: str | None = None  # None: not recorded
 
 
 @dataclass

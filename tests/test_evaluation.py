@@ -177,7 +177,7 @@ def test_pseudo_likelihood_is_the_sum_of_enumerated_conditionals(model_name):
         for site in range(space.sites)
     ]
     expected = sum(terms) / len(rows)
-    found = log_pseudo_likelihood(model, double_states(model)[rows])
+    found = log_pseudo_likelihood(model, double_states(model)[rows]).mean().item()
     assert found == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -185,13 +185,33 @@ def test_pseudo_likelihood_uses_all_rows_or_some():
     model = target("rbm-binary")
     about = subject(model)
     key = "pseudo_likelihood/log_pseudo_likelihood"
-    all_rows = log_pseudo_likelihood(about.model, about.data.test.all())
+    all_rows = log_pseudo_likelihood(about.model, about.data.test.all()).mean().item()
     found = {
         n: component("evaluation", "pseudo_likelihood", points=n).evaluate(about).metrics[key] for n in (1, 10, 99)
     }
     assert found[99] == pytest.approx(all_rows, rel=1e-6)
-    each = [log_pseudo_likelihood(about.model, row[None]) for row in about.data.test.all()]
+    each = log_pseudo_likelihood(about.model, about.data.test.all()).tolist()
     assert min(abs(found[1] - value) for value in each) < 1e-6
+
+
+def test_pseudo_likelihood_has_its_error_and_the_number_of_rows():
+    model = target("rbm-binary")
+    about = subject(model)
+    each = log_pseudo_likelihood(about.model, about.data.test.all()).detach()
+    found = component("evaluation", "pseudo_likelihood").evaluate(about)
+    assert found.metrics["pseudo_likelihood/rows"] == len(each)
+    error = np.std(each.numpy(), ddof=1) / len(each) ** 0.5
+    assert found.metrics["pseudo_likelihood/standard_error"] == pytest.approx(error, rel=1e-6)
+    by_row = found.by_row["pseudo_likelihood/log_pseudo_likelihood"]
+    assert_close(by_row.sort().values, each.sort().values, rtol=1e-5, atol=1e-6)
+
+
+def test_networks_get_fewer_rows_since_each_conditional_takes_energies_of_them():
+    for name, rows in (("rbm-binary", 1000), ("resnet_binary-binary", 200)):
+        model = target(name)
+        about = subject(model, data=small_data(model.space, 1500))
+        found = component("evaluation", "pseudo_likelihood").evaluate(about).metrics
+        assert found["pseudo_likelihood/rows"] == rows
 
 
 def test_pseudo_likelihood_is_not_for_real_data():

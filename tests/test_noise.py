@@ -205,6 +205,20 @@ def test_a_run_learns_c_with_the_model():
     assert "optimizer.first_moment.auxiliary.noise.law.b" not in state.tensors()
 
 
+def test_weight_decay_does_not_draw_c_to_where_it_began():
+    """c is the logarithm of a sum over all states: no size of weights is in it."""
+    found = []
+    for decay in (0.0, 0.5):
+        how = shipped("optimizer")["sgd"] | {"lr": 0.1, "weight_decay": decay}
+        parts, state = small_run(objective=shipped("objective")["nce"], optimizer=how)
+        state.auxiliary.shift.data += 3
+        train_step(parts, state)
+        found.append((state.auxiliary.shift.item(), state.model.W.norm().item()))
+    (plain, weights), (decayed, drawn) = found
+    assert plain == decayed
+    assert drawn < weights
+
+
 def test_rows_of_another_shard_get_other_noise():
     model = target("rbm-binary")
     objective = component("objective", "nce", ratio=2)

@@ -79,6 +79,22 @@ def test_updates_are_those_of_torch(name, changes, schedule):
         assert_close(p, others[key], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_leaves_alone_what_it_is_told_to(name):
+    """One of the parameters as without any decay, the others as with it."""
+    found = {}
+    for decay, spared in ((0.5, ("c",)), (0.5, ()), (0.0, ())):
+        ours, parameters = component("optimizer", name, weight_decay=decay), new_parameters()
+        state = ours.init(parameters)
+        loss(parameters, 0).backward()
+        optimizer.apply(ours, parameters, grads_of(parameters), state, At(0, 0.1, 0.0), spared)
+        found[decay, spared] = parameters
+    spared, decayed, plain = found.values()
+    assert torch.equal(spared["W"], decayed["W"])
+    assert not torch.equal(spared["W"], plain["W"])
+    assert torch.equal(spared["c"], plain["c"])
+
+
 @pytest.mark.parametrize(("name", "changes"), SETTINGS)
 def test_state_is_plain_named_tensors_there_from_the_start(name, changes):
     """So a checkpoint of step 0 has the same names as one of step 1000."""

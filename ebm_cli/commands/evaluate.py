@@ -11,6 +11,7 @@ from pydantic import Field
 from ebm_cli.commands import judged, report, results
 from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
+from ebm_cli.commands.verdict import conclude
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.together import Findings, one_by_one
@@ -117,6 +118,5 @@ def _evaluate(
     for result in one_by_one(chosen, subject, findings):
         images |= dict(result.images)
         files |= dict(result.files)
-    for sentence in report.contradictions(result_of_split(findings.known, asked.split)):
-        log.warning("%s", sentence)
+    conclude(subject("verdict"), findings, asked.split)
     return findings, images, files

@@ -15,6 +15,8 @@ from ebm_cli.terminal import output
 _SHOWN = {
     "log-likelihood": ("exact/log_likelihood", "ais/log_likelihood"),
     "RAISE": ("raise/log_likelihood",),
+    "independent units": ("baseline/independent",),
+    "judged": ("judged",),
     "R-hat": ("chains/r_hat",),
     "perplexity": ("exact/perplexity", "perplexity/model", "words/perplexity"),
     "NPMI": ("topics/npmi",),
@@ -88,4 +90,6 @@ def _status(entry: Mapping[str, Any]) -> str:
 
 def _cell(summary: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     found = next((summary[key] for key in keys if summary.get(key) is not None), None)
+    if isinstance(found, str):
+        return found
     return "" if found is None else f"{found:.2f}"

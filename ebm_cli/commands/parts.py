@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import checks, memory, registry
 from ebm_cli.acceleration import for_evaluation, resolved, threads, units
+from ebm_cli.commands.best import Reporting
 from ebm_cli.dataset.base import Data
 from ebm_cli.engine import Engine, Work
 from ebm_cli.errors import UserError, nearest
@@ -24,6 +25,8 @@ from ebm_cli.terminal import log
 from ebm_cli.train import Choice, Loop, Parts, TrainState, build_components
 
 T = TypeVar("T")
+UNSAID = {"checkpoint": "last"}
+"""What `report` was before a run's configuration had it."""
 LOOP_KEYS = ("steps", "batch_size", "seed")
 PLAN_KEYS = ("log_every", "eval_every", "save_every")
 
@@ -53,15 +56,21 @@ def loop_and_plan(config: Mapping[str, Any]) -> tuple[Loop, Plan]:
     return loop, checked(Plan, plan, dict.fromkeys(kept, "checkpoint."))
 
 
+def reporting(config: Mapping[str, Any]) -> Reporting:
+    """The keys of `report`."""
+    found = config.get("report", UNSAID)
+    return checked(Reporting, found, dict.fromkeys((*found, *UNSAID), "report."))
+
+
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key at the top that nothing reads, such as `+stpes=3` adds."""
-    known = [*registry.GROUPS, *LOOP_KEYS, *PLAN_KEYS, "checkpoint", "resume", "plugins"]
+    known = [*registry.GROUPS, *LOOP_KEYS, *PLAN_KEYS, "checkpoint", "report", "resume", "plugins"]
     if config.get("experiment"):
         raise UserError("experiment: its file must begin with the line '# @package _global_', so that its keys count")
     for key in config:
         if key not in known:
             raise UserError(f"unknown key {key}{nearest(key, known)} (see: ebm train --help)")
-    for group in (*registry.GROUPS, "checkpoint"):
+    for group in (*registry.GROUPS, "checkpoint", "report"):
         if not isinstance(config.get(group) or {}, dict):
             raise UserError(f"{group} = {json.dumps(config[group])}: must be a set of keys (see: ebm train --help)")
 
@@ -106,6 +115,7 @@ def ranks_wanted(config: Mapping[str, Any]) -> int:
 def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     """Raise UserError if so many processes cannot share the work or the memory, before any of them is started."""
     components, (loop, _) = build_components(config, choice), loop_and_plan(config)
+    reporting(config)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
     memory.check({f"{count} processes": count * memory.PROCESS}, memory.available(torch.device("cpu")), "device.ranks")

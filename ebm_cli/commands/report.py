@@ -7,7 +7,7 @@ from typing import Any
 from ebm_cli.evaluation.chains import UNSURE
 from ebm_cli.terminal import columns, output, table
 
-_NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "split"}
+_NOT_FOUND_OUT = {"status", "seconds", "training_seconds", "steps", "step", "split", "judged", "judged_step"}
 
 
 _AGREEMENT = 0.05  # nats: less is the noise of the estimates
@@ -33,7 +33,9 @@ def show(title: str, values: Mapping[str, Any], split: str) -> None:
 def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
     """What a person wants to know, in words, from flat keys; every other number stands under its own key."""
     found: dict[str, str] = {}
-    used = _likelihood(values, split, found) | _chains(values, found) | _documents(values, split, found)
+    used = _judged(values, found) | _likelihood(values, split, found) | _pseudo_likelihood(values, split, found)
+    used |= _independent(values, split, found) | _chains(values, found) | _documents(values, split, found)
+    used |= _units(values, found)
     if "training_seconds" in values:
         training = f"{values['training_seconds']:.1f} s for {values['steps']} steps of training"
         found["time"] = f"{training}, {values['seconds']:.1f} s with evaluation"
@@ -63,6 +65,45 @@ def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) ->
         found[f"log-likelihood ({split}), bridge"] = _plus_minus(values, "bridge") + " nats"
         found["  log Z, bridge"] = _log_z(values, "bridge")
     return used
+
+
+def _judged(values: Mapping[str, Any], found: dict[str, str]) -> set[str]:
+    """Which checkpoint all this is of, and how the monitored metric was there and at the other one."""
+    used = {key for key in values if key.startswith(("best/", "last/"))}
+    if "judged_step" not in values:
+        return used
+    found["checkpoint"] = f"step {values['judged_step']:.0f}, the {values['judged']}"
+    for metric in (key.removeprefix("best/") for key in used if key.startswith("best/") and key != "best/step"):
+        found[f"  {metric}"] = f"best {values[f'best/{metric}']:.2f} at step {values['best/step']:.0f}"
+        if f"last/{metric}" in values:
+            found[f"  {metric}"] += f"; last {values[f'last/{metric}']:.2f} at step {values['last/step']:.0f}"
+    return used
+
+
+def _pseudo_likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) -> set[str]:
+    name = "pseudo_likelihood"
+    if not _has(values, f"{name}/log_pseudo_likelihood", f"{name}/rows"):
+        return set()
+    error = f" ± {values[f'{name}/standard_error']:.2f}" if f"{name}/standard_error" in values else ""
+    rows = f"{values[f'{name}/rows']:.0f} rows"
+    found[f"log-pseudo-likelihood ({split})"] = f"{values[f'{name}/log_pseudo_likelihood']:.2f}{error} nats, {rows}"
+    return {f"{name}/{key}" for key in ("log_pseudo_likelihood", "standard_error", "rows")}
+
+
+def _independent(values: Mapping[str, Any], split: str, found: dict[str, str]) -> set[str]:
+    """Beside the likelihoods that of independent units; how far above it they are, the verdict says."""
+    if "baseline/independent" in values:
+        found[f"independent units ({split})"] = f"{values['baseline/independent']:.2f} nats"
+    kinds = ("/above_independent", "/above_independent_error")
+    return {"baseline/independent", *(key for key in values if key.endswith(kinds))}
+
+
+def _units(values: Mapping[str, Any], found: dict[str, str]) -> set[str]:
+    names = ("hidden", "dead", "saturated", "duplicate")
+    if _has(values, *(f"units/{name}" for name in names)):
+        hidden, dead, saturated, duplicate = (f"{values[f'units/{name}']:.0f}" for name in names)
+        found["hidden units"] = f"{hidden}, of these {dead} dead, {saturated} saturated, {duplicate} duplicates"
+    return {f"units/{name}" for name in names}
 
 
 def _has(values: Mapping[str, Any], *keys: str) -> bool:

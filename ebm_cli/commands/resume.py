@@ -4,10 +4,14 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ebm_cli.commands.parts import UNSAID
 from ebm_cli.commands.places import names_file, without
 from ebm_cli.errors import UserError
 
-FREE = ("steps", "log_every", "eval_every", "save_every", "checkpoint", "tracker", "evaluation", "device", "plugins")
+FREE = (
+    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "tracker", "evaluation", "device",
+    "plugins",
+)  # fmt: skip
 """Keys that change what is recorded, how long and where it runs, but not what is trained."""
 
 _OF_THE_COMMAND = ("resume", "hydra")
@@ -20,7 +24,8 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     Other keys may be typed if they change nothing, as when a scheduler starts the run's own command again. Raises
     UserError for one that would make it another run, or that the saved configuration lacks.
     """
-    result = copy.deepcopy(dict(saved)) | {"plugins": composed["plugins"], "resume": composed["resume"]}
+    command = {"plugins": composed["plugins"], "resume": composed["resume"]}
+    result = {"report": dict(UNSAID)} | copy.deepcopy(dict(saved)) | command
     here, there = without(composed), without(saved)
     other = [key for key in here if key not in (*FREE, *_OF_THE_COMMAND) and here[key] != there.get(key)]
     for override in overrides:

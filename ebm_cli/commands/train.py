@@ -10,6 +10,7 @@ from typing import Any
 
 from ebm_cli import checkpoint, checks, files, lease, ranks, registry, run, terminal
 from ebm_cli.commands import composition, report
+from ebm_cli.commands.best import Reporting, Trained, judged
 from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.parts import (
     accelerated,
@@ -23,9 +24,11 @@ from ebm_cli.commands.parts import (
     load_plugins,
     loop_and_plan,
     ranks_wanted,
+    reporting,
 )
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.resume import merged
+from ebm_cli.commands.verdict import conclude, runaway
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.together import Findings, one_by_one
@@ -67,6 +70,17 @@ class Session:
     notes: list[str]
     warnings: list[str]
     restored: Restored | None  # of a resumed run
+    reporting: Reporting
+
+    @property
+    def trained(self) -> Trained:
+        """What of it the final evaluation needs."""
+        return Trained(self.run, self.parts, self.state, self.evaluations, self.plan.monitor, self.plugins)
+
+    @property
+    def plugins(self) -> str:
+        """What commands on this run end with."""
+        return f" plugins=[{','.join(self.config['plugins'])}]" if self.config["plugins"] else ""
 
 
 def train(request: Request) -> int:
@@ -159,6 +173,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
     choice = choices(config, request.chosen if found is None else None)
     loop, plan = loop_and_plan(config)
+    reporting(config)
     chosen = evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, tracker = _build(config, loop, choice, begins=begins)
@@ -174,7 +189,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
-    return Session(parts, state, plan, kept, tracker, home, config, notes, warnings, restored)
+    return Session(parts, state, plan, kept, tracker, home, config, notes, warnings, restored, reporting(config))
 
 
 def open_record(session: Session, request: Request) -> None:
@@ -323,16 +338,21 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
 
     Raises RunError in the end if one of them failed.
     """
-    parts, state = session.parts, session.state
+    parts, state, step = session.parts, session.state, session.state.step
 
     def subject(name: str) -> Subject:
         return subject_of(parts, state, "test", f"final {name}")
 
-    for result in one_by_one(session.evaluations, subject, findings):
-        session.run.write_all("samples/", result.images, result.files)
-        recorder.tracker.images(state.step, dict(result.images))
-    for sentence in report.contradictions(findings.known):
-        log.warning("%s", sentence)
+    with judged(session.trained, session.reporting.checkpoint) as chosen:
+        chosen.note(findings)
+        for result in one_by_one(session.evaluations, subject, findings):
+            session.run.write_all("samples/", result.images, result.files)
+            recorder.tracker.images(step, dict(result.images))
+        conclude(subject("verdict"), findings, "test")
+        chosen.say()
+    said = runaway(session.run.logged("energy_gap"))
+    if said:
+        log.warning("%s", said)
     findings.check()
 
 
@@ -351,8 +371,7 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
         done = session.state.step == session.parts.loop.steps
         log.info("stopped %s; %s", "while evaluating, training is complete" if done else
                  f"at step {session.state.step}", have)  # fmt: skip
-        plugins = f" plugins=[{','.join(session.config['plugins'])}]" if session.config["plugins"] else ""
-        log.info("go on with: ebm train resume=%s%s", quote(str(home)), plugins)
+        log.info("go on with: ebm train resume=%s%s", quote(str(home)), session.plugins)
     shown = [name for name in files.names(home, "samples") if name.endswith(".png")] if code == 0 else []
     pictures = [str(home / "samples" / name) for name in shown if not name.startswith("s")]
     grid = home / "samples" / "samples.png"

@@ -21,6 +21,7 @@ from ebm_cli.evaluation.base import (
     standard_error,
     without_density,
 )
+from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Beta, Path
 from ebm_cli.registry import register
@@ -95,6 +96,7 @@ class AIS(Evaluation):
             return Result({}, warnings=("no chain ends where the model has a density: no figures are given",))
         metrics = {
             **likelihood("ais", subject.model.space, log_f, log_z),
+            **above_independent("ais", subject, x, log_f - log_z),
             **learned_log_z("ais", subject, log_z),
             **self._uncertainty(log_w, path.log_z_base, subject.key.fold("bootstrap")),
         }
@@ -107,7 +109,8 @@ class AIS(Evaluation):
             }
         slow = moves is not None and moves.least < _SLUGGISH
         hardly = (f"{moves.said()}, so the estimate is hardly annealed; {_SLOWER}",) if moves and slow else ()
-        return Result(metrics, warnings=(*hardly, *self._warnings(metrics)))
+        warnings, by_row = (*hardly, *self._warnings(metrics)), {"ais/log_likelihood": log_f - log_z}
+        return Result(metrics, warnings=warnings, by_row=by_row)
 
     def _warnings(self, metrics: dict[str, float]) -> tuple[str, ...]:
         """A few chains carry the estimate, so that its interval is too narrow; or the two ends of the bracket disagree.

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Counts, Discrete, Space
 
 Picture = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def some_rows(split: Split, count: int, key: Key) -> Tensor:
 class Result:
     """Numbers under `<evaluation>/<metric>`, pictures and text files by name, and sentences the user should read.
 
-    `warnings` say that something is doubtful, `said` is what was found in words.
+    `warnings` say that something is doubtful, `said` is what was found in words. `by_row` has what some of the metrics
+    are the means of, (rows,), so that two models can be compared row by row.
     """
 
     metrics: Mapping[str, float]
@@ -67,6 +69,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    by_row: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Evaluation(ABC):
@@ -147,7 +150,7 @@ def learned_log_z(name: str, subject: Subject, log_z: float) -> dict[str, float]
     return {f"{name}/learned_log_z": learned.item(), f"{name}/learned_log_z_error": learned.item() - log_z}
 
 
-def on_split(metrics: Mapping[str, float], split: str) -> dict[str, float]:
+def on_split(metrics: Mapping[str, T], split: str) -> dict[str, T]:
     """Keys say the split unless it is the test split: `exact/valid/log_likelihood`."""
     if split == "test":
         return dict(metrics)

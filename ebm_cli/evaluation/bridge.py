@@ -11,6 +11,7 @@ from ebm_cli.engine import Engine, Work
 from ebm_cli.evaluation.ais import interval, likelihood, not_invariant, unnormalised
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
+from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Path
 from ebm_cli.registry import register
@@ -60,7 +61,8 @@ class Bridge(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`bridge/...`."""
-        log_f = unnormalised(subject.model, subject.held_out.all())
+        x = subject.held_out.all()
+        log_f = unnormalised(subject.model, x)
         lost = without_density(log_f)
         if lost:
             return Result({}, warnings=(f"{lost}: no figures are given",))
@@ -82,6 +84,7 @@ class Bridge(Evaluation):
         drawn = torch.stack([bennett(up[:, i], down[:, i]).sum() for i in index]) + path.log_z_base
         metrics = {
             **likelihood("bridge", subject.model.space, log_f, log_z),
+            **above_independent("bridge", subject, x, log_f - log_z),
             **interval("bridge", drawn),
             "bridge/overlap": overlap,
         }
@@ -92,7 +95,8 @@ class Bridge(Evaluation):
             f"chains still drift in the second half of the steps of a rung, by {drift:.2g} ± {error:.1g} nats over the "
             "ladder, so log Z is off by more than its interval; raise evaluation.bridge.steps or rungs"
         ] * (abs(drift) > _SURE * error and abs(drift) > _NATS)
-        return Result(metrics | {"bridge/drift": drift}, warnings=tuple(warnings))
+        by_row = {"bridge/log_likelihood": log_f - log_z}
+        return Result(metrics | {"bridge/drift": drift}, warnings=tuple(warnings), by_row=by_row)
 
 
 def _apart(overlap: float) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_cli import exact, picture, rng
 from ebm_cli.evaluation.ais import forward, interval, log_mean_exp, log_mean_exp_rows, unnormalised
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, bits_per_dimension, some_rows, standard_error
+from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
@@ -83,6 +84,7 @@ class DBNBound(Evaluation):
         metrics = {
             "dbn_bound/log_likelihood": value,
             **standard_error("dbn_bound", bound),
+            **above_independent("dbn_bound", subject, x, bound),
             "dbn_bound/log_z": top.value,
             **({} if top.others is None else interval("dbn_bound", top.others)),
             **bits_per_dimension("dbn_bound", model.space, value),
@@ -95,7 +97,8 @@ class DBNBound(Evaluation):
         }
         if top.others is None and model.refusal() is None:
             metrics["dbn_bound/exact_log_likelihood"] = _exact(model, x)
-        return Result(metrics, self._beside(subject, model) if self.pictures else {}, _warnings(model))
+        by_row = {"dbn_bound/log_likelihood": bound}
+        return Result(metrics, self._beside(subject, model) if self.pictures else {}, _warnings(model), by_row=by_row)
 
     def _log_weights(self, model: DBN, x: Tensor, key: Key) -> Tensor:
         """The mean over draws of h of log p*(v, h) - log q(h | v), (rows,) float64."""

@@ -5,11 +5,11 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from ebm_cli import exact
 from ebm_cli.dataset.base import Truth
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
+from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
@@ -46,29 +46,34 @@ class Exact(Evaluation):
         """`exact/log_likelihood`, `exact/log_z` and more."""
         model = copy.deepcopy(subject.model).double()
         if isinstance(model.space, Counts):
-            return Result(_of_documents(model, subject.held_out.all().double()))
+            return _of_documents(model, subject)
         log_z = exact.log_z(model)
-        log_p = -model.energy(subject.held_out.all().double()) - log_z
+        x = subject.held_out.all()
+        log_p = -model.energy(x.double()) - log_z
         metrics = {
             "exact/log_likelihood": log_p.mean().item(),
             **standard_error("exact", log_p),
+            **above_independent("exact", subject, x, log_p),
             "exact/log_z": log_z.item(),
             **learned_log_z("exact", subject, log_z.item()),
             **_divergence(model, subject.data.truth, log_z.item()),
             **bits_per_dimension("exact", model.space, log_p.mean().item()),
         }
-        return Result(metrics)
+        return Result(metrics, by_row={"exact/log_likelihood": log_p})
 
 
-def _of_documents(model: EnergyModel, x: Tensor) -> dict[str, float]:
-    """`exact/log_likelihood` and `exact/perplexity` of word counts x (documents, K)."""
+def _of_documents(model: EnergyModel, subject: Subject) -> Result:
+    """`exact/log_likelihood` and `exact/perplexity` of word counts."""
+    x = subject.held_out.all().double()
     log_p, length = exact.log_likelihood(model, x), x.sum(1)
     per_word = log_p[length > 0] / length[length > 0]
-    return {
+    metrics = {
         "exact/log_likelihood": log_p.mean().item(),
         **standard_error("exact", log_p),
+        **above_independent("exact", subject, x, log_p),
         "exact/perplexity": math.exp(-per_word.mean().item()),
     }
+    return Result(metrics, by_row={"exact/log_likelihood": log_p})
 
 
 def _divergence(model: EnergyModel, truth: Truth, log_z: float) -> dict[str, float]:

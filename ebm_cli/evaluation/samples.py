@@ -21,6 +21,7 @@ from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.space import Discrete, Real, TwoValued
 
 _ROWS_AT_ONCE = 10_000
+_COLLAPSED = 0.05  # of the spread of held-out rows
 _FAR = 20  # times as far from the training rows as held-out rows are: no sample of anything like the data
 
 
@@ -31,6 +32,8 @@ class Samples(Evaluation):
     `start` chains goes on from the run's own chains (noise if it has none), noise starts afresh. Distances are
     Euclidean (for binary x the square root of the number of differing sites). `samples/held_out_nearest_distance` is
     the same for held-out rows, the yardstick: samples much nearer to the training data than these are copies.
+    `samples/distinct` is the share that differ at all, and `samples/spread` how far they lie from their mean, relative
+    to held-out rows (root mean squares): samples that are all but the same are a warning.
 
     With `features` of a small classifier, trained on the labelled training rows, or of an Inception network:
     Frechet and kernel distance of the samples' features from those of held-out rows, and the same of as many training
@@ -76,9 +79,11 @@ class Samples(Evaluation):
         held_out, _ = nearest(subject.held_out.all()[: self.count], train)
         space = subject.model.space
         distances, accuracy = self._distances(subject, x, train)
+        spread = spread_beside(x, subject.held_out.all())
         ratio = distance.mean().item() / max(held_out.mean().item(), 1e-12)
         warnings = [_ran_away(ratio)] if ratio > _FAR and not isinstance(space, Discrete) else []
         warnings += stuck(scale)
+        warnings += [_collapsed(spread, self.count)] if spread is not None and spread < _COLLAPSED else []
         warnings += [unsure(by) for by in accuracy.values() if by < RIGHT]
         return Result(
             {
@@ -87,6 +92,7 @@ class Samples(Evaluation):
                 "samples/copies": (x == train[index]).flatten(1).all(1).float().mean().item(),
                 "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
             }
+            | ({} if spread is None else {"samples/spread": spread})
             | {f"samples/{name}": value for name, value in {**scale, **distances, **accuracy}.items()}
             | self._to_held_out(subject, x),
             {
@@ -128,6 +134,20 @@ class Samples(Evaluation):
         return found | {
             f"kernel_distance{kind}": kernel_distance(rows, held_out) for kind, rows in kinds.items()
         }, accuracy
+
+
+def spread_beside(x: Tensor, held_out: Tensor) -> float | None:
+    """Root mean square distance of samples x from their mean, as a share of that of held-out rows; None of a single one
+    and of rows that are all the same."""
+    own, theirs = ((rows.flatten(1) - rows.flatten(1).mean(0)).square().sum(1).mean().sqrt() for rows in (x, held_out))
+    return (own / theirs).item() if len(x) > 1 and theirs > 0 else None
+
+
+def _collapsed(spread: float, count: int) -> str:
+    return (
+        f"the {count} samples are all but the same: they are spread {spread:.2g} times as far as held-out rows are; "
+        "the model has collapsed, or its chains do not move: take a lower optimizer.lr, or another sampler"
+    )
 
 
 def _ran_away(ratio: float) -> str:

@@ -17,10 +17,11 @@ _FAILURES = (RunError, UserError, ArithmeticError, AttributeError, LookupError, 
 
 @dataclass
 class Findings:
-    """Numbers by name, those that are not finite too; and which evaluations failed, and why."""
+    """Numbers by name, those that are not finite too; which evaluations failed, and why; words on what was judged."""
 
     numbers: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def known(self) -> dict[str, float]:
@@ -30,7 +31,7 @@ class Findings:
     @property
     def record(self) -> dict[str, object]:
         """What is written down: the numbers and, where there are such, the failures."""
-        return {**self.numbers, **({"failed": self.failed} if self.failed else {})}
+        return {**self.about, **self.numbers, **({"failed": self.failed} if self.failed else {})}
 
     def check(self) -> None:
         """Raises RunError if an evaluation failed."""

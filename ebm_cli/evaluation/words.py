@@ -11,6 +11,7 @@ from torch import Tensor
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.text import START, UNKNOWN
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
+from ebm_cli.evaluation.baseline import compared
 from ebm_cli.model.base import Conditional, EnergyModel
 from ebm_cli.model.log_bilinear import LogBilinear
 from ebm_cli.registry import register
@@ -68,9 +69,12 @@ class WordPrediction(Evaluation):
         }
         lines = self._near(model, data.words) if isinstance(model, LogBilinear) else []
         return Result(
-            {f"words/{name}": value for name, value in metrics.items()} | standard_error("words", log_p),
+            {f"words/{name}": value for name, value in metrics.items()}
+            | standard_error("words", log_p)
+            | compared("words", log_p, unigram),
             files={"words.txt": "".join(f"{line}\n" for line in lines)} if lines else {},
             said=tuple(lines),
+            by_row={"words/log_likelihood": log_p},
         )
 
     def _near(self, model: LogBilinear, vocabulary: Sequence[str]) -> list[str]:

@@ -85,6 +85,10 @@ class EnergyModel(nn.Module, ABC):
             found.append(-(energy - energies).logsumexp(0))
         return torch.stack(found, 1)
 
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """p(h_j = 1 | x) of binary hidden units, (batch, units) for each layer of them; none here."""
+        return []
+
     def sites(self, x: Tensor) -> "Sites":
         """Chains at positions x, ready to be updated site by site (discrete spaces)."""
         return CategoricalEnergySites(self, x) if isinstance(self.space, Categorical) else EnergySites(self, x)
@@ -217,6 +221,10 @@ class Bipartite(Blocked):
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
         return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
+
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """sigmoid(a(v))."""
+        return [self.hidden_logits(x).sigmoid()]
 
     def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
         """h ~ p(h | v), (batch, hidden)."""

@@ -92,6 +92,13 @@ class DBN(Intractable):
             found.append(self.rbm(i).sample_hidden(found[-1], key.fold("up", i)))
         return found
 
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """Of each layer stacked so far, given the probabilities of the one below in place of draws."""
+        found = [x]
+        for i in range(self.depth):
+            found.append(self.rbm(i).hidden_logits(found[-1]).sigmoid())
+        return found[1:]
+
     def generate(self, x: Tensor, key: AnyKey) -> Tensor:
         """v, layer by layer from the visible units of the top, (batch, *shape)."""
         for i in reversed(range(self.depth - 1)):

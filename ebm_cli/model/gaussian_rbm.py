@@ -58,6 +58,10 @@ class GaussianRBM(Blocked):
         """a = c + (v / s^2) W, (batch, hidden)."""
         return torch.addmm(self.c, v.flatten(1) * self.precision(), self.W)
 
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """sigmoid(a(v))."""
+        return [self.hidden_logits(x).sigmoid()]
+
     def visible_mean(self, h: Tensor) -> Tensor:
         """b + W h, (batch, sites)."""
         return torch.addmm(self.b, h, self.W.T)

@@ -47,6 +47,10 @@ class ReplicatedSoftmax(Blocked):
         """D c + v W, (batch, hidden)."""
         return torch.addmm(v.sum(1, keepdim=True) * self.c, v, self.W)
 
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """sigmoid of the hidden logits."""
+        return [self.hidden_logits(x).sigmoid()]
+
     def word_logits(self, h: Tensor) -> Tensor:
         """b + W h, of which each word is a draw from the softmax; (batch, K) for h (batch, hidden)."""
         return torch.addmm(self.b, h, self.W.T)

@@ -66,6 +66,9 @@ class Auxiliary(nn.Module):
         """Tensors of a row for each row of the batch, of which every process moves its own."""
         return []
 
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Names of its parameters that weight decay must not draw to 0, since no size of weights is in them."""
+
     def log_z(self) -> Tensor | None:
         """log Z of the model as it has been learned, a scalar in nats, or None where nothing of the kind is."""
         return None
@@ -83,6 +86,11 @@ def updated(model: EnergyModel, auxiliary: Auxiliary | None) -> dict[str, Tensor
     """All parameters that are updated by gradients, by the names under which these are given."""
     named = {} if auxiliary is None else dict(auxiliary.named_parameters())
     return {**dict(model.named_parameters()), **{f"auxiliary.{n}": p for n, p in named.items() if p.requires_grad}}
+
+
+def undecayed(auxiliary: Auxiliary | None) -> frozenset[str]:
+    """The parameters that weight decay leaves alone, by the names of `updated`."""
+    return frozenset(f"auxiliary.{name}" for name in (() if auxiliary is None else auxiliary.undecayed))
 
 
 def slopes(loss: Tensor, parameters: Mapping[str, Tensor], *, retain: bool = False) -> Gradients:

@@ -23,6 +23,7 @@ class Contrast(Auxiliary):
     """The noise, and c = start + shift, which comes to be log Z; `shift` is learned, near 0 where float32 is fine."""
 
     start: Tensor
+    undecayed = ("shift",)
 
     def __init__(self, noise: Noise, ratio: int, c: Tensor, *, learned: bool = True, known: bool = True) -> None:
         super().__init__()

@@ -1,0 +1,68 @@
+"""Independent units fitted to the training rows: the yardstick beside every likelihood.
+
+No pair of sites is coupled in them, so a model that is no better has learned the means of its data and nothing else.
+"""
+
+import torch
+from torch import Tensor
+
+from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.moments import moments
+from ebm_cli.evaluation.base import Subject
+from ebm_cli.model.base import Normalised
+from ebm_cli.model.exponential_family import product
+from ebm_cli.model.families import Family
+from ebm_cli.space import Counts, Discrete, Words
+
+_ROWS_AT_ONCE = 1000
+
+
+def independent(subject: Subject, x: Tensor) -> Tensor | None:
+    """log p (rows,) float64 nats of x (rows, *shape) under independent units with the smoothed mean of the training
+    rows (`Data.smoothed_mean`); of a word and of the words of a document under their smoothed frequencies; of real
+    numbers normal ones with the means and standard deviations of the training rows, in a box cut off at its walls.
+
+    None where nothing of the kind has the support of the model, or where its density is infinite.
+    """
+    data, space = subject.data, subject.model.space
+    if isinstance(space, Words):
+        return data.smoothed_mean().double().log()[x[:, -1].long()]
+    if isinstance(space, Counts):
+        return x.double() @ data.smoothed_mean().double().log()
+    units = None if isinstance(subject.model, Family) else _fitted(data)
+    return None if units is None else _log_p(units, x)
+
+
+def _fitted(data: Data) -> Normalised | None:
+    """A product over the sites, or None where one of them is the same in all training rows of real numbers."""
+    if isinstance(data.space, Discrete):
+        return product(data.space, data.smoothed_mean())
+    mean, std = moments(data.train)
+    return product(data.space, mean, std) if (std > 0).all() else None
+
+
+@torch.no_grad()
+def _log_p(units: Normalised, x: Tensor) -> Tensor:
+    """Of each row, (rows,) float64."""
+    units = units.double().to(x.device)
+    energies = torch.cat([units.energy(rows.double()) for rows in x.split(_ROWS_AT_ONCE)])
+    return -energies - units.log_z()
+
+
+def above_independent(name: str, subject: Subject, x: Tensor, log_p: Tensor) -> dict[str, float]:
+    """`<name>/above_independent`, the mean over rows x of log p (rows,) minus that of independent units, nats, and
+    `<name>/above_independent_error`, its standard error; nothing where there are no such units.
+
+    The rows are paired: what makes a row likely under both is not in the error.
+    """
+    beside = independent(subject, x)
+    return {} if beside is None else compared(name, log_p, beside)
+
+
+def compared(name: str, log_p: Tensor, beside: Tensor) -> dict[str, float]:
+    """The same of log p of rows under a model and under independent units, (rows,) each."""
+    difference = log_p.double() - beside
+    found = {f"{name}/above_independent": difference.mean().item()}
+    if len(difference) > 1:
+        found[f"{name}/above_independent_error"] = difference.std().item() / len(difference) ** 0.5
+    return found

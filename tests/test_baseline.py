@@ -1,0 +1,64 @@
+"""Independent units beside a model: their likelihood against counting, and the difference with its error."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from targets import component, small_data, small_model, target
+from test_evaluation import subject
+
+from ebm_cli.evaluation.baseline import above_independent, independent
+from ebm_cli.space import Binary, Categorical, Spin
+
+SPACES = [Binary((5,)), Spin((5,)), Categorical((4, 3))]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_they_have_the_smoothed_shares_of_each_value_in_the_training_rows(space):
+    """Counted by hand, one site after the other: a value seen k times in n rows has (k + 1) / (n + K)."""
+    data = small_data(space, 40)
+    about = subject(small_model("exponential_family", space), data=data)
+    train, test = (space.decode(split.all()).flatten(1).long().numpy() for split in (data.train, data.test))
+    expected = np.zeros(len(test))
+    for site in range(space.sites):
+        counts = np.bincount(train[:, site], minlength=space.values) + 1
+        expected += np.log(counts / counts.sum())[test[:, site]]
+    np.testing.assert_allclose(independent(about, data.test.all()).numpy(), expected, rtol=1e-5)
+
+
+def test_they_are_normalised_over_all_states():
+    space = Spin((5,))
+    about = subject(small_model("exponential_family", space))
+    assert independent(about, space.enumerate()).exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_what_a_model_is_above_them_has_the_error_of_paired_rows():
+    about = subject(target("rbm-binary"))
+    x = about.held_out.all()
+    log_p = independent(about, x) + torch.tensor([0.5, 1.5]).repeat(len(x))[: len(x)].double()
+    found = above_independent("exact", about, x, log_p)
+    difference = np.resize([0.5, 1.5], len(x))
+    assert found["exact/above_independent"] == pytest.approx(difference.mean())
+    assert found["exact/above_independent_error"] == pytest.approx(difference.std(ddof=1) / len(x) ** 0.5)
+
+
+@pytest.mark.parametrize("name", ["exact", "ais", "pseudo_likelihood", "bridge"])
+def test_every_likelihood_has_the_difference_to_its_own_rows(name):
+    """The mean of what it says of each row, minus what they say of the same rows."""
+    about = subject(target("rbm-binary"))
+    few = {"chains": 20, "bootstrap": 100, "raise_points": 2, "raise_chains": 2, "rungs": 4, "steps": 3}
+    keys = {key: few[key] for key in component("evaluation", name).__dataclass_fields__ if key in few}
+    found = component("evaluation", name, **keys).evaluate(about)
+    (rows,) = found.by_row.values()
+    beside = independent(about, about.held_out.all()).mean().item()
+    assert len(rows) == len(about.held_out)
+    assert found.metrics[f"{name}/above_independent"] == pytest.approx(rows.mean().item() - beside, abs=1e-5)
+
+
+def test_pseudo_likelihood_of_independent_units_is_their_likelihood():
+    model = small_model("exponential_family", Binary((5,)))
+    about = subject(model)
+    about = dataclasses.replace(about, model=type(model)(model.space, about.data.smoothed_mean()))
+    found = component("evaluation", "pseudo_likelihood").evaluate(about).metrics
+    assert found["pseudo_likelihood/above_independent"] == pytest.approx(0, abs=1e-5)

@@ -1,0 +1,107 @@
+"""What is said in the end: better than independent units or not, chains that lag, samples that are all the same."""
+
+import math
+
+import pytest
+from targets import component, small_data, small_model, target
+from test_evaluation import subject
+
+from ebm_cli.commands import report
+from ebm_cli.commands.verdict import above, runaway, sentences, verdict
+from ebm_cli.evaluation.samples import spread_beside
+from ebm_cli.space import Binary
+
+BETTER = {"exact/above_independent": 1.0, "exact/above_independent_error": 0.2}
+UNSURE = {"ais/above_independent": 1.0, "ais/above_independent_error": 0.2, "ais/gap": 0.7}
+
+
+def said(found, *, known=True):
+    return sentences(above(found), known=known)
+
+
+def test_what_is_better_by_more_than_twice_the_error_is_better():
+    assert said(BETTER) == (
+        ("verdict: better than independent units by 1.00 ± 0.20 nats a row (exact log-likelihood)",),
+        (),
+    )
+    (), (warning,) = said({**BETTER, "exact/above_independent": 0.39})
+    assert warning.startswith("no better than independent units: between -0.01 and 0.79 nats a row above them")
+    (), (warning,) = said({**BETTER, "exact/above_independent": -1.0})
+    assert warning.startswith("worse than independent units, by 1.00 ± 0.20 nats a row")
+
+
+@pytest.mark.parametrize("gap", [0.7, -0.7])
+def test_the_whole_bracket_must_lie_above(gap):
+    """AIS alone would say better: 1.0 - 2 * 0.2 > 0; RAISE, 0.7 nats away, does not."""
+    assert said({**UNSURE, "ais/gap": 0.1})[0]
+    assert said({**UNSURE, "ais/gap": gap})[1][0].startswith("no better than independent units")
+
+
+def test_the_most_trustworthy_judges():
+    worse = {f"pseudo_likelihood/{key}": -1.0 for key in ("above_independent",)}
+    assert above({**worse, **UNSURE, **BETTER}).by == "exact log-likelihood"
+    assert above({**worse, **UNSURE}).by == "log-likelihood by AIS"
+    assert "pseudo-likelihood alone, which is no likelihood" in said(worse)[1][0]
+    assert said({}) == ((said({})[0][0],), ())
+    assert "nothing measured how likely held-out rows are" in said({})[0][0]
+    assert said({}, known=False) == ((), ())
+
+
+def test_documents_are_judged_by_the_ratio_of_perplexities():
+    found = {"perplexity/unigram": 1000.0, "perplexity/model": 800.0, "perplexity/upper_bound": 900.0}
+    assert above(found).middle == pytest.approx(math.log(1000 / 800))
+    assert said(found)[0]
+    assert said({**found, "perplexity/upper_bound": 1001.0})[1][0].startswith("no better")
+
+
+def test_a_model_that_has_learned_the_means_and_nothing_else_is_told_so():
+    """An RBM without weights is independent units, and with the biases of the data it is as good as these."""
+    model = target("rbm-binary")
+    about = subject(model, data=small_data(model.space, 400))
+    about.model.W.data.zero_()
+    about.model.b.data.copy_(about.data.smoothed_mean().flatten().logit())
+    found = component("evaluation", "exact").evaluate(about).metrics
+    result = verdict(about, found)
+    assert result.warnings[-1].startswith("no better than independent units")
+    assert result.metrics["baseline/independent"] == pytest.approx(found["exact/log_likelihood"], abs=1e-4)
+
+
+def test_independent_units_are_not_told_that_they_are_no_better():
+    about = subject(small_model("exponential_family", Binary((5,))))
+    assert not verdict(about, component("evaluation", "exact").evaluate(about).metrics).warnings
+
+
+def test_an_energy_gap_far_from_zero_is_said_and_noise_about_zero_is_not():
+    assert "energy_gap was -33 nats" in runaway([0.0] * 20 + [-33.0] * 5)
+    assert runaway([-33.0] * 20 + [0.5] * 5) is None
+    assert runaway([30.0, -30.0] * 50) is None
+    assert runaway([]) is None
+
+
+def test_samples_that_are_all_the_same_are_said():
+    about = subject(target("rbm-binary"))
+    rows = about.held_out.all()
+    assert spread_beside(rows[:1].expand_as(rows), rows) == 0
+    assert spread_beside(rows, rows) == pytest.approx(1)
+    assert spread_beside(rows, rows[:1].expand_as(rows)) is None
+    about.model.W.data.zero_()
+    about.model.b.data.fill_(40.0)
+    (warning,) = component("evaluation", "samples", count=8, steps=2).evaluate(about).warnings
+    assert warning.startswith("the 8 samples are all but the same")
+
+
+def test_the_table_has_independent_units_the_rows_of_pseudo_likelihood_and_the_checkpoint():
+    values = {
+        "baseline/independent": -25.19, "pseudo_likelihood/log_pseudo_likelihood": -18.7,
+        "pseudo_likelihood/standard_error": 0.25, "pseudo_likelihood/rows": 360.0,
+        "pseudo_likelihood/above_independent": 6.0, "judged": "best", "judged_step": 10, "best/step": 10,
+        "best/pl": -1.0, "last/step": 20, "last/pl": -2.0,
+        "units/hidden": 6.0, "units/dead": 2.0, "units/saturated": 0.0, "units/duplicate": 1.0,
+    }  # fmt: skip
+    assert report.rows(values, "test") == {
+        "checkpoint": "step 10, the best",
+        "  pl": "best -1.00 at step 10; last -2.00 at step 20",
+        "log-pseudo-likelihood (test)": "-18.70 ± 0.25 nats, 360 rows",
+        "independent units (test)": "-25.19 nats",
+        "hidden units": "6, of these 2 dead, 0 saturated, 1 duplicates",
+    }
