@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.dataset.levels import check_grey
+from ebm_cli.dataset.pieces import as_bytes, pieces
 from ebm_cli.dataset.reads import observed
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.density import Density
@@ -23,6 +24,7 @@ from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
+_AT_ONCE = 2**22  # numbers that are summed at once
 Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
 
 
@@ -115,7 +117,19 @@ class Split:
 
     def all(self) -> Tensor:
         """The whole split. What is random about it is drawn once and for all, so results compare across runs."""
-        return self.rows(torch.arange(len(self), device=self.grey.device), rng.stream(0, "binarize", len(self)))
+        return self._fixed(0, len(self))
+
+    def pieces(self, rows: int) -> Iterator[Tensor]:
+        """`all()` in pieces of so many rows, the last one perhaps of fewer: the whole may be too large for float32."""
+        return (self._fixed(first, min(first + rows, len(self))) for first in range(0, len(self), rows))
+
+    def fixed(self, index: Tensor) -> Tensor:
+        """Those rows of `all()`, (len(index), *shape)."""
+        return torch.cat([self._fixed(row, row + 1) for row in index.tolist()])
+
+    def _fixed(self, first: int, last: int) -> Tensor:
+        key = rng.stream(0, "binarize", len(self)).at_row(first)
+        return self.rows(torch.arange(first, last, device=self.grey.device), key)
 
     @property
     def size(self) -> float:
@@ -135,10 +149,12 @@ class Split:
             return (count.double() / len(self)).float().to(self.grey.device)
         if isinstance(self.space, Categorical):
             weights = torch.ones(len(self), dtype=torch.float64) if self.weights is None else self.weights.cpu()
-            sites = self.grey.flatten(1).cpu().long().unbind(1)
-            counts = [torch.bincount(site, weights, minlength=self.space.values) for site in sites]
+            sites = self.grey.flatten(1).cpu().unbind(1)
+            counts = [torch.bincount(site.long(), weights, minlength=self.space.values) for site in sites]
             return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.grey.device)
-        mean = (self.grey.sum(0, dtype=torch.float64) / len(self) / self.scale).float()
+        parts = self.grey.split(max(1, _AT_ONCE * len(self) // self.grey.numel()))
+        total = sum((part.sum(0, dtype=torch.float64) for part in parts[1:]), parts[0].sum(0, dtype=torch.float64))
+        mean = (total / len(self) / self.scale).float()
         mean = (mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean
         return self.space.of_unit(mean) if isinstance(self.space, Box) else mean
 
@@ -183,7 +199,8 @@ class Data:
             for part in () if split is None else _tensors(split):
                 values = np.empty(0) if part is None else part.cpu().numpy()
                 digest.update(f"{values.dtype}{values.shape}".encode())
-                digest.update(np.ascontiguousarray(values).data)
+                for piece in pieces(values):
+                    digest.update(np.ascontiguousarray(piece).data)
         digest.update("\n".join(self.words).encode())
         return digest.hexdigest()
 
@@ -442,9 +459,11 @@ def _split(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) ->
         raise UserError(f"dataset: rows of the {name} split have shape {array.shape[1:]}, those of train {shape}")
     scale = 255.0 if values == "grey" and array.dtype == np.uint8 else 1.0
     if method == "threshold" and values == "grey":
-        array, scale = (array >= scale / 2).astype(np.uint8), 1.0
+        half = scale / 2
+        array, scale = as_bytes(array, lambda part: part >= half), 1.0
     if values == "grey" and method == "none" and isinstance(space, Categorical):
-        array, scale = np.rint(array / scale * (space.values - 1)).astype(np.uint8), 1.0
+        top, white = space.values - 1, scale
+        array, scale = as_bytes(array, lambda part: np.rint(part / white * top)), 1.0
     weights = None if part.weights is None else torch.from_numpy(part.weights)
     stochastic = method == "stochastic" and values == "grey"
     return Split(space, torch.from_numpy(array), scale, stochastic, _labels(part, name), weights)

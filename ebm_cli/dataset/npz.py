@@ -11,6 +11,7 @@ from pydantic import Field
 from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import npz_keys, read_npz
+from ebm_cli.dataset.pieces import as_bytes, count, every, put_last
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -29,9 +30,11 @@ class Part:
     values: NDArray[Any]
     labels: NDArray[np.int64] | None
 
-    def rows(self, index: NDArray[np.int64]) -> "Part":
-        """Some of its rows."""
-        return Part(self.key, self.values[index], None if self.labels is None else self.labels[index])
+    def cut(self, kept: NDArray[np.int64], last: NDArray[np.int64]) -> tuple["Part", "Part"]:
+        """Its rows `kept` and its rows `last`, both ascending, in the memory of its own, which changes."""
+        put_last(self.values, kept, last)
+        labels = (None, None) if self.labels is None else (self.labels[kept], self.labels[last])
+        return Part(self.key, self.values[: len(kept)], labels[0]), Part(self.key, self.values[len(kept) :], labels[1])
 
 
 @register("dataset", "npz")
@@ -64,8 +67,9 @@ class Npz(GreyDataset):
         said = f"dataset.path = {self.path}"
         parts, remarks = read_parts(Path(self.path).expanduser(), said)
         found = [part.values for part in parts.values()]
+        negative = any(array.min() < 0 for array in found)
         values, arrays = self._converted(found, said)
-        spins = values == "binary" and any(array.min() < 0 for array in found)
+        spins = values == "binary" and negative
         final = {
             name: Part(part.key, array, part.labels) for (name, part), array in zip(parts.items(), arrays, strict=True)
         }
@@ -92,13 +96,13 @@ class Npz(GreyDataset):
         """Numbers of categories, each checked to be one."""
         for array in arrays:
             low, high = array.min(), array.max()
-            if low < 0 or high >= self.categories or (array != np.floor(array)).any():
+            if low < 0 or high >= self.categories or not every(array, lambda part: part == np.floor(part)):
                 raise UserError(
                     f"{said}: has values from {low:g} to {high:g}, dataset.categories = {self.categories} are the "
                     f"integers 0 to {cast(int, self.categories) - 1}; number the categories from 0 and set it to how "
                     "many there are"
                 )
-        return [array.astype(np.uint8) for array in arrays]
+        return [array.astype(np.uint8, copy=False) for array in arrays]
 
 
 def read_parts(path: Path, said: str) -> tuple[dict[str, Part], tuple[str, ...]]:
@@ -153,7 +157,7 @@ def check_values(array: NDArray[Any], key: str, train: NDArray[Any], said: str) 
         raise UserError(f"{said}: rows of {key} have shape {array.shape[1:]}, those of train {train.shape[1:]}")
     # float32 is what models get, so a finite float64 beyond its range is no better than an infinite one.
     with np.errstate(over="ignore"):
-        bad = int((~np.isfinite(array.astype(np.float32))).sum()) if array.dtype.kind == "f" else 0
+        bad = count(array, lambda part: ~np.isfinite(part.astype(np.float32))) if array.dtype.kind == "f" else 0
     if bad:
         raise UserError(f"{said}: {key} has {bad} of {array.size} values NaN or infinite (as float32); remove them")
 
@@ -174,12 +178,14 @@ def read_labels(arrays: dict[str, NDArray[Any]], key: str, said: str) -> NDArray
 
 
 def convert(arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray[Any]]]:
-    """What kind of values all the splits have together, and the splits as uint8 or float32."""
+    """What kind of values all the splits have together, and the splits as uint8 or float32.
+
+    Values of a byte each are changed in the memory they are in.
+    """
     types = {array.dtype for array in arrays}
-    if all(((array == 0) | (array == 1)).all() for array in arrays):
-        return "binary", [array.astype(np.uint8) for array in arrays]
-    if all(((array == -1) | (array == 1)).all() for array in arrays):
-        return "binary", [(array > 0).astype(np.uint8) for array in arrays]
+    for low in (0, -1):
+        if all(every(array, lambda part: (part == low) | (part == 1)) for array in arrays):  # noqa: B023  used at once
+            return "binary", [as_bytes(array, lambda part: part > 0, owned=True) for array in arrays]
     floats = all(kind.kind == "f" for kind in types)
     if len(types) > 1 and not floats:
         # 255 would mean 1 in one split and 255 in another.
@@ -187,18 +193,19 @@ def convert(arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray
     if types == {np.dtype(np.uint8)}:
         return "grey", arrays
     inside = floats and all(array.min() >= 0 and array.max() <= 1 for array in arrays)
-    return "grey" if inside else "real", [array.astype(np.float32) for array in arrays]
+    return "grey" if inside else "real", [array.astype(np.float32, copy=False) for array in arrays]
 
 
 def hold_out(train: Part, name: str, share: float, said: str, way: str | None = None) -> tuple[Part, Part]:
     """`train` without, and only, a fixed random choice of max(1, round(share * n)) of its n rows.
 
+    Both lie in the memory of `train`, whose rows are in another order afterwards.
     Raises UserError with the `way` out (None: another key in the file) if that leaves none.
     """
     rows = len(train.values)
-    count = max(1, round(share * rows))
-    if count >= rows:
+    out = max(1, round(share * rows))
+    if out >= rows:
         way = way or f"add a key {name} to the file"
         raise UserError(f"{said}: train has too few rows to hold out {name} rows; {way}")
     order = rng.permutation(rows, rng.stream(0, "npz", name)).numpy()
-    return train.rows(np.sort(order[count:])), train.rows(np.sort(order[:count]))
+    return train.cut(np.sort(order[out:]), np.sort(order[:out]))
