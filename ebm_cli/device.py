@@ -31,10 +31,12 @@ class Device:
     ranks: Ranks = ALONE
     memory: float | None = None  # GB
 
-    def bytes_left(self) -> int:
-        """What this process may still take."""
-        left = memory.available(self.torch)
-        return left if self.memory is None else max(0, min(left, int(self.memory * 1e9) - memory.taken(self.torch)))
+    def bytes_left(self, held: int = 0) -> int:
+        """What this process may still take, beside the `held` bytes that it has taken."""
+        left = memory.available(self.torch) + held
+        if self.memory is None:
+            return left
+        return max(0, min(left, int(self.memory * 1e9) - memory.taken(self.torch) + held))
 
     def chain_precision(self) -> AbstractContextManager[None]:
         """Chains: bf16 products where asked for. Weights, energies and gradients stay in float32."""

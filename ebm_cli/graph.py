@@ -12,6 +12,11 @@ from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.rng import Key
 
+BYTES = 400
+"""An edge takes while a graph is coloured and its neighbours are listed."""
+PAIR = 24
+"""Bytes a pair of sites takes while it is drawn for: two numbers and a random one."""
+
 
 def lattice(shape: Sequence[int], *, periodic: bool) -> list[Tensor]:
     """Edges (n, 2) between neighbours along each axis of a lattice, the lower site first where they do not wrap.

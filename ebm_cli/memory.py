@@ -1,7 +1,9 @@
 """How much memory there is, what a run needs of it, and how many chains may be in flight at once."""
 
 import ctypes
+import errno
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ebm_cli import control_groups
 from ebm_cli.errors import RunError, UserError
 
 _FLOAT = 4
@@ -17,6 +20,9 @@ _CACHED = 2**27  # bytes in flight beyond which a CPU gains nothing by more
 _SHARE = 0.5  # of the memory that is left goes to chains in flight
 PROCESS = 5 * 10**8  # bytes that the libraries of one process take
 _ADVICE = "take fewer chains.count, batch_size or hidden units"
+_SIGNS = ("allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "Storage size calculation overflowed")
+_DATA = "data"
+_bounds: list[int] = []
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 
@@ -42,29 +48,61 @@ def taken(device: torch.device) -> int:
 
 
 def available(device: torch.device) -> int:
-    """Bytes this process may still take: of the GPU, or of the machine within the limit of its control group."""
+    """Bytes this process may still take: of the GPU, or of the machine within all limits that are set to it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min([_of_machine(), *_of_control_group()])
+    return min(_of_machine(), control_groups.left(), _of_address_space())
 
 
 def _of_machine() -> int:
     lines = _read("/proc/meminfo").splitlines()
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else 2**62
+    return found[0] if found else control_groups.UNLIMITED
 
 
-def _of_control_group() -> list[int]:
-    """What is left of its limit, if there is one (version 2 of control groups, as containers see it)."""
-    limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
-    return [int(limit) - int(used)] if limit.isdigit() and used.isdigit() else []
+def _of_address_space() -> int:
+    """What is left of `ulimit -v`."""
+    limit, pages = resource.getrlimit(resource.RLIMIT_AS)[0], _read("/proc/self/statm").split()
+    if limit == resource.RLIM_INFINITY or not pages:
+        return control_groups.UNLIMITED
+    return max(0, limit - int(pages[0]) * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _read(path: str) -> str:
+    return control_groups.read(Path(path))
+
+
+@contextmanager
+def bounded(limit: float | None) -> Iterator[None]:
+    """Within, `room` keeps this process below so many GB, its libraries included (None: what is free)."""
+    _bounds.append(control_groups.UNLIMITED if limit is None else int(limit * 1e9))
     try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
+        yield
+    finally:
+        _bounds.pop()
+
+
+def room() -> int:
+    """Bytes of main memory that may be taken at once now."""
+    cpu = torch.device("cpu")
+    return max(0, min([available(cpu), *(bound - taken(cpu) for bound in _bounds)]))
+
+
+def check_room(size: int, said: str) -> None:
+    """Raise UserError, beginning with `said`, if data that take so many bytes while they are read are too large."""
+    left = room()
+    if size > left:
+        raise UserError(
+            f"{said}: reading it takes {readable(size)} of memory, {readable(left)} are available; take fewer rows or "
+            "store them as uint8, or raise device.memory if that is set"
+        )
+
+
+def tidy() -> None:
+    """Give freed memory back to the system, whatever `keep_freed` says of what is freed later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def check(needed: dict[str, int], left: int, key: str = "chains.count, batch_size or hidden units") -> None:
@@ -75,6 +113,8 @@ def check(needed: dict[str, int], left: int, key: str = "chains.count, batch_siz
     total = sum(needed.values())
     if total > left:
         parts = ", ".join(f"{what} {readable(size)}" for what, size in needed.items())
+        most = max(needed, key=lambda what: needed[what])
+        key = f"rows of data, {key}, or raise device.memory if that is set" if most == _DATA else key
         raise UserError(
             f"not enough memory: the run needs {total} bytes ({readable(total)}: {parts}), {left} bytes "
             f"({readable(left)}) are available; take fewer {key}"
@@ -96,13 +136,22 @@ def readable(size: float) -> str:
     return f"{size:.3g} TB"
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is no memory: of Python and numpy, of torch, or of the system."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    )
+
+
 @contextmanager
 def watched(device: torch.device) -> Iterator[None]:
     """Within, memory that runs out becomes a RunError."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not ran_out(error):
             raise
         raise RunError(
             f"out of memory on {device.type} ({readable(available(device))} left); {_ADVICE}, or set device.memory to "

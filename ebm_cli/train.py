@@ -151,9 +151,11 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     return parts
 
 
-def load_data(components: Components) -> Data:
-    """Read the data. Raises UserError naming what is missing or malformed."""
-    data = components.dataset.load(components.model.spaces)
+def load_data(components: Components, device: Device) -> Data:
+    """Read the data. Raises UserError naming what is missing or malformed, or too large for the memory there is."""
+    with memory.bounded(device.memory if device.torch.type == "cpu" else None), memory.watched(device.torch):
+        data = components.dataset.load(components.model.spaces)
+    memory.tidy()
     checks.check_support(data, components.model)
     return data
 
@@ -170,7 +172,7 @@ def assemble(
     checks.check_data(components.objective, data.space, components.model, choice)
     checks.check_rows(components.objective, data)
     checks.check_noise_data(components.objective, components.noise, data.space, choice)
-    memory.check(_needed(components, loop, data), device.bytes_left())
+    memory.check(_needed(components, loop, data), _left(device, data))
     data = data.to(device.torch)
     return Parts(loop, device, data, components), new_state(components, loop, data, choice, trains=trains)
 
@@ -181,11 +183,19 @@ def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
     copies = (
         4 + len(update.slots()) + (update.ema > 0)
     )  # itself, gradient and two terms of it, what the optimizer keeps
-    return {
+    found = {
+        "data": data.bytes,
         "weights": 4 * copies * components.model.parameters(data.space),
+        "couplings": components.model.beside(data.space),
         "chains": 2 * 4 * components.chains.slots * components.sampler.replicas * sites,
         "batch": 2 * 4 * loop.batch_size * sites,
     }
+    return {what: size for what, size in found.items() if size}
+
+
+def _left(device: Device, data: Data) -> int:
+    """Bytes there are for a run: what may still be taken, and in main memory what its data take already."""
+    return device.bytes_left(data.bytes) if device.torch.type == "cpu" else device.bytes_left()
 
 
 def training_work(parts: Parts) -> Work:

@@ -738,4 +738,4 @@ def small_run(engine: Engine = EAGER, where: str = "cpu", **changes):
     components = train.build_components(config | changes, choice)
     device = Device(torch.device(where), where, "fp32", engine)
     loop = train.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
-    return train.assemble(components, loop, device, train.load_data(components), choice)
+    return train.assemble(components, loop, device, train.load_data(components, device), choice)

@@ -200,7 +200,7 @@ def test_emnist_is_upright_and_its_labels_count_from_0(tmp_path, split, first):
         (lambda content: content, "cannot be read"),
         (lambda content: b"", "not an idx file of bytes with 3"),
         (lambda content: gzip.compress(content[:-1]), "has 9423 bytes unpacked, 9424 are due"),
-        (lambda content: gzip.compress(content + b"0"), "has 9425 bytes unpacked, 9424 are due"),
+        (lambda content: gzip.compress(content + b"0"), "has more than 9424 bytes unpacked, 9424 are due"),
         (lambda content: gzip.compress(content[:7]), "not an idx file of bytes with 3"),
         (lambda content: gzip.compress(b"\0\0\x0d\3" + content[4:]), "not an idx file of bytes with 3"),
         (lambda content: gzip.compress(b"\0\0\x08\1" + content[4:]), "not an idx file of bytes with 3"),

@@ -9,7 +9,7 @@ from cli_helpers import assert_refused, facts, last_step, trained
 from cli_helpers import train as train_line
 from safetensors.torch import load_file
 
-from ebm_cli import memory
+from ebm_cli import control_groups, memory
 from ebm_cli.commands import parts
 from ebm_cli.device import Device
 from ebm_cli.engine import Engine
@@ -77,13 +77,18 @@ def test_what_is_available_is_what_a_machine_may_have():
     assert 10**7 < memory.available(CPU) < 2**50
 
 
-def test_a_control_group_bounds_it(monkeypatch):
-    files = {"/proc/meminfo": "MemAvailable:    1000 kB\n", "/sys/fs/cgroup/memory.max": "500000\n",
-             "/sys/fs/cgroup/memory.current": "100000\n"}  # fmt: skip
-    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
-    assert memory.available(CPU) == 400_000
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert memory.available(CPU) == 1_024_000
+def test_all_limits_bound_it(monkeypatch):
+    monkeypatch.setattr(memory, "_of_machine", lambda: 3000)
+    monkeypatch.setattr(control_groups, "left", lambda: 2000)
+    assert memory.available(CPU) == 2000
+    monkeypatch.setattr(memory, "_of_address_space", lambda: 1000)
+    assert memory.available(CPU) == 1000
+    monkeypatch.setattr(memory, "taken", lambda device: 10**9)
+    with memory.bounded(1.0000005):
+        assert memory.room() == 500
+    with memory.bounded(0.5):
+        assert memory.room() == 0
+    assert memory.room() == 1000
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_freed_memory_is_kept_for_what_comes_next(kept):
     """Arrays of 48 MB one after the other: pages are given once, and without it each time anew."""
     code = f"""
 import resource, numpy as np
-from ebm_cli import memory
+from ebm_cli import control_groups, memory
 if {kept}:
     memory.keep_freed()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -117,3 +122,94 @@ print(faults() - before)
 """
     found = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert found < 100 if kept else found > 100
+
+
+def _tree(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    return control_groups.left(folder)
+
+
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+GROUPS = {
+    "a container, version 2": ({"proc/self/cgroup": "0::/", f"{V2}/memory.max": 500, f"{V2}/memory.current": 100}, 400),
+    "no limit": ({"proc/self/cgroup": "0::/", f"{V2}/memory.max": "max", f"{V2}/memory.current": 100}, None),
+    "no control groups": ({"proc/self/cgroup": ""}, None),
+    "a task of Slurm, the limit two groups above": (
+        {
+            "proc/self/cgroup": "0::/slurm/job_7/step_0/task_1",
+            f"{V2}/slurm/job_7/memory.max": 900,
+            f"{V2}/slurm/job_7/memory.current": 300,
+            f"{V2}/slurm/job_7/step_0/memory.max": "max",
+            f"{V2}/slurm/job_7/step_0/memory.current": 200,
+            f"{V2}/slurm/memory.max": 5000,
+            f"{V2}/slurm/memory.current": 1000,
+        },
+        600,
+    ),
+    "throttled before the limit": (
+        {
+            "proc/self/cgroup": "0::/job",
+            f"{V2}/job/memory.max": 900,
+            f"{V2}/job/memory.high": 700,
+            f"{V2}/job/memory.current": 100,
+        },
+        600,
+    ),
+    "cached files are given back": (
+        {
+            "proc/self/cgroup": "0::/job",
+            f"{V2}/job/memory.max": 900,
+            f"{V2}/job/memory.current": 800,
+            f"{V2}/job/memory.stat": "anon 300\ninactive_file 450\nactive_file 50",
+        },
+        550,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": "9:cpu,cpuacct:/x\n5:memory:/slurm/uid_1/job_7\n1:name=systemd:/",
+            f"{V1}/memory.limit_in_bytes": 2**63 - 4096,
+            f"{V1}/memory.usage_in_bytes": 9000,
+            f"{V1}/slurm/uid_1/memory.limit_in_bytes": 800,
+            f"{V1}/slurm/uid_1/memory.usage_in_bytes": 500,
+            f"{V1}/slurm/uid_1/job_7/memory.limit_in_bytes": 700,
+            f"{V1}/slurm/uid_1/job_7/memory.usage_in_bytes": 200,
+        },
+        300,
+    ),
+    "a container of version 1, whose own path is not there": (
+        {
+            "proc/self/cgroup": "5:memory:/docker/abc",
+            f"{V1}/memory.limit_in_bytes": 700,
+            f"{V1}/memory.usage_in_bytes": 200,
+        },
+        500,
+    ),
+    "both versions": (
+        {
+            "proc/self/cgroup": "5:memory:/a\n0::/b",
+            f"{V1}/a/memory.limit_in_bytes": 700,
+            f"{V1}/a/memory.usage_in_bytes": 200,
+            f"{V2}/unified/b/memory.max": 300,
+            f"{V2}/unified/b/memory.current": 100,
+        },
+        200,
+    ),
+    "a path from outside a namespace": (
+        {
+            "proc/self/cgroup": "0::/../../other",
+            f"{V2}/memory.max": 500,
+            f"{V2}/memory.current": 900,
+            "other/memory.max": 1,
+        },
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_the_tightest_control_group_bounds_it(tmp_path, case):
+    files, left = GROUPS[case]
+    assert _tree(tmp_path, files) == (control_groups.UNLIMITED if left is None else left)

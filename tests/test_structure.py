@@ -17,7 +17,7 @@ GROUPS = registry.GROUPS
 
 # From the bottom up. A file imports only from lines above its own, or from its own folder.
 LAYERS = """
-errors philox signals functional fixed_point plain_json
+errors philox signals functional fixed_point plain_json control_groups
 rng ranks launch memory files
 registry space engine graph markov density augmentation
 features truncated

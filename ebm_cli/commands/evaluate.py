@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
 from ebm_cli.commands import judged, report, results
@@ -15,6 +16,7 @@ from ebm_cli.commands.verdict import conclude
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.together import Findings, one_by_one
+from ebm_cli.memory import watched
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import finishing
@@ -35,6 +37,7 @@ class Settings:
     plugins: list[str]
 
 
+@watched(torch.device("cpu"))
 def evaluate(config: Mapping[str, Any]) -> int:
     """Run the chosen evaluations, write `evaluations/<time>/results.json` and pictures; the exit code.
 

@@ -118,7 +118,9 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     reporting(config)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
-    memory.check({f"{count} processes": count * memory.PROCESS}, memory.available(torch.device("cpu")), "device.ranks")
+    needed = {f"{count} processes": count * memory.PROCESS, "data of each": count * components.dataset.size()}
+    needed = {what: size for what, size in needed.items() if size}
+    memory.check(needed, memory.available(torch.device("cpu")), "device.ranks")
 
 
 def accelerated(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ebm_cli.engine import Work
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
+from ebm_cli.memory import watched
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import stream
@@ -55,6 +57,7 @@ class Settings:
     plugins: list[str]
 
 
+@watched(torch.device("cpu"))
 def sample(config: Mapping[str, Any]) -> int:
     """Run n chains, write `samples/<time>/samples.npz` with a picture or text beside it; the exit code."""
     groups = ("sampler", "device", "model")

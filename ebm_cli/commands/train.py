@@ -8,6 +8,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import torch
+
 from ebm_cli import checkpoint, checks, files, lease, ranks, registry, run, terminal
 from ebm_cli.commands import composition, report
 from ebm_cli.commands.best import Reporting, Trained, judged
@@ -83,6 +85,7 @@ class Session:
         return f" plugins=[{','.join(self.config['plugins'])}]" if self.config["plugins"] else ""
 
 
+@watched(torch.device("cpu"))
 def train(request: Request) -> int:
     """Train, evaluate, write the summary; the exit code. Raises UserError before any work, RunError while running.
 
@@ -222,7 +225,7 @@ def _build(
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
-    data = load_data(components)
+    data = load_data(components, device)
     if begins:
         components = replace(components, initial=composition.initial(config["model"], data.space))
     parts, state = assemble(components, loop, device, data, choice)

@@ -74,12 +74,12 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
         raise UserError(f"device.ranks = {device.ranks}: only training is shared among processes; leave it out")
     if ranks.current().count > 1:
         raise UserError("torchrun: only training is shared among processes; use ebm itself")
-    space = recorded_space(saved)
-    data = as_trained(load_data(components), saved, space, found) if with_data else placeholder(space)
+    space, opened = recorded_space(saved), device.open()
+    data = as_trained(load_data(components, opened), saved, space, found) if with_data else placeholder(space)
     others = other_than_trained(saved, data, own, config) if with_data else None
     if others is not None and wanted.dataset is None:
         log.warning("%s: %s", wanted.path, OTHER_DATA)
-    parts, state = assemble(components, loop, device.open(), data, choice, trains=with_data)
+    parts, state = assemble(components, loop, opened, data, choice, trains=with_data)
     try:
         tensors = saved.tensors if wanted.sampler is None else _respread(saved, parts)
         state.load(saved.step, tensors if with_data else _for_sampling(tensors))

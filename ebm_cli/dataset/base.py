@@ -205,6 +205,12 @@ class Data:
         return digest.hexdigest()
 
     @property
+    def bytes(self) -> int:
+        """Bytes of memory that rows, labels and weights take."""
+        splits = [split for split in (self.train, self.valid, self.test) if split is not None]
+        return sum(part.nbytes for split in splits for part in _tensors(split) if part is not None)
+
+    @property
     def kind(self) -> str:
         """Shape and kind of a row, in words."""
         how = {"threshold": ", binarised at one half", "stochastic": ", binarised anew at each visit"}
@@ -300,6 +306,10 @@ class Dataset(ABC):
     @abstractmethod
     def read(self) -> Raw:
         """The arrays. Raises UserError naming folder and files when they are missing, malformed or empty."""
+
+    def size(self) -> int:
+        """Bytes of memory that `read` takes, where headers tell; 0 where only reading can."""
+        return 0
 
     def space_type(self, accepted: tuple[type[Space], ...]) -> type[Space] | None:
         """The space `load` would give a model that accepts those; None if only reading can tell."""

@@ -1,6 +1,7 @@
 """The data folder, downloads that are never half there, and .npz files that cannot run code."""
 
 import hashlib
+import math
 import os
 import shutil
 import socket
@@ -13,17 +14,19 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from ebm_cli import memory
 from ebm_cli.dataset import kinds
 from ebm_cli.errors import UserError
 
 Install = Callable[[Path, Path], None]
 TIMEOUT = 10.0  # seconds without a byte from a mirror before the next one is tried
+_DEFLATES = 1100  # bytes, at most, that deflate makes one of
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
 
 
@@ -156,13 +159,57 @@ def read_npz(path: Path, keys: Sequence[str], said: str) -> dict[str, NDArray[An
     try:
         with zipfile.ZipFile(path) as archive:
             present = [key for key in keys if f"{key}.npy" in archive.namelist()]
+            sizes = {key: declared(archive, f"{key}.npy", path.stat().st_size) for key in present}
+            memory.check_room(sum(sizes.values()), said)
             for key in present:
                 with archive.open(f"{key}.npy") as member:
-                    found[key] = np.lib.format.read_array(member, allow_pickle=False)
+                    found[key] = np.asarray(np.lib.format.read_array(member, allow_pickle=False), order="C")
+    except MemoryError as error:
+        raise UserError(f"{said}: there is not enough memory for {key}; take fewer rows") from error
     except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{said}: cannot read {key} ({reason}); write plain number arrays with numpy.savez") from error
     return found
+
+
+def declared(archive: zipfile.ZipFile, name: str, file_size: int) -> int:
+    """Bytes that reading an array of an .npz file takes, by its header: itself, and what it is converted to.
+
+    Raises ValueError if the header, or the list of the archive of `file_size` bytes, claims more than can be there.
+    """
+    member = archive.getinfo(name)
+    most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATES}.get(member.compress_type, math.inf)
+    if member.file_size > most * min(member.compress_size, file_size) + _DEFLATES:
+        raise ValueError(f"{member.file_size} bytes cannot be in a file of {file_size}")
+    with archive.open(name) as file:
+        shape, by_columns, kind = _header(file)
+        size, there = math.prod(shape) * kind.itemsize, member.file_size - file.tell()
+    if size != there and not kind.hasobject:
+        raise ValueError(f"its header declares {size} bytes, there are {there}")
+    converted = 0 if kind.itemsize == 1 or kind == np.float32 else 4 * math.prod(shape)
+    return size + max(converted, size if by_columns else 0)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape of the array in a .npy file, whether its columns lie together, and its type."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of the format, which plain numbers do not need")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, kind = read(file)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"a shape of {shape}")
+    return shape, by_columns and len(shape) > 1, kind
+
+
+def npz_size(path: Path, keys: Sequence[str]) -> int:
+    """Bytes that reading those of the arrays `keys` takes that the file has; 0 if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = [f"{key}.npy" for key in keys if f"{key}.npy" in archive.namelist()]
+            return sum(declared(archive, name, path.stat().st_size) for name in there)
+    except UNREADABLE:
+        return 0
 
 
 def npz_keys(path: Path) -> list[str]:

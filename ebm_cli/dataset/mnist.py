@@ -5,12 +5,13 @@ import math
 import zlib
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import IO, Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ebm_cli import memory
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, move, unpack
 from ebm_cli.errors import UserError
@@ -24,6 +25,7 @@ class Source(Protocol):
     mirrors: list[str]
 
 
+_AT_ONCE = 2**20  # bytes that are unpacked at once
 Valid = Annotated[int, Field(ge=0)]
 
 
@@ -83,19 +85,30 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
     Raises UserError naming the file if it is anything else.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read_idx(file, path, dims)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it to download it again") from error
-    head = 4 + 4 * dims
-    if content[:4] != bytes((0, 0, 8, dims)) or len(content) < head:
+
+
+def _read_idx(file: IO[bytes], path: Path, dims: int) -> NDArray[np.uint8]:
+    """The array in a file that is open; no more is read, nor memory taken, than its head says and there is."""
+    head = file.read(4 + 4 * dims)
+    if head[:4] != bytes((0, 0, 8, dims)) or len(head) < 4 + 4 * dims:
         raise UserError(f"{path}: not an idx file of bytes with {dims} dimensions; delete it to download it again")
-    shape = [int(size) for size in np.frombuffer(content, ">u4", dims, 4)]
-    if len(content) != head + math.prod(shape):
-        raise UserError(
-            f"{path}: has {len(content)} bytes unpacked, {head + math.prod(shape)} are due; "
-            "delete it to download it again"
-        )
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()  # torch wants memory it may write to
+    shape = [int(size) for size in np.frombuffer(head, ">u4", dims, 4)]
+    due = math.prod(shape)
+    memory.check_room(due, str(path))
+    found = np.empty(due, np.uint8)
+    there = 0
+    while there < due and (part := file.read(min(_AT_ONCE, due - there))):
+        found[there : there + len(part)] = np.frombuffer(part, np.uint8)
+        there += len(part)
+    more = file.read(1)
+    if there != due or more:
+        has = f"more than {len(head) + due}" if more else len(head) + there
+        raise UserError(f"{path}: has {has} bytes unpacked, {len(head) + due} are due; delete it to download it again")
+    return found.reshape(shape)
 
 
 def _fetch_each(source: Source, raw: Path, absent: list[str]) -> None:

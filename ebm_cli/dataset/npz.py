@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
-from ebm_cli.dataset.files import npz_keys, read_npz
+from ebm_cli.dataset.files import npz_keys, npz_size, read_npz
 from ebm_cli.dataset.pieces import as_bytes, count, every, put_last
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -79,6 +79,10 @@ class Npz(GreyDataset):
         train, valid, test = (Arrays(final[name].values, final[name].labels) for name in ("train", "valid", "test"))
         remarks += self._unused(arrays)
         return Raw(values, train, valid, test, categories=self.categories or 0, remarks=remarks, spins=spins)
+
+    def size(self) -> int:
+        """By the headers in the file; 0 where it cannot be read, of which `read` says why."""
+        return 0 if self.path is None else npz_size(Path(self.path).expanduser(), (*SPLITS, *LABELS, UNNAMED))
 
     def _converted(self, arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray[Any]]]:
         if self.categories is None:

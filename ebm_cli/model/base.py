@@ -275,6 +275,11 @@ class ModelSpec(ABC):
         """How many numbers its parameters are, for the check that they fit into memory; 0 if that is not known."""
         return 0
 
+    def beside(self, space: Space) -> int:
+        """Bytes that building and moving it takes beside its parameters, for the same check, such as matrices made of
+        them and tables of its graph."""
+        return 0
+
     @abstractmethod
     def build(self, space: Space, mean: Tensor, key: Key) -> EnergyModel:
         """A model with initial parameters; `mean` (*shape) is that of the training data, away from the bounds."""

@@ -152,6 +152,10 @@ class BoltzmannSpec(ModelSpec):
         """Of W and b."""
         return space.sites**2 + space.sites
 
+    def beside(self, space: Space) -> int:
+        """The symmetric matrix and its triangle."""
+        return 2 * 4 * space.sites**2
+
     def build(self, space: Space, mean: Tensor, key: Key) -> Boltzmann:
         """W_ij ~ N(0, weight_std^2) for i < j, b = logit(mean) or 0."""
         mean = mean if self.bias == "data" else torch.full_like(mean, 0.5)

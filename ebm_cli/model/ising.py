@@ -180,6 +180,16 @@ class IsingSpec(ModelSpec):
             return space.sites * (len(space.shape) + 1)
         return space.sites * (space.sites + 1) // 2
 
+    def beside(self, space: Space) -> int:
+        """The graph and, where it may be dense, the symmetric matrix and what it is made of."""
+        if self.graph == "lattice":
+            return graph.BYTES * space.sites * len(space.shape)
+        pairs = space.sites * (space.sites - 1) // 2
+        if self.graph == "complete":
+            return graph.BYTES * pairs + 2 * 4 * space.sites**2
+        drawn = graph.PAIR * pairs if self.graph == "erdos_renyi" else 0  # each pair is drawn for
+        return drawn + graph.BYTES * int(min(pairs, self.degree * space.sites / 2)) * (self.graph == "erdos_renyi")
+
     def build(self, space: Space, mean: Tensor, key: Key) -> Ising:
         """J = `coupling` on every edge, or as the file says; b = `bias`, or logit(mean) / 2 where that is null."""
         edges, J = self._couplings(space, key.fold("graph"))

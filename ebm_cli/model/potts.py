@@ -161,6 +161,12 @@ class PottsSpec(ModelSpec):
         edges = min(pairs, space.sites * len(space.site_shape)) if self.graph == "lattice" else pairs
         return edges * values**2 + space.sites * values
 
+    def beside(self, space: Space) -> int:
+        """The graph, the symmetric matrix and the blocks it is made of."""
+        values = cast(Categorical, space).values
+        edges = self.parameters(space) // values**2
+        return graph.BYTES * edges + 3 * 4 * (space.sites * values) ** 2
+
     def build(self, space: Space, mean: Tensor, key: Key) -> Potts:
         """J_ij = `coupling` times the identity on every edge, h = log(mean) less its mean over values."""
         assert isinstance(space, Categorical)
