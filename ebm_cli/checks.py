@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from ebm_cli import exact, registry
@@ -16,6 +17,7 @@ from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
 
+_ROWS_AT_ONCE = 1000
 Choice = dict[str, str]
 """What the user chose in each config group, for messages."""
 
@@ -44,7 +46,8 @@ def check_support(data: Data, model: ModelSpec) -> None:
     if model.support is None:
         return
     for name, split in _splits(data):
-        wrong = (~model.support.holds(split.all())).nonzero().flatten().tolist()
+        held = [model.support.holds(rows) for rows in split.pieces(_ROWS_AT_ONCE)]
+        wrong = (~torch.cat(held)).nonzero().flatten().tolist()
         if wrong:
             raise UserError(
                 f"{model.support.says}; {len(wrong)} rows of the {name} split are others, the first of them number "

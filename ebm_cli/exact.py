@@ -1,7 +1,7 @@
 """Exact answers by enumeration: the oracle of the tests, of `evaluation=exact` and of `objective=exact`."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ebm_cli.space import Binary, Categorical, Discrete, Space
 LOG2_LIMIT = 20
 """Sums of at most 2^20 terms are attempted."""
 
-_CHUNK_ELEMENTS = 2**24
+_CHUNK_ELEMENTS = 2**22
 
 
 def has_sum(model: type[EnergyModel], spaces: Collection[type[Space]]) -> bool:
@@ -95,13 +95,12 @@ def log_z_of_lengths(model: ReplicatedSoftmax, lengths: Tensor) -> Tensor:
     why = refusal(model)
     if why:
         raise ValueError(why)
-    like, space = next(model.parameters()), Binary((model.hidden,))
-    chunk = max(1, _CHUNK_ELEMENTS // max(model.space.sites, len(lengths)))
-    parts = []
-    for first in range(0, space.states, chunk):
-        h = space.enumerate(first, min(first + chunk, space.states)).to(like)
-        parts.append((lengths.to(like)[:, None] * model.word_log_marginal(h)).logsumexp(1))
-    return torch.stack(parts).logsumexp(0)
+    length = lengths.to(next(model.parameters()))[:, None]
+
+    def log_term(h: Tensor) -> Tensor:
+        return length * model.word_log_marginal(h)
+
+    return _log_sum(Binary((model.hidden,)), log_term, model, len(lengths))
 
 
 def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
@@ -111,23 +110,53 @@ def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
     return h @ model.hidden_logits(nothing).squeeze(0) + model.visible_log_z(logits)
 
 
-def _log_sum(space: Discrete, log_term: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
-    """log sum over all states of exp(log_term(state)), in chunks that bound the memory."""
-    like = next(model.parameters())
-    width = max(math.prod(space.shape), getattr(model, "hidden", 1))
-    chunk = max(1, _CHUNK_ELEMENTS // width)
-    parts = [
-        log_term(space.enumerate(first, min(first + chunk, space.states)).to(like)).logsumexp(0)
-        for first in range(0, space.states, chunk)
-    ]
+def _log_sum(space: Discrete, log_term: Callable[[Tensor], Tensor], model: EnergyModel, wide: int = 1) -> Tensor:
+    """log sum over all states of exp(log_term(state)), (...) of terms (..., states), in chunks that bound the memory.
+
+    `wide` is how many terms there are of each state. Where the graph of gradients is kept, that of one chunk at a time
+    is in memory: it is made again when its turn comes.
+    """
+
+    def part(first: int, last: int) -> Tensor:
+        return log_term(_states(space, first, last, model)).logsumexp(-1)
+
+    chunks = list(_chunks(space, model, wide))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return torch.stack([part(first, last) for first, last in chunks]).logsumexp(0)
+    from torch.utils.checkpoint import checkpoint
+
+    parts = [checkpoint(part, first, last, use_reentrant=False, preserve_rng_state=False) for first, last in chunks]
     return torch.stack(parts).logsumexp(0)
+
+
+def _chunks(space: Discrete, model: EnergyModel, wide: int = 1) -> Iterator[tuple[int, int]]:
+    """First state and the one after the last, of so many as are few enough numbers on every side of the model."""
+    sites = math.prod(model.space.shape)
+    layers = [len(p) * (sites if p.dim() == 4 else 1) for p in model.parameters() if p.dim() > 1]  # 4: convolutions
+    width = max(math.prod(space.shape), sites, getattr(model, "hidden", 1), wide, *layers)
+    chunk = max(1, _CHUNK_ELEMENTS // width)
+    return ((first, min(first + chunk, space.states)) for first in range(0, space.states, chunk))
+
+
+def _states(space: Discrete, first: int, last: int, model: EnergyModel) -> Tensor:
+    return space.enumerate(first, last).to(next(model.parameters()))
+
+
+def _of_all(space: Discrete, value: Callable[[Tensor], Tensor], model: EnergyModel) -> Tensor:
+    """value(states), (batch,) of (batch, *shape), of all of them in their order, in chunks."""
+    return torch.cat([value(_states(space, first, last, model)) for first, last in _chunks(space, model)])
 
 
 def probabilities(model: EnergyModel) -> Tensor:
     """p(x) of every state of a small discrete space, in the order of its `enumerate`."""
     assert isinstance(model.space, Discrete)
-    like = next(model.parameters())
-    return (-model.energy(model.space.enumerate().to(like))).softmax(0)
+    return _of_all(model.space, lambda x: -model.energy(x), model).softmax(0)
+
+
+def total(model: EnergyModel, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sum of value(x), (batch,) of x (batch, *shape), over all states of the model's space."""
+    assert isinstance(model.space, Discrete)
+    return _of_all(model.space, value, model).sum()
 
 
 def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
@@ -135,8 +164,9 @@ def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
     if isinstance(model, Normalised):
         return model.sample(n, key)
     if isinstance(model, GaussianRBM):
-        h = Binary((model.hidden,)).enumerate().to(next(model.parameters()))
-        chosen = _drawn(model.log_marginal(h).softmax(0), n, key.fold("hidden"))
+        hidden = Binary((model.hidden,))
+        chosen = _drawn(_of_all(hidden, model.log_marginal, model).softmax(0), n, key.fold("hidden"))
+        h = hidden.enumerate().to(next(model.parameters()))
         return model.sample_visible(h[chosen], key.fold("visible")).detach()
     assert isinstance(model.space, Discrete)
     p = probabilities(model)

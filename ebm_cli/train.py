@@ -174,7 +174,9 @@ def assemble(
     checks.check_noise_data(components.objective, components.noise, data.space, choice)
     memory.check(_needed(components, loop, data), _left(device, data))
     data = data.to(device.torch)
-    return Parts(loop, device, data, components), new_state(components, loop, data, choice, trains=trains)
+    state = new_state(components, loop, data, choice, trains=trains)
+    memory.tidy()
+    return Parts(loop, device, data, components), state
 
 
 def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:

@@ -39,7 +39,7 @@ from ebm_cli.model.base import Bipartite
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, Real
 
 EVALUATIONS = list(shipped("evaluation"))
 SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains": 2, "bootstrap": 100, "warmup": 20,
@@ -313,29 +313,34 @@ def test_half_the_chains_start_at_data_and_half_at_noise():
 # Samples
 
 
+def held(rows):
+    """Rows of real numbers as a split."""
+    return Split(Real(tuple(rows.shape[1:])), rows, 1.0, stochastic=False, labels=None)
+
+
 def test_nearest_is_the_brute_force_nearest():
     """Real rows, at blocks of the default size and with the best row anywhere."""
     x, train = normal((20, 1, 3), stream(0, "x")), normal((257, 1, 3), stream(0, "train"))
-    distance, index = nearest(x, train)
+    distance, found = nearest(x, held(train))
     table = (x.flatten(1)[:, None] - train.flatten(1)[None]).norm(dim=2)
     assert_close(distance, table.min(1).values, rtol=1e-3, atol=1e-3)
-    assert torch.equal(index, table.argmin(1))
+    assert torch.equal(found, train[table.argmin(1)])
 
 
 def test_nearest_over_several_blocks(monkeypatch):
     x, train = normal((20, 3), stream(0, "x")), normal((257, 3), stream(0, "train"))
-    whole = nearest(x, train)
+    whole = nearest(x, held(train))
     monkeypatch.setattr(samples, "_ROWS_AT_ONCE", 20)
-    assert torch.equal(nearest(x, train)[1], whole[1])
-    assert_close(nearest(x, train)[0], whole[0])
+    assert torch.equal(nearest(x, held(train))[1], whole[1])
+    assert_close(nearest(x, held(train))[0], whole[0])
 
 
 def test_binary_distance_is_the_root_of_the_number_of_differing_sites():
     x = torch.tensor([[0.0, 0, 0, 0], [1, 1, 1, 1]])
     train = torch.tensor([[0.0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]])
-    distance, index = nearest(x, train)
+    distance, found = nearest(x, held(train))
     assert distance.tolist() == pytest.approx([2**0.5, 0])
-    assert index.tolist() == [0, 1]
+    assert torch.equal(found, train[:2])
 
 
 class Still(Sampler):

@@ -20,6 +20,8 @@ from targets import (
     small_model,
     target,
 )
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebm_cli import exact
 from ebm_cli.model.base import Bipartite
@@ -149,3 +151,38 @@ def test_no_model_beats_the_entropy_of_bars_and_stripes():
     for seed, hidden in itertools.product(range(5), (3, 12)):
         model = small_model("rbm", Binary((4, 4)), seed, hidden=hidden)
         assert exact.log_likelihood(model, x).mean().item() < bound
+
+
+WIDE = {
+    "hidden side": ("rbm", Binary((40,)), 6),
+    "visible side": ("rbm", Binary((6,)), 40),
+    "Gaussian": ("gaussian_rbm", Real((40,)), 6),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_enumeration_takes_no_more_at_once_than_fits_on_either_side(name, monkeypatch):
+    """Nothing is larger than a chunk, with gradients too, and the sum is that of one chunk."""
+    kind, space, hidden = WIDE[name]
+    model = small_model(kind, space, hidden=hidden)
+    whole = exact.log_z(model)
+    slopes = torch.autograd.grad(whole, list(model.parameters()))
+    monkeypatch.setattr(exact, "_CHUNK_ELEMENTS", 200)
+    sizes = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            found = function(*arguments, **(keywords or {}))
+            if isinstance(found, torch.Tensor):
+                sizes.append(found.numel())
+            return found
+
+    kept = []
+    with Watch(), saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        parts = exact.log_z(model)
+        again = torch.autograd.grad(parts, list(model.parameters()))
+    assert max(sizes) <= 6 * 40
+    assert sum(kept) < 2**6 * 40
+    assert_close(parts, whole, rtol=1e-12, atol=0)
+    for one, other in zip(again, slopes, strict=True):
+        assert_close(one, other, rtol=1e-9, atol=1e-12)

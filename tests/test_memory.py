@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, facts, last_step, trained
+from cli_helpers import assert_refused, ebm, facts, last_step, trained
 from cli_helpers import train as train_line
 from safetensors.torch import load_file
 
@@ -213,3 +214,38 @@ GROUPS = {
 def test_the_tightest_control_group_bounds_it(tmp_path, case):
     files, left = GROUPS[case]
     assert _tree(tmp_path, files) == (control_groups.UNLIMITED if left is None else left)
+
+
+def test_the_data_are_part_of_what_a_run_needs(tmp_path):
+    """And what they take already is not counted twice."""
+    np.savez(tmp_path / "a.npz", train=np.random.default_rng(0).integers(0, 256, (4000, 8, 8), np.uint8))
+    with_limit = "dataset=npz dataset.path=a.npz device.memory="
+    assert_refused(train_line(f"{with_limit}0.00001"), "a.npz: reading it takes 256 kB", "0 bytes")
+    device = Device(CPU, "", "fp32", memory=memory.taken(CPU) / 1e9)
+    assert device.bytes_left(10**8) == pytest.approx(10**8, abs=5 * 10**7)
+    assert device.bytes_left() < 5 * 10**7
+    answer = train_line("model.hidden=100000000000 dataset=npz dataset.path=a.npz")
+    assert_refused(answer, "data 256 kB", "weights 104 TB")
+
+
+def test_every_rank_has_the_data(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", train=np.zeros((4000, 8, 8), np.uint8))
+    monkeypatch.setattr(memory, "available", lambda device: 2 * memory.PROCESS + 500_000)
+    answer = train_line("dataset=npz dataset.path=a.npz device.ranks=2")
+    assert_refused(answer, "2 processes 1 GB", "data of each 512 kB", "device.ranks")
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_memory_that_runs_out_anywhere_is_a_sentence(tmp_path, monkeypatch, command):
+    """While data are read, parts are built or checkpoints loaded: exit code 1, no traceback."""
+    trained("steps=1", "run")
+
+    def exhausted(*arguments, **keywords):
+        raise np._core._exceptions._ArrayMemoryError((10**9,), np.dtype(float))
+
+    monkeypatch.setattr("ebm_cli.train.new_state", exhausted)
+    lines = {"sample": "sample run=run", "evaluate": "evaluate run=run evaluation=[samples]"}
+    answer = train_line("", "other") if command == "train" else ebm(lines[command])
+    assert answer.code == 1
+    assert answer.err.count("out of memory on cpu") == 1
+    assert "Traceback" not in answer.err

@@ -40,7 +40,7 @@ class Above(NamedTuple):
 def verdict(subject: Subject, found: Mapping[str, float]) -> Result:
     """`baseline/independent`, `units/...` and sentences, from what the evaluations found, named without the split."""
     units = idle_units(subject)
-    beside = independent(subject, subject.held_out.all())
+    beside = independent(subject, subject.held_out)
     metrics = dict(units.metrics) | ({} if beside is None else {"baseline/independent": beside.mean().item()})
     said, warnings = sentences(above(found), known=beside is not None)
     if isinstance(subject.model, BernoulliProduct | CategoricalProduct | GaussianUnits):

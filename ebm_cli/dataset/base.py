@@ -24,7 +24,7 @@ from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
-_AT_ONCE = 2**22  # numbers that are summed at once
+_AT_ONCE = 2**20  # numbers that are summed at once
 Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
 
 

@@ -159,8 +159,10 @@ def read_npz(path: Path, keys: Sequence[str], said: str) -> dict[str, NDArray[An
     try:
         with zipfile.ZipFile(path) as archive:
             present = [key for key in keys if f"{key}.npy" in archive.namelist()]
-            sizes = {key: declared(archive, f"{key}.npy", path.stat().st_size) for key in present}
-            memory.check_room(sum(sizes.values()), said)
+            size = 0
+            for key in present:
+                size += declared(archive, f"{key}.npy", path.stat().st_size)
+            memory.check_room(size, said)
             for key in present:
                 with archive.open(f"{key}.npy") as member:
                     found[key] = np.asarray(np.lib.format.read_array(member, allow_pickle=False), order="C")

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.dataset.base import Split
 from ebm_cli.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import (
@@ -80,8 +81,7 @@ class AIS(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`ais/...` and `raise/...`."""
-        x = subject.held_out.all()
-        log_f = unnormalised(subject.model, x)
+        log_f = unnormalised(subject.model, subject.held_out)
         lost = without_density(log_f)
         if lost:
             return Result({}, warnings=(f"{lost}: no figures are given",))
@@ -96,12 +96,12 @@ class AIS(Evaluation):
             return Result({}, warnings=("no chain ends where the model has a density: no figures are given",))
         metrics = {
             **likelihood("ais", subject.model.space, log_f, log_z),
-            **above_independent("ais", subject, x, log_f - log_z),
+            **above_independent("ais", subject, subject.held_out, log_f - log_z),
             **learned_log_z("ais", subject, log_z),
             **self._uncertainty(log_w, path.log_z_base, subject.key.fold("bootstrap")),
         }
         if self.raise_points:
-            gaps = self._gaps(path, x, log_f - log_z, subject)
+            gaps = self._gaps(path, log_f - log_z, subject)
             metrics |= {
                 "ais/gap": gaps.mean().item(),
                 "raise/log_likelihood": metrics["ais/log_likelihood"] - gaps.mean().item(),
@@ -136,11 +136,12 @@ class AIS(Evaluation):
             "ais/log_weight_std": log_w.std().item(),
         }
 
-    def _gaps(self, path: Path[Any], x: Tensor, log_p: Tensor, subject: Subject) -> Tensor:
+    def _gaps(self, path: Path[Any], log_p: Tensor, subject: Subject) -> Tensor:
         """What AIS says of some rows minus what RAISE says of them, (rows,)."""
-        chosen = rng.permutation(len(x), subject.key.fold("points"))[: self.raise_points].to(x.device)
+        chosen = rng.permutation(len(log_p), subject.key.fold("points"))[: self.raise_points].to(log_p.device)
+        x = subject.held_out.fixed(chosen)
         key = subject.key.fold("reverse")
-        lower = reverse_log_p(path, x[chosen], self.raise_chains, self.temperatures, key, subject.device.engine)
+        lower = reverse_log_p(path, x, self.raise_chains, self.temperatures, key, subject.device.engine)
         return log_p[chosen] - lower
 
 
@@ -149,9 +150,9 @@ def not_invariant(sampler: Sampler[Any, Any]) -> str | None:
     return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
 
 
-def unnormalised(model: EnergyModel, x: Tensor) -> Tensor:
-    """log f(x) = -E(x) of every row, (rows,) float64."""
-    return -torch.cat([model.energy(rows) for rows in x.split(_ROWS_AT_ONCE)]).double()
+def unnormalised(model: EnergyModel, split: Split) -> Tensor:
+    """log f(x) = -E(x) of every row of a split, (rows,) float64."""
+    return -torch.cat([model.energy(rows) for rows in split.pieces(_ROWS_AT_ONCE)]).double()
 
 
 def likelihood(name: str, space: Space, log_f: Tensor, log_z: float) -> dict[str, float]:

@@ -3,10 +3,12 @@
 No pair of sites is coupled in them, so a model that is no better has learned the means of its data and nothing else.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.moments import moments
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Normalised
@@ -17,20 +19,23 @@ from ebm_cli.space import Counts, Discrete, Words
 _ROWS_AT_ONCE = 1000
 
 
-def independent(subject: Subject, x: Tensor) -> Tensor | None:
-    """log p (rows,) float64 nats of x (rows, *shape) under independent units with the smoothed mean of the training
+def independent(subject: Subject, x: Tensor | Split) -> Tensor | None:
+    """log p (rows,) float64 nats of rows x, (rows, *shape) or of a split, under independent units with the smoothed mean of the training
     rows (`Data.smoothed_mean`); of a word and of the words of a document under their smoothed frequencies; of real
     numbers normal ones with the means and standard deviations of the training rows, in a box cut off at its walls.
 
     None where nothing of the kind has the support of the model, or where its density is infinite.
     """
     data, space = subject.data, subject.model.space
+    pieces = x.split(_ROWS_AT_ONCE) if isinstance(x, Tensor) else x.pieces(_ROWS_AT_ONCE)
     if isinstance(space, Words):
-        return data.smoothed_mean().double().log()[x[:, -1].long()]
+        log_of_words = data.smoothed_mean().double().log()
+        return torch.cat([log_of_words[rows[:, -1].long()] for rows in pieces])
     if isinstance(space, Counts):
-        return x.double() @ data.smoothed_mean().double().log()
+        log_of_words = data.smoothed_mean().double().log()
+        return torch.cat([rows.double() @ log_of_words for rows in pieces])
     units = None if isinstance(subject.model, Family) else _fitted(data)
-    return None if units is None else _log_p(units, x)
+    return None if units is None else _log_p(units, pieces)
 
 
 def _fitted(data: Data) -> Normalised | None:
@@ -42,14 +47,13 @@ def _fitted(data: Data) -> Normalised | None:
 
 
 @torch.no_grad()
-def _log_p(units: Normalised, x: Tensor) -> Tensor:
+def _log_p(units: Normalised, pieces: Iterable[Tensor]) -> Tensor:
     """Of each row, (rows,) float64."""
-    units = units.double().to(x.device)
-    energies = torch.cat([units.energy(rows.double()) for rows in x.split(_ROWS_AT_ONCE)])
+    energies = torch.cat([units.double().to(rows.device).energy(rows.double()) for rows in pieces])
     return -energies - units.log_z()
 
 
-def above_independent(name: str, subject: Subject, x: Tensor, log_p: Tensor) -> dict[str, float]:
+def above_independent(name: str, subject: Subject, x: Tensor | Split, log_p: Tensor) -> dict[str, float]:
     """`<name>/above_independent`, the mean over rows x of log p (rows,) minus that of independent units, nats, and
     `<name>/above_independent_error`, its standard error; nothing where there are no such units.
 

@@ -61,8 +61,7 @@ class Bridge(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`bridge/...`."""
-        x = subject.held_out.all()
-        log_f = unnormalised(subject.model, x)
+        log_f = unnormalised(subject.model, subject.held_out)
         lost = without_density(log_f)
         if lost:
             return Result({}, warnings=(f"{lost}: no figures are given",))
@@ -84,7 +83,7 @@ class Bridge(Evaluation):
         drawn = torch.stack([bennett(up[:, i], down[:, i]).sum() for i in index]) + path.log_z_base
         metrics = {
             **likelihood("bridge", subject.model.space, log_f, log_z),
-            **above_independent("bridge", subject, x, log_f - log_z),
+            **above_independent("bridge", subject, subject.held_out, log_f - log_z),
             **interval("bridge", drawn),
             "bridge/overlap": overlap,
         }

@@ -43,7 +43,7 @@ class Classify(Evaluation):
         if low < 0 or high >= model.classes:
             said = f"labels go from {low} to {high}, the classes of the model from 0 to {model.classes - 1}"
             return Result({}, warnings=(said,))
-        logits = torch.cat([model.logits(part) for part in subject.held_out.all().split(_ROWS_AT_ONCE)]).double()
+        logits = torch.cat([model.logits(part) for part in subject.held_out.pieces(_ROWS_AT_ONCE)]).double()
         numbers = {name: value.item() for name, value in classified(logits, labels).items()}
         confidence, guess = logits.softmax(1).max(1)
         bins = calibration(confidence, guess == labels)

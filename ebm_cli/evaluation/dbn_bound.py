@@ -79,7 +79,7 @@ class DBNBound(Evaluation):
         top = self._log_z(subject, model.depth - 1)
         first = top if model.depth == 1 else self._log_z(subject, 0)
         bound = self._log_weights(model, x, subject.key.fold("draws")) - top.value
-        alone = unnormalised(model.rbm(0), x) - first.value
+        alone = unnormalised(model.rbm(0), subject.held_out) - first.value
         value, gain = bound.mean().item(), bound - alone
         metrics = {
             "dbn_bound/log_likelihood": value,

@@ -11,9 +11,12 @@ from ebm_cli.dataset.base import Truth
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Counts, TwoValued
+
+_ROWS_AT_ONCE = 1000
 
 
 @register("evaluation", "exact")
@@ -48,12 +51,11 @@ class Exact(Evaluation):
         if isinstance(model.space, Counts):
             return _of_documents(model, subject)
         log_z = exact.log_z(model)
-        x = subject.held_out.all()
-        log_p = -model.energy(x.double()) - log_z
+        log_p = -torch.cat([model.energy(x.double()) for x in subject.held_out.pieces(_ROWS_AT_ONCE)]) - log_z
         metrics = {
             "exact/log_likelihood": log_p.mean().item(),
             **standard_error("exact", log_p),
-            **above_independent("exact", subject, x, log_p),
+            **above_independent("exact", subject, subject.held_out, log_p),
             "exact/log_z": log_z.item(),
             **learned_log_z("exact", subject, log_z.item()),
             **_divergence(model, subject.data.truth, log_z.item()),
@@ -64,13 +66,16 @@ class Exact(Evaluation):
 
 def _of_documents(model: EnergyModel, subject: Subject) -> Result:
     """`exact/log_likelihood` and `exact/perplexity` of word counts."""
-    x = subject.held_out.all().double()
-    log_p, length = exact.log_likelihood(model, x), x.sum(1)
+    assert isinstance(model, ReplicatedSoftmax)
+    pieces = subject.held_out.pieces(_ROWS_AT_ONCE)
+    energy, length = map(torch.cat, zip(*((model.energy(x.double()), x.double().sum(1)) for x in pieces), strict=True))
+    lengths, which = length.unique(return_inverse=True)
+    log_p = -energy - exact.log_z_of_lengths(model, lengths)[which]
     per_word = log_p[length > 0] / length[length > 0]
     metrics = {
         "exact/log_likelihood": log_p.mean().item(),
         **standard_error("exact", log_p),
-        **above_independent("exact", subject, x, log_p),
+        **above_independent("exact", subject, subject.held_out, log_p),
         "exact/perplexity": math.exp(-per_word.mean().item()),
     }
     return Result(metrics, by_row={"exact/log_likelihood": log_p})
@@ -81,6 +86,10 @@ def _divergence(model: EnergyModel, truth: Truth, log_z: float) -> dict[str, flo
     space = model.space
     if truth.law is None or not isinstance(space, TwoValued):
         return {}
-    states = space.enumerate().to(next(model.parameters()))
-    log_p = truth.law(space.bits(states))
-    return {"exact/kl": (log_p.exp() * (log_p + model.energy(states) + log_z)).sum().item()}
+    law = truth.law
+
+    def terms(x: Tensor) -> Tensor:
+        log_p = law(space.bits(x))
+        return log_p.exp() * (log_p + model.energy(x) + log_z)
+
+    return {"exact/kl": exact.total(model, terms).item()}

@@ -151,7 +151,7 @@ class LongRun(Evaluation):
         """Where chains begin, at most `chains`; the run may keep none of its own."""
         if start == "noise":
             return subject.model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.grey.device)
-        return subject.held_out.all()[: self.chains] if start == "data" else subject.store[: self.chains]
+        return next(subject.held_out.pieces(self.chains)) if start == "data" else subject.store[: self.chains]
 
 
 def astray(film: Film) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ebm_cli import picture, rng
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.classifier import RIGHT, judge, unsure
-from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.features import frechet, inception, kernel_distance, no_inception
@@ -74,12 +74,12 @@ class Samples(Evaluation):
         away = lost(x)
         if away:
             return Result({}, warnings=(f"{away}; there are no samples to look at",))
-        train = subject.data.train.all()
-        distance, index = nearest(x, train)
-        held_out, _ = nearest(subject.held_out.all()[: self.count], train)
+        train = subject.data.train
+        distance, neighbours = nearest(x, train)
+        held_out, _ = nearest(next(subject.held_out.pieces(self.count)), train)
         space = subject.model.space
         distances, accuracy = self._distances(subject, x, train)
-        spread = spread_beside(x, subject.held_out.all())
+        spread = spread_beside(x, next(subject.held_out.pieces(_ROWS_AT_ONCE)))
         ratio = distance.mean().item() / max(held_out.mean().item(), 1e-12)
         warnings = [_ran_away(ratio)] if ratio > _FAR and not isinstance(space, Discrete) else []
         warnings += stuck(scale)
@@ -89,7 +89,7 @@ class Samples(Evaluation):
             {
                 "samples/nearest_distance": distance.mean().item(),
                 "samples/held_out_nearest_distance": held_out.mean().item(),
-                "samples/copies": (x == train[index]).flatten(1).all(1).float().mean().item(),
+                "samples/copies": (x == neighbours).flatten(1).all(1).float().mean().item(),
                 "samples/distinct": float(len(x.flatten(1).unique(dim=0))) / len(x),
             }
             | ({} if spread is None else {"samples/spread": spread})
@@ -97,7 +97,7 @@ class Samples(Evaluation):
             | self._to_held_out(subject, x),
             {
                 "samples": picture.grid(space, x),
-                "neighbours": picture.beside(space, x, train[index], 16),
+                "neighbours": picture.beside(space, x, neighbours, 16),
             },
             tuple(warnings),
         )
@@ -117,7 +117,7 @@ class Samples(Evaluation):
             return None
         return "features = classifier: the data have no labels to train one by; set evaluation.samples.features=none"
 
-    def _distances(self, subject: Subject, x: Tensor, train: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    def _distances(self, subject: Subject, x: Tensor, train: Split) -> tuple[dict[str, float], dict[str, float]]:
         """Of the features of samples from those of held-out rows; beside them those of as many training rows."""
         if self.features == "none":
             return {}, {}
@@ -128,8 +128,8 @@ class Samples(Evaluation):
             by = judge(subject.data, subject.held_out, subject.key.fold("judge"))
             features, accuracy = by.features, {"classifier_accuracy": by.accuracy}
         held_out = features(subject.held_out.all())
-        order = rng.permutation(len(train), subject.key.fold("rows"))[: len(x)].to(train.device)
-        kinds = {"": features(x), "_of_data": features(train[order])}
+        order = rng.permutation(len(train), subject.key.fold("rows"))[: len(x)]
+        kinds = {"": features(x), "_of_data": features(train.fixed(order))}
         found = {f"frechet_distance{kind}": frechet(rows, held_out) for kind, rows in kinds.items()}
         return found | {
             f"kernel_distance{kind}": kernel_distance(rows, held_out) for kind, rows in kinds.items()
@@ -184,17 +184,21 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
     return x, found
 
 
-def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to, and index of, the nearest row of `train`, for each row of x.
+def nearest(x: Tensor, train: Split) -> tuple[Tensor, Tensor]:
+    """Distance to the nearest row of `train`, and that row, for each row of x.
 
     Found by |x|^2 + |y|^2 - 2 x.y, whose rounding is then kept out of the distance.
     """
-    flat, rows = x.flatten(1), train.flatten(1)
-    best = torch.full((len(x),), torch.inf, device=x.device)
-    index = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        part = rows[first : first + _ROWS_AT_ONCE]
-        value, found = (flat.square().sum(1)[:, None] + part.square().sum(1) - 2 * flat @ part.T).min(1)
+    flat = x.flatten(1)
+    best, rows = torch.full((len(x),), torch.inf, device=x.device), next(train.pieces(1)).expand_as(x)
+    for part in train.pieces(_ROWS_AT_ONCE):
+        y = part.flatten(1)
+        value, found = (flat.square().sum(1)[:, None] + y.square().sum(1) - 2 * flat @ y.T).min(1)
         closer = value < best
-        best, index = torch.where(closer, value, best), torch.where(closer, found + first, index)
-    return (flat - rows[index]).norm(dim=1), index
+        best, rows = torch.where(closer, value, best), torch.where(_as_wide(closer, x), part[found], rows)
+    return (flat - rows.flatten(1)).norm(dim=1), rows
+
+
+def _as_wide(chosen: Tensor, x: Tensor) -> Tensor:
+    """Choices (rows,) with as many dimensions as x."""
+    return chosen.reshape(-1, *[1] * (x.dim() - 1))
