@@ -307,7 +307,7 @@ class Dataset(ABC):
     def read(self) -> Raw:
         """The arrays. Raises UserError naming folder and files when they are missing, malformed or empty."""
 
-    def size(self) -> int:
+    def bytes_to_read(self) -> int:
         """Bytes of memory that `read` takes, where headers tell; 0 where only reading can."""
         return 0
 

@@ -1,11 +1,12 @@
 """MNIST and the three data sets published in its file format, read directly and downloaded only when missing."""
 
 import gzip
+import io
 import math
 import zlib
 from abc import abstractmethod
 from pathlib import Path
-from typing import IO, Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
         raise UserError(f"{path}: cannot be read ({error}); delete it to download it again") from error
 
 
-def _read_idx(file: IO[bytes], path: Path, dims: int) -> NDArray[np.uint8]:
+def _read_idx(file: io.BufferedIOBase, path: Path, dims: int) -> NDArray[np.uint8]:
     """The array in a file that is open; no more is read, nor memory taken, than its head says and there is."""
     head = file.read(4 + 4 * dims)
     if head[:4] != bytes((0, 0, 8, dims)) or len(head) < 4 + 4 * dims:

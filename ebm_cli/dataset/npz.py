@@ -80,7 +80,7 @@ class Npz(GreyDataset):
         remarks += self._unused(arrays)
         return Raw(values, train, valid, test, categories=self.categories or 0, remarks=remarks, spins=spins)
 
-    def size(self) -> int:
+    def bytes_to_read(self) -> int:
         """By the headers in the file; 0 where it cannot be read, of which `read` says why."""
         return 0 if self.path is None else npz_size(Path(self.path).expanduser(), (*SPLITS, *LABELS, UNNAMED))
 
