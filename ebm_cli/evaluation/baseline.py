@@ -20,9 +20,11 @@ _ROWS_AT_ONCE = 1000
 
 
 def independent(subject: Subject, x: Tensor | Split) -> Tensor | None:
-    """log p (rows,) float64 nats of rows x, (rows, *shape) or of a split, under independent units with the smoothed mean of the training
-    rows (`Data.smoothed_mean`); of a word and of the words of a document under their smoothed frequencies; of real
-    numbers normal ones with the means and standard deviations of the training rows, in a box cut off at its walls.
+    """log p (rows,) float64 nats of rows x, (rows, *shape) or of a split, under independent units.
+
+    They have the smoothed mean of the training rows (`Data.smoothed_mean`); of a word and of the words of a document
+    the smoothed frequencies; of real numbers they are normal ones with the means and standard deviations of the
+    training rows, in a box cut off at its walls.
 
     None where nothing of the kind has the support of the model, or where its density is infinite.
     """

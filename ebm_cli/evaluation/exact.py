@@ -5,6 +5,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ebm_cli import exact
 from ebm_cli.dataset.base import Truth
