@@ -7,6 +7,7 @@ below which no link is followed (`files`).
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ebm_cli import files
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, of_file
 
 FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
@@ -85,8 +86,8 @@ def load(path: Path) -> Checkpoint:
     """Verify and read one checkpoint directory. Raises Invalid with the reason."""
     try:
         root, own = _place(path)
-        manifest = json.loads(files.read(root, f"{own}/{MANIFEST}"))
-        numbers = json.loads(_verified(path, NUMBERS, manifest))
+        manifest = _strict(files.read(root, f"{own}/{MANIFEST}"))
+        numbers = _strict(_verified(path, NUMBERS, manifest))
         tensors = safetensors.torch.load(_verified(path, TENSORS, manifest))
         step = numbers["step"]
         known = numbers.get("format") == FORMAT
@@ -96,7 +97,40 @@ def load(path: Path) -> Checkpoint:
         raise Invalid(f"not a checkpoint of this program ({type(error).__name__}: {error})") from error
     if not known or type(step) is not int or directory(path.parent, step).name != path.name:
         raise Invalid(f"format {numbers.get('format')!r} of step {step!r} in a directory named {path.name}")
+    _check_numbers(step, numbers)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Invalid(f"{name} holds numbers that are not finite")
     return Checkpoint(path, step, tensors, numbers)
+
+
+def _strict(data: bytes) -> Any:
+    """JSON in which every name stands once and every number is one. Raises ValueError."""
+    return json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_numbers(step: int, numbers: Mapping[str, Any]) -> None:
+    """Raises Invalid for what cannot be: a best step after this one, a value that is none, lines of negative length."""
+    best, size = numbers.get("best"), numbers.get("metrics_bytes", 0)
+    if step < 0 or type(size) is not int or size < 0:
+        raise Invalid(f"step {step} with {size!r} bytes of metrics")
+    if best is None:
+        return
+    known = isinstance(best, dict) and type(best.get("step")) is int and 0 <= best["step"] <= step
+    value = best.get("value") if known else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise Invalid(f"its best step is {best!r}")
 
 
 def _verified(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
@@ -115,6 +149,13 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     One that vanishes while it is read was superseded by a run that goes on, so the folder is looked at again. Raises
     UserError saying why each is unusable if none verifies.
     """
+    try:
+        return _newest(folder)
+    except OSError as error:
+        raise UserError(f"no valid checkpoint in {folder} ({of_file(error)})") from error
+
+
+def _newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     reasons: list[str] = []
     seen: set[int] = set()
     while left := [step for step in steps(folder) if step not in seen]:

@@ -22,6 +22,7 @@ from ebm_cli.plain_json import finite
 from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
+from ebm_cli.space import Space
 from ebm_cli.step import Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
@@ -162,7 +163,7 @@ class Recorder:
         best = state.best and dataclasses.asdict(state.best)
         space = parts.data.space
         numbers = {
-            "space": {"name": space.name, **dataclasses.asdict(space)},
+            "space": _described(space),
             "data": parts.data.fingerprint,
             "metrics_bytes": self.run.sync_metrics(),
             "best": best,
@@ -239,7 +240,10 @@ def restore(run: Run, parts: Parts, state: TrainState, plan: Plan) -> Restored:
     if other_data(found, parts.data):
         raise UserError(f"resume = {run.path}: {OTHER_DATA}; put those back, or start a new run")
     try:
+        _check_space(found, parts)
         state.load(found.step, found.tensors)
+        if wrong := parts.components.optimizer.impossible(state.optimizer):
+            raise ValueError(f"optimizer.{wrong} has negative numbers")
         best = found.numbers["best"]
         state.best = Best(int(best["step"]), float(best["value"]), _text(best.get("metric"))) if best else None
         size = int(found.numbers["metrics_bytes"])
@@ -247,7 +251,20 @@ def restore(run: Run, parts: Parts, state: TrainState, plan: Plan) -> Restored:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
     run.check_metrics(size)
     behind = bool(reasons) or run.recorded_step() > found.step
-    return Restored(size, behind, [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons])
+    edited = run.edited()
+    notes = [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]
+    return Restored(size, behind, [*notes, *([edited] if edited else [])])
+
+
+def _check_space(found: Checkpoint, parts: Parts) -> None:
+    """Raises ValueError if the checkpoint names another space than that of the data."""
+    if found.numbers["space"] != _described(parts.data.space):
+        raise ValueError(f"it is of the space {found.numbers['space']}")
+
+
+def _described(space: Space) -> dict[str, object]:
+    """As JSON has it."""
+    return {"name": space.name, **dataclasses.asdict(space), "shape": list(space.shape)}
 
 
 def _check_none_lost(run: Run, plan: Plan) -> None:

@@ -45,6 +45,8 @@ class Optimizer(ABC):
     ema: Share
     ema_start: Share
     rates: list[tuple[str, Rate]]
+    squares: ClassVar[tuple[str, ...]] = ()
+    """Those of the `slots` that are means of squares, so never negative."""
 
     def factor(self, name: str) -> float:
         """What the learning rate is multiplied by for this parameter: that of the first pattern it matches, or 1."""
@@ -60,6 +62,11 @@ class Optimizer(ABC):
     @abstractmethod
     def slots(self) -> tuple[str, ...]:
         """Names of the tensors kept for each parameter, e.g. `momentum`."""
+
+    def impossible(self, state: Named) -> str | None:
+        """The first tensor of a state that no run of this optimizer can have; None if there is none."""
+        means = [name for name in state if name.partition(".")[0] in self.squares]
+        return next((name for name in means if (state[name] < 0).any()), None)
 
     def init(self, parameters: Mapping[str, Tensor]) -> Named:
         """The state before the first update: zeros under `slot.parameter`."""
@@ -175,6 +182,7 @@ class _Adam(Optimizer):
     eps: Rate
     weight_decay: NonNegative
     decoupled: ClassVar[bool]
+    squares = ("second_moment",)
 
     def slots(self) -> tuple[str, ...]:
         """Running means of the gradient and of its square."""

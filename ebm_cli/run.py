@@ -5,6 +5,7 @@
 """
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -84,6 +85,18 @@ class Run:
                 f"{self.metrics} has {there} bytes, its checkpoint says {size}: it was edited or lost; put it back, or "
                 "start a new run"
             )
+        if size and files.read(self.path, self.metrics.name, last=there - size + 1)[:1] != b"\n":
+            raise UserError(
+                f"{self.metrics} has no end of a line at byte {size}, where its checkpoint says that one is: it was "
+                "edited; put it back, or start a new run"
+            )
+
+    def edited(self) -> str | None:
+        """A sentence if config.yaml is not what the run wrote, as far as metadata.json knows."""
+        known = self.read_json("metadata.json").get("config_sha256")
+        if known in (None, _sha256(files.read(self.path, CONFIG))):
+            return None
+        return f"{self.path / CONFIG} is not as this run wrote it; what it says is taken"
 
     def logged_step(self) -> int:
         """The last step in metrics.jsonl; 0 if there is none."""
@@ -140,7 +153,7 @@ class Run:
         if self.read_json("summary.json").get("status") == "done":
             self._aside(["summary.json", *self._final_samples()])
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
-        self.update_metadata(changes=changes)
+        self.update_metadata(changes=changes, config_sha256=_sha256(_yaml(now)))
         files.replace(self.path, CONFIG, _yaml(now))
 
     def _final_samples(self) -> list[str]:
@@ -206,13 +219,14 @@ def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     run = Run(path)
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
+    content = _yaml(_redacted(config))
     try:
-        files.claim(path, CONFIG, _yaml(_redacted(config)))
+        files.claim(path, CONFIG, content)
     except FileExistsError:
         check_free(path)
         raise
     files.append(path, run.metrics.name).close()
-    run.write_json("metadata.json", {**new_metadata(), **facts})
+    run.write_json("metadata.json", {**new_metadata(), **facts, "config_sha256": _sha256(content)})
     return run
 
 
@@ -281,6 +295,10 @@ def open_existing(path: Path, said: str = "") -> tuple[Run, dict[str, Any]]:
     if not isinstance(config, dict):
         raise UserError(f"{path / 'config.yaml'} is not a run's configuration: it holds no keys")
     return Run(path), config
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _yaml(config: Mapping[str, Any]) -> bytes:

@@ -403,5 +403,7 @@ def _moves(reports: Sequence[Report]) -> dict[str, float]:
 def check_weights(state: TrainState, objective: Objective) -> None:
     """Raises RunError if a weight is not finite, so that no checkpoint of a broken model is ever written."""
     broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
+    others = state.tensors().items() if not broken else ()
+    broken += [name for name, t in others if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update", objective))

@@ -103,6 +103,11 @@ class TrainState:
         take_over("optimizer", self.optimizer, tensors)
         for name, own in (("chains", self.store), ("ages", self.ages)):
             _same_form(name, own, tensors.get(name))
+        space = self.model.space
+        if len(self.store) and not space.contains(tensors["chains"].reshape(-1, *space.shape)):
+            raise ValueError(f"chains are not in the {space.name} space of the model")
+        if (tensors["ages"] < 0).any():
+            raise ValueError("ages has negative numbers")
         self.store, self.ages = tensors["chains"], tensors["ages"]
 
     def chains(self) -> Tensor:

@@ -64,6 +64,8 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     registry.load_components()
     load_plugins(wanted.plugins)
     check_complete(own, wanted.path)
+    if edited := found.edited():
+        log.warning("%s", edited)
     config = _wished(own, wanted)
     choice = choices(config)
     loop, _ = loop_and_plan(config)
