@@ -35,9 +35,9 @@ VOCABULARY = "vocabulary.txt"
 
 _LAST_LINES = 1 << 16  # bytes at the end of metrics.jsonl, in which there are some whole lines
 _WRITTEN = (
-    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv", "checkpoints",
-    "samples", "aside", "images", "tensorboard", "wandb",
+    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv",
 )  # fmt: skip
+_FOLDERS = ("checkpoints", "samples", "aside", "images", "tensorboard", "wandb")
 _PROBE = f"probe-{os.getpid()}"
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
 _ID = re.compile(r"[0-9a-f]{8}")
@@ -268,8 +268,8 @@ def check_writable(path: Path, said: str) -> None:
     try:
         files.replace(path, _PROBE, b"")
         files.remove(path, _PROBE)
-        for name in _WRITTEN:
-            (files.check_links if name == "wandb" else files.check)(path, name)
+        for name in (*_WRITTEN, *_FOLDERS):
+            (files.check_links if name == "wandb" else files.check if name in _FOLDERS else files.size)(path, name)
             if files.there(path, name) and not os.access(path / name, os.W_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path / name))
     except OSError as error:
