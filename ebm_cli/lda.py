@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.sparse import SparseRows
+from ebm_cli.particles import log_evidence
+from ebm_cli.rng import Key
 
 
 class LDA:
@@ -25,6 +27,14 @@ class LDA:
     def proportions(self, x: SparseRows) -> Tensor:
         """Mean topic proportions of each document, (n, topics) float64; rows sum to 1."""
         return torch.from_numpy(self.fitted.transform(matrix(x)))
+
+    def log_evidence(self, x: SparseRows, particles: int, key: Key) -> Tensor:
+        """Estimates of log p(words of a document, in their order | topics), (n,) float64 in nats, which err downwards.
+
+        By `particles`, the topics at their means and the proportions summed out under their Dirichlet prior.
+        """
+        alpha = float(self.fitted.doc_topic_prior_)
+        return log_evidence(x.to(torch.device("cpu")), torch.from_numpy(self.topics).float(), alpha, particles, key)
 
     def log_bound(self, x: SparseRows) -> Tensor:
         """Lower bounds on log p(words of a document, in their order), (n,) float64 in nats.

@@ -33,6 +33,7 @@ from targets import (
 )
 
 from ebm_cli import exact
+from ebm_cli.errors import RunError
 from ebm_cli.evaluation import ais
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Subject
@@ -453,3 +454,15 @@ def test_which_path_is_taken(model_name, sampler, kind):
         path = annealing_path(about, mix)
         assert type(path) is kind
         assert_close(path.base.b.sigmoid(), (1 - mix) * mean + mix / 2)
+
+
+@pytest.mark.parametrize("name", ["ais", "bridge"])
+def test_a_model_whose_integral_does_not_exist_has_no_likelihood(name):
+    """The precision I - W of the Gaussian needs eigenvalues above 0."""
+    of, least = subject("real_boltzmann-real", "mala"), {"chains": 4, "bootstrap": 100}
+    with torch.no_grad():
+        of.model.W.copy_(torch.tensor([[0.0, 0.999], [0.0, 0.0]]))
+    assert of.model.improper() is None
+    of.model.W.data *= 1.002
+    with pytest.raises(RunError, match=r"^the largest eigenvalue of W is 1.001 and must be below 1"):
+        component("evaluation", name, **least).evaluate(of)

@@ -234,8 +234,11 @@ def test_lda_is_measured_on_the_same_documents_whatever_model_and_seed():
         for seed, model, topics in ((0, build(), None), (1, build(0.5), HIDDEN))
     ]
     bound = lda.fitted(of, HIDDEN, 2, 0).log_bound(of.test.grey)
-    assert found[0]["perplexity/lda"] == pytest.approx(of_rows(bound, of.test.grey), rel=1e-9)
-    for name in ("lda", "unigram", "documents/lda", "documents/unigram"):
+    assert found[0]["perplexity/lda_bound"] == pytest.approx(of_rows(bound, of.test.grey), rel=1e-9)
+    assert found[0]["perplexity/lda"] < found[0]["perplexity/lda_bound"]
+    estimate = lda.fitted(of, HIDDEN, 2, 0).log_evidence(of.test.grey, 80, stream(0, "lda"))
+    assert found[0]["perplexity/lda"] == pytest.approx(of_rows(estimate, of.test.grey), rel=1e-9)
+    for name in ("lda", "lda_bound", "unigram", "documents/lda", "documents/unigram"):
         assert found[0][f"perplexity/{name}"] == found[1][f"perplexity/{name}"]
     assert found[0]["perplexity/documents/lda"] != found[0]["perplexity/lda"]
     assert found[0]["perplexity/documents/model_to_lda"] == pytest.approx(

@@ -22,7 +22,7 @@ rng ranks launch memory files
 registry space engine graph markov density augmentation
 features truncated
 model dataset terminal picture tracker device
-transfer scaled arithmetic
+transfer scaled arithmetic particles
 sampler
 exact acceleration noise lda coherence
 path length_path objective chains optimizer

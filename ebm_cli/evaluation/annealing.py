@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
+from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct, product
@@ -27,8 +28,11 @@ _LEAST = 0.1  # of the median standard deviation, for coordinates that hardly va
 def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     """From `independent_units`; RBM-like models move by block Gibbs, others by the run's sampler.
 
-    Where its chains have replicas, that is what moves each of them.
+    Where its chains have replicas, that is what moves each of them. Raises RunError if the model has no likelihood.
     """
+    why = subject.model.improper()
+    if why:
+        raise RunError(why)
     model = exact_arithmetic(subject.model, subject.device)
     base = independent_units(subject.data, model, base_mix).to(next(subject.model.parameters()))
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):

@@ -40,6 +40,10 @@ class EnergyModel(nn.Module, ABC):
         """The energy."""
         return self.energy(x)
 
+    def improper(self) -> str | None:
+        """Why exp(-E) has no finite integral with the parameters as they are, or None if nothing is known of that."""
+        return None
+
     def in_fixed_point(self, digits: int, engine: Engine) -> "EnergyModel | None":
         """The model as it is now with its products in fixed point (`fixed_point.py`), or None if it has none.
 

@@ -16,11 +16,22 @@ from ebm_cli.space import Real, Space
 class RealBoltzmann(Boltzmann):
     """E(x) = |x|^2 / 2 - x.W x / 2 - b.x on R^D, W as in `Boltzmann`: a Gaussian with the precision I - W.
 
-    It has an integral as long as all eigenvalues of W are below 1, which nothing sees to; b starts at 0.
+    It has an integral as long as all eigenvalues of W are below 1, which training does not see to; b starts at 0.
     """
 
     def __init__(self, space: Space, weight_std: float, key: Key) -> None:
         super().__init__(space, weight_std, torch.full((space.sites,), 0.5), key)
+
+    @torch.no_grad()
+    def improper(self) -> str | None:
+        """An eigenvalue of W from 1 on."""
+        largest = torch.linalg.eigvalsh(self.coupling().double()).max().item()
+        if largest < 1:
+            return None
+        return (
+            f"the largest eigenvalue of W is {largest:.4g} and must be below 1, so that exp(-E) has no finite integral "
+            "and the model no likelihood; train with a lower optimizer.lr, or optimizer.weight_decay"
+        )
 
     def energy(self, x: Tensor) -> Tensor:
         """|x|^2 / 2 - sum_{i<j} x_i W_ij x_j - b.x, (batch,)."""

@@ -17,6 +17,7 @@ from ebm_cli.space import Box, Real, Space
 
 Positive = Annotated[float, Field(gt=0)]
 Rate = float | Tensor
+_ROUNDED = 0.005  # what a temperature of 1 may be off by, if sigma is given with three digits
 
 
 class LangevinState(NamedTuple):
@@ -81,7 +82,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
     def remark(self) -> str | None:
         """The temperature where the schedule ends, and what it means for whoever reads likelihoods."""
         temperature = float(self.temperature(*self.rates(self.anneal)))
-        if temperature == 1 and self.clip is None:
+        if abs(temperature - 1) < _ROUNDED and self.clip is None:
             return None
         clipped = "" if self.clip is None else " (while no gradient is clipped)"
         return (
