@@ -4,9 +4,11 @@ The number of moments for each command is EBM_MOMENTS (12 unless set).
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import facts, last_step, trained
 
-from ebm_cli import checkpoint
+from ebm_cli import checkpoint, lease
 from ebm_cli.__main__ import main
 from ebm_cli.signals import EXIT_CODES
 
@@ -64,6 +66,7 @@ def _fork(words: list[str], output: str, folder: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.argv = ["ebm", *words]
+    _timed_claim()
     sys.exit(main())
 
 
@@ -82,7 +85,10 @@ def listens(process: subprocess.Popen | multiprocessing.Process) -> None:
 
 
 def _caught(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
     return next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
 
 
@@ -146,3 +152,69 @@ def assert_answered(name: str, code: int, number: signal.Signals, said: str, pla
         if (job / "config.yaml").exists():
             assert facts(job)["status"] in ("done", "stopped"), said
             assert checkpoint.newest(job / "checkpoints")[0].step == facts(job)["step"]
+
+
+def _timed_claim() -> None:
+    """Have the seconds said that it took to get the lease, from the asking."""
+    original = lease.Lease.__init__
+
+    def timed(self: lease.Lease, *arguments: object) -> None:
+        began = time.perf_counter()
+        original(self, *arguments)
+        print(f"claimed in {time.perf_counter() - began:.3f} s", flush=True)  # noqa: T201
+
+    lease.Lease.__init__ = timed
+
+
+def holder_of(run: Path) -> int | None:
+    """The process that its lease names."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((run / lease.NAME).read_text())["pid"]
+    return None
+
+
+def logged_once(run: Path) -> bool:
+    """Whether no step stands twice in metrics.jsonl, but for a last line that a killed process left."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if line.endswith("}") and "loss" in line]
+    return steps == sorted(set(steps))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60 * MOMENTS)
+def test_two_that_resume_one_run_and_one_that_is_killed(tmp_path):
+    """Again and again: one gets it, the other is refused with its process id; killed, the next takes over at once."""
+    words = ["train", *RUN, "eval_every=0", "evaluation=[samples]"]
+    assert result(fork, [*words, "steps=20", "hydra.run.dir=run"], tmp_path / "first")[0] == 0
+    again, times, run = ["train", "resume=run", "steps=10000000"], random.Random(0), tmp_path / "run"
+    claimed, since = [], []
+    for _ in range(MOMENTS):
+        began, outputs = time.monotonic(), [tmp_path / "one", tmp_path / "two"]
+        processes = [fork(again, outputs[0])]
+        time.sleep(times.uniform(0, 3))
+        processes.append(fork(again, outputs[1]))
+        while all(process.exitcode is None for process in processes):
+            time.sleep(0.01)
+        winner = int(processes[0].exitcode is not None)
+        assert_refused(processes[1 - winner], outputs[1 - winner], processes[winner].pid)
+        while "resuming run at step" not in outputs[winner].read_text():
+            assert processes[winner].exitcode is None, outputs[winner].read_text()
+            time.sleep(0.01)
+        since.append(time.monotonic() - began)
+        claimed.append(float(re.search(r"claimed in ([\d.]+) s", outputs[winner].read_text())[1]))
+        assert holder_of(run) == processes[winner].pid
+        assert logged_once(run)
+        processes[winner].kill()
+        processes[winner].join()
+        assert logged_once(run)
+        for output in outputs:
+            output.unlink()
+    print(f"{MOMENTS} times: claimed within {max(claimed)} s, training within {max(since):.1f} s")  # noqa: T201
+    assert max(claimed) < 2
+
+
+def assert_refused(process: multiprocessing.Process, output: Path, holder: int) -> None:
+    said = output.read_text()
+    assert process.exitcode == 2, said
+    assert f"process {holder} on" in said
+    assert "Traceback" not in said
