@@ -1,12 +1,14 @@
 """The words after `ebm COMMAND`, checked and rewritten so that Hydra takes them as a person meant them."""
 
+import os
 import re
 from pathlib import Path
 
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.listing import choices, no_choice
 
-_PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
+_PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
+_FILE_KEYS = ("path", "root", "file", "contacts", "vocabulary_file")  # of a part, whatever group it is of
 _OF_RUNS = {"sample": ("sampler", "model"), "evaluate": ("sampler", "dataset", "noise", "model")}
 _FILES = re.compile(r"(dataset|noise\.source)\.(root|path|contacts|vocabulary_file)=|model\.path=")
 _ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
@@ -20,19 +22,18 @@ _FLAGS = {  # Hydra's, and whether a value may follow
 
 def prepared(arguments: list[str], command: str) -> list[str]:
     """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the run directory."""
-    found = _in_order([_quoted_path(argument) for argument in _checked(arguments, command)])
+    several = _several(_checked(arguments, command))
+    found = _in_order([_quoted_path(argument, several=several) for argument in arguments])
     return _resume_in_place(found) if command == "train" else _of_the_run(found, _OF_RUNS[command])
 
 
 def _checked(arguments: list[str], command: str) -> list[str]:
     """The arguments, after refusing what Hydra would answer with a page of its own usage."""
-    multirun = bool({"-m", "--multirun"} & set(arguments))
-    if multirun and command != "train":
+    if _several(arguments) and command != "train":
         raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
     for argument in arguments:
-        flag = argument.partition("=")[0]
-        if flag.startswith("-") and flag not in _FLAGS:
-            raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
+        _check_flag(argument, command)
+        _check_deletion(argument, command)
         group, equals, value = argument.partition("=")
         if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
             raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
@@ -47,6 +48,31 @@ def _chosen(group: str, name: str) -> str:
     """How a choice of a group is made, for who gave its name as a key."""
     there = name in choices(group) or not name
     return f"choose with {group}={name or 'NAME'}" if there else no_choice(group, name)
+
+
+def _several(arguments: list[str]) -> bool:
+    """Whether they ask for a multirun, in which a comma separates values."""
+    return bool({"-m", "--multirun"} & set(arguments))
+
+
+def _check_flag(argument: str, command: str) -> None:
+    flag, equals, value = argument.partition("=")
+    if not flag.startswith("-") or flag in _FLAGS:
+        return
+    if equals and flag.startswith("--"):
+        raise UserError(f"{argument}: keys have no dashes before them; write {flag.lstrip('-')}={value}")
+    raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
+
+
+def _check_deletion(argument: str, command: str) -> None:
+    """Raise UserError for `~KEY` of what no run can do without, which Hydra takes away as it is told."""
+    key = argument.lstrip("~").partition("=")[0].partition("@")[0]
+    if not argument.startswith("~") or "." in key or key == "experiment":
+        return
+    if key == "evaluation":
+        raise UserError(f"{argument}: choose what is measured with evaluation=[NAME,...], nothing with evaluation=[]")
+    other = "none" if key == "tracker" else "NAME" if key in _ONE_OF else "VALUE"
+    raise UserError(f"{argument}: {key} cannot be left out; give another, {key}={other} (see: ebm {command} --help)")
 
 
 def _of_the_run(arguments: list[str], groups: tuple[str, ...]) -> list[str]:
@@ -65,13 +91,22 @@ def _in_order(arguments: list[str]) -> list[str]:
     return overrides + flags
 
 
-def _quoted_path(argument: str) -> str:
-    """Paths need no quoting by the user, whatever characters they hold."""
+def _quoted_path(argument: str, *, several: bool = False) -> str:
+    """Paths need no quoting by the user, whatever characters they hold; of several, commas stand between them."""
     key, equals, value = argument.partition("=")
-    if not equals or key not in _PATH_KEYS or value[:1] in ("'", '"', "") or value in ("null", "???"):
+    group, _, last = key.lstrip("+").rpartition(".")
+    is_path = key in _PATH_KEYS or (
+        group.partition(".")[0].partition("@")[0] != "hydra" and last in _FILE_KEYS and group
+    )
+    if not equals or not is_path or value[:1] in ("'", '"', "") or value in ("null", "???"):
         return argument
+    apart = several and key not in _PATH_KEYS and not os.path.exists(value)
+    return f"{key}={','.join(_quoted(each) for each in (value.split(',') if apart else [value]))}"
+
+
+def _quoted(value: str) -> str:
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def _resume_in_place(arguments: list[str]) -> list[str]:
@@ -90,7 +125,7 @@ def _resume_in_place(arguments: list[str]) -> list[str]:
         if not _holds_run(place):
             return others
         value, place, others = place, None, elsewhere
-    _check_resume(value, place, bool({"-m", "--multirun"} & set(arguments)))
+    _check_resume(value, place, _several(arguments))
     others = [f"++{argument}" if _FILES.match(argument) else argument for argument in others]
     return [f"hydra.run.dir={value}", f"resume={value}", *others]
 
@@ -114,7 +149,7 @@ def _taken(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
 
 
 def _holds_run(value: str) -> bool:
-    return (Path(_plain(value)) / "config.yaml").is_file()
+    return os.path.isfile(Path(_plain(value)) / "config.yaml")  # unlike the method, also of names no file can have
 
 
 def _plain(value: str) -> str:
@@ -129,7 +164,7 @@ def directories_there(arguments: list[str]) -> set[Path]:
     """Directories above and at the run directory that exist before Hydra makes the missing ones."""
     given = [_plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
     path = Path(given[-1] if given else "outputs").absolute()
-    return {folder for folder in (path, *path.parents) if folder.exists()}
+    return {folder for folder in (path, *path.parents) if os.path.exists(folder)}
 
 
 def for_follower(arguments: list[str], empty: Path) -> list[str]:

@@ -85,6 +85,7 @@ def dispatch(arguments: list[str]) -> int:
     with watching() as stop:
         try:
             stop.at_once()
+            _check_text([*arguments, os.getcwd()])
             code = _dispatched(command, rest)
         except BaseException as error:
             told = _told(error, command, stop)
@@ -93,6 +94,14 @@ def dispatch(arguments: list[str]) -> int:
             code = told
         stop.noted()
     return code
+
+
+def _check_text(words: list[str]) -> None:
+    """Raise UserError for bytes that are no text: neither YAML nor JSON could hold such a path."""
+    for word in words:
+        shown = os.fsencode(word).decode("utf-8", "backslashreplace")
+        if shown != word:
+            raise UserError(f"{shown}: is not UTF-8; give it another name")
 
 
 def _dispatched(command: str, rest: list[str]) -> int:
@@ -180,7 +189,8 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
             raise
         from ebm_cli.hydra_errors import explain
 
-        raise UserError(explain(error, command, resumes=_taken_up(arguments))) from error
+        place = "hydra.run.dir" if SweepTable.directory is None else "hydra.sweep.dir"
+        raise UserError(explain(error, command, resumes=_taken_up(arguments), place=place)) from error
     except SystemExit:
         if SweepTable.refusal is None:
             raise
@@ -199,7 +209,7 @@ def _taken_up(arguments: list[str]) -> bool:
 
 def _swept(directory: Path | None) -> int | None:
     """The table of a multirun and its exit code; None for one run. However it ended, it is written down undisturbed."""
-    if directory is None:
+    if directory is None or not directory.is_dir():
         return None
     from ebm_cli.commands import multi
 

@@ -15,23 +15,21 @@ _ELSEWHERE = "which is not chosen here"
 _SWEPT = re.compile(r"Ambiguous value for argument '([^']*)'")
 
 
-def explain(error: Exception, command: str, *, resumes: bool = False) -> str:
-    """One sentence: what is unknown or wrong, and what was perhaps meant; a run that is resumed has its own parts."""
+def explain(error: Exception, command: str, *, resumes: bool = False, place: str = "hydra.run.dir") -> str:
+    """One sentence: what is unknown or wrong, and what was perhaps meant; a run that is resumed has its own parts.
+
+    `place` is the key of the directory that Hydra makes.
+    """
     text = f"{error}\n{error.__cause__ or ''}"
-    for look in (_missing_folder, _swept, _unparsed, _not_a_name, _group, _choice, _key):
+    if isinstance(error, OSError) and error.filename:  # before any job started, it makes nothing else
+        return f"{place}: cannot make the directory {error.filename} ({error.strerror}); name another one"
+    for look in (_swept, _unparsed, _not_a_name, _group, _choice, _key):
         found = look(error, text, command)
         if found and resumes and _ELSEWHERE in found:
             return f"{found.split()[0]}: a resumed run keeps its own; leave it out, or start a new run"
         if found:
             return found
     return " ".join(_NOISE.sub("", _APPEND_HINT.sub("", text)).split())
-
-
-def _missing_folder(error: Exception, text: str, command: str) -> str | None:
-    """Before any job started, the only files Hydra makes are directories."""
-    if isinstance(error, OSError) and error.filename:
-        return f"hydra.run.dir: cannot make the directory {error.filename} ({error.strerror}); name another one"
-    return None
 
 
 def _swept(error: Exception, text: str, command: str) -> str | None:

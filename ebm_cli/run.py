@@ -34,13 +34,15 @@ VOCABULARY = "vocabulary.txt"
 """One word in each line, for data that are words or counts of them."""
 
 _LAST_LINES = 1 << 16  # bytes at the end of metrics.jsonl, in which there are some whole lines
+_LONGEST_CONFIG, _DEEPEST_CONFIG = 1 << 18, 100
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WRITTEN = (
     CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv",
 )  # fmt: skip
 _FOLDERS = ("checkpoints", "samples", "aside", "images", "tensorboard", "wandb")
 _PROBE = f"probe-{os.getpid()}"
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)
-_ID = re.compile(r"[0-9a-f]{8}")
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _PACKAGES = ("ebm-cli", "torch", "numpy", "hydra-core", "pydantic", "safetensors", "wandb", "arviz-stats")
 
 
@@ -136,7 +138,7 @@ class Run:
     def metadata(self) -> dict[str, Any]:
         """metadata.json, with what a run needs of it made anew where it is missing or is no such thing."""
         found = self.read_json("metadata.json")
-        known = _ID.fullmatch(str(found.get("id")))
+        known = is_id(found.get("id"))
         spent = {name: _seconds(found.get(name)) for name in ("seconds", "training_seconds")}
         return {**new_metadata(), **found, **({} if known else {"id": secrets.token_hex(4)}), **spent}
 
@@ -246,6 +248,11 @@ def check_free(path: Path) -> None:
         )
 
 
+def is_id(found: object) -> bool:
+    """Whether this can name a run for trackers: letters, digits, - and _."""
+    return isinstance(found, str) and _ID.fullmatch(found) is not None
+
+
 def new_metadata() -> dict[str, Any]:
     """What is known of a run before it begins; its id is for trackers."""
     return {"status": "running", "id": secrets.token_hex(4), **_environment()}
@@ -253,7 +260,7 @@ def new_metadata() -> dict[str, Any]:
 
 def check_there(path: Path, said: str = "") -> None:
     """Raise UserError unless a run is there; `said` stands before the path in the complaint."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike the method, also of names no directory can have
         raise UserError(f"{said}{path}: no run is there (there is no such directory)")
     try:
         found = files.there(path, CONFIG)
@@ -306,10 +313,24 @@ def _yaml(config: Mapping[str, Any]) -> bytes:
 
 
 def _plain_yaml(text: str) -> Any:
-    """YAML as JSON could write it. Raises ValueError, TypeError or YAMLError for tags, aliases, dates and the like."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise ValueError("it has YAML aliases")  # a few lines of them can stand for gigabytes
-    return json.loads(json.dumps(yaml.safe_load(text)))
+    """YAML as JSON could write it. Raises ValueError, TypeError or YAMLError for tags, aliases, dates and the like.
+
+    Size and depth are bounded before anything is built: libyaml reads ten times as fast as Python, but recurses in C.
+    """
+    if len(text) > _LONGEST_CONFIG:
+        raise ValueError(f"it has {len(text)} characters, more than {_LONGEST_CONFIG}")
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has YAML aliases")  # a few lines of them can stand for gigabytes
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_CONFIG:
+            raise ValueError(f"it is nested more than {_DEEPEST_CONFIG} deep")
+    loader = _LOADER(text)
+    try:
+        return json.loads(json.dumps(loader.get_single_data()))
+    finally:
+        loader.dispose()
 
 
 def _seconds(found: object) -> float:

@@ -184,7 +184,7 @@ def logged_once(run: Path) -> bool:
 @pytest.mark.timeout(60 * MOMENTS)
 def test_two_that_resume_one_run_and_one_that_is_killed(tmp_path):
     """Again and again: one gets it, the other is refused with its process id; killed, the next takes over at once."""
-    words = ["train", *RUN, "eval_every=0", "evaluation=[samples]"]
+    words = ["train", *RUN, "eval_every=0"]
     assert result(fork, [*words, "steps=20", "hydra.run.dir=run"], tmp_path / "first")[0] == 0
     again, times, run = ["train", "resume=run", "steps=10000000"], random.Random(0), tmp_path / "run"
     claimed, since = [], []

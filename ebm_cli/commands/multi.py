@@ -1,5 +1,6 @@
 """Jobs of a multirun: one that fails does not stop the others, and the table at the end names it."""
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from rich.table import Table
 from ebm_cli import lease, run
 from ebm_cli.commands.train import Request, train
 from ebm_cli.errors import RunError, UserError
-from ebm_cli.terminal import output
+from ebm_cli.signals import watching
+from ebm_cli.terminal import console, output
 
 _SHOWN = {
     "log-likelihood": ("exact/log_likelihood", "ais/log_likelihood"),
@@ -36,11 +38,24 @@ def job(request: Request) -> int:
         if not (request.directory / "config.yaml").exists():  # of a run that was there before
             record_failure(request, str(error), error.exit_code)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001 - shown and recorded; the other jobs are to be done all the same
+        return _fault(request, error)
     if code in (75, 130):
         raise SystemExit(code)
     if code and not (request.directory / "config.yaml").exists():  # of processes that said themselves why
         record_failure(request, f"exit code {code}", code)
     return code
+
+
+def _fault(request: Request, error: Exception) -> int:
+    """A fault of the program stops no other job either; all that is known of it is shown, and that it was recorded."""
+    with watching() as stop:
+        if stop.raised:  # a library made this of a request to stop
+            raise error
+    console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+    if not (request.directory / "config.yaml").exists():
+        record_failure(request, f"{type(error).__name__}: {error}", 1)
+    return 1
 
 
 def record_failure(request: Request, error: str, code: int) -> None:

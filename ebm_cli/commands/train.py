@@ -1,5 +1,6 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -200,13 +201,21 @@ def open_record(session: Session, request: Request) -> None:
     home, overrides = session.run, list(request.overrides)
     try:
         if session.restored is None:
-            run.create(home.path, session.config, choices=dict(request.chosen), overrides=overrides)
+            facts = {"choices": dict(request.chosen), "overrides": overrides, **_agent(session.config, request.group)}
+            run.create(home.path, session.config, **facts)
         else:
             session.notes += home.go_back(session.restored.metrics_bytes, whole=session.restored.behind)
             home.change(session.config, step=session.state.step, overrides=overrides)
         _record_words(home, session.parts.data.words)
     except OSError as error:
         raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({error.filename or home.path})") from error
+
+
+def _agent(config: Mapping[str, Any], group: str | None) -> dict[str, str]:
+    """The id, and the sweep, that an agent of wandb gave this run; the jobs of a multirun have ids of their own."""
+    given = {"id": os.environ.get("WANDB_RUN_ID"), "wandb_sweep": os.environ.get("WANDB_SWEEP_ID")}
+    known = group is None and config["tracker"]["name"] == "wandb" and run.is_id(given["id"])
+    return {key: value for key, value in given.items() if value} if known else {}
 
 
 def _record_words(home: Run, words: Sequence[str]) -> None:
@@ -252,7 +261,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -
     home.write_json("metadata.json", {**meta, **about})
     tracker = Guarded(
         process.apart(session.tracker, session.config["tracker"]["name"]),
-        RunInfo(home.path, meta["id"], home.path.name, group, session.config),
+        RunInfo(home.path, meta["id"], home.path.name, group, session.config, state.step if session.restored else None),
     )
     recorder = Recorder(home, own, tracker, session.plan, session.evaluations)
     ending = Ending()

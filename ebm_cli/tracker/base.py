@@ -21,6 +21,7 @@ class RunInfo:
     name: str
     group: str | None  # the multirun it belongs to
     config: Mapping[str, Any]
+    step: int | None = None  # that a resumed run goes on from: what is beyond it comes again
     process: int = field(default_factory=os.getpid)  # the one that trains, whose use of the machine is of interest
 
 

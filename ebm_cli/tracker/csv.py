@@ -20,8 +20,10 @@ _METRICS = "metrics.csv"
 class CsvTracker(Tracker):
     """Rows `step,key,value` in metrics.csv: the long form stays valid when a later step has other keys."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, step: int | None = None) -> None:
         self._directory = directory
+        if step is not None:
+            _cut(directory, step)
         self._file = _append_to(directory, _METRICS)
         self._writer = csv.writer(self._file, lineterminator="\n")
         if self._file.tell() == 0:
@@ -51,6 +53,18 @@ class CsvTracker(Tracker):
         self._file.flush()  # somebody may be watching the file
 
 
+def _cut(directory: Path, step: int) -> None:
+    """Drop the rows beyond a step, which the resumed run logs again."""
+    if (directory / _METRICS).exists():
+        lines = files.text(directory, _METRICS).splitlines(keepends=True)
+        files.replace(directory, _METRICS, "".join(line for line in lines if _until(step, line)).encode())
+
+
+def _until(step: int, line: str) -> bool:
+    number = line.partition(",")[0]
+    return line.endswith("\n") and (not number.isdecimal() or int(number) <= step)
+
+
 def _append_to(directory: Path, name: str) -> TextIO:
     """The file opened at its end, on a new line even if a killed run left half a row."""
     file = files.append_text(directory, name)
@@ -66,4 +80,4 @@ class Csv(TrackerSpec):
 
     def open(self, run: RunInfo) -> Tracker:
         """Start the file, or go on with the one of the interrupted run."""
-        return CsvTracker(run.directory)
+        return CsvTracker(run.directory, run.step)

@@ -15,7 +15,10 @@ from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
 
 
 class TensorboardTracker(Tracker):
-    """A SummaryWriter in <run>/tensorboard; a resumed run adds a second event file, which TensorBoard joins."""
+    """A SummaryWriter in <run>/tensorboard; a resumed run adds a second event file, which TensorBoard joins.
+
+    That file says from which step on those before it no longer count.
+    """
 
     def __init__(self, run: RunInfo) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -23,7 +26,8 @@ class TensorboardTracker(Tracker):
         self._directory = run.directory / "tensorboard"
         self._last = 0
         files.check(run.directory, self._directory.name)
-        self._writer: Any = SummaryWriter(str(self._directory))
+        beyond = None if run.step is None else run.step + 1
+        self._writer: Any = SummaryWriter(str(self._directory), purge_step=beyond)
         text = json.dumps(dict(run.config), indent=2, default=str)
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # four spaces: shown as it is
 
