@@ -90,6 +90,14 @@ def test_normal_noise_is_that_of_scipy_within_the_walls(space):
         assert mass[0] == pytest.approx(1, rel=1e-6)
 
 
+def test_normal_noise_without_mass_in_the_box_is_refused():
+    """Fifteen standard deviations away it still has a density there, a hundred away none that a float64 holds."""
+    data = small_data(Box((2,)))
+    assert component("noise", "gaussian", mean=16.0).build(data, KEY).log_prob(torch.zeros(1, 2)).isfinite().all()
+    with pytest.raises(UserError, match=r"noise.mean = 100.0, noise.std = 1.0: next to nothing .* \[0, 1\]; take"):
+        component("noise", "gaussian", mean=100.0).build(data, KEY)
+
+
 def test_fitted_noise_has_the_moments_of_the_data():
     data = small_data(Real((3,)), 500)
     rows = data.train.all().double()

@@ -92,8 +92,8 @@ class AIS(Evaluation):
         if moves is not None and not moves.least:
             return Result({}, warnings=(f"{moves.said()}, so there is no estimate; {_SLOWER}",))
         log_z = path.log_z_base + log_mean_exp(log_w)
-        if not math.isfinite(log_z):
-            return Result({}, warnings=("no chain ends where the model has a density: no figures are given",))
+        if not log_w.isfinite().all():
+            return Result({}, warnings=("chains come to where the model has no density: no figures are given",))
         metrics = {
             **likelihood("ais", subject.model.space, log_f, log_z),
             **above_independent("ais", subject, subject.held_out, log_f - log_z),

@@ -5,7 +5,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from ebm_cli import truncated
 from ebm_cli.dataset.base import Data
+from ebm_cli.errors import UserError
 from ebm_cli.noise.base import Noise, NoiseSpec
 from ebm_cli.noise.units import gaussian
 from ebm_cli.registry import register
@@ -23,6 +25,11 @@ class GaussianNoise(NoiseSpec):
     spaces = (Real, Box)
 
     def build(self, data: Data, key: Key) -> Noise:
-        """One mean and one standard deviation for all sites."""
-        here = torch.ones(data.space.sites)
+        """One mean and one standard deviation for all sites. Raises UserError if next to none of it is in the box."""
+        here, space = torch.ones(data.space.sites), data.space
+        if isinstance(space, Box) and not truncated.log_z(space, self.mean * here, self.std * here).isfinite():
+            raise UserError(
+                f"noise.mean = {self.mean}, noise.std = {self.std}: next to nothing of this law lies in the box of the "
+                f"data, [{space.low:g}, {space.high:g}]; take a mean within it or noise=fitted"
+            )
         return gaussian(data.space, self.mean * here, self.std * here)
