@@ -119,7 +119,7 @@ def numbers(run: Path, text: str, by: str) -> None:
     forge(folder, numbers=after.encode())
 
 
-NAMES = ("model.W", "model.a", "model.b", "chains", "optimizer.first_moment.W")
+NAMES = ("model.W", "model.c", "model.visible_offset", "chains", "optimizer.first_moment.W")
 VALUES, STEPS = ("NaN", "Infinity", "1e999", "true", '"1"'), ("-1", "99", "1.0", "true", "null")
 FORGED = {
     **{f"{name} {value}": (tensors, name, value) for name in NAMES for value in (np.nan, np.inf, -np.inf)},
