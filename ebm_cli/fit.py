@@ -12,6 +12,7 @@ from pydantic import Field
 from ebm_cli import checkpoint, picture
 from ebm_cli.checkpoint import Checkpoint
 from ebm_cli.cuda_graph import execution
+from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import RunError, UserError, advice
 from ebm_cli.evaluation.base import Evaluation, Subject
@@ -325,7 +326,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             if better or saves:
                 recorder.save(parts, state)
                 saved = step
-        check(state, unread, parts.components.objective)
+        _checked(parts, state, unread)
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
@@ -334,9 +335,18 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
 
 def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread: list[Report]) -> list[Report]:
     """What the steps say, which waits for the device: were they healthy, did the chains move? None is left."""
-    check(state, unread, parts.components.objective)
+    _checked(parts, state, unread)
     recorder.look(unread, last=state.step == parts.loop.steps)
     return []
+
+
+def _checked(parts: Parts, state: TrainState, reports: list[Report]) -> None:
+    """Raises RunError for a step that was not healthy, with what the scale of the data may have to do with it."""
+    try:
+        check(state, reports, parts.components.objective)
+    except RunError as error:
+        why = tables.scale(parts.data)
+        raise RunError(f"{error}. The data may be at fault: {why}" if why else str(error)) from error
 
 
 def _stopping(parts: Parts, state: TrainState, stop: StopRequest) -> bool:

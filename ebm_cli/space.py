@@ -3,7 +3,7 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -41,6 +41,15 @@ class Space(ABC):
     def encode(self, values: Tensor) -> Tensor:
         """x (n, *shape) from the values of the sites as data files hold them, (n, *site_shape)."""
         return values
+
+    def as_data(self, x: Tensor) -> Tensor:
+        """x (n, *shape) as data files hold it, (n, *site_shape): the inverse of what became of them on the way here."""
+        return x
+
+    @property
+    def log_volume(self) -> float:
+        """log of the volume in units of the data that volume 1 of this space has: log p(data) = log p(x) - this."""
+        return 0.0
 
     @abstractmethod
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
@@ -197,6 +206,10 @@ class Categorical(Discrete):
         """The number of each site's value, (n, *site_shape) int64."""
         return x.argmax(-1)
 
+    def as_data(self, x: Tensor) -> Tensor:
+        """Numbers."""
+        return self.decode(x)
+
     def table(self, x: Tensor) -> Tensor:
         """x, or anything of its shape, as (batch, D, K)."""
         return x.reshape(-1, self.sites, self.values)
@@ -215,10 +228,33 @@ class Categorical(Discrete):
 
 
 @dataclass(frozen=True)
+class Units:
+    """Of real numbers: the value of site i in the data is mean_i + deviation_i x_i, the sites in their order."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Real(Space):
-    """x in R^shape."""
+    """x in R^shape; `units` say what x is in the data where that is another number."""
 
     name = "real"
+    units: Units | None = field(default=None, kw_only=True)
+
+    def as_data(self, x: Tensor) -> Tensor:
+        """mean + deviation x."""
+        if self.units is None:
+            return x
+        mean, deviation = (
+            x.new_tensor(values, dtype=torch.float64) for values in (self.units.mean, self.units.deviation)
+        )
+        return (mean + deviation * x.flatten(1)).reshape(x.shape)
+
+    @property
+    def log_volume(self) -> float:
+        """sum_i log deviation_i."""
+        return 0.0 if self.units is None else sum(map(math.log, self.units.deviation))
 
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """Standard normal."""
@@ -229,7 +265,8 @@ class Real(Space):
         return x.shape[1:] == self.shape and bool(x.isfinite().all())
 
     def brightness(self, x: Tensor) -> Tensor:
-        """Values in [0, 1] as they are; otherwise the range of x stretched to [0, 1]."""
+        """Values of the data in [0, 1] as they are; otherwise their range stretched to [0, 1]."""
+        x = self.as_data(x)
         low, high = x.min(), x.max()
         return x if low >= 0 and high <= 1 else (x - low) / (high - low).clamp_min(1e-12)
 

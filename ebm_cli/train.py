@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_cli import checks, memory, registry
 from ebm_cli.chains import Chains
 from ebm_cli.checks import Choice
+from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import Device
 from ebm_cli.engine import Work
@@ -162,7 +163,9 @@ def load_data(components: Components, device: Device) -> Data:
         data = components.dataset.load(components.model.spaces)
     memory.tidy()
     checks.check_support(data, components.model)
-    return data
+    if components.model.support is not None:  # of models of counts and the like, which are densities of nothing else
+        return data
+    return replace(data, remarks=(*data.remarks, *tables.remarks(data)))
 
 
 def assemble(

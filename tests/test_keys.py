@@ -118,7 +118,7 @@ def _root(folder: Path, file: str, rows: np.ndarray) -> None:
 LEVELS = (_random(60, 5) * 256).astype(np.uint8)
 BITS = (_random(60, 5) < 0.5).astype(np.uint8)
 SIDES = (_random(9, 28, 28) * 256).astype(np.uint8)
-NPZ = GREY | {"held_out": [0.3], "categories": [300, 256]}
+NPZ = GREY | {"held_out": [0.3], "categories": [300, 256], "standardise": [True]}
 PROTEIN = {"alphabet": ["-ACDEFGHIKLMNPQRSTVWYX"], "unknown": ["A"], "inserts": ["refuse", "drop"], "reweight": [0.3],
            "held_out": [0.3], "binarize": ["none"]}  # fmt: skip
 FOLDER = GREY | {"size": [5], "colour": [False], "held_out": [0.3]}

@@ -26,7 +26,7 @@ from ebm_cli.rng import stream
 from ebm_cli.run import Run
 from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.signals import finishing
-from ebm_cli.space import Categorical, Counts, Space, Words
+from ebm_cli.space import Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.train import Parts, TrainState
 
@@ -143,7 +143,7 @@ def _show(space: Space, file: Path, text: list[str]) -> None:
 def _written(home: Run, space: Space, x: Tensor, scale: Mapping[str, float], text: list[str]) -> Path:
     """samples.npz, a picture or a text beside it where there is anything to see."""
     buffer = io.BytesIO()
-    values = space.decode(x) if isinstance(space, Categorical) else x
+    values = space.as_data(x)
     arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(space.name, np.float32)), **scale}
     np.savez_compressed(buffer, **arrays)
     file = home.write_bytes("samples.npz", buffer.getvalue())

@@ -18,7 +18,7 @@ from ebm_cli.dataset.base import placeholder
 from ebm_cli.errors import UserError
 from ebm_cli.fit import OTHER_DATA
 from ebm_cli.run import Run
-from ebm_cli.space import SPACES, Box, Counts, Space, Words
+from ebm_cli.space import SPACES, Box, Counts, Real, Space, Units, Words
 from ebm_cli.terminal import log
 from ebm_cli.train import Choice, Parts, TrainState, assemble, build_components, load_data
 
@@ -156,7 +156,22 @@ def recorded_space(saved: Checkpoint) -> Space:
         return Words(tuple(shape), _whole(saved, described, "values", sum(t.numel() for t in saved.tensors.values())))
     if kind is Counts:
         return Counts(tuple(shape), _whole(saved, described, "length", _LONGEST))
-    return kind(tuple(shape), *_bounds(saved, described)) if kind is Box else kind(tuple(shape))
+    if kind is Box:
+        return Box(tuple(shape), *_bounds(saved, described))
+    return Real(tuple(shape), units=_units(saved, described)) if kind is Real else kind(tuple(shape))
+
+
+def _units(saved: Checkpoint, described: Mapping[str, Any]) -> Units | None:
+    """Those of the data, a finite mean and a deviation above 0 for each site, or None."""
+    units, sites = described.get("units"), math.prod(described["shape"])
+    if units is None:
+        return None
+    mean, deviation = (units.get("mean"), units.get("deviation")) if isinstance(units, dict) else (None, None)
+    if not (isinstance(mean, list) and isinstance(deviation, list) and len(mean) == len(deviation) == sites):
+        raise UserError(f"{saved.path} records no known units of its {sites} sites")
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in (*mean, *deviation)) or min(deviation) <= 0:
+        raise UserError(f"{saved.path} records units that are none: deviations must be above 0, and all numbers finite")
+    return Units(tuple(map(float, mean)), tuple(map(float, deviation)))
 
 
 def _whole(saved: Checkpoint, described: Mapping[str, Any], key: str, most: int) -> int:

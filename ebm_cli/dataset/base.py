@@ -21,7 +21,7 @@ from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.density import Density
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Words
+from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Units, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 _AT_ONCE = 2**20  # numbers that are summed at once
@@ -58,7 +58,7 @@ class Raw:
     `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
     "words" numbers (n, context + 1) of `words`; "counts" of each of the `words` in documents, `SparseRows` (n, K).
     `remarks` are sentences that whoever trains on the data should read; `spins` of binary values that -1 stood for 0;
-    `letters` those that categories are written as, in their order.
+    `letters` those that categories are written as, in their order; `units` what real values were before.
     """
 
     values: Values
@@ -71,6 +71,7 @@ class Raw:
     remarks: tuple[str, ...] = ()
     spins: bool = False
     letters: str = ""
+    units: Units | None = None
 
     def splits(self) -> dict[str, Arrays]:
         """Those there are, by name."""
@@ -219,6 +220,7 @@ class Data:
             kind += f" in [{self.space.low:g}, {self.space.high:g}]"
         if isinstance(self.space, Real):
             spread = f", {self.train.levels} levels spread evenly" if self.train.levels else ""
+            spread += "" if self.space.units is None else ", standardised"
             kind += spread + (f", noise {self.train.noise:g}" if self.train.noise else "")
         if isinstance(self.space, Categorical):
             kind += f" of {self.space.values} values"
@@ -454,6 +456,8 @@ def _space(
         return Words(shape, len(raw.words))
     if isinstance(raw.train.values, SparseRows):
         return Counts(shape, int(raw.train.values.of_rows().median()))
+    if kind is Real:
+        return Real(shape, units=raw.units)
     return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 

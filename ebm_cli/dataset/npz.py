@@ -12,6 +12,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import npz_keys, npz_size, read_npz
 from ebm_cli.dataset.pieces import as_bytes, count, every, put_last
+from ebm_cli.dataset.tables import check_resolution, standardised
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -48,12 +49,14 @@ class Npz(GreyDataset):
     A file of one array without a name (arr_0) holds train. With `categories` K all values are integers below K, each a
     category. Otherwise, all values 0 or 1, or all -1 or 1: binary; else uint8, or floats all in [0, 1]: grey; any other
     numbers: real, as float32. All splits together decide. A few small values in uint8, such as 0 to 2, are refused:
-    they may be codes.
+    they may be codes. With `standardise` grey and other numbers are real, each column less the mean and divided by the
+    standard deviation of the training rows; samples and log-likelihoods are of the data as they were.
     """
 
     path: str | None
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     categories: Annotated[int, Field(ge=2, le=256)] | None
+    standardise: bool
     values = None
     codes_are = (
         "set dataset.categories to their number if they are categories 0, 1, ...; else store bits as 0 and 1, grey "
@@ -69,6 +72,8 @@ class Npz(GreyDataset):
         found = [part.values for part in parts.values()]
         negative = any(array.min() < 0 for array in found)
         values, arrays = self._converted(found, said)
+        standard = values in ("grey", "real") and self.standardise
+        arrays = found if standard else arrays
         spins = values == "binary" and negative
         final = {
             name: Part(part.key, array, part.labels) for (name, part), array in zip(parts.items(), arrays, strict=True)
@@ -76,9 +81,16 @@ class Npz(GreyDataset):
         for name in ("test", "valid"):
             if name not in final:
                 final["train"], final[name] = hold_out(final["train"], name, self.held_out, said)
-        train, valid, test = (Arrays(final[name].values, final[name].labels) for name in ("train", "valid", "test"))
+        rows, units = {name: part.values for name, part in final.items()}, None
+        if standard:
+            values, (units, rows) = "real", standardised(rows, said)
+        elif values == "real":
+            check_resolution(parts["train"].values, said)
+        train, valid, test = (Arrays(rows[name], final[name].labels) for name in ("train", "valid", "test"))
         remarks += self._unused(arrays)
-        return Raw(values, train, valid, test, categories=self.categories or 0, remarks=remarks, spins=spins)
+        return Raw(
+            values, train, valid, test, categories=self.categories or 0, remarks=remarks, spins=spins, units=units
+        )
 
     def bytes_to_read(self) -> int:
         """By the headers in the file; 0 where it cannot be read, of which `read` says why."""

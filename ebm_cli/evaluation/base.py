@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -148,6 +148,17 @@ def learned_log_z(name: str, subject: Subject, log_z: float) -> dict[str, float]
     if learned is None:
         return {}
     return {f"{name}/learned_log_z": learned.item(), f"{name}/learned_log_z_error": learned.item() - log_z}
+
+
+def measured(evaluation: Evaluation, subject: Subject) -> Result:
+    """What it finds, log-likelihoods those of the data in their own units: log p(x) less `Space.log_volume`.
+
+    log Z stays that of the model, which is of the standardised x where data are standardised.
+    """
+    result = evaluation.evaluate(subject)
+    log_volume = subject.model.space.log_volume
+    moved = {name: value - log_volume for name, value in result.metrics.items() if name.endswith("/log_likelihood")}
+    return replace(result, metrics={**result.metrics, **moved})
 
 
 def on_split(metrics: Mapping[str, T], split: str) -> dict[str, T]:

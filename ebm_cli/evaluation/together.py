@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ebm_cli.device import evaluation_precision
 from ebm_cli.errors import RunError, UserError
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, on_split
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, measured, on_split
 from ebm_cli.memory import watched
 from ebm_cli.plain_json import finite
 from ebm_cli.terminal import log
@@ -43,7 +43,7 @@ class Findings:
         """What the evaluation finds, its numbers noted down; if it fails nothing but an account of that."""
         try:
             with evaluation_precision(), watched(subject.device.torch):
-                result = evaluation.evaluate(subject)
+                result = measured(evaluation, subject)
         except _FAILURES as error:
             expected = isinstance(error, RunError | UserError)
             self.failed[name] = str(error) if expected else f"{type(error).__name__}: {error}"
