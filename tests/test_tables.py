@@ -81,8 +81,11 @@ def test_constant_columns_cannot_be_standardised(constant, said):
 def test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were():
     """Independent normal units: the likelihood is that of the fitted normal law in the units of the file."""
     loaded(ROWS)
-    line = f"train {TABLE} dataset.standardise=true model=exponential_family sampler=mala objective=exact evaluation=[exact] seed=1"
-    answer = ebm(f"{line} steps=600 batch_size=600 optimizer=adam optimizer.lr=0.02 eval_every=0 hydra.run.dir=run")
+    line = f"train {TABLE} dataset.standardise=true model=exponential_family sampler=mala objective=exact"
+    answer = ebm(
+        f"{line} evaluation=[exact] seed=1 steps=600 batch_size=600 optimizer=adam optimizer.lr=0.02 eval_every=0 "
+        "hydra.run.dir=run"
+    )
     assert answer.code == 0, answer.err
     found = json.loads(Path("run/summary.json").read_text())["exact/log_likelihood"]
     expected = stats.norm(ROWS.mean(0), ROWS.std(0)).logpdf(ROWS[:50]).sum(1).mean()
@@ -165,7 +168,7 @@ def test_a_column_of_few_numbers_is_said():
 
 def test_families_of_counts_are_not_told_of_repetition():
     np.savez("table.npz", train=np.random.Generator(np.random.Philox(4)).poisson(3.0, (400, 2)))
-    line = f"train {TABLE} model=exponential_family model.family=poisson sampler=metropolis objective=exact steps=2 evaluation=[]"
-    answer = ebm(f"{line} hydra.run.dir=run")
+    line = f"train {TABLE} model=exponential_family model.family=poisson sampler=metropolis objective=exact steps=2"
+    answer = ebm(f"{line} evaluation=[] hydra.run.dir=run")
     assert answer.code == 0, answer.err
     assert "repeat" not in answer.err

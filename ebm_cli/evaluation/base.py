@@ -157,6 +157,8 @@ def measured(evaluation: Evaluation, subject: Subject) -> Result:
     """
     result = evaluation.evaluate(subject)
     log_volume = subject.model.space.log_volume
+    if not log_volume:
+        return result
     moved = {name: value - log_volume for name, value in result.metrics.items() if name.endswith("/log_likelihood")}
     return replace(result, metrics={**result.metrics, **moved})
 
