@@ -374,7 +374,7 @@ BAD_FILES = {
         (b"%%MatrixMarket matrix coordinate complex general\n2 2 1\n1 1 3 1\n", "has type complex128; it must be"),
     ],
     "t.txt": [(b"words", "of an unknown kind; give a folder of .txt files, or a .csv")],
-    "t.npz": [(b"words", "not an .npz file, or cut short")],
+    "t.npz": [(b"words", "not an .npz file: it is text")],
 }  # fmt: skip
 
 

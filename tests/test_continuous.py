@@ -107,7 +107,7 @@ def test_a_clipped_gradient_moves_no_further():
 
 def test_what_langevin_says_of_itself():
     assert component("sampler", "langevin").remark() is None
-    for step_size, noise in ((0.01, 0.141), (0.03, math.sqrt(0.06)), (0.5, 1.0)):
+    for step_size, noise in ((0.01, 0.1414), (0.03, math.sqrt(0.06)), (0.5, 1.0)):
         assert component("sampler", "langevin", step_size=step_size, noise=noise).remark() is None
     assert "temperature 1.01" in component("sampler", "langevin", step_size=0.01, noise=0.1421).remark()
     said = component("sampler", "langevin", step_size=10.0, noise=0.005, clip=0.03).remark()

@@ -343,7 +343,7 @@ def test_mixed_layouts_are_refused(tmp_path):
 
 
 def test_pictures_train_in_a_box(tmp_path):
-    fill(tmp_path, range(10))
+    fill(tmp_path, range(0, 250, 25))
     data = images(tmp_path, colour=False, box="symmetric", dequantise=False).load((Box,))
     assert data.space == Box((8, 8), -1.0, 1.0)
     values = data.train.all()[:, 0, 0]

@@ -157,11 +157,11 @@ def test_a_model_of_the_data_knows_them_from_noise():
 
 @pytest.fixture
 def kmnist(tmp_path):
-    """A made-up Kuzushiji-MNIST: black training images, test images of one level each."""
+    """A made-up Kuzushiji-MNIST: light training images, test images of one dark level each."""
     folder = tmp_path / "KMNIST" / "raw"
     folder.mkdir(parents=True)
     test = np.tile(np.arange(20)[:, None, None], (1, 28, 28))
-    for stem, images in (("train", np.zeros((10_001, 28, 28))), ("t10k", test)):
+    for stem, images in (("train", np.full((10_001, 28, 28), 200)), ("t10k", test)):
         (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images), 1))
         (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(len(images)))))
     return tmp_path

@@ -407,7 +407,7 @@ def test_a_run_measures_both(tmp_path, monkeypatch):
         parts[f"{name}_label"] = part.labels.numpy()
     np.savez("counts.npz", **parts)
     line = (
-        "train dataset=bag_of_words dataset.root=. dataset.path=counts.npz model=replicated_softmax model.hidden=2 "
+        "train dataset=bag_of_words dataset.path=counts.npz model=replicated_softmax model.hidden=2 "
         "objective=cd sampler=block_gibbs steps=5 tracker=none device=cpu checkpoint.monitor=null hydra.run.dir=run "
         "evaluation=[topics,retrieval] evaluation.topics.lda_passes=1 evaluation.retrieval.lda_passes=1"
     )
