@@ -192,10 +192,11 @@ def test_repeated_sequences_and_sites_of_gaps_are_said(tmp_path):
     [
         (b"# STOCKHOLM 1.0\na ACD\n//\n", "it is an alignment in Stockholm format; write it as aligned FASTA"),
         (b"CLUSTAL W\n\na ACD\n", "it is an alignment in Clustal format; write it as aligned FASTA"),
-        (gzip.compress(LONG.encode()), "it is packed by gzip; unpack it by gunzip -k FILE"),
+        (gzip.compress(LONG.encode(), mtime=0), "it is packed by gzip; unpack it by gunzip -k FILE"),
         (LONG.encode("utf-16"), "it is text in UTF-16; convert it to UTF-8"),
         (b">a\nAC\xe9\n", r"cannot be read \(UnicodeDecodeError\); name a text file in UTF-8"),
     ],
+    ids=["Stockholm", "Clustal", "gzip", "UTF-16", "Latin-1"],
 )
 def test_alignments_in_other_formats_are_called_by_their_names(tmp_path, content, expected):
     (tmp_path / "family.fasta").write_bytes(content)
