@@ -130,6 +130,9 @@ def test_what_is_said_of_means():
     (said,) = stuck({"acceptance": 0.3, "swap_1": 0.2, "swap_2": 0.0, "swap_3": 0.0})
     assert said.startswith("replicas never swapped at rung 2, 3 of the ladder")
     assert lost(torch.zeros(3, 2)) is None
+    assert lost(torch.tensor([[0.0, 1.0], [torch.inf, 0.0], [0.0, torch.nan]])).startswith(
+        "2 of 3 chains have run away"
+    )
     assert lost(torch.tensor([[0.0, math.nan], [1.0, 2.0]])).startswith("1 of 2 chains")
 
 
