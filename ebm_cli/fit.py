@@ -163,10 +163,12 @@ class Recorder:
             return  # a run of no steps was resumed
         best = state.best and dataclasses.asdict(state.best)
         space = parts.data.space
+        logged = self.run.sync_metrics()
         numbers = {
             "space": _described(space),
             "data": parts.data.fingerprint,
-            "metrics_bytes": self.run.sync_metrics(),
+            "metrics_bytes": logged,
+            "metrics_sha256": self.run.metrics_sha256(logged),
             "best": best,
         }
         checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
@@ -250,7 +252,7 @@ def restore(run: Run, parts: Parts, state: TrainState, plan: Plan) -> Restored:
         size = int(found.numbers["metrics_bytes"])
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
-    run.check_metrics(size)
+    run.check_metrics(size, found.numbers.get("metrics_sha256"))
     behind = bool(reasons) or run.recorded_step() > found.step
     edited = run.edited()
     notes = [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]

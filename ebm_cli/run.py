@@ -69,8 +69,8 @@ class Run:
 
     def logged(self, name: str) -> list[float]:
         """The numbers of one metric in metrics.jsonl, in the order of the steps."""
-        sought = re.compile(rf'"{re.escape(name)}": (-?\d[\d.e+-]*)[,}}]')
-        found = (sought.search(line) for line in files.text(self.path, self.metrics.name).splitlines())
+        sought = re.compile(rf'"{re.escape(name)}": (-?\d[\d.e+-]*)[,}}]'.encode())
+        found = (sought.search(line) for line in files.read(self.path, self.metrics.name).splitlines())
         return [float(match[1]) for match in found if match]
 
     def sync_metrics(self) -> int:
@@ -79,8 +79,15 @@ class Run:
             os.fsync(file.fileno())
             return file.tell()
 
-    def check_metrics(self, size: int) -> None:
-        """Raise UserError unless metrics.jsonl has what was logged before the checkpoint that recorded `size`."""
+    def metrics_sha256(self, size: int) -> str:
+        """Of the first `size` bytes, by which an edited number is known."""
+        return _sha256(files.read(self.path, self.metrics.name)[:size])
+
+    def check_metrics(self, size: int, sha256: str | None = None) -> None:
+        """Raise UserError unless metrics.jsonl has what was logged before the checkpoint that recorded `size`.
+
+        `sha256` is of these bytes, None if the checkpoint does not record it.
+        """
         there = files.size(self.path, self.metrics.name) or 0
         if not 0 <= size <= there:
             raise UserError(
@@ -91,6 +98,11 @@ class Run:
             raise UserError(
                 f"{self.metrics} has no end of a line at byte {size}, where its checkpoint says that one is: it was "
                 "edited; put it back, or start a new run"
+            )
+        if size and sha256 not in (None, self.metrics_sha256(size)):
+            raise UserError(
+                f"{self.metrics} is not what was logged until its checkpoint: it was edited or damaged; put it back, "
+                "or start a new run"
             )
 
     def edited(self) -> str | None:

@@ -1,6 +1,9 @@
 """What lies in a run directory cannot run code, read other files or show the environment, whatever it says."""
 
+import dataclasses
+import hashlib
 import json
+import math
 import os
 import pickle  # noqa: TID251 - to be refused
 import shutil
@@ -46,11 +49,18 @@ def run(good, tmp_path, monkeypatch):
     assert "evil" not in sys.modules
 
 
+EDITED = "run/config.yaml is not as this run wrote it; what it says is taken"
+
+
 def refused(*words: str, by: tuple[str, ...] = COMMANDS) -> None:
-    """By all three commands, and the secret is not shown."""
+    """By all three commands, and the secret is not shown; before it, that the configuration was edited if it was."""
+    written = json.loads(Path("run/metadata.json").read_text())["config_sha256"]
+    edited = written != hashlib.sha256(Path("run/config.yaml").read_bytes()).hexdigest()
     for command in by:
         answer = ebm(command)
-        assert_refused(answer, *words)
+        *said, refusal = answer.err.strip().splitlines()
+        assert said in ([[], [EDITED]] if edited else [[]])
+        assert_refused(dataclasses.replace(answer, err=refusal), *words)
         assert SECRET not in answer.err + answer.out
 
 
@@ -104,6 +114,11 @@ def test_tensors_of_another_type_or_name(run):
             assert_refused(ebm(command))
 
 
+def known(change) -> bool:
+    """Whether JSON has words for the values."""
+    return not any(isinstance(value, float) and not math.isfinite(value) for value in change.values())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -115,7 +130,8 @@ def test_tensors_of_another_type_or_name(run):
 def test_steps_that_are_none(change, run):
     numbers = json.loads((last_step(run) / checkpoint.NUMBERS).read_text())
     forge(last_step(run), numbers=json.dumps(numbers | change).encode())
-    with pytest.raises(Invalid, match=r"^format .* of step .* in a directory named step-00000012$"):
+    finite = r"^format .* of step .* in a directory named step-00000012$"
+    with pytest.raises(Invalid, match=finite if known(change) else r"\(ValueError: (NaN|Infinity) is no number\)$"):
         checkpoint.load(last_step(run))
 
 
@@ -159,7 +175,8 @@ def test_a_space_that_is_none(space, run):
 def test_a_best_step_that_is_none(best, run):
     numbers = json.loads((last_step(run) / checkpoint.NUMBERS).read_text())
     forge(last_step(run), numbers=json.dumps(numbers | {"best": {"step": best, "value": 0}}).encode())
-    assert_refused(ebm("sample run=run checkpoint=best"), "checkpoint=best: ", "has steps 12")
+    why = f"its best step is {{'step': {best!r}, 'value': 0}}" if known({"step": best}) else "Infinity is no number"
+    assert_refused(ebm("sample run=run checkpoint=best"), "no valid checkpoint in run/checkpoints (step-00000012", why)
 
 
 # config.yaml
@@ -230,8 +247,7 @@ def test_a_configuration_that_lacks_something(key, run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     del config[key]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    answer = ebm(COMMANDS[1])
-    assert_refused(answer, key)
+    refused(key, by=COMMANDS[1:2])
 
 
 @pytest.mark.parametrize("value", [[], 3, "x", None, {"keep_last": {}}, [["keep_last", 1]]], ids=str)
@@ -278,3 +294,30 @@ def test_the_pictures_of_a_plain_text_run_say_nothing_of_the_environment(run):
     change(run, "dataset", path="${oc.env:CANARY}")
     for command in COMMANDS:
         assert SECRET not in ebm(command).err
+
+
+# metrics.jsonl
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"1", b"2"), (b"{", b"\xe9")], ids=["a digit", "no UTF-8"])
+def test_an_edited_record_is_not_gone_on_with(old, new, run):
+    (run / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes().replace(old, new, 1))
+    refused("metrics.jsonl is not what was logged until its checkpoint: it was edited or damaged", by=COMMANDS[:1])
+
+
+def test_a_damaged_record_of_an_older_program_is_read_as_far_as_it_can_be(run):
+    numbers = json.loads((last_step(run) / checkpoint.NUMBERS).read_text())
+    del numbers["metrics_sha256"]
+    forge(last_step(run), numbers=json.dumps(numbers).encode())
+    (run / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes().replace(b"{", b"\xe9", 1))
+    assert ebm(COMMANDS[0]).code == 0
+
+
+def test_a_newest_checkpoint_that_is_gone_is_said(run):
+    before = ebm("train resume=run steps=13 save_every=1")
+    assert before.code == 0
+    shutil.rmtree(last_step(run))
+    for command in COMMANDS[1:]:
+        answer = ebm(command)
+        assert answer.code == 0
+        assert "run got to step 13, its newest checkpoint is of step 12" in answer.err

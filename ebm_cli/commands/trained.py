@@ -189,11 +189,20 @@ def _bounds(saved: Checkpoint, described: Mapping[str, Any]) -> tuple[float, flo
     return float(low), float(high)
 
 
-def _checkpoint(found: Run, which: str) -> Checkpoint:
-    """The checkpoint asked for. One that a training process deletes meanwhile is looked for anew."""
+def _newest(found: Run) -> Checkpoint:
+    """The newest checkpoint that can be used; if the run got further, that is said."""
     newest, reasons = checkpoint.newest(found.checkpoints)
     for reason in reasons:
         log.warning("not valid, so an older checkpoint is used: %s", reason)
+    if not reasons and found.recorded_step() > newest.step:
+        behind = "%s got to step %d, its newest checkpoint is of step %d"
+        log.warning(behind, found.path, found.recorded_step(), newest.step)
+    return newest
+
+
+def _checkpoint(found: Run, which: str) -> Checkpoint:
+    """The checkpoint asked for. One that a training process deletes meanwhile is looked for anew."""
+    newest = _newest(found)
     if which == "last":
         return newest
     best = newest.numbers.get("best")

@@ -56,13 +56,13 @@ class CsvTracker(Tracker):
 def _cut(directory: Path, step: int) -> None:
     """Drop the rows beyond a step, which the resumed run logs again."""
     if (directory / _METRICS).exists():
-        lines = files.text(directory, _METRICS).splitlines(keepends=True)
-        files.replace(directory, _METRICS, "".join(line for line in lines if _until(step, line)).encode())
+        lines = files.read(directory, _METRICS).splitlines(keepends=True)
+        files.replace(directory, _METRICS, b"".join(line for line in lines if _until(step, line)))
 
 
-def _until(step: int, line: str) -> bool:
-    number = line.partition(",")[0]
-    return line.endswith("\n") and (not number.isdecimal() or int(number) <= step)
+def _until(step: int, line: bytes) -> bool:
+    number = line.partition(b",")[0]
+    return line.endswith(b"\n") and (not number.isdigit() or int(number) <= step)
 
 
 def _append_to(directory: Path, name: str) -> TextIO:
