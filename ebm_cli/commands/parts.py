@@ -139,7 +139,11 @@ def accelerated(
     )
     return (
         replace(parts, device=replace(device, engine=engine)),
-        {**config, "device": {**config["device"], **decided}},
+        {
+            **config,
+            "device": {**config["device"], **decided},
+            "objective": {**config["objective"], **parts.components.objective.decided(state.model)},
+        },
         f"{said}; precision {spec.precision}",
     )
 
