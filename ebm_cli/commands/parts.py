@@ -139,11 +139,7 @@ def accelerated(
     )
     return (
         replace(parts, device=replace(device, engine=engine)),
-        {
-            **config,
-            "device": {**config["device"], **decided},
-            "objective": {**config["objective"], **parts.components.objective.decided(state.model)},
-        },
+        {**config, "device": {**config["device"], **decided}},
         f"{said}; precision {spec.precision}",
     )
 

@@ -55,8 +55,8 @@ class AIS(Evaluation):
     rows differ far more from each other than the gap does from row to row. The two bracket the truth unless a mode of
     the model is found by neither. Where a sampler's proposals are all rejected over a tenth of the way there is no
     estimate. The 95 % interval of log Z is by bootstrap over chains. `raise_points` 0 leaves RAISE
-    out. While training, `training_temperatures` make do, without RAISE: their log Z is a little lower and ranks checkpoints,
-    as pseudo-likelihood, which sees single flips alone, does not.
+    out. While training, `training_temperatures` make do, without RAISE: their log Z is a little lower and ranks
+    checkpoints, as pseudo-likelihood, which sees single flips alone, does not.
     """
 
     while_training: bool
