@@ -23,11 +23,11 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_an_rbm_brings_its_own_rate_batches_and_monitor():
+def test_an_rbm_brings_averaged_weights_and_its_monitor():
     found = composed("")
     assert found["objective"]["centered"] == "auto"
     assert (found["optimizer"]["lr"], found["optimizer"]["ema"]) == (0.1, 0.998)
-    assert (found["batch_size"], found["eval_every"]) == (200, 1000)
+    assert (found["batch_size"], found["eval_every"]) == (100, 1000)
     assert found["checkpoint"]["monitor"] == "ais/valid/log_likelihood"
     assert found["evaluation"]["ais"]["while_training"] is True
 
@@ -60,6 +60,20 @@ def test_annealing_while_training_is_shorter_and_goes_up_alone():
     quick = whole.while_it_trains()
     assert quick == replace(whole, temperatures=500, raise_points=0)
     assert replace(whole, training_temperatures=None).while_it_trains().raise_points == whole.raise_points
+
+
+def test_best_and_last_are_compared_by_the_annealing_done_while_training():
+    found = "ais/valid/log_likelihood"
+    short = "evaluation.ais.temperatures=40 evaluation.ais.training_temperatures=3 evaluation.ais.chains=4"
+    harmful = "steps=20 eval_every=5 save_every=5 optimizer.warmup=20 optimizer.lr=30 optimizer.ema=0"
+    words = f"train {harmful} evaluation=[ais] {short} tracker=none device=cpu hydra.run.dir=run"
+    assert ebm(words).code == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    recorded = {line["step"]: line[found] for line in lines if found in line}
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["judged"] == "best"
+    assert summary[f"best/{found}"] == max(recorded.values())
+    assert summary[f"last/{found}"] == pytest.approx(recorded[20], abs=1e-3)
 
 
 @pytest.mark.long
