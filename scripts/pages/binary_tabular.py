@@ -29,7 +29,7 @@ def _head() -> str:
 
 Made by `scripts/results binary_tabular`. Each row is one run with the defaults: 64 hidden units, 20 000 updates of 100 rows and
 100 chains, PCD-1, centred gradient, rate 0.1 falling to 0, weights averaged (0.998), AIS on validation rows every 1000 updates.
-The checkpoint judged is the one where that was highest, where the last is worse by more than the error of the difference; else the last.
+The checkpoint judged is the one where that was highest, where the last is worse by more than twice the error of the difference over rows; else the last.
 Log-likelihood of test rows in nats. *Weights that count* are the effective number of the 100 annealing runs. One seed each, one
 thread; other work ran on the same two cores, so seconds are upper bounds."""
 
@@ -60,8 +60,8 @@ def _notes(runs: Runs) -> str:
     below = [name for name, best in PUBLISHED.items() if runs.summary(name)["ais/log_likelihood"] < best]
     than = f"worse than published on {', '.join(below)}" if below else "better than each published row"
     return f"""* The bracket from RAISE to AIS is {said}. RAISE may lie above AIS: it bounds the annealed model.
-* AIS is {than}. Those are the RBM rows that Larochelle and Murray 2011 and Germain et al. 2015 are quoted with; they were not found
-  at the source, and their RBMs have another number of hidden units, so they are a yardstick and no replication.
+* AIS is {than}. Those are the RBM rows that Larochelle and Murray 2011 and Germain et al. 2015 are quoted with; they were not checked
+  at the source, nor how many hidden units those RBMs have, so they are a yardstick and no replication.
 * Rows of validation choose the step. Where rows are few (nips has 400 to train on) the RBM overfits early, and the last checkpoint is worse."""
 
 
