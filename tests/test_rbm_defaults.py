@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from cli_helpers import ebm
-from targets import real_data
+from targets import component, real_data, target
 
 from ebm_cli import registry
 from ebm_cli.evaluation.ais import AIS
@@ -48,11 +48,14 @@ def test_other_models_have_none_of_it():
     assert (ais["while_training"], ais["training_temperatures"]) == (False, None)
 
 
-@pytest.mark.parametrize(("model", "centered"), [("rbm", True), ("boltzmann", False)])
-def test_the_run_records_whether_its_gradient_was_centred(model, centered):
-    words = f"train model={model} steps=2 batch_size=5 tracker=none device=cpu evaluation=[] hydra.run.dir=run"
-    assert ebm(words).code == 0
-    assert yaml.safe_load(Path("run/config.yaml").read_text())["objective"]["centered"] is centered
+@pytest.mark.parametrize(("model", "centered"), [("rbm-binary", True), ("boltzmann-binary", False)])
+def test_auto_is_the_centred_gradient_for_an_rbm_alone(model, centered):
+    assert component("objective", "pcd").centers(target(model)) is centered
+
+
+def test_the_same_command_goes_on_with_the_run_it_started():
+    words = "train steps=4 batch_size=5 tracker=none device=cpu evaluation=[] hydra.run.dir=run resume=auto"
+    assert [ebm(words).code, ebm(words).code] == [0, 0]
 
 
 def test_annealing_while_training_is_shorter_and_goes_up_alone():

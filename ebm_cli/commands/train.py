@@ -186,7 +186,6 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)
-    config["objective"] = {**config["objective"], **parts.components.objective.decided(state.model)}
     notes, restored = [said], None
     if found is not None:
         restored = restore(found, parts, state, plan)

@@ -171,10 +171,6 @@ class Objective(ABC):
         """Which key does not suit models of this class, in one sentence, or None."""
         return None
 
-    def decided(self, model: EnergyModel) -> dict[str, Any]:
-        """Its keys that auto may stand for, by name, as they are for this model; for the run's `config.yaml`."""
-        return {}
-
     def space_misfit(self, space: Space) -> str | None:
         """Which key does not suit data of this space, in one sentence, or None."""
         return None

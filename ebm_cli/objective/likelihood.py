@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -101,10 +101,6 @@ class Likelihood(Objective):
     def centers(self, model: EnergyModel) -> bool:
         """Whether the gradient of this model is the centred one."""
         return isinstance(model, RBM) if self.centered == "auto" else self.centered
-
-    def decided(self, model: EnergyModel) -> dict[str, Any]:
-        """`centered`."""
-        return {"centered": self.centers(model)}
 
     def misfit(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
