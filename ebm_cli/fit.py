@@ -115,7 +115,7 @@ class Recorder:
         findings, split = Findings(), "valid" if parts.data.valid else "train"
         for name, evaluation in self.evaluations.items():
             if evaluation.while_training:
-                findings.made(name, evaluation, subject_of(parts, state, split, name))
+                findings.made(name, evaluation.while_it_trains(), subject_of(parts, state, split, name))
         self._say([f"evaluation {name} failed: {why}" for name, why in findings.failed.items()], state.step)
         values = findings.numbers
         if values:

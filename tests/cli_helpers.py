@@ -15,6 +15,7 @@ from ebm_cli.cli import dispatch
 TINY = (
     "model.hidden=8", "steps=12", "batch_size=10", "log_every=1", "tracker=none", "device=cpu",
     "evaluation=[samples]", "evaluation.samples.count=4", "evaluation.samples.steps=2",
+    "checkpoint.monitor=pseudo_likelihood/valid/log_pseudo_likelihood",
 )  # fmt: skip
 """A run of a few hundredths of a second."""
 

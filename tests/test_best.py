@@ -16,7 +16,7 @@ from ebm_cli.train import Best
 
 MONITOR = "pseudo_likelihood/valid/log_pseudo_likelihood"
 WORSE = (  # the rate rises until it does harm
-    "steps=20 save_every=5 eval_every=1 checkpoint.keep_last=1 optimizer.warmup=20 optimizer.lr=30 "
+    "steps=20 save_every=5 eval_every=1 checkpoint.keep_last=1 optimizer.warmup=20 optimizer.lr=30 optimizer.ema=0 "
     "evaluation=[samples,pseudo_likelihood]"
 )
 

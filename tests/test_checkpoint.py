@@ -133,7 +133,7 @@ def test_which_checkpoints_stay():
 
 def test_the_best_checkpoint_stays():
     found = trained(
-        "steps=20 save_every=1 eval_every=1 checkpoint.keep_last=1 optimizer.lr=3 "
+        "steps=20 save_every=1 eval_every=1 checkpoint.keep_last=1 optimizer.lr=3 optimizer.ema=0 "
         "evaluation=[samples,pseudo_likelihood]"
     )
     values = {}

@@ -82,7 +82,7 @@ def test_flags_may_stand_anywhere():
     for line in ("train --cfg job steps=3", "train steps=3 --cfg job model.hidden=4", "train steps=3 --cfg=job"):
         answer = ebm(line)
         assert answer.code == 0
-        assert "\nsteps: 3\n" in answer.out
+        assert "\nsteps: 3\n" in f"\n{answer.out}"
 
 
 # Signals

@@ -83,12 +83,17 @@ def test_every_objective_has_a_file():
 # Likelihood
 
 
+def plainly(name):
+    """The keys by which a likelihood takes the gradient in the model's own parameters."""
+    return {"centered": False} if name in LIKELIHOOD else {}
+
+
 @discrete_models
 @pytest.mark.parametrize("name", WITH_CHAINS)
 def test_with_exact_negatives_the_gradient_is_that_of_the_likelihood(name, model_name):
     model = target(model_name)
     x = data_rows(model)
-    found = negatives_weighted_by_p(component("objective", name), model, x)
+    found = negatives_weighted_by_p(component("objective", name, centered=False), model, x)
     expected, _ = likelihood_gradient(model, x)
     for parameter in expected:
         assert_close(found[parameter], expected[parameter], **EXACT)
@@ -120,7 +125,7 @@ def test_by_closed_form_the_gaussian_learns_its_mean_and_variance():
 @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in OBJECTIVES), ("pcd", {"energy_l2": 0.2})])
 def test_the_gradient_is_that_of_the_reported_loss(name, changes):
     """Central differences in every parameter: truncation and rounding are both near 1e-9 at h = 1e-5."""
-    objective = component("objective", name, **changes)
+    objective = component("objective", name, **plainly(name), **changes)
     model, h = target("rbm-binary"), 1e-5
     x = data_rows(model)
     x_neg = model.space.noise(5, stream(1, "chains")).double() if objective.negatives else None
@@ -165,7 +170,7 @@ def test_metrics(name):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_nothing_but_gradients_changes(name):
-    objective, model = component("objective", name), target("rbm-binary")
+    objective, model = component("objective", name, **plainly(name)), target("rbm-binary")
     x, x_neg = data_rows(model), model.space.noise(5, stream(1)).double()
     kept = [t.clone() for t in (*model.state_dict().values(), x, x_neg)]
     before = torch.get_rng_state()
@@ -227,7 +232,7 @@ def test_the_centred_gradient_is_that_of_the_centred_energy(rate):
     expected = centred_gradient(model, x, x_neg, lam)
     for name in expected:
         assert_close(found[name], expected[name], **EXACT)
-    plain = gradients(component("objective", "pcd"), centred_rbm(), x, x_neg)[1]
+    plain = gradients(component("objective", "pcd", centered=False), centred_rbm(), x, x_neg)[1]
     assert metrics["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-12)
 
 
@@ -236,7 +241,7 @@ def test_without_offsets_the_centred_gradient_is_the_plain_one():
     model.visible_offset.zero_()
     model.hidden_offset.zero_()
     x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
-    plain, _ = gradients(component("objective", "pcd"), model, x, x_neg)
+    plain, _ = gradients(component("objective", "pcd", centered=False), model, x, x_neg)
     centred = center(plain, model.visible_offset, model.hidden_offset)
     assert all(torch.equal(centred[name], plain[name]) for name in plain)
 
@@ -347,7 +352,7 @@ def test_a_gradient_that_is_not_finite_is_found_whenever_one_looks(clip, paramet
     monkeypatch.setattr(Broken, "parameter", parameter)
     adam = shipped("optimizer")["adam"] | {"clip": clip, "ema": 0.9, "ema_start": 0.0}
     parts, state = small_run(optimizer=adam)
-    broken = Broken(**dataclasses.asdict(component("objective", "pcd")))
+    broken = Broken(**dataclasses.asdict(component("objective", "pcd", centered=False)))
     parts = dataclasses.replace(parts, components=dataclasses.replace(parts.components, objective=broken))
     reports = [train_step(parts, state) for _ in range(2)]
     check(state, reports, parts.components.objective)

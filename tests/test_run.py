@@ -97,7 +97,7 @@ def test_a_gradient_that_is_not_finite(monkeypatch):
         return found
 
     monkeypatch.setattr(likelihood.Likelihood, "gradient", poisoned)
-    answer = train("save_every=1")
+    answer = train("save_every=1 objective.centered=false")
     assert answer.code == 1
     assert "step 4: the gradient of W is not finite (loss " in answer.err
     assert checkpoint.steps(Path("run/checkpoints"))[-1] == facts(Path("run"))["step"] == 3

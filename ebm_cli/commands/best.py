@@ -171,10 +171,10 @@ def _measured(trained: Trained, metric: str | None) -> Sides:
 
 
 def _seen(trained: Trained, parts: Parts, evaluation: Evaluation, metric: str) -> Seen | None:
-    """On the validation rows of these parts, with the draws it had while training."""
+    """On the validation rows of these parts, as it was measured while training and with the same draws."""
     subject = subject_of(parts, trained.state, "valid", metric.split("/")[0])
     with evaluation_precision():
-        result = evaluation.evaluate(subject)
+        result = evaluation.while_it_trains().evaluate(subject)
     mean = on_split(result.metrics, "valid").get(metric)
     return None if mean is None else Seen(mean, on_split(result.by_row, "valid").get(metric))
 

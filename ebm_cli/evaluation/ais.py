@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -55,12 +55,14 @@ class AIS(Evaluation):
     rows differ far more from each other than the gap does from row to row. The two bracket the truth unless a mode of
     the model is found by neither. Where a sampler's proposals are all rejected over a tenth of the way there is no
     estimate. The 95 % interval of log Z is by bootstrap over chains. `raise_points` 0 leaves RAISE
-    out.
+    out. While training, `training_temperatures` make do, without RAISE: their log Z is a little lower and ranks
+    checkpoints, as pseudo-likelihood, which sees single flips alone, does not.
     """
 
     while_training: bool
     chains: Annotated[int, Field(ge=2)]
     temperatures: Count
+    training_temperatures: Count | None
     base_mix: Annotated[float, Field(ge=0, le=1)]
     raise_points: Annotated[int, Field(ge=0)]
     raise_chains: Count
@@ -71,6 +73,12 @@ class AIS(Evaluation):
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
         return not_invariant(sampler)
+
+    def while_it_trains(self) -> "AIS":
+        """With `training_temperatures` and without RAISE, where these are given."""
+        if self.training_temperatures is None:
+            return self
+        return replace(self, temperatures=self.training_temperatures, raise_points=0)
 
     @property
     def work(self) -> Work:

@@ -85,6 +85,10 @@ class Evaluation(ABC):
     asks_for_energy: ClassVar[bool] = True
     """Whether it computes energies of the model's configurations."""
 
+    def while_it_trains(self) -> "Evaluation":
+        """What is done in its place every `eval_every` steps: itself, or something cheaper."""
+        return self
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Why it cannot be done on this model with this sampler, or None."""
         return None

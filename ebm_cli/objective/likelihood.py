@@ -23,7 +23,8 @@ class Likelihood(Objective):
     """loss = mean E(x) - mean E(x_neg), whose gradient estimates that of -log p: E_data[dE] - E_model[dE].
 
     `negatives_from` chains: x_neg are the ends of the chains. enumeration: the second mean is exact, and the loss is
-    the negative log-likelihood mean E(x) + log Z itself. `centered` applies the centred gradient (RBMs only).
+    the negative log-likelihood mean E(x) + log Z itself. `centered` applies the centred gradient (RBMs only); auto: to
+    an RBM, and to no other model.
     `kl` adds the gradient of KL(q || p), q the distribution of the ends of the chains and p held fixed (`kl.py`),
     differentiated through their last `kl_steps` transitions: du2021 with the weight `kl_weight`, which draws the chains
     to the model, cd with -`kl_weight`, the sign of the derivation of contrastive divergence, which drives them off.
@@ -35,7 +36,7 @@ class Likelihood(Objective):
     """
 
     negatives_from: Literal["chains", "enumeration"]
-    centered: bool
+    centered: bool | Literal["auto"]
     offset_rate: Annotated[float, Field(gt=0, le=1)]
     energy_l2: Annotated[float, Field(ge=0)]
     coupling_l1: Annotated[float, Field(ge=0)]
@@ -90,12 +91,16 @@ class Likelihood(Objective):
     @property
     def needs(self) -> tuple[type[EnergyModel], ...]:
         """Only RBMs have a centred gradient."""
-        return (RBM,) if self.centered else ()
+        return (RBM,) if self.centered is True else ()
 
     @property
     def needed_by(self) -> str | None:
         """That gradient."""
-        return "centered" if self.centered else None
+        return "centered" if self.centered is True else None
+
+    def centers(self, model: EnergyModel) -> bool:
+        """Whether the gradient of this model is the centred one."""
+        return isinstance(model, RBM) if self.centered == "auto" else self.centered
 
     def misfit(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
@@ -108,7 +113,7 @@ class Likelihood(Objective):
         rows = x if x_neg is None else torch.cat([x, x_neg])
         pull: Pullback
         statistics = {}
-        if self.centered:
+        if self.centers(model):
             assert isinstance(model, RBM)
             logits = model.hidden_logits(rows)
             energy, pull = model.free_energy(rows, logits), partial(model.pull, rows, logits)
@@ -135,7 +140,7 @@ class Likelihood(Objective):
 
         The penalties on couplings come last.
         """
-        found = self._centered(model, gradient) if self.centered else gradient.parameters
+        found = self._centered(model, gradient) if self.centers(model) else gradient.parameters
         return penalised(model, found, self.coupling_l1, self.coupling_l2)
 
     def _centered(self, model: EnergyModel, gradient: Gradient) -> Gradients:
