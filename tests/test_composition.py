@@ -117,7 +117,7 @@ def weights(run):
 
 def two_parts():
     assert part("a", "model=boltzmann optimizer.ema=0.5 optimizer.lr=0.5").code == 0
-    assert part("b", "model=rbm model.hidden=2").code == 0
+    assert part("b", "model=rbm model.hidden=2 optimizer.ema=0").code == 0
 
 
 def test_a_product_of_runs_has_their_newest_averages_and_outlives_them():
