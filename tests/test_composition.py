@@ -146,7 +146,8 @@ def test_training_moves_the_parts_only_where_it_is_to_and_resumes_bit_for_bit(mo
             at_step(patch, step, die)
             with pytest.raises(Killed):
                 compose(line, "parts") if step == 1 else compose(f"{line} resume=auto", "parts")
-        assert part("b", "resume=auto model=rbm model.hidden=2 optimizer.ema=0 steps=7").code == 0  # its newest weights are others
+        answer = part("b", "resume=auto model=rbm model.hidden=2 optimizer.ema=0 steps=7")
+        assert answer.code == 0  # its newest weights are others
     assert ebm("train resume=parts").code == 0
     assert outcome(Path("parts")) == outcome(Path("whole"))
     found = weights("whole")
