@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,11 @@ def _work(main: Main, argument: Any, environment: Mapping[str, str]) -> None:
             os.environ.update(environment)
             code = main(argument)
         except KeyboardInterrupt:
-            code = stop.exit_code or 130
+            stop.noted()
+            if environment["RANK"] == "0":
+                sys.stderr.write(f"ebm train: {stop.said}\n")
+            sys.stderr.flush()
+            os._exit(stop.exit_code or 130)  # as in `__main__`: the interpreter might end by SIGINT
         stop.noted()
     raise SystemExit(code)
 

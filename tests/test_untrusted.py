@@ -250,6 +250,12 @@ def test_a_configuration_that_lacks_something(key, run):
     refused(key, by=COMMANDS[1:2])
 
 
+@pytest.mark.parametrize("key", ["device", "tracker"])
+def test_a_group_that_is_empty(key, run):
+    change(run, None, **{key: None})
+    refused(f"lacks {key}: it is not the configuration of a whole run", by=COMMANDS[:1])
+
+
 @pytest.mark.parametrize("value", [[], 3, "x", None, {"keep_last": {}}, [["keep_last", 1]]], ids=str)
 def test_settings_of_another_form(value, run):
     change(run, None, checkpoint=value)

@@ -77,7 +77,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 def check_complete(config: Mapping[str, Any], path: Path) -> None:
     """Raise UserError unless the configuration of a run that is there has all its groups."""
-    for key in ("dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "checkpoint"):
+    groups = ("dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "device", "tracker")
+    for key in (*groups, "checkpoint"):
         if not isinstance(config.get(key), dict):
             raise UserError(f"{path / 'config.yaml'} lacks {key}: it is not the configuration of a whole run")
 
