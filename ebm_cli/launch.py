@@ -85,11 +85,9 @@ def _work(main: Main, argument: Any, environment: Mapping[str, str]) -> None:
             os.environ.update(environment)
             code = main(argument)
         except KeyboardInterrupt:
-            stop.noted()
             if environment["RANK"] == "0":
                 sys.stderr.write(f"ebm train: {stop.said}\n")
-            sys.stderr.flush()
-            os._exit(stop.exit_code or 130)  # as in `__main__`: the interpreter might end by SIGINT
+            code = stop.exit_code or 130
         stop.noted()
     raise SystemExit(code)
 

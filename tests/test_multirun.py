@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import TINY, assert_refused, ebm, facts, snapshot
-
-from ebm_cli import fit
+from test_resume import at_step
 
 
 @pytest.fixture(autouse=True)
@@ -82,14 +81,7 @@ def test_a_job_in_the_directory_of_a_run_leaves_it_alone():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_whole_multirun(number, code, monkeypatch):
-    original = fit.train_step
-
-    def stepping(parts, state, how):
-        if state.step == 5:
-            os.kill(os.getpid(), number)
-        return original(parts, state, how)
-
-    monkeypatch.setattr(fit, "train_step", stepping)
+    at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
     assert sweep("seed=1,2,3").code == code
     assert [job["status"] for job in jobs()] == ["stopped"]
     assert facts(Path("sweep/0"))["status"] == "stopped"

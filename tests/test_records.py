@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import TINY, assert_refused, ebm, facts, snapshot, train, trained
+from test_resume import at_step
 
 from ebm_cli import checkpoint, fit, terminal
 from ebm_cli.arguments import prepared
@@ -129,14 +130,7 @@ def test_streams_that_were_closed_at_the_start(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
 def test_a_lost_terminal_or_the_end_of_the_time_saves(number, monkeypatch):
-    original = fit.train_step
-
-    def stepping(parts, state, how):
-        if state.step == 5:
-            os.kill(os.getpid(), number)
-        return original(parts, state, how)
-
-    monkeypatch.setattr(fit, "train_step", stepping)
+    at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
     assert train().code == 75
     assert checkpoint.steps(Path("run/checkpoints")) == [6]
     assert facts(Path("run"))["status"] == "stopped"

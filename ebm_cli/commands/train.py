@@ -177,8 +177,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
     choice = choices(config, request.chosen if found is None else None)
     loop, plan = loop_and_plan(config)
-    reporting(config)
-    chosen = evaluations(config)
+    reports, chosen = reporting(config), evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, tracker = _build(config, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
@@ -193,7 +192,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
-    return Session(parts, state, plan, kept, tracker, home, config, notes, warnings, restored, reporting(config))
+    return Session(parts, state, plan, kept, tracker, home, config, notes, warnings, restored, reports)
 
 
 def open_record(session: Session, request: Request) -> None:
