@@ -5,20 +5,20 @@ import signal
 import sys
 from typing import Any
 
-from ebm_cli.signals import EXIT_CODES, StopRequest, watching
+from ebm_cli.signals import StopRequest, watching
 
 
 def main() -> int:
     """Run the command line; leaves at once if a tracker still hangs, which would otherwise keep the process alive.
 
-    After a Ctrl-C too: if that came within the `exec` of a string, by which dataclasses are made,
+    After a KeyboardInterrupt too: if that came within the `exec` of a string, by which dataclasses are made,
     CPython 3.11 ends the process by SIGINT at its end, whatever the exit code.
     """
     sys.unraisablehook = _unraisable
     with watching(afterwards=signal.SIG_IGN) as stop:  # what was done is done, also while the interpreter ends
         code = _dispatched(stop)
     guard = sys.modules.get("ebm_cli.tracker.guard")
-    if not _flushed() or code == EXIT_CODES[signal.SIGINT] or (guard is not None and guard.any_hung()):
+    if not _flushed() or stop.raised or (guard is not None and guard.any_hung()):
         os._exit(code)
     return code
 

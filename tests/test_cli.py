@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -175,6 +176,21 @@ def test_the_program_itself_ends_with_these_codes(number, code, tmp_path):
     assert process.returncode == code
     assert "go on with: ebm train resume=run" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGUSR1", 75)])
+def test_a_signal_within_the_exec_of_a_string_ends_with_these_codes_too(number, code, tmp_path):
+    """`python -m` would end itself by SIGINT whenever a KeyboardInterrupt arose there, though it was answered."""
+    source = f"""
+        import signal, sys
+        from ebm_cli import __main__, cli
+        cli.dispatch = lambda words: exec("import signal; signal.raise_signal(signal.{number})")
+        sys.exit(__main__.main())
+    """
+    (tmp_path / "signalled.py").write_text(textwrap.dedent(source))
+    done = subprocess.run([sys.executable, "-m", "signalled"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert done.stderr == f"ebm: {'interrupted' if number == 'SIGINT' else 'stopped by ' + number}\n"
 
 
 def test_the_same_command_again_goes_on_where_a_signal_stopped_it(monkeypatch):
