@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from shlex import quote
@@ -358,12 +359,17 @@ def _redacted(value: Any, key: str = "") -> Any:
 
 
 def _environment() -> dict[str, Any]:
-    installed = {name: next(iter(metadata.distributions(name=name)), None) for name in _PACKAGES}
-    versions = {name: found.version for name, found in installed.items() if found}
     return {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "commit": _commit(), "python": platform.python_version(),
-            "machine": platform.machine(), "versions": versions}  # fmt: skip
+            "machine": platform.machine(), "versions": _versions()}  # fmt: skip
 
 
+@cache
+def _versions() -> dict[str, str]:
+    installed = {name: next(iter(metadata.distributions(name=name)), None) for name in _PACKAGES}
+    return {name: found.version for name, found in installed.items() if found}
+
+
+@cache  # this process runs what was there when it began
 def _commit() -> str | None:
     """The commit of the source tree this package runs from, if it is one; marked when there are changes."""
     root = Path(__file__).parents[1]

@@ -12,8 +12,12 @@ class UserSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folders that exist."""
-        own = [Path.cwd() / "conf"]
-        named = [Path(entry) for entry in os.environ.get("EBM_CONFIG_PATH", "").split(os.pathsep) if entry]
-        for folder in own + named:
-            if folder.is_dir():
-                search_path.append("ebm", f"file://{folder.absolute()}")
+        for folder in folders():
+            search_path.append("ebm", f"file://{folder.absolute()}")
+
+
+def folders() -> list[Path]:
+    """Those that exist, in the order in which a choice is looked for."""
+    own = [Path.cwd() / "conf"]
+    named = [Path(entry) for entry in os.environ.get("EBM_CONFIG_PATH", "").split(os.pathsep) if entry]
+    return [folder for folder in own + named if folder.is_dir()]

@@ -311,6 +311,21 @@ def quick(pairs):
     return [(s, t) for s, t in pairs if (_bold(s) if t == WALLED else one[t] == s or t in WHOLE or _matters(s, t))]
 
 
+def is_slow(label: str, name: str) -> bool:
+    """Whether a sampler takes hundreds of steps to forget, or each step asks a network about every site."""
+    return (not isinstance(example(name).space, Discrete) and reach(SAMPLERS[label]) < 0.5) or (
+        name.partition("-")[0] in NETWORKS
+    )
+
+
+def marked_slow(pairs):
+    """Parameters of a test of many steps: the slow pairs are long, too."""
+    return [
+        pytest.param(*pair, marks=pytest.mark.long) if pair in INVARIANT and is_slow(*pair) else pair
+        for pair in marked(pairs)
+    ]
+
+
 def _matters(label: str, name: str) -> bool:
     return "-" not in label and (name in SHIPPED or (label in USUAL and example(name).compiles))
 

@@ -80,6 +80,7 @@ def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
         resolved(device(compile="always"), small_model("rbm", Binary((2, 2))), LONG)
 
 
+@pytest.mark.long
 def test_a_missing_compiler_is_found_missing():
     from torch._inductor import config
 
@@ -98,6 +99,7 @@ def test_the_configuration_of_a_run_says_what_auto_became():
     assert (config["device"]["compile"], config["device"]["precision"]) == ("never", "fp32")
 
 
+@pytest.mark.long
 def test_a_resumed_run_does_what_it_did_however_long_it_is_now(monkeypatch):
     run = trained()
     monkeypatch.setattr(acceleration, "_COST", 0.0)

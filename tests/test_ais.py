@@ -23,6 +23,7 @@ from targets import (
     double_states,
     exact_p,
     is_defined,
+    is_slow,
     keys_used,
     matrix_of,
     names_of,
@@ -149,15 +150,23 @@ def test_conditionals_of_a_tempered_model_are_its_energy_differences(model_name,
 
 
 PATHS = {f"{s}-{t}": (lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC}
+SLOW = {f"{s}-{t}" for s, t in GEOMETRIC if is_slow(s, t)}
 PATHS |= {f"bipartite-{t}": (lambda t=t: bipartite(t)) for t in BIPARTITE}
 
 
 def each(made):
     """Tests of these paths; annealing to a network is no other than to closed forms, and long."""
-    long = pytest.mark.long
-    return pytest.mark.parametrize(
-        "make", [pytest.param(make, id=name, marks=[long] * is_network(name)) for name, make in made.items()]
-    )
+    return _parametrised(made, is_network)
+
+
+def each_of_many_steps(made):
+    """The same where short steps are slow."""
+    return _parametrised(made, lambda name: is_network(name) or name in SLOW)
+
+
+def _parametrised(made, is_long):
+    found = [pytest.param(make, id=name, marks=[pytest.mark.long] * is_long(name)) for name, make in made.items()]
+    return pytest.mark.parametrize("make", found)
 
 
 def is_network(name):
@@ -290,7 +299,7 @@ def test_raise_averages_the_weights_of_its_chains():
 # Bounds
 
 
-@paths
+@each_of_many_steps(PATHS)
 def test_ais_and_raise_bracket_the_likelihood(make):
     """On average log w is below log Z, and RAISE below the annealed likelihood; with many temperatures both are near.
 

@@ -222,6 +222,28 @@ def test_the_program_itself_refuses_with_code_two():
     assert done.stderr == "ebm trian: no command 'trian'; did you mean train? (try: ebm --help)\n"
 
 
+def test_the_configuration_is_composed_once(monkeypatch):
+    from hydra._internal.hydra import Hydra
+
+    original, times = Hydra.compose_config, []
+    monkeypatch.setattr(Hydra, "compose_config", lambda *a, **b: times.append(1) or original(*a, **b))
+    trained()
+    assert times == [1]
+
+
+@pytest.mark.parametrize("where", ["own file", "command line"])
+def test_hydra_mode_holds_wherever_it_is_set(where, tmp_path):
+    sweep, words = "hydra: {mode: MULTIRUN, sweep: {dir: sweep}, sweeper: {params: {seed: '3,4'}}}", []
+    if where == "own file":
+        (tmp_path / "conf" / "experiment").mkdir(parents=True)
+        (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{sweep}\n")
+        words = ["experiment=mine"]
+    else:
+        words = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=sweep", "seed=3,4"]
+    assert ebm("train", *TINY, *words).code == 0
+    assert [facts(Path(f"sweep/{job}"))["status"] for job in (0, 1)] == ["done", "done"]
+
+
 # A user's own parts
 
 PLUGIN = """

@@ -67,8 +67,8 @@ DRAWS = {
     "bernoulli64": (lambda key: rng.bernoulli(logits(6).double(), key), 0, 0),
     "categorical": (lambda key: rng.categorical(logits(4), key), 0, 0),
 }
-TOGETHER = [("words", "uniform", "uniform64"), ("normal",), ("bernoulli",), ("categorical",)]
-LONG = [("integers",), ("normal64",), ("bernoulli64",), tuple(DRAWS)]
+TOGETHER = [("words", "uniform", "uniform64"), ("bernoulli",)]
+LONG = [("normal",), ("categorical",), ("integers",), ("normal64",), ("bernoulli64",), tuple(DRAWS)]
 GROUPS = [*TOGETHER, *(pytest.param(names, marks=pytest.mark.long) for names in LONG)]
 
 
@@ -131,7 +131,7 @@ def test_training_steps_are_those_of_the_plain_code(engine):
 
 KERNELS = [
     ("block_gibbs", "rbm-binary", ()),
-    ("metropolis-2", "boltzmann-binary", ()),
+    ("metropolis-2", "boltzmann-binary", pytest.mark.long),
     ("gwg-2", "rbm-binary", pytest.mark.long),
     ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
     ("hamming_ball-2", "rbm-binary", pytest.mark.long),
@@ -154,6 +154,7 @@ def test_kernels_leave_the_target_invariant(name, model_name, engine):
     assert_distributed(model, y)
 
 
+@pytest.mark.long
 def test_ais_weights_have_mean_z(engine):
     """And the temperature is a number in the region, not part of its code."""
     path = bipartite("rbm-binary", 2.5)
@@ -179,7 +180,9 @@ def test_raise_weights_have_the_annealed_probability_as_mean(engine):
 PRECISIONS = ("bf16", "fixed16", "fixed24")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision", [pytest.param(name, marks=[pytest.mark.long] * (name != "fixed24")) for name in PRECISIONS]
+)
 def test_chains_of_low_precision_leave_their_own_target_invariant(precision, engine):
     """The target is the stationary law of the rounded conditionals, enumerated: p(h | v) p(v' | h) as matrices."""
     device = Device(torch.device("cpu"), "CPU", precision, engine)

@@ -29,6 +29,7 @@ from targets import (
     is_defined,
     keys_used,
     marked,
+    marked_slow,
     matrix_of,
     reach,
     small_model,
@@ -78,7 +79,7 @@ def test_leaves_the_target_invariant(name, model_name):
     assert_distributed(model, y)
 
 
-@invariant_kernels
+@pytest.mark.parametrize(("name", "model_name"), marked_slow(INVARIANT))
 def test_forgets_where_it_started(name, model_name):
     """All chains start at one point. The slowest of these kernels (step 0.1 on R^2) forgets in some 200 steps.
 

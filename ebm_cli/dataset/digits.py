@@ -1,6 +1,7 @@
 """8 x 8 handwritten digits that come with scikit-learn: real data without a download."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -46,6 +47,7 @@ class Digits(GreyDataset):
         return Raw("grey", train, valid if self.valid else None, test, categories=self.levels)
 
 
+@cache
 def _table() -> NDArray[np.float64]:
     """64 pixels and the label of every row, from the file in scikit-learn.
 
