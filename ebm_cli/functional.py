@@ -1,5 +1,6 @@
-"""Elementwise functions that torch evaluates slowly on a CPU, and rows of different lengths laid end to end."""
+"""Functions of tensors that torch has not, or evaluates slowly on a CPU, and rows of different lengths end to end."""
 
+import math
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def _value(x: Tensor) -> Tensor:
     return x.abs().neg_().exp_().add_(1).log_().add_(x.relu())
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """log((1/n) sum_j e^log_w_j) over the last of (..., n)."""
+    return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
 
 def end_to_end(size: Tensor) -> tuple[Tensor, Tensor]:

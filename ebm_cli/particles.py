@@ -1,13 +1,11 @@
 """log p(words of a document) under known topics, by particles: what the variational bound of LDA is a bound on."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.dataset.sparse import SparseRows
-from ebm_cli.functional import end_to_end
+from ebm_cli.functional import end_to_end, log_mean_exp
 from ebm_cli.rng import Key
 
 _AT_ONCE = 2**24  # numbers: documents, particles and topics
@@ -62,7 +60,7 @@ class _Particles:
         """Through all words, (documents,)."""
         for t in range(self.words.shape[1]):
             self._word(t, int((self.size > t).sum()))
-        return self.found + _log_mean_exp(self.log_w)
+        return self.found + log_mean_exp(self.log_w)
 
     def _word(self, t: int, longer: int) -> None:
         """Word t, from 0, of the documents that have one."""
@@ -81,12 +79,8 @@ class _Particles:
         poor = (1 / w.square().sum(1) < _RESAMPLED * w.shape[1]).nonzero().squeeze(1)
         if not len(poor):
             return
-        self.found[poor] += _log_mean_exp(self.log_w[poor])
+        self.found[poor] += log_mean_exp(self.log_w[poor])
         u = rng.uniform((len(poor), w.shape[1]), self.key.fold("renew", t), dtype=torch.float64)
         chosen = torch.searchsorted(w[poor].cumsum(1), u, right=True).clamp_max(w.shape[1] - 1)
         self.count[poor] = self.count[poor[:, None], chosen]
         self.log_w[poor] = 0.0
-
-
-def _log_mean_exp(log_w: Tensor) -> Tensor:
-    return log_w.logsumexp(1) - math.log(log_w.shape[1])

@@ -299,31 +299,27 @@ def marked(pairs):
     return [pair if pair in kept else pytest.param(*pair, marks=pytest.mark.long) for pair in pairs]
 
 
-WHOLE = ("rbm-binary", "potts-categorical", "exponential_family-real")
-SHIPPED = ("ising-spin",)
+WHOLE = ("rbm-binary",)
+SHIPPED = ("ising-spin", "potts-categorical", "exponential_family-real")
 USUAL = ("gibbs", "block_gibbs", "gibbs_langevin")
 
 
 def quick(pairs):
-    """All settings of all samplers on one model of bits, of categories and of numbers, the shipped ones on spins, the
-    bold ones between walls, the usual ones on other closed forms, and for every model at least one."""
-    one = {t: s for s, t in pairs if "-" not in s}
-    return [(s, t) for s, t in pairs if (_bold(s) if t == WALLED else one[t] == s or t in WHOLE or _matters(s, t))]
+    """All settings of all samplers on one model of bits, the shipped ones on spins, categories and numbers, the bold
+    ones between walls, the usual ones on other closed forms, and for every other model one, but for networks of bits
+    and categories, which a step asks about every site."""
+    one = {t: s for s, t in pairs if "-" not in s and not t.startswith(("resnet_binary", "resnet_categorical"))}
+    return [(s, t) for s, t in pairs if (_bold(s) if t == WALLED else one.get(t) == s or t in WHOLE or _matters(s, t))]
 
 
 def is_slow(label: str, name: str) -> bool:
-    """Whether a sampler takes hundreds of steps to forget, or each step asks a network about every site."""
-    return (not isinstance(example(name).space, Discrete) and reach(SAMPLERS[label]) < 0.5) or (
-        name.partition("-")[0] in NETWORKS
-    )
+    """Whether a sampler takes hundreds of steps to forget."""
+    return not isinstance(example(name).space, Discrete) and reach(SAMPLERS[label]) < 0.5
 
 
 def marked_slow(pairs):
     """Parameters of a test of many steps: the slow pairs are long, too."""
-    return [
-        pytest.param(*pair, marks=pytest.mark.long) if pair in INVARIANT and is_slow(*pair) else pair
-        for pair in marked(pairs)
-    ]
+    return [pytest.param(*p, marks=pytest.mark.long) if p in pairs and is_slow(*p) else p for p in marked(pairs)]
 
 
 def _matters(label: str, name: str) -> bool:

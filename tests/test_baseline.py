@@ -8,8 +8,12 @@ import torch
 from targets import component, small_data, small_model, target
 from test_evaluation import subject
 
+from ebm_cli.dataset.base import Data, Split
+from ebm_cli.dataset.moments import moments
 from ebm_cli.evaluation.baseline import above_independent, independent
-from ebm_cli.space import Binary, Categorical, Spin
+from ebm_cli.model.exponential_family import product
+from ebm_cli.rng import stream
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin
 
 SPACES = [Binary((5,)), Spin((5,)), Categorical((4, 3))]
 
@@ -31,6 +35,26 @@ def test_they_are_normalised_over_all_states():
     space = Spin((5,))
     about = subject(small_model("exponential_family", space))
     assert independent(about, space.enumerate()).exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-2.0, 3.0)])
+def test_between_walls_they_have_the_histograms_of_the_training_rows(low, high):
+    """numpy's histograms; of uniform rows there is nothing to gain, where normal laws of their moments would lose."""
+    space = Box((2,), low, high)
+    x = space.noise(8000, stream(0, "rows"))
+    x[:, 1] = space.of_unit(space.brightness(x[:, 1]).square())
+    split = Split(space, space.brightness(x), 1.0, stochastic=False, labels=None)
+    about = subject(small_model("exponential_family", Real((2,))))
+    about = dataclasses.replace(about, data=Data(space, split, None, split), model=product(space, *moments(split)))
+    expected = np.zeros(8000)
+    for column in x.double().numpy().T:
+        counts, ends = np.histogram(column, bins=40, range=(low, high))
+        p = (counts + 1) / (8040 * np.diff(ends))
+        expected += np.log(p[np.clip(np.searchsorted(ends, column, side="right") - 1, 0, 39)])
+    found = independent(about, x).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    uniform, squared = -np.log(high - low), -np.log(high - low) - np.log(2) + 1
+    assert found.mean() == pytest.approx(uniform + squared, abs=0.06)
 
 
 def test_what_a_model_is_above_them_has_the_error_of_paired_rows():

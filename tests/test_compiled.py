@@ -67,8 +67,8 @@ DRAWS = {
     "bernoulli64": (lambda key: rng.bernoulli(logits(6).double(), key), 0, 0),
     "categorical": (lambda key: rng.categorical(logits(4), key), 0, 0),
 }
-TOGETHER = [("words", "uniform", "uniform64"), ("bernoulli",)]
-LONG = [("normal",), ("categorical",), ("integers",), ("normal64",), ("bernoulli64",), tuple(DRAWS)]
+TOGETHER = [("words", "uniform", "uniform64")]
+LONG = [("bernoulli",), ("normal",), ("categorical",), ("integers",), ("normal64",), ("bernoulli64",), tuple(DRAWS)]
 GROUPS = [*TOGETHER, *(pytest.param(names, marks=pytest.mark.long) for names in LONG)]
 
 

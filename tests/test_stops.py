@@ -1,6 +1,6 @@
 """Signals at random moments of every command: the exit code, the status and the checkpoint are as documented.
 
-The number of moments for each command is EBM_MOMENTS (12 unless set).
+The number of moments for each command is EBM_MOMENTS (3 unless set).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ebm_cli import checkpoint, lease
 from ebm_cli.__main__ import main
 from ebm_cli.signals import EXIT_CODES
 
-MOMENTS = int(os.environ.get("EBM_MOMENTS", "12"))
+MOMENTS = int(os.environ.get("EBM_MOMENTS", "3"))
 RUN = [
     "model.hidden=8", "steps=3000", "log_every=10", "save_every=500", "eval_every=1000", "tracker=none", "device=cpu",
     "device.threads=1", "device.compile=never", "evaluation=[samples,pseudo_likelihood,ais]",
@@ -121,7 +121,7 @@ def assert_whole(run: Path, code: int, expected: int, said: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(100 * MOMENTS)
+@pytest.mark.timeout(200 + 100 * MOMENTS)
 @pytest.mark.parametrize("begin", [fork, program], ids=["torch in memory", "from the start"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_at_any_moment(name, begin, tmp_path):

@@ -236,6 +236,7 @@ def traced(command, log):
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace to see what wandb's helper processes do")
+@pytest.mark.long
 def test_wandb_offline_connects_to_nothing(tmp_path):
     log = tmp_path / "calls"
     if traced(["true"], log).returncode:

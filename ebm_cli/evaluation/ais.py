@@ -1,6 +1,5 @@
 """Annealed importance sampling and its reverse: a bracket on the log-likelihood."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from ebm_cli.evaluation.base import (
     without_density,
 )
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.functional import log_mean_exp
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Beta, Path
 from ebm_cli.registry import register
@@ -99,7 +99,7 @@ class AIS(Evaluation):
         log_w, _ = forward(path, self.chains, self.temperatures, key, subject.device.engine, moves)
         if moves is not None and not moves.least:
             return Result({}, warnings=(f"{moves.said()}, so there is no estimate; {_SLOWER}",))
-        log_z = path.log_z_base + log_mean_exp(log_w)
+        log_z = path.log_z_base + log_mean_exp(log_w).item()
         if not log_w.isfinite().all():
             return Result({}, warnings=("chains come to where the model has no density: no figures are given",))
         metrics = {
@@ -137,7 +137,7 @@ class AIS(Evaluation):
         """Effective number of chains, spread of their log-weights, 95 % bootstrap interval of log Z."""
         w = (log_w - log_w.max()).exp()
         index = rng.integers(len(w), (self.bootstrap, len(w)), key)
-        means = log_mean_exp_rows(log_w.cpu()[index]) + log_z_base
+        means = log_mean_exp(log_w.cpu()[index]) + log_z_base
         return {
             **interval("ais", means),
             "ais/weight_ess": (w.sum().square() / w.square().sum()).item(),
@@ -247,7 +247,7 @@ def reverse_log_p(
         log_w = _log_target(path, state) - path.log_z_base
         _, log_w = _walk(path, (state, log_w), range(temperatures, 0, -1), _down, key.after(part.start), engine)
         weights.append(log_w)
-    return log_mean_exp_rows(torch.cat(weights).reshape(len(x), chains))
+    return log_mean_exp(torch.cat(weights).reshape(len(x), chains))
 
 
 Weighted = tuple[Any, Tensor]  # a path's state, and log w
@@ -289,13 +289,3 @@ def _walk(
 def _log_target(path: Path[Any], state: Any) -> Tensor:
     """log f_1(x), (chains,) float64: of the base, plus the whole ratio from it."""
     return (path.log_base(state) + path.log_ratio(state, 1.0, 0.0)).double()
-
-
-def log_mean_exp(log_w: Tensor) -> float:
-    """log of the mean weight."""
-    return log_w.logsumexp(0).item() - math.log(len(log_w))
-
-
-def log_mean_exp_rows(log_w: Tensor) -> Tensor:
-    """The same for each row of (rows, chains)."""
-    return log_w.logsumexp(1) - math.log(log_w.shape[1])

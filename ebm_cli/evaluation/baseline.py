@@ -3,18 +3,18 @@
 No pair of sites is coupled in them, so a model that is no better has learned the means of its data and nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.dataset.moments import moments
+from ebm_cli.dataset.moments import Histogram, moments
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import product
 from ebm_cli.model.families import Family
-from ebm_cli.space import Counts, Discrete, Words
+from ebm_cli.space import Box, Counts, Discrete, Words
 
 _ROWS_AT_ONCE = 1000
 
@@ -23,8 +23,8 @@ def independent(subject: Subject, x: Tensor | Split) -> Tensor | None:
     """log p (rows,) float64 nats of rows x, (rows, *shape) or of a split, under independent units.
 
     They have the smoothed mean of the training rows (`Data.smoothed_mean`); of a word and of the words of a document
-    the smoothed frequencies; of real numbers they are normal ones with the means and standard deviations of the
-    training rows, in a box cut off at its walls.
+    the smoothed frequencies. Real numbers of the line are normal with the means and standard deviations of the
+    training rows, those of a box have their histograms.
 
     None where nothing of the kind has the support of the model, or where its density is infinite.
     """
@@ -36,23 +36,30 @@ def independent(subject: Subject, x: Tensor | Split) -> Tensor | None:
     if isinstance(space, Counts):
         log_of_words = data.smoothed_mean().double().log()
         return torch.cat([rows.double() @ log_of_words for rows in pieces])
-    units = None if isinstance(subject.model, Family) else _fitted(data)
-    return None if units is None else _log_p(units, pieces)
+    log_p = None if isinstance(subject.model, Family) else _fitted(data)
+    return None if log_p is None else torch.cat([log_p(rows) for rows in pieces])
 
 
-def _fitted(data: Data) -> Normalised | None:
-    """A product over the sites, or None where one of them is the same in all training rows of real numbers."""
+def _fitted(data: Data) -> Callable[[Tensor], Tensor] | None:
+    """Of rows (rows, *shape) the log p (rows,), or None where a real number is the same in all training rows."""
     if isinstance(data.space, Discrete):
-        return product(data.space, data.smoothed_mean())
+        return _normalised(product(data.space, data.smoothed_mean()))
     mean, std = moments(data.train)
-    return product(data.space, mean, std) if (std > 0).all() else None
+    if not (std > 0).all():
+        return None
+    return (
+        Histogram(data.train, data.space).log_p
+        if isinstance(data.space, Box)
+        else _normalised(product(data.space, mean, std))
+    )
 
 
-@torch.no_grad()
-def _log_p(units: Normalised, pieces: Iterable[Tensor]) -> Tensor:
-    """Of each row, (rows,) float64."""
-    energies = torch.cat([units.double().to(rows.device).energy(rows.double()) for rows in pieces])
-    return -energies - units.log_z()
+def _normalised(units: Normalised) -> Callable[[Tensor], Tensor]:
+    @torch.no_grad()
+    def log_p(rows: Tensor) -> Tensor:
+        return -units.double().to(rows.device).energy(rows.double()) - units.log_z()
+
+    return log_p
 
 
 def above_independent(name: str, subject: Subject, x: Tensor | Split, log_p: Tensor) -> dict[str, float]:

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import exact, picture, rng
-from ebm_cli.evaluation.ais import forward, interval, log_mean_exp, log_mean_exp_rows, unnormalised
+from ebm_cli.evaluation.ais import forward, interval, unnormalised
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, bits_per_dimension, some_rows, standard_error
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.samples import draw
+from ebm_cli.functional import log_mean_exp
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
 from ebm_cli.model.exponential_family import BernoulliProduct
@@ -118,8 +119,8 @@ class DBNBound(Evaluation):
         path = BipartitePath(self._base(subject, rbm, layer, key), rbm)
         log_w, _ = forward(path, self.chains, self.temperatures, key.fold("forward"), subject.device.engine)
         index = rng.integers(len(log_w), (self.bootstrap, len(log_w)), key.fold("bootstrap"))
-        others = log_mean_exp_rows(log_w.cpu()[index]) + path.log_z_base
-        return LogZ(path.log_z_base + log_mean_exp(log_w), others)
+        others = log_mean_exp(log_w.cpu()[index]) + path.log_z_base
+        return LogZ(path.log_z_base + log_mean_exp(log_w).item(), others)
 
     def _base(self, subject: Subject, rbm: RBM, layer: int, key: Key) -> BernoulliProduct:
         """Independent visible units near the mean that recognition gives them on training rows."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ebm_cli import length_path, rng
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.evaluation.ais import log_mean_exp_rows
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts
+from ebm_cli.functional import log_mean_exp
 from ebm_cli.length_path import LengthPath
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.registry import register
@@ -119,8 +119,8 @@ class Perplexity(BesideLDA):
         share.scatter_add_(1, index, torch.ones_like(share) / self.chains)
         top = log_w.amax(1)
         drawn = (share @ (log_w - top[:, None]).exp().T).log() + top
-        found, drawn = torch.maximum(log_mean_exp_rows(log_w), alone), torch.maximum(drawn, alone)
-        base, above = path.log_z_base, -log_mean_exp_rows(-down)
+        found, drawn = torch.maximum(log_mean_exp(log_w), alone), torch.maximum(drawn, alone)
+        base, above = path.log_z_base, -log_mean_exp(-down)
         return Estimate(found + base, drawn + base, above + base, log_w)
 
     def _log_p(self, model: ReplicatedSoftmax, log_z: Tensor, every: Documents, subject: Subject) -> dict[str, Tensor]:
