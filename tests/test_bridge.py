@@ -11,9 +11,9 @@ from ebm_cli import exact, rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.engine import EAGER
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.evaluation.bridge import bennett, climbed, least_overlap
+from ebm_cli.evaluation.bridge import Climb, bennett, climbed, lag, least_overlap, widened
 from ebm_cli.model.exponential_family import product
-from ebm_cli.path import GeometricPath, tempered
+from ebm_cli.path import GeometricPath, GeometricState, Path, tempered
 from ebm_cli.rng import stream
 from ebm_cli.space import Spin
 
@@ -93,18 +93,105 @@ def test_known_constants_of_ising_models(name, side, sigma, bias, log_z):
     assert error < 0.12
 
 
-def test_a_ladder_climbed_too_fast_is_flagged():
-    """One update of one site a rung: the chains lag behind, and the estimate with them; with many it is silent."""
+def test_chains_that_remember_are_corrected_exactly_where_all_is_gaussian():
+    """f_b = exp(-(x - 3 b)^2 / 2), all alike in log Z, and moves that keep 0.8 of a deviation: u is linear in x."""
+    rungs, chains, keep = 20, 8000, 0.8
+    x, up, down = rng.normal((chains,), stream(0, "start"), dtype=torch.float64), [], []
+    for rung in range(1, rungs + 1):
+        low, high = 3 * (rung - 1) / rungs, 3 * rung / rungs
+
+        def u(z, low=low, high=high):
+            return (z - low).square() / 2 - (z - high).square() / 2
+
+        up.append(u(x))
+        noise = rng.normal((chains,), stream(0, "move", rung), dtype=torch.float64)
+        x = high + keep * (x - high) + (1 - keep**2) ** 0.5 * noise
+        down.append(u(x))
+    seen = Climb(torch.stack(up), torch.stack(down), torch.stack(down), torch.ones(rungs))
+    groups = [Climb(a, b, b, seen.alive) for a, b in zip(seen.up.chunk(40, 1), seen.down.chunk(40, 1), strict=True)]
+    ratios = torch.stack([bennett(some.up, some.down).sum() for some in groups])
+    remembered = torch.tensor([lag(some) for some in groups])
+    error = (ratios + remembered).std() / 40**0.5
+    assert ratios.mean() < -20 * error
+    assert (ratios + remembered).mean().abs() < SIGMAS * error
+    assert lag(seen) == pytest.approx(-bennett(seen.up, seen.down).sum().item(), abs=SIGMAS * error.item())
+
+
+def test_the_lag_is_a_sum_over_pairs_of_rungs():
+    up, means = (rng.normal((4, 7), stream(2, name), dtype=torch.float64) for name in "ab")
+    u = torch.cat([up[:1], means])
+    pairs = torch.cov(u).tril(-1).sum(1)
+    assert lag(Climb(up, means, up, up)) == pytest.approx((pairs[1:4].sum() + pairs[4] / 2).item(), rel=1e-12)
+
+
+def test_half_of_the_lag_widens_the_interval():
+    found = widened({"low": 2.0, "high": 13.0}, 5.0, 8.0)
+    assert found == pytest.approx({"low": 0.0, "high": 5 + 80**0.5})
+    assert widened({"low": 2.0, "high": 13.0}, 5.0, 0.0) == {"low": 2.0, "high": 13.0}
+
+
+class Counting(Path):
+    """Positions count the moves; u is the position."""
+
+    def start(self, n, key):
+        return torch.zeros(n, 1)
+
+    def observe(self, x):
+        return GeometricState(x, x[:, 0])
+
+    def log_base(self, state):
+        return 0 * state.slope
+
+    def log_ratio(self, state, to, origin):
+        return state.slope
+
+    def move(self, state, beta, key):
+        return self.observe(state.x + 1)
+
+    move_back = move
+
+
+def test_means_are_of_the_second_half_of_a_rung():
+    seen = climbed(Counting(), (3, 2, 5), stream(0, "count"), EAGER)
+    for found, expected in ((seen.up, (0, 5)), (seen.means, (4, 9)), (seen.down, (5, 10))):
+        assert found.tolist() == [[value] * 3 for value in expected]
+
+
+def climbed_with(kernel, steps):
+    """A lattice of 36 spins, 10 rungs; what bridge says, and log Z."""
     space = Spin((6, 6))
     bits = rng.bernoulli(torch.zeros(50, 6, 6), stream(0, "rows")).byte()
     split = Split(space, bits, 1.0, stochastic=False, labels=None)
-    model = ising((6, 6), 0.3, 0.0).float()
-    kernel = component("sampler", "gibbs", scan="random", updates=1)
-    found = {}
-    for steps in (4, 300):
-        about = Subject(model, Data(space, split, None, split), "test", kernel, torch.empty(0), stream(0, "subject"))
-        found[steps] = component("evaluation", "bridge", chains=400, rungs=10, steps=steps).evaluate(about)
-    assert "still drift" in " ".join(found[4].warnings)
-    assert found[4].metrics["bridge/drift"] > 0.1
-    assert not found[300].warnings
-    assert abs(found[300].metrics["bridge/drift"]) < 0.1
+    model = ising((6, 6), 0.3, 0.0)
+    log_z = exact.log_z(model).item()
+    data = Data(space, split, None, split)
+    about = Subject(model.float(), data, "test", kernel, torch.empty(0), stream(0, "subject"))
+    keys = {"chains": 400, "rungs": 10, "steps": steps, "bootstrap": 100}
+    return component("evaluation", "bridge", **keys).evaluate(about), log_z
+
+
+ONE_SITE = {"scan": "random", "updates": 1}
+
+
+def test_a_ladder_climbed_too_fast_is_said():
+    """One update of one site a step: the chains lag behind, and there is no estimate."""
+    result, _ = climbed_with(component("sampler", "gibbs", **ONE_SITE), 4)
+    assert set(result.metrics) == {"bridge/overlap", "bridge/lag"}
+    assert "chains lag behind the rungs" in result.warnings[0]
+
+
+def test_a_ladder_climbed_a_little_too_fast_is_put_right():
+    """Bennett's ratios alone are a third of a nat too low."""
+    result, log_z = climbed_with(component("sampler", "gibbs", **ONE_SITE), 30)
+    found = result.metrics
+    assert not result.warnings
+    assert found["bridge/log_z"] - found["bridge/lag"] < log_z - 0.25
+    assert abs(found["bridge/log_z"] - log_z) < 0.2
+    assert found["bridge/log_z_low"] < log_z < found["bridge/log_z_high"]
+
+
+def test_chains_that_forget_do_not_lag():
+    result, log_z = climbed_with(component("sampler", "block_gibbs"), 10)
+    assert not result.warnings
+    assert abs(result.metrics["bridge/lag"]) < 0.02
+    assert result.metrics["bridge/log_z_low"] < log_z < result.metrics["bridge/log_z_high"]
