@@ -8,12 +8,14 @@ import torch
 from targets import component, small_data, small_model, target
 from test_evaluation import subject
 
+from ebm_cli.commands.verdict import verdict
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.moments import moments
+from ebm_cli.evaluation.base import measured
 from ebm_cli.evaluation.baseline import above_independent, independent
 from ebm_cli.model.exponential_family import product
 from ebm_cli.rng import stream
-from ebm_cli.space import Binary, Box, Categorical, Real, Spin
+from ebm_cli.space import Binary, Box, Categorical, Real, Spin, Units
 
 SPACES = [Binary((5,)), Spin((5,)), Categorical((4, 3))]
 
@@ -78,6 +80,27 @@ def test_every_likelihood_has_the_difference_to_its_own_rows(name):
     beside = independent(about, about.held_out.all()).mean().item()
     assert len(rows) == len(about.held_out)
     assert found.metrics[f"{name}/above_independent"] == pytest.approx(rows.mean().item() - beside, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "ais", "bridge", "density_2d"])
+def test_every_likelihood_is_in_the_units_of_the_data(name):
+    """The figure, the rows it is the mean of, and the independent units beside it, which this model is."""
+    units = Units((3.0, -1.0), (1e4, 0.05))
+    split = Split(
+        Real((2,), units=units), Real((2,)).noise(1000, stream(0, "rows")), 1.0, stochastic=False, labels=None
+    )
+    data = Data(split.space, split, None, split)
+    model = product(data.space, *moments(split)).float()
+    sampler = component("sampler", "mala")
+    about = dataclasses.replace(subject(model, data=data), sampler=sampler)
+    few = {"chains": 100, "temperatures": 10, "bootstrap": 100, "raise_points": 0, "rungs": 4, "steps": 3, "side": 80}
+    keys = {key: few[key] for key in component("evaluation", name).__dataclass_fields__ if key in few}
+    found = measured(component("evaluation", name, **keys), about)
+    expected = independent(about, split.all()).mean().item() - np.log(1e4 * 0.05)
+    assert found.metrics[f"{name}/log_likelihood"] == pytest.approx(expected, abs=0.01)
+    for rows in found.by_row.values():
+        assert rows.mean().item() == pytest.approx(expected, abs=0.01)
+    assert verdict(about, found.metrics).metrics["baseline/independent"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_pseudo_likelihood_of_independent_units_is_their_likelihood():

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_helpers import assert_refused, ebm, facts, train, trained
@@ -26,10 +28,10 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def recorded(run):
-    """The monitored metric by step."""
+def recorded(run, metric=MONITOR):
+    """A metric by step, the monitored one."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line[MONITOR] for line in lines if MONITOR in line}
+    return {line["step"]: line[metric] for line in lines if metric in line}
 
 
 def without_times(run):
@@ -78,6 +80,24 @@ def test_where_nothing_is_monitored_the_last_is_judged_and_that_is_said():
     run = trained("steps=4 eval_every=0 evaluation=[samples,pseudo_likelihood]")
     assert facts(run, "summary.json")["judged"] == "last"
     assert f"the last step is judged: checkpoint.monitor = {MONITOR} was not measured" in train_log("run")
+
+
+def test_both_are_in_the_units_of_the_data():
+    rows = np.random.Generator(np.random.Philox(1)).normal(size=(60, 2)) * 1e4
+    np.savez("table.npz", train=rows, valid=rows[:20], test=rows[:20])
+    answer = ebm(
+        "train tracker=none device=cpu dataset=npz dataset.path=table.npz dataset.standardise=true seed=1 "
+        "model=exponential_family sampler=mala objective=exact evaluation=[exact] evaluation.exact.while_training=true "
+        "checkpoint.monitor=exact/valid/log_likelihood steps=8 batch_size=60 optimizer=sgd optimizer.warmup=8 "
+        "optimizer.lr=2.5 eval_every=1 hydra.run.dir=run"
+    )
+    assert answer.code == 0, answer.err
+    found = facts(Path("run"), "summary.json")
+    values = recorded(Path("run"), "exact/valid/log_likelihood")
+    assert (found["best/step"], found["last/step"]) == (max(values, key=values.get), 8)
+    for which in ("best", "last"):
+        value = found[f"{which}/exact/valid/log_likelihood"]
+        assert value == pytest.approx(values[found[f"{which}/step"]], rel=1e-6)
 
 
 def test_a_finished_run_that_is_resumed_says_the_same_again():

@@ -87,9 +87,13 @@ def test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were():
         "hydra.run.dir=run"
     )
     assert answer.code == 0, answer.err
-    found = json.loads(Path("run/summary.json").read_text())["exact/log_likelihood"]
+    found = json.loads(Path("run/summary.json").read_text())
     expected = stats.norm(ROWS.mean(0), ROWS.std(0)).logpdf(ROWS[:50]).sum(1).mean()
-    assert found == pytest.approx(expected, abs=0.02)
+    assert found["exact/log_likelihood"] == pytest.approx(expected, abs=0.02)
+    assert found["baseline/independent"] == pytest.approx(expected, abs=0.002)
+    assert f"independent units (test) {expected:.2f} nats" in " ".join(answer.out.split())
+    above = found["exact/log_likelihood"] - found["baseline/independent"]
+    assert found["exact/above_independent"] == pytest.approx(above, abs=1e-6)
     Path("table.npz").unlink()
     assert ebm("sample run=run n=400 steps=20").code == 0
     samples = np.load(next(Path("run/samples").glob("*/samples.npz")))["samples"]

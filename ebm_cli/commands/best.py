@@ -12,7 +12,7 @@ from ebm_cli import checkpoint, rng
 from ebm_cli.checkpoint import Invalid
 from ebm_cli.dataset.base import Split
 from ebm_cli.device import evaluation_precision
-from ebm_cli.evaluation.base import Evaluation, on_split
+from ebm_cli.evaluation.base import Evaluation, measured, on_split
 from ebm_cli.evaluation.together import Findings
 from ebm_cli.fit import subject_of
 from ebm_cli.run import Run
@@ -174,7 +174,7 @@ def _seen(trained: Trained, parts: Parts, evaluation: Evaluation, metric: str) -
     """On the validation rows of these parts, as it was measured while training and with the same draws."""
     subject = subject_of(parts, trained.state, "valid", metric.split("/")[0])
     with evaluation_precision():
-        result = evaluation.while_it_trains().evaluate(subject)
+        result = measured(evaluation.while_it_trains(), subject)
     mean = on_split(result.metrics, "valid").get(metric)
     return None if mean is None else Seen(mean, on_split(result.by_row, "valid").get(metric))
 

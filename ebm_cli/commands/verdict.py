@@ -38,10 +38,15 @@ class Above(NamedTuple):
 
 
 def verdict(subject: Subject, found: Mapping[str, float]) -> Result:
-    """`baseline/independent`, `units/...` and sentences, from what the evaluations found, named without the split."""
+    """`baseline/independent`, `units/...` and sentences, from what the evaluations found, named without the split.
+
+    Independent units are in the units of the data, as the likelihoods beside them are (`measured`).
+    """
     units = idle_units(subject)
     beside = independent(subject, subject.held_out)
-    metrics = dict(units.metrics) | ({} if beside is None else {"baseline/independent": beside.mean().item()})
+    metrics = dict(units.metrics)
+    if beside is not None:
+        metrics["baseline/independent"] = beside.mean().item() - subject.model.space.log_volume
     said, warnings = sentences(above(found), known=beside is not None)
     if isinstance(subject.model, BernoulliProduct | CategoricalProduct | GaussianUnits):
         said, warnings = (), ()  # it is what others are compared with

@@ -157,14 +157,20 @@ def learned_log_z(name: str, subject: Subject, log_z: float) -> dict[str, float]
 def measured(evaluation: Evaluation, subject: Subject) -> Result:
     """What it finds, log-likelihoods those of the data in their own units: log p(x) less `Space.log_volume`.
 
-    log Z stays that of the model, which is of the standardised x where data are standardised.
+    So are those of single rows. log Z stays that of the model, which is of the standardised x where data are
+    standardised.
     """
     result = evaluation.evaluate(subject)
     log_volume = subject.model.space.log_volume
     if not log_volume:
         return result
-    moved = {name: value - log_volume for name, value in result.metrics.items() if name.endswith("/log_likelihood")}
-    return replace(result, metrics={**result.metrics, **moved})
+    moved = {name: value - log_volume for name, value in result.metrics.items() if _of_data(name)}
+    by_row = {name: rows - log_volume if _of_data(name) else rows for name, rows in result.by_row.items()}
+    return replace(result, metrics={**result.metrics, **moved}, by_row=by_row)
+
+
+def _of_data(name: str) -> bool:
+    return name.endswith("/log_likelihood")
 
 
 def on_split(metrics: Mapping[str, T], split: str) -> dict[str, T]:
