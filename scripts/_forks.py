@@ -11,7 +11,8 @@ import time
 import traceback
 
 for _package in (
-    *("torch", "numpy", "sklearn.metrics", "pydantic", "hydra", "omegaconf", "rich", "zuko", "PIL.Image"),
+    *("torch", "numpy", "sklearn.metrics", "sklearn.decomposition", "pydantic.dataclasses", "pydantic.type_adapter"),
+    *("hydra.main", "omegaconf", "rich", "zuko", "PIL.Image", "safetensors.torch", "platformdirs"),
     *("pytest", "_pytest.logging", "xdist.plugin", "xdist.looponfail", "pytest_timeout"),
 ):
     importlib.import_module(_package)
