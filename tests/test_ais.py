@@ -386,6 +386,7 @@ def test_the_evaluation_finds_the_exact_values(model_name, sampler):
     assert metrics["ais/log_likelihood"] == pytest.approx(likelihood, abs=0.1)
     assert metrics["raise/log_likelihood"] == pytest.approx(likelihood, abs=0.3)
     assert abs(metrics["ais/gap"]) < 0.3
+    assert 0 < metrics["ais/gap_standard_error"] < 0.1
     assert metrics["raise/points"] == 50
     assert 1 <= metrics["ais/weight_ess"] <= 500.001
     assert ("ais/bits_per_dimension" in metrics) == isinstance(model.space, Discrete)
@@ -432,11 +433,36 @@ def test_weights_spread_over_thousands_of_nats_give_finite_numbers():
     assert found["ais/log_z_high"] == pytest.approx(math.log(3 / 10), abs=1)
 
 
-@pytest.mark.parametrize(("gap", "warned"), [(0.99, False), (-0.99, False), (1.01, True), (-3.0, True)])
-def test_a_gap_over_one_nat_is_said(gap, warned):
-    found = evaluation()._warnings({"ais/gap": gap, "ais/weight_ess": 500.0})
+def bracketed(gap, error, weight_ess=500.0):
+    """What is said of a gap with this standard error."""
+    ends = {"ais/log_likelihood": -88.0, "raise/log_likelihood": -88.0 - gap}
+    rest = {"ais/gap": gap, "ais/gap_standard_error": error, "ais/weight_ess": weight_ess}
+    return evaluation()._warnings(ends | rest)
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "warned"),
+    [(0.99, 0.1, False), (-0.99, 0.1, False), (1.01, 0.1, True), (-1.1, 0.1, True), (-3.0, 1.1, True)],
+)
+def test_a_gap_over_one_nat_is_said(gap, error, warned):
+    found = bracketed(gap, error)
     assert len(found) == warned
     assert all(re.search(rf"AIS and RAISE differ by {gap:.4g} nats; .*evaluation\.ais\.temperatures", s) for s in found)
+
+
+@pytest.mark.parametrize(("gap", "error"), [(-1.3, 0.1), (-3.0, 0.9), (-35.0, 0.0)])
+def test_a_lower_bound_above_the_upper_figure_is_a_contradiction(gap, error):
+    (sentence,) = bracketed(gap, error)
+    assert sentence.startswith(f"RAISE, a lower bound, lies {-gap:.4g} nats above AIS, an upper one: ")
+    assert sentence.endswith("so neither figure holds; raise evaluation.ais.temperatures")
+
+
+@pytest.mark.parametrize(
+    ("weight_ess", "said"), [(1.9, "rests on one of 500"), (2.1, "only 2.1 of 500"), (101.0, None)]
+)
+def test_one_chain_that_is_the_whole_estimate_is_said(weight_ess, said):
+    found = bracketed(0.0, 0.1, weight_ess)
+    assert [said in sentence for sentence in found] == ([True] if said else [])
 
 
 def test_too_few_temperatures_are_flagged():
@@ -447,8 +473,8 @@ def test_too_few_temperatures_are_flagged():
     result = evaluation(temperatures=1, chains=20).evaluate(about)
     assert abs(result.metrics["ais/gap"]) > 1
     assert any("AIS and RAISE differ by" in sentence for sentence in result.warnings)
-    assert result.metrics["ais/weight_ess"] < 4
-    assert any("of 20 chains carry the estimate" in sentence for sentence in result.warnings)
+    assert result.metrics["ais/weight_ess"] < 2
+    assert any("rests on one of 20 chains" in sentence for sentence in result.warnings)
     assert evaluation(temperatures=1000).evaluate(subject("rbm-binary", "block_gibbs")).warnings == ()
 
 

@@ -385,8 +385,18 @@ def test_by_annealing_log_z_is_near_that_of_enumeration(monkeypatch):
     assert found["dbn_bound/first_rbm_log_z"] == pytest.approx(log_z[1], abs=0.1)
     assert found["dbn_bound/log_z_low"] < found["dbn_bound/log_z"] < found["dbn_bound/log_z_high"]
     assert found["dbn_bound/gain_low"] < found["dbn_bound/gain"] < found["dbn_bound/gain_high"]
+    assert 100 < found["dbn_bound/weight_ess"] <= 200
     wide = found["dbn_bound/log_z_high"] - found["dbn_bound/log_z_low"]
     assert wide / 2 < found["dbn_bound/gain_high"] - found["dbn_bound/gain_low"] < 10 * wide
+
+
+def test_few_chains_under_the_bound_are_warned_of(monkeypatch):
+    model = network()
+    model.top.W.data.mul_(20)
+    monkeypatch.setattr("ebm_cli.exact.refusal", lambda model: "too large")
+    small = {"pictures": 0, "bootstrap": 100, "chains": 50, "temperatures": 1}
+    warnings = component("evaluation", "dbn_bound", **small).evaluate(subject(model)).warnings
+    assert warnings[-1].endswith("; raise evaluation.dbn_bound.temperatures")
 
 
 def test_log_z_of_the_first_raises_the_gain_and_that_of_the_top_lowers_it():

@@ -37,6 +37,44 @@ def test_the_whole_bracket_must_lie_above(gap):
     assert said({**UNSURE, "ais/gap": gap})[1][0].startswith("no better than independent units")
 
 
+CROSSED = {**UNSURE, "ais/gap": -35.0, "ais/log_likelihood": -88.0, "raise/log_likelihood": -53.0}
+OTHERS = {"pseudo_likelihood/above_independent": 1.0}
+
+
+def test_a_bracket_that_contradicts_itself_gives_no_number():
+    """Nor does a pseudo-likelihood in its place; the exact value does, and a bridge that RAISE does not contradict."""
+    (), (warning,) = said({**CROSSED, **OTHERS})
+    assert warning == (
+        "how likely held-out rows are is not known: RAISE, a lower bound, lies 35 nats above AIS, so the two "
+        "contradict each other"
+    )
+    assert said({**CROSSED, **BETTER}) == said(BETTER)
+    bridge = {"bridge/above_independent": 40.0, "bridge/log_likelihood": -52.5}
+    assert "by 40.00 nats a row (log-likelihood by bridge sampling)" in said({**CROSSED, **bridge})[0][0]
+    assert said({**CROSSED, **bridge, "bridge/log_likelihood": -88.0})[1] == (warning,)
+
+
+@pytest.mark.parametrize("name", ["ais", "dbn_bound"])
+def test_an_estimate_that_rests_on_one_chain_gives_no_number(name):
+    found = {f"{name}/above_independent": 60.0, f"{name}/weight_ess": 1.2, **OTHERS}
+    (), (warning,) = said(found)
+    assert warning == f"how likely held-out rows are is not known: the estimate by evaluation={name} rests on one chain"
+    assert said({**found, f"{name}/weight_ess": 3.0})[0]
+
+
+def test_documents_of_which_one_chain_says_all_give_no_number():
+    found = {"perplexity/unigram": 1000.0, "perplexity/model": 800.0, "perplexity/upper_bound": 900.0}
+    assert "is not known" in said({**found, "perplexity/weight_ess": 1.0})[1][0]
+
+
+def test_a_figure_that_is_not_to_be_relied_on_is_called_so():
+    about = {"ais/standard_error": 0.5}
+    (row, _) = report.rows({**CROSSED, **about, "raise/points": 9.0}, "test").values()
+    assert row == "-88.00 ± 0.50 nats (errs upwards, not to be relied on)"
+    (row,) = report.rows({"ais/log_likelihood": -88.0}, "test").values()
+    assert row == "-88.00 nats (errs upwards)"
+
+
 def test_the_most_trustworthy_judges():
     worse = {f"pseudo_likelihood/{key}": -1.0 for key in ("above_independent",)}
     assert above({**worse, **UNSURE, **BETTER}).by == "exact log-likelihood"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ebm_cli.evaluation.bracket import doubt
 from ebm_cli.evaluation.chains import UNSURE
 from ebm_cli.terminal import columns, output, table
 
@@ -53,9 +54,10 @@ def _likelihood(values: Mapping[str, Any], split: str, found: dict[str, str]) ->
     if "exact/log_likelihood" in values:
         found[f"log-likelihood ({split}), exact"] = _plus_minus(values, "exact") + " nats"
     if "ais/log_likelihood" in values:
-        found[f"log-likelihood ({split}), AIS"] = _plus_minus(values, "ais") + " nats (errs upwards)"
+        errs = "errs upwards" if doubt("ais", values) is None else "errs upwards, not to be relied on"
+        found[f"log-likelihood ({split}), AIS"] = f"{_plus_minus(values, 'ais')} nats ({errs})"
     if "ais/gap" in values and "ais/log_likelihood" in values:
-        used |= {"ais/gap", "raise/log_likelihood", "raise/points"}
+        used |= {"ais/gap", "ais/gap_standard_error", "raise/log_likelihood", "raise/points"}
         found["  bracket, RAISE to AIS"] = f"{bracket(values)}, RAISE on {values['raise/points']:.0f} rows"
     if _has(values, "ais/log_z", "ais/log_z_low", "ais/log_z_high"):
         used |= {"ais/log_z", "ais/log_z_low", "ais/log_z_high"}

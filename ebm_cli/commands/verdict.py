@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ebm_cli.commands import report
 from ebm_cli.evaluation.base import Result, Subject, on_split
 from ebm_cli.evaluation.baseline import independent
+from ebm_cli.evaluation.bracket import doubt
 from ebm_cli.evaluation.together import Findings
 from ebm_cli.evaluation.units import idle_units
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianUnits
@@ -21,6 +22,7 @@ _JUDGES = {  # the most trustworthy first
     "words": "log-likelihood of words",
     "pseudo_likelihood": "pseudo-likelihood alone, which is no likelihood",
 }
+_LIKELIHOODS = _JUDGES.keys() - {"pseudo_likelihood"}
 _NOTHING = 0.01  # nats: less is rounding
 _FAR = 10.0  # nats
 _STEADY = 4  # times its own spread
@@ -35,6 +37,12 @@ class Above(NamedTuple):
     error: float
     by: str
     unit: str = "nats a row"
+
+
+class Unknown(NamedTuple):
+    """Something was measured, and cannot be judged by: why."""
+
+    why: str
 
 
 def verdict(subject: Subject, found: Mapping[str, float]) -> Result:
@@ -66,17 +74,29 @@ def conclude(subject: Subject, findings: Findings, label: str) -> None:
         log.warning("%s", warning)
 
 
-def above(found: Mapping[str, float]) -> Above | None:
-    """By the most trustworthy of the evaluations, or None. RAISE below AIS widens the interval downwards."""
+def above(found: Mapping[str, float]) -> Above | Unknown | None:
+    """By the most trustworthy of the evaluations, or None. RAISE below AIS widens the interval downwards.
+
+    An estimate that cannot be judged by gives way to another likelihood, but not to what is none.
+    """
     if "perplexity/unigram" in found and "perplexity/model" in found:
-        return _of_documents(found)
-    for name, said in _JUDGES.items():
-        middle, error = (found.get(f"{name}/above_independent{kind}") for kind in ("", "_error"))
-        if middle is not None:
-            error = error or 0.0
-            gap = abs(found.get("ais/gap", 0.0)) if name == "ais" else 0.0
-            return Above(middle, middle - gap - _SURE * error, middle + _SURE * error, error, said)
-    return None
+        why = doubt("perplexity", found)
+        return _of_documents(found) if why is None else Unknown(why)
+    doubts = list[str]()
+    for name in _JUDGES:
+        if f"{name}/above_independent" not in found or (doubts and name not in _LIKELIHOODS):
+            continue
+        why = doubt(name, found)
+        if why is None:
+            return _by(name, found)
+        doubts.append(why)
+    return Unknown(doubts[0]) if doubts else None
+
+
+def _by(name: str, found: Mapping[str, float]) -> Above:
+    middle, error = found[f"{name}/above_independent"], found.get(f"{name}/above_independent_error", 0.0)
+    gap = abs(found.get("ais/gap", 0.0)) if name == "ais" else 0.0
+    return Above(middle, middle - gap - _SURE * error, middle + _SURE * error, error, _JUDGES[name])
 
 
 def _of_documents(found: Mapping[str, float]) -> Above:
@@ -87,11 +107,13 @@ def _of_documents(found: Mapping[str, float]) -> Above:
     return Above(math.log(unigram / model), low, high, 0.0, "perplexity", "nats a word")
 
 
-def sentences(found: Above | None, *, known: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def sentences(found: Above | Unknown | None, *, known: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is said, and what is warned of; `known`: independent units of this kind of data are."""
     if found is None:
         nothing = "nothing measured how likely held-out rows are, so nothing says whether anything was learned"
         return ((f"verdict: {nothing} (ebm list evaluation)",) if known else ()), ()
+    if isinstance(found, Unknown):
+        return (), (f"how likely held-out rows are is not known: {found.why}",)
     error = f" ± {found.error:.2f}" if found.error else ""
     by = f"({found.by})"
     if found.low > _NOTHING:

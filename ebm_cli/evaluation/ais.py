@@ -22,6 +22,7 @@ from ebm_cli.evaluation.base import (
     without_density,
 )
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.bracket import WIDE, crossed, few_chains
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Beta, Path
@@ -51,12 +52,12 @@ class AIS(Evaluation):
     E[Z_hat] = Z, hence E[log Z_hat] <= log Z: `ais/log_likelihood` errs upwards. RAISE (Burda, Grosse, Salakhutdinov
     2015, alg. 3) runs the chain backwards from `raise_points` held-out rows, `raise_chains` each: a stochastic lower
     bound on the log-likelihood of the annealed model, which approximates p. `ais/gap` is the mean of AIS minus RAISE on
-    these rows, and `raise/log_likelihood` = ais/log_likelihood - ais/gap the estimate of the bound for the whole split:
-    rows differ far more from each other than the gap does from row to row. The two bracket the truth unless a mode of
-    the model is found by neither. Where a sampler's proposals are all rejected over a tenth of the way there is no
-    estimate. The 95 % interval of log Z is by bootstrap over chains. `raise_points` 0 leaves RAISE
-    out. While training, `training_temperatures` make do, without RAISE: their log Z is a little lower and ranks
-    checkpoints, as pseudo-likelihood, which sees single flips alone, does not.
+    these rows, `ais/gap_standard_error` its error over them, and `raise/log_likelihood` = ais/log_likelihood - ais/gap
+    the estimate of the bound for the whole split: rows differ far more from each other than the gap does from row to
+    row. The two bracket the truth unless a mode of the model is found by neither. Where a sampler's proposals are all
+    rejected over a tenth of the way there is no estimate. The 95 % interval of log Z is by bootstrap over chains.
+    `raise_points` 0 leaves RAISE out. While training, `training_temperatures` make do, without RAISE: their log Z is a
+    little lower and ranks checkpoints, as pseudo-likelihood, which sees single flips alone, does not.
     """
 
     while_training: bool
@@ -112,6 +113,7 @@ class AIS(Evaluation):
             gaps = self._gaps(path, log_f - log_z, subject)
             metrics |= {
                 "ais/gap": gaps.mean().item(),
+                **{f"ais/gap_{key.strip('/')}": error for key, error in standard_error("", gaps).items()},
                 "raise/log_likelihood": metrics["ais/log_likelihood"] - gaps.mean().item(),
                 "raise/points": float(len(gaps)),
             }
@@ -125,22 +127,27 @@ class AIS(Evaluation):
 
         A clearly negative gap means that the annealed model, which RAISE bounds, is not yet the model.
         """
-        found, gap, effective = [], metrics.get("ais/gap", 0.0), metrics["ais/weight_ess"]
-        if effective < self.chains / 5:
-            found.append(f"only {effective:.1f} of {self.chains} chains carry the estimate, its interval is too narrow")
-        if abs(gap) > 1:
+        found, gap, crossing = [], metrics.get("ais/gap", 0.0), crossed("ais", metrics)
+        few = few_chains(metrics["ais/weight_ess"], self.chains)
+        if few:
+            found.append(few)
+        if crossing is not None:
+            found.append(
+                f"RAISE, a lower bound, lies {crossing:.4g} nats above AIS, an upper one: the annealed chains do not "
+                "mix or miss mass of the model, so neither figure holds"
+            )
+        elif abs(gap) > WIDE:
             found.append(f"AIS and RAISE differ by {gap:.4g} nats")
         advice = "; raise evaluation.ais.temperatures"
         return tuple(sentence + advice for sentence in found)
 
     def _uncertainty(self, log_w: Tensor, log_z_base: float, key: Key) -> dict[str, float]:
         """Effective number of chains, spread of their log-weights, 95 % bootstrap interval of log Z."""
-        w = (log_w - log_w.max()).exp()
-        index = rng.integers(len(w), (self.bootstrap, len(w)), key)
+        index = rng.integers(len(log_w), (self.bootstrap, len(log_w)), key)
         means = log_mean_exp(log_w.cpu()[index]) + log_z_base
         return {
             **interval("ais", means),
-            "ais/weight_ess": (w.sum().square() / w.square().sum()).item(),
+            "ais/weight_ess": weight_ess(log_w),
             "ais/log_weight_std": log_w.std().item(),
         }
 
@@ -178,6 +185,12 @@ def interval(name: str, log_z: Tensor) -> dict[str, float]:
     """`<name>/log_z_low` and `<name>/log_z_high`: 95 % of the bootstrapped log Z."""
     low, high = log_z.quantile(torch.tensor([0.025, 0.975], dtype=log_z.dtype)).tolist()
     return {f"{name}/log_z_low": low, f"{name}/log_z_high": high}
+
+
+def weight_ess(log_w: Tensor) -> float:
+    """Effective number of chains (sum w)^2 / sum w^2 of log w (chains,)."""
+    w = (log_w - log_w.max()).exp()
+    return (w.sum().square() / w.square().sum()).item()
 
 
 @dataclass

@@ -10,9 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import exact, picture, rng
-from ebm_cli.evaluation.ais import forward, interval, unnormalised
+from ebm_cli.evaluation.ais import forward, interval, unnormalised, weight_ess
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, bits_per_dimension, some_rows, standard_error
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.model.base import EnergyModel
@@ -30,10 +31,11 @@ _ROWS_AT_ONCE, _ROWS_OF_MEAN = 1000, 10_000
 
 
 class LogZ(NamedTuple):
-    """Of an RBM, and the bootstrapped values of an estimate; none of an exact one."""
+    """Of an RBM; of an estimate also the bootstrapped values, and how many of the chains carry it."""
 
     value: float
     others: Tensor | None
+    weight_ess: float | None = None
 
     def error(self) -> Tensor:
         """By how much these differ from the value, (bootstraps,), or 0."""
@@ -51,7 +53,8 @@ class DBNBound(Evaluation):
 
     Beside it, `first_rbm_log_likelihood`: of the first RBM alone, as it was when the second one was stacked on it, on
     the same rows, by the same means; `gain` is the bound minus it. Its standard error is that of the paired rows, and
-    `gain_low` to `gain_high` 95 % of what it is by the bootstrapped log Z, where these are estimates.
+    `gain_low` to `gain_high` 95 % of what it is by the bootstrapped log Z, where these are estimates. `weight_ess` is
+    the effective number of chains that an estimate of the top's log Z rests on.
     `exact_log_likelihood` is there where no hidden layer of the network has more than 10 units and log Z is exact.
 
     `pictures` samples of the first RBM and of the network, after `steps` Gibbs steps from noise each, side by side.
@@ -98,8 +101,15 @@ class DBNBound(Evaluation):
         }
         if top.others is None and model.refusal() is None:
             metrics["dbn_bound/exact_log_likelihood"] = _exact(model, x)
+        if top.weight_ess is not None:
+            metrics["dbn_bound/weight_ess"] = top.weight_ess
+        warnings = (*_warnings(model), *self._few(top))
         by_row = {"dbn_bound/log_likelihood": bound}
-        return Result(metrics, self._beside(subject, model) if self.pictures else {}, _warnings(model), by_row=by_row)
+        return Result(metrics, self._beside(subject, model) if self.pictures else {}, warnings, by_row=by_row)
+
+    def _few(self, top: LogZ) -> tuple[str, ...]:
+        few = None if top.weight_ess is None else few_chains(top.weight_ess, self.chains)
+        return () if few is None else (f"{few}; raise evaluation.dbn_bound.temperatures",)
 
     def _log_weights(self, model: DBN, x: Tensor, key: Key) -> Tensor:
         """The mean over draws of h of log p*(v, h) - log q(h | v), (rows,) float64."""
@@ -120,7 +130,7 @@ class DBNBound(Evaluation):
         log_w, _ = forward(path, self.chains, self.temperatures, key.fold("forward"), subject.device.engine)
         index = rng.integers(len(log_w), (self.bootstrap, len(log_w)), key.fold("bootstrap"))
         others = log_mean_exp(log_w.cpu()[index]) + path.log_z_base
-        return LogZ(path.log_z_base + log_mean_exp(log_w).item(), others)
+        return LogZ(path.log_z_base + log_mean_exp(log_w).item(), others, weight_ess(log_w))
 
     def _base(self, subject: Subject, rbm: RBM, layer: int, key: Key) -> BernoulliProduct:
         """Independent visible units near the mean that recognition gives them on training rows."""
