@@ -128,10 +128,10 @@ class Run:
         return max(step if type(step) is int else 0 for step in (meta.get("step"), meta.get("checkpoint")))
 
     def go_back(self, size: int, *, whole: bool) -> list[str]:
-        """Drop what was logged after the checkpoint that recorded `size`; it will be logged again, identically.
+        """Drop what was logged after the checkpoint that recorded `size`; the same configuration logs the same again.
 
-        A file of which more is dropped than a run logs between checkpoints (`whole`), or that cannot be read, is copied
-        into a folder of `aside/` first; a sentence says so.
+        With another (`whole`), or where more is dropped than a run logs between checkpoints, the file is copied into a
+        folder of `aside/` first, and so is one that cannot be read; a sentence says so.
         """
         lost = [self.metrics.name] if whole and (files.size(self.path, self.metrics.name) or 0) > size else []
         if files.size(self.path, "metadata.json") and not self.read_json("metadata.json"):
@@ -161,15 +161,24 @@ class Run:
 
     def change(self, config: Mapping[str, Any], **about: Any) -> None:
         """Replace config.yaml by what a resumed run goes on with; what it was stays in metadata.json, with `about`."""
-        before = _plain_yaml(files.text(self.path, CONFIG))
-        now = {**_redacted(config), "resume": before.get("resume")}
+        before, now = self._before_and_now(config)
         if now == before:
             return
         if self.read_json("summary.json").get("status") == "done":
             self._aside(["summary.json", *self._final_samples()])
+            files.remove(self.path, "summary.json")
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
         self.update_metadata(changes=changes, config_sha256=_sha256(_yaml(now)))
         files.replace(self.path, CONFIG, _yaml(now))
+
+    def changes(self, config: Mapping[str, Any]) -> bool:
+        """Whether config.yaml says something else."""
+        before, now = self._before_and_now(config)
+        return now != before
+
+    def _before_and_now(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        before = _plain_yaml(files.text(self.path, CONFIG))
+        return before, {**_redacted(config), "resume": before.get("resume")}
 
     def _final_samples(self) -> list[str]:
         """What the last evaluation left in `samples/`, which the next will replace."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import TINY, assert_refused, ebm, facts, snapshot, train, trained
-from test_resume import at_step
+from test_resume import Killed, at_step, die
 
 from ebm_cli import checkpoint, fit, terminal
 from ebm_cli.arguments import prepared
@@ -74,6 +74,30 @@ def test_what_an_older_checkpoint_does_not_know_of_is_kept():
     (kept,) = run.glob("aside/*/metrics.jsonl")
     assert kept.read_bytes() == whole
     assert not (run / "metrics.jsonl").read_bytes().startswith(whole[:-1] + b"x")
+
+
+@pytest.mark.parametrize(("line", "kept"), [("steps=10", True), ("log_every=2", True), ("", False)])
+def test_what_a_killed_run_logged_is_kept_unless_it_will_be_logged_again(line, kept, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_step(patch, 11, die)
+        train("save_every=6")
+    as_killed = {name: value for name, value in facts(Path("run")).items() if name not in ("step", "error")}
+    Path("run/metadata.json").write_text(json.dumps({**as_killed, "status": "running"}))
+    whole = Path("run/metrics.jsonl").read_bytes()
+    answer = ebm(f"train resume=run {line}")
+    assert answer.code == 0, answer.err
+    assert [path.read_bytes() for path in Path("run").glob("aside/*/metrics.jsonl")] == [whole] * kept
+    assert ("metrics.jsonl as it was is kept in run/aside/" in answer.err) == kept
+    assert kept or Path("run/metrics.jsonl").read_bytes().startswith(whole)
+
+
+def test_a_run_that_goes_on_has_no_summary_until_it_ends(monkeypatch):
+    trained()
+    found = []
+    at_step(monkeypatch, 15, lambda: found.append(Path("run/summary.json").exists()))
+    assert ebm("train resume=run steps=20").code == 0
+    assert found == [False]
+    assert facts(Path("run"), "summary.json")["steps"] == 20
 
 
 def test_the_summary_of_a_run_that_goes_on_is_kept():

@@ -203,7 +203,8 @@ def open_record(session: Session, request: Request) -> None:
             facts = {"choices": dict(request.chosen), "overrides": overrides, **_agent(session.config, request.group)}
             run.create(home.path, session.config, **facts)
         else:
-            session.notes += home.go_back(session.restored.metrics_bytes, whole=session.restored.behind)
+            whole = session.restored.behind or home.changes(session.config)
+            session.notes += home.go_back(session.restored.metrics_bytes, whole=whole)
             home.change(session.config, step=session.state.step, overrides=overrides)
         _record_words(home, session.parts.data.words)
     except OSError as error:
