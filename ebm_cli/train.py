@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -157,8 +158,14 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     return parts
 
 
-def load_data(components: Components, device: Device) -> Data:
-    """Read the data. Raises UserError naming what is missing or malformed, or too large for the memory there is."""
+def load_data(components: Components, device: Device, *, again: bool = False) -> Data:
+    """Read the data. Raises UserError naming what is missing or malformed, or too large for the memory there is.
+
+    Those of a run that is there (`again`) may have been moved.
+    """
+    path = getattr(components.dataset, "path", None)
+    if again and path is not None and not Path(path).exists():
+        raise UserError(f"dataset.path = {path}: nothing is there; where they are now can be said: dataset.path=PATH")
     with memory.bounded(device.memory if device.torch.type == "cpu" else None), memory.watched(device.torch):
         data = components.dataset.load(components.model.spaces)
     memory.tidy()

@@ -306,12 +306,18 @@ def results() -> dict:
 
 
 def test_a_run_finds_its_data_where_they_are_now(moved):
-    assert_refused(ebm("evaluate run=run evaluation=[exact]"), "there is no such file")
+    assert_refused(ebm("evaluate run=run evaluation=[exact]"), "nothing is there")
     answer = ebm("evaluate run=run evaluation=[exact] dataset.path=new.npz")
     assert answer.code == 0, answer.err
     assert "judged by: test split, 60 rows\n" in answer.out
     assert "exact/log_likelihood" in results()
     assert "data" not in results()
+
+
+@pytest.mark.parametrize("line", ["train resume=run steps=14", "evaluate run=run"])
+def test_that_data_are_not_where_they_were_is_said_with_the_way_out(line, moved):
+    said = "old.npz: nothing is there; where they are now can be said: dataset.path=PATH"
+    assert_refused(ebm(line), "dataset.path = ", said)
 
 
 def test_a_run_goes_on_with_its_data_where_they_are_now(moved):

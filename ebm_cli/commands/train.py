@@ -234,7 +234,7 @@ def _build(
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
-    data = load_data(components, device)
+    data = load_data(components, device, again=not begins)
     if begins:
         components = replace(components, initial=composition.initial(config["model"], data.space))
     parts, state = assemble(components, loop, device, data, choice)

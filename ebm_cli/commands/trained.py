@@ -77,7 +77,9 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     if ranks.current().count > 1:
         raise UserError("torchrun: only training is shared among processes; use ebm itself")
     space, opened = recorded_space(saved), device.open()
-    data = as_trained(load_data(components, opened), saved, space, found) if with_data else placeholder(space)
+    data = (
+        as_trained(load_data(components, opened, again=True), saved, space, found) if with_data else placeholder(space)
+    )
     others = other_than_trained(saved, data, own, config) if with_data else None
     if others is not None and wanted.dataset is None:
         log.warning("%s: %s", wanted.path, OTHER_DATA)
