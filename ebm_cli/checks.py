@@ -88,10 +88,11 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) 
         )
 
 
-def check_moves(sampler: Sampler[Any, Any], space: Space, choice: Choice) -> None:
+def check_moves(sampler: Sampler[Any, Any], space: Space, model: ModelSpec, choice: Choice) -> None:
     """The sampler moves in the space of the data that were read, and its settings suit one of this size."""
     if type(space) not in sampler.inner.spaces:
-        found = [name for name, cls in registry.components("sampler").items() if type(space) in _spaces(cls)]
+        kinds: dict[str, Any] = registry.components("sampler")
+        found = [name for name, cls in kinds.items() if type(space) in cls.spaces and _fits(cls, model)]
         raise UserError(
             f"{_called(sampler, choice)} moves in {names(sampler.inner.spaces)} spaces, the data are {space.name}; "
             f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
@@ -113,14 +114,9 @@ def _how_to_choose(sampler: Sampler[Any, Any]) -> str:
     return "" if sampler.inner is sampler else " (choose the kernel by sampler@sampler.kernel=NAME)"
 
 
-def _spaces(component: Any) -> tuple[type[Space], ...]:
-    return component.spaces
-
-
 def _fits(sampler: Any, model: ModelSpec) -> bool:
     spaces = set(sampler.spaces) & set(model.spaces)
-    able = all(issubclass(model.builds, need) for need in sampler.needs)
-    return bool(spaces) and able and not _asks_for_energy(sampler.needs, model)
+    return bool(spaces) and _has(sampler.needs, model)
 
 
 def _asks_for_energy(needs: tuple[type[EnergyModel], ...], model: ModelSpec) -> bool:
@@ -167,13 +163,20 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
 
 
 def _models_for(objective: Objective) -> list[str]:
-    """Models of a space it accepts that have what it needs."""
+    """Models of a space it accepts that have what it needs and suit its keys."""
     specs: dict[str, Any] = registry.components("model")
     return [
         name
         for name, spec in specs.items()
-        if set(spec.spaces) & set(objective.spaces) and all(issubclass(spec.builds, need) for need in objective.needs)
+        if set(spec.spaces) & set(objective.spaces)
+        and _has(objective.needs, spec)
+        and objective.misfit(spec.builds) is None
     ]
+
+
+def _has(needs: tuple[type[EnergyModel], ...], model: ModelSpec) -> bool:
+    """Whether models of this kind are all that is needed, and have an energy where what needs it asks for one."""
+    return all(issubclass(model.builds, need) for need in needs) and not _asks_for_energy(needs, model)
 
 
 def _objectives(spaces: tuple[type[Space], ...], model: ModelSpec, choice: Choice) -> str:
@@ -181,7 +184,7 @@ def _objectives(spaces: tuple[type[Space], ...], model: ModelSpec, choice: Choic
     found: list[str] = []
     for name, cls in registry.components("objective").items():
         kind = cast(type[Objective], cls)
-        if set(kind.spaces) & set(spaces) and all(issubclass(model.builds, need) for need in kind.requires):
+        if set(kind.spaces) & set(spaces) and _has(kind.requires, model):
             found += kind.chosen_for(model.builds, spaces) or (name,)
     return f"objectives that fit model={choice['model']}: {', '.join(sorted(found))}"
 

@@ -38,6 +38,12 @@ def refusal(model: EnergyModel) -> str | None:
     if isinstance(model.space, Categorical) and not isinstance(model, Bipartite):
         sites, values = model.space.sites, model.space.values
         return f"{values}^{sites} states, enumeration goes to 2^{LOG2_LIMIT}"
+    width, sites = transfer.narrow_side(model), model.space.sites
+    if width is not None and 2 * width < sites:
+        return (
+            f"log Z of a lattice of {sites} sites is summed row by row, 4^{width} terms each as its shorter side has "
+            f"{width} sites, and enumeration goes to 2^{LOG2_LIMIT} = 4^{LOG2_LIMIT // 2}"
+        )
     bits = f"{_bits(model):.0f}"
     side = f"the smaller side has {bits} units" if isinstance(model, Bipartite) else f"{bits} sites"
     return f"{side}, enumeration goes to {LOG2_LIMIT}"

@@ -183,7 +183,7 @@ def assemble(
     Raises UserError if they do not fit the data.
     """
     checks.check_loaded(data.space, components.model, choice)
-    checks.check_moves(components.sampler, data.space, choice)
+    checks.check_moves(components.sampler, data.space, components.model, choice)
     checks.check_data(components.objective, data.space, components.model, choice)
     checks.check_rows(components.objective, data)
     checks.check_noise_data(components.objective, components.noise, data.space, choice)

@@ -557,10 +557,13 @@ def test_what_is_usual_and_does_not_apply_is_left_out(tmp_path, monkeypatch):
                  "hydra.run.dir=run evaluation.samples.steps=2 evaluation.chains.steps=20 "
                  "evaluation.chains.warmup=2")  # fmt: skip
     assert answer.code == 0, answer.err
-    assert "evaluation ais does not apply: " in answer.err
+    assert "evaluation ais does not apply: sampler=langevin does not leave" in answer.err
     answer = ebm("evaluate run=run evaluation=[ais]")
     assert answer.code == 2
-    assert "evaluation=ais: this sampler does not leave the model invariant" in answer.err
+    assert (
+        "evaluation=ais: sampler=langevin does not leave the model invariant; samplers that do and fit this model: "
+        "hmc, mala, mala_mixed, metropolis"
+    ) in answer.err
 
 
 def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):

@@ -213,7 +213,10 @@ def test_known_mean_spins(side, mean):
 
 def test_a_wide_lattice_is_refused():
     assert exact.refusal(ising((10, 30))) is None
-    assert exact.refusal(ising((11, 11))) == "22 sites, enumeration goes to 20"
+    assert exact.refusal(ising((11, 12))) == (
+        "log Z of a lattice of 132 sites is summed row by row, 4^11 terms each as its shorter side has 11 sites, and "
+        "enumeration goes to 2^20 = 4^10"
+    )
 
 
 # Data and recovery

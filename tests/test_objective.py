@@ -311,6 +311,17 @@ def test_an_objective_for_other_data_is_refused_with_what_fits_on_both_sides():
     assert not {"rbm", "boltzmann", "ising", "potts"} & set(models)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, {}) for name in OBJECTIVES), ("pseudo_likelihood", {"coupling_l1": 0.1})]
+)
+def test_every_model_that_a_refusal_offers_is_accepted(name, changes):
+    objective, choice = component("objective", name, **changes), {"objective": name, "model": "its own"}
+    offered = checks._models_for(objective)
+    assert offered
+    for model in offered:
+        checks.check_objective(objective, component("model", model), choice)
+
+
 def test_an_objective_for_other_data_is_refused_once_they_are_read():
     """A model may take spaces that the objective does not."""
     choice, spec = (

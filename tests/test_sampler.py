@@ -311,17 +311,20 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 
 
 def test_a_sampler_of_another_space_is_refused():
+    """Those offered move in that space and find in the model what they need."""
     message = "moves in binary, spin, categorical or words spaces, the data are real; samplers that fit: "
-    message += "block_gibbs, gibbs_langevin, hmc, langevin, mala, metropolis, parallel_tempering"
+    message += "hmc, langevin, mala, metropolis, parallel_tempering$"
+    spec = component("model", "exponential_family")
     with pytest.raises(UserError, match=message):
-        checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), {"sampler": "gibbs"})
+        checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), spec, {"sampler": "gibbs"})
 
 
 def test_more_flips_than_sites_are_refused():
     assert component("sampler", "metropolis", flips=4).misfit(Binary((2, 2))) is None
     assert component("sampler", "metropolis", flips=5).misfit(Real((2, 2))) is None
+    spec, five = component("model", "rbm"), component("sampler", "metropolis", flips=5)
     with pytest.raises(UserError, match=r"sampler.flips = 5: the data have 4 sites"):
-        checks.check_moves(component("sampler", "metropolis", flips=5), Binary((2, 2)), {"sampler": "metropolis"})
+        checks.check_moves(five, Binary((2, 2)), spec, {"sampler": "metropolis"})
 
 
 @pytest.mark.parametrize("step_size", [0.1, 1.5])
@@ -411,7 +414,7 @@ def test_balls_that_are_too_large_are_refused(settings, sentence):
     sampler = component("sampler", "hamming_ball", **settings)
     space = Binary((4, 4)) if settings.get("block") != 40 else Binary((8, 8))
     with pytest.raises(UserError, match=sentence):
-        checks.check_moves(sampler, space, {"sampler": "hamming_ball"})
+        checks.check_moves(sampler, space, component("model", "rbm"), {"sampler": "hamming_ball"})
     assert component("sampler", "hamming_ball", block=10, radius=10).misfit(Spin((4, 4))) is None
 
 

@@ -30,6 +30,12 @@ def test_what_is_better_by_more_than_twice_the_error_is_better():
     assert warning.startswith("worse than independent units, by 1.00 ± 0.20 nats a row")
 
 
+@pytest.mark.parametrize("middle", [0.0, -0.004, 0.003])
+def test_an_interval_that_is_one_number_is_shown_as_one(middle):
+    (), (warning,) = said({"exact/above_independent": middle})
+    assert warning == "no better than independent units: 0.00 nats a row above them (exact log-likelihood)"
+
+
 @pytest.mark.parametrize("gap", [0.7, -0.7])
 def test_the_whole_bracket_must_lie_above(gap):
     """AIS alone would say better: 1.0 - 2 * 0.2 > 0; RAISE, 0.7 nats away, does not."""

@@ -55,7 +55,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
         if asked.split == "valid" and trained.parts.data.valid is None:
             raise UserError("split = valid: no validation rows were kept; use split=test or split=train")
         asked_for = evaluations(config)
-        chosen = feasible(asked_for, trained.state.model, trained.parts.components.sampler)
+        chosen = feasible(asked_for, trained.state.model, trained.parts.components.sampler, trained.choice)
         _check_chosen(chosen, asked_for, trained.parts)
         work = [evaluation.work for evaluation in chosen.values()]
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)

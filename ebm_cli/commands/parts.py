@@ -148,7 +148,9 @@ def accelerated(
 USUAL = {"exact", "ais", "pseudo_likelihood", "chains", "samples"}  # what is measured where nothing was chosen
 
 
-def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Sampler[Any, Any]) -> dict[str, Evaluation]:
+def feasible(
+    chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Sampler[Any, Any], choice: Choice
+) -> dict[str, Evaluation]:
     """Without those that cannot be done with these parts: an error if they were asked for, a line if not."""
     kept: dict[str, Evaluation] = {}
     asked = set(chosen) != USUAL
@@ -156,7 +158,9 @@ def feasible(chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Samp
         why = refusal(evaluation, model, sampler)
         if why is None:
             kept[name] = evaluation
-        elif evaluation.required and asked:
+            continue
+        why = why.replace("this sampler", f"sampler={choice['sampler']}")
+        if evaluation.required and asked:
             possible = [other for other, found in chosen.items() if refusal(found, model, sampler) is None]
             rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
             raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))

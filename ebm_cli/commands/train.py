@@ -181,7 +181,7 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, tracker = _build(config, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
-    kept = feasible(chosen, state.model, parts.components.sampler)
+    kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)

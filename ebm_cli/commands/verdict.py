@@ -121,8 +121,13 @@ def sentences(found: Above | Unknown | None, *, known: bool) -> tuple[tuple[str,
         return (f"verdict: better than independent units by {found.middle:.2f}{error} {found.unit}{bracket} {by}",), ()
     if found.high < -_NOTHING:
         return (), (f"worse than independent units, by {-found.middle:.2f}{error} {found.unit} {by}",)
-    between = f"between {found.low:.2f} and {found.high:.2f} {found.unit} above them"
-    return (), (f"no better than independent units: {between} {by}",)
+    return (), (f"no better than independent units: {_between(found)} {found.unit} above them {by}",)
+
+
+def _between(found: Above) -> str:
+    """The ends of the interval, or one number where both are the same to two digits."""
+    low, high = (f"{end:.2f}".replace("-0.00", "0.00") for end in (found.low, found.high))
+    return low if low == high else f"between {low} and {high}"
 
 
 def runaway(gaps: Sequence[float]) -> str | None:

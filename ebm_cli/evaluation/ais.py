@@ -23,6 +23,7 @@ from ebm_cli.evaluation.base import (
 )
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import WIDE, crossed, few_chains
+from ebm_cli.evaluation.invariance import not_invariant
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Beta, Path
@@ -73,7 +74,7 @@ class AIS(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
-        return not_invariant(sampler)
+        return not_invariant(model, sampler)
 
     def while_it_trains(self) -> "AIS":
         """With `training_temperatures` and without RAISE, where these are given."""
@@ -158,11 +159,6 @@ class AIS(Evaluation):
         key = subject.key.fold("reverse")
         lower = reverse_log_p(path, x, self.raise_chains, self.temperatures, key, subject.device.engine)
         return log_p[chosen] - lower
-
-
-def not_invariant(sampler: Sampler[Any, Any]) -> str | None:
-    """Why nothing can be annealed by this sampler, or None."""
-    return None if sampler.inner.exact else "this sampler does not leave the model invariant; take one that does"
 
 
 def unnormalised(model: EnergyModel, split: Split) -> Tensor:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.engine import Engine, Work
-from ebm_cli.evaluation.ais import interval, likelihood, not_invariant, unnormalised
+from ebm_cli.evaluation.ais import interval, likelihood, unnormalised
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.invariance import not_invariant
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.path import Path
 from ebm_cli.registry import register
@@ -53,7 +54,7 @@ class Bridge(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every rung must be invariant under its moves."""
-        return not_invariant(sampler)
+        return not_invariant(model, sampler)
 
     @property
     def work(self) -> Work:
