@@ -21,7 +21,7 @@ from PIL import Image
 from ebm_cli.errors import UserError
 from ebm_cli.registry import build, load_components
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec
-from ebm_cli.tracker.guard import Guarded
+from ebm_cli.tracker.guard import Guarded, guarded
 from ebm_cli.tracker.wandb_account import api_key
 
 CONF = Path(__file__).parent.parent / "conf" / "tracker"
@@ -438,6 +438,19 @@ def test_guard_bounds_what_waits_and_counts_what_it_drops(tmp_path, bound):
     line = tracker.close({})
     assert line.startswith("fake: all there (15 records were dropped")
     assert [seen[1] for seen in fake.seen if seen[0] == "images"] == list(range(10))
+
+
+def test_nothing_waits_for_a_tracker_that_shows_nothing(tmp_path):
+    """Not even arrays larger than may wait are dropped, nor is there anything to say in the end."""
+    huge = np.broadcast_to(np.float32(1), (1 << 29,))
+    tracker = guarded(spec("none"), info(tmp_path))
+    assert not isinstance(tracker, Guarded)
+    tracker.histograms(1, {"weights": huge})
+    assert tracker.close({}) is None
+    rows = guarded(spec("csv"), info(tmp_path))
+    assert isinstance(rows, Guarded)
+    rows.histograms(1, {"weights": huge})
+    assert "dropped" not in (rows.close({}) or "")
 
 
 def test_guard_gives_room_back(tmp_path):

@@ -44,7 +44,7 @@ from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker import process
 from ebm_cli.tracker.base import RunInfo, TrackerSpec
-from ebm_cli.tracker.guard import Guarded
+from ebm_cli.tracker.guard import guarded
 from ebm_cli.train import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 
@@ -259,7 +259,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -
     began, spent = time.perf_counter(), {name: float(meta[name]) for name in ("seconds", "training_seconds")}
     about = {"status": "running", "device": session.parts.device.description, **lease.about()}
     home.write_json("metadata.json", {**meta, **about})
-    tracker = Guarded(
+    tracker = guarded(
         process.apart(session.tracker, session.config["tracker"]["name"]),
         RunInfo(home.path, meta["id"], home.path.name, group, session.config, state.step if session.restored else None),
     )

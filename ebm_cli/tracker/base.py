@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,11 @@ class Tracker(ABC):
 
 class TrackerSpec(ABC):
     """The component: `open` starts a tracker for one run."""
+
+    shows: ClassVar[bool] = True
+    """Whether it does anything with what it is given."""
+    shows_histograms: ClassVar[bool] = True
+    """Whether it does anything with histograms."""
 
     def check(self) -> None:  # noqa: B027 - most trackers have nothing that could be missing
         """Raise UserError if `open` cannot work here (a missing package, no account); called before any work."""

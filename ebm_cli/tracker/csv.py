@@ -78,6 +78,8 @@ def _append_to(directory: Path, name: str) -> TextIO:
 class Csv(TrackerSpec):
     """Write metrics.csv and images/*.png into the run directory."""
 
+    shows_histograms = False
+
     def open(self, run: RunInfo) -> Tracker:
         """Start the file, or go on with the one of the interrupted run."""
         return CsvTracker(run.directory, run.step)

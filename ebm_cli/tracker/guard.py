@@ -18,6 +18,11 @@ _COMPLETE = "metrics.jsonl is complete"
 T = TypeVar("T")
 
 
+def guarded(spec: TrackerSpec, run: RunInfo) -> Tracker:
+    """An open tracker that is no danger to the run: guarded, unless it shows nothing, so that nothing waits for it."""
+    return Guarded(spec, run) if spec.shows else spec.open(run)
+
+
 _opened: weakref.WeakSet["Guarded"] = weakref.WeakSet()
 
 
@@ -45,6 +50,7 @@ class Guarded(Tracker):
         self, spec: TrackerSpec, run: RunInfo, *, timeout: float = 30.0, capacity: int = 20_000, budget: int = 1 << 28
     ) -> None:
         self._timeout = timeout
+        self._bins = spec.shows_histograms
         self._budget = budget
         self._queue: queue.Queue[_Call] = queue.Queue(capacity)
         self._lock = threading.Lock()  # of _held, which both threads change
@@ -74,8 +80,8 @@ class Guarded(Tracker):
             self._put(_Call(lambda tracker: tracker.images(step, copied), size))
 
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
-        """Queue copies of values."""
-        if self._accepts(size := _bytes(values)):
+        """Queue copies of values, for a tracker that shows them."""
+        if self._bins and self._accepts(size := _bytes(values)):
             copied = {key: array.copy() for key, array in values.items()}
             self._put(_Call(lambda tracker: tracker.histograms(step, copied), size))
 

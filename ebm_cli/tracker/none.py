@@ -30,6 +30,8 @@ class Silent(Tracker):
 class NoTracker(TrackerSpec):
     """Show nothing."""
 
+    shows = False
+
     def open(self, run: RunInfo) -> Tracker:
         """A tracker that does nothing."""
         return Silent()
