@@ -345,7 +345,7 @@ def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread
 def _checked(parts: Parts, state: TrainState, reports: list[Report]) -> None:
     """Raises RunError for a step that was not healthy, with what the scale of the data may have to do with it."""
     try:
-        check(state, reports, parts.components.objective)
+        check(state, reports, parts.components.objective, parts.components.sampler)
     except RunError as error:
         why = tables.scale(parts.data)
         raise RunError(f"{error}. The data may be at fault: {why}" if why else str(error)) from error

@@ -26,7 +26,7 @@ from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
 from ebm_cli.sampler.base import Differentiable, Info, Sampler, engine_for, shown, transitions
-from ebm_cli.sampler.standstill import stuck
+from ebm_cli.sampler.standstill import ran_away, stuck
 from ebm_cli.space import Space
 from ebm_cli.train import Parts, TrainState
 
@@ -316,8 +316,10 @@ def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: Ro
     return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 
 
-def check(state: TrainState, reports: Sequence[Report], objective: Objective) -> None:
-    """Raises RunError naming the first step that was not healthy, with the state's step set before it.
+def check(
+    state: TrainState, reports: Sequence[Report], objective: Objective, sampler: Sampler[Any, Any] | None = None
+) -> None:
+    """Raises RunError naming the first step that was not healthy, with the state's step set before it, and a way out.
 
     Neither loss nor gradient may be other than finite (saturated units have a gradient of zero, so energies can
     overflow while the gradient looks healthy), nor a metric beyond the objective's bound.
@@ -334,9 +336,8 @@ def check(state: TrainState, reports: Sequence[Report], objective: Objective) ->
     if not all(healthy):
         bad = reports[healthy.index(False)]
         state.step = bad.step - 1
-        if finite[healthy.index(False)]:
-            raise RunError(_diverged(bad, objective))
-        raise RunError(_not_finite(bad.step, *_cause(bad), objective))
+        cause = _diverged(bad, objective) if finite[healthy.index(False)] else _not_finite(bad.step, *_cause(bad))
+        raise RunError(f"{cause}. {_ran_away(bad, sampler) or _advice(objective)}")
 
 
 def _diverged(report: Report, objective: Objective) -> str:
@@ -344,7 +345,7 @@ def _diverged(report: Report, objective: Objective) -> str:
     name = next(name for name, (bound, _) in objective.bounds.items() if abs(numbers[name]) > bound)
     return (
         f"step {report.step}: {name} is {numbers[name]:.6g} nats, beyond {objective.bounds[name][1]} "
-        f"({_listed(report)}); nothing of it was saved. {_advice(objective)}"
+        f"({_listed(report)}); nothing of it was saved"
     )
 
 
@@ -360,8 +361,15 @@ def _listed(report: Report) -> str:
     return ", ".join(f"{name} {numbers[name]:.6g}" for name in report.values.names)
 
 
-def _not_finite(step: int, subject: str, detail: str, objective: Objective) -> str:
-    return f"step {step}: {subject} not finite ({detail}); nothing of it was saved. {_advice(objective)}"
+def _not_finite(step: int, subject: str, detail: str) -> str:
+    return f"step {step}: {subject} not finite ({detail}); nothing of it was saved"
+
+
+def _ran_away(report: Report, sampler: Sampler[Any, Any] | None) -> str | None:
+    numbers = report.numbers()
+    if sampler is None or "energy_chains" not in numbers:
+        return None
+    return ran_away(sampler, numbers["energy_data"], numbers["energy_chains"])
 
 
 def _advice(objective: Objective) -> str:
@@ -406,4 +414,5 @@ def check_weights(state: TrainState, objective: Objective) -> None:
     others = state.tensors().items() if not broken else ()
     broken += [name for name, t in others if t.is_floating_point() and not t.isfinite().all()]
     if broken:
-        raise RunError(_not_finite(state.step, f"{' and '.join(broken)} are", "after the update", objective))
+        cause = _not_finite(state.step, f"{' and '.join(broken)} are", "after the update")
+        raise RunError(f"{cause}. {_advice(objective)}")

@@ -15,7 +15,7 @@ from ebm_cli.evaluation.mixing import agreement, effective
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import stream
 from ebm_cli.sampler.block_gibbs import BlockGibbs
-from ebm_cli.sampler.standstill import lost, stuck
+from ebm_cli.sampler.standstill import lost, ran_away, stuck
 from ebm_cli.space import Real
 from ebm_cli.step import Report, Standstill, Values
 
@@ -46,6 +46,35 @@ def found(name, about, **keys):
         "long_run": {"steps": 20, "frames": 4, "chains": 8},
     }
     return component("evaluation", name, **smaller[name] | keys).evaluate(about)
+
+
+AWAY = "The chains have run away, for no step of theirs is rejected: start a run with a lower "
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("model=gaussian_rbm sampler=langevin sampler.step_size=50", "sampler.step_size (it is 50) or a lower "),
+        ("model=gaussian_rbm sampler=gibbs_langevin sampler.adjust=false sampler.step_size=60", "(it is 60)"),
+    ],
+)
+def test_training_against_chains_that_run_away_names_their_steps(line, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = ebm(f"train dataset=digits {line} evaluation=[] steps=20 tracker=none device=cpu hydra.run.dir=run")
+    assert answer.code == 1
+    assert AWAY in answer.err
+    assert said in answer.err
+    assert "optimizer.clip" not in answer.err
+
+
+def test_chains_far_above_the_data_have_run_away_and_others_have_not():
+    unadjusted, rejecting = component("sampler", "langevin", step_size=7.0), component("sampler", "hmc")
+    for chains in (1e5, math.inf, math.nan):
+        assert ran_away(unadjusted, 3.0, chains).startswith(f"{AWAY}sampler.step_size (it is 7)")
+    for data, chains in ((3.0, 9e3), (3.0, -math.inf), (math.nan, math.nan), (math.inf, 1.0)):
+        assert ran_away(unadjusted, data, chains) is None
+    assert ran_away(rejecting, 3.0, math.nan) is None
+    assert ran_away(component("sampler", "block_gibbs"), 3.0, math.nan) is None
 
 
 @pytest.mark.parametrize("name", ["ais", "bridge"])

@@ -1,12 +1,17 @@
 """Chains that stand still, and chains that have left the numbers: how that is known, and in which words it is said."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
+
+from ebm_cli.sampler.base import Sampler
 
 LEAST = 1e-3
 """Share of proposals that must be taken for chains to count as moving."""
 
+_FAR = 1e4  # nats
 _LOWER = "lower sampler.step_size, or take another sampler"
 
 
@@ -21,6 +26,24 @@ def lost(x: Tensor) -> str | None:
     if not count:
         return None
     return f"{count} of {len(x)} chains have run away to what is no number (nan or infinity): {_LOWER}"
+
+
+def ran_away(sampler: Sampler[Any, Any], energy_data: float, energy_chains: float) -> str | None:
+    """A sentence if chains of steps that nothing rejects are where no chain of the model would go, else None.
+
+    That is where the mean energy is no number, or far above that of the data, which is one. The largest step that such
+    chains can take depends on the curvature of the energy, hence also on how fast the weights grow.
+    """
+    size = getattr(sampler.inner, "step_size", None)
+    if size is None or sampler.inner.rejects or not math.isfinite(energy_data):
+        return None
+    if energy_chains - energy_data < _FAR:
+        return None
+    key = "sampler.step_size" if sampler.inner is sampler else "sampler.kernel.step_size"
+    return (
+        f"The chains have run away, for no step of theirs is rejected: start a run with a lower {key} (it is {size:g}) "
+        "or a lower optimizer.lr"
+    )
 
 
 def stuck(info: Mapping[str, float]) -> list[str]:
