@@ -5,7 +5,7 @@ import errno
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,9 @@ _COPIES = 16  # of each unit of a chain in flight: positions, logits, random wor
 _CACHED = 2**27  # bytes in flight beyond which a CPU gains nothing by more
 _SHARE = 0.5  # of the memory that is left goes to chains in flight
 PROCESS = 5 * 10**8  # bytes that the libraries of one process take
-_ADVICE = "take fewer chains.count, batch_size or hidden units"
+_MUCH = 10  # one byte in so many
+_ADVICE = "take a lower chains.count or batch_size, or a smaller model"
 _SIGNS = ("allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "Storage size calculation overflowed")
-_DATA = "data"
 _bounds: list[int] = []
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
@@ -105,20 +105,25 @@ def tidy() -> None:
         trim(0)
 
 
-def check(needed: dict[str, int], left: int, key: str = "chains.count, batch_size or hidden units") -> None:
+def check(needed: Mapping[str, int], left: int, ways: Mapping[str, str]) -> None:
     """Raise UserError if what a run needs in any case is more than there is; `needed` in bytes by what it is for.
 
-    `key` names what to take less of.
+    `ways` says what to take less of to need less of each, as "a lower chains.count"; those that matter are named.
     """
     total = sum(needed.values())
     if total > left:
         parts = ", ".join(f"{what} {readable(size)}" for what, size in needed.items())
-        most = max(needed, key=lambda what: needed[what])
-        key = f"rows of data, {key}, or raise device.memory if that is set" if most == _DATA else key
         raise UserError(
             f"not enough memory: the run needs {total} bytes ({readable(total)}: {parts}), {left} bytes "
-            f"({readable(left)}) are available; take fewer {key}"
+            f"({readable(left)}) are available; take {_less(needed, ways)}, or raise device.memory if that is set"
         )
+
+
+def _less(needed: Mapping[str, int], ways: Mapping[str, str]) -> str:
+    """The ways to need less of the largest, and of all that take much, the largest first."""
+    order = sorted(needed, key=lambda what: needed[what], reverse=True)
+    large = [what for what in order if needed[what] * _MUCH >= sum(needed.values()) or what == order[0]]
+    return ", or ".join(dict.fromkeys(ways[what] for what in large))
 
 
 def rows_at_once(units: int, left: int, device: torch.device) -> int:

@@ -187,7 +187,7 @@ def assemble(
     checks.check_data(components.objective, data.space, components.model, choice)
     checks.check_rows(components.objective, data)
     checks.check_noise_data(components.objective, components.noise, data.space, choice)
-    memory.check(_needed(components, loop, data), _left(device, data))
+    memory.check(_needed(components, loop, data), _left(device, data), _ways(components))
     data = data.to(device.torch)
     state = new_state(components, loop, data, choice, trains=trains)
     memory.tidy()
@@ -208,6 +208,18 @@ def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
         "batch": 2 * 4 * loop.batch_size * sites,
     }
     return {what: size for what, size in found.items() if size}
+
+
+def _ways(components: Components) -> dict[str, str]:
+    """What to take less of to need less of each."""
+    replicas = " or sampler.temperatures" if components.sampler.replicas > 1 else ""
+    return {
+        "data": "fewer rows of data",
+        "weights": components.model.smaller(),
+        "couplings": components.model.smaller(),
+        "chains": f"a lower chains.count{replicas}",
+        "batch": "a lower batch_size",
+    }
 
 
 def _left(device: Device, data: Data) -> int:

@@ -55,9 +55,9 @@ def test_runs_in_groups_are_the_same_run(sampler, monkeypatch):
 
 def test_a_run_that_cannot_fit_is_refused_with_both_numbers():
     answer = train_line("device.memory=0.00001")  # the libraries alone take more
-    assert_refused(answer, "not enough memory: the run needs", "0 bytes (0 bytes) are available", "chains.count")
+    assert_refused(answer, "not enough memory: the run needs", "0 bytes (0 bytes) are available", "device.memory")
     answer = train_line("model.hidden=100000000000")
-    assert_refused(answer, "not enough memory", "weights 130 TB", "are available")
+    assert_refused(answer, "not enough memory", "weights 130 TB", "are available; take a lower model.hidden, or raise")
 
 
 def test_a_limit_counts_what_the_process_holds_already(monkeypatch):
@@ -69,9 +69,39 @@ def test_a_limit_counts_what_the_process_holds_already(monkeypatch):
 
 
 def test_the_sizes_named_are_those_that_are_needed():
+    ways = {"weights": "a lower model.hidden", "chains": "a lower chains.count"}
     with pytest.raises(UserError, match=r"needs 3000 bytes \(3 kB: weights 1 kB, chains 2 kB\), 2999 bytes"):
-        memory.check({"weights": 1000, "chains": 2000}, 2999)
-    memory.check({"weights": 1000, "chains": 2000}, 3000)
+        memory.check({"weights": 1000, "chains": 2000}, 2999, ways)
+    memory.check({"weights": 1000, "chains": 2000}, 3000, ways)
+
+
+def test_what_takes_the_memory_is_what_there_is_to_be_less_of():
+    """The largest first, and nothing that takes less than a tenth of it all."""
+    needed = {"weights": 1000, "couplings": 3000, "chains": 100, "batch": 10_000}
+    ways = {"weights": "a", "couplings": "a", "chains": "b", "batch": "c"}
+    with pytest.raises(UserError, match=r"take c, or a, or raise device.memory if that is set$"):
+        memory.check(needed, 5, ways)
+
+
+@pytest.mark.parametrize(
+    ("line", "way"),
+    [
+        ("model=ising model.graph=complete", "take data of fewer sites, or a sparse graph, model.graph=lattice, or"),
+        ("model=boltzmann", "take data of fewer sites, or raise"),
+        ("model=rbm chains.count=10000000000", "take a lower chains.count, or raise"),
+        ("model=rbm sampler=parallel_tempering chains.count=1000000000", "take a lower chains.count or sampler.temp"),
+        ("model=rbm chains.count=9 batch_size=100000000000", "take a lower batch_size, or raise"),
+    ],
+)
+def test_every_item_has_its_own_way_out(line, way, tmp_path):
+    rows = np.random.Generator(np.random.Philox(1)).integers(0, 2, (30, 100, 100)).astype(bool)
+    np.savez(tmp_path / "rows.npz", train=rows, test=rows[:5])
+    bound = "device.memory=2" if "=complete" in line or "boltzmann" in line else ""
+    answer = ebm(
+        f"train dataset=npz dataset.path={tmp_path}/rows.npz {line} evaluation=[] tracker=none device=cpu "
+        f"{bound} hydra.run.dir={tmp_path}/run"
+    )
+    assert_refused(answer, "not enough memory", way)
 
 
 def test_what_is_available_is_what_a_machine_may_have():

@@ -107,7 +107,8 @@ def _of_run(path: str, said: str, known: bool) -> dict[str, Any]:
 def _built(model: Mapping[str, Any], saved: Checkpoint) -> EnergyModel:
     """The model as the checkpoint has it. Raises ValueError if it is one of another model."""
     spec, space = registry.build("model", model), recorded_space(saved)
-    memory.check({"weights": 4 * spec.parameters(space)}, memory.available(torch.device("cpu")))
+    weights = {"weights": 4 * spec.parameters(space)}
+    memory.check(weights, memory.available(torch.device("cpu")), {"weights": spec.smaller()})
     part: EnergyModel = spec.build(space, placeholder(space).smoothed_mean(), stream(0))
     take_over("model", part.state_dict(), {f"model.{name}": value for name, value in _weights(saved)})
     return part

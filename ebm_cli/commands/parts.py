@@ -121,7 +121,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
     needed = {f"{count} processes": count * memory.PROCESS, "data of each": count * components.dataset.bytes_to_read()}
     needed = {what: size for what, size in needed.items() if size}
-    memory.check(needed, memory.available(torch.device("cpu")), "device.ranks")
+    memory.check(needed, memory.available(torch.device("cpu")), dict.fromkeys(needed, "fewer device.ranks"))
 
 
 def accelerated(

@@ -284,6 +284,11 @@ class ModelSpec(ABC):
         them and tables of its graph."""
         return 0
 
+    def smaller(self) -> str:
+        """What to take less of for a model that takes less memory, as "a lower model.hidden"."""
+        keys = [f"model.{key}" for key in ("hidden", "layers", "widths", "width", "dim") if hasattr(self, key)]
+        return f"a lower {' or '.join(keys)}" if keys else "data of fewer sites"
+
     @abstractmethod
     def build(self, space: Space, mean: Tensor, key: Key) -> EnergyModel:
         """A model with initial parameters; `mean` (*shape) is that of the training data, away from the bounds."""

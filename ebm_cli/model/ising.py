@@ -190,6 +190,11 @@ class IsingSpec(ModelSpec):
         drawn = graph.PAIR * pairs if self.graph == "erdos_renyi" else 0  # each pair is drawn for
         return drawn + graph.BYTES * int(min(pairs, self.degree * space.sites / 2)) * (self.graph == "erdos_renyi")
 
+    def smaller(self) -> str:
+        """A lattice has few edges."""
+        fewer = "data of fewer sites"
+        return fewer if self.graph == "lattice" else f"{fewer}, or a sparse graph, model.graph=lattice"
+
     def build(self, space: Space, mean: Tensor, key: Key) -> Ising:
         """J = `coupling` on every edge, or as the file says; b = `bias`, or logit(mean) / 2 where that is null."""
         edges, J = self._couplings(space, key.fold("graph"))
