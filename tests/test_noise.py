@@ -24,6 +24,7 @@ from targets import (
 )
 
 from ebm_cli import checks, exact, rng
+from ebm_cli.commands import report
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.fit import subject_of
@@ -354,6 +355,23 @@ def test_what_was_learned_stands_beside_what_is_exact():
     parts, state = small_run(objective=shipped("objective")["negative_sampling"])
     found = component("evaluation", "exact").evaluate(subject_of(parts, state, "test", "exact")).metrics
     assert "exact/learned_log_z" not in found
+
+
+@pytest.mark.parametrize("name", ["exact", "density_2d", "ais"])
+@pytest.mark.parametrize(("error", "said"), [(-42.0, True), (0.9, True), (-0.6, True), (0.4, False), (-0.4, False)])
+def test_what_was_learned_far_from_log_z_is_said(name, error, said):
+    found = {f"{name}/log_z": 0.5, f"{name}/learned_log_z": 0.5 + error, f"{name}/learned_log_z_error": error}
+    sentences = report.contradictions(found)
+    assert len(sentences) == said
+    for sentence in sentences:
+        assert f"is {abs(error):.4g} nats off the one by {name}, 0.5: " in sentence
+
+
+def test_what_was_learned_within_the_interval_of_an_estimate_is_not_said():
+    found = {"ais/log_z": 0.0, "ais/learned_log_z": 2.0, "ais/learned_log_z_error": 2.0}
+    assert report.contradictions({**found, "ais/log_z_low": -1.0, "ais/log_z_high": 1.6}) == []
+    assert len(report.contradictions({**found, "ais/log_z_low": -3.0, "ais/log_z_high": 1.4})) == 1
+    assert report.contradictions({**found, "exact/log_z": 2.1, "exact/learned_log_z_error": -0.1}) == []
 
 
 def test_the_divergence_from_a_known_law_is_that_of_all_states():

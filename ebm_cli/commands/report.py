@@ -126,16 +126,37 @@ def bracket(values: Mapping[str, Any]) -> str:
 
 
 def contradictions(values: Mapping[str, Any]) -> list[str]:
-    """Where the exact value shows that the estimates are wrong, although they may agree with each other."""
-    if "exact/log_likelihood" not in values or "ais/log_likelihood" not in values:
-        return []
+    """Where the exact value shows that the estimates are wrong, although they may agree with each other; and where the
+    log Z that training learned is another one."""
+    return [sentence for sentence in (_refuted(values), _learned(values)) if sentence]
+
+
+def _refuted(values: Mapping[str, Any]) -> str | None:
+    if not _has(values, "exact/log_likelihood", "ais/log_likelihood"):
+        return None
     error = values["ais/log_likelihood"] - values["exact/log_likelihood"]
     if abs(error) <= _ERROR:
-        return []
-    return [
+        return None
+    return (
         f"ais: off the exact log-likelihood by {error:.4g} nats; its chains miss part of the model, and RAISE may miss "
         "the same part. Believe the exact value"
-    ]
+    )
+
+
+def _learned(values: Mapping[str, Any]) -> str | None:
+    """By the most trustworthy of the evaluations that have a log Z, beyond its interval."""
+    names = [name for name in ("exact", "density_2d", "ais") if f"{name}/learned_log_z_error" in values]
+    if not names:
+        return None
+    log_z, error = (values[f"{names[0]}/{key}"] for key in ("log_z", "learned_log_z_error"))
+    low, high = (values.get(f"{names[0]}/log_z_{end}", log_z) for end in ("low", "high"))
+    if low - _ERROR <= log_z + error <= high + _ERROR:
+        return None
+    return (
+        f"the log Z that training learned, {log_z + error:.4g}, is {abs(error):.4g} nats off the one by {names[0]}, "
+        f"{log_z:.4g}: what the objective took for the model's density is not normalised; take more steps, or a noise "
+        "nearer to the data"
+    )
 
 
 def _plus_minus(values: Mapping[str, Any], name: str) -> str:
