@@ -96,8 +96,11 @@ def test_every_likelihood_is_in_the_units_of_the_data(name):
     few = {"chains": 100, "temperatures": 10, "bootstrap": 100, "raise_points": 0, "rungs": 4, "steps": 3, "side": 80}
     keys = {key: few[key] for key in component("evaluation", name).__dataclass_fields__ if key in few}
     found = measured(component("evaluation", name, **keys), about)
-    expected = independent(about, split.all()).mean().item() - np.log(1e4 * 0.05)
+    about_rows = independent(about, split.all())
+    expected = about_rows.mean().item() - np.log(1e4 * 0.05)
     assert found.metrics[f"{name}/log_likelihood"] == pytest.approx(expected, abs=0.01)
+    assert found.metrics[f"{name}/above_independent"] == pytest.approx(0, abs=0.01)
+    assert found.metrics[f"{name}/standard_error"] == pytest.approx(about_rows.std().item() / 1000**0.5, rel=1e-4)
     for rows in found.by_row.values():
         assert rows.mean().item() == pytest.approx(expected, abs=0.01)
     assert verdict(about, found.metrics).metrics["baseline/independent"] == pytest.approx(expected, abs=1e-6)

@@ -81,6 +81,10 @@ def test_a_figure_that_is_not_to_be_relied_on_is_called_so():
     assert row == "-88.00 nats (errs upwards)"
 
 
+def test_the_map_of_a_density_is_listened_to():
+    assert "by 1.00 nats a row (log-likelihood by the map)" in said({"density_2d/above_independent": 1.0})[0][0]
+
+
 def test_the_most_trustworthy_judges():
     worse = {f"pseudo_likelihood/{key}": -1.0 for key in ("above_independent",)}
     assert above({**worse, **UNSURE, **BETTER}).by == "exact log-likelihood"

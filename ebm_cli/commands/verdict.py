@@ -16,6 +16,7 @@ from ebm_cli.terminal import log
 _SURE = 2  # standard errors
 _JUDGES = {  # the most trustworthy first
     "exact": "exact log-likelihood",
+    "density_2d": "log-likelihood by the map",
     "ais": "log-likelihood by AIS",
     "bridge": "log-likelihood by bridge sampling",
     "dbn_bound": "lower bound on the log-likelihood",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ebm_cli import picture
 from ebm_cli.density import Density
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, without_density
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, standard_error, without_density
+from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.model.families import Family
 from ebm_cli.registry import register
@@ -80,9 +81,9 @@ class Density2D(Evaluation):
     They cover a box from wall to wall, since beyond there is no density. Otherwise they cover `margin` times the reach
     of the known density around the origin, or of the training data around the middle of their range, and are made twice
     as wide up to six times while more than a thousandth of the mass lies in the outer twentieths of the sides.
-    `log_likelihood` is that of the held-out rows with this Z. Where the density p* is known (dataset=points_2d): `kl` =
-    sum_i p*_i (log p*_i - log p_i) in nats, p*_i = p*(x_i) a normalised; and where it has modes, `mode_error`, the
-    largest |w_k / w*_k - 1| of the masses nearest to each.
+    `log_likelihood` is that of the held-out rows with this Z, `standard_error` its error over them. Where the density
+    p* is known (dataset=points_2d): `kl` = sum_i p*_i (log p*_i - log p_i) in nats, p*_i = p*(x_i) a normalised; and
+    where it has modes, `mode_error`, the largest |w_k / w*_k - 1| of the masses nearest to each.
 
     There is a map and there are no numbers where mass leaves even the widest one, and where cells are too wide for what
     the model has learned: log Z by every other row and column of cells (four ways) differs by more than 0.2 nats, or
@@ -118,6 +119,8 @@ class Density2D(Evaluation):
         numbers = {"log_z": log_z, "log_likelihood": log_f.mean().item() - log_z}
         numbers |= {} if truth is None else compared(truth, cells.centres(device), log_p)
         metrics = {f"density_2d/{name}": value for name, value in numbers.items()}
+        metrics |= standard_error("density_2d", log_f)
+        metrics |= above_independent("density_2d", subject, subject.held_out, log_f - log_z)
         return Result(metrics | learned_log_z("density_2d", subject, log_z), drawn)
 
 
