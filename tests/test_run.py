@@ -173,7 +173,7 @@ def test_sampling_needs_no_data():
     os.remove("own.npz")
     assert ebm("sample run=run n=3 steps=1").code == 0
     assert samples_of(found).shape == (3, 6)
-    assert_refused(ebm("evaluate run=run evaluation=[samples]"), "own.npz: there is no such file")
+    assert_refused(ebm("evaluate run=run evaluation=[samples]"), "own.npz: nothing is there", "dataset.path=PATH")
 
 
 def test_evaluating_gives_the_keys_of_the_summary():
