@@ -33,9 +33,12 @@ def estimates(count, seed):
     return particles.log_evidence(documents, TOPICS, ALPHA, count, stream(seed, "evidence"))
 
 
-@pytest.mark.parametrize("share", [particles._RESAMPLED, 1.0])
+shares = pytest.mark.parametrize("share", [particles._RESAMPLED, 1.0])  # with 1 after every word
+
+
+@shares
 def test_the_mean_of_the_estimates_is_the_sum_over_all_topics(share, monkeypatch):
-    """Of p itself; with share 1 particles are drawn anew after every word."""
+    """Of p itself."""
     monkeypatch.setattr(particles, "_RESAMPLED", share)
     due = torch.tensor([evidence(row) for row in COUNTS])
     found = torch.stack([estimates(4, seed) for seed in range(400)])
@@ -44,7 +47,9 @@ def test_the_mean_of_the_estimates_is_the_sum_over_all_topics(share, monkeypatch
         assert_mean((found[:, document] - due[document]).exp(), 1.0)
 
 
-def test_with_many_particles_it_is_that_sum():
+@shares
+def test_with_many_particles_it_is_that_sum(share, monkeypatch):
+    monkeypatch.setattr(particles, "_RESAMPLED", share)
     assert_close(estimates(20_000, 0), torch.tensor([evidence(row) for row in COUNTS]), atol=0.02)
 
 
