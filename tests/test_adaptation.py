@@ -22,8 +22,18 @@ def acceptance(sampler, model, x):
     return run(sampler, model, x, 200, stream(0, "check"))[1]["acceptance"].mean().item()
 
 
-@pytest.mark.parametrize(("name", "model_name"), CASES)
-@pytest.mark.parametrize(("begin", "goal"), [(0.01, 0.574), (30.0, 0.574), (0.5, 0.8)])
+GOALS = [(0.01, 0.574), (30.0, 0.574), (0.5, 0.8)]
+QUICK = {(CASES[0], GOALS[0]), (CASES[1], GOALS[1]), (CASES[2], GOALS[2])}
+
+
+@pytest.mark.parametrize(
+    ("name", "model_name", "begin", "goal"),
+    [
+        pytest.param(*case, *goal, marks=[] if (case, goal) in QUICK else pytest.mark.long)
+        for case in CASES
+        for goal in GOALS
+    ],
+)
 def test_finds_the_step_size_of_the_acceptance(name, model_name, begin, goal):
     """From far too small, far too large: what is measured afterwards, at the step size that stays, is the goal."""
     model = target(model_name)

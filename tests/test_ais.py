@@ -16,6 +16,7 @@ from targets import (
     NETWORKS,
     SAMPLERS,
     SIGMAS,
+    WALLED,
     assert_close,
     assert_mean,
     chi_square,
@@ -156,13 +157,13 @@ PATHS |= {f"bipartite-{t}": (lambda t=t: bipartite(t)) for t in BIPARTITE}
 
 
 def each(made):
-    """Tests of these paths; annealing to a network is no other than to closed forms, and long."""
-    return _parametrised(made, is_network)
+    """Tests of these paths; annealing to a network, or by other settings of a sampler, is no other, and long."""
+    return _parametrised(made, lambda name: is_network(name) or is_setting(name))
 
 
 def each_of_many_steps(made):
     """The same where short steps are slow."""
-    return _parametrised(made, lambda name: is_network(name) or name in SLOW)
+    return _parametrised(made, lambda name: is_network(name) or is_setting(name) or name in SLOW)
 
 
 def _parametrised(made, is_long):
@@ -173,6 +174,11 @@ def _parametrised(made, is_long):
 def is_network(name):
     """Whether the model named last, `SAMPLER-MODEL-SPACE`, is one."""
     return name.rsplit("-", 2)[-2] in NETWORKS
+
+
+def is_setting(name):
+    """Whether the sampler has other settings than the shipped ones: `SAMPLER-VALUE-MODEL-SPACE`; walls want them."""
+    return "-" in name.rsplit("-", 2)[0] and not name.endswith(WALLED)
 
 
 paths = each(PATHS)

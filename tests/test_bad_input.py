@@ -179,7 +179,7 @@ def test_a_run_that_is_there_is_left_as_it_is(line, words, run, tmp_path):
 
 
 def test_nothing_is_read_before_the_command_line_is_checked(monkeypatch):
-    monkeypatch.setattr(train_command, "load_data", lambda *_: pytest.fail("the data were read"))
+    monkeypatch.setattr(train_command, "load_data", lambda *_, **__: pytest.fail("the data were read"))
     for line in (
         "steps=-1",
         "model.hidden=0",

@@ -155,7 +155,7 @@ def test_a_signal_during_the_last_evaluation_is_heard(number, code, monkeypatch)
 def test_ctrl_c_before_training_leaves_nothing(monkeypatch, tmp_path):
     from ebm_cli.commands import train as command
 
-    monkeypatch.setattr(command, "load_data", lambda *_: send(signal.SIGINT))
+    monkeypatch.setattr(command, "load_data", lambda *_, **__: send(signal.SIGINT))
     answer = ebm("train", *TINY)
     assert (answer.code, answer.err) == (130, "ebm train: interrupted\n")
     assert list(tmp_path.iterdir()) == []

@@ -83,7 +83,7 @@ def test_every_evaluation_has_a_file():
     assert {config["name"] for config in shipped("evaluation").values()} == set(registry.components("evaluation"))
 
 
-USUAL = ("rbm-binary", "potts-categorical", "exponential_family-real", "convnet-boxed", "jem-boxed")
+USUAL = ("rbm-binary", "exponential_family-real", "convnet-boxed")
 LIKE_CONVNET = ("resnet-boxed", "multiscale-boxed", "mlp-boxed", "flow-real")
 EVERY = [
     (name, model) if model in USUAL else pytest.param(name, model, marks=pytest.mark.long)

@@ -255,6 +255,7 @@ def test_recovery_is_measured_over_pairs():
     assert values["auroc"] == pytest.approx(roc_auc_score([1, 0, 0, 0, 0, 0], scores))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_run_recovers_couplings():
     """400 samples of nine spins: the error falls from 0.13, that of no couplings, to a third."""

@@ -270,6 +270,7 @@ def test_classify_refuses_models_without_classes():
 # From the command line
 
 
+@pytest.mark.long
 def test_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = ebm(

@@ -161,7 +161,7 @@ def _claim(gate, answers, dies: bool) -> None:
     os._exit(0)
 
 
-@pytest.mark.parametrize("dies", [True, False])
+@pytest.mark.parametrize("dies", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_of_those_who_claim_at_the_same_time_one_wins(dies):
     context = multiprocessing.get_context("fork")
     for _ in range(5):

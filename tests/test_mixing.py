@@ -139,7 +139,9 @@ def test_the_worst_quantity_counts():
     assert both == effective(slow[None], 1, moving(2000)) | {"r_hat": both["r_hat"]}
 
 
-@pytest.mark.parametrize("space", [Binary((2, 3)), Spin((2, 3))], ids=["binary", "spin"])
+@pytest.mark.parametrize(
+    "space", [Binary((2, 3)), pytest.param(Spin((2, 3)), marks=pytest.mark.long)], ids=["binary", "spin"]
+)
 def test_ess_of_one_site_a_step_on_independent_units(space):
     """A site drawn afresh with probability 1/D shrinks linear functions, energies and distances, by 1 - 1/D."""
     choice = "exponential_family" if isinstance(space, Binary) else "ising"

@@ -42,7 +42,11 @@ def test_four_jobs():
     [
         ("model.hidden=0,4", "model.hidden = 0: must be greater than or equal to 1"),
         ("optimizer.lr=1e38,0.1", "is not finite"),
-        ("steps=12 sampler=block_gibbs,gibbs objective.centered=true,false model.hidden=4 seed=-1,1", "seed = -1"),
+        pytest.param(
+            "steps=12 sampler=block_gibbs,gibbs objective.centered=true,false model.hidden=4 seed=-1,1",
+            "seed = -1",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_job_that_fails_does_not_stop_the_others(line, why):

@@ -23,6 +23,7 @@ POLICIES = {
     "tempered_replay": "objective=ml_replay sampler=parallel_tempering chains.steps=2 chains.size=30",
     "noise": "objective=short_run sampler=metropolis sampler.flips=2 chains.steps=3 optimizer=adamw",
 }
+QUICK = ("persistent", "replay", "tempered")
 RHYTHM = "steps=30 save_every=5 eval_every=7 evaluation=[samples,pseudo_likelihood] checkpoint.keep_last=2"
 
 
@@ -51,7 +52,9 @@ def die():
     raise Killed
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in POLICIES]
+)
 def test_killed_and_resumed_is_as_never_killed(name, monkeypatch):
     line = f"{RHYTHM} {POLICIES[name]}"
     trained(line, "whole")

@@ -5,6 +5,7 @@ import dataclasses
 import subprocess
 import sys
 import tomllib
+from functools import cache
 
 import pytest
 from targets import INTERPOLATED, ROOT, shipped
@@ -68,7 +69,8 @@ def calls(tree):
             yield node.lineno, ast.unparse(node.func), node
 
 
-def parsed(paths=SOURCES):
+@cache
+def parsed(paths=tuple(SOURCES)):
     return [(path, ast.parse(path.read_text())) for path in paths]
 
 

@@ -103,6 +103,7 @@ def test_a_wandb_that_fails_does_not_stop_the_run(offline, monkeypatch, capfd, i
     assert len((offline / "outputs" / "run" / "metrics.jsonl").read_text().splitlines()) == 10
 
 
+@pytest.mark.long
 def test_the_tracker_of_a_killed_run_ends_and_leaves_what_it_has(offline):
     """On its own, but not with Ctrl-C or SIGTERM, which batch systems send to every process."""
     command = [sys.executable, "-m", "ebm_cli", *ARGUMENTS, "steps=1000000", "device.compile=never"]
