@@ -1,5 +1,6 @@
 """Every test runs on one CPU thread: small tensors gain nothing from more, and tests may run side by side."""
 
+import gc
 import signal
 
 import torch
@@ -10,3 +11,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup leaves it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish():
+    """What is there now stays: each search for garbage would look through all of it again."""
+    gc.collect()
+    gc.freeze()

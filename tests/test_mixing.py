@@ -436,6 +436,7 @@ def test_a_sampler_that_does_not_fit_is_refused_before_any_work(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_an_untrained_model_is_compared_and_shown(tmp_path, monkeypatch):
     """steps=0: the model as it begins has a checkpoint, a table, a picture; nothing in 80 columns is cut."""
     monkeypatch.chdir(tmp_path)

@@ -46,6 +46,7 @@ def assert_same_run(found, expected):
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.long
 def test_two_ranks_train_as_one(tmp_path):
     assert_as_one(tmp_path, "objective.centered=true")
 
