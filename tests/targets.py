@@ -318,7 +318,7 @@ def is_slow(label: str, name: str) -> bool:
 
 
 def marked_slow(pairs):
-    """Parameters of a test of many steps: slow pairs and other settings than the shipped ones are long, too."""
+    """Parameters of a test of many steps or chains: slow pairs, and other settings than those shipped, are long too."""
     long = [p for p in pairs if is_slow(*p) or ("-" in p[0] and p[1] != WALLED)]
     return [pytest.param(*p, marks=pytest.mark.long) if p in long else p for p in marked(pairs)]
 

@@ -374,11 +374,13 @@ def evaluation(**changes):
 CASES = {
     (t, next(s for s, u in reversed(INVARIANT) if u == t)): None for _, t in INVARIANT
 }  # the boldest setting of each
+ALIKE = ("exponential_family-binary", "exponential_family-spin", "exponential_family-categorical", "rbm-categorical")
 CASES |= dict.fromkeys([("rbm-binary", "block_gibbs"), ("rbm-binary", "gibbs"), ("boltzmann-binary", "gibbs")])
 
 
 @pytest.mark.parametrize(
-    ("model_name", "sampler"), [pytest.param(*case, marks=[pytest.mark.long] * is_network(case[0])) for case in CASES]
+    ("model_name", "sampler"),
+    [pytest.param(*case, marks=[pytest.mark.long] * (is_network(case[0]) or case[0] in ALIKE)) for case in CASES],
 )
 def test_the_evaluation_finds_the_exact_values(model_name, sampler):
     """Easy cases: log Z within 0.1 nat and inside its own interval, RAISE near the likelihood of its rows."""

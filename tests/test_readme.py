@@ -46,6 +46,7 @@ def test_there_are_commands_of_every_kind():
     assert {words(line)[0] for line in LINES} == set(COMMANDS)
 
 
+@pytest.mark.long
 def test_the_commands_after_training_run(tmp_path, monkeypatch, capfd):
     """Resume, sample and evaluate lines, on small runs in place of RUN, IMAGES and TOPICS."""
     monkeypatch.chdir(tmp_path)

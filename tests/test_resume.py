@@ -87,6 +87,7 @@ def test_stopped_in_time_and_resumed_is_as_never_stopped(monkeypatch):
     assert outcome(Path("parts")) == outcome(Path("whole"))
 
 
+@pytest.mark.long
 def test_looking_more_often_changes_nothing():
     every = "[samples,pseudo_likelihood,chains,ais] evaluation.samples.while_training=true"
     tiny = (

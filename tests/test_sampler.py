@@ -47,7 +47,6 @@ from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary, Counts, Real, Spin
 
 kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
-invariant_kernels = pytest.mark.parametrize(("name", "model_name"), marked(INVARIANT))
 discrete_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_DISCRETE))
 invariant_discrete_kernels = pytest.mark.parametrize(
     ("name", "model_name"), marked([pair for pair in FITTING_DISCRETE if pair in INVARIANT])
@@ -70,7 +69,7 @@ def test_every_sampler_has_a_target():
 # Invariance
 
 
-@invariant_kernels
+@pytest.mark.parametrize(("name", "model_name"), marked_slow(INVARIANT))
 def test_leaves_the_target_invariant(name, model_name):
     """Exact draws are still exact draws after three steps, in the float32 of production."""
     model = target(model_name)
@@ -155,7 +154,7 @@ def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
             alike(about[said], about_whole[said][first:last])
 
 
-@invariant_kernels
+@pytest.mark.parametrize(("name", "model_name"), marked_slow(INVARIANT))
 def test_leaves_the_target_invariant_with_counters(name, model_name):
     """The same draws as inside compiled regions, from Philox4x32."""
     model = target(model_name)

@@ -186,7 +186,8 @@ def test_a_best_step_that_is_none(best, run):
     "values",
     [
         {"_target_": "os.system", "command": "touch canary"}, {"name": "builtins.open"}, {"name": "os.system"},
-        {"name": "../../model/rbm"}, {"name": ["rbm"]}, {"name": None}, {"name": {"a": 1}},
+        {"name": "../../model/rbm"},
+        *(pytest.param({"name": name}, marks=pytest.mark.long) for name in (["rbm"], None, {"a": 1})),
     ],
     ids=str,
 )  # fmt: skip
