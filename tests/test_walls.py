@@ -5,6 +5,7 @@ Truths are closed forms or sums over fine grids in float64; the models are those
 
 import copy
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +133,7 @@ TARGETS = {
 }
 PLANE = [name for name in TARGETS if name.endswith("-2") and name != "convnet-2"]
 QUICK = ("uniform-2", "cut-1", "beta-2")
+SEEDS = int(os.environ.get("EBM_SEEDS", "20"))  # of intervals that are counted
 SMALL = {
     "ais": {"chains": 200, "temperatures": 200, "raise_points": 20},
     "bridge": {"chains": 200, "rungs": 10, "steps": 10},
@@ -184,13 +186,14 @@ def test_a_map_covers_the_box_from_wall_to_wall(name):
 @estimators
 @pytest.mark.parametrize("name", ["uniform-2", "cut-2", "learned-2"])
 def test_intervals_of_95_percent_cover(name, estimator):
-    """The truth, in at least 90 of 100 seeds: fewer have a probability of 0.01 where 95 are expected."""
+    """The truth, in all seeds but 5 percent and 2.5 standard errors of that: 90 of 100, 17 of 20."""
     target, covered = TARGETS[name](), 0
-    for seed in range(100):
+    for seed in range(SEEDS):
         changes = SMALL[estimator] | ({"raise_points": 0} if estimator == "ais" else {})
         found = evaluated(estimator, target, seed, **changes).metrics
         covered += found[f"{estimator}/log_z_low"] <= target.log_z <= found[f"{estimator}/log_z_high"]
-    assert covered >= 90
+    print(f"{name}, {estimator}: the truth is covered in {covered} of {SEEDS}")  # noqa: T201
+    assert covered >= 0.95 * SEEDS - 2.5 * (0.95 * 0.05 * SEEDS) ** 0.5
 
 
 # The units it begins with
