@@ -1,6 +1,6 @@
 """Damage to any file of a run, by chance or on purpose: a sentence, or the same numbers; never a traceback.
 
-The number of damages by chance is EBM_DAMAGES (60 unless set).
+The number of damages by chance is EBM_DAMAGES (30 unless set).
 """
 
 import json
@@ -21,7 +21,7 @@ COMMANDS = (
     "sample run=run n=2 steps=1 out=drawn",
     "evaluate run=run evaluation=[pseudo_likelihood] out=judged",
 )
-CHANCES, QUICK = int(os.environ.get("EBM_DAMAGES", "60")), 4
+CHANCES, QUICK = int(os.environ.get("EBM_DAMAGES", "30")), 4
 
 
 @pytest.fixture(scope="module")
