@@ -210,7 +210,7 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
 def _composed_once(arguments: list[str]) -> Iterator[None]:
     """Spare each command a tenth of a second: Hydra composes all once more, only to look up `hydra.mode`.
 
-    Nothing that is packaged sets it; where a word or a file of the user's may, Hydra looks.
+    What is packaged sets nothing but RUN, as Hydra would; where a word or a file of the user's may, Hydra looks.
     """
     from hydra._internal.hydra import Hydra
 

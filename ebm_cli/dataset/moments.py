@@ -14,7 +14,11 @@ _ROWS = 10_000
 
 def moments(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each coordinate, (sites,) float64 on the CPU."""
-    rows = _some(split)
+    return moments_of(some_rows(split))
+
+
+def moments_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of rows (rows, sites)."""
     return rows.mean(0), rows.std(0, correction=0)
 
 
@@ -24,8 +28,7 @@ class Histogram:
     A bin seen k times in n rows has the probability (k + 1) / (n + K), of K = 2 n^(1/3) bins (Rice's rule).
     """
 
-    def __init__(self, split: Split, space: Box) -> None:
-        rows = _some(split)
+    def __init__(self, rows: Tensor, space: Box) -> None:
         self.space, self.bins = space, round(2 * len(rows) ** (1 / 3))
         place = self._place(rows)
         counts = torch.bincount(place.flatten(), minlength=place.shape[1] * self.bins)
@@ -43,6 +46,7 @@ class Histogram:
         return bins + self.bins * torch.arange(x.shape[1], device=x.device)
 
 
-def _some(split: Split) -> Tensor:
+def some_rows(split: Split) -> Tensor:
+    """At most 10 000 of them, (rows, sites) float64 on the CPU."""
     index = torch.arange(min(_ROWS, len(split)), device=split.grey.device)
     return split.rows(index, rng.stream(0, "noise")).flatten(1).double().cpu()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.dataset.moments import Histogram, moments
+from ebm_cli.dataset.moments import Histogram, moments_of, some_rows
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import product
@@ -44,11 +44,12 @@ def _fitted(data: Data) -> Callable[[Tensor], Tensor] | None:
     """Of rows (rows, *shape) the log p (rows,), or None where a real number is the same in all training rows."""
     if isinstance(data.space, Discrete):
         return _normalised(product(data.space, data.smoothed_mean()))
-    mean, std = moments(data.train)
+    rows = some_rows(data.train)
+    mean, std = moments_of(rows)
     if not (std > 0).all():
         return None
     return (
-        Histogram(data.train, data.space).log_p
+        Histogram(rows, data.space).log_p
         if isinstance(data.space, Box)
         else _normalised(product(data.space, mean, std))
     )
