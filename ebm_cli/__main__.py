@@ -26,7 +26,7 @@ def main() -> int:
 def _dispatched(stop: StopRequest) -> int:
     try:
         stop.at_once()
-        from ebm_cli.cli import dispatch
+        from ebm_cli.cli.main import dispatch
 
         code = dispatch(sys.argv[1:])
         stop.noted()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ebm_cli.device import DeviceSpec
-from ebm_cli.engine import Work
+from ebm_cli.device.base import DeviceSpec
+from ebm_cli.device.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
 from ebm_cli.model.convnet import Convolutional

@@ -1,6 +1,6 @@
 """In which arithmetic a model's products are formed."""
 
-from ebm_cli.device import Device
+from ebm_cli.device.base import Device
 from ebm_cli.model.base import EnergyModel
 
 _DIGITS = {"fixed16": 2, "fixed24": 3}

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ebm_cli import files
+from ebm_cli.record import files
 
 log = logging.getLogger("ebm")
 _PLAIN_WIDTH = 160  # of what goes to a file or a pipe, where no window sets it

@@ -9,8 +9,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebm_cli import checkpoint
-from ebm_cli.cli import dispatch
+from ebm_cli.cli.main import dispatch
+from ebm_cli.record import checkpoint
 
 TINY = (
     "model.hidden=8", "steps=12", "batch_size=10", "log_every=1", "tracker=none", "device=cpu",

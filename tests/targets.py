@@ -18,10 +18,10 @@ import pytest
 import torch
 import yaml
 
-from ebm_cli import philox, registry, rng, train
+from ebm_cli import philox, registry, rng
 from ebm_cli.dataset.base import Data, Split, batch_index
-from ebm_cli.device import Device
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.base import Device
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel, Intractable
 from ebm_cli.model.exponential_family import GaussianProduct, TruncatedProduct
 from ebm_cli.model.fhmm import FHMM
@@ -30,6 +30,7 @@ from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, TwoValued, Words
+from ebm_cli.training import state
 
 registry.load_components()
 
@@ -747,7 +748,7 @@ def small_run(engine: Engine = EAGER, where: str = "cpu", **changes):
         "optimizer": shipped("optimizer")["sgd"],
     }
     choice = {group: values["name"] for group, values in config.items()}
-    components = train.build_components(config | changes, choice)
+    components = state.build_components(config | changes, choice)
     device = Device(torch.device(where), where, "fp32", engine)
-    loop = train.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
-    return train.assemble(components, loop, device, train.load_data(components, device), choice)
+    loop = state.Loop(steps=50, batch_size=INTERPOLATED["${batch_size}"], seed=0)
+    return state.assemble(components, loop, device, state.load_data(components, device), choice)

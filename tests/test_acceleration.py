@@ -9,9 +9,9 @@ from cli_helpers import assert_refused, ebm, train, trained
 from targets import component, small_model
 
 from ebm_cli import acceleration
-from ebm_cli import device as device_module
 from ebm_cli.acceleration import resolved
-from ebm_cli.engine import Work
+from ebm_cli.device import base as device_module
+from ebm_cli.device.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.space import Binary
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from targets import component, small_data, target
 
-from ebm_cli.cli import dispatch
+from ebm_cli.cli.main import dispatch
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.rng import stream

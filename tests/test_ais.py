@@ -34,16 +34,16 @@ from targets import (
     target,
 )
 
-from ebm_cli import exact
 from ebm_cli.errors import RunError
 from ebm_cli.evaluation import ais
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.functional import log_mean_exp
+from ebm_cli.log_z import enumeration
+from ebm_cli.log_z.annealing import BipartitePath, GeometricPath, Tempered, tempered
 from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
-from ebm_cli.path import BipartitePath, GeometricPath, Tempered, tempered
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Categorical, Discrete, Real, Space, TwoValued
 
@@ -90,7 +90,7 @@ def stronger(model, strength):
 
 
 def log_z_of(path):
-    return exact.log_z(path.model).item()
+    return enumeration.log_z(path.model).item()
 
 
 # Densities along the path
@@ -319,13 +319,13 @@ def test_ais_and_raise_bracket_the_likelihood(make):
     path = make()
     by_steps = isinstance(path, GeometricPath) and isinstance(path.model.space, Real)
     temperatures = max(300, round(300 / reach(path.forward))) if by_steps else 300
-    x = exact.sample(path.model, 200, stream(0, "x"))
+    x = enumeration.sample(path.model, 200, stream(0, "x"))
     log_z = log_z_of(path)
     with torch.no_grad():
         coarse, _ = ais.forward(path, 2000, 3, stream(0, "coarse"))
         log_w, _ = ais.forward(path, 500, temperatures, stream(0, "fine"))
         lower = ais.reverse_log_p(path, x, 4, temperatures, stream(0, "reverse"))
-        log_p = exact.log_likelihood(path.model, x)
+        log_p = enumeration.log_likelihood(path.model, x)
     assert coarse.mean().item() + path.log_z_base < log_z
     assert abs(log_mean_exp(log_w).item() + path.log_z_base - log_z) < 0.1
     assert abs((lower - log_p).mean().item()) < 0.1 + SIGMAS * (lower - log_p).std().item() / 200**0.5
@@ -387,8 +387,8 @@ def test_the_evaluation_finds_the_exact_values(model_name, sampler):
     about = subject(model_name, sampler)
     metrics = evaluation().evaluate(about).metrics
     model, x = about.model.double(), about.held_out.all().double()
-    log_z = exact.log_z(model).item()
-    likelihood = exact.log_likelihood(model, x).mean().item()
+    log_z = enumeration.log_z(model).item()
+    likelihood = enumeration.log_likelihood(model, x).mean().item()
     assert metrics["ais/log_z"] == pytest.approx(log_z, abs=0.1)
     assert metrics["ais/log_z_low"] - 0.02 < log_z < metrics["ais/log_z_high"] + 0.02
     assert metrics["ais/log_z_low"] < metrics["ais/log_z"] < metrics["ais/log_z_high"]

@@ -17,7 +17,7 @@ from targets import FALSE_ALARM, ROOT, assert_uncorrelated, chi_square
 from test_compiled import COMPILER
 from word_stream import CHAINS, NUMBERS, blocks
 
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.rng import stream
 
 MATRICES = 64

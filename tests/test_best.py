@@ -10,11 +10,11 @@ import torch
 from cli_helpers import assert_refused, ebm, facts, train, trained
 from targets import small_run
 
-from ebm_cli import checkpoint
 from ebm_cli.commands.best import Trained, judged
 from ebm_cli.evaluation.base import Evaluation, Result
-from ebm_cli.run import Run
-from ebm_cli.train import Best
+from ebm_cli.record import checkpoint
+from ebm_cli.record.run import Run
+from ebm_cli.training.state import Best
 
 MONITOR = "pseudo_likelihood/valid/log_pseudo_likelihood"
 WORSE = (  # the rate rises until it does harm

@@ -9,9 +9,9 @@ import pytest
 import torch
 from cli_helpers import assert_refused, ebm, facts, forge, last_step, outcome, snapshot, train, trained
 
-from ebm_cli import checkpoint, files, run
-from ebm_cli.checkpoint import Invalid
 from ebm_cli.errors import UserError
+from ebm_cli.record import checkpoint, files, run
+from ebm_cli.record.checkpoint import Invalid
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True, False]), "c": torch.empty(0, 4)}
 

@@ -12,10 +12,13 @@ import pytest
 import yaml
 from cli_helpers import TINY, assert_refused, ebm, facts, outcome, train, trained
 
-from ebm_cli import checkpoint, cli, fit, registry
+from ebm_cli import registry
+from ebm_cli.cli import main
 from ebm_cli.commands.parts import evaluations, loop_and_plan
 from ebm_cli.evaluation.samples import Samples
-from ebm_cli.train import build_components
+from ebm_cli.record import checkpoint
+from ebm_cli.training import loop
+from ebm_cli.training.state import build_components
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "ebm_cli"]
@@ -45,7 +48,7 @@ def test_help_of_a_command_imports_no_torch(line):
 
 def test_help_names_every_command():
     text = ebm("--help").out
-    assert all(f"\n  {name}" in text for name in cli.COMMANDS)
+    assert all(f"\n  {name}" in text for name in main.COMMANDS)
     assert ebm("").code == 0
 
 
@@ -94,7 +97,7 @@ def send(number):
 
 
 def during_step(monkeypatch, step, *numbers):
-    original = fit.train_step
+    original = loop.train_step
 
     def stepping(parts, state, how):
         if state.step == step:
@@ -102,7 +105,7 @@ def during_step(monkeypatch, step, *numbers):
                 send(number)
         return original(parts, state, how)
 
-    monkeypatch.setattr(fit, "train_step", stepping)
+    monkeypatch.setattr(loop, "train_step", stepping)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,7 @@ def test_the_same_command_again_goes_on_where_a_signal_stopped_it(monkeypatch):
     """What a scheduler does after exit code 75: the command line unchanged, with resume=auto."""
     words = [*TINY, "model.hidden=6", "steps=40", "save_every=10"]
     assert ebm("train", *words, "hydra.run.dir=whole").code == 0
-    real, calls = fit.train_step, []
+    real, calls = loop.train_step, []
 
     def stepping(*arguments):
         calls.append(1)
@@ -205,7 +208,7 @@ def test_the_same_command_again_goes_on_where_a_signal_stopped_it(monkeypatch):
             signal.raise_signal(signal.SIGUSR1)
         return real(*arguments)
 
-    monkeypatch.setattr(fit, "train_step", stepping)
+    monkeypatch.setattr(loop, "train_step", stepping)
     command = ["train", *words, "hydra.run.dir=run", "resume=auto"]
     assert ebm(*command).code == 75
     assert facts(Path("run"))["status"] == "stopped"

@@ -24,17 +24,18 @@ from targets import (
 )
 from test_ais import annealed_p, bipartite, log_z_of
 
-from ebm_cli import exact, optimizer, philox, rng
+from ebm_cli import optimizer, philox, rng
 from ebm_cli.arithmetic import arithmetic
-from ebm_cli.device import Device
-from ebm_cli.engine import Engine
+from ebm_cli.device.base import Device
+from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation import ais
+from ebm_cli.log_z import enumeration
 from ebm_cli.objective.base import Batch
 from ebm_cli.optimizer import At
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary
-from ebm_cli.step import check, train_step
+from ebm_cli.training.step import check, train_step
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not COMPILER, reason="no C++ compiler here: nothing can be compiled")
@@ -146,7 +147,7 @@ KERNELS = [
 def test_kernels_leave_the_target_invariant(name, model_name, engine):
     """Exact draws are still exact draws after three steps, which are those of the plain code but for rounding."""
     model, n = target(model_name), 100_000
-    x = exact.sample(model, n, stream(0, "start")).float()
+    x = enumeration.sample(model, n, stream(0, "start")).float()
     y, _ = run(SAMPLERS[name], model.float(), x, 3, stream(0, "kernel"), engine)
     z, _ = run(SAMPLERS[name], model, x, 3, stream(0, "kernel"), COUNTING)
     same = ((y - z).abs() < 1e-5).flatten(1).all(1)

@@ -21,7 +21,7 @@ from targets import (
 )
 from test_resume import Killed, at_step, die
 
-from ebm_cli import exact
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergySites
 from ebm_cli.model.composition import Mixture, NormalisedMixture, Product, frozen
 from ebm_cli.rng import stream
@@ -51,8 +51,8 @@ def test_a_product_is_proportional_to_the_product_of_powers():
 def test_a_mixture_is_the_sum_of_shares():
     """Whether log Z is known or given: the energies of each part are those of an unnormalised density."""
     parts = [*machines(), *units(3)]
-    model = Mixture(SPACE, parts, [exact.log_z(part).item() for part in machines()] + [99.0]).double()
-    model.known.copy_(torch.stack([exact.log_z(part).detach() for part in parts]))  # in float64
+    model = Mixture(SPACE, parts, [enumeration.log_z(part).item() for part in machines()] + [99.0]).double()
+    model.known.copy_(torch.stack([enumeration.log_z(part).detach() for part in parts]))  # in float64
     with torch.no_grad():
         model.logits.copy_(torch.tensor([0.1, 1.2, -0.4]))
     share = model.logits.softmax(0).detach()
@@ -68,7 +68,7 @@ def test_the_log_z_of_a_part_that_knows_it_is_its_own():
 
 def test_draws_of_a_mixture_are_of_its_density():
     model = randomised(NormalisedMixture(SPACE, units(1, 2), [0.0, 0.0]), 4)
-    assert exact.log_z(model).item() == 0
+    assert enumeration.log_z(model).item() == 0
     assert (-model.energy(double_states(model))).exp().sum().item() == pytest.approx(1, rel=1e-12)
     assert_distributed(model, model.sample(100_000, stream(0, "x")))
     assert torch.equal(model.sample(9, stream(0, "x")), model.sample(20, stream(0, "x"))[:9])

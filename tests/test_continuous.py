@@ -7,8 +7,9 @@ import torch
 from cli_helpers import ebm
 from targets import SIGMAS, assert_mean, component, small_model
 
-from ebm_cli import density, rng
-from ebm_cli.density import KINDS
+from ebm_cli import rng
+from ebm_cli.dataset import density
+from ebm_cli.dataset.density import KINDS
 from ebm_cli.evaluation.density_2d import Cells, compared
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import GaussianProduct

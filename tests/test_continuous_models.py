@@ -11,17 +11,19 @@ from cli_helpers import assert_refused, ebm, facts, outcome
 from targets import assert_close, assert_mean, component, randomised, small_data, small_model
 from test_resume import Killed, at_step, die
 
-from ebm_cli import checks, exact, rng
+from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.log_z import enumeration
+from ebm_cli.log_z.annealing import GaussianRBMPath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.multiscale import pooled
 from ebm_cli.model.resnet_real import Attention, ImageResNet, iterate
-from ebm_cli.path import GaussianRBMPath
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Box, Real
+from ebm_cli.training import checks
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -64,14 +66,14 @@ def test_the_energy_is_minus_log_of_the_summed_joint():
 @pytest.mark.parametrize("hidden", [1, 3, 6])
 def test_log_z_is_the_integral(hidden):
     model = machine(hidden=hidden)
-    assert exact.log_z(model).item() == pytest.approx(on_a_grid(model)[2], abs=1e-9)
+    assert enumeration.log_z(model).item() == pytest.approx(on_a_grid(model)[2], abs=1e-9)
 
 
 def test_the_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy():
     model = machine()
     x, p, _ = on_a_grid(model)
     _, pull = model.energy_vjp(x)
-    found = torch.autograd.grad(exact.log_z(model), [*model.parameters()])
+    found = torch.autograd.grad(enumeration.log_z(model), [*model.parameters()])
     for expected, value in zip(pull(-p).values(), found, strict=True):
         assert_close(value, expected, rtol=1e-8, atol=1e-8)
 
@@ -86,7 +88,9 @@ def test_kernels_have_the_moments_of_the_model(sampler, start):
     kernel = (
         component("sampler", sampler) if isinstance(sampler, str) else component("sampler", "gibbs_langevin", **sampler)
     )
-    here = exact.sample(model, 40_000, stream(0, "x")) if start == "exact" else torch.full((40_000, 2), 3.0).double()
+    here = (
+        enumeration.sample(model, 40_000, stream(0, "x")) if start == "exact" else torch.full((40_000, 2), 3.0).double()
+    )
     y, info = run(kernel, model, here, 5 if start == "exact" else 80, stream(1, "kernel"))
     x, p, _ = on_a_grid(model)
     for powers in ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (3, 0), (2, 1)):
@@ -134,8 +138,8 @@ def test_annealing_finds_log_z(sampler):
     about = Subject(model.float(), data, "test", kernel, torch.empty(0), stream(0, "subject"))
     changes = {"chains": 500, "temperatures": 200, "raise_points": 50, "raise_chains": 4}
     found = component("evaluation", "ais", **changes).evaluate(about).metrics
-    log_z = exact.log_z(model.double()).item()
-    likelihood = exact.log_likelihood(model, data.test.all().double()).mean().item()
+    log_z = enumeration.log_z(model.double()).item()
+    likelihood = enumeration.log_likelihood(model, data.test.all().double()).mean().item()
     assert found["ais/log_z"] == pytest.approx(log_z, abs=0.1)
     assert found["raise/log_likelihood"] == pytest.approx(likelihood, abs=0.3)
 
@@ -166,8 +170,8 @@ def test_a_machine_too_large_or_too_warm_is_refused():
     def build(hidden):
         return component("model", "gaussian_rbm", hidden=hidden).build(Real((2,)), torch.zeros(2), stream(0))
 
-    assert exact.refusal(build(20)) is None
-    assert exact.refusal(build(21)) == "21 hidden units, enumeration goes to 20"
+    assert enumeration.refusal(build(20)) is None
+    assert enumeration.refusal(build(21)) == "21 hidden units, enumeration goes to 20"
     sampler = component("sampler", "parallel_tempering", kernel={"name": "block_gibbs", "backwards": False})
     with pytest.raises(UserError, match="cannot draw the blocks of model=gaussian_rbm at other temperatures"):
         checks.check_sampler(

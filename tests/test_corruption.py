@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from cli_helpers import ebm, forge, last_step, outcome, trained
 
-from ebm_cli import checkpoint
+from ebm_cli.record import checkpoint
 
 COMMANDS = (
     "train resume=run steps=14",

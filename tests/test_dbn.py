@@ -20,9 +20,9 @@ from targets import (
 )
 from test_resume import Killed, at_step, die
 
-from ebm_cli import exact
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.dbn_bound import LogZ, _uncertain
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Batch
 from ebm_cli.objective.greedy import Fantasies
@@ -96,14 +96,14 @@ def all_v():
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_likelihood_is_that_of_enumeration(depth):
     model = network(depth=depth)
-    found = model.log_likelihood(all_v(), exact.log_z(model.top)).detach()
+    found = model.log_likelihood(all_v(), enumeration.log_z(model.top)).detach()
     assert_close(found.exp(), true_p(model), **EXACT)
 
 
 def test_the_weights_of_draws_average_to_the_likelihood_and_their_logarithms_lie_below():
     """E_q[exp log w] = Z p(v), and E_q[log w] <= log Z p(v) with equality in no v of this network."""
     model, n = network(), 20_000
-    log_z, log_p = exact.log_z(model.top).detach(), true_p(model).log()
+    log_z, log_p = enumeration.log_z(model.top).detach(), true_p(model).log()
     for i in (0, 6, 11):
         log_w = model.log_weight(all_v()[i].expand(n, 2, 2), stream(i, "draws")).detach() - log_z
         assert_mean(log_w.exp(), log_p[i].exp().item())
@@ -112,16 +112,16 @@ def test_the_weights_of_draws_average_to_the_likelihood_and_their_logarithms_lie
 
 def test_the_mean_over_draws_is_the_sum_over_hidden_states():
     model, n = network(depth=2), 20_000
-    bound = expected_weight(model, all_v()) - exact.log_z(model.top).detach()
+    bound = expected_weight(model, all_v()) - enumeration.log_z(model.top).detach()
     assert (bound < true_p(model).log()).all()
     for i in (3, 9):
         log_w = model.log_weight(all_v()[i].expand(n, 2, 2), stream(i, "draws")).detach()
-        assert_mean(log_w - exact.log_z(model.top).detach(), bound[i].item())
+        assert_mean(log_w - enumeration.log_z(model.top).detach(), bound[i].item())
 
 
 def test_of_one_layer_every_draw_is_exact():
     model = network(depth=1)
-    found = model.log_weight(all_v(), stream(0)).detach() - exact.log_z(model.top).detach()
+    found = model.log_weight(all_v(), stream(0)).detach() - enumeration.log_z(model.top).detach()
     assert_close(found, true_p(model).log(), **EXACT)
 
 
@@ -147,9 +147,9 @@ def test_stacked_warm_the_network_is_the_one_below_and_the_bound_is_tight():
     model.stack(warm=True)
     assert model.depth == 2
     assert_close(true_p(model), before, **EXACT)
-    bound = model.log_weight(all_v(), stream(0)).detach() - exact.log_z(model.top).detach()
+    bound = model.log_weight(all_v(), stream(0)).detach() - enumeration.log_z(model.top).detach()
     assert_close(bound, before.log(), **EXACT)
-    assert_close(expected_weight(model, all_v()) - exact.log_z(model.top).detach(), before.log(), **EXACT)
+    assert_close(expected_weight(model, all_v()) - enumeration.log_z(model.top).detach(), before.log(), **EXACT)
 
 
 def test_hidden_units_beyond_begin_almost_without_influence():
@@ -163,7 +163,7 @@ def test_hidden_units_beyond_begin_almost_without_influence():
     model.stack(warm=True)
     assert torch.equal(extra.W[:, 4:], weights[:, 4:])
     assert not extra.c[4:].any()
-    log_p = model.log_likelihood(all_v(), exact.log_z(model.top)).detach()
+    log_p = model.log_likelihood(all_v(), enumeration.log_z(model.top)).detach()
     assert (log_p - before.log()).abs().max() < 2e-3
     assert extra.W[:, 4:].sum(1).abs().max() > 0.02
 
@@ -365,8 +365,8 @@ def bound_of(model, **changes):
 def test_bound_and_likelihoods_are_those_of_enumeration():
     model = network(depth=2)
     v = subject(model).held_out.all().double()
-    bound = expected_weight(model.double(), v) - exact.log_z(model.top).detach()
-    first = RBM.energy(model.rbm(0), v).detach().neg() - exact.log_z(model.rbm(0)).detach()
+    bound = expected_weight(model.double(), v) - enumeration.log_z(model.top).detach()
+    first = RBM.energy(model.rbm(0), v).detach().neg() - enumeration.log_z(model.rbm(0)).detach()
     log_p = true_p(model)[SPACE.code(v)].log()
     found = bound_of(model, draws=400)
     assert found["dbn_bound/log_likelihood"] == pytest.approx(bound.mean().item(), abs=0.02)
@@ -378,8 +378,8 @@ def test_bound_and_likelihoods_are_those_of_enumeration():
 
 def test_by_annealing_log_z_is_near_that_of_enumeration(monkeypatch):
     model = network()
-    log_z = [exact.log_z(model.rbm(i)).item() for i in (2, 0)]
-    monkeypatch.setattr("ebm_cli.exact.refusal", lambda model: "too large")
+    log_z = [enumeration.log_z(model.rbm(i)).item() for i in (2, 0)]
+    monkeypatch.setattr("ebm_cli.log_z.enumeration.refusal", lambda model: "too large")
     found = bound_of(model)
     assert found["dbn_bound/log_z"] == pytest.approx(log_z[0], abs=0.1)
     assert found["dbn_bound/first_rbm_log_z"] == pytest.approx(log_z[1], abs=0.1)
@@ -393,7 +393,7 @@ def test_by_annealing_log_z_is_near_that_of_enumeration(monkeypatch):
 def test_few_chains_under_the_bound_are_warned_of(monkeypatch):
     model = network()
     model.top.W.data.mul_(20)
-    monkeypatch.setattr("ebm_cli.exact.refusal", lambda model: "too large")
+    monkeypatch.setattr("ebm_cli.log_z.enumeration.refusal", lambda model: "too large")
     small = {"pictures": 0, "bootstrap": 100, "chains": 50, "temperatures": 1}
     warnings = component("evaluation", "dbn_bound", **small).evaluate(subject(model)).warnings
     assert warnings[-1].endswith("; raise evaluation.dbn_bound.temperatures")

@@ -12,8 +12,8 @@ from test_replicated_softmax import K, documents, log_sequences, small
 
 from ebm_cli.commands.documents import conditional, lines, next_words
 from ebm_cli.model.replicated_softmax import GivenWords
+from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
-from ebm_cli.run import Run
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Counts, Words
 

@@ -32,7 +32,6 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation import samples
 from ebm_cli.evaluation.base import Subject, on_split
 from ebm_cli.evaluation.chains import ChainDiagnostics, diagnose
-from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.evaluation.samples import draw, nearest
 from ebm_cli.model.base import Bipartite
@@ -40,6 +39,7 @@ from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
 from ebm_cli.space import Binary, Real
+from ebm_cli.yardstick.mmd import mmd, resolution
 
 EVALUATIONS = list(shipped("evaluation"))
 SMALLER = {"chains": 20, "temperatures": 20, "raise_points": 10, "raise_chains": 2, "bootstrap": 100, "warmup": 20,

@@ -23,7 +23,7 @@ from targets import (
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ebm_cli import exact
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import Bipartite
 from ebm_cli.model.boltzmann import Boltzmann
 from ebm_cli.rng import stream
@@ -37,7 +37,7 @@ discrete_models = pytest.mark.parametrize("name", DISCRETE)
 def test_log_z_is_the_sum_over_all_states(name):
     model = target(name)
     terms = [math.exp(-energy) for energy in model.energy(double_states(model)).tolist()]
-    assert exact.log_z(model).item() == pytest.approx(math.log(sum(terms)), rel=1e-13)
+    assert enumeration.log_z(model).item() == pytest.approx(math.log(sum(terms)), rel=1e-13)
 
 
 @pytest.mark.parametrize("hidden", [1, 3, 4, 6])
@@ -46,7 +46,7 @@ def test_either_side_of_a_bipartite_model_gives_the_joint_sum(hidden):
     model = small_model("rbm", Binary((2, 2)), hidden=hidden)
     v, h = double_states(model).flatten(1), Binary((hidden,)).enumerate().double()
     joint = (v @ model.b)[:, None] + h @ model.c + v @ model.W @ h.T
-    assert exact.log_z(model).item() == pytest.approx(joint.flatten().logsumexp(0).item(), rel=1e-13)
+    assert enumeration.log_z(model).item() == pytest.approx(joint.flatten().logsumexp(0).item(), rel=1e-13)
 
 
 @pytest.mark.parametrize("name", names_of(Bipartite))
@@ -56,7 +56,7 @@ def test_the_hidden_side_is_used_only_where_it_is_smaller(name, monkeypatch):
     seen = []
     enumerate_ = Binary.enumerate
     monkeypatch.setattr(Binary, "enumerate", lambda s, *a: seen.append(s.sites) or enumerate_(s, *a))
-    assert exact.log_z(model).isfinite()
+    assert enumeration.log_z(model).isfinite()
     assert seen == [model.hidden]
 
 
@@ -64,9 +64,9 @@ def test_the_hidden_side_is_used_only_where_it_is_smaller(name, monkeypatch):
 @pytest.mark.parametrize("elements", [1, 12, 40])
 def test_chunks_change_nothing(name, elements, monkeypatch):
     """One state at a time, three, ten (which does not divide the number of states); rounding alone may differ."""
-    whole = exact.log_z(target(name))
-    monkeypatch.setattr(exact, "_CHUNK_ELEMENTS", elements)
-    assert_close(exact.log_z(target(name)), whole, rtol=1e-14, atol=0)
+    whole = enumeration.log_z(target(name))
+    monkeypatch.setattr(enumeration, "_CHUNK_ELEMENTS", elements)
+    assert_close(enumeration.log_z(target(name)), whole, rtol=1e-14, atol=0)
 
 
 @discrete_models
@@ -74,7 +74,7 @@ def test_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy(name):
     """d log Z = -E_p[dE], with the mean taken state by state."""
     model = target(name)
     parameters = list(model.parameters())
-    found = torch.autograd.grad(exact.log_z(model), parameters, allow_unused=True)
+    found = torch.autograd.grad(enumeration.log_z(model), parameters, allow_unused=True)
     p = exact_p(model)
     expected = [torch.zeros_like(q) for q in parameters]
     for weight, x in zip(p, double_states(model), strict=True):
@@ -88,27 +88,27 @@ def test_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy(name):
 def test_probabilities(name):
     """Positive, summing to 1, in the order of enumeration, and proportional to exp(-E)."""
     model = target(name)
-    p = exact.probabilities(model)
+    p = enumeration.probabilities(model)
     assert p.sum().item() == pytest.approx(1, abs=1e-14)
-    assert_close(p.log(), exact.log_likelihood(model, double_states(model)), rtol=1e-12, atol=1e-12)
+    assert_close(p.log(), enumeration.log_likelihood(model, double_states(model)), rtol=1e-12, atol=1e-12)
 
 
 @models
 def test_samples_follow_the_model(name):
     model = target(name)
-    x = exact.sample(model, 100_000, stream(0, "exact"))
+    x = enumeration.sample(model, 100_000, stream(0, "exact"))
     assert x.shape == (100_000, *model.space.shape)
     assert x.dtype == torch.float64
     assert_distributed(model, x)
-    assert torch.equal(x[:50], exact.sample(model, 100_000, stream(0, "exact"))[:50])
+    assert torch.equal(x[:50], enumeration.sample(model, 100_000, stream(0, "exact"))[:50])
 
 
 @models
 def test_the_likelihood_needs_no_normalisation_of_the_energy(name):
     """log p(x) = -E(x) - log Z integrates or sums to one, so log Z is that of this very energy."""
     model = target(name)
-    x = double_states(model) if name in DISCRETE else exact.sample(model, 5, stream(1, "x"))
-    log_p = exact.log_likelihood(model, x)
+    x = double_states(model) if name in DISCRETE else enumeration.sample(model, 5, stream(1, "x"))
+    log_p = enumeration.log_likelihood(model, x)
     assert log_p.shape == (len(x),)
     if name in DISCRETE:
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-13)
@@ -121,18 +121,18 @@ def test_what_is_too_large_is_refused_with_its_size():
         return component("model", choice, **changes).build(space, torch.full(space.shape, 0.5), stream(0, "model"))
 
     big = Binary((30,))
-    assert exact.refusal(build("rbm", big, hidden=20)) is None
-    assert exact.refusal(build("rbm", big, hidden=21)) == "the smaller side has 21 units, enumeration goes to 20"
-    assert exact.refusal(build("rbm", Binary((20,)), hidden=500)) is None
-    assert exact.refusal(build("boltzmann", Binary((20,)))) is None
-    assert exact.refusal(build("boltzmann", big)) == "30 sites, enumeration goes to 20"
-    assert exact.refusal(build("exponential_family", big)) is None
-    assert exact.refusal(build("exponential_family", Real((3,)))) is None
+    assert enumeration.refusal(build("rbm", big, hidden=20)) is None
+    assert enumeration.refusal(build("rbm", big, hidden=21)) == "the smaller side has 21 units, enumeration goes to 20"
+    assert enumeration.refusal(build("rbm", Binary((20,)), hidden=500)) is None
+    assert enumeration.refusal(build("boltzmann", Binary((20,)))) is None
+    assert enumeration.refusal(build("boltzmann", big)) == "30 sites, enumeration goes to 20"
+    assert enumeration.refusal(build("exponential_family", big)) is None
+    assert enumeration.refusal(build("exponential_family", Real((3,)))) is None
     with pytest.raises(ValueError, match="30 sites, enumeration goes to 20"):
-        exact.log_z(build("boltzmann", big))
+        enumeration.log_z(build("boltzmann", big))
     model = Boltzmann(Binary((4,)), 0.1, torch.full((4,), 0.5), stream(0, "model"))
     model.space = Real((4,))
-    assert exact.refusal(model) == "a real space cannot be enumerated"
+    assert enumeration.refusal(model) == "a real space cannot be enumerated"
 
 
 def test_bars_and_stripes_cannot_be_learned_better_than_this():
@@ -150,7 +150,7 @@ def test_no_model_beats_the_entropy_of_bars_and_stripes():
     bound = -(30 * math.log(32) + 2 * math.log(16)) / 32
     for seed, hidden in itertools.product(range(5), (3, 12)):
         model = small_model("rbm", Binary((4, 4)), seed, hidden=hidden)
-        assert exact.log_likelihood(model, x).mean().item() < bound
+        assert enumeration.log_likelihood(model, x).mean().item() < bound
 
 
 WIDE = {
@@ -165,9 +165,9 @@ def test_enumeration_takes_no_more_at_once_than_fits_on_either_side(name, monkey
     """Nothing is larger than a chunk, with gradients too, and the sum is that of one chunk."""
     kind, space, hidden = WIDE[name]
     model = small_model(kind, space, hidden=hidden)
-    whole = exact.log_z(model)
+    whole = enumeration.log_z(model)
     slopes = torch.autograd.grad(whole, list(model.parameters()))
-    monkeypatch.setattr(exact, "_CHUNK_ELEMENTS", 200)
+    monkeypatch.setattr(enumeration, "_CHUNK_ELEMENTS", 200)
     sizes = []
 
     class Watch(TorchDispatchMode):
@@ -179,7 +179,7 @@ def test_enumeration_takes_no_more_at_once_than_fits_on_either_side(name, monkey
 
     kept = []
     with Watch(), saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        parts = exact.log_z(model)
+        parts = enumeration.log_z(model)
         again = torch.autograd.grad(parts, list(model.parameters()))
     assert max(sizes) <= 6 * 40
     assert sum(kept) < 2**6 * 40

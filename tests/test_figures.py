@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from targets import real_data
 
-from ebm_cli.cli import dispatch
+from ebm_cli.cli.main import dispatch
 
 pytestmark = pytest.mark.long
 

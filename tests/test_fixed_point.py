@@ -5,8 +5,8 @@ import torch
 from targets import small_model
 
 from ebm_cli import rng
-from ebm_cli.engine import EAGER
-from ebm_cli.fixed_point import FixedPoint, fixed_point, largest, product
+from ebm_cli.device.engine import EAGER
+from ebm_cli.model.fixed_point import FixedPoint, fixed_point, largest, product
 from ebm_cli.model.rbm import FixedPointRBM
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary

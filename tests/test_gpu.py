@@ -7,13 +7,14 @@ import torch
 from cli_helpers import TINY, ebm, facts, outcome
 from targets import FALSE_ALARM, chi_square, component, shipped, small_model, small_run
 
-from ebm_cli import exact, rng
-from ebm_cli.cuda_graph import execution
-from ebm_cli.engine import Engine
+from ebm_cli import rng
+from ebm_cli.device.engine import Engine
+from ebm_cli.log_z import enumeration
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Binary
-from ebm_cli.step import execute, train_step
+from ebm_cli.training.cuda_graph import execution
+from ebm_cli.training.step import execute, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 CUDA = "cuda"
@@ -37,8 +38,8 @@ def test_draws_are_functions_of_their_key():
 def test_kernels_leave_the_target_invariant(sampler, model):
     """200 000 exact draws, three steps, chi-square."""
     target = small_model(model, Binary((2, 2))).float().to(CUDA)
-    p, n = exact.probabilities(target).detach(), 200_000
-    x = exact.sample(target, n, stream(0, "draws"))
+    p, n = enumeration.probabilities(target).detach(), 200_000
+    x = enumeration.sample(target, n, stream(0, "draws"))
     end, _ = run(component("sampler", sampler), target, x, 3, stream(0, "steps"))
     count = torch.bincount(target.space.code(end), minlength=len(p)).cpu()
     assert chi_square(count, p.double().cpu() * n) > FALSE_ALARM

@@ -13,12 +13,11 @@ from targets import SAMPLERS, component, fits, small_data, small_model, target
 from test_dataset import idx
 
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.device import CPU
-from ebm_cli.engine import Engine
+from ebm_cli.device.base import CPU
+from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation.base import Subject, refusal, some_rows
 from ebm_cli.evaluation.denoise import psnr
 from ebm_cli.evaluation.inpaint import hidden_sites, usual_values
-from ebm_cli.evaluation.mmd import kernel, mmd
 from ebm_cli.evaluation.ood import auroc, made, scores
 from ebm_cli.evaluation.resample import Target, looks
 from ebm_cli.model.base import EnergyModel
@@ -26,6 +25,7 @@ from ebm_cli.rng import stream, uniform
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.langevin import LangevinState
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin
+from ebm_cli.yardstick.mmd import kernel, mmd
 
 SPACE = Box((6, 8), -1.0, 1.0)
 

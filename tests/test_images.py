@@ -12,21 +12,22 @@ from cli_helpers import ebm
 from targets import assert_mean, component, shipped, small_model, small_run
 from torch.testing import assert_close
 
-from ebm_cli import classifier, rng
-from ebm_cli.augmentation import TRANSFORMS, Strengths
-from ebm_cli.classifier import judge
+from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.long_run import Film, Yardstick, measured, with_noise
-from ebm_cli.features import frechet, kernel_distance
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Tail
 from ebm_cli.objective.kl import kl_gradient, log_nearest
 from ebm_cli.rng import stream
+from ebm_cli.sampler.augmentation import TRANSFORMS, Strengths
 from ebm_cli.sampler.base import followed, run
 from ebm_cli.sampler.reflection import rebound
 from ebm_cli.space import Binary, Box, Categorical, Real
-from ebm_cli.step import check, train_step
+from ebm_cli.training.step import check, train_step
+from ebm_cli.yardstick import classifier
+from ebm_cli.yardstick.classifier import judge
+from ebm_cli.yardstick.features import frechet, kernel_distance
 
 BOX = Box((2,), -1.0, 2.0)
 

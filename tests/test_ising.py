@@ -11,12 +11,13 @@ from cli_helpers import assert_refused, ebm, facts
 from sklearn.metrics import roc_auc_score
 from targets import assert_close, assert_mean, component, small_model
 
-from ebm_cli import exact, graph, transfer
+from ebm_cli import graph
 from ebm_cli.dataset import ising_samples
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.recover import compared
+from ebm_cli.log_z import enumeration, transfer
+from ebm_cli.log_z.annealing import Tempered
 from ebm_cli.model.exponential_family import BernoulliProduct
-from ebm_cli.path import Tempered
 from ebm_cli.rng import normal, stream
 from ebm_cli.space import Binary, Spin
 
@@ -200,20 +201,20 @@ CONSTANTS = [(5, 0.1, 0.2, 19.674086), (5, 0.1, 0.0, 18.369204), (10, 0.1, 0.0, 
 
 @pytest.mark.parametrize(("side", "sigma", "bias", "log_z"), CONSTANTS)
 def test_known_partition_functions(side, sigma, bias, log_z):
-    assert exact.log_z(ising((side, side), 2 * sigma, bias)).item() == pytest.approx(log_z, abs=1e-6)
+    assert enumeration.log_z(ising((side, side), 2 * sigma, bias)).item() == pytest.approx(log_z, abs=1e-6)
 
 
 @pytest.mark.parametrize(("side", "mean"), [(5, 0.482970), (10, 0.483722)])
 def test_known_mean_spins(side, mean):
     """d log Z / db_i = E[s_i], differentiated through the transfer matrices."""
     model = ising((side, side), 0.2, 0.2)
-    (slope,) = torch.autograd.grad(exact.log_z(model), model.b)
+    (slope,) = torch.autograd.grad(enumeration.log_z(model), model.b)
     assert slope.mean().item() == pytest.approx(mean, abs=1e-6)
 
 
 def test_a_wide_lattice_is_refused():
-    assert exact.refusal(ising((10, 30))) is None
-    assert exact.refusal(ising((11, 12))) == (
+    assert enumeration.refusal(ising((10, 30))) is None
+    assert enumeration.refusal(ising((11, 12))) == (
         "log Z of a lattice of 132 sites is summed row by row, 4^11 terms each as its shorter side has 11 sites, and "
         "enumeration goes to 2^20 = 4^10"
     )

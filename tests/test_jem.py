@@ -9,7 +9,6 @@ import torch
 from cli_helpers import ebm
 from targets import assert_close, component, keys_used, shipped, small_data, small_model, small_run, target
 
-from ebm_cli import checks
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.classify import calibration, reliability
@@ -20,6 +19,7 @@ from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Box
+from ebm_cli.training import checks
 
 SPACE = Box((4, 4), -1.0, 1.0)
 LABELS = torch.tensor([2, 0, 1, 2, 1, 0])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from cli_helpers import assert_refused, ebm, facts, snapshot, train, trained
 
-from ebm_cli import checkpoint, fit, lease
 from ebm_cli.errors import UserError
+from ebm_cli.record import checkpoint, lease
+from ebm_cli.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +213,7 @@ def test_who_trained_stands_in_the_metadata():
 
 
 def test_a_lease_that_is_lost_ends_the_run_and_nothing_more_is_written(monkeypatch):
-    original = fit.train_step
+    original = loop.train_step
 
     def stepping(parts, state, how):
         if state.step == 6:
@@ -220,7 +221,7 @@ def test_a_lease_that_is_lost_ends_the_run_and_nothing_more_is_written(monkeypat
             lease.Lease(Path("run"))
         return original(parts, state, how)
 
-    monkeypatch.setattr(fit, "train_step", stepping)
+    monkeypatch.setattr(loop, "train_step", stepping)
     answer = train("save_every=3 log_every=100")
     assert answer.code == 1
     assert "has taken it over, so this process writes nothing more there" in answer.err.replace("\n", " ")

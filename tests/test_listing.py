@@ -6,8 +6,10 @@ import pytest
 import yaml
 from cli_helpers import ebm
 
-from ebm_cli import checks, listing, registry
+from ebm_cli import registry
+from ebm_cli.cli import listing
 from ebm_cli.commands.parts import USUAL
+from ebm_cli.training import checks
 
 registry.load_components()
 PARTS = [part for group in registry.GROUPS for part in listing.parts(group)]

@@ -10,10 +10,10 @@ from cli_helpers import assert_refused, ebm, facts, last_step, trained
 from cli_helpers import train as train_line
 from safetensors.torch import load_file
 
-from ebm_cli import control_groups, memory
 from ebm_cli.commands import parts
-from ebm_cli.device import Device
-from ebm_cli.engine import Engine
+from ebm_cli.device import control_groups, memory
+from ebm_cli.device.base import Device
+from ebm_cli.device.engine import Engine
 from ebm_cli.errors import RunError, UserError
 
 CPU = torch.device("cpu")
@@ -273,7 +273,7 @@ def test_memory_that_runs_out_anywhere_is_a_sentence(tmp_path, monkeypatch, comm
     def exhausted(*arguments, **keywords):
         raise np._core._exceptions._ArrayMemoryError((10**9,), np.dtype(float))
 
-    monkeypatch.setattr("ebm_cli.train.new_state", exhausted)
+    monkeypatch.setattr("ebm_cli.training.state.new_state", exhausted)
     lines = {"sample": "sample run=run", "evaluate": "evaluate run=run evaluation=[samples]"}
     answer = train_line("", "other") if command == "train" else ebm(lines[command])
     assert answer.code == 1

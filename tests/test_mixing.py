@@ -14,16 +14,16 @@ from targets import COUNTING, SAMPLERS, assert_mean, component, double_states, e
 
 from ebm_cli import registry
 from ebm_cli.commands import report
-from ebm_cli.device import CPU
+from ebm_cli.device.base import CPU
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation import mixing
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing import Course, Moving, Trace, calls_of_a_step, effective
-from ebm_cli.evaluation.mmd import mmd, resolution
 from ebm_cli.rng import bernoulli, normal, stream
 from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
 from ebm_cli.space import Binary, Spin
+from ebm_cli.yardstick.mmd import mmd, resolution
 
 SITE = {"name": "gibbs", "scan": "random", "updates": 1}
 SWEEP = {"name": "gibbs", "scan": "systematic", "updates": None}

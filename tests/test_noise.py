@@ -23,16 +23,18 @@ from targets import (
     target,
 )
 
-from ebm_cli import checks, exact, rng
+from ebm_cli import rng
 from ebm_cli.commands import report
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.fit import subject_of
+from ebm_cli.log_z import enumeration
 from ebm_cli.noise.units import gaussian
 from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Box, Counts, Discrete, Real, Words
-from ebm_cli.step import train_step
+from ebm_cli.training import checks
+from ebm_cli.training.loop import subject_of
+from ebm_cli.training.step import train_step
 
 KEY = stream(0, "noise")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -173,9 +175,9 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition(name, space):
 def test_at_the_truth_with_exact_weights_the_gradient_is_zero():
     """Summed over all states with the weights p and q, the loss has its minimum at the model itself and c = log Z."""
     model = target("boltzmann-binary")
-    objective = component("objective", "nce", ratio=2, c=exact.log_z(model).item())
+    objective = component("objective", "nce", ratio=2, c=enumeration.log_z(model).item())
     beside = auxiliary(objective, model)
-    beside.shift.data = exact.log_z(model).detach() - beside.start
+    beside.shift.data = enumeration.log_z(model).detach() - beside.start
     states = double_states(model)
     p, q = exact_p(model).detach(), beside.noise.log_prob(states).exp()
     energy = model.energy(states)
@@ -183,7 +185,7 @@ def test_at_the_truth_with_exact_weights_the_gradient_is_zero():
     loss = -(p * torch.nn.functional.logsigmoid(odds)).sum() - 2 * (q * torch.nn.functional.logsigmoid(-odds)).sum()
     for grad in torch.autograd.grad(loss, [*model.parameters(), beside.shift]):
         assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-12)
-    moved = auxiliary(component("objective", "nce", ratio=2, c=exact.log_z(model).item() + 0.5), model)
+    moved = auxiliary(component("objective", "nce", ratio=2, c=enumeration.log_z(model).item() + 0.5), model)
     assert not math.isclose(moved.c.item(), beside.c.item())
 
 
@@ -208,7 +210,7 @@ def test_a_run_learns_c_with_the_model():
     state.auxiliary.shift.data += 1.5
     for _ in range(300):
         report = train_step(parts, state)
-    assert report.numbers()["c"] == pytest.approx(exact.log_z(state.model).item(), abs=0.3)
+    assert report.numbers()["c"] == pytest.approx(enumeration.log_z(state.model).item(), abs=0.3)
     assert {"auxiliary.shift", "auxiliary.noise.law.b"} <= set(state.tensors())
     assert "optimizer.first_moment.auxiliary.shift" in state.tensors()
     assert "optimizer.first_moment.auxiliary.noise.law.b" not in state.tensors()
@@ -326,7 +328,7 @@ def test_on_a_boltzmann_machine_the_squared_error_falls_as_one_over_n():
     model.W.data.mul_(0.5)
     noise = component("noise", "bernoulli").build(small_data(space), KEY).double()
     upper = torch.ones(5, 5).triu(1) > 0
-    truth = torch.cat([model.W.detach()[upper], model.b.detach(), exact.log_z(model).detach()[None]])
+    truth = torch.cat([model.W.detach()[upper], model.b.detach(), enumeration.log_z(model).detach()[None]])
     slope, off = slope_of_errors(model, noise, truth, [200, 2000, 20_000, 200_000], 4)
     assert slope == pytest.approx(-1, abs=0.15)
     assert off == pytest.approx(0, abs=0.02)

@@ -12,7 +12,7 @@ from ebm_cli import optimizer, registry
 from ebm_cli.optimizer import At
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import run
-from ebm_cli.step import train_step
+from ebm_cli.training.step import train_step
 
 OPTIMIZERS = list(shipped("optimizer"))
 TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

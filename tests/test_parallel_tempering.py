@@ -20,17 +20,18 @@ from targets import (
     small_run,
 )
 
-from ebm_cli import chains, exact, registry
+from ebm_cli import chains, registry
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation import ais
 from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.log_z import enumeration
+from ebm_cli.log_z.annealing import BipartitePath
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.path import BipartitePath
+from ebm_cli.model.scaled import ScaledBipartite, scaled
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
-from ebm_cli.scaled import ScaledBipartite, scaled
 from ebm_cli.space import Binary, Categorical, Spin
-from ebm_cli.step import train_step
+from ebm_cli.training.step import train_step
 
 TINY = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -145,7 +146,7 @@ def test_one_step_is_the_definition(case):
 def test_draws_of_the_product_stay_draws_in_single_precision(case):
     sampler, model, _, models = parts_of(case)
     n, states = 100_000, model.space.states
-    x = torch.stack([exact.sample(m, n, stream(0, "start", r)) for r, m in enumerate(models)], 1)
+    x = torch.stack([enumeration.sample(m, n, stream(0, "start", r)) for r, m in enumerate(models)], 1)
     single = small_model("rbm", model.space).float()
     end, info = transitions(sampler, single, x.float(), [stream(1).fold(i) for i in range(3)])
     numbers = torch.stack([model.space.code(end[:, r]) for r in range(len(models))], 1)
@@ -229,7 +230,7 @@ def two_wells(share):
         model.W[:, 0] = 5.5
         model.W[: SITES // 2, 1] = 1
         model.c.copy_(torch.tensor([0.0, -1.0]))
-        log_p = exact._log_marginal(model, hidden)
+        log_p = enumeration._log_marginal(model, hidden)
         odds = log_p[hidden[:, 0] == 1].logsumexp(0) - log_p[hidden[:, 0] == 0].logsumexp(0)
         model.c[0] = torch.tensor(share, dtype=torch.float64).logit() - odds
     return model
@@ -243,7 +244,7 @@ def share_of_on(model):
     """P(more than half the sites are on): given h the sites are independent, and p(h) is summed over."""
     hidden = hidden_states()
     with torch.no_grad():
-        weight, p = exact._log_marginal(model, hidden).softmax(0), model.visible_logits(hidden).sigmoid()
+        weight, p = enumeration._log_marginal(model, hidden).softmax(0), model.visible_logits(hidden).sigmoid()
     total = torch.zeros(4, SITES + 1, dtype=torch.float64)  # distribution of the number of sites on, for each h
     total[:, 0] = 1
     for on in p.T[:, :, None]:

@@ -9,9 +9,9 @@ from scipy.sparse import csr_matrix
 from scipy.special import gammaln
 from targets import assert_close, assert_mean
 
-from ebm_cli import particles
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.rng import stream
+from ebm_cli.yardstick import particles
 
 TOPICS = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.05, 0.6, 0.3, 0.05], [0.2, 0.1, 0.1, 0.6]], dtype=torch.float64)
 ALPHA = 0.3

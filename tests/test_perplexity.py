@@ -10,15 +10,17 @@ from scipy import stats
 from scipy.sparse import csr_matrix
 from targets import FALSE_ALARM, SIGMAS, component, randomised, shipped, target
 
-from ebm_cli import exact, lda, length_path, registry, rng
+from ebm_cli import registry, rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.sparse import SparseRows
-from ebm_cli.engine import Engine
+from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation import base
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.length_path import LengthPath
+from ebm_cli.log_z import enumeration, length_annealing
+from ebm_cli.log_z.length_annealing import LengthPath
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary, Counts
+from ebm_cli.yardstick import lda
 
 K, HIDDEN = 4, 3
 LENGTHS = torch.tensor([1, 2, 5, 20])
@@ -94,7 +96,7 @@ def test_a_sweep_leaves_the_hidden_units_invariant_and_is_reversed_by_the_opposi
 
 
 def test_the_ladder_holds_all_lengths():
-    rungs = length_path.ladder(torch.tensor([3, 7, 500]), 50)
+    rungs = length_annealing.ladder(torch.tensor([3, 7, 500]), 50)
     assert rungs[0] == 0
     assert rungs[-1] == 500
     assert torch.isin(torch.tensor([3.0, 7.0]).double(), rungs).all()
@@ -106,21 +108,23 @@ def test_the_ladder_holds_all_lengths():
 def test_weights_of_one_run_have_the_ratio_of_partition_functions_as_mean_at_every_length():
     model, chains = build(hidden=5), 4000
     path = LengthPath(model)
-    rungs = length_path.ladder(LENGTHS, 12)
-    found = length_path.forward(path, rungs, LENGTHS, chains, stream(3, "forward"))
-    due = exact.log_z_of_lengths(model, LENGTHS).detach() - path.log_z_base
+    rungs = length_annealing.ladder(LENGTHS, 12)
+    found = length_annealing.forward(path, rungs, LENGTHS, chains, stream(3, "forward"))
+    due = enumeration.log_z_of_lengths(model, LENGTHS).detach() - path.log_z_base
     w = (found.log_w - due[:, None]).exp()
     assert all(abs(z(of, 1)) < SIGMAS for of in w)
     assert w.std(1).max() < 3  # else the test says little
     assert found.best == pytest.approx(log_marginal(model).max().item(), rel=1e-12)
-    parts = length_path.forward(path, rungs, LENGTHS, chains, stream(3, "forward"), Engine(compiled=False, rows=1500))
+    parts = length_annealing.forward(
+        path, rungs, LENGTHS, chains, stream(3, "forward"), Engine(compiled=False, rows=1500)
+    )
     assert torch.allclose(parts.log_w, found.log_w)
     assert torch.equal(parts.h, found.h)
 
 
 def test_ends_are_drawn_by_their_weights():
     log_w = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.log(3), -torch.inf]]).double()
-    risen = length_path.Risen(log_w.repeat(1, 1000), torch.arange(3.0).repeat(1000)[:, None], 0.0)
+    risen = length_annealing.Risen(log_w.repeat(1, 1000), torch.arange(3.0).repeat(1000)[:, None], 0.0)
     count = torch.bincount(risen.ends(stream(0, "ends"))[:, 0].long(), minlength=3)
     assert count[2] == 0
     assert stats.chisquare(count[:2], [750, 2250]).pvalue > FALSE_ALARM
@@ -132,8 +136,8 @@ def test_inverse_weights_of_chains_down_from_the_model_have_the_inverse_ratio_as
     rungs, lengths = torch.tensor([0, 0.7, 2, 5]).double(), torch.tensor([2, top])
     p = (top * log_marginal(model)).softmax(0)
     h = states(model)[rng.categorical(p.log().expand(chains, -1), stream(4, "h"))]
-    found = length_path.backward(path, rungs, lengths, h, stream(4, "backward"))
-    due = exact.log_z_of_lengths(model, lengths).detach() - path.log_z_base
+    found = length_annealing.backward(path, rungs, lengths, h, stream(4, "backward"))
+    due = enumeration.log_z_of_lengths(model, lengths).detach() - path.log_z_base
     assert found.shape == (2, chains)
     assert abs(z((due[1] - found[1]).exp(), 1)) < SIGMAS
     # Chains that lag behind are at D = 2 still distributed as the reversals left them.
@@ -148,7 +152,9 @@ def test_reverse_chains_have_the_annealed_probability_of_the_document_as_mean():
     model = build()
     path, rungs = LengthPath(model), torch.tensor([0, 1.5, 2, 4, 5]).double()
     x = torch.tensor([[1.0, 1, 0, 0], [0, 2, 0, 3]])
-    found = length_path.reverse_log_p(path, rungs, x.repeat(400, 1), 20, stream(5, "reverse")).exp().reshape(400, 2)
+    found = (
+        length_annealing.reverse_log_p(path, rungs, x.repeat(400, 1), 20, stream(5, "reverse")).exp().reshape(400, 2)
+    )
     h = states(model)
     words = (model.b + h @ model.W.T).log_softmax(1)
     for i, steps in enumerate(([1.5, 2], [1.5, 2, 4, 5])):
@@ -197,7 +203,7 @@ def of_rows(log_p, rows):
 def test_perplexity_is_that_of_enumeration_and_in_its_bracket():
     model, of = build(hidden=4), data()
     found = evaluation(chains=200, temperatures=100, reverse_chains=50).evaluate(subject(model, of))
-    log_p = exact.log_likelihood(model.double(), of.test.all().double()).detach()
+    log_p = enumeration.log_likelihood(model.double(), of.test.all().double()).detach()
     due = of_rows(log_p, of.test.grey)
     metrics = found.metrics
     assert metrics["perplexity/model"] == pytest.approx(due, rel=0.003)
@@ -256,10 +262,10 @@ def test_log_z_is_not_below_what_one_state_has_alone():
     """Of long documents, where few steps leave the chains far apart; what the chains down say stays above."""
     model, lengths = build(3.0, hidden=6), torch.tensor([2, 3000])
     path = LengthPath(model)
-    rungs = length_path.ladder(lengths, 10)
+    rungs = length_annealing.ladder(lengths, 10)
     about = subject(model, data())
     found = evaluation(chains=50)._log_z(path, rungs, lengths, about)
-    due = exact.log_z_of_lengths(path.model, lengths).detach()
+    due = enumeration.log_z_of_lengths(path.model, lengths).detach()
     best = log_marginal(path.model).max()
     plain = found.log_w.logsumexp(1) - math.log(50) + path.log_z_base
     assert plain[1] < 3000 * best - 1

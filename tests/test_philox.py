@@ -20,12 +20,13 @@ from targets import (
     target,
 )
 
-from ebm_cli import path, philox, rng
+from ebm_cli import philox, rng
+from ebm_cli.log_z import annealing
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.rng import Counter, stream
 from ebm_cli.sampler.base import transitions
 from ebm_cli.space import Real
-from ebm_cli.step import execute, plan
+from ebm_cli.training.step import execute, plan
 
 # counter, key -> words: Random123's kat_vectors, the lines of philox4x32 with 10 rounds.
 KNOWN = [
@@ -145,11 +146,11 @@ def test_draws_of_one_policy_have_lanes_of_their_own(policy, monkeypatch):
 
 def test_draws_of_one_temperature_have_lanes_of_their_own(monkeypatch):
     model = target("rbm-binary")
-    annealing = path.BipartitePath(BernoulliProduct(model.space, torch.full((2, 2), 0.3)).double(), model)
-    state = annealing.observe(model.space.noise(5, stream(0)).double())
+    path = annealing.BipartitePath(BernoulliProduct(model.space, torch.full((2, 2), 0.3)).double(), model)
+    state = path.observe(model.space.noise(5, stream(0)).double())
     used = keys_used(monkeypatch)
     with torch.no_grad():
-        annealing.move(state, 0.5, form(COUNTING, stream(1)))
+        path.move(state, 0.5, form(COUNTING, stream(1)))
     assert len(set(used)) == len(used) == 2
 
 

@@ -14,8 +14,8 @@ from cli_helpers import assert_refused, ebm
 from safetensors.torch import load_file
 
 from ebm_cli import rng
+from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError
-from ebm_cli.ranks import Ranks
 
 CONSTANT = "optimizer.schedule=constant"  # a schedule would depend on the number of steps
 ADAM = ["optimizer=adam", "optimizer.eps=0.01"]  # a smaller one blows rounding of a vanishing gradient up to a step

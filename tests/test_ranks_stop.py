@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import facts, last_step, train
 
-from ebm_cli import fit
-from ebm_cli.ranks import Ranks
+from ebm_cli.device.ranks import Ranks
+from ebm_cli.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -20,16 +20,16 @@ def _elsewhere(tmp_path, monkeypatch):
 def test_a_request_to_another_rank(first, step, monkeypatch):
     """Also one that comes after the last exchange before the end: the final evaluation is not begun."""
     now = [0]
-    original = fit.train_step
+    original = loop.train_step
 
     def stepping(parts, state, how):
         now[0] = state.step + 1
         return original(parts, state, how)
 
-    monkeypatch.setattr(fit, "train_step", stepping)
+    monkeypatch.setattr(loop, "train_step", stepping)
     monkeypatch.setattr(Ranks, "highest", lambda self, number, device: signal.SIGTERM if now[0] >= first else number)
-    asks = fit._agree
-    monkeypatch.setattr(fit, "_stopping", lambda parts, state, stop: state.step % 10 == 0 and asks(parts, stop))
+    asks = loop._agree
+    monkeypatch.setattr(loop, "_stopping", lambda parts, state, stop: state.step % 10 == 0 and asks(parts, stop))
     answer = train()
     assert answer.code == 75
     assert (facts(Path("run"))["status"], last_step(Path("run")).name) == ("stopped", f"step-{step:08d}")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ebm_cli import classifier, listing, registry
-from ebm_cli.cli import COMMANDS, dispatch
+from ebm_cli import registry
+from ebm_cli.cli import listing
+from ebm_cli.cli.main import COMMANDS, dispatch
+from ebm_cli.yardstick import classifier
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

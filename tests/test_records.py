@@ -12,11 +12,13 @@ import pytest
 from cli_helpers import TINY, assert_refused, ebm, facts, snapshot, train, trained
 from test_resume import Killed, at_step, die
 
-from ebm_cli import checkpoint, fit, terminal
-from ebm_cli.arguments import prepared
+from ebm_cli import terminal
+from ebm_cli.cli.arguments import prepared
 from ebm_cli.errors import UserError
-from ebm_cli.run import Run
+from ebm_cli.record import checkpoint
+from ebm_cli.record.run import Run
 from ebm_cli.tracker.csv import CsvTracker
+from ebm_cli.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +139,7 @@ def test_output_that_nobody_reads_stops_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Gone())
     monkeypatch.setattr(sys, "stdout", Gone())
     monkeypatch.setattr(terminal, "_streams", terminal._streams)
-    from ebm_cli.cli import dispatch
+    from ebm_cli.cli.main import dispatch
 
     assert dispatch(["train", *TINY, "hydra.run.dir=run"]) == 0
     assert dispatch(["trian"]) == 2
@@ -146,7 +148,7 @@ def test_output_that_nobody_reads_stops_nothing(monkeypatch):
 
 
 def test_streams_that_were_closed_at_the_start(monkeypatch):
-    from ebm_cli.cli import dispatch
+    from ebm_cli.cli.main import dispatch
 
     monkeypatch.setattr(sys, "stderr", None)
     assert dispatch(["train", *TINY, "hydra.run.dir=run"]) == 0
@@ -164,14 +166,14 @@ def test_a_lost_terminal_or_the_end_of_the_time_saves(number, monkeypatch):
 def test_what_was_ignored_at_the_start_stays_ignored(monkeypatch):
     """Under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    original = fit.train_step
+    original = loop.train_step
 
     def stepping(parts, state, how):
         os.kill(os.getpid(), signal.SIGHUP)
         return original(parts, state, how)
 
     try:
-        monkeypatch.setattr(fit, "train_step", stepping)
+        monkeypatch.setattr(loop, "train_step", stepping)
         assert train().code == 0
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -288,14 +290,14 @@ def test_the_id_of_an_agent_is_the_runs(monkeypatch):
 
 
 def test_an_unexpected_exception_of_a_job_stands_in_its_own_record(monkeypatch):
-    original = fit.train_step
+    original = loop.train_step
 
     def stepping(parts, state, how):
         if state.step == 3 and parts.loop.seed != 2:
             raise LookupError(f"seed {parts.loop.seed}")
         return original(parts, state, how)
 
-    monkeypatch.setattr(fit, "train_step", stepping)
+    monkeypatch.setattr(loop, "train_step", stepping)
     answer = ebm("train -m", *TINY, "hydra.sweep.dir=sweep", "seed=1,2,3")
     assert answer.code == 1
     for job, seed in ((0, 1), (2, 3)):

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from cli_helpers import TINY, assert_refused, digest, ebm, facts, last_step, outcome, snapshot, train, trained
 
-from ebm_cli import checkpoint, fit
+from ebm_cli.record import checkpoint
+from ebm_cli.training import loop
 
 POLICIES = {
     "data": "objective=cd chains.steps=2 optimizer.momentum=0.9 optimizer.warmup=5",
@@ -38,14 +39,14 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def at_step(monkeypatch, step, act):
     """Call `act` before training step number `step` is done."""
-    original = fit.train_step
+    original = loop.train_step
 
     def stepping(parts, state, how):
         if state.step == step:
             act()
         return original(parts, state, how)
 
-    monkeypatch.setattr(fit, "train_step", stepping)
+    monkeypatch.setattr(loop, "train_step", stepping)
 
 
 def die():

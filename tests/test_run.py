@@ -12,8 +12,8 @@ import yaml
 from cli_helpers import TINY, assert_refused, ebm, facts, last_step, snapshot, train, trained
 from PIL import Image
 
-from ebm_cli import checkpoint, run
 from ebm_cli.objective import likelihood
+from ebm_cli.record import checkpoint, run
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from cli_helpers import assert_refused, ebm, facts, snapshot, trained
 
-from ebm_cli import files
+from ebm_cli.record import files
 
 SECRET = "what-lies-outside"
 COMMANDS = (
@@ -247,7 +247,7 @@ def read_only(run, monkeypatch):
 
 
 def test_a_run_that_can_only_be_read_is_said_before_any_work(read_only, monkeypatch):
-    monkeypatch.setattr("ebm_cli.train.load_data", None)
+    monkeypatch.setattr("ebm_cli.training.state.load_data", None)
     before = snapshot(read_only)
     for command, way in zip(COMMANDS, ("as in a copy of it", "out=DIR", "out=DIR"), strict=True):
         assert_refused(ebm(command), "run: Read-only file system (run/", way)

@@ -36,15 +36,17 @@ from targets import (
     target,
 )
 
-from ebm_cli import checks, exact, registry
-from ebm_cli.device import Device
+from ebm_cli import registry
+from ebm_cli.device.base import Device
 from ebm_cli.errors import UserError
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import stream
 from ebm_cli.sampler import hamming_ball
 from ebm_cli.sampler.augmented import Augmented
 from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary, Counts, Real, Spin
+from ebm_cli.training import checks
 
 kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
 discrete_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_DISCRETE))
@@ -73,7 +75,7 @@ def test_every_sampler_has_a_target():
 def test_leaves_the_target_invariant(name, model_name):
     """Exact draws are still exact draws after three steps, in the float32 of production."""
     model = target(model_name)
-    x = exact.sample(model, 200_000, stream(0, "start"))
+    x = enumeration.sample(model, 200_000, stream(0, "start"))
     y, _ = run(SAMPLERS[name], model.float(), x.float(), 3, stream(0, "kernel"))
     assert_distributed(model, y)
 
@@ -158,7 +160,7 @@ def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
 def test_leaves_the_target_invariant_with_counters(name, model_name):
     """The same draws as inside compiled regions, from Philox4x32."""
     model = target(model_name)
-    x = exact.sample(model, 100_000, stream(0, "start"))
+    x = enumeration.sample(model, 100_000, stream(0, "start"))
     keys = COUNTING.keys([stream(0, "kernel").fold(i) for i in range(2)], "cpu")
     assert_distributed(model, transitions(SAMPLERS[name], model.float(), x.float(), keys)[0])
 
@@ -246,7 +248,7 @@ def test_reversal_runs_backwards(name, model_name):
     sampler, model, n = SAMPLERS[name], target(model_name), 100_000
     pairs = []
     for kernel, seed in ((sampler, 0), (sampler.reversal(), 1)):
-        x = exact.sample(model, n, stream(seed, "start"))
+        x = enumeration.sample(model, n, stream(seed, "start"))
         y, _ = run(kernel, model, x, 1, stream(seed, "kernel"))
         ends = [model.space.code(x), model.space.code(y)]
         pairs.append(torch.bincount(ends[seed] * model.space.states + ends[1 - seed], minlength=model.space.states**2))
@@ -347,7 +349,7 @@ def test_acceptance_is_the_known_integral(step_size):
     model = small_model("exponential_family", Real((1,)))
     sampler = component("sampler", "metropolis", step_size=step_size)
     scale = math.exp(-model.r.item() / 2)
-    x = exact.sample(model, 100_000, stream(0, "start"))
+    x = enumeration.sample(model, 100_000, stream(0, "start"))
     y, info = run(sampler, model, x, 1, stream(0, "kernel"))
     assert_mean(info["acceptance"], 2 / math.pi * math.atan(2 * scale / step_size))
     assert torch.equal(info["acceptance"] == 1, (y != x).flatten())
@@ -427,7 +429,7 @@ def test_chains_in_bfloat16_are_close(name, model_name):
     Total variation: 0.01 of that, and 0.01 of the finite sample (16 cells, 50 000 chains).
     """
     model = target(model_name).float()
-    x = exact.sample(model, 50_000, stream(0, "start")).float()
+    x = enumeration.sample(model, 50_000, stream(0, "start")).float()
     with Device(torch.device("cpu"), "", "bf16").chain_precision():
         y, _ = run(SAMPLERS[name], model, x, 3, stream(0, "kernel"))
     y = y.float()

@@ -18,13 +18,14 @@ from targets import (
     target,
 )
 
-from ebm_cli import checks, rng
-from ebm_cli.engine import Engine
+from ebm_cli import rng
+from ebm_cli.device.engine import Engine
 from ebm_cli.errors import UserError
 from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.space import Box, Categorical, Real, TwoValued
-from ebm_cli.step import Rows, _shards
+from ebm_cli.training import checks
+from ebm_cli.training.step import Rows, _shards
 
 KEY = stream(0, "objective")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ebm_cli import memory
 from ebm_cli.dataset.files import npz_size, read_npz
 from ebm_cli.dataset.mnist import read_idx
+from ebm_cli.device import memory
 from ebm_cli.errors import UserError
 from ebm_cli.graph import complete
 from ebm_cli.model.ising import Ising, IsingSpec

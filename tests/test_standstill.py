@@ -17,7 +17,7 @@ from ebm_cli.rng import stream
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.sampler.standstill import lost, ran_away, stuck
 from ebm_cli.space import Real
-from ebm_cli.step import Report, Standstill, Values
+from ebm_cli.training.step import Report, Standstill, Values
 
 
 class Bowl(EnergyModel):

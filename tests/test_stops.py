@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import facts, last_step, trained
 
-from ebm_cli import checkpoint, lease
 from ebm_cli.__main__ import main
+from ebm_cli.record import checkpoint, lease
 from ebm_cli.signals import EXIT_CODES
 
 MOMENTS = int(os.environ.get("EBM_MOMENTS", "2"))

@@ -11,10 +11,10 @@ from cli_helpers import assert_refused, ebm, forge, last_step
 from scipy import stats
 from targets import assert_close, component
 
-from ebm_cli import checkpoint
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.tables import remarks
 from ebm_cli.errors import UserError
+from ebm_cli.record import checkpoint
 from ebm_cli.space import Box, Real, Units
 
 SCALE, OFFSET = np.array([3.0, 4e5, 0.02]), np.array([0.0, 1e6, 5.0])

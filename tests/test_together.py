@@ -11,7 +11,7 @@ from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Result
 from ebm_cli.evaluation.pseudo_likelihood import PseudoLikelihood
 from ebm_cli.evaluation.samples import Samples
-from ebm_cli.plain_json import dumps, finite
+from ebm_cli.record.plain_json import dumps, finite
 
 BOTH = "evaluation=[pseudo_likelihood,samples]"
 

@@ -12,7 +12,6 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import average_precision_score
 from targets import component, randomised, target
 
-from ebm_cli import coherence, lda
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.errors import UserError
@@ -20,6 +19,7 @@ from ebm_cli.evaluation import documents, retrieval, topics
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.rng import stream
 from ebm_cli.space import Counts
+from ebm_cli.yardstick import coherence, lda
 
 A, B, C, D, E, F = range(6)
 DOCUMENTS = csr_matrix(np.array([[3, 1, 0, 0], [1, 1, 2, 0], [0, 0, 5, 0], [1, 0, 0, 1]]))

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from cli_helpers import assert_refused, ebm, forge, last_step, trained
 
-from ebm_cli import checkpoint
-from ebm_cli.checkpoint import Invalid
+from ebm_cli.record import checkpoint
+from ebm_cli.record.checkpoint import Invalid
 
 SECRET = "the-value-of-a-secret"
 COMMANDS = ("train resume=run steps=13", "sample run=run n=2 steps=1", "evaluate run=run evaluation=[samples]")

@@ -15,13 +15,13 @@ from cli_helpers import ebm, facts
 from scipy import integrate, special, stats
 from targets import assert_close, component, randomised
 
-from ebm_cli import truncated
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.annealing import annealing_path, independent_units
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.log_z.annealing import GaussianRBMPath
+from ebm_cli.model import truncated
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct, TruncatedProduct, product
-from ebm_cli.path import GaussianRBMPath
 from ebm_cli.rng import stream
 from ebm_cli.space import Box, Real
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import wandb_reader
 
-from ebm_cli.cli import dispatch
+from ebm_cli.cli.main import dispatch
 from ebm_cli.registry import build, load_components
 from ebm_cli.tracker import process
 from ebm_cli.tracker.base import RunInfo

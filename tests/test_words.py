@@ -22,22 +22,23 @@ from targets import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ebm_cli import checkpoint, optimizer
+from ebm_cli import optimizer
 from ebm_cli.commands.trained import recorded_space
 from ebm_cli.dataset import docstrings
 from ebm_cli.dataset.base import Split
 from ebm_cli.dataset.text import START, UNKNOWN, tokens, windows
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.noise.unigram import Unigram
 from ebm_cli.objective.base import Batch
 from ebm_cli.optimizer import At
+from ebm_cli.record import checkpoint
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Words
-from ebm_cli.step import check, train_step
+from ebm_cli.training.step import check, train_step
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 SPACE = SMALL_SPACES[Words]

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from ebm_cli import rng
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.rng import Key, stream
 
 CHAINS, NUMBERS, AT_ONCE = 256, 784, 64

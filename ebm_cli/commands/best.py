@@ -8,16 +8,17 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from ebm_cli import checkpoint, rng
-from ebm_cli.checkpoint import Invalid
+from ebm_cli import rng
 from ebm_cli.dataset.base import Split
-from ebm_cli.device import evaluation_precision
+from ebm_cli.device.base import evaluation_precision
 from ebm_cli.evaluation.base import Evaluation, measured, on_split
 from ebm_cli.evaluation.together import Findings
-from ebm_cli.fit import subject_of
-from ebm_cli.run import Run
+from ebm_cli.record import checkpoint
+from ebm_cli.record.checkpoint import Invalid
+from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
-from ebm_cli.train import Best, Parts, TrainState
+from ebm_cli.training.loop import subject_of
+from ebm_cli.training.state import Best, Parts, TrainState
 
 Which = Literal["best", "last"]
 _SURE = 2  # standard errors

@@ -10,15 +10,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from ebm_cli import checkpoint, exact, memory, registry, run
-from ebm_cli.checkpoint import Checkpoint, Invalid
+from ebm_cli import registry
 from ebm_cli.commands.trained import recorded_space
 from ebm_cli.dataset.base import placeholder
+from ebm_cli.device import memory
 from ebm_cli.errors import UserError
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import checkpoint, run
+from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.rng import stream
 from ebm_cli.space import Space
-from ebm_cli.train import take_over
+from ebm_cli.training.state import take_over
 
 _COMPOSED = ("product", "mixture")
 
@@ -100,7 +103,7 @@ def _of_run(path: str, said: str, known: bool) -> dict[str, Any]:
         part = _built(model, saved)
     except (UserError, ValueError) as error:
         raise UserError(f"{said}{path}: {error}") from error
-    log_z = exact.log_z(part.double()).item() if known and exact.refusal(part) is None else None
+    log_z = enumeration.log_z(part.double()).item() if known and enumeration.refusal(part) is None else None
     return {"model": model, "run": str(path), "step": saved.step, "log_z": log_z}
 
 

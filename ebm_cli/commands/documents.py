@@ -9,7 +9,7 @@ from torch import Tensor
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import GivenWords, ReplicatedSoftmax
-from ebm_cli.run import VOCABULARY, Run
+from ebm_cli.record.run import VOCABULARY, Run
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.sampler.length_exchange import LengthExchange

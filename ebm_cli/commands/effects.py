@@ -9,7 +9,7 @@ import yaml
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
-from ebm_cli.train import Choice
+from ebm_cli.training.state import Choice
 
 
 def without_effect(data: Data, config: Mapping[str, Any], typed: Iterable[str], choice: Choice) -> list[str]:

@@ -13,16 +13,16 @@ from ebm_cli.commands import judged, report, results
 from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.commands.verdict import conclude
+from ebm_cli.device.memory import watched
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, on_split
 from ebm_cli.evaluation.together import Findings, one_by_one
-from ebm_cli.memory import watched
+from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
-from ebm_cli.run import Run
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
-from ebm_cli.train import Parts, TrainState
+from ebm_cli.training.state import Parts, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)

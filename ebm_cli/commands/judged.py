@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ebm_cli.checkpoint import Checkpoint
 from ebm_cli.commands.places import KEYS, rooted, without
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.errors import UserError
-from ebm_cli.fit import other_data
-from ebm_cli.run import VOCABULARY, Run
+from ebm_cli.record.checkpoint import Checkpoint
+from ebm_cli.record.run import VOCABULARY, Run
 from ebm_cli.space import Counts, Space
+from ebm_cli.training.loop import other_data
 
 OTHER = "other"
 """Stands in the keys of results on data that the run was not trained on: `exact/other/log_likelihood` of their test

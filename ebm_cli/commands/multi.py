@@ -8,9 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ebm_cli import lease, run
 from ebm_cli.commands.train import Request, train
 from ebm_cli.errors import RunError, UserError
+from ebm_cli.record import lease, run
 from ebm_cli.signals import watching
 from ebm_cli.terminal import console, output
 

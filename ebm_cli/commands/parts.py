@@ -9,20 +9,22 @@ from typing import Any, TypeVar
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ebm_cli import checks, memory, registry
+from ebm_cli import registry
 from ebm_cli.acceleration import for_evaluation, resolved, threads, units
 from ebm_cli.commands.best import Reporting
 from ebm_cli.dataset.base import Data
-from ebm_cli.engine import Engine, Work
+from ebm_cli.device import memory
+from ebm_cli.device.engine import Engine, Work
+from ebm_cli.device.memory import rows_at_once
+from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation, refusal
-from ebm_cli.fit import Plan
-from ebm_cli.memory import rows_at_once
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
-from ebm_cli.train import Choice, Loop, Parts, TrainState, build_components
+from ebm_cli.training import checks
+from ebm_cli.training.loop import Plan
+from ebm_cli.training.state import Choice, Loop, Parts, TrainState, build_components
 
 T = TypeVar("T")
 UNSAID = {"checkpoint": "last"}

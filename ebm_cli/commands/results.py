@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ebm_cli import run
 from ebm_cli.errors import UserError, of_file
-from ebm_cli.run import Run
+from ebm_cli.record import run
+from ebm_cli.record.run import Run
 
 
 @contextmanager

@@ -11,24 +11,24 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
 from ebm_cli.commands import documents, results
 from ebm_cli.commands.parts import accelerated, checked
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
-from ebm_cli.engine import Work
+from ebm_cli.device.engine import Work
+from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.samples import draw
-from ebm_cli.memory import watched
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
+from ebm_cli.record import picture
+from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
-from ebm_cli.run import Run
 from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
-from ebm_cli.train import Parts, TrainState
+from ebm_cli.training.state import Parts, TrainState
 
 _TYPES: dict[str, type] = {
     "binary": np.uint8,

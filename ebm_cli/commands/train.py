@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ebm_cli import checkpoint, checks, files, lease, ranks, registry, run, terminal
+from ebm_cli import registry, terminal
 from ebm_cli.commands import composition, report
 from ebm_cli.commands.best import Reporting, Trained, judged
 from ebm_cli.commands.effects import without_effect
@@ -32,20 +32,23 @@ from ebm_cli.commands.parts import (
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.resume import merged
 from ebm_cli.commands.verdict import conclude, runaway
+from ebm_cli.device import ranks
+from ebm_cli.device.launch import launch
+from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.together import Findings, one_by_one
-from ebm_cli.fit import Follower, Plan, Recorder, Restored, fit, restore, subject_of
-from ebm_cli.launch import launch
-from ebm_cli.lease import Lease, LeaseLost
-from ebm_cli.memory import watched
-from ebm_cli.run import Run
+from ebm_cli.record import checkpoint, files, lease, run
+from ebm_cli.record.lease import Lease, LeaseLost
+from ebm_cli.record.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker import process
 from ebm_cli.tracker.base import RunInfo, TrackerSpec
 from ebm_cli.tracker.guard import guarded
-from ebm_cli.train import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
+from ebm_cli.training import checks
+from ebm_cli.training.loop import Follower, Plan, Recorder, Restored, fit, restore, subject_of
+from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 
 @dataclass(frozen=True)

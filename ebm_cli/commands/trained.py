@@ -9,18 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ebm_cli import checkpoint, lease, ranks, registry, run
-from ebm_cli.checkpoint import Checkpoint, Invalid
+from ebm_cli import registry
 from ebm_cli.commands.judged import as_trained, other_than_trained
 from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
 from ebm_cli.commands.places import given_anew, rooted
 from ebm_cli.dataset.base import placeholder
+from ebm_cli.device import ranks
 from ebm_cli.errors import UserError
-from ebm_cli.fit import OTHER_DATA
-from ebm_cli.run import Run
+from ebm_cli.record import checkpoint, lease, run
+from ebm_cli.record.checkpoint import Checkpoint, Invalid
+from ebm_cli.record.run import Run
 from ebm_cli.space import SPACES, Box, Counts, Real, Space, Units, Words
 from ebm_cli.terminal import log
-from ebm_cli.train import Choice, Parts, TrainState, assemble, build_components, load_data
+from ebm_cli.training.loop import OTHER_DATA
+from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components, load_data
 
 _LONGEST = 2**24  # words of a document
 

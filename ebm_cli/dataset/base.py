@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.dataset.density import Density
 from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.pieces import as_bytes, pieces
 from ebm_cli.dataset.reads import observed
 from ebm_cli.dataset.sparse import SparseRows
-from ebm_cli.density import Density
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Units, Words

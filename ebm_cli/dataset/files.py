@@ -20,8 +20,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from ebm_cli import memory
 from ebm_cli.dataset import kinds
+from ebm_cli.device import memory
 from ebm_cli.errors import UserError
 
 Install = Callable[[Path, Path], None]

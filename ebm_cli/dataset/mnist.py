@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ebm_cli import memory
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, move, unpack
+from ebm_cli.device import memory
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 

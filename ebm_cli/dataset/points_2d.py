@@ -4,7 +4,7 @@ from typing import Literal
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import DrawnDataset, Raw, Truth
-from ebm_cli.density import KINDS
+from ebm_cli.dataset.density import KINDS
 from ebm_cli.registry import register
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Split
-from ebm_cli.engine import EAGER, Engine, Work
+from ebm_cli.device.engine import EAGER, Engine, Work
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import (
     Evaluation,
@@ -25,8 +25,8 @@ from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import WIDE, crossed, few_chains
 from ebm_cli.evaluation.invariance import not_invariant
 from ebm_cli.functional import log_mean_exp
+from ebm_cli.log_z.annealing import Beta, Path
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.path import Beta, Path
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler

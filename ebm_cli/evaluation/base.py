@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.device import CPU, Device
-from ebm_cli.engine import Work
+from ebm_cli.device.base import CPU, Device
+from ebm_cli.device.engine import Work
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.model.families import Family
 from ebm_cli.objective.base import Auxiliary

@@ -8,14 +8,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.engine import Engine, Work
+from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation.ais import interval, likelihood, unnormalised
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.invariance import not_invariant
+from ebm_cli.log_z.annealing import Path
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.path import Path
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler

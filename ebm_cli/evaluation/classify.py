@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebm_cli import picture
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import Classifier, EnergyModel
 from ebm_cli.objective.jem import classified
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
 

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
 from ebm_cli.dataset.alignment import GAPS
 from ebm_cli.dataset.base import Data
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.potts import Potts
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Categorical

@@ -9,18 +9,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import exact, picture, rng
+from ebm_cli import rng
 from ebm_cli.evaluation.ais import forward, interval, unnormalised, weight_ess
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, bits_per_dimension, some_rows, standard_error
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.functional import log_mean_exp
+from ebm_cli.log_z import enumeration
+from ebm_cli.log_z.annealing import BipartitePath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.model.rbm import RBM
-from ebm_cli.path import BipartitePath
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
@@ -124,8 +126,8 @@ class DBNBound(Evaluation):
         """Of one of the RBMs."""
         assert isinstance(subject.model, DBN)
         rbm, key = subject.model.rbm(layer), subject.key.fold("layer", layer)
-        if exact.refusal(rbm) is None:
-            return LogZ(exact.log_z(copy.deepcopy(rbm).double()).item(), None)
+        if enumeration.refusal(rbm) is None:
+            return LogZ(enumeration.log_z(copy.deepcopy(rbm).double()).item(), None)
         path = BipartitePath(self._base(subject, rbm, layer, key), rbm)
         log_w, _ = forward(path, self.chains, self.temperatures, key.fold("forward"), subject.device.engine)
         index = rng.integers(len(log_w), (self.bootstrap, len(log_w)), key.fold("bootstrap"))
@@ -165,7 +167,7 @@ def _uncertain(gain: float, top: LogZ, first: LogZ) -> dict[str, float]:
 def _exact(model: DBN, x: Tensor) -> float:
     """The mean of log p(v) by summation in float64."""
     double = copy.deepcopy(model).double()
-    log_z = exact.log_z(double.top)
+    log_z = enumeration.log_z(double.top)
     parts = x.double().split(_ROWS_AT_ONCE)
     return torch.cat([double.log_likelihood(part, log_z) for part in parts]).mean().item()
 

@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture, rng
+from ebm_cli import rng
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.engine import Work
+from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.space import Box

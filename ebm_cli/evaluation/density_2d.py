@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
-from ebm_cli.density import Density
+from ebm_cli.dataset.density import Density
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, standard_error, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.model.families import Family
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Box, Real

@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import lda
 from ebm_cli.dataset.base import Split
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.evaluation.base import Evaluation, Subject
-from ebm_cli.lda import LDA
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.yardstick import lda
+from ebm_cli.yardstick.lda import LDA
 
 _AT_ONCE = 2**22  # counts
 

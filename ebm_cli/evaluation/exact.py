@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ebm_cli import exact
 from ebm_cli.dataset.base import Truth
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.registry import register
@@ -38,7 +38,7 @@ class Exact(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """The size, if it is too large."""
-        return exact.refusal(model)
+        return enumeration.refusal(model)
 
     @property
     def required(self) -> bool:
@@ -51,7 +51,7 @@ class Exact(Evaluation):
         model = copy.deepcopy(subject.model).double()
         if isinstance(model.space, Counts):
             return _of_documents(model, subject)
-        log_z = exact.log_z(model)
+        log_z = enumeration.log_z(model)
         log_p = -torch.cat([model.energy(x.double()) for x in subject.held_out.pieces(_ROWS_AT_ONCE)]) - log_z
         metrics = {
             "exact/log_likelihood": log_p.mean().item(),
@@ -71,7 +71,7 @@ def _of_documents(model: EnergyModel, subject: Subject) -> Result:
     pieces = subject.held_out.pieces(_ROWS_AT_ONCE)
     energy, length = map(torch.cat, zip(*((model.energy(x.double()), x.double().sum(1)) for x in pieces), strict=True))
     lengths, which = length.unique(return_inverse=True)
-    log_p = -energy - exact.log_z_of_lengths(model, lengths)[which]
+    log_p = -energy - enumeration.log_z_of_lengths(model, lengths)[which]
     per_word = log_p[length > 0] / length[length > 0]
     metrics = {
         "exact/log_likelihood": log_p.mean().item(),
@@ -93,4 +93,4 @@ def _divergence(model: EnergyModel, truth: Truth, log_z: float) -> dict[str, flo
         log_p = law(space.bits(x))
         return log_p.exp() * (log_p + model.energy(x) + log_z)
 
-    return {"exact/kl": exact.total(model, terms).item()}
+    return {"exact/kl": enumeration.total(model, terms).item()}

@@ -6,13 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
 from ebm_cli.arithmetic import exact_arithmetic
 from ebm_cli.dataset.base import Data
-from ebm_cli.engine import Work
+from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.denoise import psnr
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler, engine_for, shown, transitions

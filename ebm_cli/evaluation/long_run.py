@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.classifier import RIGHT, Judge, judge, unsure
-from ebm_cli.engine import Work
+from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.augmented import Augmented
 from ebm_cli.sampler.base import Sampler, followed
 from ebm_cli.sampler.langevin import Langevin
 from ebm_cli.sampler.standstill import lost, moved
 from ebm_cli.space import Space
+from ebm_cli.yardstick.classifier import RIGHT, Judge, judge, unsure
 
 _STRIPS = 8  # chains shown
 _BAND = (0.01, 0.99)  # quantiles of held-out energies that count as their range

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture, registry, rng
+from ebm_cli import registry, rng
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.engine import Engine, Work
+from ebm_cli.device.engine import Engine, Work
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.chains import UNSURE, diagnose, doubt, standing
-from ebm_cli.evaluation.mmd import mmd, resolution, within
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Info, Sampler, engine_for, run
 from ebm_cli.space import TwoValued, names
 from ebm_cli.terminal import log
+from ebm_cli.yardstick.mmd import mmd, resolution, within
 
 Settings = dict[str, Any]
 Label = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # part of a metric's name

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture, registry, rng
+from ebm_cli import registry, rng
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, some_rows
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler

@@ -8,12 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import length_path, rng
+from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts
 from ebm_cli.functional import log_mean_exp
-from ebm_cli.length_path import LengthPath
+from ebm_cli.log_z import length_annealing
+from ebm_cli.log_z.length_annealing import LengthPath
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.registry import register
 
@@ -88,13 +89,13 @@ class Perplexity(BesideLDA):
         model, split, engine = subject.model, subject.held_out, subject.device.engine
         assert isinstance(model, ReplicatedSoftmax)
         path, every = LengthPath(model), _documents(split)
-        rungs = length_path.ladder(every.lengths, self.temperatures)
+        rungs = length_annealing.ladder(every.lengths, self.temperatures)
         estimate = self._log_z(path, rungs, every.lengths, subject)
         log_p = self._log_p(path.model, estimate.log_z, every, subject)
         chosen = rng.permutation(len(every.row), rng.stream(0, "perplexity"))[: self.documents].to(every.row.device)
         some = every._replace(row=every.row[chosen], length=every.length[chosen], which=every.which[chosen])
         x, key = counts(split)[some.row].double(), subject.key.fold("reverse")
-        lower = length_path.reverse_log_p(path, rungs, x, self.reverse_chains, key, engine)
+        lower = length_annealing.reverse_log_p(path, rungs, x, self.reverse_chains, key, engine)
         whole = _measured(log_p, every, estimate)
         part = _measured({name: of[chosen] for name, of in log_p.items()}, some, estimate)
         part["annealed_upper_bound"] = _perplexity(lower, some.length)
@@ -110,9 +111,9 @@ class Perplexity(BesideLDA):
     def _log_z(self, path: LengthPath, rungs: Tensor, lengths: Tensor, subject: Subject) -> Estimate:
         """By AIS, and not below what the best state of the hidden units that was met has alone, D s(h)."""
         key, engine = subject.key, subject.device.engine
-        risen = length_path.forward(path, rungs, lengths, self.chains, key.fold("forward"), engine)
+        risen = length_annealing.forward(path, rungs, lengths, self.chains, key.fold("forward"), engine)
         ends = risen.ends(key.fold("ends"))
-        down = length_path.backward(path, rungs, lengths, ends, key.fold("backward"), engine)
+        down = length_annealing.backward(path, rungs, lengths, ends, key.fold("backward"), engine)
         log_w, alone = risen.log_w, lengths.double() * risen.best - path.log_z_base
         index = rng.integers(self.chains, (self.bootstrap, self.chains), key.fold("bootstrap"), log_w.device)
         share = torch.zeros(self.bootstrap, self.chains, dtype=torch.float64, device=log_w.device)

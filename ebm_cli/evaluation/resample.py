@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.engine import Work
+from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.evaluation.mmd import mmd, resolution, squared_distance, within
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import followed
 from ebm_cli.sampler.standstill import lost, moved
+from ebm_cli.yardstick.mmd import mmd, resolution, squared_distance, within
 
 _SURE, _MUCH = 4, 2  # standard errors by which, and how many times, the end must be worse than the best
 

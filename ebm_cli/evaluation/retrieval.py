@@ -12,13 +12,14 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import normalize
 
-from ebm_cli import picture, rng
+from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts, hidden_logits
-from ebm_cli.lda import matrix
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
+from ebm_cli.record import picture
 from ebm_cli.registry import register
+from ebm_cli.yardstick.lda import matrix
 
 Labels: TypeAlias = NDArray[np.int64]
 Rows: TypeAlias = NDArray[np.float64] | csr_matrix  # (n, features)

@@ -6,19 +6,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import picture, rng
+from ebm_cli import rng
 from ebm_cli.arithmetic import exact_arithmetic
-from ebm_cli.classifier import RIGHT, judge, unsure
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.evaluation.mmd import mmd, resolution
-from ebm_cli.features import frechet, inception, kernel_distance, no_inception
 from ebm_cli.model.base import EnergyModel, Normalised
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.space import Discrete, Real, TwoValued
+from ebm_cli.yardstick.classifier import RIGHT, judge, unsure
+from ebm_cli.yardstick.features import frechet, inception, kernel_distance, no_inception
+from ebm_cli.yardstick.mmd import mmd, resolution
 
 _ROWS_AT_ONCE = 10_000
 _COLLAPSED = 0.05  # of the spread of held-out rows

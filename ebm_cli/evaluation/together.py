@@ -4,11 +4,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ebm_cli.device import evaluation_precision
+from ebm_cli.device.base import evaluation_precision
+from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, measured, on_split
-from ebm_cli.memory import watched
-from ebm_cli.plain_json import finite
+from ebm_cli.record.plain_json import finite
 from ebm_cli.terminal import log
 
 _FAILURES = (RunError, UserError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -11,15 +11,16 @@ from pydantic import Field
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from ebm_cli import coherence, picture
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts, hidden_logits
-from ebm_cli.lda import LDA, matrix
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
+from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.yardstick import coherence
+from ebm_cli.yardstick.lda import LDA, matrix
 
 SCORES = ("weight", "probability", "lift", "activity")
 _SHOWN = 8  # topics, in the figure and on the screen

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.engine import Engine
+from ebm_cli.device.engine import Engine
 from ebm_cli.functional import softplus
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Categorical, Discrete, Space, TwoValued, Words

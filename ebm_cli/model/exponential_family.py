@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebm_cli import rng, truncated
+from ebm_cli import rng
+from ebm_cli.model import truncated
 from ebm_cli.model.base import (
     CategoricalSites,
     Gradients,

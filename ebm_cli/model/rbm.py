@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_cli import rng
-from ebm_cli.engine import Engine
-from ebm_cli.fixed_point import FixedPoint, fixed_point, product
+from ebm_cli.device.engine import Engine
 from ebm_cli.functional import sigmoid, softplus
 from ebm_cli.model.base import (
     Bipartite,
@@ -25,6 +24,7 @@ from ebm_cli.model.base import (
     TwoValuedSites,
     get_site,
 )
+from ebm_cli.model.fixed_point import FixedPoint, fixed_point, product
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Categorical, Space

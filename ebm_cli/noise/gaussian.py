@@ -5,9 +5,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from ebm_cli import truncated
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
+from ebm_cli.model import truncated
 from ebm_cli.noise.base import Noise, NoiseSpec
 from ebm_cli.noise.units import gaussian
 from ebm_cli.registry import register

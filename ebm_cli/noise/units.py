@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ebm_cli import truncated
+from ebm_cli.model import truncated
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import GaussianProduct, product
 from ebm_cli.noise.base import Noise

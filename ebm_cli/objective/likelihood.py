@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import exact
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, coupling_misfit, penalised, slopes
@@ -53,7 +53,7 @@ class Likelihood(Objective):
     @classmethod
     def chosen_for(cls, model: type[EnergyModel], spaces: Collection[type[Space]]) -> tuple[str, ...]:
         """Without `exact` where there is no sum over states, however small the model."""
-        return tuple(name for name in cls.chosen_as if name != "exact" or exact.has_sum(model, spaces))
+        return tuple(name for name in cls.chosen_as if name != "exact" or enumeration.has_sum(model, spaces))
 
     @property
     def negatives(self) -> bool:
@@ -153,7 +153,7 @@ def _enumerated(model: EnergyModel, x: Tensor, energy: Tensor, pull: Pullback) -
     """Of mean E(x) + log Z, the negative log-likelihood itself; of documents Z is that of each one's length."""
     parameters = dict(model.named_parameters())
     with torch.enable_grad():
-        log_z = exact.log_z_of_rows(model, x).mean()
+        log_z = enumeration.log_z_of_rows(model, x).mean()
     of_log_z = slopes(log_z, parameters)
     of_energy = pull(torch.full_like(energy, 1 / len(energy)))
     found = {name: of_energy[name] + grad for name, grad in of_log_z.items()}

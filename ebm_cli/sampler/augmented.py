@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 from pydantic import Field, PlainValidator
 from torch import Tensor
 
-from ebm_cli.augmentation import TRANSFORMS, Strengths
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.augmentation import TRANSFORMS, Strengths
 from ebm_cli.sampler.base import Differentiable, Info, Sampler
 from ebm_cli.sampler.kernel import below, nested
 from ebm_cli.space import Box, Space

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space

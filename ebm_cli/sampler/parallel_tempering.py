@@ -10,12 +10,12 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, EnergyModel
+from ebm_cli.model.scaled import Scaled, scaled
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import adapts
 from ebm_cli.sampler.base import Info, Sampler, shown
 from ebm_cli.sampler.kernel import CHOOSE, below, nested
-from ebm_cli.scaled import Scaled, scaled
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin
 
 

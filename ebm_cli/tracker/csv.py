@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ebm_cli import files
+from ebm_cli.record import files
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, shown
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli import files
 from ebm_cli.errors import UserError
+from ebm_cli.record import files
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
 from ebm_cli.tracker.wandb_account import api_key, has_account, settings

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from _measure import measure
     from _report import document, machine, section
 
-    from ebm_cli import memory
+    from ebm_cli.device import memory
 
     memory.keep_freed()  # as `ebm` has it, for every contender
     head = machine()

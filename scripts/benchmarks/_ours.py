@@ -9,11 +9,13 @@ import yaml
 from _command import ROOT
 from torch import Tensor
 
-from ebm_cli import registry, step, train
+from ebm_cli import registry
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.device import Device
-from ebm_cli.engine import Engine
+from ebm_cli.device.base import Device
+from ebm_cli.device.engine import Engine
 from ebm_cli.space import Binary
+from ebm_cli.training import state as training
+from ebm_cli.training import step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISIONS = (
@@ -91,9 +93,9 @@ def training_step(
 def updates(config: dict[str, dict[str, Any]], data: Data, batch_size: int, where: Device) -> Callable[[], None]:
     """One whole update of the run that this configuration describes."""
     choice = {group: values["name"] for group, values in config.items()}
-    loop = train.Loop(steps=10**6, batch_size=batch_size, seed=0)
-    components = train.build_components(config, choice)
-    parts, state = train.assemble(components, loop, where, data, choice)
+    loop = training.Loop(steps=10**6, batch_size=batch_size, seed=0)
+    components = training.build_components(config, choice)
+    parts, state = training.assemble(components, loop, where, data, choice)
 
     def update() -> None:
         step.train_step(parts, state)

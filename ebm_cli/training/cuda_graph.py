@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ebm_cli.rng import Counter
 from ebm_cli.sampler.base import engine_for
-from ebm_cli.step import Execution, Inputs, Values, execute, plan
-from ebm_cli.train import Parts, TrainState
+from ebm_cli.training.state import Parts, TrainState
+from ebm_cli.training.step import Execution, Inputs, Values, execute, plan
 
 _WARM_UP = 3  # executions before the capture: the first compiles, and libraries allocate what they keep
 

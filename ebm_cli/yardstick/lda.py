@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.sparse import SparseRows
-from ebm_cli.particles import log_evidence
 from ebm_cli.rng import Key
+from ebm_cli.yardstick.particles import log_evidence
 
 
 class LDA:

@@ -18,8 +18,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ebm_cli import files
 from ebm_cli.errors import UserError, of_file
+from ebm_cli.record import files
 
 FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"

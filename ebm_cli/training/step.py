@@ -17,18 +17,18 @@ from ebm_cli import optimizer
 from ebm_cli.arithmetic import arithmetic
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Split, batch_index
-from ebm_cli.device import Device
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.base import Device
+from ebm_cli.device.engine import EAGER, Engine
+from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, undecayed, updated
 from ebm_cli.optimizer import At, Named, Optimizer
-from ebm_cli.ranks import Ranks
 from ebm_cli.rng import AnyKey, stream
 from ebm_cli.sampler.base import Differentiable, Info, Sampler, engine_for, shown, transitions
 from ebm_cli.sampler.standstill import ran_away, stuck
 from ebm_cli.space import Space
-from ebm_cli.train import Parts, TrainState
+from ebm_cli.training.state import Parts, TrainState
 
 _WINDOW = 100  # steps over which chains must have moved
 _TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile

@@ -27,8 +27,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from ebm_cli import files, plain_json
 from ebm_cli.errors import UserError, of_file
+from ebm_cli.record import files, plain_json
 
 CONFIG = "config.yaml"
 VOCABULARY = "vocabulary.txt"

@@ -9,25 +9,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ebm_cli import checkpoint, picture
-from ebm_cli.checkpoint import Checkpoint
-from ebm_cli.cuda_graph import execution
 from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import RunError, UserError, advice
 from ebm_cli.evaluation.base import Evaluation, Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.evaluation.together import Findings, infinite
-from ebm_cli.lease import Lease
-from ebm_cli.plain_json import finite
+from ebm_cli.record import checkpoint, picture
+from ebm_cli.record.checkpoint import Checkpoint
+from ebm_cli.record.lease import Lease
+from ebm_cli.record.plain_json import finite
+from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
-from ebm_cli.run import Run
 from ebm_cli.signals import StopRequest
 from ebm_cli.space import Space
-from ebm_cli.step import Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.train import Best, Parts, TrainState
+from ebm_cli.training.cuda_graph import execution
+from ebm_cli.training.state import Best, Parts, TrainState
+from ebm_cli.training.step import Report, Standstill, check, check_weights, gather_chains, train_step
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
 _UNREAD = 25  # steps at most until the finite check sees one

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ebm_cli import control_groups
+from ebm_cli.device import control_groups
 from ebm_cli.errors import RunError, UserError
 
 _FLOAT = 4

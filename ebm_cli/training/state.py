@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli import checks, memory, registry
+from ebm_cli import registry
 from ebm_cli.chains import Chains
-from ebm_cli.checks import Choice
 from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data, Dataset
-from ebm_cli.device import Device
-from ebm_cli.engine import Work
+from ebm_cli.device import memory
+from ebm_cli.device.base import Device
+from ebm_cli.device.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
@@ -24,6 +24,8 @@ from ebm_cli.objective.base import Auxiliary, Objective, updated
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.rng import permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
+from ebm_cli.training import checks
+from ebm_cli.training.checks import Choice
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import re
 
+from ebm_cli.cli.listing import GROUPS, Part, keys_of, no_choice, packaged, parts
 from ebm_cli.errors import nearest
-from ebm_cli.listing import GROUPS, Part, keys_of, no_choice, packaged, parts
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
 _OVERRIDE_KEY = re.compile(r"Could not override '([^']+)'")

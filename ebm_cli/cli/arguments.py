@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from ebm_cli.cli.listing import choices, no_choice
 from ebm_cli.errors import UserError, nearest
-from ebm_cli.listing import choices, no_choice
 
 _PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
 _FILE_KEYS = ("path", "root", "file", "contacts", "vocabulary_file")  # of a part, whatever group it is of

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from ebm_cli import memory
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device import memory
+from ebm_cli.device.engine import EAGER, Engine
+from ebm_cli.device.ranks import ALONE, Ranks, current, local_rank
 from ebm_cli.errors import UserError
-from ebm_cli.ranks import ALONE, Ranks, current, local_rank
 from ebm_cli.registry import register
 
 _THREADS = torch.get_num_threads()  # torch's own choice, before a run of this process makes another

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 import torch
 from torch import Tensor
 
-from ebm_cli import rng, transfer
+from ebm_cli import rng
+from ebm_cli.log_z import transfer
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.ising import Ising

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.engine import EAGER, Engine
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import Key
 

@@ -5,15 +5,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ebm_cli import exact, registry
+from ebm_cli import registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data, Dataset, Split
+from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError
+from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import Blocked, Classifier, EnergyModel, Intractable, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
-from ebm_cli.ranks import Ranks
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
 
@@ -277,9 +278,9 @@ def check_batch(objective: Objective, batch_size: int) -> None:
 
 def check_enumerable(objective: Objective, model: EnergyModel, choice: Choice) -> None:
     """An objective that sums over all states gets a model small enough."""
-    why = exact.refusal(model) if objective.enumerates else None
+    why = enumeration.refusal(model) if objective.enumerates else None
     if why:
-        smaller = ", or a smaller model" if exact.has_sum(type(model), [type(model.space)]) else ""
+        smaller = ", or a smaller model" if enumeration.has_sum(type(model), [type(model.space)]) else ""
         raise UserError(f"objective={choice['objective']}: {why}; use objective=pcd{smaller}")
 
 

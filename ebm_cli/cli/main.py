@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_cli import __version__
-from ebm_cli.arguments import directories_there, for_follower, prepared
+from ebm_cli.cli.arguments import directories_there, for_follower, prepared
 from ebm_cli.errors import RunError, UserError, advice, nearest, of_file
 from ebm_cli.signals import StopRequest, watching
 
@@ -113,7 +113,7 @@ def _dispatched(command: str, rest: list[str]) -> int:
     if command in ("-sc", "--shell-completion"):
         return _complete([command, *rest])
     if command == "list":
-        from ebm_cli import listing
+        from ebm_cli.cli import listing
 
         return listing.main(rest)
     if command not in COMMANDS:
@@ -161,7 +161,7 @@ def _complete(arguments: list[str]) -> int:
         sys.stdout.write(" ".join(name for name in COMMANDS if name.startswith(words[-1] if len(words) > 1 else "")))
         return 0
     if words[1] == "list":
-        from ebm_cli import listing
+        from ebm_cli.cli import listing
 
         offered = list(listing.GROUPS) if len(words) == 3 else listing.choices(words[2]) if len(words) == 4 else []
         sys.stdout.write(" ".join(word for word in offered if word.startswith(words[-1])))
@@ -190,7 +190,7 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if job.outcome.started and not isinstance(error, HydraException | OmegaConfBaseException):
             raise
-        from ebm_cli.hydra_errors import explain
+        from ebm_cli.cli.hydra_errors import explain
 
         place = "hydra.run.dir" if SweepTable.directory is None else "hydra.sweep.dir"
         raise UserError(explain(error, command, resumes=_taken_up(arguments), place=place)) from error
@@ -214,7 +214,7 @@ def _composed_once(arguments: list[str]) -> Iterator[None]:
     """
     from hydra._internal.hydra import Hydra
 
-    from ebm_cli.search_path import folders
+    from ebm_cli.cli.search_path import folders
 
     original, user = Hydra.get_mode, folders() or any(_SETS_MODE.match(word) for word in arguments)
     if not user:
@@ -248,7 +248,7 @@ def _prepare_hydra() -> None:
     from hydra.core.plugins import Plugins
     from omegaconf import OmegaConf
 
-    from ebm_cli.search_path import UserSearchPath
+    from ebm_cli.cli.search_path import UserSearchPath
 
     Plugins.instance().register(UserSearchPath)
     unique = secrets.token_hex(2)

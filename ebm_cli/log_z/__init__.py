@@ -1,0 +1,1 @@
+"""log Z of a model: by enumeration, by transfer matrices, along an annealing path."""

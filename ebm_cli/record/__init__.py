@@ -1,0 +1,1 @@
+"""What lies in a run directory, and the only code that reads and writes it."""

@@ -1,0 +1,1 @@
+"""The state of a run, one training step, and the loop over steps."""

@@ -1,0 +1,1 @@
+"""What samples and topics are held against."""
