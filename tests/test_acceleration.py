@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cli_helpers import assert_refused, ebm, train, trained
-from targets import component, small_model
+from helpers.cli import assert_refused, ebm, train, trained
+from helpers.components import component
+from helpers.models import small_model
 
 from ebm_cli import acceleration
 from ebm_cli.acceleration import resolved

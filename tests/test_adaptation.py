@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from targets import component, small_data, target
+from helpers.components import component
+from helpers.data import small_data
+from helpers.models import target
 
 from ebm_cli.cli.main import dispatch
 from ebm_cli.evaluation.base import Subject

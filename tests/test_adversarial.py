@@ -6,17 +6,11 @@ import math
 
 import pytest
 import torch
-from targets import (
-    assert_close,
-    auxiliary,
-    component,
-    double_states,
-    gradients,
-    randomised,
-    small_data,
-    small_model,
-    target,
-)
+from helpers.components import component
+from helpers.data import small_data
+from helpers.models import double_states, randomised, small_model, target
+from helpers.statistics import assert_close
+from helpers.training import auxiliary, gradients
 
 from ebm_cli.errors import UserError
 from ebm_cli.model.exponential_family import GaussianProduct

@@ -7,32 +7,13 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from targets import (
-    COUNTING,
-    DISCRETE,
-    ENGINES,
-    FALSE_ALARM,
-    INVARIANT,
-    NETWORKS,
-    SAMPLERS,
-    SIGMAS,
-    WALLED,
-    assert_close,
-    assert_mean,
-    chi_square,
-    component,
-    double_states,
-    exact_p,
-    is_defined,
-    is_slow,
-    keys_used,
-    matrix_of,
-    names_of,
-    quick,
-    reach,
-    small_data,
-    target,
-)
+from helpers.components import FALSE_ALARM, SIGMAS, component
+from helpers.data import small_data
+from helpers.keys import COUNTING, ENGINES, keys_used
+from helpers.matrices import is_defined, matrix_of
+from helpers.models import DISCRETE, WALLED, double_states, exact_p, names_of, target
+from helpers.samplers import INVARIANT, NETWORKS, SAMPLERS, is_slow, quick, reach
+from helpers.statistics import assert_close, assert_mean, chi_square
 
 from ebm_cli.errors import RunError
 from ebm_cli.evaluation import ais

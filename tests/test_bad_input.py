@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cli_helpers import TINY, assert_refused, ebm, snapshot, train, trained
+from helpers.cli import TINY, assert_refused, ebm, snapshot, train, trained
 
 from ebm_cli.commands import train as train_command
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts
+from helpers.cli import assert_refused, ebm, facts
+from helpers.components import component, real_data
+from helpers.statistics import assert_close
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
-from targets import assert_close, component, real_data
 
 from ebm_cli.dataset import stdlib_docs
 from ebm_cli.dataset.sparse import SparseRows

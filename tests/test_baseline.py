@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from targets import component, small_data, small_model, target
+from helpers.components import component
+from helpers.data import small_data
+from helpers.models import small_model, target
 from test_evaluation import subject
 
 from ebm_cli.commands.verdict import verdict

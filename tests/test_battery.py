@@ -13,9 +13,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from targets import FALSE_ALARM, ROOT, assert_uncorrelated, chi_square
+from helpers.components import FALSE_ALARM, ROOT
+from helpers.statistics import assert_uncorrelated, chi_square
+from helpers.word_stream import CHAINS, NUMBERS, blocks
 from test_compiled import COMPILER
-from word_stream import CHAINS, NUMBERS, blocks
 
 from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.rng import stream
@@ -261,7 +262,7 @@ DIEHARDER = {"birthdays": 0, "ranks 6x8": 3, "squeeze": 13, "craps": 16, "STS ru
 def test_dieharder(test, name):
     """Its verdict on the endless stream; WEAK, one in 200, is looked at again with more words until it is neither."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "word_stream.py"), name]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "word_stream.py"), name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as source:
         asked = ["dieharder", "-g", "200", "-d", str(test), "-k", "2", "-Y", "1"]
         answer = subprocess.run(asked, stdin=source.stdout, capture_output=True, text=True, timeout=500).stdout

@@ -3,7 +3,7 @@
 import importlib
 
 import pytest
-from targets import ROOT
+from helpers.components import ROOT
 
 QUICK = ("gibbs_boltzmann", "gwg", "replicated_softmax", "seed0_nce")  # the others compile, or take long
 

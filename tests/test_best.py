@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts, train, trained
-from targets import small_run
+from helpers.cli import assert_refused, ebm, facts, train, trained
+from helpers.training import small_run
 
 from ebm_cli.commands.best import Trained, judged
 from ebm_cli.evaluation.base import Evaluation, Result

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from targets import SIGMAS, assert_close, component, exact_p, target
+from helpers.components import SIGMAS, component
+from helpers.models import exact_p, target
+from helpers.statistics import assert_close
 from test_ising import CONSTANTS, ising
 
 from ebm_cli import rng

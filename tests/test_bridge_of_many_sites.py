@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from targets import component
+from helpers.components import component
 from test_walls import about, beta, cut, uniform, units, wells
 
 SITES = 64

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from targets import COUNTING, ENGINES, INTERPOLATED, SIGMAS, component, form, shipped
+from helpers.components import INTERPOLATED, SIGMAS, component, shipped
+from helpers.keys import COUNTING, ENGINES, form
 
 from ebm_cli import registry
 from ebm_cli.chains import put

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts, forge, last_step, outcome, snapshot, train, trained
+from helpers.cli import assert_refused, ebm, facts, forge, last_step, outcome, snapshot, train, trained
 
 from ebm_cli.errors import UserError
 from ebm_cli.record import checkpoint, files, run

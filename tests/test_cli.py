@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_helpers import TINY, assert_refused, ebm, facts, outcome, train, trained
+from helpers.cli import TINY, assert_refused, ebm, facts, outcome, train, trained
 
 from ebm_cli import registry
 from ebm_cli.cli import main

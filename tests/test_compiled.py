@@ -5,23 +5,12 @@ import shutil
 
 import pytest
 import torch
-from targets import (
-    COUNTING,
-    FALSE_ALARM,
-    SAMPLERS,
-    SIGMAS,
-    assert_close,
-    assert_distributed,
-    assert_mean,
-    batch,
-    chi_square,
-    double_states,
-    exact_p,
-    form,
-    shipped,
-    small_run,
-    target,
-)
+from helpers.components import FALSE_ALARM, SIGMAS, shipped
+from helpers.keys import COUNTING, form
+from helpers.models import double_states, exact_p, target
+from helpers.samplers import SAMPLERS
+from helpers.statistics import assert_close, assert_distributed, assert_mean, chi_square
+from helpers.training import batch, small_run
 from test_ais import annealed_p, bipartite, log_z_of
 
 from ebm_cli import optimizer, philox, rng

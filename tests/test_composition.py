@@ -7,18 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cli_helpers import assert_refused, ebm, forge, last_step, outcome
+from helpers.cli import assert_refused, ebm, forge, last_step, outcome
+from helpers.components import component, shipped
+from helpers.models import double_states, exact_p, randomised, small_model
+from helpers.statistics import assert_close, assert_distributed
 from safetensors.torch import load_file
-from targets import (
-    assert_close,
-    assert_distributed,
-    component,
-    double_states,
-    exact_p,
-    randomised,
-    shipped,
-    small_model,
-)
 from test_resume import Killed, at_step, die
 
 from ebm_cli.log_z import enumeration

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from cli_helpers import ebm
-from targets import SIGMAS, assert_mean, component, small_model
+from helpers.cli import ebm
+from helpers.components import SIGMAS, component
+from helpers.models import small_model
+from helpers.statistics import assert_mean
 
 from ebm_cli import rng
 from ebm_cli.dataset import density

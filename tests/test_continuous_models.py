@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from cli_helpers import assert_refused, ebm, facts, outcome
-from targets import assert_close, assert_mean, component, randomised, small_data, small_model
+from helpers.cli import assert_refused, ebm, facts, outcome
+from helpers.components import component
+from helpers.data import small_data
+from helpers.models import randomised, small_model
+from helpers.statistics import assert_close, assert_mean
 from test_resume import Killed, at_step, die
 
 from ebm_cli import rng

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from cli_helpers import ebm, forge, last_step, outcome, trained
+from helpers.cli import ebm, forge, last_step, outcome, trained
 
 from ebm_cli.record import checkpoint
 

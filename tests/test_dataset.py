@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from targets import ENGINES, FALSE_ALARM, batch, chi_square, component, form, real_data
+from helpers.components import FALSE_ALARM, component, real_data
+from helpers.keys import ENGINES, form
+from helpers.statistics import chi_square
+from helpers.training import batch
 
 import ebm_cli.dataset
 from ebm_cli import registry, rng

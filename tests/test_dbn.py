@@ -5,19 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts, last_step, outcome
+from helpers.cli import assert_refused, ebm, facts, last_step, outcome
+from helpers.components import FALSE_ALARM, component
+from helpers.data import small_data
+from helpers.models import mean_of, randomised
+from helpers.statistics import assert_close, assert_mean, chi_square
+from helpers.training import gradients
 from safetensors.torch import load_file
-from targets import (
-    FALSE_ALARM,
-    assert_close,
-    assert_mean,
-    chi_square,
-    component,
-    gradients,
-    mean_of,
-    randomised,
-    small_data,
-)
 from test_resume import Killed, at_step, die
 
 from ebm_cli.evaluation.base import Subject

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, train
-from targets import FALSE_ALARM, assert_close, chi_square, component
+from helpers.cli import assert_refused, ebm, train
+from helpers.components import FALSE_ALARM, component
+from helpers.statistics import assert_close, chi_square
 from test_replicated_softmax import K, documents, log_sequences, small
 
 from ebm_cli.commands.documents import conditional, lines, next_words

@@ -6,25 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from targets import (
-    DISCRETE,
-    KNOWN,
-    PAIRS,
-    SAMPLERS,
-    assert_close,
-    at,
-    component,
-    double_states,
-    exact_p,
-    fits,
-    known_log_p,
-    matrix_of,
-    names_of,
-    shipped,
-    small_data,
-    small_model,
-    target,
-)
+from helpers.components import component, shipped
+from helpers.data import small_data
+from helpers.matrices import at, matrix_of
+from helpers.models import DISCRETE, PAIRS, double_states, exact_p, names_of, small_model, target
+from helpers.samplers import KNOWN, SAMPLERS, fits
+from helpers.statistics import assert_close, known_log_p
 
 from ebm_cli import registry
 from ebm_cli.commands import report

@@ -6,20 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from targets import (
-    DISCRETE,
-    KNOWN,
-    PAIRS,
-    assert_close,
-    assert_distributed,
-    component,
-    double_states,
-    exact_p,
-    known_log_p,
-    names_of,
-    small_model,
-    target,
-)
+from helpers.components import component
+from helpers.models import DISCRETE, PAIRS, double_states, exact_p, names_of, small_model, target
+from helpers.samplers import KNOWN
+from helpers.statistics import assert_close, assert_distributed, known_log_p
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, last_step
+from helpers.cli import assert_refused, ebm, last_step
+from helpers.components import FALSE_ALARM, component
+from helpers.data import small_data
+from helpers.models import small_model
+from helpers.statistics import assert_close, chi_square
 from safetensors.torch import load_file
 from scipy import integrate, special
-from targets import FALSE_ALARM, assert_close, chi_square, component, small_data, small_model
 from torch import distributions as known
 
 from ebm_cli.evaluation.base import Subject, refusal

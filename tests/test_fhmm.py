@@ -7,19 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts
-from targets import (
-    FALSE_ALARM,
-    assert_close,
-    assert_distributed,
-    assert_mean,
-    block_gibbs_matrix,
-    chi_square,
-    component,
-    double_states,
-    exact_p,
-    small_model,
-)
+from helpers.cli import assert_refused, ebm, facts
+from helpers.components import FALSE_ALARM, component
+from helpers.matrices import block_gibbs_matrix
+from helpers.models import double_states, exact_p, small_model
+from helpers.statistics import assert_close, assert_distributed, assert_mean, chi_square
 
 from ebm_cli import markov, rng
 from ebm_cli.log_z import enumeration

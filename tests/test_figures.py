@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from targets import real_data
+from helpers.components import real_data
 
 from ebm_cli.cli.main import dispatch
 

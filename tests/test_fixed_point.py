@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from targets import small_model
+from helpers.models import small_model
 
 from ebm_cli import rng
 from ebm_cli.device.engine import EAGER

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import ebm, facts, outcome
-from targets import assert_close, component, gradients, mean_of, small_model
+from helpers.cli import ebm, facts, outcome
+from helpers.components import component
+from helpers.models import mean_of, small_model
+from helpers.statistics import assert_close
+from helpers.training import gradients
 from test_resume import Killed, at_step, die
 
 from ebm_cli import rng

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import TINY, ebm, facts, outcome
-from targets import FALSE_ALARM, chi_square, component, shipped, small_model, small_run
+from helpers.cli import TINY, ebm, facts, outcome
+from helpers.components import FALSE_ALARM, component, shipped
+from helpers.models import small_model
+from helpers.statistics import chi_square
+from helpers.training import small_run
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine

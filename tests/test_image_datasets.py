@@ -9,8 +9,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from helpers.components import component
 from PIL import Image
-from targets import component
 
 from ebm_cli.dataset import cifar10
 from ebm_cli.dataset.image_folder import read_image

@@ -8,8 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from cli_helpers import train
-from targets import SAMPLERS, component, fits, small_data, small_model, target
+from helpers.cli import train
+from helpers.components import component
+from helpers.data import small_data
+from helpers.models import small_model, target
+from helpers.samplers import SAMPLERS, fits
 from test_dataset import idx
 
 from ebm_cli.dataset.base import Data, Split

@@ -8,8 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from cli_helpers import ebm
-from targets import assert_mean, component, shipped, small_model, small_run
+from helpers.cli import ebm
+from helpers.components import component, shipped
+from helpers.models import small_model
+from helpers.statistics import assert_mean
+from helpers.training import small_run
 from torch.testing import assert_close
 
 from ebm_cli import rng

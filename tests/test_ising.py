@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts
+from helpers.cli import assert_refused, ebm, facts
+from helpers.components import component
+from helpers.models import small_model
+from helpers.statistics import assert_close, assert_mean
 from sklearn.metrics import roc_auc_score
-from targets import assert_close, assert_mean, component, small_model
 
 from ebm_cli import graph
 from ebm_cli.dataset import ising_samples

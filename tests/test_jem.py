@@ -6,8 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from cli_helpers import ebm
-from targets import assert_close, component, keys_used, shipped, small_data, small_model, small_run, target
+from helpers.cli import ebm
+from helpers.components import component, shipped
+from helpers.data import small_data
+from helpers.keys import keys_used
+from helpers.models import small_model, target
+from helpers.statistics import assert_close
+from helpers.training import small_run
 
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import assert_refused, ebm
+from helpers.cli import assert_refused, ebm
+from helpers.components import component
 from PIL import Image
-from targets import component
 
 from ebm_cli import registry
 from ebm_cli.dataset import ising_samples

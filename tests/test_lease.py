@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import assert_refused, ebm, facts, snapshot, train, trained
+from helpers.cli import assert_refused, ebm, facts, snapshot, train, trained
 
 from ebm_cli.errors import UserError
 from ebm_cli.record import checkpoint, lease

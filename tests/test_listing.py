@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import yaml
-from cli_helpers import ebm
+from helpers.cli import ebm
 
 from ebm_cli import registry
 from ebm_cli.cli import listing

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts, last_step, trained
-from cli_helpers import train as train_line
+from helpers.cli import assert_refused, ebm, facts, last_step, trained
+from helpers.cli import train as train_line
 from safetensors.torch import load_file
 
 from ebm_cli.commands import parts

@@ -9,8 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cli_helpers import TINY, assert_refused, ebm
-from targets import COUNTING, SAMPLERS, assert_mean, component, double_states, exact_p, small_data, small_model, target
+from helpers.cli import TINY, assert_refused, ebm
+from helpers.components import component
+from helpers.data import small_data
+from helpers.keys import COUNTING
+from helpers.models import double_states, exact_p, small_model, target
+from helpers.samplers import SAMPLERS
+from helpers.statistics import assert_mean
 
 from ebm_cli import registry
 from ebm_cli.commands import report

@@ -6,20 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.components import shipped
+from helpers.models import DISCRETE, PAIRS, double_states, exact_p, names_of, small_model, target
+from helpers.samplers import KNOWN
+from helpers.statistics import assert_close, assert_distributed
 from scipy import integrate
-from targets import (
-    DISCRETE,
-    KNOWN,
-    PAIRS,
-    assert_close,
-    assert_distributed,
-    double_states,
-    exact_p,
-    names_of,
-    shipped,
-    small_model,
-    target,
-)
 
 from ebm_cli import registry, rng
 from ebm_cli.functional import softplus

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from cli_helpers import TINY, assert_refused, ebm, facts, snapshot
+from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
 from test_resume import at_step
 
 

@@ -7,21 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.components import SMALL_SPACES, component, shipped
+from helpers.data import small_data
+from helpers.models import double_states, exact_p, small_model, target
+from helpers.statistics import assert_close
+from helpers.training import auxiliary, gradients, small_run
 from scipy import integrate, optimize, stats
-from targets import (
-    SMALL_SPACES,
-    assert_close,
-    auxiliary,
-    component,
-    double_states,
-    exact_p,
-    gradients,
-    shipped,
-    small_data,
-    small_model,
-    small_run,
-    target,
-)
 
 from ebm_cli import rng
 from ebm_cli.commands import report

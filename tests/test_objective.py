@@ -6,25 +6,13 @@ import math
 
 import pytest
 import torch
-from targets import (
-    DISCRETE,
-    PAIRS,
-    assert_close,
-    at,
-    auxiliary,
-    batch,
-    component,
-    double_states,
-    exact_p,
-    example,
-    gradients,
-    keys_used,
-    shipped,
-    small_data,
-    small_model,
-    small_run,
-    target,
-)
+from helpers.components import component, shipped
+from helpers.data import small_data
+from helpers.keys import keys_used
+from helpers.matrices import at
+from helpers.models import DISCRETE, PAIRS, double_states, exact_p, example, small_model, target
+from helpers.statistics import assert_close
+from helpers.training import auxiliary, batch, gradients, small_run
 
 from ebm_cli import registry
 from ebm_cli.errors import RunError, UserError

@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
-from targets import assert_close, batch, component, gradients, shipped, small_run
+from helpers.components import component, shipped
+from helpers.statistics import assert_close
+from helpers.training import batch, gradients, small_run
 
 from ebm_cli import optimizer, registry
 from ebm_cli.optimizer import At

@@ -5,20 +5,12 @@ import itertools
 
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm
-from targets import (
-    FALSE_ALARM,
-    assert_close,
-    assert_mean,
-    chi_square,
-    component,
-    double_states,
-    exact_p,
-    matrix_of,
-    shipped,
-    small_model,
-    small_run,
-)
+from helpers.cli import assert_refused, ebm
+from helpers.components import FALSE_ALARM, component, shipped
+from helpers.matrices import matrix_of
+from helpers.models import double_states, exact_p, small_model
+from helpers.statistics import assert_close, assert_mean, chi_square
+from helpers.training import small_run
 
 from ebm_cli import chains, registry
 from ebm_cli.errors import UserError

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.statistics import assert_close, assert_mean
 from scipy.sparse import csr_matrix
 from scipy.special import gammaln
-from targets import assert_close, assert_mean
 
 from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.rng import stream

@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.components import FALSE_ALARM, SIGMAS, component, shipped
+from helpers.models import randomised, target
 from scipy import stats
 from scipy.sparse import csr_matrix
-from targets import FALSE_ALARM, SIGMAS, component, randomised, shipped, target
 
 from ebm_cli import registry, rng
 from ebm_cli.dataset.base import Data, Split

@@ -6,19 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from targets import (
-    COUNTING,
-    FITTING,
-    ROOT,
-    SAMPLERS,
-    component,
-    form,
-    keys_used,
-    marked,
-    shipped,
-    small_run,
-    target,
-)
+from helpers.components import ROOT, component, shipped
+from helpers.keys import COUNTING, form, keys_used
+from helpers.models import target
+from helpers.samplers import FITTING, SAMPLERS, marked
+from helpers.training import small_run
 
 from ebm_cli import philox, rng
 from ebm_cli.log_z import annealing

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import ebm
-from targets import assert_close, component, double_states, exact_p, randomised, shipped, small_model, target
+from helpers.cli import ebm
+from helpers.components import component, shipped
+from helpers.models import double_states, exact_p, randomised, small_model, target
+from helpers.statistics import assert_close
 
 from ebm_cli import registry
 from ebm_cli.dataset.alignment import read_fasta

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm
+from helpers.cli import assert_refused, ebm
 from safetensors.torch import load_file
 
 from ebm_cli import rng

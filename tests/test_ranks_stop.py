@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from cli_helpers import facts, last_step, train
+from helpers.cli import facts, last_step, train
 
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.training import loop

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from cli_helpers import ebm
-from targets import component, real_data, target
+from helpers.cli import ebm
+from helpers.components import component, real_data
+from helpers.models import target
 
 from ebm_cli import registry
 from ebm_cli.evaluation.ais import AIS

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import TINY, assert_refused, ebm, facts, snapshot, train, trained
+from helpers.cli import TINY, assert_refused, ebm, facts, snapshot, train, trained
 from test_resume import Killed, at_step, die
 
 from ebm_cli import terminal

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import assert_refused, digest, ebm, facts, last_step
+from helpers.cli import assert_refused, digest, ebm, facts, last_step
+from helpers.components import FALSE_ALARM, component, shipped
+from helpers.models import randomised
+from helpers.training import gradients
 from scipy import stats
-from targets import FALSE_ALARM, component, gradients, randomised, shipped
 
 from ebm_cli import registry, rng
 from ebm_cli.chains import Chains

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from cli_helpers import TINY, assert_refused, digest, ebm, facts, last_step, outcome, snapshot, train, trained
+from helpers.cli import TINY, assert_refused, digest, ebm, facts, last_step, outcome, snapshot, train, trained
 
 from ebm_cli.record import checkpoint
 from ebm_cli.training import loop
@@ -210,7 +210,7 @@ def _child(line: str, folder: str) -> None:
 def processes():
     """Processes that have torch in memory already when they begin, and share nothing with this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "cli_helpers"])
+    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "helpers.cli"])
     return context
 
 

@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from targets import COUNTING, ENGINES, FALSE_ALARM, SIGMAS, assert_uncorrelated, chi_square, form
+from helpers.components import FALSE_ALARM, SIGMAS
+from helpers.keys import COUNTING, ENGINES, form
+from helpers.statistics import assert_uncorrelated, chi_square
 
 from ebm_cli import rng
 from ebm_cli.rng import Key, stream

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from cli_helpers import TINY, assert_refused, ebm, facts, last_step, snapshot, train, trained
+from helpers.cli import TINY, assert_refused, ebm, facts, last_step, snapshot, train, trained
 from PIL import Image
 
 from ebm_cli.objective import likelihood

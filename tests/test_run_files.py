@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from cli_helpers import assert_refused, ebm, facts, snapshot, trained
+from helpers.cli import assert_refused, ebm, facts, snapshot, trained
 
 from ebm_cli.record import files
 

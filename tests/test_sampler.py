@@ -6,35 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from targets import (
-    COUNTING,
-    ENGINES,
-    FALSE_ALARM,
-    FITTING,
-    FITTING_DISCRETE,
-    INVARIANT,
-    NETWORKS,
-    SAMPLERS,
-    SIGMAS,
-    assert_close,
-    assert_distributed,
-    assert_mean,
-    cells,
-    chi_square,
-    chi_square_tail,
-    component,
-    double_states,
-    exact_p,
-    for_energies,
-    is_defined,
-    keys_used,
-    marked,
-    marked_slow,
-    matrix_of,
-    reach,
-    small_model,
-    target,
-)
+from helpers.components import FALSE_ALARM, SIGMAS, component
+from helpers.keys import COUNTING, ENGINES, keys_used
+from helpers.matrices import is_defined, matrix_of
+from helpers.models import double_states, exact_p, for_energies, small_model, target
+from helpers.samplers import FITTING, FITTING_DISCRETE, INVARIANT, NETWORKS, SAMPLERS, marked, marked_slow, reach
+from helpers.statistics import assert_close, assert_distributed, assert_mean, cells, chi_square, chi_square_tail
 
 from ebm_cli import registry
 from ebm_cli.device.base import Device

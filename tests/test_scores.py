@@ -5,18 +5,11 @@ import math
 
 import pytest
 import torch
-from targets import (
-    DISCRETE,
-    PAIRS,
-    assert_close,
-    at,
-    component,
-    double_states,
-    exact_p,
-    small_data,
-    small_model,
-    target,
-)
+from helpers.components import component
+from helpers.data import small_data
+from helpers.matrices import at
+from helpers.models import DISCRETE, PAIRS, double_states, exact_p, small_model, target
+from helpers.statistics import assert_close
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from targets import ENGINES, SIGMAS, SMALL_SPACES, form
+from helpers.components import SIGMAS, SMALL_SPACES
+from helpers.keys import ENGINES, form
 
 from ebm_cli.rng import stream
 from ebm_cli.space import SPACES, Binary, Real, Spin

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import ebm, train, trained
-from targets import component, small_data
+from helpers.cli import ebm, train, trained
+from helpers.components import component
+from helpers.data import small_data
 
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.chains import diagnose, doubt

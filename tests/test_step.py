@@ -4,7 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from targets import COUNTING, assert_close, batch, component, form, gradients, shipped, small_run
+from helpers.components import component, shipped
+from helpers.keys import COUNTING, form
+from helpers.statistics import assert_close
+from helpers.training import batch, gradients, small_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebm_cli import rng

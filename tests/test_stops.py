@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import facts, last_step, trained
+from helpers.cli import facts, last_step, trained
 
 from ebm_cli.__main__ import main
 from ebm_cli.record import checkpoint, lease
@@ -53,7 +53,7 @@ def program(words: list[str], output: Path) -> subprocess.Popen:
 def fork(words: list[str], output: Path) -> multiprocessing.Process:
     """The same from a process that has torch in memory already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "cli_helpers"])
+    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "helpers.cli"])
     process = context.Process(target=_fork, args=(words, str(output), os.getcwd()))
     process.start()
     return process

@@ -8,7 +8,7 @@ import tomllib
 from functools import cache
 
 import pytest
-from targets import INTERPOLATED, ROOT, shipped
+from helpers.components import INTERPOLATED, ROOT, shipped
 
 from ebm_cli import registry
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, forge, last_step
+from helpers.cli import assert_refused, ebm, forge, last_step
+from helpers.components import component
+from helpers.statistics import assert_close
 from scipy import stats
-from targets import assert_close, component
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.tables import remarks

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from cli_helpers import ebm, train, trained
+from helpers.cli import ebm, train, trained
 
 from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Result

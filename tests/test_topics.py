@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts
+from helpers.cli import assert_refused, ebm, facts
+from helpers.components import component
+from helpers.models import randomised, target
 from scipy.sparse import csr_matrix
 from sklearn.metrics import average_precision_score
-from targets import component, randomised, target
 
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.sparse import SparseRows

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-import wandb_reader
 import yaml
+from helpers import wandb_reader
 from PIL import Image
 
 from ebm_cli.errors import UserError

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from targets import small_data, target
+from helpers.data import small_data
+from helpers.models import target
 from test_evaluation import subject
 
 from ebm_cli.evaluation.units import idle_units

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_helpers import assert_refused, ebm, forge, last_step, trained
+from helpers.cli import assert_refused, ebm, forge, last_step, trained
 
 from ebm_cli.record import checkpoint
 from ebm_cli.record.checkpoint import Invalid

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from targets import component
+from helpers.components import component
 from test_walls import KEY, Units, about, beta, perceptron, rows_of, uniform, wells
 
 from ebm_cli.dataset.base import Data, Split

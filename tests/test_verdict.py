@@ -3,7 +3,9 @@
 import math
 
 import pytest
-from targets import component, small_data, small_model, target
+from helpers.components import component
+from helpers.data import small_data
+from helpers.models import small_model, target
 from test_evaluation import subject
 
 from ebm_cli.commands import report

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from cli_helpers import ebm, facts
+from helpers.cli import ebm, facts
+from helpers.components import component
+from helpers.models import randomised
+from helpers.statistics import assert_close
 from scipy import integrate, special, stats
-from targets import assert_close, component, randomised
 
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.annealing import annealing_path, independent_units

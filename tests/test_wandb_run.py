@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import wandb_reader
+from helpers import wandb_reader
 
 from ebm_cli.cli.main import dispatch
 from ebm_cli.registry import build, load_components

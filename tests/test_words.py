@@ -9,17 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, ebm, facts
-from targets import (
-    SMALL_SPACES,
-    assert_close,
-    chi_square,
-    component,
-    gradients,
-    randomised,
-    shipped,
-    small_run,
-)
+from helpers.cli import assert_refused, ebm, facts
+from helpers.components import SMALL_SPACES, component, shipped
+from helpers.models import randomised
+from helpers.statistics import assert_close, chi_square
+from helpers.training import gradients, small_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebm_cli import optimizer

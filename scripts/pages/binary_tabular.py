@@ -31,7 +31,7 @@ Made by `scripts/results binary_tabular`. Each row is one run with the defaults:
 100 chains, PCD-1, centred gradient, rate 0.1 falling to 0, weights averaged (0.998), AIS on validation rows every 1000 updates.
 The checkpoint judged is the one where that was highest, where the last is worse by more than twice the error of the difference over rows; else the last.
 Log-likelihood of test rows in nats. *Weights that count* are the effective number of the 100 annealing runs. One seed each, one
-thread; other work ran on the same two cores, so seconds are upper bounds."""
+thread, one run at a time on two cores with nothing else running."""
 
 
 def _table(runs: Runs) -> str:

@@ -1,4 +1,4 @@
-"""`python tests/word_stream.py keys|counters`: 32-bit words of the package's draws to standard output, without an end.
+"""`word_stream.py keys|counters`: 32-bit words of the package's draws to standard output, without an end.
 
 Matrices of 256 chains by 784 numbers as training draws them, one key after the other; a reader closes the pipe when it
 has enough. keys: numpy's Philox4x64. counters: Philox4x32 in a compiled region.
