@@ -11,7 +11,7 @@ def arithmetic(model: EnergyModel, device: Device) -> EnergyModel:
     return _in_digits(model, device, _DIGITS.get(device.precision))
 
 
-def exact_arithmetic(model: EnergyModel, device: Device) -> EnergyModel:
+def full_arithmetic(model: EnergyModel, device: Device) -> EnergyModel:
     """The same for evaluation: nothing coarser than float32."""
     return _in_digits(model, device, 3 if device.precision in _DIGITS else None)
 

@@ -46,13 +46,13 @@ class Optimizer(ABC):
     ema_start: Share
     rates: list[tuple[str, Rate]]
     squares: ClassVar[tuple[str, ...]] = ()
-    """Those of the `slots` that are means of squares, so never negative."""
+    """Those of the `moments` that are means of squares, so never negative."""
 
     def factor(self, name: str) -> float:
         """What the learning rate is multiplied by for this parameter: that of the first pattern it matches, or 1."""
         return next((factor for pattern, factor in self.rates if fnmatchcase(name, pattern)), 1.0)
 
-    def misfit(self, names: Collection[str]) -> str | None:
+    def refusal(self, names: Collection[str]) -> str | None:
         """Which key of `rates` matches none of these parameters, in one sentence, or None."""
         for pattern, _ in self.rates:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -60,7 +60,7 @@ class Optimizer(ABC):
         return None
 
     @abstractmethod
-    def slots(self) -> tuple[str, ...]:
+    def moments(self) -> tuple[str, ...]:
         """Names of the tensors kept for each parameter, e.g. `momentum`."""
 
     def impossible(self, state: Named) -> str | None:
@@ -69,12 +69,12 @@ class Optimizer(ABC):
         return next((name for name in means if (state[name] < 0).any()), None)
 
     def init(self, parameters: Mapping[str, Tensor]) -> Named:
-        """The state before the first update: zeros under `slot.parameter`."""
-        return {f"{slot}.{name}": torch.zeros_like(p) for slot in self.slots() for name, p in parameters.items()}
+        """The state before the first update: zeros under `moment.parameter`."""
+        return {f"{moment}.{name}": torch.zeros_like(p) for moment in self.moments() for name, p in parameters.items()}
 
     @abstractmethod
-    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: "At", *, decays: bool = True) -> None:
-        """Update one parameter and its slots (in the order of `slots()`) in place, with weight decay if it `decays`."""
+    def update(self, p: Tensor, grad: Tensor, moments: Sequence[Tensor], at: "At", *, decays: bool = True) -> None:
+        """Update a parameter and its moments (in the order of `moments()`) in place, with weight decay if it `decays`."""
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of update number `step` (from 0) in a run of `steps`."""
@@ -113,23 +113,24 @@ def apply(
 
     Weight decay acts on all but those that `undecayed` names.
 
-    A sparse gradient updates the rows it has, of the parameter and of its slots, and leaves the others as they are, as
+    A sparse gradient updates the rows it has, of the parameter and its moments, and leaves the others as they are, as
     torch.optim.SparseAdam does: moments and velocities of rows without a gradient do not decay, nor do their weights.
     """
     for name, grad in grads.items():
-        slots, factor = [state[f"{slot}.{name}"] for slot in optimizer.slots()], optimizer.factor(name)
+        moments = [state[f"{moment}.{name}"] for moment in optimizer.moments()]
+        factor = optimizer.factor(name)
         here = at if factor == 1 else at._replace(rate=at.rate * factor)
         if grad.is_sparse:
-            _update_rows(optimizer, [parameters[name], *slots], grad.coalesce(), here)
+            _update_rows(optimizer, [parameters[name], *moments], grad.coalesce(), here)
         else:
-            optimizer.update(parameters[name], grad, slots, here, decays=name not in undecayed)
+            optimizer.update(parameters[name], grad, moments, here, decays=name not in undecayed)
 
 
 def _update_rows(optimizer: Optimizer, tensors: Sequence[Tensor], grad: Tensor, at: At) -> None:
-    """Of a parameter and its slots the rows of the gradient: taken out, updated, put back."""
+    """Of a parameter and its moments the rows of the gradient: taken out, updated, put back."""
     (rows,) = grad.indices()
-    p, *slots = parts = [tensor[rows] for tensor in tensors]
-    optimizer.update(p, grad.values(), slots, at)
+    p, *moments = parts = [tensor[rows] for tensor in tensors]
+    optimizer.update(p, grad.values(), moments, at)
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.index_copy_(0, rows, part)
 
@@ -161,15 +162,15 @@ class SGD(Optimizer):
     nesterov: bool
     weight_decay: NonNegative
 
-    def slots(self) -> tuple[str, ...]:
+    def moments(self) -> tuple[str, ...]:
         """The velocity, if there is momentum."""
         return ("momentum",) if self.momentum else ()
 
-    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
+    def update(self, p: Tensor, grad: Tensor, moments: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
         """u <- momentum u + g, theta <- theta - rate u (Nesterov: g + momentum u), g with weight_decay theta added."""
         step = grad + self.weight_decay * p if self.weight_decay and decays else grad
-        if slots:
-            velocity = slots[0].mul_(self.momentum).add_(step)
+        if moments:
+            velocity = moments[0].mul_(self.momentum).add_(step)
             step = step + self.momentum * velocity if self.nesterov else velocity
         p.sub_(step * at.rate)
 
@@ -184,17 +185,17 @@ class _Adam(Optimizer):
     decoupled: ClassVar[bool]
     squares = ("second_moment",)
 
-    def slots(self) -> tuple[str, ...]:
+    def moments(self) -> tuple[str, ...]:
         """Running means of the gradient and of its square."""
         return ("first_moment", "second_moment")
 
-    def update(self, p: Tensor, grad: Tensor, slots: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
+    def update(self, p: Tensor, grad: Tensor, moments: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
         """Kingma & Ba 2015, alg. 1, with t = step + 1."""
         if self.decoupled and decays:
             p.mul_(1 - at.rate * self.weight_decay)
         elif self.weight_decay and decays:
             grad = grad + self.weight_decay * p
-        (first, second), (beta1, beta2) = slots, self.betas
+        (first, second), (beta1, beta2) = moments, self.betas
         first.mul_(beta1).add_(grad * (1 - beta1))
         second.mul_(beta2).add_(grad.square() * (1 - beta2))
         bias1, bias2 = 1 - beta1 ** (at.step + 1), 1 - beta2 ** (at.step + 1)

@@ -64,15 +64,15 @@ def test_only_what_says_so_adapts():
 )
 def test_what_has_no_scale_or_no_acceptance_is_refused(sampler, space, word):
     name, keys = sampler
-    found = component("sampler", name, adapt=0.5, **keys).misfit(space)
+    found = component("sampler", name, adapt=0.5, **keys).refusal(space)
     assert word in str(found)
     assert "sampler.adapt" in str(found)
-    assert component("sampler", "metropolis", adapt=0.5).misfit(Real((2,))) is None
+    assert component("sampler", "metropolis", adapt=0.5).refusal(Real((2,))) is None
 
 
 def test_replicas_share_no_step_size():
     kernel = {"name": "dmala", "step_size": 0.2, "adjusted": True, "adapt": 0.5}
-    found = component("sampler", "parallel_tempering", kernel=kernel).misfit(Binary((4,)))
+    found = component("sampler", "parallel_tempering", kernel=kernel).refusal(Binary((4,)))
     assert "sampler.kernel.adapt" in str(found)
 
 

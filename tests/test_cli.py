@@ -14,7 +14,7 @@ from helpers.cli import TINY, assert_refused, ebm, facts, outcome, train, traine
 
 from ebm_cli import registry
 from ebm_cli.cli import main
-from ebm_cli.commands.parts import evaluations, loop_and_plan
+from ebm_cli.commands.parts import evaluations, loop_and_schedule
 from ebm_cli.evaluation.samples import Samples
 from ebm_cli.record import checkpoint
 from ebm_cli.training import loop
@@ -327,5 +327,5 @@ def test_every_recipe_fits_together(name, tmp_path, monkeypatch):
     registry.load_components()
     choice = {group: config[group]["name"] for group in ("dataset", "model", "sampler", "chains", "objective")}
     build_components(config, choice)
-    loop_and_plan(config)
+    loop_and_schedule(config)
     assert evaluations(config)

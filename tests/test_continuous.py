@@ -233,4 +233,4 @@ def test_an_annealed_run_goes_to_its_final_step_and_noise():
     ],
 )
 def test_a_schedule_without_length_or_end_is_refused(keys, said):
-    assert component("sampler", "langevin", **keys).misfit(Real((2,))).startswith(said)
+    assert component("sampler", "langevin", **keys).refusal(Real((2,))).startswith(said)

@@ -108,7 +108,7 @@ def test_without_its_test_langevin_is_off_by_what_its_step_says():
     with torch.no_grad():
         model.W.zero_()
     kernel = component("sampler", "gibbs_langevin", steps=10, step_size=0.3, adjust=False)
-    assert not kernel.exact
+    assert not kernel.leaves_invariant
     y, info = run(kernel, model, model.b.detach().repeat(50_000, 1), 10, stream(0, "kernel"))
     variance = 1 / model.precision().detach()
     for i in range(2):

@@ -87,7 +87,7 @@ def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
     if evaluation.refusal(model, subject(model).sampler):
         return
     about = subject(model, store=model.space.noise(7, stream(0, "store")))
-    kept = [t.clone() for t in (*about.model.state_dict().values(), about.store, about.data.train.grey)]
+    kept = [t.clone() for t in (*about.model.state_dict().values(), about.store, about.data.train.stored)]
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)  # noqa: TID251
@@ -98,7 +98,7 @@ def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
     assert all(isinstance(value, float) and math.isfinite(value) for value in found[0].metrics.values())
     assert all("/" in key for key in found[0].metrics)
     assert all(image.dtype == np.uint8 and image.ndim in (2, 3) for image in found[0].images.values())
-    after = (*about.model.state_dict().values(), about.store, about.data.train.grey)
+    after = (*about.model.state_dict().values(), about.store, about.data.train.stored)
     assert all(map(torch.equal, kept, after))
     assert all(p.grad is None for p in about.model.parameters())
 
@@ -291,7 +291,7 @@ def test_acceptance_is_reported():
 def test_half_the_chains_start_at_data_and_half_at_noise():
     model = target("exponential_family-real")
     data = small_data(model.space)
-    far = dataclasses.replace(data.test, grey=data.test.grey + 1000)
+    far = dataclasses.replace(data.test, stored=data.test.stored + 1000)
     evaluation = component("evaluation", "chains", chains=5)
     x = evaluation._start(subject(model, data=dataclasses.replace(data, test=far)))
     assert (x.flatten(1)[:, 0] > 900).tolist() == [True, True, False, False, False]

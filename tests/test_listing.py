@@ -12,7 +12,7 @@ from ebm_cli.commands.parts import USUAL
 from ebm_cli.training import checks
 
 registry.load_components()
-PARTS = [part for group in registry.GROUPS for part in listing.parts(group)]
+PARTS = [part for group in registry.GROUPS for part in listing.choices_of(group)]
 
 
 def of(part):
@@ -47,7 +47,7 @@ def test_every_choice_and_key_is_explained(part):
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part.group == "sampler"], ids=named)
 def test_fits_is_what_the_checks_accept(part):
-    fitting = [model.choice for model in listing.parts("model") if checks._fits(of(part), of(model))]
+    fitting = [model.choice for model in listing.choices_of("model") if checks._fits(of(part), of(model))]
     assert listing.fits(part) == "models " + ", ".join(fitting)
 
 
@@ -75,7 +75,7 @@ def test_list_of_everything():
 def test_list_of_one_part():
     out = ebm("list optimizer sgd").out
     assert "optimizer=adam" not in out
-    assert all(f"optimizer.{key.name}" in out for key in listing.parts("optimizer")[-1].keys)
+    assert all(f"optimizer.{key.name}" in out for key in listing.choices_of("optimizer")[-1].keys)
     assert "peak learning rate" in out
 
 
@@ -93,4 +93,4 @@ def test_suggestions_know_every_key_of_the_composed_configuration():
 def test_the_usual_evaluations_are_those_of_the_commands(command):
     """Named as in the configuration, where each stands below its component."""
     named = next(entry["evaluation"] for entry in listing.packaged(command)["defaults"] if "evaluation" in entry)
-    assert {part.component for part in listing.parts("evaluation") if part.choice in named} == USUAL
+    assert {part.component for part in listing.choices_of("evaluation") if part.choice in named} == USUAL

@@ -99,7 +99,7 @@ def test_fitted_noise_has_the_moments_of_the_data():
     z = (rows - rows.mean(0)) / (2 * rows.std(0, correction=0))
     expected = -(z.square() / 2 + (2 * rows.std(0, correction=0)).log() + math.log(2 * math.pi) / 2).sum(1)
     assert_close(noise.log_prob(rows), expected, rtol=1e-5, atol=1e-5)
-    flat = dataclasses.replace(data, train=dataclasses.replace(data.train, grey=torch.zeros(9, 3)))
+    flat = dataclasses.replace(data, train=dataclasses.replace(data.train, stored=torch.zeros(9, 3)))
     floored = component("noise", "fitted", least=0.1).build(flat, KEY)
     assert floored.log_prob(torch.zeros(1, 3)).item() == pytest.approx(-3 * math.log(0.1 * math.sqrt(2 * math.pi)))
 

@@ -275,8 +275,8 @@ def test_offsets_start_at_the_data_mean_and_one_half():
 
 
 def test_keys_that_exclude_each_other_are_refused():
-    assert component("objective", "exact", energy_l2=0.1).conflict()
-    assert component("objective", "pcd", energy_l2=0.1).conflict() is None
+    assert component("objective", "exact", energy_l2=0.1).refusal()
+    assert component("objective", "pcd", energy_l2=0.1).refusal() is None
 
 
 def test_the_centred_gradient_needs_an_rbm():
@@ -417,9 +417,9 @@ def test_integration_by_parts_needs_rows_without_walls_that_vary(variant):
     checks.check_rows(objective, data)
     with pytest.raises(UserError, match=f"objective.variant = {variant}: .* black and white; set .*=denoising"):
         checks.check_rows(objective, dataclasses.replace(data, shaded=True))
-    rows = data.train.grey.clone()
+    rows = data.train.stored.clone()
     rows[:, 1] = 2.5
-    still = dataclasses.replace(data, train=dataclasses.replace(data.train, grey=rows))
+    still = dataclasses.replace(data, train=dataclasses.replace(data.train, stored=rows))
     with pytest.raises(UserError, match=r"1 of 3 columns are the same in every training row, the first .* column 1;"):
         checks.check_rows(objective, still)
     checks.check_rows(component("objective", "score_matching"), still)
@@ -525,8 +525,8 @@ def test_penalties_on_couplings_are_added_to_their_gradient_alone(name):
 
 def test_penalties_need_couplings():
     for key in ("coupling_l1", "coupling_l2"):
-        misfit = component("objective", "pseudo_likelihood", **{key: 0.1}).misfit(BernoulliProduct)
-        assert misfit == f"objective.{key} = 0.1: this model has no couplings; set it to 0"
+        why = component("objective", "pseudo_likelihood", **{key: 0.1}).refusal_of_model(BernoulliProduct)
+        assert why == f"objective.{key} = 0.1: this model has no couplings; set it to 0"
 
 
 @pytest.mark.parametrize("name", PAIRS)

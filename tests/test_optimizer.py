@@ -103,7 +103,7 @@ def test_state_is_plain_named_tensors_there_from_the_start(name, changes):
     ours = component("optimizer", name, **changes)
     parameters = new_parameters()
     state = ours.init(parameters)
-    assert set(state) == {f"{slot}.{key}" for slot in ours.slots() for key in parameters}
+    assert set(state) == {f"{moment}.{key}" for moment in ours.moments() for key in parameters}
     assert all(not value.any() and value.shape == parameters[key.split(".")[1]].shape for key, value in state.items())
     loss(parameters, 0).backward()
     optimizer.apply(ours, parameters, grads_of(parameters), state, At(0, 0.1, 0.0))
@@ -308,6 +308,6 @@ def test_a_pattern_changes_the_rate_of_what_it_matches():
     parameters = {name: torch.zeros(2) for name in names}
     optimizer.apply(how, parameters, dict.fromkeys(names, ones), how.init(parameters), At(0, 0.1, 0.0))
     assert [p[0].item() for p in parameters.values()] == pytest.approx([-0.1, -0.05, -1.0])
-    assert how.misfit(names) is None
+    assert how.refusal(names) is None
     other = component("optimizer", "sgd", rates=[["wrong.*", 2.0]])
-    assert "optimizer.rates = wrong.*: no parameter is called so; there are W, auxiliary.shift" in other.misfit(names)
+    assert "optimizer.rates = wrong.*: no parameter is called so; there are W, auxiliary.shift" in other.refusal(names)

@@ -330,7 +330,7 @@ def test_replicas_start_at_the_chain_and_go_on_where_they_were():
 def test_it_is_no_exact_kernel_of_one_configuration_but_its_kernel_is():
     """AIS anneals with the kernel."""
     sampler, evaluation = tempering(), component("evaluation", "ais")
-    assert not sampler.exact
+    assert not sampler.leaves_invariant
     assert evaluation.refusal(small_model("rbm", Binary((2, 2))), sampler) is None
     parts, state = small_run()
     about = ais.Subject(state.model, parts.data, "test", sampler, state.store, stream(0), parts.device)

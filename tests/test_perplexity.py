@@ -205,7 +205,7 @@ def test_perplexity_is_that_of_enumeration_and_in_its_bracket():
     model, of = build(hidden=4), data()
     found = evaluation(chains=200, temperatures=100, reverse_chains=50).evaluate(subject(model, of))
     log_p = enumeration.log_likelihood(model.double(), of.test.all().double()).detach()
-    due = of_rows(log_p, of.test.grey)
+    due = of_rows(log_p, of.test.stored)
     metrics = found.metrics
     assert metrics["perplexity/model"] == pytest.approx(due, rel=0.003)
     assert metrics["perplexity/model_low"] < metrics["perplexity/model"] < metrics["perplexity/model_high"]
@@ -227,7 +227,7 @@ def test_without_weights_it_is_that_of_the_word_frequencies():
         model.c.zero_()
         model.b.copy_(of.smoothed_mean().log())
     metrics = evaluation().evaluate(subject(model, of)).metrics
-    due = of_rows(of.test.all().double() @ of.smoothed_mean().double().log(), of.test.grey)
+    due = of_rows(of.test.all().double() @ of.smoothed_mean().double().log(), of.test.stored)
     assert metrics["perplexity/unigram"] == pytest.approx(due, rel=1e-9)
     for name in ("model", "documents/model", "documents/annealed_upper_bound", "upper_bound"):
         same = metrics["perplexity/documents/unigram" if "/" in name else "perplexity/unigram"]
@@ -240,11 +240,11 @@ def test_lda_is_measured_on_the_same_documents_whatever_model_and_seed():
         evaluation(lda_topics=topics, lda_passes=2).evaluate(subject(model, of, seed)).metrics
         for seed, model, topics in ((0, build(), None), (1, build(0.5), HIDDEN))
     ]
-    bound = lda.fitted(of, HIDDEN, 2, 0).log_bound(of.test.grey)
-    assert found[0]["perplexity/lda_bound"] == pytest.approx(of_rows(bound, of.test.grey), rel=1e-9)
+    bound = lda.fitted(of, HIDDEN, 2, 0).log_bound(of.test.stored)
+    assert found[0]["perplexity/lda_bound"] == pytest.approx(of_rows(bound, of.test.stored), rel=1e-9)
     assert found[0]["perplexity/lda"] < found[0]["perplexity/lda_bound"]
-    estimate = lda.fitted(of, HIDDEN, 2, 0).log_evidence(of.test.grey, 80, stream(0, "lda"))
-    assert found[0]["perplexity/lda"] == pytest.approx(of_rows(estimate, of.test.grey), rel=1e-9)
+    estimate = lda.fitted(of, HIDDEN, 2, 0).log_evidence(of.test.stored, 80, stream(0, "lda"))
+    assert found[0]["perplexity/lda"] == pytest.approx(of_rows(estimate, of.test.stored), rel=1e-9)
     for name in ("lda", "lda_bound", "unigram", "documents/lda", "documents/unigram"):
         assert found[0][f"perplexity/{name}"] == found[1][f"perplexity/{name}"]
     assert found[0]["perplexity/documents/lda"] != found[0]["perplexity/lda"]
@@ -288,7 +288,7 @@ def test_a_table_says_what_errs_which_way():
     found = evaluation(lda_topics=2, lda_passes=1).evaluate(subject(build(), data()))
     lines = found.files["perplexity.txt"].splitlines()
     assert tuple(lines) == found.said
-    told = int((data().test.grey.of_rows() > 0).sum())
+    told = int((data().test.stored.of_rows() > 0).sum())
     assert lines[0].split("9 of split test")[1].split() == ["all", str(told)]
     assert lines[1].split() == [
         "model,", "by", "AIS", "(errs", "low)",
@@ -311,6 +311,6 @@ def test_documents_are_measured_by_what_is_made_for_them():
 
 def test_documents_without_a_word_are_named_before_any_work():
     of = data()
-    bare = dataclasses.replace(of.test, grey=SparseRows.of(csr_matrix((3, K), dtype=np.int64)))
-    assert evaluation().lacks(of) is None
-    assert evaluation().lacks(dataclasses.replace(of, test=bare)).startswith("no test document has a word")
+    bare = dataclasses.replace(of.test, stored=SparseRows.of(csr_matrix((3, K), dtype=np.int64)))
+    assert evaluation().refusal_of_data(of) is None
+    assert evaluation().refusal_of_data(dataclasses.replace(of, test=bare)).startswith("no test document has a word")

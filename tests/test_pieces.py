@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from ebm_cli.dataset import pieces
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.dataset.npz import Part, convert, hold_out
+from ebm_cli.dataset.npz import FileSplit, convert, hold_out
 from ebm_cli.space import Binary, Box, Categorical, Spin
 
 
@@ -72,7 +72,7 @@ def test_rows_are_ordered_anew_in_place(rows):
 
 def test_what_is_held_out_is_the_same_as_ever_and_no_copy(rows):
     before, labels = rows.copy(), np.arange(101)
-    train, test = hold_out(Part("train", rows, labels), "test", 0.1, "said")
+    train, test = hold_out(FileSplit("train", rows, labels), "test", 0.1, "said")
     assert hashlib.md5(test.labels.tobytes()).hexdigest() == "706dfbaf72b1ee283aff5b6fd417b4ab"
     assert_array_equal(test.values, before[test.labels])
     assert_array_equal(train.values, before[train.labels])

@@ -98,17 +98,17 @@ def test_fasta_records_may_be_broken_into_lines(tmp_path):
 def test_letters_are_their_places_in_the_alphabet_and_repeated_sequences_are_read_once(tmp_path):
     data = alignment(fasta(tmp_path, ROWS), alphabet="-ACD").load((Categorical,))
     assert data.space == Categorical((4, 4))
-    splits = torch.cat([part.grey for part in (data.train, data.valid, data.test)])
+    splits = torch.cat([part.stored for part in (data.train, data.valid, data.test)])
     assert {tuple(row) for row in splits.tolist()} == {(1, 2, 0, 3), (1, 2, 2, 3), (3, 3, 3, 3), (2, 2, 2, 2)}
     assert len(splits) == 4
     x = data.train.all()
     assert data.space.contains(x)
-    assert torch.equal(data.space.decode(x), data.train.grey.long())
+    assert torch.equal(data.space.decode(x), data.train.stored.long())
 
 
 def test_other_letters_are_read_as_the_unknown_one(tmp_path):
     data = alignment(fasta(tmp_path, ROWS), alphabet="-AC", unknown="-").load((Categorical,))
-    assert max(part.grey.max() for part in (data.train, data.valid, data.test)) == 2
+    assert max(part.stored.max() for part in (data.train, data.valid, data.test)) == 2
 
 
 @pytest.mark.parametrize(
@@ -395,8 +395,8 @@ def test_couplings_of_zero_rank_nothing():
 )
 def test_pairs_and_gaps_that_are_not_there_are_refused(changes, said):
     evaluation, subject = of_letters("-ACGU", **changes)
-    assert evaluation.lacks(subject.data).startswith(said)
-    assert of_letters("-ACGU")[0].lacks(subject.data) is None
+    assert evaluation.refusal_of_data(subject.data).startswith(said)
+    assert of_letters("-ACGU")[0].refusal_of_data(subject.data) is None
 
 
 @pytest.mark.data

@@ -245,7 +245,7 @@ def test_unadjusted_langevin_is_off_by_what_its_step_size_says():
         errors.append((p @ matrix - p).abs().max().item())
     assert errors[0] > 1e-3
     assert errors[1] < errors[0] / 10
-    assert not component("sampler", "dula").exact
+    assert not component("sampler", "dula").leaves_invariant
 
 
 def test_systematic_scan_is_not_its_own_reversal():
@@ -298,8 +298,8 @@ def test_a_sampler_of_another_space_is_refused():
 
 
 def test_more_flips_than_sites_are_refused():
-    assert component("sampler", "metropolis", flips=4).misfit(Binary((2, 2))) is None
-    assert component("sampler", "metropolis", flips=5).misfit(Real((2, 2))) is None
+    assert component("sampler", "metropolis", flips=4).refusal(Binary((2, 2))) is None
+    assert component("sampler", "metropolis", flips=5).refusal(Real((2, 2))) is None
     spec, five = component("model", "rbm"), component("sampler", "metropolis", flips=5)
     with pytest.raises(UserError, match=r"sampler.flips = 5: the data have 4 sites"):
         checks.check_moves(five, Binary((2, 2)), spec, {"sampler": "metropolis"})
@@ -393,7 +393,7 @@ def test_balls_that_are_too_large_are_refused(settings, sentence):
     space = Binary((4, 4)) if settings.get("block") != 40 else Binary((8, 8))
     with pytest.raises(UserError, match=sentence):
         checks.check_moves(sampler, space, component("model", "rbm"), {"sampler": "hamming_ball"})
-    assert component("sampler", "hamming_ball", block=10, radius=10).misfit(Spin((4, 4))) is None
+    assert component("sampler", "hamming_ball", block=10, radius=10).refusal(Spin((4, 4))) is None
 
 
 # Low precision

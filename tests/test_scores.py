@@ -18,7 +18,7 @@ from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
 from ebm_cli.space import Box, Categorical, Real, TwoValued
 from ebm_cli.training import checks
-from ebm_cli.training.step import Rows, _shards
+from ebm_cli.training.step import GradRows, _shards
 
 KEY = stream(0, "objective")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -421,7 +421,7 @@ def test_no_more_flips_than_sites():
 def test_copies_are_in_flight_with_their_rows():
     """Six rows at five places each are thirty: where twelve may be in flight, three shards of two rows."""
     model, objective = target("rbm-binary"), component("objective", "conditional_nce", copies=4)
-    shards = _shards(Rows(Batch(rows(model, 6)), {}), Engine(compiled=False, rows=12), objective.places)
+    shards = _shards(GradRows(Batch(rows(model, 6)), {}), Engine(compiled=False, rows=12), objective.places)
     assert [(len(shard.batch.x), shard.batch.first) for shard in shards] == [(2, 0), (2, 2), (2, 4)]
     assert [matching(*how).places for how in (("denoising",), ("explicit",))] == [2, 1]
     assert component("objective", "energy_discrepancy", copies=7).places == 8

@@ -54,7 +54,7 @@ def a_run(policy="persistent", sampler="block_gibbs", engine=COUNTING, **changes
         **({"objective": shipped("objective")["pcd"] | {"centered": True, "energy_l2": 0.1}} | changes),
     )
     train = parts.data.train
-    stochastic = dataclasses.replace(train, grey=(train.grey * 200).byte(), scale=255.0, stochastic=True)
+    stochastic = dataclasses.replace(train, stored=(train.stored * 200).byte(), scale=255.0, stochastic=True)
     return dataclasses.replace(parts, data=dataclasses.replace(parts.data, train=stochastic)), state
 
 

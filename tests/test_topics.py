@@ -134,7 +134,7 @@ def test_correlation_of_words_with_topics():
 def test_hidden_logits_are_those_of_all_documents_at_once(monkeypatch):
     model, rows = model_of(corpus().space), corpus()
     monkeypatch.setattr(documents, "_AT_ONCE", 7 * 9)
-    torch.testing.assert_close(documents.hidden_logits(model, rows.grey), model.hidden_logits(rows.all().double()))
+    torch.testing.assert_close(documents.hidden_logits(model, rows.stored), model.hidden_logits(rows.all().double()))
 
 
 def test_scores_of_units_are_their_definitions():
@@ -167,7 +167,7 @@ def test_planted_topics_are_found(score):
     top = {line for line in result.said if line.startswith("unit ")}
     assert {"".join(sorted(line.partition(": ")[2].split())) for line in top} == {"abcd", "efgh"}
     assert result.metrics["topics/distinct"] == 1
-    due = coherence.npmi(np.array([[0, 1, 2, 3], [4, 5, 6, 7]]), lda.matrix(data().train.grey)).mean()
+    due = coherence.npmi(np.array([[0, 1, 2, 3], [4, 5, 6, 7]]), lda.matrix(data().train.stored)).mean()
     assert result.metrics["topics/npmi"] == pytest.approx(due, abs=1e-12)
     assert result.warnings == ()
     assert result.images["topics"].dtype == np.uint8
@@ -180,7 +180,7 @@ def test_the_score_and_the_documents_asked_for_are_counted(undrawn):
     for score, reference in itertools.product(topics.SCORES, ("train", "test")):
         found = evaluation("topics", words=3, score=score, reference=reference).evaluate(subject(model, about))
         top = np.array([sorted(range(9), key=lambda k: -column[k])[:3] for column in scores[score].T])
-        due = coherence.npmi(top, lda.matrix(getattr(about, reference).grey)).mean()
+        due = coherence.npmi(top, lda.matrix(getattr(about, reference).stored)).mean()
         assert found.metrics["topics/npmi"] == pytest.approx(due, abs=1e-12)
         assert found.metrics["topics/distinct"] == coherence.distinct(top)
 
@@ -224,10 +224,10 @@ def test_lda_is_measured_the_same_way(undrawn):
     fitted = lda.fitted(about, 2, 20, 0)
     top = np.argsort(-fitted.topics, 1, kind="stable")[:, :3]
     assert result.metrics["topics/lda_npmi"] == pytest.approx(
-        coherence.npmi(top, lda.matrix(about.train.grey)).mean(), abs=1e-12
+        coherence.npmi(top, lda.matrix(about.train.stored)).mean(), abs=1e-12
     )
     assert result.metrics["topics/lda_distinct"] == coherence.distinct(top)
-    proportions, x = fitted.proportions(about.train.grey), about.train.all()
+    proportions, x = fitted.proportions(about.train.stored), about.train.all()
     scores, found = topics.of_lda(fitted, about)
     assert torch.equal(found, proportions)
     assert scores["activity"][3, 1] == pytest.approx(np.corrcoef(x[:, 3] > 0, proportions[:, 1])[0, 1], abs=1e-10)
@@ -326,7 +326,7 @@ def test_representations_are_hidden_units_lda_and_tf_idf(features):
     idf = ((1 + 60) / (1 + (train > 0).double().sum(0))).log() + 1
     due = {
         "": [a.sigmoid() if features == "probabilities" else a for a in logits],
-        "lda_": [fitted.proportions(part.grey) for part in (about.test, about.train)],
+        "lda_": [fitted.proportions(part.stored) for part in (about.test, about.train)],
         "tfidf_": [test * idf, train * idf],
     }
     relevant = (about.test.labels[:, None] == about.train.labels).numpy()
@@ -378,10 +378,10 @@ def test_more_words_than_there_are_are_refused():
 
 
 def test_what_the_data_lack_is_said():
-    assert "reference = valid" in evaluation("topics", reference="valid").lacks(data())
-    assert evaluation("topics", reference="valid").lacks(data(valid=corpus())) is None
-    assert evaluation("retrieval").lacks(data()) is None
-    assert "no labels" in evaluation("retrieval").lacks(data(labelled=False))
+    assert "reference = valid" in evaluation("topics", reference="valid").refusal_of_data(data())
+    assert evaluation("topics", reference="valid").refusal_of_data(data(valid=corpus())) is None
+    assert evaluation("retrieval").refusal_of_data(data()) is None
+    assert "no labels" in evaluation("retrieval").refusal_of_data(data(labelled=False))
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_a_run_measures_both(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parts = {"vocab": np.array(list("abcdefghi"))}
     for name, part in (("train", corpus()), ("test", corpus(30, 1))):
-        rows = lda.matrix(part.grey)
+        rows = lda.matrix(part.stored)
         parts |= {f"{name}_{key}": getattr(rows, key) for key in ("data", "indices", "indptr", "shape")}
         parts[f"{name}_label"] = part.labels.numpy()
     np.savez("counts.npz", **parts)

@@ -55,9 +55,9 @@ def test_a_unit_that_is_on_for_a_few_rows_is_not_dead():
     """1 % of the rows have all six bits: a unit that finds these is worth having."""
     model = rbm([-110.0], [[20.0] * 6])
     data = small_data(SPACE, 200)
-    rows = torch.zeros_like(data.train.grey)
+    rows = torch.zeros_like(data.train.stored)
     rows[:2] = 1
-    data = replace(data, train=replace(data.train, grey=rows))
+    data = replace(data, train=replace(data.train, stored=rows))
     assert idle_units(subject(model, data=data)).metrics["units/dead"] == 0
 
 

@@ -342,7 +342,7 @@ def test_the_vocabulary_is_that_of_frequent_words_in_training(tmp_path):
 def test_other_words_are_other_data(tmp_path):
     first = text(text_file(tmp_path, *SENTENCES)).load((Words,))
     other = text(text_file(tmp_path, *(s.replace("cow", "cew") for s in SENTENCES))).load((Words,))
-    assert torch.equal(first.train.grey, other.train.grey)
+    assert torch.equal(first.train.stored, other.train.stored)
     assert first.fingerprint != other.fingerprint
 
 

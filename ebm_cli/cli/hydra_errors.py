@@ -2,7 +2,7 @@
 
 import re
 
-from ebm_cli.cli.listing import GROUPS, Part, keys_of, no_choice, packaged, parts
+from ebm_cli.cli.listing import GROUPS, Choice, choices_of, keys_of, no_choice, packaged
 from ebm_cli.errors import nearest
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
@@ -81,13 +81,13 @@ def _key(error: Exception, text: str, command: str) -> str | None:
     assert found is not None
     name = (_OVERRIDE_KEY.search(text) or found).group(1)
     group = name.split(".")[0]
-    owners = [part.choice for part in parts(group) if _owns(part, name)] if group in GROUPS else []
+    owners = [part.choice for part in choices_of(group) if _owns(part, name)] if group in GROUPS else []
     if owners:
         return f"{name} is a key of {group}={' or '.join(owners)}, {_ELSEWHERE} (see: ebm list {group})"
     return f"unknown key {name}{nearest(name, _words(command))} (see: ebm {command} --help)"
 
 
-def _owns(part: Part, name: str) -> bool:
+def _owns(part: Choice, name: str) -> bool:
     prefix = f"evaluation.{part.component}" if part.group == "evaluation" else part.group
     return name in (prefix, *(f"{prefix}.{key.name}" for key in part.keys))
 

@@ -36,7 +36,7 @@ _COMMENT = re.compile(r"\s#\s*(.*)$")
 
 
 @dataclass(frozen=True)
-class Key:
+class YamlKey:
     """One key of a part: its default as written, and what it is."""
 
     name: str
@@ -45,14 +45,14 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Part:
+class Choice:
     """One choice of a group, as its YAML file describes it."""
 
     group: str
     choice: str
     text: str
     component: str
-    keys: list[Key] = field(default_factory=list)
+    keys: list[YamlKey] = field(default_factory=list)
     brings: list[str] = field(default_factory=list)  # choices of other groups, "chains=persistent"
 
 
@@ -68,7 +68,7 @@ def choices(group: str) -> list[str]:
     return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})
 
 
-def parts(group: str) -> list[Part]:
+def choices_of(group: str) -> list[Choice]:
     """Every part of a group."""
     files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
     return [_read(group, files[name]) for name in sorted(files)]
@@ -79,7 +79,7 @@ def no_choice(group: str, name: str) -> str:
     known = choices(group)
     valued = [
         f"{group}={part.choice} {group}.{key.name}={name}"
-        for part in parts(group)
+        for part in choices_of(group)
         for key in part.keys
         if name in _options(key.note)
     ]
@@ -93,13 +93,13 @@ def _options(note: str) -> list[str]:
     return found if len(found) > 1 and all(item.isidentifier() for item in found[:2]) else []
 
 
-def _read(group: str, path: Path) -> Part:
+def _read(group: str, path: Path) -> Choice:
     lines = path.read_text().splitlines()
     text = next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
     values = yaml.safe_load("\n".join(lines)) or {}
     shown = {key: value for key, value in values.items() if key not in ("name", "defaults")}
-    keys = [Key(key, _written(lines, key, value), _note(lines, key)) for key, value in shown.items()]
-    return Part(group, path.stem, text, str(values.get("name", path.stem)), keys, _brought(path))
+    keys = [YamlKey(key, _written(lines, key, value), _note(lines, key)) for key, value in shown.items()]
+    return Choice(group, path.stem, text, str(values.get("name", path.stem)), keys, _brought(path))
 
 
 def _brought(path: Path) -> list[str]:
@@ -142,14 +142,14 @@ def keys_of(command: str) -> list[str]:
     nested = [f"{key}.{inner}" for key in own if isinstance(values[key], dict) for inner in values[key]]
     found = dict.fromkeys([*own, *nested])
     for group in [group for group in GROUPS if group in groups and group != "experiment"]:
-        for part in parts(group):
+        for part in choices_of(group):
             prefix = f"evaluation.{part.component}" if group == "evaluation" else group
             found |= dict.fromkeys(f"{prefix}.{key.name}" for key in part.keys)
     return list(found)
 
 
 @dataclass(frozen=True)
-class Source:
+class ClassSource:
     """A class as its source text declares it."""
 
     bases: tuple[str, ...]
@@ -158,14 +158,14 @@ class Source:
 
 
 @lru_cache
-def sources() -> dict[str, Source]:
+def sources() -> dict[str, ClassSource]:
     """Every class of the package by its name."""
     root = Path(str(resources.files("ebm_cli")))
     trees = (ast.parse(path.read_text()) for path in sorted(root.rglob("*.py")))
     return {node.name: _source(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _source(node: ast.ClassDef) -> Source:
+def _source(node: ast.ClassDef) -> ClassSource:
     declares = {
         target.id: tuple(name.id for name in ast.walk(statement.value) if isinstance(name, ast.Name))
         for statement in node.body
@@ -174,7 +174,7 @@ def _source(node: ast.ClassDef) -> Source:
         if isinstance(target, ast.Name)
     }
     bases = tuple(name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name))
-    return Source(bases, declares, _registration(node))
+    return ClassSource(bases, declares, _registration(node))
 
 
 def _registration(node: ast.ClassDef) -> tuple[str, str] | None:
@@ -185,7 +185,7 @@ def _registration(node: ast.ClassDef) -> tuple[str, str] | None:
     return None
 
 
-def component(group: str, name: str) -> Source | None:
+def component(group: str, name: str) -> ClassSource | None:
     """The registered class behind a `name:`; None for a user's own, which is not in the package."""
     return next((source for source in sources().values() if source.registered == (group, name)), None)
 
@@ -196,7 +196,7 @@ def _lineage(name: str) -> Iterator[str]:
         yield from _lineage(base)
 
 
-def fits(part: Part) -> str:
+def fits(part: Choice) -> str:
     """What a part goes with, from what its class declares."""
     source = component(part.group, part.component)
     if source is None:
@@ -204,14 +204,16 @@ def fits(part: Part) -> str:
     if part.group == "model":
         return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
     if part.group == "sampler":
-        found = [other.choice for other in parts("model") if _sampler_fits(source, component("model", other.component))]
+        found = [
+            other.choice for other in choices_of("model") if _sampler_fits(source, component("model", other.component))
+        ]
         return "models " + ", ".join(found)
     if part.group == "objective":
         return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
     return ""
 
 
-def _sampler_fits(sampler: Source, model: Source | None) -> bool:
+def _sampler_fits(sampler: ClassSource, model: ClassSource | None) -> bool:
     if model is None:
         return False
     lineage = set(_lineage(model.declares["builds"][0]))
@@ -248,7 +250,7 @@ def _print_all() -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for group, purpose in GROUPS.items():
         table.add_row(f"[bold]{group}[/bold]", "", f"[dim]{purpose}[/dim]")
-        for part in parts(group):
+        for part in choices_of(group):
             table.add_row("", part.choice, escape(part.text))
     console.print(table)
     console.print("Choose with GROUP=NAME; the keys of a part: ebm list GROUP [NAME]", highlight=False)
@@ -256,7 +258,7 @@ def _print_all() -> None:
 
 def _print_group(group: str, name: str | None) -> None:
     console = output
-    for part in parts(group):
+    for part in choices_of(group):
         if name in (None, part.choice):
             console.print(f"[bold]{group}={part.choice}[/bold]  {escape(part.text)}", highlight=False, soft_wrap=True)
             prefix = f"evaluation.{part.component}" if group == "evaluation" else group
@@ -276,5 +278,5 @@ def markdown() -> str:
     """The table of parts for the README."""
     lines = ["| group | choice | what it is |", "|---|---|---|"]
     for group in GROUPS:
-        lines += [f"| {group} | `{part.choice}` | {part.text} |" for part in parts(group)]
+        lines += [f"| {group} | `{part.choice}` | {part.text} |" for part in choices_of(group)]
     return "\n".join(lines)

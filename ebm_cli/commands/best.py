@@ -182,11 +182,11 @@ def _seen(trained: Trained, parts: Parts, evaluation: Evaluation, metric: str) -
 
 def _as_many(train: Split, count: int) -> Split | None:
     """As many training rows, or None of documents."""
-    if not isinstance(train.grey, Tensor):
+    if not isinstance(train.stored, Tensor):
         return None
-    index = rng.permutation(len(train), rng.stream(0, "as many"))[:count].to(train.grey.device)
+    index = rng.permutation(len(train), rng.stream(0, "as many"))[:count].to(train.stored.device)
     labels, weights = (None if t is None else t[index.to(t.device)] for t in (train.labels, train.weights))
-    return replace(train, grey=train.grey[index], labels=labels, weights=weights)
+    return replace(train, stored=train.stored[index], labels=labels, weights=weights)
 
 
 def below(last: Seen, best: Seen) -> tuple[float, float]:

@@ -23,14 +23,14 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
 from ebm_cli.training import checks
-from ebm_cli.training.loop import Plan
+from ebm_cli.training.loop import Schedule
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, build_components
 
 T = TypeVar("T")
 UNSAID = {"checkpoint": "last"}
 """What `report` was before a run's configuration had it."""
 LOOP_KEYS = ("steps", "batch_size", "seed")
-PLAN_KEYS = ("log_every", "eval_every", "save_every")
+SCHEDULE_KEYS = ("log_every", "eval_every", "save_every")
 
 
 def checked(cls: type[T], values: Mapping[str, Any], prefixes: Mapping[str, str] | None = None) -> T:
@@ -50,12 +50,12 @@ def checked(cls: type[T], values: Mapping[str, Any], prefixes: Mapping[str, str]
         raise UserError(registry.explain(detail, prefix, known)) from error
 
 
-def loop_and_plan(config: Mapping[str, Any]) -> tuple[Loop, Plan]:
+def loop_and_schedule(config: Mapping[str, Any]) -> tuple[Loop, Schedule]:
     """The numbers at the top of the configuration."""
     loop = checked(Loop, {key: config[key] for key in LOOP_KEYS if key in config})
     kept = dict(config["checkpoint"])
-    plan = {key: config[key] for key in PLAN_KEYS if key in config} | kept
-    return loop, checked(Plan, plan, dict.fromkeys(kept, "checkpoint."))
+    schedule = {key: config[key] for key in SCHEDULE_KEYS if key in config} | kept
+    return loop, checked(Schedule, schedule, dict.fromkeys(kept, "checkpoint."))
 
 
 def reporting(config: Mapping[str, Any]) -> Reporting:
@@ -66,7 +66,7 @@ def reporting(config: Mapping[str, Any]) -> Reporting:
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key at the top that nothing reads, such as `+stpes=3` adds."""
-    known = [*registry.GROUPS, *LOOP_KEYS, *PLAN_KEYS, "checkpoint", "report", "resume", "plugins"]
+    known = [*registry.GROUPS, *LOOP_KEYS, *SCHEDULE_KEYS, "checkpoint", "report", "resume", "plugins"]
     if config.get("experiment"):
         raise UserError("experiment: its file must begin with the line '# @package _global_', so that its keys count")
     for key in config:
@@ -117,7 +117,7 @@ def ranks_wanted(config: Mapping[str, Any]) -> int:
 
 def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     """Raise UserError if so many processes cannot share the work or the memory, before any of them is started."""
-    components, (loop, _) = build_components(config, choice), loop_and_plan(config)
+    components, (loop, _) = build_components(config, choice), loop_and_schedule(config)
     reporting(config)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
@@ -174,7 +174,7 @@ def feasible(
 def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:
     """Raise UserError if an evaluation needs of the data what they lack, before any work."""
     for name, evaluation in chosen.items():
-        missing = evaluation.lacks(data)
+        missing = evaluation.refusal_of_data(data)
         if missing:
             raise UserError(f"evaluation={name}: {missing}")
 

@@ -25,7 +25,7 @@ from ebm_cli.commands.parts import (
     evaluations,
     feasible,
     load_plugins,
-    loop_and_plan,
+    loop_and_schedule,
     ranks_wanted,
     reporting,
 )
@@ -47,7 +47,7 @@ from ebm_cli.tracker import process
 from ebm_cli.tracker.base import RunInfo, TrackerSpec
 from ebm_cli.tracker.guard import guarded
 from ebm_cli.training import checks
-from ebm_cli.training.loop import Follower, Plan, Recorder, Restored, fit, restore, subject_of
+from ebm_cli.training.loop import Follower, Recorder, Restored, Schedule, fit, restore, subject_of
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 
@@ -68,7 +68,7 @@ class Session:
 
     parts: Parts
     state: TrainState
-    plan: Plan
+    schedule: Schedule
     evaluations: dict[str, Evaluation]
     tracker: TrackerSpec
     run: Run
@@ -81,7 +81,7 @@ class Session:
     @property
     def trained(self) -> Trained:
         """What of it the final evaluation needs."""
-        return Trained(self.run, self.parts, self.state, self.evaluations, self.plan.monitor, self.plugins)
+        return Trained(self.run, self.parts, self.state, self.evaluations, self.schedule.monitor, self.plugins)
 
     @property
     def plugins(self) -> str:
@@ -126,7 +126,7 @@ def _begin(request: Request, stop: StopRequest, held: ExitStack) -> int:
     stop.at_once()
     stop.after_step()
     if not leads:
-        fit(session.parts, session.state, Follower(session.plan), stop)
+        fit(session.parts, session.state, Follower(session.schedule), stop)
         return stop.exit_code or 0
     own = own or _claimed(request.directory, "hydra.run.dir = ", held)
     open_record(session, request)
@@ -179,7 +179,7 @@ def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
 def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
     """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
     choice = choices(config, request.chosen if found is None else None)
-    loop, plan = loop_and_plan(config)
+    loop, schedule = loop_and_schedule(config)
     reports, chosen = reporting(config), evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, tracker = _build(config, loop, choice, begins=begins)
@@ -190,12 +190,12 @@ def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> S
     parts, config, said = accelerated(parts, state, config, work)
     notes, restored = [said], None
     if found is not None:
-        restored = restore(found, parts, state, plan)
+        restored = restore(found, parts, state, schedule)
         notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
-    return Session(parts, state, plan, kept, tracker, home, config, notes, warnings, restored, reports)
+    return Session(parts, state, schedule, kept, tracker, home, config, notes, warnings, restored, reports)
 
 
 def open_record(session: Session, request: Request) -> None:
@@ -266,7 +266,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -
         process.apart(session.tracker, session.config["tracker"]["name"]),
         RunInfo(home.path, meta["id"], home.path.name, group, session.config, state.step if session.restored else None),
     )
-    recorder = Recorder(home, own, tracker, session.plan, session.evaluations)
+    recorder = Recorder(home, own, tracker, session.schedule, session.evaluations)
     ending = Ending()
     if own.taken_from:
         session.notes.insert(0, f"{own.taken_from} held this run and died; this process goes on with it")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebm_cli import registry
 from ebm_cli.commands.judged import as_trained, other_than_trained
-from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_plan
+from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_schedule
 from ebm_cli.commands.places import given_anew, rooted
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.device import ranks
@@ -70,7 +70,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
         log.warning("%s", edited)
     config = _wished(own, wanted)
     choice = choices(config)
-    loop, _ = loop_and_plan(config)
+    loop, _ = loop_and_schedule(config)
     components = build_components(config, choice)
     saved = _checkpoint(found, wanted.checkpoint)
     device = registry.build("device", wanted.device)

@@ -89,7 +89,7 @@ class Split:
     """
 
     space: Space
-    grey: Tensor | SparseRows
+    stored: Tensor | SparseRows
     scale: float
     stochastic: bool
     labels: Tensor | None
@@ -98,11 +98,11 @@ class Split:
     noise: float = 0.0
 
     def __len__(self) -> int:
-        return len(self.grey)
+        return len(self.stored)
 
     def rows(self, index: Tensor, key: AnyKey) -> Tensor:
         """x (len(index), *shape) float32; what is drawn, bits or noise, anew for each key."""
-        x = self.grey[index].float()
+        x = self.stored[index].float()
         x = x if self.scale == 1 else x / self.scale
         if isinstance(self.space, Real):
             return self._shaded(self.space, x, key)
@@ -130,7 +130,7 @@ class Split:
 
     def _fixed(self, first: int, last: int) -> Tensor:
         key = rng.stream(0, "binarize", len(self)).at_row(first)
-        return self.rows(torch.arange(first, last, device=self.grey.device), key)
+        return self.rows(torch.arange(first, last, device=self.stored.device), key)
 
     @property
     def size(self) -> float:
@@ -142,18 +142,18 @@ class Split:
 
         Of words the share of each among the last ones, (V,); of counts that of each among all words, (K,).
         """
-        if isinstance(self.grey, SparseRows):
-            count = self.grey.of_columns().double()
+        if isinstance(self.stored, SparseRows):
+            count = self.stored.of_columns().double()
             return (count / count.sum()).float()
         if isinstance(self.space, Words):
-            count = torch.bincount(self.grey[:, -1].cpu().long(), minlength=self.space.values)
-            return (count.double() / len(self)).float().to(self.grey.device)
+            count = torch.bincount(self.stored[:, -1].cpu().long(), minlength=self.space.values)
+            return (count.double() / len(self)).float().to(self.stored.device)
         if isinstance(self.space, Categorical):
             weights = torch.ones(len(self), dtype=torch.float64) if self.weights is None else self.weights.cpu()
-            sites = self.grey.flatten(1).cpu().unbind(1)
+            sites = self.stored.flatten(1).cpu().unbind(1)
             counts = [torch.bincount(site.long(), weights, minlength=self.space.values) for site in sites]
-            return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.grey.device)
-        parts = self.grey.split(max(1, _AT_ONCE * len(self) // self.grey.numel()))
+            return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.stored.device)
+        parts = self.stored.split(max(1, _AT_ONCE * len(self) // self.stored.numel()))
         total = sum((part.sum(0, dtype=torch.float64) for part in parts[1:]), parts[0].sum(0, dtype=torch.float64))
         mean = (total / len(self) / self.scale).float()
         mean = (mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean
@@ -162,7 +162,7 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, grey=self.grey.to(device), labels=labels)
+        return replace(self, stored=self.stored.to(device), labels=labels)
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class Data:
         n is the number of rows; of counts that of all their words, and K the size of the vocabulary.
         """
         mean, n = self.train.mean(), self.train.size
-        if isinstance(self.train.grey, SparseRows):
-            words = self.train.grey.count.sum().item()
+        if isinstance(self.train.stored, SparseRows):
+            words = self.train.stored.count.sum().item()
             return ((words * mean.double() + 1) / (words + len(mean))).float()
         return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete | Words) else mean
 
@@ -226,8 +226,8 @@ class Data:
             kind += f" of {self.space.values} values"
         if isinstance(self.space, Words):
             kind += f" of a vocabulary of {self.space.values}"
-        if isinstance(self.train.grey, SparseRows):
-            length = self.train.grey.of_rows()
+        if isinstance(self.train.stored, SparseRows):
+            length = self.train.stored.of_rows()
             kind = f"counts of {self.space.sites} words in documents of {length.min()} to {length.max()}"
         return kind
 
@@ -248,7 +248,7 @@ class Data:
 
 def _tensors(split: Split) -> tuple[Tensor | None, ...]:
     """All that makes its rows."""
-    rows = (split.grey,) if isinstance(split.grey, Tensor) else tuple(split.grey.tensors())
+    rows = (split.stored,) if isinstance(split.stored, Tensor) else tuple(split.stored.tensors())
     return (*rows, split.labels, split.weights)
 
 
@@ -362,7 +362,7 @@ class Dataset(ABC):
         """The split with what is added to its values."""
         if raw.values != "grey" or not self.spreads_levels:
             return replace(split, noise=self.added)
-        levels = 256 if isinstance(split.grey, Tensor) and split.grey.dtype == torch.uint8 else raw.categories
+        levels = 256 if isinstance(split.stored, Tensor) and split.stored.dtype == torch.uint8 else raw.categories
         if not levels:
             raise UserError(
                 "dataset.dequantise = true: these values are not uint8, so how many levels they have is not known; set "

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
-from ebm_cli.dataset.npz import Part, hold_out
+from ebm_cli.dataset.npz import FileSplit, hold_out
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -60,12 +60,12 @@ class ImageFolder(GreyDataset):
         train, valid, test = (Arrays(parts[name].values, parts[name].labels) for name in SPLITS)
         return Raw("grey", train, valid, test)
 
-    def _part(self, name: str, classes: Classes, names: Sequence[str]) -> Part:
+    def _part(self, name: str, classes: Classes, names: Sequence[str]) -> FileSplit:
         """One split, its images in the order of classes and of file names."""
         files = [(path, label) for label, paths in classes.items() for path in paths]
         images = np.stack([read_image(path, self.size, self.colour) for path, _ in files])
         labels = np.array([names.index(label) for _, label in files if label is not None], np.int64)
-        return Part(name, images, labels if names else None)
+        return FileSplit(name, images, labels if names else None)
 
 
 def find_splits(folder: Path, said: str) -> dict[str, Classes]:

@@ -19,7 +19,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
 
-class Source(Protocol):
+class TorchvisionFiles(Protocol):
     """What is used of a torchvision dataset class: file names with their MD5 sums, and folders to find them in."""
 
     resources: list[tuple[str, str]]
@@ -112,7 +112,7 @@ def _read_idx(file: io.BufferedIOBase, path: Path, dims: int) -> NDArray[np.uint
     return found.reshape(shape)
 
 
-def _fetch_each(source: Source, raw: Path, absent: list[str]) -> None:
+def _fetch_each(source: TorchvisionFiles, raw: Path, absent: list[str]) -> None:
     """Download the `absent` ones of the files that a torchvision MNIST class lists."""
     for name, md5 in source.resources:
         if name in absent:

@@ -48,5 +48,5 @@ class Histogram:
 
 def some_rows(split: Split) -> Tensor:
     """At most 10 000 of them, (rows, sites) float64 on the CPU."""
-    index = torch.arange(min(_ROWS, len(split)), device=split.grey.device)
+    index = torch.arange(min(_ROWS, len(split)), device=split.stored.device)
     return split.rows(index, rng.stream(0, "noise")).flatten(1).double().cpu()

@@ -24,18 +24,20 @@ _IS = ("is", "are")
 
 
 @dataclass(frozen=True)
-class Part:
+class FileSplit:
     """One split of the file, as it is there; `key` is its name there."""
 
     key: str
     values: NDArray[Any]
     labels: NDArray[np.int64] | None
 
-    def cut(self, kept: NDArray[np.int64], last: NDArray[np.int64]) -> tuple["Part", "Part"]:
+    def cut(self, kept: NDArray[np.int64], last: NDArray[np.int64]) -> tuple["FileSplit", "FileSplit"]:
         """Its rows `kept` and its rows `last`, both ascending, in the memory of its own, which changes."""
         put_last(self.values, kept, last)
         labels = (None, None) if self.labels is None else (self.labels[kept], self.labels[last])
-        return Part(self.key, self.values[: len(kept)], labels[0]), Part(self.key, self.values[len(kept) :], labels[1])
+        return FileSplit(self.key, self.values[: len(kept)], labels[0]), FileSplit(
+            self.key, self.values[len(kept) :], labels[1]
+        )
 
 
 @register("dataset", "npz")
@@ -76,7 +78,8 @@ class Npz(GreyDataset):
         arrays = found if standard else arrays
         spins = values == "binary" and negative
         final = {
-            name: Part(part.key, array, part.labels) for (name, part), array in zip(parts.items(), arrays, strict=True)
+            name: FileSplit(part.key, array, part.labels)
+            for (name, part), array in zip(parts.items(), arrays, strict=True)
         }
         for name in ("test", "valid"):
             if name not in final:
@@ -121,7 +124,7 @@ class Npz(GreyDataset):
         return [array.astype(np.uint8, copy=False) for array in arrays]
 
 
-def read_parts(path: Path, said: str) -> tuple[dict[str, Part], tuple[str, ...]]:
+def read_parts(path: Path, said: str) -> tuple[dict[str, FileSplit], tuple[str, ...]]:
     """The splits in the file by their names train, valid and test, each checked by itself and against train.
 
     Beside them remarks on what the file is taken for.
@@ -130,12 +133,12 @@ def read_parts(path: Path, said: str) -> tuple[dict[str, Part], tuple[str, ...]]
     for one, other in (("valid", "val"), ("valid_label", "val_label")):
         if one in arrays and other in arrays:
             raise UserError(f"{said}: has both {one} and {other}; leave out one of them")
-    parts: dict[str, Part] = {}
+    parts: dict[str, FileSplit] = {}
     for key in SPLITS:
         if key in arrays:
             check_values(arrays[key], key, arrays["train"], said)
             labels = read_labels(arrays, key, said)
-            parts["valid" if key == "val" else key] = Part(key, arrays[key], labels)
+            parts["valid" if key == "val" else key] = FileSplit(key, arrays[key], labels)
     return parts, remarks
 
 
@@ -212,7 +215,9 @@ def convert(arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray
     return "grey" if inside else "real", [array.astype(np.float32, copy=False) for array in arrays]
 
 
-def hold_out(train: Part, name: str, share: float, said: str, way: str | None = None) -> tuple[Part, Part]:
+def hold_out(
+    train: FileSplit, name: str, share: float, said: str, way: str | None = None
+) -> tuple[FileSplit, FileSplit]:
     """`train` without, and only, a fixed random choice of max(1, round(share * n)) of its n rows.
 
     Both lie in the memory of `train`, whose rows are in another order afterwards.

@@ -13,7 +13,7 @@ from ebm_cli.dataset import kinds
 from ebm_cli.dataset.alignment import GAPS, Aligned, file_alphabet, read_fasta
 from ebm_cli.dataset.base import Arrays, Binarize, Raw, Truth, Values
 from ebm_cli.dataset.files import data_root, missing, read_npz
-from ebm_cli.dataset.npz import Part, hold_out
+from ebm_cli.dataset.npz import FileSplit, hold_out
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -60,7 +60,7 @@ class Protein(Aligned):
             raise UserError(f"{said}: too few distinct sequences ({len(distinct)}); the splits need {_FEWEST} at least")
         if len(distinct) < len(rows):
             remarks += (f"{len(rows) - len(distinct)} of {len(rows)} sequences repeat others and are read once",)
-        train, test = hold_out(Part("msa", distinct, None), "test", self.held_out, said)
+        train, test = hold_out(FileSplit("msa", distinct, None), "test", self.held_out, said)
         train, valid = hold_out(train, "valid", self.held_out, said)
         weights = None if self.reweight is None else sequence_weights(train.values, self.reweight)
         truth = Truth(contacts=None if contacts is None else torch.from_numpy(contacts))

@@ -100,7 +100,7 @@ def _quantised(data: Data) -> str | None:
 def _rows(data: Data) -> NDArray[np.float64]:
     """Some training rows as a model gets them, (rows, sites)."""
     index = torch.linspace(0, len(data.train) - 1, min(_ROWS, len(data.train)), dtype=torch.float64).long()
-    grey = data.train.grey[index.to(data.train.grey.device)]
+    grey = data.train.stored[index.to(data.train.stored.device)]
     return grey.flatten(1).double().cpu().numpy() / data.train.scale
 
 

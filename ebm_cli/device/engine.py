@@ -43,7 +43,7 @@ class Engine:
             self._regions[function] = torch.compile(function, fullgraph=True, dynamic=False)
         return self._regions[function]  # type: ignore[return-value]
 
-    def parts(self, n: int, copies: int = 1) -> list[slice]:
+    def slices(self, n: int, copies: int = 1) -> list[slice]:
         """n rows, each of so many copies, in as few equal parts as are allowed."""
         size = max(1, -(-n // -(-n // max(1, self.rows // copies)))) if n else 1
         return [slice(first, min(first + size, n)) for first in range(0, n, size)] or [slice(0, 0)]

@@ -23,7 +23,7 @@ from ebm_cli.evaluation.base import (
 )
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import WIDE, crossed, few_chains
-from ebm_cli.evaluation.invariance import not_invariant
+from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z.annealing import Beta, Path
 from ebm_cli.model.base import EnergyModel
@@ -74,7 +74,7 @@ class AIS(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
-        return not_invariant(model, sampler)
+        return refusal_to_anneal(model, sampler)
 
     def while_it_trains(self) -> "AIS":
         """With `training_temperatures` and without RAISE, where these are given."""
@@ -233,7 +233,7 @@ def forward(
     x_0 ~ p_0; for k = 1..K: log w += log f_k(x_{k-1}) - log f_{k-1}(x_{k-1}), x_k ~ T_k(. | x_{k-1}).
     """
     order, ends, weights = range(1, temperatures + 1), [], []
-    for part in engine.parts(chains):
+    for part in engine.slices(chains):
         state = path.observe(path.start(part.stop - part.start, key.fold("start").after(part.start)))
         log_w = torch.zeros(len(state.x), dtype=torch.float64, device=state.x.device)
         state, log_w = _walk(path, (state, log_w), order, _up, key.after(part.start), engine, moves)
@@ -251,7 +251,7 @@ def reverse_log_p(
     p_annealed(x) = E[w] f_K(x) / Z_base, where log f_K(x) - log Z_base is found from the path itself at x.
     """
     rows, weights = x.repeat_interleave(chains, dim=0), []
-    for part in engine.parts(len(rows)):
+    for part in engine.slices(len(rows)):
         state = path.observe(rows[part])
         log_w = _log_target(path, state) - path.log_z_base
         _, log_w = _walk(path, (state, log_w), range(temperatures, 0, -1), _down, key.after(part.start), engine)

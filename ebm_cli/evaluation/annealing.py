@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
 from ebm_cli.errors import RunError
@@ -33,7 +33,7 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     why = subject.model.improper()
     if why:
         raise RunError(why)
-    model = exact_arithmetic(subject.model, subject.device)
+    model = full_arithmetic(subject.model, subject.device)
     base = independent_units(subject.data, model, base_mix).to(next(subject.model.parameters()))
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
         assert isinstance(base, BernoulliProduct | CategoricalProduct)

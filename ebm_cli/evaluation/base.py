@@ -53,7 +53,7 @@ class Subject:
 def some_rows(split: Split, count: int, key: Key) -> Tensor:
     """At most `count` rows of a split, a random choice without repetition, (rows, *shape)."""
     order = rng.permutation(len(split), key)[:count]
-    return split.rows(order.to(split.grey.device), key.fold("binarize"))
+    return split.rows(order.to(split.stored.device), key.fold("binarize"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Evaluation(ABC):
         """Why it cannot be done on this model with this sampler, or None."""
         return None
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """What of the data it needs is missing, and the way out, or None."""
         return None
 

@@ -13,7 +13,7 @@ from ebm_cli.evaluation.ais import interval, likelihood, unnormalised
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
 from ebm_cli.evaluation.baseline import above_independent
-from ebm_cli.evaluation.invariance import not_invariant
+from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.log_z.annealing import Path
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
@@ -54,7 +54,7 @@ class Bridge(Evaluation):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every rung must be invariant under its moves."""
-        return not_invariant(model, sampler)
+        return refusal_to_anneal(model, sampler)
 
     @property
     def work(self) -> Work:

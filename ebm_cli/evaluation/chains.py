@@ -60,7 +60,7 @@ class ChainDiagnostics(Evaluation):
         split = subject.held_out
         half = self.chains // 2
         rows = rng.permutation(len(split), subject.key.fold("rows"))
-        data = split.rows(rows[torch.arange(half) % len(rows)].to(split.grey.device), subject.key.fold("binarize"))
+        data = split.rows(rows[torch.arange(half) % len(rows)].to(split.stored.device), subject.key.fold("binarize"))
         noise = subject.model.space.noise(self.chains - half, subject.key.fold("noise"), data.device)
         return torch.cat([data, noise])
 

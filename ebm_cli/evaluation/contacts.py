@@ -40,7 +40,7 @@ class Contacts(Evaluation):
         """Couplings between all pairs must be there."""
         return None if isinstance(model, Potts) else "this model has no couplings between categorical sites"
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """Pairs beyond `separation`, and the value that is to be the gap."""
         sites, values = data.space.sites, data.space.values if isinstance(data.space, Categorical) else 0
         if sites - 1 <= self.separation:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
@@ -52,7 +52,7 @@ class Denoise(Evaluation):
         clean = subject.some_rows(self.rows)
         z = rng.normal(clean.shape, key.fold("noise"), clean.device)
         noisy = space.nearest(clean + self.noise * (space.high - space.low) * z)
-        model = exact_arithmetic(subject.model, subject.device)
+        model = full_arithmetic(subject.model, subject.device)
         found, _ = run(subject.sampler, model, noisy, self.steps, key.fold("steps"), subject.device.engine)
         metrics = psnr("denoise/psnr_before", noisy, clean, space) | psnr("denoise/psnr_after", found, clean, space)
         n = min(_SHOWN, len(clean))

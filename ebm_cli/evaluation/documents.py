@@ -43,8 +43,8 @@ class BesideLDA(Evaluation):
 
 def counts(split: Split) -> SparseRows:
     """The documents of a split, (n, K)."""
-    assert isinstance(split.grey, SparseRows)
-    return split.grey
+    assert isinstance(split.stored, SparseRows)
+    return split.stored
 
 
 def hidden_logits(model: ReplicatedSoftmax, documents: SparseRows) -> Tensor:

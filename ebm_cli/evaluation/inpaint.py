@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.dataset.base import Data
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
@@ -72,7 +72,7 @@ class Inpaint(Evaluation):
 
     def _filled(self, subject: Subject, start: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
         """Where the chains end; of a sampler with replicas, the known sites of each are set back."""
-        sampler, model, x = subject.sampler, exact_arithmetic(subject.model, subject.device), start
+        sampler, model, x = subject.sampler, full_arithmetic(subject.model, subject.device), start
         engine, key = engine_for(sampler, model, subject.device.engine), subject.key.fold("steps")
         keys: list[Key] = [key.fold(i) for i in range(self.steps)]
         for one in engine.keys(keys, x.device):

@@ -11,9 +11,9 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.sampler.base import Sampler
 
 
-def not_invariant(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+def refusal_to_anneal(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
     """Why nothing can be annealed by this sampler, and those it can be by, or None."""
-    if sampler.inner.exact:
+    if sampler.inner.leaves_invariant:
         return None
     fits = ", ".join(invariant(model)) or "none"
     return f"this sampler does not leave the model invariant; samplers that do and fit this model: {fits}"
@@ -27,5 +27,5 @@ def invariant(model: EnergyModel) -> Iterator[str]:
             continue
         sampler: Sampler[Any, Any] = registry.build("sampler", settings)
         able = type(model.space) in sampler.spaces and all(isinstance(model, need) for need in sampler.needs)
-        if able and sampler.exact and sampler.misfit(model.space) is None:
+        if able and sampler.leaves_invariant and sampler.refusal(model.space) is None:
             yield file.name.removesuffix(".yaml")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel
@@ -134,7 +134,7 @@ class LongRun(Evaluation):
         begin = {start: self._begin(subject, start) for start in self.starts}
         begin = {start: x for start, x in begin.items() if len(x)}
         steps = (0, *sorted({self.steps >> i for i in range(self.frames)} - {0}))
-        model = exact_arithmetic(subject.model, subject.device)
+        model = full_arithmetic(subject.model, subject.device)
         keys = [subject.key.fold("steps", str(noise), i) for i in range(self.steps)]
         x = torch.cat([*begin.values()])
         frames = list(followed(sampler, model, x, keys, steps, subject.device.engine))
@@ -150,7 +150,7 @@ class LongRun(Evaluation):
     def _begin(self, subject: Subject, start: Start) -> Tensor:
         """Where chains begin, at most `chains`; the run may keep none of its own."""
         if start == "noise":
-            return subject.model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.grey.device)
+            return subject.model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.stored.device)
         return next(subject.held_out.pieces(self.chains)) if start == "data" else subject.store[: self.chains]
 
 

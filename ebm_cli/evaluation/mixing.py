@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import registry, rng
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
@@ -76,11 +76,11 @@ class Mixing(Evaluation):
         if not isinstance(model.space, TwoValued):
             return f"distances are counted in sites that differ, a {model.space.name} space has none"
         for label, settings in self.samplers.items():
-            why = _misfit(_built(f"samplers.{label}", settings), model)
+            why = _refusal(_built(f"samplers.{label}", settings), model)
             if why:
                 return f"samplers.{label} {why} (~evaluation.mixing.samplers.{label} leaves that sampler out)"
         reference = self._reference_sampler(sampler)
-        why = _misfit(reference, model) or (None if reference.exact else "only approximates the model")
+        why = _refusal(reference, model) or (None if reference.leaves_invariant else "only approximates the model")
         return f"reference {why}; set evaluation.mixing.reference" if why else None
 
     @property
@@ -118,8 +118,8 @@ class Mixing(Evaluation):
         """The reference, and a sentence if its second half still moved."""
         split, key, engine = subject.held_out, subject.key.fold("reference"), subject.device.engine
         order = rng.permutation(len(split), key.fold("rows"))
-        rows = order[torch.arange(self.reference_chains) % len(order)].to(split.grey.device)
-        model, sampler = exact_arithmetic(subject.model, subject.device), self._reference_sampler(subject.sampler)
+        rows = order[torch.arange(self.reference_chains) % len(order)].to(split.stored.device)
+        model, sampler = full_arithmetic(subject.model, subject.device), self._reference_sampler(subject.sampler)
         half = self.reference_steps // 2
         before = run(sampler, model, split.rows(rows, key.fold("binarize")), half, key.fold("first"), engine)[0]
         after = run(sampler, model, before, self.reference_steps - half, key.fold("second"), engine)[0]
@@ -193,7 +193,7 @@ class Moving:
     @classmethod
     def of(cls, sampler: Sampler[Any, Any], subject: Subject, start: Tensor, key: Key, adapt_steps: int = 0) -> Self:
         """At the start. A few steps are taken and forgotten, so that the clock sees no compiling."""
-        model = exact_arithmetic(subject.model, subject.device)
+        model = full_arithmetic(subject.model, subject.device)
         if adapts(sampler):
             sampler, _ = adapted(sampler, model, start, adapt_steps, key.fold("adapt"))
         engine = engine_for(sampler, model, subject.device.engine)
@@ -364,7 +364,7 @@ def _built(key: str, settings: Settings) -> Sampler[Any, Any]:
     return found
 
 
-def _misfit(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
+def _refusal(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
     """Why the sampler cannot move in this model, or None."""
     kernel = sampler.inner
     lacking = [need.called for need in kernel.needs if not isinstance(model, need)]
@@ -372,7 +372,7 @@ def _misfit(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
         return f"wants a {' and '.join(lacking)} model, this one is not"
     if not isinstance(model.space, kernel.spaces):
         return f"moves in {names(kernel.spaces)} spaces, this one is {model.space.name}"
-    why = sampler.misfit(model.space)
+    why = sampler.refusal(model.space)
     return f"does not fit: {why}" if why else None
 
 

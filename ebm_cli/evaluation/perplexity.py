@@ -77,7 +77,7 @@ class Perplexity(BesideLDA):
     bootstrap: Annotated[int, Field(ge=100)]
     lda_particles: Count
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """Documents without a word say nothing."""
         splits = {"train": data.train, "valid": data.valid, "test": data.test}
         bare = [name for name, split in splits.items() if split is not None and not len(_documents(split).row)]

@@ -42,7 +42,7 @@ class PseudoLikelihood(Evaluation):
     def evaluate(self, subject: Subject) -> Result:
         """`pseudo_likelihood/log_pseudo_likelihood`, its standard error and the number of rows."""
         split, key = subject.held_out, rng.stream(0, "pseudo_likelihood")
-        order = rng.permutation(len(split), key).to(split.grey.device)
+        order = rng.permutation(len(split), key).to(split.stored.device)
         first = split.rows(order[:1], key.fold("binarize"))
         chosen = order[: self.points or _affordable(subject.model, first)]
         x = split.rows(chosen, key.fold("binarize"))

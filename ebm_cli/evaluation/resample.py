@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
@@ -48,12 +48,12 @@ class Resample(Evaluation):
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:
         """`resample/best_steps`, `resample/mmd_best`, `resample/mmd_at_end`, ..., and the curves."""
-        model = exact_arithmetic(subject.model, subject.device)
+        model = full_arithmetic(subject.model, subject.device)
         rows = subject.some_rows(self.rows)
         if len(rows) < 2:
             return Result({}, warnings=("one held-out row alone has no distances to measure by",))
         target = Target.of(model, rows)
-        start = model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.grey.device)
+        start = model.space.noise(self.chains, subject.key.fold("noise"), subject.data.train.stored.device)
         course, frames = Course(), self._followed(subject, model, start)
         wrong = next(filter(None, map(lost, frames)), None)
         if wrong or not moved(start, frames[-1]).any():
@@ -84,7 +84,7 @@ class Resample(Evaluation):
         engine, sampler = subject.device.engine, subject.sampler
         keys = [subject.key.fold("steps", i) for i in range(self.steps)]
         found = []
-        for part in engine.parts(len(start), sampler.replicas):
+        for part in engine.slices(len(start), sampler.replicas):
             own = [key.after(part.start) for key in keys]
             found.append([*followed(sampler, model, start[part], own, looks(self.steps), engine)])
         return [torch.cat(positions) for positions in zip(*found, strict=True)]

@@ -47,7 +47,7 @@ class Retrieval(BesideLDA):
     queries: Annotated[int, Field(ge=1)] | None
     features: Literal["probabilities", "logits"]
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """Labels."""
         splits = [split for split in (data.train, data.valid, data.test) if split is not None]
         labelled = all(split.labels is not None for split in splits)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel, Normalised
@@ -112,7 +112,7 @@ class Samples(Evaluation):
             x, y = space.bits(x), space.bits(y)
         return {"samples/mmd": mmd(x, y), "samples/mmd_standard_error": resolution(y, len(x))}
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """A classifier needs labels."""
         if self.features != "classifier" or (data.train.labels is not None and data.test.labels is not None):
             return None
@@ -170,10 +170,10 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
     if isinstance(subject.model, Normalised) and not kept:
         with torch.no_grad():
             return subject.model.sample(count, key.fold("exact")), {}
-    x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.grey.device)
+    x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.stored.device)
     if kept:
         x = torch.cat([subject.store, x])[:count]
-    model = exact_arithmetic(subject.model, subject.device)
+    model = full_arithmetic(subject.model, subject.device)
     found: dict[str, float] = {}
     if adapts(sampler) and steps > 1:
         sampler, x = adapted(sampler, model, x, steps // 2, key.fold("adapt"))

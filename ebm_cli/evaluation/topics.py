@@ -55,7 +55,7 @@ class TopicWords(BesideLDA):
         few = f"evaluation.topics.words = {self.words}: the vocabulary has {size} words; take so many at most"
         return super().refusal(model, sampler) or (few if self.words > size else None)
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """The documents to look for words in."""
         none = "reference = valid: no documents were kept back for validation; take train or test"
         return none if self.reference == "valid" and data.valid is None else None

@@ -45,7 +45,7 @@ class WordPrediction(Evaluation):
         fits = isinstance(model, Conditional)
         return None if fits else "this model gives no word its probability; a model that does is log_bilinear"
 
-    def lacks(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """Words to find others near to must be in the vocabulary."""
         missing = [word for word in self.words or () if word not in data.words]
         return f"words has {missing[0]}, which the vocabulary lacks; name others, or null" if missing else None

@@ -18,7 +18,7 @@ _SCALE = 20.0  # words: below it about even steps, above it even factors
 _RANGE = 300.0  # nats that a word's weight may move by before it is summed anew: float64 loses nothing within 700
 
 
-class Words(NamedTuple):
+class HiddenState(NamedTuple):
     """Hidden units h (chains, hidden), and the words given them, summed out.
 
     `weight` (chains, K) is proportional to exp(b + W h) in each row, `total` (chains,) its sum; s is s(h), (chains,).
@@ -48,19 +48,19 @@ class LengthPath:
         """log Z_0 in nats."""
         return self.model.hidden * math.log(2)
 
-    def start(self, chains: int, key: Key) -> Words:
+    def start(self, chains: int, key: Key) -> HiddenState:
         """Fair coins."""
         return self.observe(rng.bernoulli(self.model.c.new_zeros(chains, self.model.hidden), key))
 
-    def observe(self, h: Tensor) -> Words:
+    def observe(self, h: Tensor) -> HiddenState:
         """The words given h (chains, hidden) float64."""
         logits = self.model.word_logits(h)
         top = logits.amax(1, keepdim=True)
         weight = (logits - top).exp_()
         total = weight.sum(1)
-        return Words(h, weight, total, h @ self.model.c + top.squeeze(1) + total.log())
+        return HiddenState(h, weight, total, h @ self.model.c + top.squeeze(1) + total.log())
 
-    def move(self, state: Words, length: float, key: Key, *, backwards: bool = False) -> Words:
+    def move(self, state: HiddenState, length: float, key: Key, *, backwards: bool = False) -> HiddenState:
         """Each hidden unit in turn given all the others, from p_D; `backwards` in the opposite order.
 
         log p(h_j = 1 | others) / p(h_j = 0 | others) = D (s(h with h_j = 1) - s(h with h_j = 0)). It leaves p_D
@@ -123,7 +123,7 @@ def forward(path: LengthPath, rungs: Tensor, lengths: Tensor, chains: int, key: 
     the `rungs`, which hold all of `lengths`, read where it passes them.
     """
     wanted, found, best = set(lengths.tolist()), [], []
-    for part in engine.parts(chains):
+    for part in engine.slices(chains):
         state = path.start(part.stop - part.start, key.fold("start").after(part.start))
         log_w, each = torch.zeros_like(state.s), []
         for t, (below, length) in enumerate(itertools.pairwise(rungs.tolist())):
@@ -146,7 +146,7 @@ def backward(path: LengthPath, rungs: Tensor, lengths: Tensor, h: Tensor, key: K
     """
     steps, found = rungs.tolist(), []
     wanted = torch.isin(rungs[1:], lengths.to(rungs))
-    for part in engine.parts(len(h)):
+    for part in engine.slices(len(h)):
         state, each = path.observe(h[part]), []
         for t in range(len(steps) - 1, 0, -1):
             state = path.move(state, steps[t], key.fold(t).after(part.start), backwards=True)
@@ -167,7 +167,7 @@ def reverse_log_p(path: LengthPath, rungs: Tensor, x: Tensor, chains: int, key: 
     rows = x[order].double()
     log_f = -path.model.energy(rows)
     rows, length = rows.repeat_interleave(chains, 0), length.repeat_interleave(chains)
-    weights = [_down(path, rungs, rows[part], length[part], key.after(part.start)) for part in engine.parts(len(rows))]
+    weights = [_down(path, rungs, rows[part], length[part], key.after(part.start)) for part in engine.slices(len(rows))]
     log_w = torch.cat(weights).reshape(len(x), chains).logsumexp(1) - math.log(chains)
     return torch.empty_like(log_f).scatter(0, order, log_f - path.log_z_base + log_w)
 

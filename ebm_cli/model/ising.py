@@ -28,7 +28,7 @@ class Ising(Blocked):
     """
 
     edges: Tensor
-    slots: Tensor
+    edge_of: Tensor
     neighbours: Tensor
     compiles = True
     couplings = ("J",)
@@ -42,7 +42,7 @@ class Ising(Blocked):
         self.register_buffer("edges", edges)  # saved: a file of edges may change
         table = _table(edges, space.sites)
         self.register_buffer("neighbours", table[0], persistent=False)
-        self.register_buffer("slots", table[1], persistent=False)
+        self.register_buffer("edge_of", table[1], persistent=False)
         for number, colour in enumerate(graph.coloured(edges, space.sites)):
             self.register_buffer(f"colour{number}", colour, persistent=False)
 
@@ -57,8 +57,8 @@ class Ising(Blocked):
         if self.dense:
             J = self.coupling()
             return s @ (J if sites is None else J[:, sites])
-        neighbours, slots = (t if sites is None else t[sites] for t in (self.neighbours, self.slots))
-        strength = torch.cat([self.J, self.J.new_zeros(1)])[slots]
+        neighbours, edge_of = (t if sites is None else t[sites] for t in (self.neighbours, self.edge_of))
+        strength = torch.cat([self.J, self.J.new_zeros(1)])[edge_of]
         return torch.stack([s[:, n] * w for n, w in zip(neighbours.T, strength.T, strict=True)]).sum(0)
 
     def energy(self, x: Tensor) -> Tensor:

@@ -34,18 +34,18 @@ def _source(settings: Mapping[str, Any] | Dataset) -> Dataset:
 class Rows(Noise):
     """Rows of a split, each as likely as any other."""
 
-    grey: Tensor
+    stored: Tensor
 
     def __init__(self, split: Split) -> None:
         super().__init__()
-        assert isinstance(split.grey, Tensor)
+        assert isinstance(split.stored, Tensor)
         self.split = split
-        self.register_buffer("grey", split.grey, persistent=False)  # it moves with the rest, and is no result
+        self.register_buffer("stored", split.stored, persistent=False)  # it moves with the rest, and is no result
 
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """With repetition; what is random about a row is drawn anew."""
-        index = rng.integers(len(self.grey), (n, 1), key.fold("rows"), self.grey.device).squeeze(1)
-        return self.split.to(self.grey.device).rows(index, key.fold("binarize"))
+        index = rng.integers(len(self.stored), (n, 1), key.fold("rows"), self.stored.device).squeeze(1)
+        return self.split.to(self.stored.device).rows(index, key.fold("binarize"))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Not known."""

@@ -163,23 +163,23 @@ class Objective(ABC):
         """Metrics whose absolute value beyond a bound means that training diverges: the bound, and why in words."""
         return {}
 
-    def conflict(self) -> str | None:
+    def refusal(self) -> str | None:
         """Keys that exclude each other, in one sentence, or None."""
         return None
 
-    def misfit(self, model: type[EnergyModel]) -> str | None:
+    def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """Which key does not suit models of this class, in one sentence, or None."""
         return None
 
-    def space_misfit(self, space: Space) -> str | None:
+    def refusal_of_space(self, space: Space) -> str | None:
         """Which key does not suit data of this space, in one sentence, or None."""
         return None
 
-    def data_misfit(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """Which key does not suit these rows, in one sentence, or None."""
         return None
 
-    def misfit_of_batch(self, batch_size: int) -> str | None:
+    def refusal_of_batch(self, batch_size: int) -> str | None:
         """Which key does not suit batches of so many rows, in one sentence, or None."""
         return None
 
@@ -207,7 +207,7 @@ def some_sites(space: Space, wanted: int | None, key: AnyKey, device: rng.Device
     return rng.uniform((space.sites,), key, device).topk(wanted).indices
 
 
-def coupling_misfit(model: type[EnergyModel], **weights: float) -> str | None:
+def refusal_of_penalties(model: type[EnergyModel], **weights: float) -> str | None:
     """Which penalty on couplings is asked of models without couplings, in one sentence, or None."""
     for key, weight in weights.items():
         if weight and not model.couplings:

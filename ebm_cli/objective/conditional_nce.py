@@ -36,7 +36,7 @@ class ConditionalNCE(Objective):
         """Itself and the copies."""
         return 1 + self.copies
 
-    def space_misfit(self, space: Space) -> str | None:
+    def refusal_of_space(self, space: Space) -> str | None:
         """There are no more sites to flip than there are."""
         if isinstance(space, Discrete) and self.flips > space.sites:
             return f"objective.flips = {self.flips}: the data have {space.sites} sites; give at most that"

@@ -50,7 +50,7 @@ class EnergyDiscrepancy(Objective):
         """Itself and the copies."""
         return 1 + self.copies
 
-    def space_misfit(self, space: Space) -> str | None:
+    def refusal_of_space(self, space: Space) -> str | None:
         """Each kind is for some spaces."""
         if self.kind == "auto" or isinstance(space, _KINDS[self.kind]):
             return None

@@ -64,7 +64,7 @@ class Greedy(Objective):
     spaces = (Binary,)
     requires = (DBN,)
 
-    def misfit_of_batch(self, batch_size: int) -> str | None:
+    def refusal_of_batch(self, batch_size: int) -> str | None:
         """A chain for each row."""
         if self.chains in (0, batch_size):
             return None

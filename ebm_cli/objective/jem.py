@@ -41,7 +41,7 @@ class JEMObjective(Objective):
         """The gap between the mean energies."""
         return gap_bound(self.max_gap) if self.negatives else {}
 
-    def conflict(self) -> str | None:
+    def refusal(self) -> str | None:
         """The energy penalty is part of the likelihood's loss."""
         if self.energy_l2 and not self.likelihood_weight:
             return f"objective.energy_l2 = {self.energy_l2}: objective.likelihood_weight=0 has no chains; set it to 0"

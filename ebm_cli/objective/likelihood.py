@@ -11,7 +11,7 @@ from torch import Tensor
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.rbm import RBM
-from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, coupling_misfit, penalised, slopes
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, penalised, refusal_of_penalties, slopes
 from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
@@ -65,7 +65,7 @@ class Likelihood(Objective):
         """log Z by enumeration."""
         return not self.negatives
 
-    def conflict(self) -> str | None:
+    def refusal(self) -> str | None:
         """The energy penalty is on data and chains alike, the KL term of the chains."""
         if self.energy_l2 and not self.negatives:
             return f"objective.energy_l2 = {self.energy_l2}: needs chains, objective=exact has none; set it to 0"
@@ -102,9 +102,9 @@ class Likelihood(Objective):
         """Whether the gradient of this model is the centred one."""
         return isinstance(model, RBM) if self.centered == "auto" else self.centered
 
-    def misfit(self, model: type[EnergyModel]) -> str | None:
+    def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
-        return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
+        return refusal_of_penalties(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
     @torch.no_grad()
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:

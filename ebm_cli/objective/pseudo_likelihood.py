@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.objective.base import Batch, Gradient, Objective, coupling_misfit, penalised, slopes, some_sites
+from ebm_cli.objective.base import Batch, Gradient, Objective, penalised, refusal_of_penalties, slopes, some_sites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Categorical, Spin, Words
@@ -35,9 +35,9 @@ class MaximumPseudoLikelihood(Objective):
         """The conditionals."""
         return True
 
-    def misfit(self, model: type[EnergyModel]) -> str | None:
+    def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
-        return coupling_misfit(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
+        return refusal_of_penalties(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation."""

@@ -53,7 +53,7 @@ class ScoreMatching(Objective):
         """Two with noise in pairs."""
         return 2 if self.variant == "denoising" and self.antithetic else 1
 
-    def space_misfit(self, space: Space) -> str | None:
+    def refusal_of_space(self, space: Space) -> str | None:
         """Integration by parts needs a density that vanishes at the ends."""
         if isinstance(space, Box) and self.variant != "denoising":
             return (
@@ -62,7 +62,7 @@ class ScoreMatching(Objective):
             )
         return None
 
-    def data_misfit(self, data: Data) -> str | None:
+    def refusal_of_data(self, data: Data) -> str | None:
         """The same of grey values that are taken as real numbers; and a site that never varies has no density."""
         if self.variant == "denoising":
             return None
@@ -71,8 +71,8 @@ class ScoreMatching(Objective):
                 f"objective.variant = {self.variant}: is for data without walls, shades of grey end at black and white;"
                 " set objective.variant=denoising"
             )
-        assert isinstance(data.train.grey, Tensor)
-        low, high = data.train.grey.flatten(1).aminmax(dim=0)
+        assert isinstance(data.train.stored, Tensor)
+        low, high = data.train.stored.flatten(1).aminmax(dim=0)
         still = (low == high).nonzero().flatten().tolist()
         if still:
             return (

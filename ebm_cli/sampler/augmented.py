@@ -51,7 +51,7 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
     spaces = (Box,)
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """Never."""
         return False
 
@@ -67,11 +67,11 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
         kernel = self.kernel.remark()
         return f"{kernel}; {said}" if kernel else said
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """Only images can be transformed."""
         if not isinstance(space, Box) or len(space.shape) not in (2, 3):
             return "sampler.name = augmented: transforms images in a box, the data are none; use another sampler"
-        found = self.kernel.misfit(space)
+        found = self.kernel.refusal(space)
         return found and below(found)
 
     def init(self, model: EnergyModel, x: Tensor) -> AugmentedState:

@@ -42,7 +42,7 @@ class Sampler(ABC, Generic[M, S]):
     """Whether `step` is made of tensor operations that `torch.compile` can trace."""
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """Whether p is invariant; without, chains only approximate the model and nothing may be proved by them."""
         return True
 
@@ -65,7 +65,7 @@ class Sampler(ABC, Generic[M, S]):
         """A sentence for whoever reads what its chains lead to, or None."""
         return None
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """Which key does not suit a space of this size, in one sentence, or None."""
         return None
 
@@ -116,7 +116,7 @@ def transitions(
 
     As many chains at once as the engine allows, each drawing what it would among all of them.
     """
-    parts = engine.parts(len(x), sampler.replicas)
+    parts = engine.slices(len(x), sampler.replicas)
     if len(parts) == 1:
         return _transitions(sampler, model, x, keys, engine)
     found = [_transitions(sampler, model, x[p], [key.after(p.start) for key in keys], engine) for p in parts]

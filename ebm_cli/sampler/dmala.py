@@ -37,7 +37,7 @@ class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
     compiles = True
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """With the test alone."""
         return self.adjusted
 
@@ -46,7 +46,7 @@ class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
         """With the test alone."""
         return self.adjusted
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """Without an acceptance test there is no acceptance to aim at."""
         if self.adapt is not None and not self.adjusted:
             return f"sampler.adapt = {self.adapt}: unadjusted proposals are all accepted; set sampler.adapt=null"

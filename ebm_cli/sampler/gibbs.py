@@ -35,7 +35,7 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
 
     spaces = (Binary, Spin, Categorical, Words)
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """A part of a sweep leaves p invariant, but would visit the first sites alone."""
         if self.updates is not None and self.scan != "random":
             return f"sampler.updates = {self.updates}: fewer than a sweep only in random order; add sampler.scan=random"

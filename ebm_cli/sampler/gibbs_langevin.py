@@ -40,7 +40,7 @@ class GibbsLangevin(Sampler[GaussianRBM, GibbsLangevinState]):
     needs = (GaussianRBM,)
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """Only with the acceptance test."""
         return self.adjust
 

@@ -35,7 +35,7 @@ class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
     compiles = True
     rejects = True
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """A path has no more sites than there are."""
         if self.flips > space.sites:
             return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"

@@ -48,7 +48,7 @@ class HammingBall(Sampler[EnergyModel, HammingBallState]):
         """Configurations of a ball."""
         return sum(math.comb(self.block, number) for number in range(self.radius + 1))
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """A block has no more sites than there are, a radius no more than the block; a ball can be gone through."""
         if self.block > space.sites:
             return f"sampler.block = {self.block}: the data have {space.sites} sites; give at most that"

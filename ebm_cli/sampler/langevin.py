@@ -48,7 +48,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
     spaces = (Real, Box)
     compiles = True
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """A schedule has a length and an end."""
         ends = self.final_step_size is not None or self.final_noise is not None
         if ends and not self.anneal:
@@ -60,7 +60,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
         return None
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """Never."""
         return False
 

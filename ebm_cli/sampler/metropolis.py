@@ -42,7 +42,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
     compiles = True
     rejects = True
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """There are no more sites to flip than there are, and their number is no scale."""
         if isinstance(space, Discrete | Counts) and self.adapt is not None:
             return f"sampler.adapt = {self.adapt}: {space.name} data have no step_size; set sampler.adapt=null"

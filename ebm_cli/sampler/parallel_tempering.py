@@ -22,7 +22,7 @@ from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin
 def _kernel(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any]:
     """The sampler of every replica. Raises UserError."""
     found = nested(settings)
-    if not found.exact:
+    if not found.leaves_invariant:
         name = settings["name"] if isinstance(settings, Mapping) else type(found).__name__
         raise UserError(f"sampler.kernel = {name}: does not leave the model invariant; {CHOOSE}")
     return found
@@ -66,7 +66,7 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
     spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """Not from x alone."""
         return False
 
@@ -80,11 +80,11 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
         """That of every replica."""
         return self.kernel
 
-    def misfit(self, space: Space) -> str | None:
+    def refusal(self, space: Space) -> str | None:
         """What the kernel says, and that replicas of different temperatures have no one best step size."""
         if adapts(self.kernel):
             return "sampler.kernel.adapt: replicas at several temperatures share one step_size; set it to null"
-        found = self.kernel.misfit(space)
+        found = self.kernel.refusal(space)
         return found and below(found)
 
     def init(self, model: EnergyModel, x: Tensor) -> TemperingState:

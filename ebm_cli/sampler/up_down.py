@@ -34,7 +34,7 @@ class UpDown(Sampler[DBN, UpDownState]):
     needs = (DBN,)
 
     @property
-    def exact(self) -> bool:
+    def leaves_invariant(self) -> bool:
         """As a kernel from x to x it is not."""
         return False
 

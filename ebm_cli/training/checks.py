@@ -98,9 +98,9 @@ def check_moves(sampler: Sampler[Any, Any], space: Space, model: ModelSpec, choi
             f"{_called(sampler, choice)} moves in {names(sampler.inner.spaces)} spaces, the data are {space.name}; "
             f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
         )
-    misfit = sampler.misfit(space)
-    if misfit:
-        raise UserError(misfit)
+    why = sampler.refusal(space)
+    if why:
+        raise UserError(why)
 
 
 def _called(sampler: Sampler[Any, Any], choice: Choice) -> str:
@@ -132,9 +132,9 @@ def _wants(sampler: Any, model: ModelSpec) -> str:
 
 def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> None:
     """The objective accepts the space, and the model has what it needs."""
-    conflict = objective.conflict() or objective.misfit(model.builds)
-    if conflict:
-        raise UserError(conflict)
+    why = objective.refusal() or objective.refusal_of_model(model.builds)
+    if why:
+        raise UserError(why)
     if model.inexact and objective.enumerates:
         raise UserError(
             f"{model.inexact}: objective={choice['objective']} needs the gradient of the energy, which this is not; "
@@ -171,7 +171,7 @@ def _models_for(objective: Objective) -> list[str]:
         for name, spec in specs.items()
         if set(spec.spaces) & set(objective.spaces)
         and _has(objective.needs, spec)
-        and objective.misfit(spec.builds) is None
+        and objective.refusal_of_model(spec.builds) is None
     ]
 
 
@@ -197,16 +197,16 @@ def check_data(objective: Objective, space: Space, model: ModelSpec, choice: Cho
             f"objective={choice['objective']} works on {names(objective.spaces)} data, these are {space.name}; "
             f"{_objectives((type(space),), model, choice)}"
         )
-    misfit = objective.space_misfit(space)
-    if misfit:
-        raise UserError(misfit)
+    why = objective.refusal_of_space(space)
+    if why:
+        raise UserError(why)
 
 
 def check_rows(objective: Objective, data: Data) -> None:
     """The settings of the objective suit the rows that were read."""
-    misfit = objective.data_misfit(data)
-    if misfit:
-        raise UserError(misfit)
+    why = objective.refusal_of_data(data)
+    if why:
+        raise UserError(why)
 
 
 def check_noise(objective: Objective, noise: NoiseSpec, model: ModelSpec, choice: Choice) -> None:
@@ -271,7 +271,7 @@ def check_sparse(model: ModelSpec, optimizer: Optimizer, ranks: Ranks, choice: C
 
 def check_batch(objective: Objective, batch_size: int) -> None:
     """The objective can do with batches of so many rows."""
-    why = objective.misfit_of_batch(batch_size)
+    why = objective.refusal_of_batch(batch_size)
     if why:
         raise UserError(why)
 

@@ -38,7 +38,7 @@ Every = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Schedule:
     """When what is due, in steps (0: never), and which checkpoints stay."""
 
     log_every: Annotated[int, Field(ge=1)]
@@ -56,7 +56,7 @@ class Recorder:
     run: Run
     lease: Lease
     tracker: Tracker
-    plan: Plan
+    schedule: Schedule
     evaluations: Mapping[str, Evaluation]
     ladder: set[int] = field(default_factory=set)
     warned: bool = False
@@ -67,12 +67,12 @@ class Recorder:
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
-        self.ladder = checkpoint.log_spaced(self.plan.log_spaced, total) | self._rungs_there(step)
+        self.ladder = checkpoint.log_spaced(self.schedule.log_spaced, total) | self._rungs_there(step)
         self.standstill.first = step + 1
 
     def saves(self, step: int, total: int) -> bool:
         """Whether a checkpoint is due."""
-        return step in self.ladder or _due(step, self.plan.save_every, total)
+        return step in self.ladder or _due(step, self.schedule.save_every, total)
 
     @contextmanager
     def disk_watched(self, state: TrainState) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Recorder:
     def _rungs_there(self, step: int) -> set[int]:
         """The steps of a ladder that stay when a resumed run is given another number of steps, hence other rungs."""
         older = [there for there in checkpoint.steps(self.run.checkpoints) if there <= step]
-        return set(older[: -self.plan.keep_last]) if self.plan.log_spaced else set()
+        return set(older[: -self.schedule.keep_last]) if self.schedule.log_spaced else set()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """To metrics.jsonl, with null for what is not finite, and the rest to the tracker."""
@@ -122,14 +122,14 @@ class Recorder:
             self.metrics(state.step, values)
         self._show(parts, state)
         value, best = self._monitored(values, parts), state.best
-        if value is None or (best and best.metric in (None, self.plan.monitor) and value <= best.value):
+        if value is None or (best and best.metric in (None, self.schedule.monitor) and value <= best.value):
             return False
-        state.best = Best(state.step, value, self.plan.monitor)
+        state.best = Best(state.step, value, self.schedule.monitor)
         return True
 
     def _monitored(self, values: Mapping[str, float], parts: Parts) -> float | None:
         """The value that decides which checkpoint is best; a monitor that nothing measures is said, once."""
-        monitor = self.plan.monitor
+        monitor = self.schedule.monitor
         if monitor is None or monitor in values:
             return None if monitor is None else finite(values).get(monitor)
         if values and parts.data.valid and not self.warned:
@@ -176,23 +176,23 @@ class Recorder:
             self.saved = True
             self.run.update_metadata(checkpoint=state.step)  # so that its loss would be noticed
         protected = self.ladder | ({state.best.step} if state.best else set())
-        checkpoint.prune(self.run.checkpoints, state.step, self.plan.keep_last, protected)
+        checkpoint.prune(self.run.checkpoints, state.step, self.schedule.keep_last, protected)
 
 
 @dataclass
 class Follower:
     """A recorder that writes nothing: what every rank but the first has. It keeps the same calendar."""
 
-    plan: Plan
+    schedule: Schedule
     ladder: set[int] = field(default_factory=set)
 
     def begin(self, total: int, step: int) -> None:
         """The rungs that lie ahead."""
-        self.ladder = checkpoint.log_spaced(self.plan.log_spaced, total)
+        self.ladder = checkpoint.log_spaced(self.schedule.log_spaced, total)
 
     def saves(self, step: int, total: int) -> bool:
         """Whether rank 0 does."""
-        return step in self.ladder or _due(step, self.plan.save_every, total)
+        return step in self.ladder or _due(step, self.schedule.save_every, total)
 
     def disk_watched(self, state: TrainState) -> AbstractContextManager[None]:
         """There is nothing to watch."""
@@ -230,14 +230,14 @@ class Restored:
     notes: list[str]
 
 
-def restore(run: Run, parts: Parts, state: TrainState, plan: Plan) -> Restored:
+def restore(run: Run, parts: Parts, state: TrainState, schedule: Schedule) -> Restored:
     """Load the newest valid checkpoint into the state; with a sentence for each newer, invalid one.
 
     A run that stopped before its first checkpoint stays at step 0. Raises UserError if checkpoints are lost, if none is
     valid, or if the data are not those it was trained on.
     """
     if not checkpoint.steps(run.checkpoints):
-        _check_none_lost(run, plan)
+        _check_none_lost(run, schedule)
         return Restored(0, behind=True, notes=["no checkpoint was written yet, so the run starts again"])
     found, reasons = checkpoint.newest(run.checkpoints)
     if other_data(found, parts.data):
@@ -270,14 +270,14 @@ def _described(space: Space) -> dict[str, object]:
     return {"name": space.name, **dataclasses.asdict(space), "shape": list(space.shape)}
 
 
-def _check_none_lost(run: Run, plan: Plan) -> None:
+def _check_none_lost(run: Run, schedule: Schedule) -> None:
     """Raise UserError if there was a checkpoint: all that such a run recorded would be begun again."""
     meta = run.read_json("metadata.json")
     said = [f"its metadata.json says {meta['status']}"] if meta.get("status") in ("done", "stopped") else []
     if isinstance(meta.get("checkpoint"), int):
         said.append(f"a checkpoint of step {meta['checkpoint']} was saved")
     logged = run.logged_step()
-    if plan.save_every and logged > plan.save_every:
+    if schedule.save_every and logged > schedule.save_every:
         said.append(f"its metrics.jsonl goes to step {logged}")
     if said:
         raise UserError(
@@ -305,7 +305,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
 
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
-    plan, total = recorder.plan, parts.loop.steps
+    schedule, total = recorder.schedule, parts.loop.steps
     recorder.begin(total, state.step)
     saved, unread = state.step or None, list[Report]()
     how, said = execution(parts, state)
@@ -315,10 +315,10 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         while state.step < total and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
             step, last = state.step, unread[-1]
-            evaluates, saves = _due(step, plan.eval_every, total), recorder.saves(step, total)
-            if len(unread) == _UNREAD or _due(step, plan.log_every, total) or evaluates or saves:
+            evaluates, saves = _due(step, schedule.eval_every, total), recorder.saves(step, total)
+            if len(unread) == _UNREAD or _due(step, schedule.log_every, total) or evaluates or saves:
                 unread = _read(parts, state, recorder, unread)
-            if _due(step, plan.log_every, total):
+            if _due(step, schedule.log_every, total):
                 values = last.numbers()
                 recorder.metrics(step, values)
                 display.show(step, {name: values[name] for name in _SHOWN if name in values})

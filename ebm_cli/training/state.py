@@ -200,7 +200,7 @@ def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
     """Bytes a run takes in any case, by what they are for; chains in flight are fitted into the rest."""
     update, sites = components.optimizer, data.space.sites
     copies = (
-        4 + len(update.slots()) + (update.ema > 0)
+        4 + len(update.moments()) + (update.ema > 0)
     )  # itself, gradient and two terms of it, what the optimizer keeps
     found = {
         "data": data.bytes,
@@ -241,7 +241,7 @@ def training_work(parts: Parts) -> Work:
 
 def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *, trains: bool = True) -> TrainState:
     """Step 0: initial parameters, empty optimizer, chains at their start."""
-    device = data.train.grey.device
+    device = data.train.stored.device
     spec = components.model
     model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model"))
     own = model.state_dict()
@@ -260,16 +260,16 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     ages = torch.zeros(len(store), dtype=torch.int64, device=device)
     state = TrainState(0, model, {}, average, components.sampler.spread(store, data.space), ages, None, auxiliary)
     trained = updated(model, auxiliary)
-    misfit = components.optimizer.misfit(trained) if trains else None
-    if misfit:
-        raise UserError(misfit)
+    why = components.optimizer.refusal(trained) if trains else None
+    if why:
+        raise UserError(why)
     state.optimizer = components.optimizer.init({name: p.detach() for name, p in trained.items()})
     return state
 
 
 def _auxiliary(components: Components, loop: Loop, data: Data, model: EnergyModel) -> Auxiliary | None:
     """What the objective trains beside the model, on the model's device."""
-    objective, noise, device = components.objective, None, data.train.grey.device
+    objective, noise, device = components.objective, None, data.train.stored.device
     if objective.contrasts != "nothing":
         noise = components.noise.build(data, stream(loop.seed, "noise")).to(device)
     found = objective.auxiliary(model, noise, stream(loop.seed, "auxiliary"))

@@ -60,7 +60,7 @@ class Moves(NamedTuple):
     through: int  # transitions at the end that the objective takes once more
 
 
-class Rows(NamedTuple):
+class GradRows(NamedTuple):
     """What the gradient is made of, negatives with replicas until they are in the store; what the chains say of it."""
 
     batch: Batch
@@ -80,7 +80,7 @@ class Weights(NamedTuple):
     optimizer: Optimizer
     model: EnergyModel
     auxiliary: Auxiliary | None
-    slots: Named
+    moments: Named
     average: Named
 
 
@@ -162,7 +162,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(_whole)(data, moves, objective, weights, model, store, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
-    rows = Rows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first, auxiliary=auxiliary), {})
+    rows = GradRows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first, auxiliary=auxiliary), {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine, objective.places)
@@ -178,7 +178,7 @@ def _fits_one_region(moves: Moves, engine: Engine, inputs: Inputs) -> bool:
     if not (engine.compiled and moves.sampler.compiles) or len(inputs.sampler) > _TOGETHER:
         return False
     chains = len(inputs.slots) or len(inputs.rows)
-    return moves.device.ranks.count == 1 and len(engine.parts(len(inputs.rows) + chains)) == 1
+    return moves.device.ranks.count == 1 and len(engine.slices(len(inputs.rows) + chains)) == 1
 
 
 def _whole(
@@ -204,14 +204,14 @@ def _labels(data: Split, objective: Objective, inputs: Inputs) -> Tensor | None:
     return data.labels[inputs.rows] if objective.labelled and data.labels is not None else None
 
 
-def _shards(rows: Rows, engine: Engine, places: int) -> list[Rows]:
+def _shards(rows: GradRows, engine: Engine, places: int) -> list[GradRows]:
     """Equal parts of data and negatives, as many as memory asks for and both can be cut into.
 
     Each row of data takes as much as so many negatives.
     """
     batch = rows.batch
     n, m = len(batch.x), 0 if batch.x_neg is None else len(batch.x_neg)
-    wanted = len(engine.parts(n * places + m))
+    wanted = len(engine.slices(n * places + m))
     common = math.gcd(n, m)
     count = next((count for count in range(wanted, common) if common % count == 0), common if wanted > 1 else 1)
     if count == 1:
@@ -222,7 +222,7 @@ def _shards(rows: Rows, engine: Engine, places: int) -> list[Rows]:
         for i, part in enumerate(batch.x.chunk(count))
     ]
     infos = [{name: value.chunk(count)[i] for name, value in rows.info.items()} for i in range(count)]
-    return [Rows(*shard) for shard in zip(parts, infos, strict=True)]
+    return [GradRows(*shard) for shard in zip(parts, infos, strict=True)]
 
 
 def _chunks(x: Tensor | None, count: int) -> Sequence[Tensor | None]:
@@ -243,7 +243,7 @@ def _mean(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: sum((group[name] for group in groups[1:]), groups[0][name]) / len(groups) for name in groups[0]}
 
 
-def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs: Inputs, engine: Engine) -> Rows:
+def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs: Inputs, engine: Engine) -> GradRows:
     """Chains drawn, moved `chains.steps` transitions and put into their slots: the rows the gradient is made of."""
     policy, sampler, slots, steps = moves.policy, moves.sampler, inputs.slots[inputs.own], len(inputs.sampler)
     n = len(slots) or len(batch.x)
@@ -262,7 +262,7 @@ def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs:
         age = torch.where(fresh, 0, store.age[slots]) + steps
         info = {**info, "age": age.float()}
         _put_back(moves, store, Store(end.float(), age), inputs)
-    return Rows(batch._replace(x_neg=shown(end.float(), moves.space), tail=tail), info)
+    return GradRows(batch._replace(x_neg=shown(end.float(), moves.space), tail=tail), info)
 
 
 def _put_back(moves: Moves, store: Store, moved: Store, inputs: Inputs) -> None:
@@ -290,7 +290,7 @@ def _averaged(gradient: Gradient, ranks: Ranks) -> Gradient:
     return Gradient(**{kind: {name: mean[f"{kind}/{name}"] for name in group} for kind, group in groups.items()})
 
 
-def _gradient(objective: Objective, model: EnergyModel, rows: Rows, key: AnyKey) -> Gradient:
+def _gradient(objective: Objective, model: EnergyModel, rows: GradRows, key: AnyKey) -> Gradient:
     """The gradient over this rank's rows, in the arithmetic of `model`."""
     gradient = objective.gradient(model, rows.batch, key)
     chains = {f"chains_{name}": value.mean() for name, value in rows.info.items()}
@@ -305,13 +305,13 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -
     norm = torch.linalg.vector_norm(norms)
     if how.clip is not None:
         grads = optimizer.clipped(grads, how.clip, norm)
-    optimizer.apply(how, parameters, grads, weights.slots, at, undecayed(weights.auxiliary))
+    optimizer.apply(how, parameters, grads, weights.moments, at, undecayed(weights.auxiliary))
     optimizer.average(weights.average, parameters, at.keep)
     metrics = {**gradient.metrics, "gradient_norm": norm}
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), tuple(grads), norms)
 
 
-def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: Rows, key: AnyKey, at: At) -> Values:
+def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: GradRows, key: AnyKey, at: At) -> Values:
     """Gradient and update in one region."""
     return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 

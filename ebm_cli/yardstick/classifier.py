@@ -24,7 +24,7 @@ RIGHT = 0.7  # accuracy below which a classifier says little of samples
 _ROWS_AT_ONCE = 2000
 
 
-class Classifier(nn.Module):
+class FeatureClassifier(nn.Module):
     """Two 3 x 3 convolutions with pooling on images, two wide layers on anything else; then `features`, then logits.
 
     Values are seen relative to the mean of all values of the training rows, in units of their standard deviation.
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 class Judge(NamedTuple):
     """A trained classifier, its accuracy on rows it has not seen, and how much of what is no image it takes for one."""
 
-    model: Classifier
+    model: FeatureClassifier
     accuracy: float
     mistaken: float
     classes: int
@@ -85,11 +85,11 @@ def judge(data: Data, held_out: Split, key: Key) -> Judge:
     """
     if data.train.labels is None or held_out.labels is None:
         raise UserError("the data have no labels to train a classifier of samples by")
-    labels, device = data.train.labels, data.train.grey.device
+    labels, device = data.train.labels, data.train.stored.device
     classes = int(labels.max()) + 1
-    model = Classifier(data.space, classes + 1, data.train.all(), key.fold("weights")).to(device)
+    model = FeatureClassifier(data.space, classes + 1, data.train.all(), key.fold("weights")).to(device)
     weights = dict(model.named_parameters())
-    slots = _ADAM.init(weights)
+    moments = _ADAM.init(weights)
     for step in range(_UPDATES):
         index = rng.integers(len(labels), (_BATCH,), key.fold("batch", step)).to(device)
         x = data.train.rows(index, key.fold("rows", step))
@@ -99,7 +99,7 @@ def judge(data: Data, held_out: Split, key: Key) -> Judge:
             loss = F.cross_entropy(model(rows), target)
             found = torch.autograd.grad(loss, [*weights.values()])
         grads = dict(zip(weights, found, strict=True))
-        optimizer.apply(_ADAM, weights, grads, slots, optimizer.At(step, _ADAM.rate(step, _UPDATES), 0.0))
+        optimizer.apply(_ADAM, weights, grads, moments, optimizer.At(step, _ADAM.rate(step, _UPDATES), 0.0))
     with torch.no_grad():
         rows = held_out.all()
         right = _in_parts(model, rows).argmax(1) == held_out.labels
@@ -136,5 +136,5 @@ def _image(space: Space) -> Sequence[int] | None:
     return (1, *shape) if len(shape) == 2 else shape
 
 
-def _in_parts(model: Classifier, x: Tensor) -> Tensor:
+def _in_parts(model: FeatureClassifier, x: Tensor) -> Tensor:
     return torch.cat([model(part) for part in x.split(_ROWS_AT_ONCE)])

@@ -70,8 +70,8 @@ def fitted(data: Data, topics: int, passes: int, seed: int) -> LDA:
     per document, of 1323 for fifty topics on 20 Newsgroups after 10 passes, with batches of 1024 and an offset of 50 to
     954, but then to 2020 on the 1350 papers of NIPS; these to 918 and 1708 after 20.
     """
-    assert isinstance(data.train.grey, SparseRows)
-    return _fitted(_Of(data.train.grey, data.fingerprint), topics, passes, seed)
+    assert isinstance(data.train.stored, SparseRows)
+    return _fitted(_Of(data.train.stored, data.fingerprint), topics, passes, seed)
 
 
 class _Of:

@@ -8,7 +8,7 @@ import torch
 from _case import Case, Maker, Unit, times_faster
 from _ours import DEVICE, PRECISIONS, component, device
 
-from ebm_cli.arithmetic import exact_arithmetic
+from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.evaluation import ais
 from ebm_cli.log_z.annealing import BipartitePath
 from ebm_cli.model.exponential_family import BernoulliProduct
@@ -30,7 +30,7 @@ def ours(precision: str, *, compiled: bool = True) -> Callable[[], None]:
     """Our path from independent units, each temperature a region."""
     where = device(precision, compiled=compiled)
     base = BernoulliProduct(SPACE, torch.full((784,), 0.2)).to(DEVICE)
-    path = BipartitePath(base, exact_arithmetic(model(), where))
+    path = BipartitePath(base, full_arithmetic(model(), where))
 
     @torch.no_grad()
     def anneal() -> None:

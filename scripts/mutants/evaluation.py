@@ -440,7 +440,7 @@ MUTANTS = [
     Mutant(
         "ais: samplers that do not leave the model invariant are named",
         "evaluation/invariance.py",
-        "if able and sampler.exact and",
+        "if able and sampler.leaves_invariant and",
         "if able and",
         "ais::test_a_kernel_that_leaves_nothing_invariant_is_refused",
     ),
@@ -503,7 +503,7 @@ MUTANTS = [
     Mutant(
         "mixing: settings that do not suit the space pass",
         "evaluation/mixing.py",
-        "    why = sampler.misfit(model.space)\n",
+        "    why = sampler.refusal(model.space)\n",
         "    why = None\n",
         "mixing::test_what_does_not_fit_is_refused_in_one_sentence",
     ),

@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant(
         "resume: lost checkpoints are no loss",
         "training/loop.py",
-        "        _check_none_lost(run, plan)\n",
+        "        _check_none_lost(run, schedule)\n",
         "",
         "records::test_a_run_whose_checkpoints_are_gone_is_refused",
     ),
@@ -90,7 +90,7 @@ MUTANTS = [
     Mutant(
         "fit: bests of different metrics are compared",
         "training/loop.py",
-        "best.metric in (None, self.plan.monitor) and ",
+        "best.metric in (None, self.schedule.monitor) and ",
         "",
         "best::test_another_monitor_begins_to_count_anew",
     ),

@@ -21,4 +21,4 @@ def small_data(space: Space, n: int = 40, seed: int = 5) -> Data:
     elif isinstance(space, Box):
         x = space.brightness(x)
     split = Split(space, x, 1.0, stochastic=False, labels=None)
-    return Data(space, split, dataclasses.replace(split, grey=x[: n // 2]), split)
+    return Data(space, split, dataclasses.replace(split, stored=x[: n // 2]), split)

@@ -82,7 +82,7 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
     able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in kernel.needs)
     if sampler.replicas > 1 and Blocked in kernel.needs and able and not model.tempers:
         return False
-    return able and sampler.misfit(model.space) is None
+    return able and sampler.refusal(model.space) is None
 
 
 def reach(sampler: Sampler) -> float:
@@ -160,5 +160,5 @@ def _bold(label: str) -> bool:
 
 
 KNOWN = [name for name in PAIRS if name in DISCRETE or isinstance(example(name), GaussianProduct | GaussianRBM)]
-INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].exact and t in (*KNOWN, WALLED)]
+INVARIANT = [(s, t) for s, t in FITTING if SAMPLERS[s].leaves_invariant and t in (*KNOWN, WALLED)]
 FITTING_DISCRETE = [(s, t) for s, t in FITTING if t in DISCRETE]
