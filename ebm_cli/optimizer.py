@@ -74,7 +74,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, p: Tensor, grad: Tensor, moments: Sequence[Tensor], at: "At", *, decays: bool = True) -> None:
-        """Update a parameter and its moments (in the order of `moments()`) in place, with weight decay if it `decays`."""
+        """Update a parameter and its `moments()`, in their order, in place, with weight decay if it `decays`."""
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of update number `step` (from 0) in a run of `steps`."""

@@ -13,7 +13,7 @@ import yaml
 from helpers.cli import TINY, assert_refused, ebm, facts, outcome, train, trained
 
 from ebm_cli import registry
-from ebm_cli.cli import main
+from ebm_cli.cli import main, renamed
 from ebm_cli.commands.parts import evaluations, loop_and_schedule
 from ebm_cli.evaluation.samples import Samples
 from ebm_cli.record import checkpoint
@@ -31,7 +31,8 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def imported_by(line: str) -> set[str]:
     """Modules in memory after a command line, in a process of its own."""
-    code = f"import sys; from ebm_cli import cli; cli.dispatch({line.split()!r}); print(*sys.modules, file=sys.stderr)"
+    told = "print(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from ebm_cli.cli import main; main.dispatch({line.split()!r}); {told}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     return set(done.stderr.splitlines()[-1].split())
 
@@ -186,8 +187,9 @@ def test_a_signal_within_the_exec_of_a_string_ends_with_these_codes_too(number, 
     """`python -m` would end itself by SIGINT whenever a KeyboardInterrupt arose there, though it was answered."""
     source = f"""
         import signal, sys
-        from ebm_cli import __main__, cli
-        cli.dispatch = lambda words: exec("import signal; signal.raise_signal(signal.{number})")
+        from ebm_cli import __main__
+        from ebm_cli.cli import main
+        main.dispatch = lambda words: exec("import signal; signal.raise_signal(signal.{number})")
         sys.exit(__main__.main())
     """
     (tmp_path / "signalled.py").write_text(textwrap.dedent(source))
@@ -329,3 +331,18 @@ def test_every_recipe_fits_together(name, tmp_path, monkeypatch):
     build_components(config, choice)
     loop_and_schedule(config)
     assert evaluations(config)
+
+
+def test_former_names_of_recipes_go_on_working_and_say_the_new_one():
+    """Each leads to a recipe that is there; in a multirun too, and beside other words."""
+    for former, name in renamed._EXPERIMENTS.items():
+        assert (ROOT / "conf" / "experiment" / f"{name}.yaml").exists(), former
+        assert not (ROOT / "conf" / "experiment" / f"{former}.yaml").exists()
+    found, notes = renamed.by_new_names(
+        ["-m", "experiment=seed3_own_rate,rsm_stdlib", "steps=1", "x.experiment=seed0_nce"]
+    )
+    assert found == ["-m", "experiment=rsm_own_rate,rsm_stdlib", "steps=1", "x.experiment=seed0_nce"]
+    assert notes == ["experiment=seed3_own_rate is called rsm_own_rate"]
+    answer = ebm("train", "experiment=seed4_true_cd_digits", "--cfg", "job")
+    assert answer.err == "ebm train: experiment=seed4_true_cd_digits is called chains_true_cd_digits\n"
+    assert answer.out == ebm("train", "experiment=chains_true_cd_digits", "--cfg", "job").out

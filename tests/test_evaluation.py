@@ -440,3 +440,9 @@ def test_estimates_that_the_exact_value_refutes_are_called_wrong():
     assert report.contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -25.4}) == []
     (sentence,) = report.contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -39.0})
     assert "off the exact log-likelihood by 14 nats" in sentence
+
+
+def test_the_chains_of_a_run_were_once_its_buffer():
+    """Runs that are there, and command lines, may name them so."""
+    starts = ["noise", "data", "buffer"]
+    assert component("evaluation", "long_run", starts=starts).starts == ("noise", "data", "chains")

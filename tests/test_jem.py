@@ -170,7 +170,7 @@ def test_without_likelihood_it_is_the_cross_entropy_and_has_no_chains():
         assert_close(value, grad, **EXACT)
     assert set(found.metrics) == {"loss", "cross_entropy", "accuracy"}
     assert found.metrics["loss"] == found.metrics["cross_entropy"]
-    assert "objective.energy_l2 = 0.1" in component("objective", "jem", likelihood_weight=0.0, energy_l2=0.1).conflict()
+    assert "objective.energy_l2 = 0.1" in component("objective", "jem", likelihood_weight=0.0, energy_l2=0.1).refusal()
 
 
 # What does not fit

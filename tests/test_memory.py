@@ -26,13 +26,13 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("n", "rows", "sizes"), [(10, 4, [4, 4, 2]), (10, 10, [10]), (9, 5, [5, 4]), (3, 1, [1] * 3)])
 def test_parts_cover_all_rows_and_none_is_larger_than_allowed(n, rows, sizes):
-    parts = Engine(compiled=False, rows=rows).parts(n)
+    parts = Engine(compiled=False, rows=rows).slices(n)
     assert [part.stop - part.start for part in parts] == sizes
     assert torch.equal(torch.cat([torch.arange(n)[part] for part in parts]), torch.arange(n))
 
 
 def test_nothing_is_one_part():
-    assert Engine(compiled=False, rows=3).parts(0) == [slice(0, 0)]
+    assert Engine(compiled=False, rows=3).slices(0) == [slice(0, 0)]
 
 
 @pytest.mark.parametrize("sampler", ["block_gibbs", pytest.param("gibbs", marks=pytest.mark.long), "metropolis"])
@@ -141,7 +141,7 @@ def test_freed_memory_is_kept_for_what_comes_next(kept):
     """Arrays of 48 MB one after the other: pages are given once, and without it each time anew."""
     code = f"""
 import resource, numpy as np
-from ebm_cli import control_groups, memory
+from ebm_cli.device import memory
 if {kept}:
     memory.keep_freed()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt

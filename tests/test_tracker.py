@@ -279,7 +279,7 @@ def test_csv_goes_on_after_half_a_row(tmp_path):
 
 def test_tensorboard_reads_back(tmp_path):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_moment import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = spec("tensorboard").open(info(tmp_path))
     for step in range(3):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ebm_cli import __version__
 from ebm_cli.cli.arguments import directories_there, for_follower, prepared
+from ebm_cli.cli.renamed import by_new_names
 from ebm_cli.errors import RunError, UserError, advice, nearest, of_file
 from ebm_cli.signals import StopRequest, watching
 
@@ -118,7 +119,10 @@ def _dispatched(command: str, rest: list[str]) -> int:
         return listing.main(rest)
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
+    rest, notes = by_new_names(rest)
     follows = os.environ.get("RANK", "0") != "0"
+    if notes and not follows:
+        _complain(command, "; ".join(notes))
     return (_follow if follows else _compose_and_run)(command, rest)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ebm_cli.arithmetic import full_arithmetic
@@ -28,7 +28,14 @@ from ebm_cli.yardstick.classifier import RIGHT, Judge, judge, unsure
 _STRIPS = 8  # chains shown
 _BAND = (0.01, 0.99)  # quantiles of held-out energies that count as their range
 
-Start = Literal["noise", "data", "buffer"]
+
+def _by_its_name(start: object) -> object:
+    """The chains that a run keeps were once called its buffer."""
+    return "chains" if start == "buffer" else start
+
+
+Start = Annotated[Literal["noise", "data", "chains"], BeforeValidator(_by_its_name)]
+"""Where chains begin; "chains" are those that the run keeps."""
 
 
 @dataclass(frozen=True)

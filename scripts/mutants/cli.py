@@ -17,4 +17,18 @@ MUTANTS = [
         "if False",
         "bad_input::test_a_key_or_value_that_is_wrong",
     ),
+    Mutant(
+        "renamed: the second of several recipes keeps its former name",
+        "cli/renamed.py",
+        'value = re.sub(r"\\w+", lambda name: _EXPERIMENTS.get(name[0], name[0]), value)',
+        "value = _EXPERIMENTS.get(value, value)",
+        "cli::test_former_names_of_recipes_go_on_working_and_say_the_new_one",
+    ),
+    Mutant(
+        "renamed: nobody is told",
+        "cli/main.py",
+        "if notes and not follows:",
+        "if False:",
+        "cli::test_former_names_of_recipes_go_on_working_and_say_the_new_one",
+    ),
 ]

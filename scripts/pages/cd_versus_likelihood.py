@@ -12,7 +12,7 @@ KINDS = {
     "elastic": "likelihood, chains deformed when drawn",
     "high_noise": "likelihood, ten times the noise",
 }
-TRAINED = {kind: f"experiment=seed4_{kind}_digits evaluation=[samples]" for kind in KINDS}
+TRAINED = {kind: f"experiment=chains_{kind}_digits evaluation=[samples]" for kind in KINDS}
 
 LOW, HIGH = "0.005", "0.05"
 SHORT, LONG = 500, 10000
@@ -88,7 +88,7 @@ def _head(runs: Runs) -> str:
     seconds = {kind: runs.summary(kind)["training_seconds"] for kind in KINDS}
     judge = {name: runs.results("ml_replay_short")[f"long_run/{name}"] for name in ("classifier_accuracy", "mistaken")}
     lines = "\n".join(
-        f"| `experiment=seed4_{kind}_digits` | {words} | {seconds[kind]:.0f} |" for kind, words in KINDS.items()
+        f"| `experiment=chains_{kind}_digits` | {words} | {seconds[kind]:.0f} |" for kind, words in KINDS.items()
     )
     return f"""# Contrastive divergence and likelihood
 

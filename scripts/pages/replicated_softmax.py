@@ -18,9 +18,9 @@ class SetUp(NamedTuple):
 
 
 SET_UPS = {
-    "shared rate": SetUp(f"experiment=seed3_shared_rate {NEWS}", "exact gradient, one rate, CD-1, SGD"),
-    "no length factor": SetUp(f"experiment=seed3_no_length_factor {NEWS}", "published update, one rate, CD-1, SGD"),
-    "own rate": SetUp(f"experiment=seed3_own_rate {NEWS}", "exact gradient, c at a hundredth of the rate, CD-1, SGD"),
+    "shared rate": SetUp(f"experiment=rsm_shared_rate {NEWS}", "exact gradient, one rate, CD-1, SGD"),
+    "no length factor": SetUp(f"experiment=rsm_no_length_factor {NEWS}", "published update, one rate, CD-1, SGD"),
+    "own rate": SetUp(f"experiment=rsm_own_rate {NEWS}", "exact gradient, c at a hundredth of the rate, CD-1, SGD"),
     "CD rising to 5": SetUp(
         "experiment=rsm_20news objective=cd sampler=block_gibbs chains.final_steps=5 optimizer.lr=0.01 steps=6800",
         "exact gradient, c at a tenth of the rate, CD-1 to CD-5, Adam from 0.01",

@@ -25,7 +25,7 @@ def rows() -> Tensor:
 
 
 def ours(*, compiled: bool = False) -> Callable[[], None]:
-    """The recipe seed0_nce, drawing batch and noise and reporting included."""
+    """The recipe boltzmann_nce, drawing batch and noise and reporting included."""
     registry.load_components()
     config = {
         "dataset": configuration("dataset", "digits", binarize="none"),
@@ -88,7 +88,7 @@ def makers(quick: bool) -> Mapping[str, Maker]:
 TITLE = f"An update by NCE of a Boltzmann machine with {SITES} real units, {BATCH} rows and {BATCH * NOISE} of noise."
 CASES = (
     Case(
-        "seed0_nce",
+        "boltzmann_nce",
         TITLE,
         makers,
         (times_faster(LOOP, COMPILED, 50.0), times_faster(LOOP, OURS, 50.0)),
