@@ -3,6 +3,7 @@
 import gc
 import signal
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -17,3 +18,20 @@ def pytest_collection_finish():
     """What is there now stays: each search for garbage would look through all of it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A classifier of few steps, where it matters that there is one and not how often it is right."""
+    from ebm_cli.yardstick import classifier
+
+    monkeypatch.setattr(classifier, "_UPDATES", 50)
+
+
+@pytest.fixture
+def small_text(tmp_path, monkeypatch):
+    """In a directory of its own, which has a small text."""
+    from helpers.text import SENTENCES, text_file
+
+    monkeypatch.chdir(tmp_path)
+    return text_file(tmp_path, *SENTENCES)

@@ -11,9 +11,9 @@ import torch
 from helpers.cli import train
 from helpers.components import component
 from helpers.data import small_data
+from helpers.idx import idx
 from helpers.models import small_model, target
 from helpers.samplers import SAMPLERS, fits
-from test_dataset import idx
 
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device.base import CPU

@@ -29,7 +29,7 @@ from ebm_cli.training.step import train_step
 
 KEY = stream(0, "noise")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
-SPACES = [SMALL_SPACES[kind] for kind in SMALL_SPACES if kind not in (Words, Counts)]  # of words: test_words.py
+SPACES = [SMALL_SPACES[kind] for kind in SMALL_SPACES if kind not in (Words, Counts)]  # of words: test_log_bilinear.py
 WITH_DENSITY = [name for name in shipped("noise") if component("noise", name).has_density]
 
 

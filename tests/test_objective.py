@@ -7,54 +7,26 @@ import math
 import pytest
 import torch
 from helpers.components import component, shipped
-from helpers.data import small_data
 from helpers.keys import keys_used
 from helpers.matrices import at
-from helpers.models import DISCRETE, PAIRS, double_states, exact_p, example, small_model, target
+from helpers.models import DISCRETE, double_states, exact_p, small_model, target
+from helpers.objectives import OBJECTIVES, WITH_CHAINS, data_rows, likelihood_gradient, plainly
 from helpers.statistics import assert_close
 from helpers.training import auxiliary, batch, gradients, small_run
 
 from ebm_cli import registry
-from ebm_cli.errors import RunError, UserError
+from ebm_cli.errors import RunError
 from ebm_cli.log_z import enumeration
-from ebm_cli.model.exponential_family import BernoulliProduct
-from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Batch
-from ebm_cli.objective.likelihood import Likelihood, center
+from ebm_cli.objective.likelihood import Likelihood
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
-from ebm_cli.space import Binary, Real
-from ebm_cli.training import checks
+from ebm_cli.space import Real
 from ebm_cli.training.step import check, check_weights, train_step
 
-
-def fits_bits(objective):
-    """What an objective declares, asked of target("rbm-binary")."""
-    return Binary in objective.spaces and all(issubclass(RBM, need) for need in objective.needs)
-
-
-KEY = stream(0, "objective")
-OBJECTIVES = [
-    name
-    for name in shipped("objective")
-    if fits_bits(component("objective", name)) and name != "softmax"  # pseudo_likelihood, said of words
-]
-LIKELIHOOD = [name for name in OBJECTIVES if isinstance(component("objective", name), Likelihood)]
-WITH_CHAINS = [name for name in LIKELIHOOD if component("objective", name).negatives]
 discrete_models = pytest.mark.parametrize("model_name", DISCRETE)
 # Float64 sums over 16 states lose a few units in the last place.
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
-
-
-def data_rows(model, n=6):
-    return small_data(model.space, n).train.all().double()
-
-
-def likelihood_gradient(model, x):
-    """Of -mean log p(x), by autograd through the sum over all states."""
-    loss = model.energy(x).mean() + (-model.energy(double_states(model))).logsumexp(0)
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True)), loss.item()
 
 
 def negatives_weighted_by_p(objective, model, x):
@@ -68,14 +40,6 @@ def negatives_weighted_by_p(objective, model, x):
 
 def test_every_objective_has_a_file():
     assert {config["name"] for config in shipped("objective").values()} == set(registry.components("objective"))
-
-
-# Likelihood
-
-
-def plainly(name):
-    """The keys by which a likelihood takes the gradient in the model's own parameters."""
-    return {"centered": False} if name in LIKELIHOOD else {}
 
 
 @discrete_models
@@ -169,168 +133,6 @@ def test_nothing_but_gradients_changes(name):
     assert torch.equal(before, torch.get_rng_state())
 
 
-# The centred gradient
-
-
-def centred_rbm():
-    model = target("rbm-binary")
-    model.visible_offset.copy_(torch.tensor([0.2, 0.7, 0.4, 0.9]))
-    model.hidden_offset.copy_(torch.tensor([0.3, 0.8, 0.55]))
-    return model
-
-
-def hidden_means(model, x):
-    """p(h_j = 1 | v) for each row, in plain loops."""
-    W, c = model.W.tolist(), model.c.tolist()
-    logits = [[c[j] + sum(v[i] * W[i][j] for i in range(4)) for j in range(3)] for v in x.flatten(1).tolist()]
-    return [[1 / (1 + math.exp(-a)) for a in row] for row in logits]
-
-
-def centred_gradient(model, x, x_neg, lam):
-    """Melchior, Fischer and Wiskott 2016, eq. 7-12, of -log p (hence chains minus data).
-
-    In E' = -(v - mu).b' - (h - lam).c' - (v - mu).W'(h - lam) the gradients are centred moments. Expanding gives
-    b = b' - W' lam and c = c' - W'^T mu, so that is how the updates of b and c follow from those of b', c' and W'.
-    """
-    mu = model.visible_offset.tolist()
-
-    def moments(rows):
-        v, h = rows.flatten(1).tolist(), hidden_means(model, rows)
-        n = len(v)
-        W = [[sum((r[i] - mu[i]) * (s[j] - lam[j]) for r, s in zip(v, h, strict=True)) / n for j in range(3)]
-             for i in range(4)]  # fmt: skip
-        b = [sum(r[i] for r in v) / n for i in range(4)]
-        c = [sum(s[j] for s in h) / n for j in range(3)]
-        return [torch.tensor(values, dtype=torch.float64) for values in (W, b, c)]
-
-    W, b, c = (chains - data for chains, data in zip(moments(x_neg), moments(x), strict=True))
-    for i, j in itertools.product(range(4), range(3)):
-        b[i] -= W[i, j] * lam[j]
-        c[j] -= W[i, j] * mu[i]
-    return {"W": W, "b": b, "c": c}
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.5])
-def test_the_centred_gradient_is_that_of_the_centred_energy(rate):
-    model = centred_rbm()
-    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
-    active = hidden_means(model, x)
-    mean = [sum(row[j] for row in active) / len(active) for j in range(3)]
-    lam = [old + rate * (new - old) for old, new in zip(model.hidden_offset.tolist(), mean, strict=True)]
-    found, metrics = gradients(component("objective", "pcd", centered=True, offset_rate=rate), model, x, x_neg)
-    assert_close(model.hidden_offset, torch.tensor(lam, dtype=torch.float64), **EXACT)
-    expected = centred_gradient(model, x, x_neg, lam)
-    for name in expected:
-        assert_close(found[name], expected[name], **EXACT)
-    plain = gradients(component("objective", "pcd", centered=False), centred_rbm(), x, x_neg)[1]
-    assert metrics["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-12)
-
-
-def test_without_offsets_the_centred_gradient_is_the_plain_one():
-    model = centred_rbm()
-    model.visible_offset.zero_()
-    model.hidden_offset.zero_()
-    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
-    plain, _ = gradients(component("objective", "pcd", centered=False), model, x, x_neg)
-    centred = center(plain, model.visible_offset, model.hidden_offset)
-    assert all(torch.equal(centred[name], plain[name]) for name in plain)
-
-
-def test_the_centred_gradient_is_a_descent_direction():
-    """It is the plain one in other coordinates: their inner product is a sum of squares."""
-    model = centred_rbm()
-    x = data_rows(model)
-    plain, _ = likelihood_gradient(model, x)
-    centred, _ = gradients(component("objective", "exact", centered=True), model, x, None)
-    assert sum((plain[name] * centred[name]).sum() for name in plain).item() > 0
-
-
-def test_centred_training_ignores_which_value_is_called_one():
-    """Flipping every visible bit and its parameters gives the mirrored gradient; the plain gradient lacks this."""
-    model = centred_rbm()
-    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
-    flipped = centred_rbm()
-    with torch.no_grad():
-        flipped.W.copy_(-model.W)
-        flipped.b.copy_(-model.b)
-        flipped.c.copy_(model.c + model.W.sum(0))
-        flipped.visible_offset.copy_(1 - model.visible_offset)
-    objective = component("objective", "pcd", centered=True)
-    a, _ = gradients(objective, model, x, x_neg)
-    b, _ = gradients(objective, flipped, 1 - x, 1 - x_neg)
-    assert_close(b["W"], -a["W"], **EXACT)
-    assert_close(b["b"], -a["b"], **EXACT)
-    # c = c' - W^T mu: the same model has c + sum_i W_i after the flip.
-    assert_close(b["c"], a["c"] + a["W"].sum(0), **EXACT)
-
-
-def test_offsets_start_at_the_data_mean_and_one_half():
-    mean = torch.tensor([[0.1, 0.2], [0.3, 0.9]])
-    model = component("model", "rbm").build(Binary((2, 2)), mean, stream(0))
-    assert torch.equal(model.visible_offset, mean.flatten())
-    assert (model.hidden_offset == 0.5).all()
-
-
-# What does not fit
-
-
-def test_keys_that_exclude_each_other_are_refused():
-    assert component("objective", "exact", energy_l2=0.1).refusal()
-    assert component("objective", "pcd", energy_l2=0.1).refusal() is None
-
-
-def test_the_centred_gradient_needs_an_rbm():
-    choice = {"model": "boltzmann", "objective": "pcd"}
-    objective = component("objective", "pcd", centered=True)
-    assert objective.needs == (RBM,)
-    assert component("objective", "pcd").needs == ()
-    with pytest.raises(UserError, match=r"centered = true wants.*model=boltzmann is not.*fit: rbm.*centered=false"):
-        checks.check_objective(objective, component("model", "boltzmann"), choice)
-    checks.check_objective(objective, component("model", "rbm"), choice)
-
-
-def test_an_objective_for_other_data_is_refused_with_what_fits_on_both_sides():
-    """Objectives by the names of their files, whatever component these configure."""
-    choice = {"model": "rbm", "objective": "score_matching"}
-    with pytest.raises(UserError) as refusal:
-        checks.check_objective(component("objective", "score_matching"), component("model", "rbm"), choice)
-    said = dict(part.split(": ") for part in str(refusal.value).split("; ")[1:])
-    assert said["objectives that fit model=rbm"].split(", ") == sorted(OBJECTIVES)
-    models = said["models that fit objective=score_matching"].split(", ")
-    assert {"mlp", "gaussian_rbm"} <= set(models)
-    assert not {"rbm", "boltzmann", "ising", "potts"} & set(models)
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"), [*((name, {}) for name in OBJECTIVES), ("pseudo_likelihood", {"coupling_l1": 0.1})]
-)
-def test_every_model_that_a_refusal_offers_is_accepted(name, changes):
-    objective, choice = component("objective", name, **changes), {"objective": name, "model": "its own"}
-    offered = checks._models_for(objective)
-    assert offered
-    for model in offered:
-        checks.check_objective(objective, component("model", model), choice)
-
-
-def test_an_objective_for_other_data_is_refused_once_they_are_read():
-    """A model may take spaces that the objective does not."""
-    choice, spec = (
-        {"model": "exponential_family", "objective": "ratio_matching"},
-        component("model", "exponential_family"),
-    )
-    objective = component("objective", "ratio_matching")
-    checks.check_objective(objective, spec, choice)
-    checks.check_data(objective, Binary((2,)), spec, choice)
-    with pytest.raises(UserError, match=r"works on binary or spin data, these are real; .*fit.*: .*score_matching"):
-        checks.check_data(objective, Real((2,)), spec, choice)
-
-
-def test_enumeration_refuses_a_large_model():
-    model = component("model", "boltzmann").build(Binary((30,)), torch.full((30,), 0.5), stream(0))
-    with pytest.raises(UserError, match=r"objective=exact: 30 sites, enumeration goes to 20"):
-        checks.check_enumerable(component("objective", "exact"), model, {"objective": "exact"})
-
-
 # In the training step
 
 
@@ -403,26 +205,6 @@ def test_weights_that_are_not_finite_are_named():
         check_weights(state, objective)
     with pytest.raises(RunError, match=r"lower optimizer.lr, or optimizer.clip=10$"):
         check_weights(state, component("objective", "score_matching"))
-
-
-def test_shades_of_grey_have_walls_also_where_they_are_taken_as_real_numbers():
-    data = component("dataset", "digits").load((Real,))
-    with pytest.raises(UserError, match=r"shades of grey end at black and white"):
-        checks.check_rows(component("objective", "score_matching", variant="explicit"), data)
-
-
-@pytest.mark.parametrize("variant", ["explicit", "sliced", "sliced_vr"])
-def test_integration_by_parts_needs_rows_without_walls_that_vary(variant):
-    data, objective = small_data(Real((3,))), component("objective", "score_matching", variant=variant)
-    checks.check_rows(objective, data)
-    with pytest.raises(UserError, match=f"objective.variant = {variant}: .* black and white; set .*=denoising"):
-        checks.check_rows(objective, dataclasses.replace(data, shaded=True))
-    rows = data.train.stored.clone()
-    rows[:, 1] = 2.5
-    still = dataclasses.replace(data, train=dataclasses.replace(data.train, stored=rows))
-    with pytest.raises(UserError, match=r"1 of 3 columns are the same in every training row, the first .* column 1;"):
-        checks.check_rows(objective, still)
-    checks.check_rows(component("objective", "score_matching"), still)
 
 
 def test_negatives_are_the_ends_of_the_chains():
@@ -521,22 +303,3 @@ def test_penalties_on_couplings_are_added_to_their_gradient_alone(name):
     found, _ = gradients(component("objective", name, coupling_l1=0.3, coupling_l2=0.2), model, x, x[:3])
     assert_close(found["J"] - plain["J"], 0.3 * model.J.sign() + 0.4 * model.J, **EXACT)
     assert torch.equal(found["h"], plain["h"])
-
-
-def test_penalties_need_couplings():
-    for key in ("coupling_l1", "coupling_l2"):
-        why = component("objective", "pseudo_likelihood", **{key: 0.1}).refusal_of_model(BernoulliProduct)
-        assert why == f"objective.{key} = 0.1: this model has no couplings; set it to 0"
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_every_objective_that_a_refusal_offers_is_accepted(name):
-    model, space = example(name), PAIRS[name][1]
-    kind = name.rpartition("-")[0]
-    choice = {"model": kind, "objective": "mine", "sampler": "its own"}
-    spec = component("model", kind)
-    for offered in checks._objectives((type(space),), spec, choice).partition(": ")[2].split(", "):
-        objective = component("objective", offered)
-        checks.check_objective(objective, spec, choice)
-        checks.check_data(objective, space, spec, choice)
-        checks.check_enumerable(objective, model, choice)

@@ -223,3 +223,8 @@ def test_packages_are_listed():
 def test_every_folder_is_a_package_with_a_sentence():
     for folder in {path.parent for path in SOURCES}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+def test_no_test_file_is_too_long_to_be_read_at_once():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}

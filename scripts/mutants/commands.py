@@ -86,14 +86,14 @@ MUTANTS = [
         "commands/parts.py",
         "why = why.replace(",
         "why.replace(",
-        "images::test_what_is_usual_and_does_not_apply_is_left_out",
+        "image_runs::test_what_is_usual_and_does_not_apply_is_left_out",
     ),
     Mutant(
         "parts: usual evaluations that do not apply are errors",
         "commands/parts.py",
         "set(chosen) != USUAL",
         "True",
-        "images::test_what_is_usual_and_does_not_apply_is_left_out",
+        "image_runs::test_what_is_usual_and_does_not_apply_is_left_out",
     ),
     Mutant(
         "memory: one rank alone has the data",

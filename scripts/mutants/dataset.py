@@ -43,7 +43,7 @@ MUTANTS = [
         "dataset/base.py",
         'if raw.values != "grey" or not self.spreads_levels:',
         'if raw.values != "grey" or not isinstance(split.space, Box) or not self.spreads_levels:',
-        "images::test_levels_are_spread_for_models_of_real_numbers_too",
+        "levels::test_levels_are_spread_for_models_of_real_numbers_too",
     ),
     Mutant(
         "dataset: a key that was read is called idle",
@@ -57,14 +57,14 @@ MUTANTS = [
         "dataset/base.py",
         'self.levels - 1) + rng.uniform(x.shape, key.fold("level"), x.device)',
         "self.levels - 1) + 0.5",
-        "images::test_levels_are_spread_evenly_over_their_share_of_the_box",
+        "levels::test_levels_are_spread_evenly_over_their_share_of_the_box",
     ),
     Mutant(
         "dataset: noise leaves the box",
         "dataset/base.py",
         'space.nearest(x + self.noise * rng.normal(x.shape, key.fold("noise"), x.device))',
         'x + self.noise * rng.normal(x.shape, key.fold("noise"), x.device)',
-        "images::test_noise_is_added_and_kept_within",
+        "levels::test_noise_is_added_and_kept_within",
     ),
     Mutant(
         "pieces: each draws what the first did",
@@ -78,21 +78,21 @@ MUTANTS = [
         "dataset/base.py",
         '            raw.values == "grey",',
         "            False,",
-        "objective::test_shades_of_grey_have_walls_also_where_they_are_taken_as_real_numbers",
+        "objective_refusals::test_shades_of_grey_have_walls_also_where_they_are_taken_as_real_numbers",
     ),
     Mutant(
         "data: validation and test rows of binary tables swapped",
         "dataset/binary_images.py",
         'SPLITS = ("train", "val", "test")',
         'SPLITS = ("train", "test", "val")',
-        "dataset::test_binary_tables_are_read_split_by_split",
+        "binary_tables::test_binary_tables_are_read_split_by_split",
     ),
     Mutant(
         "data: a table may have any number of variables",
         "dataset/binary_images.py",
         "array.shape != (len(array), *shape)",
         "array.ndim != 1 + len(shape)",
-        "dataset::test_a_table_that_is_missing_or_another_is_named",
+        "binary_tables::test_a_table_that_is_missing_or_another_is_named",
     ),
     Mutant(
         "cifar10: colours of a pixel side by side",
@@ -327,6 +327,6 @@ MUTANTS = [
         "dataset/text.py",
         "np.array([*before, *(number",
         "np.array([*before[:1], *(number",
-        "words::test_windows_are_words_and_those_before_them",
+        "text::test_windows_are_words_and_those_before_them",
     ),
 ]

@@ -449,14 +449,14 @@ MUTANTS = [
         "evaluation/long_run.py",
         "film.classes[half]) if i > half",
         "film.classes[0]) if i > half",
-        "images::test_numbers_of_a_film",
+        "long_run::test_numbers_of_a_film",
     ),
     Mutant(
         "long_run: any class will do",
         "evaluation/long_run.py",
         "film.classes[i].amax(1) >= confident",
         "film.classes[i].amax(1) >= 0",
-        "images::test_numbers_of_a_film",
+        "long_run::test_numbers_of_a_film",
     ),
     Mutant(
         "mixing: effective sample size by the records, not the steps",
@@ -715,7 +715,7 @@ MUTANTS = [
         "evaluation/samples.py",
         "frechet(rows, held_out)",
         "frechet(rows, rows)",
-        "images::test_samples_of_an_image_run_have_distances",
+        "image_runs::test_samples_of_an_image_run_have_distances",
     ),
     Mutant(
         "evaluations: numbers that are none are not named",

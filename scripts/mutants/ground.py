@@ -374,7 +374,7 @@ MUTANTS = [
         "space.py",
         "torch.where(inside, log_ratio, -torch.inf)",
         "log_ratio",
-        "images::test_a_box",
+        "box::test_a_box",
     ),
     Mutant(
         "terminal: a reader that left ends the run",

@@ -15,14 +15,14 @@ MUTANTS = [
         "noise/unigram.py",
         ".double() ** self.power",
         ".double()",
-        "words::test_noise_is_the_frequency_to_a_power",
+        "log_bilinear::test_noise_is_the_frequency_to_a_power",
     ),
     Mutant(
         "words: noise of one row beside another",
         "noise/unigram.py",
         "x.repeat_interleave(count, 0)",
         "x.repeat(count, 1)",
-        "words::test_noise_is_the_frequency_to_a_power",
+        "log_bilinear::test_noise_is_the_frequency_to_a_power",
     ),
     Mutant(
         "noise: a fixed law is trained",

@@ -22,7 +22,7 @@ MUTANTS = [
         "training/checks.py",
         "for need in needs) and not _asks_for_energy(needs, model)",
         "for need in needs)",
-        "objective::test_every_model_that_a_refusal_offers_is_accepted",
+        "objective_refusals::test_every_model_that_a_refusal_offers_is_accepted",
     ),
     Mutant(
         "checks: samplers that the model cannot be moved by are offered",
@@ -232,14 +232,14 @@ MUTANTS = [
         "training/step.py",
         "torch.where(fresh, 0, store.age[slots]) + steps",
         "torch.zeros_like(store.age[slots]) + steps",
-        "images::test_ages_count_transitions_since_a_chain_began",
+        "kl_term::test_ages_count_transitions_since_a_chain_began",
     ),
     Mutant(
         "step: no bound on the gap",
         "training/step.py",
         "bad = reports[healthy",
         "return; bad = reports[healthy",
-        "images::test_energies_that_run_apart_stop_the_run_by_name",
+        "kl_term::test_energies_that_run_apart_stop_the_run_by_name",
     ),
     Mutant(
         "ranks: every rank moves chains with the first one's numbers",

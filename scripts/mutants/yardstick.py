@@ -8,7 +8,7 @@ MUTANTS = [
         "yardstick/classifier.py",
         "torch.full_like(index, classes)",
         "torch.full_like(index, 0)",
-        "images::test_the_classifier_is_a_function_of_its_key",
+        "long_run::test_the_classifier_is_a_function_of_its_key",
     ),
     Mutant(
         "topics: counts of words, not documents",
@@ -29,7 +29,7 @@ MUTANTS = [
         "yardstick/features.py",
         "(vector * value.clamp_min(0).sqrt()) @ vector.T",
         "vector * value.clamp_min(0).sqrt()",
-        "images::test_frechet_distance_of_normal_rows",
+        "long_run::test_frechet_distance_of_normal_rows",
     ),
     Mutant(
         "mixing: pairs of a row with itself stay in the discrepancy",

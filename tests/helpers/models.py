@@ -54,7 +54,7 @@ def _pairs() -> dict[str, tuple[str, Space]]:
         if "parts" not in shipped("model")[choice]  # a composition is of nothing as shipped
         if not issubclass(spec.builds, Intractable)
         for space in spec.spaces
-        if space not in (Words, Counts)  # no energies of single states: test_words.py, test_replicated_softmax.py
+        if space not in (Words, Counts)  # of no single states: test_log_bilinear.py, test_replicated_softmax.py
     }
 
 

@@ -1,0 +1,84 @@
+"""The classifier of images, films of long chains, and distances in feature space."""
+
+import pytest
+import torch
+from helpers.components import component, shipped
+
+from ebm_cli import rng
+from ebm_cli.evaluation.long_run import Film, Yardstick, measured, with_noise
+from ebm_cli.rng import stream
+from ebm_cli.space import Box
+from ebm_cli.yardstick.classifier import judge
+from ebm_cli.yardstick.features import frechet, kernel_distance
+
+# The classifier and long runs
+
+
+@pytest.mark.long
+def test_the_classifier_of_digits_is_right_about_most():
+    data = component("dataset", "digits").load((Box,))
+    found = judge(data, data.test, stream(0))
+    assert found.accuracy > 0.95
+    assert found.mistaken < 0.02
+    sure = found.probabilities(data.test.all())
+    assert sure.shape == (360, 10)
+    assert (sure.sum(1) <= 1 + 1e-6).all()
+    assert sure.amax(1).mean() > 0.9
+    assert found.probabilities(data.space.noise(500, stream(9))).amax(1).mean() < 0.05
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_classifier_is_a_function_of_its_key():
+    data = component("dataset", "digits").load((Box,))
+    judges = [judge(data, data.test, stream(seed)) for seed in (0, 0, 1)]
+    assert all(each.mistaken < 0.5 for each in judges), "what is no image is none of the classes"
+    a, b, c = (each.features(data.test.all()[:5]) for each in judges)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_another_noise_of_a_sampler_within():
+    inner = with_noise(component("sampler", "langevin", noise=0.1), 0.2)
+    assert inner.noise == 0.2
+    kernel = shipped("sampler")["langevin"] | {"noise": 0.1}
+    assert with_noise(component("sampler", "augmented", kernel=kernel), 0.2).kernel.noise == 0.2
+
+
+def test_numbers_of_a_film():
+    """Three frames of four chains on one pixel, by hand."""
+    x = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.4, 0.4]])[..., None]
+    energy = torch.tensor([[9.0, 9, 9, 9], [0, 1, 2, 3], [0.5, 1.5, 2.5, 0.7]])
+    sure, unsure, other = [0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.1, 0.9, 0.0]
+    classes = torch.tensor([[sure] * 4, [sure, other, other, other], [sure, unsure, other, unsure]])
+    film = Film(0.1, "noise", (0, 5, 10), x, energy, classes)
+    rows = list(measured(film, Yardstick((0.6, 2.0), 0.8, None), 0.8))
+    assert [row["energy_inside"] for row in rows] == [0, 0.5, 0.5]
+    assert [row["recognised"] for row in rows] == [1, 1, 0.5]
+    assert [row["largest_class"] for row in rows] == [1, 0.75, 0.75]
+    assert [row["rarest_class"] for row in rows] == [0, 0, 0]
+    assert [row["class_kept"] for row in rows] == [1, 0.25, 0.75]
+    assert [row["class_changed_since_half"] for row in rows] == [0, 0, 0.5]
+    assert [row["moved"] for row in rows] == pytest.approx([0, 0.25 / 0.8, 0.5])
+    assert [row["energy"] for row in rows] == pytest.approx([9, 1.5, 1.3])
+
+
+# Distances in feature space
+
+
+def test_frechet_distance_of_normal_rows():
+    """|m - n|^2 + sum (s - t)^2 where both covariances are diagonal; rows are made to have exactly these moments."""
+    z = rng.normal((500, 3), stream(0), dtype=torch.float64)
+    z = z - z.mean(0)
+    white = z @ torch.linalg.inv(torch.linalg.cholesky(z.T.cov()).T)
+    s, t = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
+    m = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+    assert frechet(white * s, white.flip(0) * t + m) == pytest.approx(5 + 4 + 1, rel=1e-9)
+    turned = torch.linalg.qr(rng.normal((3, 3), stream(1), dtype=torch.float64))[0]
+    assert frechet(white * s @ turned, (white * t + m) @ turned) == pytest.approx(10, rel=1e-9)
+    assert frechet(white, white) == pytest.approx(0, abs=1e-9)
+
+
+def test_kernel_distance_by_hand():
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, 0.0]])
+    cross = (1.5**3 + 2.5**3 + 2.0**3 + 1.0) / 4
+    assert kernel_distance(x, y) == pytest.approx(1.0 + 2.5**3 - 2 * cross)
