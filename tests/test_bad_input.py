@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.cli import TINY, assert_refused, ebm, snapshot, train, trained
 
-from ebm_cli.commands import train as train_command
+from ebm_cli.commands import session
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_a_run_that_is_there_is_left_as_it_is(line, words, run, tmp_path):
 
 
 def test_nothing_is_read_before_the_command_line_is_checked(monkeypatch):
-    monkeypatch.setattr(train_command, "load_data", lambda *_, **__: pytest.fail("the data were read"))
+    monkeypatch.setattr(session, "load_data", lambda *_, **__: pytest.fail("the data were read"))
     for line in (
         "steps=-1",
         "model.hidden=0",

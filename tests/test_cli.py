@@ -14,7 +14,7 @@ from helpers.cli import TINY, assert_refused, ebm, facts, outcome, train, traine
 
 from ebm_cli import registry
 from ebm_cli.cli import main, renamed
-from ebm_cli.commands.parts import evaluations, loop_and_schedule
+from ebm_cli.commands.configuration import evaluations, loop_and_schedule
 from ebm_cli.evaluation.samples import Samples
 from ebm_cli.record import checkpoint
 from ebm_cli.training import loop
@@ -157,7 +157,7 @@ def test_a_signal_during_the_last_evaluation_is_heard(number, code, monkeypatch)
 
 
 def test_ctrl_c_before_training_leaves_nothing(monkeypatch, tmp_path):
-    from ebm_cli.commands import train as command
+    from ebm_cli.commands import session as command
 
     monkeypatch.setattr(command, "load_data", lambda *_, **__: send(signal.SIGINT))
     answer = ebm("train", *TINY)

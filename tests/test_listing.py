@@ -8,7 +8,7 @@ from helpers.cli import ebm
 
 from ebm_cli import registry
 from ebm_cli.cli import listing
-from ebm_cli.commands.parts import USUAL
+from ebm_cli.commands.session import USUAL
 from ebm_cli.training import checks
 
 registry.load_components()

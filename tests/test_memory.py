@@ -10,7 +10,7 @@ from helpers.cli import assert_refused, ebm, facts, last_step, trained
 from helpers.cli import train as train_line
 from safetensors.torch import load_file
 
-from ebm_cli.commands import parts
+from ebm_cli.commands import session
 from ebm_cli.device import control_groups, memory
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Engine
@@ -41,7 +41,7 @@ def test_runs_in_groups_are_the_same_run(sampler, monkeypatch):
     line = f"sampler={sampler} evaluation=[ais,samples] evaluation.ais.temperatures=20 evaluation.ais.chains=10"
     line += " evaluation.ais.raise_points=6 evaluation.ais.raise_chains=2 batch_size=12 chains.count=12 steps=30"
     whole = trained(line, "whole")
-    monkeypatch.setattr(parts, "rows_at_once", lambda units, left, device: 5)
+    monkeypatch.setattr(session, "rows_at_once", lambda units, left, device: 5)
     groups = trained(line, "groups")
     a, b = (load_file(last_step(run) / "state.safetensors") for run in (whole, groups))
     assert torch.equal(a["chains"], b["chains"])

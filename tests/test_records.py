@@ -276,7 +276,7 @@ def test_a_resumed_run_tells_its_tracker_where_it_goes_on():
 
 
 def test_the_id_of_an_agent_is_the_runs(monkeypatch):
-    from ebm_cli.commands.train import _agent
+    from ebm_cli.commands.session import _agent
 
     monkeypatch.setenv("WANDB_RUN_ID", "x3k9v2ab")
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")

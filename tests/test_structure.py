@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import graphlib
 import subprocess
 import sys
 import tomllib
@@ -97,6 +98,25 @@ def test_the_package_itself_imports_nothing():
 def test_only_the_command_line_knows_hydra():
     users = {layer(path) for path, tree in parsed() for package in ("hydra", "omegaconf") if [*imported(tree, package)]}
     assert users == {"cli"}
+
+
+def _module(path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def _wanted(tree, modules):
+    """The modules that a file imports as it is read, not within its functions."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ebm_cli"):
+            yield from ({f"{node.module}.{alias.name}" for alias in node.names} | {node.module}) & modules
+
+
+def test_no_imports_go_in_a_circle():
+    """Within a folder too: else it would matter which file is imported first."""
+    modules = {_module(path) for path, _ in parsed()}
+    graph = {_module(path): set(_wanted(tree, modules)) for path, tree in parsed()}
+    order = graphlib.TopologicalSorter(graph).static_order()
+    assert len([*order]) == len(modules)  # raises CycleError with the modules of a circle
 
 
 def test_relative_imports_are_not_used():

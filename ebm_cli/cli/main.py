@@ -330,11 +330,12 @@ def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
 
     _start_tracker(config)
     from ebm_cli.commands import multi, train
+    from ebm_cli.commands.configuration import Request
 
     multirun = hydra.mode == RunMode.MULTIRUN
     if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("-m: under torchrun each process would be a multirun; use ebm train -m device.ranks=N")
-    request = train.Request(
+    request = Request(
         config,
         {str(k): str(v) for k, v in hydra.runtime.choices.items() if "/" not in str(k)},
         tuple(hydra.overrides.task),

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 
 from ebm_cli.commands import judged, report, results
-from ebm_cli.commands.parts import accelerated, check_complete_data, checked, evaluations, feasible
+from ebm_cli.commands.configuration import checked, evaluations
+from ebm_cli.commands.session import accelerated, check_complete_data, feasible
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.commands.verdict import conclude
 from ebm_cli.device.memory import watched

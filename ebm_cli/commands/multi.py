@@ -8,7 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ebm_cli.commands.train import Request, train
+from ebm_cli.commands.configuration import Request
+from ebm_cli.commands.train import train
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.record import lease, run
 from ebm_cli.signals import watching

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli.commands import documents, results
-from ebm_cli.commands.parts import accelerated, checked
+from ebm_cli.commands.configuration import checked
+from ebm_cli.commands.session import accelerated
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.device.engine import Work
 from ebm_cli.device.memory import watched

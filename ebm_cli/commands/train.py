@@ -1,92 +1,36 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import torch
 
-from ebm_cli import registry, terminal
-from ebm_cli.commands import composition, report
-from ebm_cli.commands.best import Reporting, Trained, judged
-from ebm_cli.commands.effects import without_effect
-from ebm_cli.commands.parts import (
-    accelerated,
-    check_complete,
-    check_complete_data,
-    check_keys,
-    check_launch,
-    choices,
-    evaluations,
-    feasible,
-    load_plugins,
-    loop_and_schedule,
-    ranks_wanted,
-    reporting,
-)
-from ebm_cli.commands.places import rooted
-from ebm_cli.commands.resume import merged
+from ebm_cli import terminal
+from ebm_cli.commands import report
+from ebm_cli.commands.best import judged
+from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
+from ebm_cli.commands.session import Session, configured, open_record, prepare
 from ebm_cli.commands.verdict import conclude, runaway
 from ebm_cli.device import ranks
 from ebm_cli.device.launch import launch
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
-from ebm_cli.evaluation.base import Evaluation, Subject
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.together import Findings, one_by_one
-from ebm_cli.record import checkpoint, files, lease, run
+from ebm_cli.record import checkpoint, files, lease
 from ebm_cli.record.lease import Lease, LeaseLost
 from ebm_cli.record.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker import process
-from ebm_cli.tracker.base import RunInfo, TrackerSpec
+from ebm_cli.tracker.base import RunInfo
 from ebm_cli.tracker.guard import guarded
-from ebm_cli.training import checks
-from ebm_cli.training.loop import Follower, Recorder, Restored, Schedule, fit, restore, subject_of
-from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
-
-
-@dataclass(frozen=True)
-class Request:
-    """One job as the command line composed it, in plain data."""
-
-    config: Mapping[str, Any]
-    chosen: Mapping[str, str]  # group -> choice
-    overrides: tuple[str, ...]  # "steps=300", as typed
-    directory: Path
-    group: str | None  # name of the multirun this job belongs to
-
-
-@dataclass
-class Session:
-    """A run with its parts built and checked, ready to train."""
-
-    parts: Parts
-    state: TrainState
-    schedule: Schedule
-    evaluations: dict[str, Evaluation]
-    tracker: TrackerSpec
-    run: Run
-    config: Mapping[str, Any]
-    notes: list[str]
-    warnings: list[str]
-    restored: Restored | None  # of a resumed run
-    reporting: Reporting
-
-    @property
-    def trained(self) -> Trained:
-        """What of it the final evaluation needs."""
-        return Trained(self.run, self.parts, self.state, self.evaluations, self.schedule.monitor, self.plugins)
-
-    @property
-    def plugins(self) -> str:
-        """What commands on this run end with."""
-        return f" plugins=[{','.join(self.config['plugins'])}]" if self.config["plugins"] else ""
+from ebm_cli.training.loop import Follower, Recorder, fit, subject_of
 
 
 @watched(torch.device("cpu"))
@@ -100,7 +44,7 @@ def train(request: Request) -> int:
         stop.at_once()
         among = ranks.current()
         with logging_to(None):
-            found, config = _configuration(request)
+            found, config = configured(request)
             wanted = ranks_wanted(config)
             if among.count == 1 and wanted > 1:
                 check_launch(config, choices(config, request.chosen if found is None else None), wanted)
@@ -118,7 +62,7 @@ def _begin(request: Request, stop: StopRequest, held: ExitStack) -> int:
     leads, resumes = ranks.current().leads, request.config["resume"] is not None
     own = _claimed(request.directory, "resume = ", held) if leads and resumes else None
     with logging_to(None):
-        found, config = _configuration(request)
+        found, config = configured(request)
         session = prepare(request, found, config)
     device = session.parts.device
     held.enter_context(ranks.joined(device.torch))
@@ -156,92 +100,6 @@ def _rank(request: Request) -> int:
     with logging_to(None):
         log.error("ebm train: %s", said)
     return code
-
-
-def _configuration(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
-    """The run to resume, if any, and the configuration of this job, its keys checked."""
-    registry.load_components()
-    load_plugins(request.config["plugins"])
-    composed = rooted(request.config)
-    if request.config["resume"] is not None:
-        found, saved = run.open_existing(request.directory, "resume = ")
-        if ranks.current().leads:
-            run.check_writable(request.directory, "resume = ")
-        config = merged(saved, composition.as_saved(composed, saved), request.overrides)
-        check_complete(config, request.directory)
-        return found, config
-    if ranks.current().leads:
-        run.check_free(request.directory)
-    check_keys(composed)
-    return None, composition.resolved(composed)
-
-
-def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
-    """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
-    choice = choices(config, request.chosen if found is None else None)
-    loop, schedule = loop_and_schedule(config)
-    reports, chosen = reporting(config), evaluations(config)
-    begins = found is None or not checkpoint.steps(found.checkpoints)
-    parts, state, tracker = _build(config, loop, choice, begins=begins)
-    idle = without_effect(parts.data, config, () if found else request.overrides, choice)
-    kept = feasible(chosen, state.model, parts.components.sampler, choice)
-    check_complete_data(kept, parts.data)
-    work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
-    parts, config, said = accelerated(parts, state, config, work)
-    notes, restored = [said], None
-    if found is not None:
-        restored = restore(found, parts, state, schedule)
-        notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
-        if state.step > loop.steps:
-            raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
-    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
-    return Session(parts, state, schedule, kept, tracker, home, config, notes, warnings, restored, reports)
-
-
-def open_record(session: Session, request: Request) -> None:
-    """Write the configuration of a new run, or bring the files of a resumed one back to its checkpoint."""
-    home, overrides = session.run, list(request.overrides)
-    try:
-        if session.restored is None:
-            facts = {"choices": dict(request.chosen), "overrides": overrides, **_agent(session.config, request.group)}
-            run.create(home.path, session.config, **facts)
-        else:
-            whole = session.restored.behind or home.changes(session.config)
-            session.notes += home.go_back(session.restored.metrics_bytes, whole=whole)
-            home.change(session.config, step=session.state.step, overrides=overrides)
-        _record_words(home, session.parts.data.words)
-    except OSError as error:
-        raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({error.filename or home.path})") from error
-
-
-def _agent(config: Mapping[str, Any], group: str | None) -> dict[str, str]:
-    """The id, and the sweep, that an agent of wandb gave this run; the jobs of a multirun have ids of their own."""
-    given = {"id": os.environ.get("WANDB_RUN_ID"), "wandb_sweep": os.environ.get("WANDB_SWEEP_ID")}
-    known = group is None and config["tracker"]["name"] == "wandb" and run.is_id(given["id"])
-    return {key: value for key, value in given.items() if value} if known else {}
-
-
-def _record_words(home: Run, words: Sequence[str]) -> None:
-    """The vocabulary where there is one, so that samples can be read without the data."""
-    if words and not files.there(home.path, run.VOCABULARY):
-        home.write_text(run.VOCABULARY, "\n".join(words) + "\n")
-
-
-def _build(
-    config: Mapping[str, Any], loop: Loop, choice: Choice, *, begins: bool
-) -> tuple[Parts, TrainState, TrackerSpec]:
-    components = build_components(config, choice)
-    tracker: TrackerSpec = registry.build("tracker", config["tracker"])
-    tracker.check()
-    device = registry.build("device", config["device"]).open()
-    checks.check_shares(components.chains, loop.batch_size, device.ranks)
-    checks.check_batch(components.objective, loop.batch_size)
-    checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
-    data = load_data(components, device, again=not begins)
-    if begins:
-        components = replace(components, initial=composition.initial(config["model"], data.space))
-    parts, state = assemble(components, loop, device, data, choice)
-    return parts, state, tracker
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ebm_cli import registry
+from ebm_cli.commands.configuration import check_complete, choices, load_plugins, loop_and_schedule
 from ebm_cli.commands.judged import as_trained, other_than_trained
-from ebm_cli.commands.parts import check_complete, choices, load_plugins, loop_and_schedule
 from ebm_cli.commands.places import given_anew, rooted
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.device import ranks

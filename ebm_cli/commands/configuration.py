@@ -1,8 +1,9 @@
-"""From composed configuration (plain data) to checked parts; shared by the three commands."""
+"""The configuration of a job: what the command line composed, or what the run to resume has saved; its keys checked."""
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,27 +11,44 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import registry
-from ebm_cli.acceleration import for_evaluation, resolved, threads, units
 from ebm_cli.commands.best import Reporting
-from ebm_cli.dataset.base import Data
+from ebm_cli.commands.places import names_file, without
 from ebm_cli.device import memory
-from ebm_cli.device.engine import Engine, Work
-from ebm_cli.device.memory import rows_at_once
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
-from ebm_cli.evaluation.base import Evaluation, refusal
-from ebm_cli.model.base import EnergyModel
-from ebm_cli.sampler.base import Sampler
-from ebm_cli.terminal import log
+from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.training import checks
 from ebm_cli.training.loop import Schedule
-from ebm_cli.training.state import Choice, Loop, Parts, TrainState, build_components
+from ebm_cli.training.state import Choice, Loop, build_components
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job as the command line composed it, in plain data."""
+
+    config: Mapping[str, Any]
+    chosen: Mapping[str, str]  # group -> choice
+    overrides: tuple[str, ...]  # "steps=300", as typed
+    directory: Path
+    group: str | None  # name of the multirun this job belongs to
+
 
 T = TypeVar("T")
+
 UNSAID = {"checkpoint": "last"}
 """What `report` was before a run's configuration had it."""
+
 LOOP_KEYS = ("steps", "batch_size", "seed")
+
 SCHEDULE_KEYS = ("log_every", "eval_every", "save_every")
+
+FREE = (
+    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "tracker", "evaluation", "device",
+    "plugins",
+)  # fmt: skip
+"""Keys that change what is recorded, how long and where it runs, but not what is trained."""
+
+_OF_THE_COMMAND = ("resume", "hydra")
 
 
 def checked(cls: type[T], values: Mapping[str, Any], prefixes: Mapping[str, str] | None = None) -> T:
@@ -126,60 +144,43 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     memory.check(needed, memory.available(torch.device("cpu")), dict.fromkeys(needed, "fewer device.ranks"))
 
 
-def accelerated(
-    parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work], *, evaluating: bool = False
-) -> tuple[Parts, dict[str, Any], str]:
-    """The parts on a device whose every auto is decided, the configuration with that in it, and a sentence on it."""
-    total = Work(*(sum(column) for column in zip(*work, strict=True)))
-    spec, said = resolved(registry.build("device", config["device"]), state.model, total)
-    spec = for_evaluation(spec) if evaluating else spec
-    rows = parts.loop.batch_size + parts.components.chains.slots
-    spec = replace(spec, threads=threads(spec, state.model, rows))
-    decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
-    device = spec.open()
-    engine = Engine(
-        compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left(), device.torch)
-    )
-    return (
-        replace(parts, device=replace(device, engine=engine)),
-        {**config, "device": {**config["device"], **decided}},
-        f"{said}; precision {spec.precision}",
-    )
-
-
-USUAL = {"exact", "ais", "pseudo_likelihood", "chains", "samples"}  # what is measured where nothing was chosen
-
-
-def feasible(
-    chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Sampler[Any, Any], choice: Choice
-) -> dict[str, Evaluation]:
-    """Without those that cannot be done with these parts: an error if they were asked for, a line if not."""
-    kept: dict[str, Evaluation] = {}
-    asked = set(chosen) != USUAL
-    for name, evaluation in chosen.items():
-        why = refusal(evaluation, model, sampler)
-        if why is None:
-            kept[name] = evaluation
-            continue
-        why = why.replace("this sampler", f"sampler={choice['sampler']}")
-        if evaluation.required and asked:
-            possible = [other for other, found in chosen.items() if refusal(found, model, sampler) is None]
-            rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
-            raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))
-        else:
-            log.info("evaluation %s does not apply: %s", name, why)
-    return kept
-
-
-def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:
-    """Raise UserError if an evaluation needs of the data what they lack, before any work."""
-    for name, evaluation in chosen.items():
-        missing = evaluation.refusal_of_data(data)
-        if missing:
-            raise UserError(f"evaluation={name}: {missing}")
-
-
 def choices(config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> Choice:
     """What was chosen in each group, for messages; the component's own name where that is not known."""
     own = {group: str((config.get(group) or {}).get("name")) for group in registry.GROUPS if group != "evaluation"}
     return own | {group: str(name) for group, name in (chosen or {}).items() if group in own}
+
+
+def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The saved configuration with the free keys that were typed; plain data, so nothing in it is interpreted.
+
+    So it takes keys that name files, whose contents are compared with what the run was trained on once they are read.
+    Other keys may be typed if they change nothing, as when a scheduler starts the run's own command again. Raises
+    UserError for one that would make it another run, or that the saved configuration lacks.
+    """
+    command = {"plugins": composed["plugins"], "resume": composed["resume"]}
+    result = {"report": dict(UNSAID)} | copy.deepcopy(dict(saved)) | command
+    here, there = without(composed), without(saved)
+    other = [key for key in here if key not in (*FREE, *_OF_THE_COMMAND) and here[key] != there.get(key)]
+    for override in overrides:
+        path = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")
+        anew = names_file(path)
+        if path[0] in _OF_THE_COMMAND or (path[0] not in FREE and not other and not anew):
+            continue
+        if path[0] not in FREE and not anew:
+            raise UserError(
+                f"{'.'.join(path)}: a resumed run keeps its own; only {', '.join(FREE)} can change. "
+                "Leave it out, or start a new run"
+            )
+        _copy(composed, result, path)
+    return result
+
+
+def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) -> None:
+    for part in path[:-1]:
+        if not isinstance(target.get(part), dict):
+            raise UserError(f"{'.'.join(path)}: the run's own config.yaml has no {part}")
+        source, target = source.get(part, {}), target[part]
+    if path[-1] in source:
+        target[path[-1]] = copy.deepcopy(source[path[-1]])
+    else:  # evaluation=[] or ~evaluation.ais
+        target.pop(path[-1], None)

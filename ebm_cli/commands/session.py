@@ -1,0 +1,204 @@
+"""A run with its parts built and checked, ready to train; what of it is written before the first step."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ebm_cli import registry
+from ebm_cli.acceleration import for_evaluation, resolved, threads, units
+from ebm_cli.commands import composition
+from ebm_cli.commands.best import Reporting, Trained
+from ebm_cli.commands.configuration import (
+    Request,
+    check_complete,
+    check_keys,
+    choices,
+    evaluations,
+    load_plugins,
+    loop_and_schedule,
+    merged,
+    reporting,
+)
+from ebm_cli.commands.effects import without_effect
+from ebm_cli.commands.places import rooted
+from ebm_cli.dataset.base import Data
+from ebm_cli.device import ranks
+from ebm_cli.device.engine import Engine, Work
+from ebm_cli.device.memory import rows_at_once
+from ebm_cli.errors import RunError, UserError
+from ebm_cli.evaluation.base import Evaluation, refusal
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.record import checkpoint, files, run
+from ebm_cli.record.run import Run
+from ebm_cli.sampler.base import Sampler
+from ebm_cli.terminal import log
+from ebm_cli.tracker.base import TrackerSpec
+from ebm_cli.training import checks
+from ebm_cli.training.loop import Restored, Schedule, restore
+from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
+
+USUAL = {"exact", "ais", "pseudo_likelihood", "chains", "samples"}  # what is measured where nothing was chosen
+
+
+@dataclass
+class Session:
+    """A run with its parts built and checked, ready to train."""
+
+    parts: Parts
+    state: TrainState
+    schedule: Schedule
+    evaluations: dict[str, Evaluation]
+    tracker: TrackerSpec
+    run: Run
+    config: Mapping[str, Any]
+    notes: list[str]
+    warnings: list[str]
+    restored: Restored | None  # of a resumed run
+    reporting: Reporting
+
+    @property
+    def trained(self) -> Trained:
+        """What of it the final evaluation needs."""
+        return Trained(self.run, self.parts, self.state, self.evaluations, self.schedule.monitor, self.plugins)
+
+    @property
+    def plugins(self) -> str:
+        """What commands on this run end with."""
+        return f" plugins=[{','.join(self.config['plugins'])}]" if self.config["plugins"] else ""
+
+
+def configured(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
+    """The run to resume, if any, and the configuration of this job, its keys checked."""
+    registry.load_components()
+    load_plugins(request.config["plugins"])
+    composed = rooted(request.config)
+    if request.config["resume"] is not None:
+        found, saved = run.open_existing(request.directory, "resume = ")
+        if ranks.current().leads:
+            run.check_writable(request.directory, "resume = ")
+        config = merged(saved, composition.as_saved(composed, saved), request.overrides)
+        check_complete(config, request.directory)
+        return found, config
+    if ranks.current().leads:
+        run.check_free(request.directory)
+    check_keys(composed)
+    return None, composition.resolved(composed)
+
+
+def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
+    """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
+    choice = choices(config, request.chosen if found is None else None)
+    loop, schedule = loop_and_schedule(config)
+    reports, chosen = reporting(config), evaluations(config)
+    begins = found is None or not checkpoint.steps(found.checkpoints)
+    parts, state, tracker = _build(config, loop, choice, begins=begins)
+    idle = without_effect(parts.data, config, () if found else request.overrides, choice)
+    kept = feasible(chosen, state.model, parts.components.sampler, choice)
+    check_complete_data(kept, parts.data)
+    work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
+    parts, config, said = accelerated(parts, state, config, work)
+    notes, restored = [said], None
+    if found is not None:
+        restored = restore(found, parts, state, schedule)
+        notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
+        if state.step > loop.steps:
+            raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
+    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
+    return Session(parts, state, schedule, kept, tracker, home, config, notes, warnings, restored, reports)
+
+
+def _build(
+    config: Mapping[str, Any], loop: Loop, choice: Choice, *, begins: bool
+) -> tuple[Parts, TrainState, TrackerSpec]:
+    components = build_components(config, choice)
+    tracker: TrackerSpec = registry.build("tracker", config["tracker"])
+    tracker.check()
+    device = registry.build("device", config["device"]).open()
+    checks.check_shares(components.chains, loop.batch_size, device.ranks)
+    checks.check_batch(components.objective, loop.batch_size)
+    checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
+    data = load_data(components, device, again=not begins)
+    if begins:
+        components = replace(components, initial=composition.initial(config["model"], data.space))
+    parts, state = assemble(components, loop, device, data, choice)
+    return parts, state, tracker
+
+
+def accelerated(
+    parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work], *, evaluating: bool = False
+) -> tuple[Parts, dict[str, Any], str]:
+    """The parts on a device whose every auto is decided, the configuration with that in it, and a sentence on it."""
+    total = Work(*(sum(column) for column in zip(*work, strict=True)))
+    spec, said = resolved(registry.build("device", config["device"]), state.model, total)
+    spec = for_evaluation(spec) if evaluating else spec
+    rows = parts.loop.batch_size + parts.components.chains.slots
+    spec = replace(spec, threads=threads(spec, state.model, rows))
+    decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
+    device = spec.open()
+    engine = Engine(
+        compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left(), device.torch)
+    )
+    return (
+        replace(parts, device=replace(device, engine=engine)),
+        {**config, "device": {**config["device"], **decided}},
+        f"{said}; precision {spec.precision}",
+    )
+
+
+def feasible(
+    chosen: Mapping[str, Evaluation], model: EnergyModel, sampler: Sampler[Any, Any], choice: Choice
+) -> dict[str, Evaluation]:
+    """Without those that cannot be done with these parts: an error if they were asked for, a line if not."""
+    kept: dict[str, Evaluation] = {}
+    asked = set(chosen) != USUAL
+    for name, evaluation in chosen.items():
+        why = refusal(evaluation, model, sampler)
+        if why is None:
+            kept[name] = evaluation
+            continue
+        why = why.replace("this sampler", f"sampler={choice['sampler']}")
+        if evaluation.required and asked:
+            possible = [other for other, found in chosen.items() if refusal(found, model, sampler) is None]
+            rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"
+            raise UserError(f"evaluation={name}: {why}" + ("" if ";" in why else f"; leave it out ({rest})"))
+        else:
+            log.info("evaluation %s does not apply: %s", name, why)
+    return kept
+
+
+def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:
+    """Raise UserError if an evaluation needs of the data what they lack, before any work."""
+    for name, evaluation in chosen.items():
+        missing = evaluation.refusal_of_data(data)
+        if missing:
+            raise UserError(f"evaluation={name}: {missing}")
+
+
+def open_record(session: Session, request: Request) -> None:
+    """Write the configuration of a new run, or bring the files of a resumed one back to its checkpoint."""
+    home, overrides = session.run, list(request.overrides)
+    try:
+        if session.restored is None:
+            facts = {"choices": dict(request.chosen), "overrides": overrides, **_agent(session.config, request.group)}
+            run.create(home.path, session.config, **facts)
+        else:
+            whole = session.restored.behind or home.changes(session.config)
+            session.notes += home.go_back(session.restored.metrics_bytes, whole=whole)
+            home.change(session.config, step=session.state.step, overrides=overrides)
+        _record_words(home, session.parts.data.words)
+    except OSError as error:
+        raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({error.filename or home.path})") from error
+
+
+def _agent(config: Mapping[str, Any], group: str | None) -> dict[str, str]:
+    """The id, and the sweep, that an agent of wandb gave this run; the jobs of a multirun have ids of their own."""
+    given = {"id": os.environ.get("WANDB_RUN_ID"), "wandb_sweep": os.environ.get("WANDB_SWEEP_ID")}
+    known = group is None and config["tracker"]["name"] == "wandb" and run.is_id(given["id"])
+    return {key: value for key, value in given.items() if value} if known else {}
+
+
+def _record_words(home: Run, words: Sequence[str]) -> None:
+    """The vocabulary where there is one, so that samples can be read without the data."""
+    if words and not files.there(home.path, run.VOCABULARY):
+        home.write_text(run.VOCABULARY, "\n".join(words) + "\n")
