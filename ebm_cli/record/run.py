@@ -381,7 +381,7 @@ def _versions() -> dict[str, str]:
 @cache  # this process runs what was there when it began
 def _commit() -> str | None:
     """The commit of the source tree this package runs from, if it is one; marked when there are changes."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

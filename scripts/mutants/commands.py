@@ -249,4 +249,32 @@ MUTANTS = [
         "beside.mean().item()",
         "tables::test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were",
     ),
+    Mutant(
+        "evaluate: its seed is ignored",
+        "commands/evaluate.py",
+        'stream(asked.seed, "evaluation"',
+        'stream(0, "evaluation"',
+        "messages::test_another_seed_of_an_evaluation_is_another_draw",
+    ),
+    Mutant(
+        "resume: another optimizer is taken in silence",
+        "commands/resume.py",
+        ('    "plugins",\n)'),
+        ('    "plugins", "optimizer",\n)'),
+        "messages::test_what_a_resumed_run_may_change_is_what_is_said_to_be_free",
+    ),
+    Mutant(
+        "train: the way on lacks the plugins",
+        "commands/train.py",
+        '        log.info("go on with: ebm train resume=%s%s", quote(str(home)), session.plugins)',
+        '        log.info("go on with: ebm train resume=%s", quote(str(home)))',
+        "messages::test_a_run_with_plugins_that_was_stopped_says_them_with_the_way_on",
+    ),
+    Mutant(
+        "multirun: the table repeats what all jobs share",
+        "commands/multi.py",
+        " if override not in shared)",
+        ")",
+        "messages::test_the_table_of_a_multirun_says_of_each_job_what_is_its_own",
+    ),
 ]

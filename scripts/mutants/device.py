@@ -52,4 +52,11 @@ MUTANTS = [
         "for tensor in tensors.values()])",
         "ranks::test_two_ranks_train_as_one",
     ),
+    Mutant(
+        "device: deterministic has no effect",
+        "device/base.py",
+        "        _set_deterministic(self.deterministic)",
+        "        _set_deterministic(False)",
+        "messages::test_an_operation_that_cannot_be_repeated_is_refused_where_asked",
+    ),
 ]

@@ -383,4 +383,32 @@ MUTANTS = [
         ("        except ZeroDivisionError as error:\n            self.gone = str(error)\n            return None\n"),
         "records::test_output_that_nobody_reads_stops_nothing",
     ),
+    Mutant(
+        "terminal: the rate of a resumed run counts from step 0",
+        "terminal.py",
+        "return (step - self.first) /",
+        "return step /",
+        "messages::test_the_rate_of_a_resumed_run_counts_its_own_steps",
+    ),
+    Mutant(
+        "registry: words pass for numbers",
+        "registry.py",
+        "ConfigDict(strict=True,",
+        "ConfigDict(strict=False,",
+        "messages::test_a_number_is_no_word_no_truth_and_no_fraction",
+    ),
+    Mutant(
+        "errors: a quota is no full disk",
+        "errors.py",
+        "errno.ENOSPC, errno.EDQUOT, errno.EFBIG",
+        "errno.ENOSPC, errno.EFBIG",
+        "messages::test_each_way_in_which_a_disk_refuses_has_its_way_out",
+    ),
+    Mutant(
+        "space: high is black",
+        "space.py",
+        ('        """Low is black, high white."""\n        return self.bits(x)'),
+        ('        """Low is black, high white."""\n        return 1 - self.bits(x)'),
+        "pictures::test_every_image_of_a_grid_is_upright_and_in_its_place",
+    ),
 ]

@@ -1,0 +1,212 @@
+"""What a person reads: the progress line, the way on, refusals, tables, words as they were typed."""
+
+import errno
+import io
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.cli import assert_refused, ebm, facts, train, trained
+from helpers.components import component, shipped
+from helpers.data import small_data
+from helpers.models import small_model
+from helpers.training import auxiliary
+from rich.console import Console
+
+from ebm_cli import registry, terminal
+from ebm_cli.commands import multi
+from ebm_cli.commands.resume import FREE
+from ebm_cli.errors import UserError, advice
+from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.classify import calibration
+from ebm_cli.record import run
+from ebm_cli.rng import stream
+from ebm_cli.space import Binary
+from ebm_cli.training import loop
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+# The progress line
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand."""
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_rate_of_a_resumed_run_counts_its_own_steps(clock):
+    display = terminal.StepDisplay(total=2000, first=1000)
+    clock[0] += 10
+    assert display.rate(1200) == 20
+
+
+# Going on
+
+
+def test_what_a_resumed_run_may_change_is_what_is_said_to_be_free():
+    """Every key that trains is refused, every other one is taken."""
+    trained()
+    for line in ("optimizer.lr=0.5", "optimizer=adam", "batch_size=5", "seed=3", "model.hidden=9", "sampler=gibbs",
+                 "chains.steps=3", "objective=cd", "dataset.valid=0.3", "noise=bernoulli"):  # fmt: skip
+        assert_refused(ebm("train resume=run steps=14", line), "a resumed run keeps its own", line.partition("=")[0])
+    assert facts(Path("run"))["step"] == 12
+    assert set(FREE) & {"model", "dataset", "sampler", "chains", "noise", "objective", "optimizer", "seed"} == set()
+
+
+def test_a_run_with_plugins_that_was_stopped_says_them_with_the_way_on(tmp_path, monkeypatch):
+    (tmp_path / "plugged.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    original = loop.train_step
+
+    def stepping(parts, state, how):
+        if state.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return original(parts, state, how)
+
+    monkeypatch.setattr(loop, "train_step", stepping)
+    answer = train("plugins=[plugged]")
+    assert answer.code == 75
+    assert "go on with: ebm train resume=run plugins=[plugged]\n" in answer.err
+
+
+def test_another_seed_of_an_evaluation_is_another_draw():
+    trained()
+    found = []
+    for seed in (1, 1, 2):
+        out = Path(f"out{len(found)}")
+        assert ebm(f"evaluate run=run evaluation=[samples] seed={seed} out={out}").code == 0
+        found.append(json.loads((out / "results.json").read_text())["samples/nearest_distance"])
+    assert found[0] == found[1] != found[2]
+
+
+# What is refused, and said of it
+
+
+@pytest.mark.parametrize("value", ["8", True, 8.0])
+def test_a_number_is_no_word_no_truth_and_no_fraction(value):
+    with pytest.raises(UserError, match=r"model.hidden = .*must be a valid integer"):
+        registry.build("model", shipped("model")["rbm"] | {"hidden": value})
+
+
+@pytest.mark.parametrize(
+    "line", ["model.hidden='\"8\"'", "model.hidden=true", "model.hidden=8.0", "steps=true", "steps=8.5"]
+)
+def test_so_it_is_on_the_command_line(line):
+    answer = train(line)
+    assert answer.code == 2
+    assert "must be a valid integer" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("number", "order"),
+    [
+        (errno.ENOSPC, "free space"), (errno.EDQUOT, "free space"), (errno.EFBIG, "free space"),
+        (errno.EACCES, "get the right to write there"), (errno.EPERM, "get the right to write there"),
+        (errno.EROFS, "make the file system writable"), (errno.ENOENT, "put back what was moved or deleted"),
+        (errno.EIO, "see what is wrong with the disk"), (errno.ENAMETOOLONG, "take shorter names"),
+    ],
+)  # fmt: skip
+def test_each_way_in_which_a_disk_refuses_has_its_way_out(number, order):
+    assert advice(OSError(number, "")) == order
+
+
+def test_an_operation_that_cannot_be_repeated_is_refused_where_asked():
+    before = torch.get_deterministic_debug_mode()
+    x, index = torch.zeros(3), torch.tensor([1])
+    try:
+        component("device", "cpu", deterministic=True).open()
+        with pytest.raises(RuntimeError, match="deterministic"):
+            x.put_(index, torch.ones(1))
+        component("device", "cpu", deterministic=False).open()
+        x.put_(index, torch.ones(1))
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    assert x.tolist() == [0, 1, 0]
+
+
+# Tables and records
+
+
+def job(name: str, overrides: list[str], **about) -> None:
+    Path("sweep", name).mkdir(parents=True)
+    Path("sweep", name, "metadata.json").write_text(json.dumps({"status": "done", "overrides": overrides, **about}))
+    summary = {"exact/log_likelihood": -1.5 - len(name), "seconds": 2.0}
+    Path("sweep", name, "summary.json").write_text(json.dumps(summary))
+
+
+def shown(monkeypatch, module=multi) -> Console:
+    """What a module prints, 160 wide."""
+    console = Console(record=True, width=160, markup=False, emoji=False, force_terminal=False, file=io.StringIO())
+    monkeypatch.setattr(module, "output", console)
+    return console
+
+
+def test_the_table_of_a_multirun_says_of_each_job_what_is_its_own(monkeypatch):
+    job("0", ["steps=12", "model.hidden=4"])
+    job("1", ["steps=12", "model.hidden=8"])
+    console = shown(monkeypatch)
+    assert multi.table(Path("sweep")) == 0
+    title, heads, *rows = (line.split() for line in console.export_text().strip().splitlines())
+    assert title == ["multirun", "sweep"]
+    assert heads == ["job", "overrides", "status", "log-likelihood", "seconds"]
+    assert rows == [["0", "model.hidden=4", "done", "-2.50", "2.00"], ["1", "model.hidden=8", "done", "-2.50", "2.00"]]
+
+
+def test_jobs_of_a_multirun_are_in_their_order(monkeypatch):
+    for name in ("10", "9", "2"):
+        job(name, [f"seed={name}"])
+    console = shown(monkeypatch)
+    multi.table(Path("sweep"))
+    assert [line.split()[0] for line in console.export_text().strip().splitlines()[2:]] == ["2", "9", "10"]
+
+
+def git(*words: str) -> str:
+    who = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_of_the_program_says_whether_it_was_changed(tmp_path, monkeypatch):
+    """In a source tree of its own, with the file where it lies in this one."""
+    inside = Path(run.__file__).relative_to(Path(registry.__file__).parents[1])
+    file = tmp_path / inside
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(run, "__file__", str(file))
+    assert run._commit.__wrapped__() == git("rev-parse", "HEAD")
+    file.write_text("changed\n")
+    assert run._commit.__wrapped__() == git("rev-parse", "HEAD") + "-dirty"
+
+
+# What an evaluation of noise against data finds
+
+
+def test_the_calibration_of_telling_data_from_noise_counts_both(monkeypatch):
+    model = small_model("rbm", Binary((2, 2))).float()
+    contrast = auxiliary(component("objective", "nce"), model.double()).float()
+    model = model.float()
+    data = small_data(model.space)
+    about = Subject(model, data, "test", None, torch.empty(0, 2, 2), stream(0, "subject"), auxiliary=contrast)
+    found = component("evaluation", "posterior_noise_classifier").evaluate(about).metrics
+    x = about.some_rows(10_000)
+    noise = contrast.noise.beside(x, contrast.ratio, about.key.fold("noise")).to(x.dtype)
+    with torch.no_grad():
+        p = torch.cat([contrast.logits(model.energy(each), each) for each in (x, noise)]).double().sigmoid()
+    is_datum = torch.arange(len(p)) < len(x)
+    expected = calibration(torch.maximum(p, 1 - p), (p > 0.5) == is_datum)
+    name = "posterior_noise_classifier/"
+    assert found[f"{name}calibration_error"] == pytest.approx(expected.error, abs=1e-6)
+    assert found[f"{name}accuracy"] == pytest.approx(((p > 0.5) == is_datum).double().mean().item())
+    assert found[f"{name}accuracy_by_chance"] == contrast.ratio / (1 + contrast.ratio)
