@@ -1,4 +1,4 @@
-"""What a person reads: the progress line, the way on, refusals, tables, words as they were typed."""
+"""What a person reads: the progress line, the way on, refusals, tables."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ebm_cli import registry, terminal
 from ebm_cli.commands import multi
-from ebm_cli.commands.resume import FREE
+from ebm_cli.commands.configuration import FREE
 from ebm_cli.errors import UserError, advice
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.classify import calibration

@@ -258,7 +258,7 @@ MUTANTS = [
     ),
     Mutant(
         "resume: another optimizer is taken in silence",
-        "commands/resume.py",
+        "commands/configuration.py",
         ('    "plugins",\n)'),
         ('    "plugins", "optimizer",\n)'),
         "messages::test_what_a_resumed_run_may_change_is_what_is_said_to_be_free",
