@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -68,10 +67,15 @@ class Lasting:
 _streams = {name: Lasting(name) for name in ("stderr", "stdout")}
 
 
+def plain_console(**options: Any) -> Console:
+    """One that shows words as they are: brackets in them are no markup, and what stands between colons is no emoji."""
+    return Console(markup=False, emoji=False, **options)
+
+
 def _console(name: str) -> Console:
-    file = cast("IO[str]", _streams[name])
-    console = Console(file=file, stderr=name == "stderr")
-    return console if console.is_terminal else Console(file=file, stderr=name == "stderr", width=_PLAIN_WIDTH)
+    options = {"file": cast("IO[str]", _streams[name]), "stderr": name == "stderr"}
+    console = plain_console(**options)
+    return console if console.is_terminal else plain_console(width=_PLAIN_WIDTH, **options)
 
 
 console, output = _console("stderr"), _console("stdout")
@@ -89,7 +93,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        console.print(escape(record.getMessage()), style=style, soft_wrap=True, highlight=False)
+        console.print(record.getMessage(), style=style, soft_wrap=True, highlight=False)
 
 
 class _FileHandler(logging.FileHandler):
@@ -138,12 +142,12 @@ class StepDisplay:
         self.started = self.printed = time.perf_counter()
         self.task: TaskID | None = None
         self.bar = Progress(
-            TextColumn("step"),
+            TextColumn("step", markup=False),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -167,7 +171,7 @@ class StepDisplay:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if console.is_terminal:
             assert self.task is not None
-            self.bar.update(self.task, completed=step, rate=rate, numbers=escape(numbers))
+            self.bar.update(self.task, completed=step, rate=rate, numbers=numbers)
         if step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
             log.info("step %d/%d  %s  %s", step, self.total, rate, numbers)
@@ -179,7 +183,7 @@ def table(title: str, rows: Mapping[str, str]) -> Table:
     made.add_column(no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows.items():
-        made.add_row(escape(name), escape(value))
+        made.add_row(name, value)
     return made
 
 
@@ -188,7 +192,7 @@ def columns(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]],
     made = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None)
     made.add_column(overflow="fold")
     for head in heads:
-        made.add_column(escape(head), justify="right", overflow="fold")
+        made.add_column(head, justify="right", overflow="fold")
     for name, values in rows.items():
-        made.add_row(escape(name), *map(escape, values))
+        made.add_row(name, *values)
     return made

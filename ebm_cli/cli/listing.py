@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ebm_cli.errors import UserError, nearest
-from ebm_cli.terminal import output
+from ebm_cli.terminal import output, plain_console
 
 GROUPS = {
     "dataset": "what is learned from",
@@ -227,7 +226,7 @@ def main(arguments: list[str]) -> int:
     names = [argument for argument in arguments if not argument.startswith("-")]
     flags = set(arguments) - set(names)
     if flags & {"-h", "--help"}:
-        output.print(USAGE, end="", markup=False)
+        output.print(USAGE, end="")
         return 0
     if len(names) > 2 or flags - {"--markdown"}:
         raise UserError(f"{' '.join(arguments)}: not understood; {USAGE.strip()}")
@@ -237,7 +236,7 @@ def main(arguments: list[str]) -> int:
         known = choices(names[0])
         raise UserError(f"no {names[0]} named {names[1]}{nearest(names[1], known)} (one of: {', '.join(known)})")
     if "--markdown" in flags:
-        Console(width=10_000).print(markdown(), markup=False, highlight=False)
+        plain_console(width=10_000).print(markdown(), highlight=False)
     elif names:
         _print_group(names[0], names[1] if len(names) == 2 else None)
     else:
@@ -249,9 +248,9 @@ def _print_all() -> None:
     console = output
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for group, purpose in GROUPS.items():
-        table.add_row(f"[bold]{group}[/bold]", "", f"[dim]{purpose}[/dim]")
+        table.add_row(Text(group, "bold"), "", Text(purpose, "dim"))
         for part in choices_of(group):
-            table.add_row("", part.choice, escape(part.text))
+            table.add_row("", part.choice, part.text)
     console.print(table)
     console.print("Choose with GROUP=NAME; the keys of a part: ebm list GROUP [NAME]", highlight=False)
 
@@ -260,18 +259,18 @@ def _print_group(group: str, name: str | None) -> None:
     console = output
     for part in choices_of(group):
         if name in (None, part.choice):
-            console.print(f"[bold]{group}={part.choice}[/bold]  {escape(part.text)}", highlight=False, soft_wrap=True)
+            console.print(Text(f"{group}={part.choice}", "bold"), f" {part.text}", highlight=False, soft_wrap=True)
             prefix = f"evaluation.{part.component}" if group == "evaluation" else group
             table = Table(box=None, padding=(0, 2, 0, 4), show_header=False)
             for key in part.keys if group != "experiment" else []:
-                table.add_row(f"{prefix}.{key.name}", escape(key.default), f"[dim]{escape(key.note)}[/dim]")
+                table.add_row(f"{prefix}.{key.name}", key.default, Text(key.note, "dim"))
             if table.row_count:
                 console.print(table)
             if part.brings:
-                console.print(f"    brings {escape(' '.join(part.brings))}", highlight=False, soft_wrap=True)
+                console.print(f"    brings {' '.join(part.brings)}", highlight=False, soft_wrap=True)
             fit = fits(part)
             if fit:
-                console.print(f"    fits {escape(fit)}", highlight=False, soft_wrap=True)
+                console.print(f"    fits {fit}", highlight=False, soft_wrap=True)
 
 
 def markdown() -> str:

@@ -83,7 +83,7 @@ def _write(home: Run, trained: Trained, asked: Settings, seconds: float, finding
 
 def _show(trained: Trained, asked: Settings, findings: Findings) -> None:
     by = judged.said(asked.split, trained.parts.data, trained.others)
-    output.print(f"judged by: {by}", markup=False, highlight=False, soft_wrap=True)
+    output.print(f"judged by: {by}", highlight=False, soft_wrap=True)
     other, which = (" on other data", f"other {asked.split}") if trained.others else ("", asked.split)
     shown = result_of_split(result_of_split(findings.known, judged.OTHER), asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}{other}", shown, which)

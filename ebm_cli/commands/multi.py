@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ebm_cli.commands.configuration import Request
 from ebm_cli.commands.train import train
@@ -31,11 +31,11 @@ _SHOWN = {
 
 def job(request: Request) -> int:
     """Train one job. A refusal or failure is recorded in its directory; a stop request ends the multirun."""
-    output.print(f"\n[bold]job {escape(request.directory.name)}[/bold]: {escape(' '.join(request.overrides))}")
+    output.print(Text.assemble("\n", (f"job {request.directory.name}", "bold"), f": {' '.join(request.overrides)}"))
     try:
         code = train(request)
     except (UserError, RunError) as error:
-        output.print(f"job {request.directory.name} failed: {error}", markup=False, soft_wrap=True)
+        output.print(f"job {request.directory.name} failed: {error}", soft_wrap=True)
         if not (request.directory / "config.yaml").exists():  # of a run that was there before
             record_failure(request, str(error), error.exit_code)
         return error.exit_code
@@ -53,7 +53,7 @@ def _fault(request: Request, error: Exception) -> int:
     with watching() as stop:
         if stop.raised:  # a library made this of a request to stop
             raise error
-    console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+    console.print(traceback.format_exc(), highlight=False, soft_wrap=True)
     if not (request.directory / "config.yaml").exists():
         record_failure(request, f"{type(error).__name__}: {error}", 1)
     return 1
@@ -77,7 +77,7 @@ def table(directory: Path) -> int:
     for entry in jobs:
         own = " ".join(override for override in entry["overrides"] if override not in shared)
         numbers = [_cell(entry["summary"], keys) for keys in shown.values()]
-        made.add_row(entry["job"], escape(own), _status(entry), *numbers)
+        made.add_row(entry["job"], own, _status(entry), *numbers)
     output.print(made)
     run.Run(directory).write_json("summary.json", {"jobs": jobs})
     return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1
@@ -101,7 +101,7 @@ def _job(path: Path) -> dict[str, Any]:
 
 
 def _status(entry: Mapping[str, Any]) -> str:
-    return entry["status"] if not entry["error"] else f"{entry['status']}: {escape(entry['error'])}"
+    return entry["status"] if not entry["error"] else f"{entry['status']}: {entry['error']}"
 
 
 def _cell(summary: Mapping[str, Any], keys: tuple[str, ...]) -> str:

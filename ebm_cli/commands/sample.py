@@ -89,7 +89,7 @@ def sample(config: Mapping[str, Any]) -> int:
     output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)
     _show(space, file, text)
     for line in likely:
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
+        output.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -138,7 +138,7 @@ def _show(space: Space, file: Path, text: list[str]) -> None:
         output.print(f"text: {file.with_name(_TEXTS[space.name])}", soft_wrap=True)
     for line in text[:_SHOWN]:
         short = line if len(line) <= _WIDTH else line[: line.rindex(" ", 0, _WIDTH)] + " ..."
-        output.print(f"  {short}", markup=False, highlight=False, soft_wrap=True)
+        output.print(f"  {short}", highlight=False, soft_wrap=True)
 
 
 def _written(home: Run, space: Space, x: Tensor, scale: Mapping[str, float], text: list[str]) -> Path:

@@ -31,4 +31,11 @@ MUTANTS = [
         "if False:",
         "cli::test_former_names_of_recipes_go_on_working_and_say_the_new_one",
     ),
+    Mutant(
+        "listing: names of parts are left out",
+        "cli/listing.py",
+        'Text(f"{group}={part.choice}", "bold")',
+        'Text(f"[bold]{group}", "bold")',
+        "names::test_the_list_of_parts_has_its_brackets",
+    ),
 ]

@@ -411,4 +411,25 @@ MUTANTS = [
         ('        """Low is black, high white."""\n        return 1 - self.bits(x)'),
         "pictures::test_every_image_of_a_grid_is_upright_and_in_its_place",
     ),
+    Mutant(
+        "terminal: brackets in names are markup",
+        "terminal.py",
+        "return Console(markup=False,",
+        "return Console(markup=True,",
+        "names::test_tables_are_shown_as_they_are",
+    ),
+    Mutant(
+        "terminal: colons in names are emoji",
+        "terminal.py",
+        "emoji=False, **options)",
+        "emoji=True, **options)",
+        "names::test_names_are_shown_as_they_were_typed",
+    ),
+    Mutant(
+        "terminal: brackets in a progress bar are markup",
+        "terminal.py",
+        'TextColumn("{task.fields[numbers]}", markup=False),',
+        'TextColumn("{task.fields[numbers]}"),',
+        "names::test_the_numbers_of_a_progress_bar_are_shown_as_they_are",
+    ),
 ]
