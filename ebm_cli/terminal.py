@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ebm_cli.record import files
@@ -146,7 +147,7 @@ class StepDisplay:
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
             TextColumn("{task.fields[numbers]}", markup=False),
             console=console,
             transient=True,
@@ -155,7 +156,7 @@ class StepDisplay:
 
     def __enter__(self) -> "StepDisplay":
         self.bar.start()
-        self.task = self.bar.add_task("", total=self.total, completed=self.first, rate="", numbers="")
+        self.task = self.bar.add_task("", total=self.total, completed=self.first, rate="", left="", numbers="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,15 +167,30 @@ class StepDisplay:
         return (step - self.first) / max(1e-9, time.perf_counter() - self.started)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The newest numbers."""
-        rate, now = f"{self.rate(step):.0f}/s", time.perf_counter()
+        """The newest numbers, how fast the loop is and how long it will take."""
+        rate, now = self.rate(step), time.perf_counter()
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        words = {"rate": pace(rate), "left": time_left(self.total - step, rate), "numbers": numbers}
         if console.is_terminal:
             assert self.task is not None
-            self.bar.update(self.task, completed=step, rate=rate, numbers=numbers)
+            self.bar.update(self.task, completed=step, **words)
         if step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
-            log.info("step %d/%d  %s  %s", step, self.total, rate, numbers)
+            log.info("%s", "  ".join(filter(None, (f"step {step}/{self.total}", *words.values()))))
+
+
+def pace(rate: float) -> str:
+    """So many steps per second, or seconds per step where one takes longer than a second; nothing before the first."""
+    if rate <= 0:
+        return ""
+    if rate < 1:
+        return f"{1 / rate:.3g} s/step"
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
+
+
+def time_left(steps: int, rate: float) -> str:
+    """Hours, minutes and seconds that so many steps take; nothing where none are left or none was taken."""
+    return f"{timedelta(seconds=round(steps / rate))} left" if steps > 0 and rate > 0 else ""
 
 
 def table(title: str, rows: Mapping[str, str]) -> Table:

@@ -3,13 +3,15 @@
 import errno
 import io
 import json
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.cli import assert_refused, ebm, facts, train, trained
+from helpers.cli import TINY, assert_refused, ebm, facts, train, trained
 from helpers.components import component, shipped
 from helpers.data import small_data
 from helpers.models import small_model
@@ -17,6 +19,7 @@ from helpers.training import auxiliary
 from rich.console import Console
 
 from ebm_cli import registry, terminal
+from ebm_cli.cli.main import dispatch
 from ebm_cli.commands import multi
 from ebm_cli.commands.configuration import FREE
 from ebm_cli.errors import UserError, advice
@@ -48,6 +51,56 @@ def test_the_rate_of_a_resumed_run_counts_its_own_steps(clock):
     display = terminal.StepDisplay(total=2000, first=1000)
     clock[0] += 10
     assert display.rate(1200) == 20
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(0, ""), (0.004, "250 s/step"), (0.4, "2.5 s/step"), (0.96, "1.04 s/step"), (1, "1.0/s"), (2.34, "2.3/s"),
+     (35.4, "35/s"), (1234.5, "1234/s")],
+)  # fmt: skip
+def test_slow_steps_are_told_by_their_seconds(rate, said):
+    assert terminal.pace(rate) == said
+
+
+def test_the_line_says_what_the_last_validation_found_and_how_long_it_will_take(clock, caplog):
+    with terminal.logging_to(None), caplog.at_level("INFO"), terminal.StepDisplay(total=100, first=40) as display:
+        terminal.log.addHandler(caplog.handler)
+        clock[0] += 40
+        display.show(60, {"energy_gap": 0.25, "valid log_likelihood": -20.5})
+        clock[0] += 1
+        display.show(61, {})  # so soon, nothing is said to a file
+        clock[0] += 79
+        display.show(100, {})
+    terminal.log.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 60/100  2 s/step  0:01:20 left  energy_gap 0.25  valid log_likelihood -20.5",
+        "step 100/100  2 s/step",
+    ]
+
+
+def test_a_loss_that_is_the_energy_gap_is_shown_once():
+    both = {"loss": 0.5, "energy_gap": 0.5, "gradient_norm": 2.0, "learning_rate": 0.1}
+    assert loop._shown(both) == {"energy_gap": 0.5, "gradient_norm": 2.0}
+    assert loop._shown(both | {"loss": 0.6}) == {"loss": 0.6, "energy_gap": 0.5, "gradient_norm": 2.0}
+    assert loop._shown({"loss": 0.5}) == {"loss": 0.5}
+
+
+def test_the_monitored_value_is_the_one_that_is_shown():
+    values = {"ais/valid/log_z": 3.0, "ais/valid/log_likelihood": -9.0}
+    assert loop.newest(values, "ais/valid/log_likelihood") == {"valid log_likelihood": -9.0}
+    assert loop.newest(values, None) == loop.newest(values, "exact/valid/x") == {"valid log_z": 3.0}
+
+
+def test_the_last_line_of_training_has_the_last_value_of_validation():
+    words = [word for word in TINY if not word.startswith("evaluation")]
+    answer = ebm("train evaluation=[pseudo_likelihood] hydra.run.dir=run", *words)
+    (line,) = (line for line in answer.err.splitlines() if line.startswith("step 12/12 "))
+    found = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    (value,) = (each["pseudo_likelihood/valid/log_pseudo_likelihood"] for each in found if len(each) > 1
+                and "pseudo_likelihood/valid/log_pseudo_likelihood" in each)  # fmt: skip
+    assert f"valid log_pseudo_likelihood {value:.4g}" in line
+    assert "energy_gap" in line
+    assert " loss " not in line
 
 
 # Going on
@@ -210,3 +263,29 @@ def test_the_calibration_of_telling_data_from_noise_counts_both(monkeypatch):
     assert found[f"{name}calibration_error"] == pytest.approx(expected.error, abs=1e-6)
     assert found[f"{name}accuracy"] == pytest.approx(((p > 0.5) == is_datum).double().mean().item())
     assert found[f"{name}accuracy_by_chance"] == contrast.ratio / (1 + contrast.ratio)
+
+
+class Unread(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("words", ["--hydra-help", "--cfg job", "--help"])
+def test_whoever_stops_reading_is_told_nothing(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Unread())
+    assert dispatch(["train", *words.split()]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", ["--hydra-help", "--info all"])
+def test_so_it_is_with_a_pipe(words):
+    """As `| head` does; the pipe is closed before anything is written to it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ebm_cli", "train", *words.split()]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

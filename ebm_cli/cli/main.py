@@ -1,5 +1,6 @@
 """The command line: the only file that imports hydra and omegaconf, and only once a command needs them."""
 
+import logging
 import os
 import re
 import sys
@@ -190,7 +191,7 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
     argv, sys.argv = sys.argv, [f"ebm {command}", *arguments]
     try:
         with _composed_once(arguments):
-            decorate(job)()
+            _while_read(decorate(job), job)
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if job.outcome.started and not isinstance(error, HydraException | OmegaConfBaseException):
             raise
@@ -208,6 +209,15 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
     if job.outcome.error is not None:
         raise job.outcome.error
     return max(job.outcome.codes, default=0) if swept is None else swept
+
+
+def _while_read(run: Callable[[], Any], job: "_Job") -> None:
+    """Until nobody reads any more what Hydra itself prints, such as its help."""
+    try:
+        run()
+    except BrokenPipeError:
+        if job.outcome.started:
+            raise
 
 
 @contextmanager
@@ -245,8 +255,12 @@ def _swept(directory: Path | None) -> int | None:
 
 
 def _prepare_hydra() -> None:
-    """Let exceptions through, add the search path of the user, and a resolver for unique directory names."""
+    """Let exceptions through, add the search path of the user, and a resolver for unique directory names.
+
+    What Hydra logs and nobody reads any more is lost, not a traceback for each line.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False
     import secrets
 
     from hydra.core.plugins import Plugins

@@ -64,6 +64,7 @@ class Recorder:
     saved: bool = False
     standstill: Standstill = field(default_factory=Standstill)
     standing: bool = False
+    newest: dict[str, float] = field(default_factory=dict)
 
     def begin(self, total: int, step: int) -> None:
         """Which checkpoints will stay."""
@@ -120,6 +121,7 @@ class Recorder:
         values = findings.numbers
         if values:
             self.metrics(state.step, values)
+            self.newest = newest(values, self.schedule.monitor)
         self._show(parts, state)
         value, best = self._monitored(values, parts), state.best
         if value is None or (best and best.metric in (None, self.schedule.monitor) and value <= best.value):
@@ -185,6 +187,7 @@ class Follower:
 
     schedule: Schedule
     ladder: set[int] = field(default_factory=set)
+    newest: dict[str, float] = field(default_factory=dict)
 
     def begin(self, total: int, step: int) -> None:
         """The rungs that lie ahead."""
@@ -210,6 +213,13 @@ class Follower:
 
     def save(self, parts: Parts, state: TrainState) -> None:
         """Not saved."""
+
+
+def newest(values: Mapping[str, float], monitor: str | None) -> dict[str, float]:
+    """Of what was measured on held-out rows the monitored value, else the first one, as `<split> <metric>`."""
+    key = monitor if monitor in values else next(iter(values))
+    _, split, metric = key.split("/", 2)
+    return {f"{split} {metric}": values[key]}
 
 
 def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Subject:
@@ -319,20 +329,31 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             if len(unread) == _UNREAD or _due(step, schedule.log_every, total) or evaluates or saves:
                 unread = _read(parts, state, recorder, unread)
             if _due(step, schedule.log_every, total):
-                values = last.numbers()
-                recorder.metrics(step, values)
-                display.show(step, {name: values[name] for name in _SHOWN if name in values})
+                recorder.metrics(step, last.numbers())
             if evaluates or saves:
                 gather_chains(parts, state)
             better = evaluates and recorder.evaluate(parts, state)
             if better or saves:
                 recorder.save(parts, state)
                 saved = step
+            _display(display, recorder, step, last)
         _checked(parts, state, unread)
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
         _agree(parts, stop)
+
+
+def _display(display: StepDisplay, recorder: Recorder | Follower, step: int, last: Report) -> None:
+    """The progress line of a step that was logged, once all that was due at it is done."""
+    if _due(step, recorder.schedule.log_every, display.total):
+        display.show(step, {**_shown(last.numbers()), **recorder.newest})
+
+
+def _shown(values: Mapping[str, float]) -> dict[str, float]:
+    """What of a step the progress line has room for; of a loss that is the energy gap, the gap alone."""
+    idle = {"loss"} if "energy_gap" in values and values.get("loss") == values["energy_gap"] else set()
+    return {name: values[name] for name in _SHOWN if name in values and name not in idle}
 
 
 def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread: list[Report]) -> list[Report]:

@@ -38,4 +38,18 @@ MUTANTS = [
         'Text(f"[bold]{group}", "bold")',
         "names::test_the_list_of_parts_has_its_brackets",
     ),
+    Mutant(
+        "cli: a reader that goes away is an error",
+        "cli/main.py",
+        ("    except BrokenPipeError:\n        if job.outcome.started:"),
+        ("    except BrokenPipeError:\n        if True:"),
+        "messages::test_whoever_stops_reading_is_told_nothing",
+    ),
+    Mutant(
+        "cli: each line of Hydra that nobody reads is a traceback",
+        "cli/main.py",
+        "    logging.raiseExceptions = False",
+        "    logging.raiseExceptions = True",
+        "messages::test_so_it_is_with_a_pipe",
+    ),
 ]

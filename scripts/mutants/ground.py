@@ -432,4 +432,18 @@ MUTANTS = [
         'TextColumn("{task.fields[numbers]}"),',
         "names::test_the_numbers_of_a_progress_bar_are_shown_as_they_are",
     ),
+    Mutant(
+        "terminal: slow steps are one a second",
+        "terminal.py",
+        '        return f"{1 / rate:.3g} s/step"',
+        '        return f"{rate:.0f}/s"',
+        "messages::test_slow_steps_are_told_by_their_seconds",
+    ),
+    Mutant(
+        "terminal: the time left is that of all steps",
+        "terminal.py",
+        "time_left(self.total - step, rate)",
+        "time_left(self.total, rate)",
+        "messages::test_the_line_says_what_the_last_validation_found_and_how_long_it_will_take",
+    ),
 ]

@@ -262,4 +262,25 @@ MUTANTS = [
         "if True else",
         "objective::test_weights_that_are_not_finite_are_named",
     ),
+    Mutant(
+        "loop: the progress line has the energy gap twice",
+        "training/loop.py",
+        "if name in values and name not in idle}",
+        "if name in values}",
+        "messages::test_a_loss_that_is_the_energy_gap_is_shown_once",
+    ),
+    Mutant(
+        "loop: the progress line lacks what was measured",
+        "training/loop.py",
+        "{**_shown(last.numbers()), **recorder.newest}",
+        "_shown(last.numbers())",
+        "messages::test_the_last_line_of_training_has_the_last_value_of_validation",
+    ),
+    Mutant(
+        "loop: the progress line has any number but the monitored one",
+        "training/loop.py",
+        "    key = monitor if monitor in values else next(iter(values))",
+        "    key = next(iter(values))",
+        "messages::test_the_monitored_value_is_the_one_that_is_shown",
+    ),
 ]
