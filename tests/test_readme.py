@@ -1,93 +1,142 @@
-"""What the README promises: its table of parts is the truth, and its commands are accepted and run."""
+"""What README and docs/ promise: tables of parts, links, commands, and the sentences that are quoted."""
 
+import ast
 import re
-import shlex
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from ebm_cli import registry
 from ebm_cli.cli import listing
 from ebm_cli.cli.main import COMMANDS, dispatch
 from ebm_cli.yardstick import classifier
+from tests.helpers.docs import PAGES, ROOT, commands, small, write_data, write_files
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("ebm ")]
-AFTER = re.compile("resume|plugins")  # lines that need a run or a module; they have tests of their own
-SMALL = ["steps=20", "evaluation=[samples]", "tracker=none", "save_every=10"]
+_TEXT = re.compile(r"```.*?```", re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_TYPED = [(page, words) for page in PAGES for words in commands(page)]
+_WRITTEN = ("benchmarks", "binary_tabular", "cd_versus_likelihood", "paradigms", "replicated_softmax", "results")
+"""Chapters that report what came out of runs; their commands are many and alike."""
 
 
-def words(line: str) -> list[str]:
-    return shlex.split(line, comments=True)[1:]
+def test_the_readme_is_one_page():
+    assert len((ROOT / "README.md").read_bytes()) <= 6 * 1024
 
 
 def test_the_table_of_parts_is_that_of_ebm_list():
     """To mend it: replace the lines between the two comments by `ebm list --markdown`."""
-    between = TEXT.split("<!-- parts: ebm list --markdown -->")[1].split("<!-- end of parts -->")[0]
+    text = PAGES["parts"].read_text()
+    between = text.split("<!-- parts: ebm list --markdown -->")[1].split("<!-- end of parts -->")[0]
     assert between.strip() == listing.markdown().strip()
 
 
-def test_every_file_the_readme_shows_is_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    path = PAGES[page]
+    for target in _LINK.findall(_TEXT.sub("", path.read_text())):
+        assert not target.startswith("http"), target
+        name, _, heading = target.partition("#")
+        there = path.parent / name if name else path
+        assert there.exists(), target
+        assert not heading or heading in _anchors(there), target
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("ebm train") and not AFTER.search(line)])
-def test_training_commands_compose(line, capsys):
-    arguments = [word for word in words(line) if word != "-m"]
-    single = [word for word in arguments if "," not in word]
+def test_every_chapter_is_in_the_index():
+    linked = {Path(target).stem for target in _LINK.findall(PAGES["index"].read_text())}
+    assert linked == set(PAGES) - {"README", "index"}
+
+
+def _anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", _TEXT.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+def test_there_are_commands_of_every_kind():
+    assert {words[0] for _, words in _TYPED} == set(COMMANDS)
+    assert len(_TYPED) > 100
+
+
+@pytest.mark.parametrize(("page", "words"), _TYPED)
+def test_every_choice_and_key_of_a_command_exists(page, words, known):
+    """All are composed and run by the long test below; this one reads the configuration files alone."""
+    for word in words[1:]:
+        key, _, value = word.lstrip("+~").partition("=")
+        group = key.partition("@")[0]
+        if group in listing.GROUPS and value:
+            assert set(value.strip("[]").split(",")) <= known[group], word
+        elif "." in key and not key.startswith("hydra."):
+            assert key in known["keys"], word
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Choices of every group, with those of the page on extending, and all dotted keys."""
+    own = {"sampler": {"barker"}, "model": {"quartic"}, "evaluation": {"moments"}, "dataset": {"ring"}}
+    found = {group: {*listing.choices(group), *own.get(group, ())} for group in listing.GROUPS}
+    return found | {"keys": {*listing.keys_of("train"), *(f"evaluation.moments.{key}" for key in ("count", "steps"))}}
+
+
+def test_every_sentence_of_the_catalogue_is_one_that_the_program_says():
+    """`...` stands for what differs from run to run; the pieces between come one after the other in one sentence."""
+    said = _sentences()
+    rows = PAGES["numbers"].read_text().split("## A catalogue of failures")[1]
+    quoted = re.findall(r"^\| \"(.*?)\" \|", rows, re.MULTILINE)
+    assert len(quoted) > 30
+    for sentence in quoted:
+        pieces = [re.escape(piece) for piece in sentence.split("...")]
+        assert re.search(".*?".join(pieces), said), f"{sentence}: the program says something else; mend docs/numbers.md"
+
+
+def _sentences() -> str:
+    """Every string of the package, a line each, with ... for the values in it."""
+    found = []
+    for path in (ROOT / "ebm_cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"%[a-z.\d]+", "...", node.value))
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("words", [words for page, words in _TYPED if page == "README" and words[0] == "train"])
+def test_training_commands_of_the_readme_compose(words, capsys):
+    single = [word.split(",")[0] for word in words if word != "-m"]
     assert dispatch([*single, "--cfg", "job"]) == 0
     assert "batch_size:" in capsys.readouterr().out
 
 
-def test_there_are_commands_of_every_kind():
-    assert {words(line)[0] for line in LINES} == set(COMMANDS)
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A working directory with a few rows of all data and, trained a little, the runs that commands name."""
+    (tmp_path / "data").mkdir()
+    write_data(tmp_path / "data")
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EBM_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(classifier, "_UPDATES", 20)
+    return tmp_path
+
+
+RUNS = {
+    "RUN": "model.hidden=8 evaluation=[samples,pseudo_likelihood] "
+    "checkpoint.monitor=pseudo_likelihood/valid/log_pseudo_likelihood",
+    "IMAGES": "model=convnet model.widths=[4] objective=ml_replay chains.size=20 chains.steps=2 evaluation=[]",
+    "TOPICS": "model=replicated_softmax model.hidden=2 dataset=bag_of_words dataset.path=FOLDER evaluation=[]",
+    "PLANE": "model=mlp model.widths=[4] dataset=points_2d evaluation=[]",
+}
+
+
+def run(words: list[str]) -> None:
+    assert dispatch(small(words)) == 0, " ".join(small(words))
 
 
 @pytest.mark.long
-def test_the_commands_after_training_run(tmp_path, monkeypatch, capfd):
-    """Resume, sample and evaluate lines, on small runs in place of RUN, IMAGES and TOPICS."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(classifier, "_UPDATES", 20)
-    assert dispatch(["train", "hydra.run.dir=outputs/RUN", "model.hidden=8", *SMALL]) == 0
-    images = ["model=convnet", "model.widths=[4]", "objective=ml_replay", "chains.size=20", "chains.steps=2"]
-    assert dispatch(["train", "hydra.run.dir=outputs/IMAGES", *images, *SMALL]) == 0
-    (tmp_path / "texts").mkdir()
-    for i in range(20):
-        (tmp_path / f"texts/{i}.txt").write_text(f"server socket client connection request word{i % 7} other{i % 3}")
-    counted = ["dataset=bag_of_words", "dataset.path=texts", "dataset.max_documents=1.0"]
-    topics = ["model=replicated_softmax", "model.hidden=2", *counted, *SMALL[:1], "evaluation=[]", "tracker=none"]
-    assert dispatch(["train", "hydra.run.dir=outputs/TOPICS", *topics]) == 0
-    short = {"n=100": "n=4", "n=64": "n=4", "steps=1000": "steps=2", "steps=500": "steps=2", "steps=40000": "steps=30"}
-    extra = ["evaluation.long_run.steps=4", "evaluation.long_run.chains=4", "evaluation.resample.steps=4",
-             "evaluation.ais.temperatures=5", "evaluation.chains.steps=8", "evaluation.chains.warmup=2",
-             "evaluation.mixing.steps=20", "evaluation.mixing.reference_steps=5", "evaluation.topics.words=2",
-             "evaluation.topics.lda_topics=0"]  # fmt: skip
-    for line in LINES:
-        arguments = [short.get(word, word) for word in words(line)]
-        if any(run in line for run in ("RUN", "IMAGES", "TOPICS")):
-            typed = " ".join(arguments) if arguments[0] == "evaluate" else ""
-            chosen = [word for word in extra if word.split(".")[1] in typed]
-            assert dispatch(arguments + chosen) == 0, line
-    assert list(tmp_path.glob("outputs/RUN/samples/*/grid.png"))
-    assert list(tmp_path.glob("outputs/RUN/evaluations/*/results.json"))
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page) and page != "extending"])
+def test_every_command_runs_on_small_data(page, workshop, capfd):
+    """One after the other, so that a command may go on where one above it ended."""
+    for name in [name for name in RUNS if any(f"outputs/{name}" in word for words in commands(page) for word in words)]:
+        assert dispatch([*small(["train", f"hydra.run.dir=outputs/{name}", *RUNS[name].split()]), "eval_every=4"]) == 0
+    for words in commands(page):
+        run([word.replace("SIGMA", "0.2") for word in words])
     capfd.readouterr()
-
-
-def test_the_part_of_ones_own_works(tmp_path, monkeypatch, capfd):
-    """The Python and YAML blocks of "Adding a part", as printed."""
-    code = next(block for language, block in BLOCKS if language == "python")
-    yaml = next(block for language, block in BLOCKS if language == "yaml")
-    (tmp_path / "my_parts.py").write_text(textwrap.dedent(code))
-    (tmp_path / "conf" / "sampler").mkdir(parents=True)
-    (tmp_path / "conf" / "sampler" / "forget.yaml").write_text(yaml)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    assert dispatch(["train", "sampler=forget", "plugins=[my_parts]", *SMALL]) == 0
-    assert dispatch(["list", "sampler", "forget"]) == 0
-    assert "probability of a 1" in capfd.readouterr().out

@@ -1,0 +1,147 @@
+"""The commands of README and docs/, and what makes each small enough to be run by a test."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from PIL import Image
+
+from ebm_cli.dataset.binary_tabular import VARIABLES
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+_CELL = re.compile(r"`(ebm (?:train|sample|evaluate) [^`]*=[^`]*)`")
+
+AT_MOST = {
+    "steps": 8, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
+    "chains": 4, "temperatures": 5, "training_temperatures": 5, "rungs": 3, "warmup": 2, "count": 4, "bootstrap": 100,
+    "raise_points": 2, "raise_chains": 2, "reference_steps": 5, "points": 20, "discrepancy": 10, "final_steps": 2,
+    "lda_topics": 0, "lda_iterations": 2, "particles": 4, "documents": 3, "proposals": 2,
+}  # fmt: skip
+"""Keys that say how much work a run is, wherever they lie, and what is enough for a test."""
+
+QUICK = ("tracker=none", "eval_every=0", "device=cpu", "device.compile=never", "device.threads=1")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of every fenced block of a page."""
+    return BLOCK.findall(PAGES[page].read_text())
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words after `ebm` of every command in a block without a language, or in a cell of a table of commands."""
+    text = PAGES[page].read_text()
+    lines = [line for language, block in blocks(page) if not language for line in block.splitlines()]
+    if page == "numbers":
+        lines += _CELL.findall(text)
+    typed = (line.removeprefix("./scripts/") for line in lines if line.startswith(("ebm ", "./scripts/ebm ")))
+    return [shlex.split(line, comments=True)[1:] for line in typed]
+
+
+def small(words: list[str]) -> list[str]:
+    """A command whose every key that says how much work it is has a value that is small."""
+    command, *rest = words
+    if command == "list" or "-" in words[1][:1] and words[1] != "-m":
+        return words
+    if command == "sample" or any(word.startswith("resume=outputs") for word in rest):
+        return [command, *(_less(word) for word in rest)]
+    single = [word.split(",")[0] if "[" not in word else word for word in rest if word != "-m"]
+    composed = _composed(command, tuple(single))
+    more = QUICK if command == "train" else ("device=cpu",)
+    return [command, *rest, *more, *_smaller(composed)]
+
+
+def _less(word: str) -> str:
+    """steps=40000 of a resumed run, n=100 of samples."""
+    key, _, value = word.partition("=")
+    most = {"steps": 10, "n": 4, "length": 5}.get(key)
+    return word if most is None or int(value) <= most else f"{key}={most}"
+
+
+@cache
+def _composed(command: str, words: tuple[str, ...]) -> dict[str, Any]:
+    GlobalHydra.instance().clear()
+    plain = [word for word in words if not word.startswith("hydra.") and "=" in word]
+    with initialize_config_module("ebm_cli.conf", version_base="1.3"):
+        found = OmegaConf.to_container(compose(command, plain), resolve=False)
+    GlobalHydra.instance().clear()
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def _smaller(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        here = f"{path}{key}"
+        if isinstance(value, Mapping):
+            yield from _smaller(value, f"{here}.")
+        elif isinstance(value, int) and not isinstance(value, bool) and value > AT_MOST.get(key, value):
+            yield f"{here}={AT_MOST[key]}"
+
+
+def write_data(root: Path) -> None:
+    """A data folder with a few rows of everything that the commands of the docs read from one."""
+    random = np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST"):
+        _write_idx(root / name / "raw", random)
+    (root / "binary_tabular").mkdir()
+    for table, width in VARIABLES.items():
+        rows = {split: random.integers(0, 2, (60, width), dtype=np.uint8) for split in ("train", "val", "test")}
+        np.savez(root / "binary_tabular" / f"{table}.npz", **rows)
+    (root / "protein").mkdir()
+    near = np.abs(np.subtract.outer(np.arange(53), np.arange(53))) < 8
+    msa = random.integers(0, 21, (80, 53), dtype=np.uint8)
+    np.savez(root / "protein" / "kunitz.npz", msa=msa, contacts=near, alphabet="-ACDEFGHIKLMNPQRSTVWY")
+    (root / "text").mkdir()
+    np.savez(root / "text" / "20newsgroups_2000.npz", **_counts(random))
+
+
+def _write_idx(folder: Path, random: np.random.Generator) -> None:
+    folder.mkdir(parents=True)
+    for stem, rows in (("train", 10_100), ("t10k", 40)):
+        arrays = {"images-idx3": random.integers(0, 256, (rows, 28, 28)), "labels-idx1": np.arange(rows) % 10}
+        for kind, array in arrays.items():
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (folder / f"{stem}-{kind}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def _counts(random: np.random.Generator, words: int = 60) -> dict[str, Any]:
+    """Documents of 5 to 15 words of a vocabulary, as the parts of sparse matrices."""
+    found: dict[str, Any] = {"vocab": np.array([f"word{i}" for i in range(words)])}
+    for split, rows in (("train", 80), ("test", 20)):
+        sizes = random.integers(5, 16, rows)
+        picks = [np.sort(random.choice(words, size, replace=False)) for size in sizes]
+        found |= {
+            f"{split}_data": np.ones(sizes.sum(), np.int64),
+            f"{split}_indices": np.concatenate(picks),
+            f"{split}_indptr": np.concatenate([[0], sizes.cumsum()]),
+            f"{split}_shape": np.array([rows, words]),
+            f"{split}_label": np.arange(rows) % 4,
+        }
+    return found
+
+
+def write_files(folder: Path) -> None:
+    """What the commands call BITS.npz, FAMILY.fasta, PICTURES and so on."""
+    random = np.random.default_rng(1)
+    np.savez(folder / "FILE.npz", train=random.gamma(2.0, 1.0, (60, 4)))
+    np.savez(folder / "BITS.npz", train=random.integers(0, 2, (60, 16), dtype=np.uint8))
+    np.savez(folder / "OTHER.npz", train=random.integers(0, 2, (60, 8, 8), dtype=np.uint8))
+    letters = np.array(list("-ACDEFGHIKLMNPQRSTVWY"))
+    rows = ("".join(letters[random.integers(0, 21, 12)]) for _ in range(40))
+    (folder / "FAMILY.fasta").write_text("".join(f">{i}\n{row}\n" for i, row in enumerate(rows)))
+    (folder / "PICTURES").mkdir()
+    (folder / "FOLDER").mkdir()
+    words = ["server", "socket", *(f"word{a}{b}" for a in "abcdef" for b in "abcdef")]
+    for i in range(20):
+        pixels = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "PICTURES" / f"{i}.png")
+        (folder / "FOLDER" / f"{i}.txt").write_text(" ".join(random.choice(words, 10, replace=False)))
+    (folder / "TEXT").write_text("\n".join(f"the server answers client {i % 7} on line {i % 5}" for i in range(200)))
