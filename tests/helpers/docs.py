@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ebm_cli.cli.search_path import UserSearchPath
 from ebm_cli.dataset.binary_tabular import VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +51,7 @@ def commands(page: str) -> list[list[str]]:
 def small(words: list[str]) -> list[str]:
     """A command whose every key that says how much work it is has a value that is small."""
     command, *rest = words
-    if command == "list" or "-" in words[1][:1] and words[1] != "-m":
+    if command == "list":
         return words
     if command == "sample" or any(word.startswith("resume=outputs") for word in rest):
         return [command, *(_less(word) for word in rest)]
@@ -70,6 +72,7 @@ def _less(word: str) -> str:
 def _composed(command: str, words: tuple[str, ...]) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     plain = [word for word in words if not word.startswith("hydra.") and "=" in word]
+    Plugins.instance().register(UserSearchPath)
     with initialize_config_module("ebm_cli.conf", version_base="1.3"):
         found = OmegaConf.to_container(compose(command, plain), resolve=False)
     GlobalHydra.instance().clear()
