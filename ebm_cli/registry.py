@@ -10,9 +10,9 @@ import json
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -26,6 +26,25 @@ GROUPS = (
 _TABLE: dict[tuple[str, str], type] = {}
 
 T = TypeVar("T")
+FILE_KEYS = ("path", "root", "file", "folder")
+"""Keys of these names say where files are, whatever component has them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Marks a key of another name that says where files are too: `map: Annotated[str, Files()] | None`.
+
+    A run keeps the absolute path. `moves`: another may be given when the run goes on, if the data there are the same.
+    """
+
+    moves: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    """Marks a key that holds another component: its group, `kernel: Annotated[Any, Nested("sampler")]`."""
+
+    group: str
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -82,22 +101,60 @@ def components(group: str) -> dict[str, type]:
     return {name: cls for (g, name), cls in sorted(_TABLE.items()) if g == group}
 
 
-def build(group: str, config: Mapping[str, Any]) -> Any:
-    """The component that `config["name"]` names, its fields checked. Raises UserError naming the key and the value."""
-    values = dict(config)
+def file_keys(group: str, name: object) -> dict[str, bool]:
+    """The keys of a component that say where files are, and whether another place may be given to a run."""
+    found = {key: marks for key, marks in _marks(group, name).items() if key in FILE_KEYS or _of(Files, marks)}
+    return {key: all(mark.moves for mark in _of(Files, marks)) for key, marks in found.items()}
+
+
+def nested_keys(group: str, name: object) -> dict[str, str]:
+    """The keys of a component that hold others, and of which group these are."""
+    return {key: mark.group for key, marks in _marks(group, name).items() for mark in _of(Nested, marks)}
+
+
+def _marks(group: str, name: object) -> dict[str, list[Any]]:
+    """What the annotations of a component's keys are marked with; nothing of a component that is not there."""
+    cls = components(group).get(name) if isinstance(name, str) else None
+    hints = {} if cls is None else get_type_hints(cls, include_extras=True)
+    return {} if cls is None else {f.name: [*_within(hints[f.name])] for f in dataclasses.fields(cls)}
+
+
+def _within(hint: Any) -> Iterator[Any]:
+    yield from getattr(hint, "__metadata__", ())
+    for part in get_args(hint):
+        yield from _within(part)
+
+
+def _of(kind: type[T], marks: list[Any]) -> list[T]:
+    return [mark for mark in marks if isinstance(mark, kind)]
+
+
+def build(group: str, config: Mapping[str, Any], at: str | None = None) -> Any:
+    """The component that `config["name"]` names, its fields checked. Raises UserError naming the key and the value.
+
+    `at` is where its keys stand in the configuration, such as "sampler.kernel"; None: they are those of the group.
+    """
+    place, values = at or group, dict(config)
     name = values.pop("name", None)
     known = components(group)
     if not isinstance(name, str) or name not in known:
         raise UserError(
-            f"{group}.name = {name!r}: no such {group}; there are {', '.join(known)}, and those of plugins=[MODULE]"
+            f"{place}.name = {name!r}: no such {group}; there are {', '.join(known)}, and those of plugins=[MODULE]"
         )
     try:
         # JSON mode: strict about types, yet a YAML list may fill a tuple and an int a float.
         return TypeAdapter(known[name]).validate_json(json.dumps(values))
     except ValidationError as error:
         raise UserError(
-            explain(error.errors()[0], group, [field.name for field in dataclasses.fields(known[name])])
+            explain(error.errors()[0], place, [field.name for field in dataclasses.fields(known[name])])
         ) from error
+    except UserError as error:
+        raise UserError(placed(str(error), group, place)) from error
+
+
+def placed(message: str, group: str, at: str) -> str:
+    """A sentence on keys of a group, of which one component stands elsewhere: with the keys as they are there."""
+    return message if at == group or f"{at}." in message else message.replace(f"{group}.", f"{at}.")
 
 
 def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:

@@ -182,7 +182,7 @@ class Flips(Sampler):
 def with_sampler(monkeypatch, sampler):
     """A `samplers` entry that builds to this."""
     build = registry.build
-    monkeypatch.setattr(registry, "build", lambda g, c: sampler if c == {"name": "own"} else build(g, c))
+    monkeypatch.setattr(registry, "build", lambda g, c, **at: sampler if c == {"name": "own"} else build(g, c, **at))
     return {"own": {"name": "own"}}
 
 

@@ -8,9 +8,9 @@ from ebm_cli.cli.listing import choices, no_choice
 from ebm_cli.errors import UserError, nearest
 
 _PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
-_FILE_KEYS = ("path", "root", "file", "contacts", "vocabulary_file")  # of a part, whatever group it is of
+_FILE_KEYS = ("path", "root", "file", "folder", "contacts", "vocabulary_file")  # of a part, whatever group it is of
 _OF_RUNS = {"sample": ("sampler", "model"), "evaluate": ("sampler", "dataset", "noise", "model")}
-_FILES = re.compile(r"(dataset|noise\.source)\.(root|path|contacts|vocabulary_file)=|model\.path=")
+_FILES = re.compile(rf"(dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})=")
 _ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
 _FLAGS = {  # Hydra's, and whether a value may follow
     "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,

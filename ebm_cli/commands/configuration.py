@@ -116,16 +116,19 @@ def evaluations(config: Mapping[str, Any]) -> dict[str, Evaluation]:
     An experiment may set keys of an evaluation that the command line then leaves out: those have no `name`.
     """
     chosen = config.get("evaluation") or {}
+    if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
+        name = chosen["name"]
+        raise UserError(
+            f"evaluation={name}: its file must begin with the line '# @package evaluation.{name}', so that its keys "
+            "stand under its name"
+        )
     if not isinstance(chosen, dict) or not all(isinstance(values, dict) for values in chosen.values()):
         raise UserError(f"evaluation = {json.dumps(chosen)}: choose by name, e.g. evaluation=[ais,chains]")
-    return {name: _evaluation(name, values) for name, values in chosen.items() if "name" in values}
-
-
-def _evaluation(name: str, values: Mapping[str, Any]) -> Evaluation:
-    try:
-        return registry.build("evaluation", values)
-    except UserError as error:
-        raise UserError(str(error).replace("evaluation.", f"evaluation.{name}.", 1)) from error
+    return {
+        name: registry.build("evaluation", values, at=f"evaluation.{name}")
+        for name, values in chosen.items()
+        if "name" in values
+    }
 
 
 def ranks_wanted(config: Mapping[str, Any]) -> int:
@@ -163,7 +166,7 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     other = [key for key in here if key not in (*FREE, *_OF_THE_COMMAND) and here[key] != there.get(key)]
     for override in overrides:
         path = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")
-        anew = names_file(path)
+        anew = names_file(path, saved)
         if path[0] in _OF_THE_COMMAND or (path[0] not in FREE and not other and not anew):
             continue
         if path[0] not in FREE and not anew:

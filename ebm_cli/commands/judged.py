@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ebm_cli.commands.places import KEYS, rooted, without
+from ebm_cli import registry
+from ebm_cli.commands.places import of_dataset, rooted, without
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.errors import UserError
 from ebm_cli.record.checkpoint import Checkpoint
@@ -40,8 +41,12 @@ def other_than_trained(
     if same and not other_data(saved, data):
         return None
     dataset = config["dataset"]
-    place = {key: dataset[key] for key in KEYS["dataset"] if dataset.get(key) is not None}
-    return {"dataset": dataset["name"], **place, "hash": data.fingerprint, "trained_on": saved.numbers.get("data")}
+    return {
+        "dataset": dataset["name"],
+        **of_dataset(dataset),
+        "hash": data.fingerprint,
+        "trained_on": saved.numbers.get("data"),
+    }
 
 
 def said(split: str, data: Data, others: Mapping[str, Any] | None) -> str:
@@ -52,7 +57,7 @@ def said(split: str, data: Data, others: Mapping[str, Any] | None) -> str:
         return rows
     if others["hash"] == others["trained_on"]:
         return f"{rows}, of the data it was trained on, read with other keys"
-    place = next((str(others[key]) for key in ("path", "root") if key in others), others["dataset"])
+    place = next((str(others[key]) for key in registry.FILE_KEYS if key in others), others["dataset"])
     return f"{rows}, of other data than it was trained on: {place} (hash {others['hash'][:12]})"
 
 

@@ -1,71 +1,86 @@
-"""Keys of a configuration that name files: they may be given anew, since a run and its data may be moved."""
+"""Keys of a configuration that say where files are: they may be given anew, since a run and its data may be moved."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ebm_cli import registry
 from ebm_cli.errors import UserError
 
-KEYS = {"dataset": ("root", "path", "contacts", "vocabulary_file"), "model": ("path",)}
+_GROUPS = tuple(group for group in registry.GROUPS if group != "evaluation")
+_TRAINED = ("dataset", "model", "noise")  # what a run has learned from or is made of
 
 
-def names_file(key: Sequence[str]) -> bool:
-    """Whether a key, as ("dataset", "path"), is one of those."""
+def names_file(key: Sequence[str], config: Mapping[str, Any]) -> bool:
+    """Whether a key of the configuration, as ("dataset", "path"), is one of those that may be given anew."""
     group, *rest = key
-    if group == "noise" and rest[:1] == ["source"]:
-        group, rest = "dataset", rest[1:]
-    return len(rest) == 1 and rest[0] in KEYS.get(group, ())
+    return group in _TRAINED and _movable(group, config.get(group), rest)
+
+
+def _movable(group: str, values: Any, key: Sequence[str]) -> bool:
+    if not isinstance(values, Mapping) or not key:
+        return False
+    name, (first, *rest) = values.get("name"), key
+    within = registry.nested_keys(group, name)
+    if rest:
+        return first in within and _movable(within[first], values.get(first), rest)
+    return registry.file_keys(group, name).get(first, False)
 
 
 def rooted(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same with absolute paths of files, which a run is to find from any working directory."""
-    found = dict(config) | {group: _absolute(config[group], keys) for group, keys in KEYS.items() if group in config}
-    noise = config.get("noise")
-    if isinstance(noise, Mapping) and "source" in noise:
-        found["noise"] = {**noise, "source": _absolute(noise["source"], KEYS["dataset"])}
-    parts = config["model"].get("parts") if isinstance(config.get("model"), Mapping) else None
-    if isinstance(parts, list):
-        found["model"]["parts"] = [_path(part) if isinstance(part, str) else part for part in parts]
+    found = dict(config) | {group: _mapped(group, config[group], _absolute) for group in _GROUPS if group in config}
     chosen = config.get("evaluation")
     if isinstance(chosen, Mapping):  # anything else is refused where its keys are checked
-        found["evaluation"] = {name: _absolute(values, ("root",)) for name, values in chosen.items()}
+        found["evaluation"] = {name: _mapped("evaluation", values, _absolute) for name, values in chosen.items()}
     return found
 
 
 def without(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without those keys of dataset, model and noise."""
-    found = dict(config) | {group: _left(config[group], keys) for group, keys in KEYS.items() if group in config}
-    noise = config.get("noise")
-    if isinstance(noise, Mapping) and "source" in noise:
-        found["noise"] = {**noise, "source": _left(noise["source"], KEYS["dataset"])}
-    return found
+    """The same without the files of dataset, model and noise."""
+    return dict(config) | {group: _left(group, config[group]) for group in _TRAINED if group in config}
 
 
 def given_anew(own: Mapping[str, Any], wanted: Mapping[str, Any], group: str) -> dict[str, Any]:
     """A group of a run's own configuration with other files. Raises UserError for a key that names none."""
     for key, value in wanted.items():
-        deeper = group == "noise" and key == "source" and isinstance(value, Mapping)
+        deeper = key in registry.nested_keys(group, own.get("name")) and isinstance(value, Mapping)
         for inner in value if deeper else (None,):
             path = (group, key) if inner is None else (group, key, inner)
-            if not names_file(path):
+            if not names_file(path, {group: own}):
                 raise UserError(
                     f"{'.'.join(path)}: the run keeps its own {group}; only keys that name files can change"
                 )
-    source = {"source": {**own.get("source", {}), **wanted["source"]}} if "source" in wanted else {}
-    return {**own, **wanted, **source}
+    return {**own, **{key: {**own[key], **new} if isinstance(new, Mapping) else new for key, new in wanted.items()}}
 
 
-def _left(values: Any, keys: Iterable[str]) -> Any:
-    return {k: v for k, v in values.items() if k not in keys} if isinstance(values, Mapping) else values
+def of_dataset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the files of a data set are, by key."""
+    keys = registry.file_keys("dataset", values.get("name"))
+    return {key: values[key] for key in keys if values.get(key) is not None}
 
 
-def _absolute(values: Any, keys: Iterable[str]) -> Any:
-    """A set of keys with those of them that name files made absolute; anything else as it is."""
+def _mapped(group: str, values: Any, change: Callable[[Any], Any]) -> Any:
+    """A component's keys with those that name files changed, within it too; anything else as it is."""
     if not isinstance(values, Mapping):
         return values
-    paths = {key: values.get(key) for key in keys}
-    return {**values, **{k: _path(v) for k, v in paths.items() if isinstance(v, str) and v}}
+    name = values.get("name")
+    files, within = registry.file_keys(group, name), registry.nested_keys(group, name)
+    inner = {key: _mapped(within[key], values[key], change) for key in within if key in values}
+    return {**values, **inner, **{key: change(values[key]) for key in files if key in values}}
 
 
-def _path(value: str) -> str:
-    return str(Path(value).expanduser().absolute())
+def _left(group: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    name = values.get("name")
+    files, within = registry.file_keys(group, name), registry.nested_keys(group, name)
+    kept = {key: value for key, value in values.items() if not files.get(key)}
+    return kept | {key: _left(within[key], kept[key]) for key in within if key in kept}
+
+
+def _absolute(value: Any) -> Any:
+    """A path, or those in a list, from the root; what is empty or no path stays."""
+    if isinstance(value, list):
+        return [_absolute(part) for part in value]
+    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value else value

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ebm_cli import registry
 from ebm_cli.acceleration import for_evaluation, resolved, threads, units
@@ -68,7 +68,14 @@ class Session:
         return f" plugins=[{','.join(self.config['plugins'])}]" if self.config["plugins"] else ""
 
 
-def configured(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
+class Job(NamedTuple):
+    """What is to be done: the run to resume, if any, and the whole configuration."""
+
+    found: Run | None
+    config: Mapping[str, Any]
+
+
+def configured(request: Request) -> Job:
     """The run to resume, if any, and the configuration of this job, its keys checked."""
     registry.load_components()
     load_plugins(request.config["plugins"])
@@ -77,17 +84,18 @@ def configured(request: Request) -> tuple[Run | None, Mapping[str, Any]]:
         found, saved = run.open_existing(request.directory, "resume = ")
         if ranks.current().leads:
             run.check_writable(request.directory, "resume = ")
-        config = merged(saved, composition.as_saved(composed, saved), request.overrides)
+        config = rooted(merged(saved, composition.as_saved(composed, saved), request.overrides))
         check_complete(config, request.directory)
-        return found, config
+        return Job(found, config)
     if ranks.current().leads:
         run.check_free(request.directory)
     check_keys(composed)
-    return None, composition.resolved(composed)
+    return Job(None, composition.resolved(composed))
 
 
-def prepare(request: Request, found: Run | None, config: Mapping[str, Any]) -> Session:
+def prepare(request: Request, job: Job) -> Session:
     """Check everything, read the data, load the checkpoint of a resumed run. Nothing is written."""
+    found, config = job
     choice = choices(config, request.chosen if found is None else None)
     loop, schedule = loop_and_schedule(config)
     reports, chosen = reporting(config), evaluations(config)
@@ -129,16 +137,17 @@ def accelerated(
     parts: Parts, state: TrainState, config: Mapping[str, Any], work: Iterable[Work], *, evaluating: bool = False
 ) -> tuple[Parts, dict[str, Any], str]:
     """The parts on a device whose every auto is decided, the configuration with that in it, and a sentence on it."""
+    asked = parts.device.spec
+    assert asked is not None
     total = Work(*(sum(column) for column in zip(*work, strict=True)))
-    spec, said = resolved(registry.build("device", config["device"]), state.model, total)
+    spec, said = resolved(asked, state.model, total)
     spec = for_evaluation(spec) if evaluating else spec
     rows = parts.loop.batch_size + parts.components.chains.slots
     spec = replace(spec, threads=threads(spec, state.model, rows))
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
-    device = spec.open()
-    engine = Engine(
-        compiled=device.engine.compiled, rows=rows_at_once(units(state.model), device.bytes_left(), device.torch)
-    )
+    device = spec.applied(parts.device)
+    at_once = rows_at_once(units(state.model), device.bytes_left(), device.torch)
+    engine = Engine(compiled=device.engine.compiled, rows=at_once)
     return (
         replace(parts, device=replace(device, engine=engine)),
         {**config, "device": {**config["device"], **decided}},

@@ -14,7 +14,7 @@ from ebm_cli import terminal
 from ebm_cli.commands import report
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
-from ebm_cli.commands.session import Session, configured, open_record, prepare
+from ebm_cli.commands.session import Job, Session, configured, open_record, prepare
 from ebm_cli.commands.verdict import conclude, runaway
 from ebm_cli.device import ranks
 from ebm_cli.device.launch import launch
@@ -44,26 +44,25 @@ def train(request: Request) -> int:
         stop.at_once()
         among = ranks.current()
         with logging_to(None):
-            found, config = configured(request)
-            wanted = ranks_wanted(config)
+            job = configured(request)
+            wanted = ranks_wanted(job.config)
             if among.count == 1 and wanted > 1:
-                check_launch(config, choices(config, request.chosen if found is None else None), wanted)
-                if request.config["resume"] is not None:
+                check_launch(job.config, choices(job.config, request.chosen if job.found is None else None), wanted)
+                if job.found is not None:
                     lease.refuse_held(request.directory, "resume = ")
         if among.count == 1 and wanted > 1:
             return launch(_rank, request, wanted, stop)
         if wanted not in (1, among.count):
             raise UserError(f"device.ranks = {wanted}: torchrun started {among.count}; leave device.ranks out")
-        return _begin(request, stop, held)
+        return _begin(request, job, stop, held)
 
 
-def _begin(request: Request, stop: StopRequest, held: ExitStack) -> int:
+def _begin(request: Request, job: Job, stop: StopRequest, held: ExitStack) -> int:
     """The run in this process. Its directory is claimed before anything in it is read that another may change."""
-    leads, resumes = ranks.current().leads, request.config["resume"] is not None
-    own = _claimed(request.directory, "resume = ", held) if leads and resumes else None
+    leads = ranks.current().leads
+    own = _claimed(request.directory, "resume = ", held) if leads and job.found is not None else None
     with logging_to(None):
-        found, config = configured(request)
-        session = prepare(request, found, config)
+        session = prepare(request, job if job.found is None else configured(request))
     device = session.parts.device
     held.enter_context(ranks.joined(device.torch))
     device.ranks.check_same(session.state.step, device.torch)

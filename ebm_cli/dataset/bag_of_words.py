@@ -10,7 +10,7 @@ from ebm_cli.dataset.base import Raw
 from ebm_cli.dataset.counting import SPLITS, CountedTexts, raw, with_held_out
 from ebm_cli.dataset.files import data_root, missing
 from ebm_cli.errors import UserError
-from ebm_cli.registry import register
+from ebm_cli.registry import Files, register
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -40,7 +40,7 @@ class BagOfWords(CountedTexts):
     column: str
     label: str | None
     encoding: str
-    vocabulary_file: Name | None
+    vocabulary_file: Annotated[Name, Files()] | None
 
     def read(self) -> Raw:
         """The counts. Raises UserError naming the key, the file and the first thing wrong with it."""

@@ -15,7 +15,7 @@ from ebm_cli.dataset.base import Arrays, Binarize, Raw, Truth, Values
 from ebm_cli.dataset.files import data_root, missing, read_npz
 from ebm_cli.dataset.npz import FileSplit, hold_out
 from ebm_cli.errors import UserError
-from ebm_cli.registry import register
+from ebm_cli.registry import Files, register
 
 _ROWS_AT_ONCE = 1024
 _FEWEST = 3  # one for each split
@@ -39,7 +39,7 @@ class Protein(Aligned):
 
     root: str | None
     path: str | None
-    contacts: str | None
+    contacts: Annotated[str, Files()] | None
     reweight: Annotated[float, Field(gt=0, le=1)] | None
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     binarize: Binarize

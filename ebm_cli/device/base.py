@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -30,6 +30,7 @@ class Device:
     engine: Engine = EAGER
     ranks: Ranks = ALONE
     memory: float | None = None  # GB
+    spec: "DeviceSpec | None" = None  # the settings it was opened with
 
     def bytes_left(self, held: int = 0) -> int:
         """What this process may still take, beside the `held` bytes that it has taken."""
@@ -78,17 +79,22 @@ class DeviceSpec:
         available = torch.cuda.is_available()
         if self.kind == "cuda" and not available:
             raise UserError("device = cuda: torch sees no CUDA device here; use device=cpu, or device=auto")
-        _set_threads(self.threads)
         _set_deterministic(self.deterministic)
-        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         use_cuda = available and self.kind != "cpu"
         device = torch.device("cuda", local_rank()) if use_cuda else torch.device("cpu")
         if use_cuda:
             torch.cuda.set_device(device)
         else:
             memory.keep_freed()
+        return self.applied(Device(device, "", self.precision, EAGER, current(), self.memory))
+
+    def applied(self, device: Device) -> Device:
+        """An open device with these settings, of which threads, precision and compiling may be others than before."""
+        _set_threads(self.threads)
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         engine = Engine(compiled=True) if self.compile == "always" else EAGER
-        return Device(device, _describe(device), self.precision, engine, current(), self.memory)
+        said = _describe(device.torch)
+        return replace(device, description=said, precision=self.precision, engine=engine, spec=self)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from torch import Tensor
 from ebm_cli import registry, rng
 from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Engine, Work
-from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.chains import UNSURE, diagnose, doubt, standing
 from ebm_cli.model.base import EnergyModel
@@ -102,7 +101,7 @@ class Mixing(Evaluation):
         warnings += _unresolved([level for level in self.levels if level not in levels])
         courses, results = dict[str, Course](), dict[str, dict[str, float]]()
         for label, settings in self.samplers.items():
-            sampler = _built(label, settings)
+            sampler = _built(f"samplers.{label}", settings)
             moving = Moving.of(sampler, subject, start, key.fold("steps", label), self.reference_steps)
             courses[label], trace = self._follow(moving, reference)
             results[label] = {**courses[label].reached(levels, far), **trace.found(moving), **courses[label].end()}
@@ -357,10 +356,7 @@ def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, k
 
 
 def _built(key: str, settings: Settings) -> Sampler[Any, Any]:
-    try:
-        found: Sampler[Any, Any] = registry.build("sampler", settings)
-    except UserError as error:
-        raise UserError(str(error).replace("sampler.", f"evaluation.mixing.{key}.", 1)) from error
+    found: Sampler[Any, Any] = registry.build("sampler", settings, at=f"evaluation.mixing.{key}")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class Part:
 class Composition(ModelSpec):
     """What products and mixtures have in common. `structure` is filled in by `ebm train` from `parts`."""
 
-    parts: list[str | dict[str, Any]]
+    parts: Annotated[list[str | dict[str, Any]], registry.Files(moves=False)]  # read once, when a run begins
     train_parts: bool
     structure: list[Part] | None
 

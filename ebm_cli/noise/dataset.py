@@ -16,6 +16,7 @@ from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin
 
 CHOOSE = "dataset@noise.source=NAME"
+_AT = "noise.source"
 
 
 def _source(settings: Mapping[str, Any] | Dataset) -> Dataset:
@@ -24,10 +25,7 @@ def _source(settings: Mapping[str, Any] | Dataset) -> Dataset:
         return settings
     if not isinstance(settings, Mapping):
         raise UserError(f"noise.source = {settings}: must be a data set and its keys; choose it by {CHOOSE}")
-    try:
-        found: Dataset = registry.build("dataset", settings)
-    except UserError as error:
-        raise UserError(str(error).replace("dataset.", "noise.source.")) from error
+    found: Dataset = registry.build("dataset", settings, at=_AT)
     return found
 
 
@@ -56,7 +54,7 @@ class Rows(Noise):
 class DatasetNoise(NoiseSpec):
     """Training rows of another data set, `source`, with the values that the model takes. It has no density."""
 
-    source: Annotated[Any, PlainValidator(_source)]
+    source: Annotated[Any, PlainValidator(_source), registry.Nested("dataset")]
 
     spaces = (Binary, Spin, Categorical, Real, Box)
     has_density = False
@@ -66,7 +64,7 @@ class DatasetNoise(NoiseSpec):
         try:
             other = self.source.load((type(data.space),))
         except UserError as error:
-            raise UserError(f"noise.source: {str(error).replace('dataset.', 'noise.source.')}") from error
+            raise UserError(f"{_AT}: {registry.placed(str(error), 'dataset', _AT)}") from error
         if other.space != data.space:
             raise UserError(
                 f"noise.source: holds {other.space.name} rows of shape {'x'.join(map(str, other.space.site_shape))}, "

@@ -7,7 +7,7 @@ from pydantic import Field, PlainValidator
 from torch import Tensor
 
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.registry import register
+from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.augmentation import TRANSFORMS, Strengths
 from ebm_cli.sampler.base import Differentiable, Info, Sampler
@@ -39,7 +39,7 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
     from the reservoir is transformed once. A kernel with a schedule begins it anew after each.
     """
 
-    kernel: Annotated[Sampler[Any, Any], PlainValidator(nested)]
+    kernel: Annotated[Sampler[Any, Any], PlainValidator(nested), Nested("sampler")]
     every: Annotated[int, Field(ge=1)]
     transforms: Annotated[tuple[Transform, ...], Field(min_length=1)]
     shift: Annotated[float, Field(gt=0, le=1)]

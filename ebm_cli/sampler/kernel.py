@@ -16,10 +16,7 @@ def nested(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any]
         return settings
     if not isinstance(settings, Mapping):
         raise UserError(f"sampler.kernel = {settings}: must be a sampler and its keys; {CHOOSE}")
-    try:
-        found: Sampler[Any, Any] = registry.build("sampler", settings)
-    except UserError as error:
-        raise UserError(below(str(error))) from error
+    found: Sampler[Any, Any] = registry.build("sampler", settings, at="sampler.kernel")
     if found.inner is not found:
         name = settings["name"]
         raise UserError(f"sampler.kernel = {name}: is made of another sampler, so it cannot be a kernel; {CHOOSE}")
@@ -28,4 +25,4 @@ def nested(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any]
 
 def below(message: str) -> str:
     """A message about a sampler's key, said of the kernel's."""
-    return message.replace("sampler.", "sampler.kernel.")
+    return registry.placed(message, "sampler", "sampler.kernel")

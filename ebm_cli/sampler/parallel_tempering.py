@@ -11,7 +11,7 @@ from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.model.scaled import Scaled, scaled
-from ebm_cli.registry import register
+from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import adapts
 from ebm_cli.sampler.base import Info, Sampler, shown
@@ -59,7 +59,7 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
     `kernel` itself.
     """
 
-    kernel: Annotated[Sampler[Any, Any], PlainValidator(_kernel)]
+    kernel: Annotated[Sampler[Any, Any], PlainValidator(_kernel), Nested("sampler")]
     temperatures: Annotated[int, Field(ge=2)]
     beta_min: Annotated[float, Field(gt=0, lt=1)]
 

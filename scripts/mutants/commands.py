@@ -112,8 +112,8 @@ MUTANTS = [
     Mutant(
         "ood: a relative folder",
         "commands/places.py",
-        '_absolute(values, ("root",))',
-        "values",
+        '_mapped("evaluation", values, _absolute) for',
+        "values for",
         "image_evaluations::test_data_that_cannot_be_compared_are_refused_before_any_work",
     ),
     Mutant(
@@ -161,7 +161,7 @@ MUTANTS = [
     Mutant(
         "train: a resumed run is not claimed before it is read",
         "commands/train.py",
-        'own = _claimed(request.directory, "resume = ", held) if leads and resumes else None',
+        'own = _claimed(request.directory, "resume = ", held) if leads and job.found is not None else None',
         "own = None",
         "lease",
     ),
@@ -276,5 +276,40 @@ MUTANTS = [
         " if override not in shared)",
         ")",
         "messages::test_the_table_of_a_multirun_says_of_each_job_what_is_its_own",
+    ),
+    Mutant(
+        "places: files that are marked by their part alone stay relative",
+        "registry.py",
+        "if key in FILE_KEYS or _of(Files, marks)}",
+        "if key in FILE_KEYS}",
+        "places",
+    ),
+    Mutant(
+        "places: only marked files are known",
+        "registry.py",
+        "if key in FILE_KEYS or _of(Files, marks)}",
+        "if _of(Files, marks)}",
+        "places::test_a_run_on_a_plugins_file_goes_on_from_another_folder",
+    ),
+    Mutant(
+        "places: parts of a composed model may be others when it goes on",
+        "model/composition.py",
+        "registry.Files(moves=False)",
+        "registry.Files()",
+        "places::test_what_moved_may_be_given_anew_and_no_more",
+    ),
+    Mutant(
+        "evaluations: a file without its first line is not known as such",
+        "commands/configuration.py",
+        'if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):',
+        "if False:",
+        "places::test_an_evaluation_whose_file_lacks_its_first_line_is_answered_with_that_line",
+    ),
+    Mutant(
+        "registry: keys of a nested part are named as if it were the group's",
+        "registry.py",
+        "explain(error.errors()[0], place, [",
+        "explain(error.errors()[0], group, [",
+        "places::test_a_key_is_named_where_it_stands",
     ),
 ]
