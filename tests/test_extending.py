@@ -6,14 +6,14 @@ import sys
 
 import pytest
 import torch
+from helpers.docs import PAGES, ROOT, commands, small
+from helpers.models import target
+from helpers.statistics import assert_distributed, mixture
 
 from ebm_cli import registry, rng
 from ebm_cli.cli.main import dispatch
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
-from tests.helpers.docs import PAGES, ROOT, commands, small
-from tests.helpers.models import target
-from tests.helpers.statistics import assert_distributed, mixture
 
 _FILE = re.compile(r"^`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", re.DOTALL | re.MULTILINE)
 FILES = dict(_FILE.findall(PAGES["extending"].read_text()))

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.docs import PAGES, ROOT, commands, small, write_data, write_files
 
 from ebm_cli.cli import listing
 from ebm_cli.cli.main import COMMANDS, dispatch
 from ebm_cli.yardstick import classifier
-from tests.helpers.docs import PAGES, ROOT, commands, small, write_data, write_files
 
 _TEXT = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
