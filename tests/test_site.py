@@ -1,6 +1,7 @@
 """The pages of parts that `scripts/docs` makes; that the whole site builds without a warning is a stage of CI."""
 
 import importlib.util
+import subprocess
 from functools import cache
 
 import pytest
@@ -54,3 +55,17 @@ def test_the_table_of_parts_links_the_pages():
     assert part_pages.on_page_markdown("| sampler | `mala` | x |", Page, None, None) == (
         "| sampler | [`mala`](parts/sampler/mala.md) | x |"
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("link", "code"), [("other.md", 0), ("other.md#title", 0), ("none.md", 1), ("other.md#none", 1)]
+)
+def test_a_broken_link_is_an_error(link, code, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"[x]({link})")
+    (tmp_path / "docs" / "other.md").write_text("# Title")
+    own = f"INHERIT: {ROOT}/mkdocs.yml\ndocs_dir: docs\nsite_dir: site\nhooks: []\nnav: [index.md, other.md]\n"
+    (tmp_path / "mkdocs.yml").write_text(own)
+    made = subprocess.run([ROOT / "scripts" / "docs", "-f", tmp_path / "mkdocs.yml"], capture_output=True, check=False)
+    assert made.returncode == code, made.stderr
