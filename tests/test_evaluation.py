@@ -14,10 +14,10 @@ from helpers.samplers import KNOWN, SAMPLERS, fits
 from helpers.statistics import assert_close, known_log_p
 
 from ebm_cli import registry
-from ebm_cli.commands import report
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation import samples
 from ebm_cli.evaluation.base import Subject, on_split
+from ebm_cli.evaluation.bracket import bracket, contradictions
 from ebm_cli.evaluation.chains import ChainDiagnostics, diagnose
 from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.evaluation.samples import draw, nearest
@@ -431,14 +431,14 @@ def test_chains_that_never_move_are_said_not_diagnosed(monkeypatch):
 )
 def test_the_bracket_in_words(gap, text):
     values = {"ais/log_likelihood": -10.0, "raise/log_likelihood": -10.0 - gap, "ais/gap": gap}
-    assert report.bracket(values) == text
+    assert bracket(values) == text
 
 
 def test_estimates_that_the_exact_value_refutes_are_called_wrong():
     """AIS and RAISE may agree and miss the same mode."""
-    assert report.contradictions({"ais/log_likelihood": -25.0}) == []
-    assert report.contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -25.4}) == []
-    (sentence,) = report.contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -39.0})
+    assert contradictions({"ais/log_likelihood": -25.0}) == []
+    assert contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -25.4}) == []
+    (sentence,) = contradictions({"ais/log_likelihood": -25.0, "exact/log_likelihood": -39.0})
     assert "off the exact log-likelihood by 14 nats" in sentence
 
 

@@ -18,10 +18,9 @@ from helpers.samplers import SAMPLERS
 from helpers.statistics import assert_mean
 
 from ebm_cli import registry
-from ebm_cli.commands import report
 from ebm_cli.device.base import CPU
 from ebm_cli.errors import UserError
-from ebm_cli.evaluation import mixing
+from ebm_cli.evaluation import mixing, mixing_table
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing import Course, Moving, Trace, calls_of_a_step, effective
 from ebm_cli.rng import bernoulli, normal, stream
@@ -202,7 +201,7 @@ def test_a_sampler_that_never_moves_has_drawn_nothing(monkeypatch):
     assert own["ess_per_step"] == own["ess_per_second"] == own["jump_distance"] == 0
     assert not {"r_hat", "steps_to_0.5"} & set(own)
     assert any("no site changed in the second half of the steps of own" in warning for warning in result.warnings)
-    assert report.mixing_rows(result.metrics)["steps until MMD² is below 50 % of noise's"][0] == "> 60"
+    assert mixing_table.rows(result.metrics)["steps until MMD² is below 50 % of noise's"][0] == "> 60"
 
 
 CALLS = {
@@ -467,7 +466,7 @@ def test_rows_of_the_table():
         "mixing/a/steps": 5000.0, "mixing/a/seconds": 60.0, "mixing/a/acceptance": 0.25,
         "mixing/b/steps": 400.0, "mixing/b/seconds": 3.0,
     }  # fmt: skip
-    rows = report.mixing_rows(values)
+    rows = mixing_table.rows(values)
     assert list(rows)[:4] == [
         "steps taken", "seconds they took",
         "steps until MMD² is below 50 % of noise's", "seconds until MMD² is below 50 % of noise's",
@@ -477,7 +476,7 @@ def test_rows_of_the_table():
     assert rows["steps until MMD² is below 2 % of noise's"] == ["1234", "> 400"]
     assert rows["share of proposals accepted"] == ["0.25", "-"]
     assert rows["ESS per step of a chain"] == ["0.1 ?", "0.05"]
-    assert report.mixing_rows({"ais/log_z": 1.0}) == {name: [] for name in rows if "until" not in name}
+    assert mixing_table.rows({"ais/log_z": 1.0}) == {name: [] for name in rows if "until" not in name}
 
 
 @pytest.mark.parametrize("name", ["gwg_rbm_mixing", "gwg_ising_mixing"])

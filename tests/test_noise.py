@@ -15,9 +15,9 @@ from helpers.training import auxiliary, gradients, small_run
 from scipy import integrate, optimize, stats
 
 from ebm_cli import rng
-from ebm_cli.commands import report
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.bracket import contradictions
 from ebm_cli.log_z import enumeration
 from ebm_cli.noise.units import gaussian
 from ebm_cli.objective.base import Batch
@@ -354,7 +354,7 @@ def test_what_was_learned_stands_beside_what_is_exact():
 @pytest.mark.parametrize(("error", "said"), [(-42.0, True), (0.9, True), (-0.6, True), (0.4, False), (-0.4, False)])
 def test_what_was_learned_far_from_log_z_is_said(name, error, said):
     found = {f"{name}/log_z": 0.5, f"{name}/learned_log_z": 0.5 + error, f"{name}/learned_log_z_error": error}
-    sentences = report.contradictions(found)
+    sentences = contradictions(found)
     assert len(sentences) == said
     for sentence in sentences:
         assert f"is {abs(error):.4g} nats off the one by {name}, 0.5: " in sentence
@@ -362,9 +362,9 @@ def test_what_was_learned_far_from_log_z_is_said(name, error, said):
 
 def test_what_was_learned_within_the_interval_of_an_estimate_is_not_said():
     found = {"ais/log_z": 0.0, "ais/learned_log_z": 2.0, "ais/learned_log_z_error": 2.0}
-    assert report.contradictions({**found, "ais/log_z_low": -1.0, "ais/log_z_high": 1.6}) == []
-    assert len(report.contradictions({**found, "ais/log_z_low": -3.0, "ais/log_z_high": 1.4})) == 1
-    assert report.contradictions({**found, "exact/log_z": 2.1, "exact/learned_log_z_error": -0.1}) == []
+    assert contradictions({**found, "ais/log_z_low": -1.0, "ais/log_z_high": 1.6}) == []
+    assert len(contradictions({**found, "ais/log_z_low": -3.0, "ais/log_z_high": 1.4})) == 1
+    assert contradictions({**found, "exact/log_z": 2.1, "exact/learned_log_z_error": -0.1}) == []
 
 
 def test_the_divergence_from_a_known_law_is_that_of_all_states():

@@ -1,6 +1,7 @@
 """Keys that say where files are: of shipped parts and of a plugin's, from whatever folder a run goes on."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ class OwnMoments(Evaluation):
 
     while_training: bool
 
+    compared = (("mean of all", "own_moments/mean"),)
+
+    @classmethod
+    def lines(cls, values, split):
+        """The mean in words."""
+        return {f"mean ({split})": f"{values['own_moments/mean']:.1f} of one"}
+
     def evaluate(self, subject):
         """Of all sites."""
         return Result({"own_moments/mean": subject.held_out.all().mean().item()})
@@ -95,7 +103,8 @@ def test_a_run_on_a_plugins_file_goes_on_from_another_folder(own, tmp_path, monk
     assert facts(tmp_path / "run")["step"] == 16
 
 
-def test_an_evaluation_whose_file_lacks_its_first_line_is_answered_with_that_line(own):
+def test_an_evaluation_of_a_plugin_is_one_file(own):
+    """It gives its own line and column; a YAML without its first line is answered with that line."""
     plugin = own("evaluation", "own_moments", MOMENTS, "# Moments\nname: own_moments\nwhile_training: false\n")
     few = [word for word in TINY if not word.startswith("evaluation")]
     line = "its file must begin with the line '# @package evaluation.own_moments'"
@@ -103,7 +112,12 @@ def test_an_evaluation_whose_file_lacks_its_first_line_is_answered_with_that_lin
     assert_refused(ebm("train", *few, "evaluation=[ais,own_moments]", plugin), "evaluation=own_moments: ", line)
     file = Path("conf/evaluation/own_moments.yaml")
     file.write_text(f"# @package evaluation.own_moments\n{file.read_text()}")
-    assert ebm("train", *few, "evaluation=[own_moments]", plugin, "hydra.run.dir=run").code == 0
+    answer = ebm("train", *few, "evaluation=[own_moments]", plugin, "hydra.run.dir=run")
+    assert answer.code == 0, answer.err
+    assert re.search(r"^ *mean \(test\) +0\.\d of one *$", answer.out, re.MULTILINE), answer.out
+    assert "own_moments/mean" not in answer.out
+    swept = ebm("train", "-m", *few, "evaluation=[own_moments]", plugin, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert re.search(r"status +mean of all +", swept.out), swept.out
     assert 0 < facts(Path("run"), "summary.json")["own_moments/mean"] < 1
 
 

@@ -155,3 +155,10 @@ def test_the_table_has_independent_units_the_rows_of_pseudo_likelihood_and_the_c
         "independent units (test)": "-25.19 nats",
         "hidden units": "6, of these 2 dead, 0 saturated, 1 duplicates",
     }
+
+
+def test_numbers_that_are_not_finite_have_no_line():
+    """A sentence says so where they were found."""
+    assert report.rows({"chains/x": float("nan"), "ais/log_likelihood": float("-inf"), "chains/y": 2.0}, "test") == {
+        "chains/y": "2"
+    }

@@ -12,6 +12,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.base import evaluation_precision
 from ebm_cli.evaluation.base import Evaluation, measured, on_split
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.evaluation.together import Findings
 from ebm_cli.record import checkpoint
 from ebm_cli.record.checkpoint import Invalid
@@ -234,3 +235,16 @@ def _overfit(both: Pair) -> str:
     if rise <= _SURE * error:
         return ""
     return f", while on as many training rows it rose from {before.mean:.2f} to {after.mean:.2f}: the model overfits"
+
+
+def lines(values: Numbers) -> dict[str, str]:
+    """Which checkpoint all of a table is of, and how the monitored metric was there and at the other one."""
+    values.leave("best/", "last/", "judged")
+    if "judged_step" not in values:
+        return {}
+    found = {"checkpoint": f"step {values['judged_step']:.0f}, the {values['judged']}"}
+    for metric in (key.removeprefix("best/") for key in values if key.startswith("best/") and key != "best/step"):
+        found[f"  {metric}"] = f"best {values[f'best/{metric}']:.2f} at step {values['best/step']:.0f}"
+        if f"last/{metric}" in values:
+            found[f"  {metric}"] += f"; last {values[f'last/{metric}']:.2f} at step {values['last/step']:.0f}"
+    return found

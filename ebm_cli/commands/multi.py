@@ -8,25 +8,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ebm_cli import registry
+from ebm_cli.commands import report
 from ebm_cli.commands.configuration import Request
 from ebm_cli.commands.train import train
 from ebm_cli.errors import RunError, UserError
+from ebm_cli.evaluation import baseline
 from ebm_cli.record import lease, run
 from ebm_cli.signals import watching
 from ebm_cli.terminal import console, output
-
-_SHOWN = {
-    "log-likelihood": ("exact/log_likelihood", "ais/log_likelihood"),
-    "RAISE": ("raise/log_likelihood",),
-    "independent units": ("baseline/independent",),
-    "judged": ("judged",),
-    "R-hat": ("chains/r_hat",),
-    "perplexity": ("exact/perplexity", "perplexity/model", "words/perplexity"),
-    "NPMI": ("topics/npmi",),
-    "distinct": ("topics/distinct",),
-    "precision at 10": ("retrieval/precision_at_10",),
-    "seconds": ("seconds",),
-}
 
 
 def job(request: Request) -> int:
@@ -70,7 +60,7 @@ def table(directory: Path) -> int:
     """Print one line per job of a multirun and write them to its summary.json; 1 if any job did not finish, else 0."""
     jobs = [_job(path) for path in sorted(directory.glob("*/metadata.json"), key=_number)]
     made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    shown = {heading: keys for heading, keys in _SHOWN.items() if any(_cell(entry["summary"], keys) for entry in jobs)}
+    shown = {heading: keys for heading, keys in _columns().items() if any(_cell(job["summary"], keys) for job in jobs)}
     for heading in ("job", "overrides", "status", *shown):
         made.add_column(heading, overflow="fold")
     shared = set.intersection(*(set(entry["overrides"]) for entry in jobs)) if len(jobs) > 1 else set()
@@ -81,6 +71,17 @@ def table(directory: Path) -> int:
     output.print(made)
     run.Run(directory).write_json("summary.json", {"jobs": jobs})
     return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1
+
+
+def _columns() -> dict[str, tuple[str, ...]]:
+    """Headings, and the keys of what stands below each: the first that a job has."""
+    registry.load_components()
+    found: dict[str, tuple[str, ...]] = {}
+    for evaluation in report.evaluations():
+        for heading, key in evaluation.compared:
+            found[heading] = (*found.get(heading, ()), key)
+    beside = {heading: (key,) for key, heading in baseline.COMPARED.items()}
+    return {**found, **beside, "judged": ("judged",), "seconds": ("seconds",)}
 
 
 def _number(path: Path) -> tuple[int, str]:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ebm_cli.commands import report
 from ebm_cli.evaluation.base import Result, Subject, on_split
 from ebm_cli.evaluation.baseline import independent
-from ebm_cli.evaluation.bracket import doubt
+from ebm_cli.evaluation.bracket import contradictions, doubt
 from ebm_cli.evaluation.together import Findings
 from ebm_cli.evaluation.units import idle_units
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianUnits
@@ -65,7 +64,7 @@ def verdict(subject: Subject, found: Mapping[str, float]) -> Result:
 def conclude(subject: Subject, findings: Findings, label: str) -> None:
     """Add to the findings of a split, whose keys are labelled so, and say what there is to say of them all."""
     named = {key.replace(f"/{label}/", "/"): value for key, value in findings.known.items()}
-    for sentence in report.contradictions(named):
+    for sentence in contradictions(named):
         log.warning("%s", sentence)
     result = verdict(subject, named)
     findings.numbers |= on_split(result.metrics, label)

@@ -22,8 +22,9 @@ from ebm_cli.evaluation.base import (
     without_density,
 )
 from ebm_cli.evaluation.baseline import above_independent
-from ebm_cli.evaluation.bracket import WIDE, crossed, few_chains
+from ebm_cli.evaluation.bracket import WIDE, bracket, crossed, doubt, few_chains
 from ebm_cli.evaluation.invariance import refusal_to_anneal
+from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z.annealing import Beta, Path
 from ebm_cli.model.base import EnergyModel
@@ -70,6 +71,24 @@ class AIS(Evaluation):
     bootstrap: Annotated[int, Field(ge=100)]
 
     moves_anywhere = True
+
+    standing = 20
+    compared = (
+        ("log-likelihood", "ais/log_likelihood"),
+        ("RAISE", "raise/log_likelihood"),
+    )
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The log-likelihood with its bracket, and log Z."""
+        found = {}
+        if "ais/log_likelihood" in values:
+            errs = "errs upwards" if doubt("ais", values) is None else "errs upwards, not to be relied on"
+            found[f"log-likelihood ({split}), AIS"] = f"{plus_minus(values, 'ais')} nats ({errs})"
+        if values.has("ais/gap", "ais/log_likelihood"):
+            values.leave("ais/gap_standard_error")
+            found["  bracket, RAISE to AIS"] = f"{bracket(values)}, RAISE on {values['raise/points']:.0f} rows"
+        return found | log_z_line(values, "ais", "AIS")
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""

@@ -14,6 +14,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device.base import CPU, Device
 from ebm_cli.device.engine import Work
+from ebm_cli.evaluation.table import Numbers, Table
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.model.families import Family
 from ebm_cli.objective.base import Auxiliary
@@ -84,6 +85,20 @@ class Evaluation(ABC):
     """Whether it moves chains that begin as noise, wherever the model has a density."""
     asks_for_energy: ClassVar[bool] = True
     """Whether it computes energies of the model's configurations."""
+    standing: ClassVar[int] = 90
+    """Where its lines stand in the last table: likelihoods first, then chains, then all else."""
+    compared: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Columns of the table of a multirun: heading and metric. Metrics of one heading share a column."""
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """What it found, in words, each line by its name; metrics without a line are shown under their own key."""
+        return {}
+
+    @classmethod
+    def tables(cls, values: Numbers) -> list[Table]:
+        """Tables of its own, for what is compared."""
+        return []
 
     def while_it_trains(self) -> "Evaluation":
         """What is done in its place every `eval_every` steps: itself, or something cheaper."""

@@ -11,11 +11,14 @@ from torch import Tensor
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.moments import Histogram, moments_of, some_rows
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import product
 from ebm_cli.model.families import Family
 from ebm_cli.space import Box, Counts, Discrete, Words
 
+COMPARED = {"baseline/independent": "independent units"}
+"""In the table of a multirun."""
 _ROWS_AT_ONCE = 1000
 
 
@@ -80,3 +83,10 @@ def compared(name: str, log_p: Tensor, beside: Tensor) -> dict[str, float]:
     if len(difference) > 1:
         found[f"{name}/above_independent_error"] = difference.std().item() / len(difference) ** 0.5
     return found
+
+
+def lines(values: Numbers, split: str) -> dict[str, str]:
+    """Its line, beside the likelihoods; how far these are above it, the verdict says."""
+    values.leave(*(key for key in values if key.endswith(("/above_independent", "/above_independent_error"))))
+    key = "baseline/independent"
+    return {f"independent units ({split})": f"{values[key]:.2f} nats"} if key in values else {}

@@ -1,11 +1,14 @@
-"""Whether a log-likelihood by annealing can be judged by: the chains that count, and the two ends of its bracket."""
+"""Whether a log-likelihood can be judged by: chains that count, the two ends of its bracket, the exact value."""
 
 from collections.abc import Mapping
+from typing import Any
 
 WIDE = 1.0  # nats between the ends, from which on they are said to differ
 _SURE = 2  # standard errors
 _BOUNDED = {"ais": "AIS", "bridge": "bridge sampling"}  # by RAISE
 _FEW = 5  # one chain in so many
+_AGREEMENT = 0.05  # nats: less is the noise of the estimates
+_ERROR = 0.5  # nats
 _ALONE = 2.0  # effective number of chains: below, one of them is nearly the whole estimate
 
 
@@ -42,3 +45,49 @@ def doubt(name: str, found: Mapping[str, float]) -> str | None:
     if by is None:
         return None
     return f"RAISE, a lower bound, lies {by:.4g} nats above {_BOUNDED[name]}, so the two contradict each other"
+
+
+def bracket(values: Mapping[str, Any]) -> str:
+    """From RAISE below to AIS above; where the two cross by more than their noise they bracket nothing."""
+    high, low, gap = values["ais/log_likelihood"], values["raise/log_likelihood"], values["ais/gap"]
+    if abs(gap) < _AGREEMENT:
+        return f"both {high:.2f} nats, within {_AGREEMENT}"
+    return f"[{low:.2f}, {high:.2f}] nats" if gap > 0 else f"none: RAISE lies {-gap:.4g} nats above AIS"
+
+
+def contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Where the exact value shows that the estimates are wrong, although they may agree with each other; and where the
+    log Z that training learned is another one."""
+    return [sentence for sentence in (_refuted(values), _learned(values)) if sentence]
+
+
+def _refuted(values: Mapping[str, Any]) -> str | None:
+    if not _has(values, "exact/log_likelihood", "ais/log_likelihood"):
+        return None
+    error = values["ais/log_likelihood"] - values["exact/log_likelihood"]
+    if abs(error) <= _ERROR:
+        return None
+    return (
+        f"ais: off the exact log-likelihood by {error:.4g} nats; its chains miss part of the model, and RAISE may miss "
+        "the same part. Believe the exact value"
+    )
+
+
+def _learned(values: Mapping[str, Any]) -> str | None:
+    """By the most trustworthy of the evaluations that have a log Z, beyond its interval."""
+    names = [name for name in ("exact", "density_2d", "ais") if f"{name}/learned_log_z_error" in values]
+    if not names:
+        return None
+    log_z, error = (values[f"{names[0]}/{key}"] for key in ("log_z", "learned_log_z_error"))
+    low, high = (values.get(f"{names[0]}/log_z_{end}", log_z) for end in ("low", "high"))
+    if low - _ERROR <= log_z + error <= high + _ERROR:
+        return None
+    return (
+        f"the log Z that training learned, {log_z + error:.4g}, is {abs(error):.4g} nats off the one by {names[0]}, "
+        f"{log_z:.4g}: what the objective took for the model's density is not normalised; take more steps, or a noise "
+        "nearer to the data"
+    )
+
+
+def _has(values: Mapping[str, Any], *keys: str) -> bool:
+    return all(key in values for key in keys)

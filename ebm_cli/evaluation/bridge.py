@@ -14,6 +14,7 @@ from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.invariance import refusal_to_anneal
+from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.log_z.annealing import Path
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
@@ -51,6 +52,16 @@ class Bridge(Evaluation):
     bootstrap: Annotated[int, Field(ge=100)]
 
     moves_anywhere = True
+
+    standing = 30
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The log-likelihood and log Z."""
+        if not values.has("bridge/log_likelihood", "bridge/log_z", "bridge/log_z_low", "bridge/log_z_high"):
+            return {}
+        likely = {f"log-likelihood ({split}), bridge": f"{plus_minus(values, 'bridge')} nats"}
+        return likely | log_z_line(values, "bridge", "bridge")
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every rung must be invariant under its moves."""

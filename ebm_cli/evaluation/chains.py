@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.standstill import stuck
@@ -37,6 +38,20 @@ class ChainDiagnostics(Evaluation):
     projections: Annotated[int, Field(ge=0)]
 
     moves_anywhere = True
+
+    standing = 50
+    compared = (("R-hat", "chains/r_hat"),)
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The diagnostics in one line."""
+        names = ("r_hat", "ess_bulk", "ess_tail", "autocorrelation_time")
+        if not values.has(*(f"chains/{name}" for name in names)):
+            return {}
+        r_hat, bulk, tail, time = (values[f"chains/{name}"] for name in names)
+        return {
+            "chains": f"R-hat {r_hat:.3f}, ESS bulk {bulk:.0f} tail {tail:.0f}, autocorrelation time {time:.1f} steps"
+        }
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> Result:

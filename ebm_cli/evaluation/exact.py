@@ -10,6 +10,7 @@ from torch import Tensor
 from ebm_cli.dataset.base import Truth
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.table import Numbers, plus_minus
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
@@ -35,6 +36,22 @@ class Exact(Evaluation):
     if_too_large: Literal["refuse", "skip"]
 
     of_counts = True
+
+    standing = 10
+    compared = (
+        ("log-likelihood", "exact/log_likelihood"),
+        ("perplexity", "exact/perplexity"),
+    )
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The log-likelihood, and the perplexity of documents."""
+        found = {}
+        if "exact/log_likelihood" in values:
+            found[f"log-likelihood ({split}), exact"] = f"{plus_minus(values, 'exact')} nats"
+        if "exact/perplexity" in values:
+            found[f"perplexity ({split}), exact"] = f"{values['exact/perplexity']:.1f}"
+        return found
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """The size, if it is too large."""

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
+from ebm_cli.evaluation.table import Numbers, Table
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
 from ebm_cli.registry import register
@@ -27,6 +28,21 @@ from ebm_cli.yardstick.classifier import RIGHT, Judge, judge, unsure
 
 _STRIPS = 8  # chains shown
 _BAND = (0.01, 0.99)  # quantiles of held-out energies that count as their range
+_WORDS = {  # a metric of chains that were followed, in a word or two
+    "energy": "E [nats]",
+    "energy_inside": "E as data",
+    "recognised": "recognised",
+    "largest_class": "largest class",
+    "rarest_class": "rarest",
+    "class_kept": "class kept",
+    "class_changed_since_half": "changed late",
+    "moved": "moved",
+}
+_CAPTION = (
+    "At the end, as shares of the chains. E as data: between the 1 % and 99 % quantiles of held-out energies. "
+    "Recognised: the classifier is as sure of the class as long_run.confident asks. Class kept: since the start; "
+    "changed late: since half the steps. Moved: share of the distance between two rows of data. More: long_run.csv."
+)
 
 
 def _by_its_name(start: object) -> object:
@@ -85,6 +101,15 @@ class LongRun(Evaluation):
     confident: Annotated[float, Field(gt=0, lt=1)]
 
     moves_anywhere = True
+
+    standing = 71
+
+    @classmethod
+    def tables(cls, values: Numbers) -> list[Table]:
+        """How the chains of each noise and start ended."""
+        found = {key: values[key] for key in values if key.startswith("long_run/") and "/from_" in key}
+        heads = [text for name, text in _WORDS.items() if any(key.endswith(f"/{name}") for key in found)]
+        return [Table("long chains", heads, rows_of(found), _CAPTION)] if found else []
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Only Langevin has a noise to set."""
@@ -249,3 +274,12 @@ def _classes(axis: Any, films: Sequence[Film], count: int) -> None:
         share = (torch.bincount(film.classes[-1].argmax(1).cpu(), minlength=count) / film.classes.shape[1]).numpy()
         axis.bar(np.arange(count) + (i + 0.5) * width - 0.4, share, width)
     axis.set(xlabel="class at the end", ylabel="share of chains", ylim=(0, 1), xticks=range(count))
+
+
+def rows_of(found: Mapping[str, float]) -> dict[str, list[str]]:
+    """A line of numbers for each noise and start, from keys `long_run/<noise>/<start>/<metric>`."""
+    lines = {}
+    for film in dict.fromkeys(key.rpartition("/")[0] for key in found):
+        words = film.removeprefix("long_run/").replace("/", ", ").replace("_", " ")
+        lines[words] = [f"{found[f'{film}/{name}']:.3g}" for name in _WORDS if f"{film}/{name}" in found]
+    return lines

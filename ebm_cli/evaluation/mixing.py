@@ -15,8 +15,10 @@ from torch import Tensor
 from ebm_cli import registry, rng
 from ebm_cli.arithmetic import full_arithmetic
 from ebm_cli.device.engine import Engine, Work
+from ebm_cli.evaluation import mixing_table
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.chains import UNSURE, diagnose, doubt, standing
+from ebm_cli.evaluation.table import Numbers, Table
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
 from ebm_cli.registry import register
@@ -69,6 +71,13 @@ class Mixing(Evaluation):
     reference_steps: Annotated[int, Field(ge=2)]
 
     moves_anywhere = True
+
+    standing = 70
+
+    @classmethod
+    def tables(cls, values: Numbers) -> list[Table]:
+        """Samplers side by side."""
+        return mixing_table.tables(values)
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every sampler must fit the model, and the reference must leave it invariant."""

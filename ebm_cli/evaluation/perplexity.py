@@ -12,6 +12,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z import length_annealing
 from ebm_cli.log_z.length_annealing import LengthPath
@@ -76,6 +77,22 @@ class Perplexity(BesideLDA):
     reverse_chains: Count
     bootstrap: Annotated[int, Field(ge=100)]
     lda_particles: Count
+
+    standing = 60
+    compared = (("perplexity", "perplexity/model"),)
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """From where it errs low to where it errs high, beside its yardsticks; the text has the rest."""
+        values.leave("perplexity/")
+        if not values.has("perplexity/model", "perplexity/upper_bound", "perplexity/unigram"):
+            return {}
+        low, high = values["perplexity/model"], values["perplexity/upper_bound"]
+        lda = f"LDA at most {values['perplexity/lda']:.1f}, " if "perplexity/lda" in values else ""
+        return {
+            f"perplexity ({split})": f"{low:.1f} by AIS (errs low), {high:.1f} by chains back down (errs high)",
+            "  beside": f"{lda}frequencies of words {values['perplexity/unigram']:.1f}",
+        }
 
     def refusal_of_data(self, data: Data) -> str | None:
         """Documents without a word say nothing."""

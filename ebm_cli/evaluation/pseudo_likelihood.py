@@ -9,6 +9,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.table import Numbers, plus_minus
 from ebm_cli.model.base import CategoricalEnergySites, EnergyModel, EnergySites
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
@@ -28,6 +29,16 @@ class PseudoLikelihood(Evaluation):
 
     while_training: bool
     points: Annotated[int, Field(ge=1)] | None
+
+    standing = 40
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The log-pseudo-likelihood, and of how many rows."""
+        if not values.has("pseudo_likelihood/log_pseudo_likelihood", "pseudo_likelihood/rows"):
+            return {}
+        found, rows = plus_minus(values, "pseudo_likelihood", "log_pseudo_likelihood"), values["pseudo_likelihood/rows"]
+        return {f"log-pseudo-likelihood ({split})": f"{found} nats, {rows:.0f} rows"}
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Conditionals are known for sites of finitely many values."""

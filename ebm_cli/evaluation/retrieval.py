@@ -16,6 +16,7 @@ from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts, hidden_logits
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.record import picture
 from ebm_cli.registry import register
@@ -46,6 +47,21 @@ class Retrieval(BesideLDA):
     while_training: bool
     queries: Annotated[int, Field(ge=1)] | None
     features: Literal["probabilities", "logits"]
+
+    standing = 62
+    compared = (("precision at 10", "retrieval/precision_at_10"),)
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The precision among ten, beside chance and other representations; the text has the rest."""
+        values.leave("retrieval/")
+        if "retrieval/precision_at_10" not in values:
+            return {}
+        others = (("lda", "LDA"), ("tfidf", "tf-idf"))
+        keys = {said: f"retrieval/{other}_precision_at_10" for other, said in others}
+        beside = "".join(f", {said} {values[key]:.2f}" for said, key in keys.items() if key in values)
+        chance = f"{values['retrieval/by_chance']:.2f} by chance"
+        return {"precision of ten retrieved": f"{values['retrieval/precision_at_10']:.2f} ({chance}{beside})"}
 
     def refusal_of_data(self, data: Data) -> str | None:
         """Labels."""

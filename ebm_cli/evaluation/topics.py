@@ -14,6 +14,7 @@ from torch import Tensor
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts, hidden_logits
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.record import picture
@@ -48,6 +49,23 @@ class TopicWords(BesideLDA):
     words: Annotated[int, Field(ge=2)]
     score: Literal["weight", "probability", "lift", "activity"]
     reference: Literal["train", "valid", "test"]
+
+    standing = 61
+    compared = (
+        ("NPMI", "topics/npmi"),
+        ("distinct", "topics/distinct"),
+    )
+
+    @classmethod
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """Coherence and distinctness, beside LDA's; the text has the words."""
+        values.leave("topics/npmi", "topics/distinct", "topics/lda_")
+        found = {}
+        for name, what in (("npmi", "coherence of topics, NPMI"), ("distinct", "share of distinct top words")):
+            if f"topics/{name}" in values:
+                beside = f" (LDA {values[f'topics/lda_{name}']:.2f})" if f"topics/lda_{name}" in values else ""
+                found[what] = f"{values[f'topics/{name}']:.2f}{beside}"
+        return found
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Hidden units of documents, and a vocabulary large enough."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Result, Subject, some_rows
+from ebm_cli.evaluation.table import Numbers
 
 _ROWS = 1000
 _OFF, _ON = 0.01, 0.99
@@ -70,3 +71,12 @@ def _warning(count: dict[str, int], layer: str) -> str | None:
         f"for practically all training rows, {count['duplicate']} the same as another); take a lower optimizer.lr, or "
         "fewer hidden units"
     )
+
+
+def lines(values: Numbers, split: str) -> dict[str, str]:
+    """How many there are, and how many are idle."""
+    keys = [f"units/{name}" for name in ("hidden", "dead", "saturated", "duplicate")]
+    if not values.has(*keys):
+        return {}
+    hidden, dead, saturated, duplicate = (f"{values[key]:.0f}" for key in keys)
+    return {"hidden units": f"{hidden}, of these {dead} dead, {saturated} saturated, {duplicate} duplicates"}

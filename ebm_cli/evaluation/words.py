@@ -40,6 +40,8 @@ class WordPrediction(Evaluation):
 
     of_words: ClassVar[bool] = True
 
+    compared = (("perplexity", "words/perplexity"),)
+
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """There must be words to predict."""
         fits = isinstance(model, Conditional)

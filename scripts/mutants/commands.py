@@ -118,14 +118,14 @@ MUTANTS = [
     ),
     Mutant(
         "report: a learned log Z far below is not said",
-        "commands/report.py",
+        "evaluation/bracket.py",
         "if low - _ERROR <= log_z + error <= high + _ERROR:",
         "if log_z + error <= high + _ERROR:",
         "noise::test_what_was_learned_far_from_log_z_is_said",
     ),
     Mutant(
         "report: the interval of log Z is not listened to",
-        "commands/report.py",
+        "evaluation/bracket.py",
         "<= log_z + error <= high + _ERROR",
         "<= log_z + error <= log_z + _ERROR",
         "noise::test_what_was_learned_within_the_interval_of_an_estimate_is_not_said",
@@ -303,7 +303,7 @@ MUTANTS = [
         "commands/configuration.py",
         'if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):',
         "if False:",
-        "places::test_an_evaluation_whose_file_lacks_its_first_line_is_answered_with_that_line",
+        "places::test_an_evaluation_of_a_plugin_is_one_file",
     ),
     Mutant(
         "registry: keys of a nested part are named as if it were the group's",

@@ -850,4 +850,18 @@ MUTANTS = [
         "[both[1], gap, both[0]]",
         "pictures::test_the_first_machine_stands_to_the_left_of_the_network",
     ),
+    Mutant(
+        "table: what a line has said is shown again under its key",
+        "evaluation/table.py",
+        "        self._seen.add(key)\n",
+        "",
+        "places::test_an_evaluation_of_a_plugin_is_one_file",
+    ),
+    Mutant(
+        "table: numbers that are not finite are shown",
+        "evaluation/table.py",
+        "if not isinstance(v, float) or math.isfinite(v)}",
+        "if True}",
+        "verdict::test_numbers_that_are_not_finite_have_no_line",
+    ),
 ]
