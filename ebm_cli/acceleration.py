@@ -10,9 +10,6 @@ from ebm_cli.device.base import DeviceSpec
 from ebm_cli.device.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
-from ebm_cli.model.convnet import Convolutional
-from ebm_cli.model.dbn import DBN
-from ebm_cli.model.gaussian_rbm import GaussianRBM
 
 _COST = 10.0  # seconds that compiling takes
 # Seconds it saves, measured on two cores: for each number drawn, and in fixed point for each entry of the matrix.
@@ -22,11 +19,6 @@ _PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is t
 _PER_TRANSITION = 1e-3
 # Multiplications in one product below which two threads are no faster than one, measured.
 _SHARED = 2e6
-
-
-def units(model: EnergyModel) -> int:
-    """Numbers drawn by one transition of one chain."""
-    return model.space.sites + (model.hidden if isinstance(model, Bipartite | GaussianRBM | DBN) else 0)
 
 
 def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSpec, str]:
@@ -81,8 +73,8 @@ def _saving(model: EnergyModel, on_cuda: bool, work: Work) -> float:
     entries = 0
     if isinstance(model, Bipartite) and _no_fixed_point(model, on_cuda) is None:
         entries = model.space.sites * model.hidden
-    each = _PER_PIXEL if isinstance(model, Convolutional) else _PER_NUMBER
-    return work.moves * (units(model) * each + entries * _PER_ENTRY)
+    each = _PER_PIXEL if model.convolves else _PER_NUMBER
+    return work.moves * (model.drawn * each + entries * _PER_ENTRY)
 
 
 def _no_triton() -> str | None:

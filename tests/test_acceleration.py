@@ -91,8 +91,8 @@ def test_a_missing_compiler_is_found_missing():
 
 def test_units_count_what_a_transition_draws():
     rbm, boltzmann = small_model("rbm", Binary((2, 2))), small_model("boltzmann", Binary((2, 2)))
-    assert acceleration.units(rbm) == rbm.space.sites + rbm.hidden
-    assert acceleration.units(boltzmann) == boltzmann.space.sites
+    assert rbm.drawn == rbm.space.sites + rbm.hidden
+    assert boltzmann.drawn == boltzmann.space.sites
 
 
 def test_the_configuration_of_a_run_says_what_auto_became():

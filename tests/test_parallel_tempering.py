@@ -222,7 +222,7 @@ def two_wells(share):
         model.W[:, 0] = 5.5
         model.W[: SITES // 2, 1] = 1
         model.c.copy_(torch.tensor([0.0, -1.0]))
-        log_p = enumeration._log_marginal(model, hidden)
+        log_p = model.log_marginal(hidden)
         odds = log_p[hidden[:, 0] == 1].logsumexp(0) - log_p[hidden[:, 0] == 0].logsumexp(0)
         model.c[0] = torch.tensor(share, dtype=torch.float64).logit() - odds
     return model
@@ -236,7 +236,7 @@ def share_of_on(model):
     """P(more than half the sites are on): given h the sites are independent, and p(h) is summed over."""
     hidden = hidden_states()
     with torch.no_grad():
-        weight, p = enumeration._log_marginal(model, hidden).softmax(0), model.visible_logits(hidden).sigmoid()
+        weight, p = model.log_marginal(hidden).softmax(0), model.visible_logits(hidden).sigmoid()
     total = torch.zeros(4, SITES + 1, dtype=torch.float64)  # distribution of the number of sites on, for each h
     total[:, 0] = 1
     for on in p.T[:, :, None]:

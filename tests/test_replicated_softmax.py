@@ -247,7 +247,7 @@ def test_exchanging_chains_keep_the_distribution_of_every_length():
     """From exact draws on, so that an error of one step shows; in many small batches, so that neighbours differ."""
     model, length, batches = small(hidden=3), torch.tensor([1.0, 3, 6, 12]).double(), 800
     h = torch.tensor([[i & 1, i >> 1 & 1, i >> 2] for i in range(8)]).double()
-    p = (length[:, None] * model.word_log_marginal(h).detach()).softmax(1)
+    p = (length[:, None] * model.log_marginal(h).detach()).softmax(1)
     assert (p[0] - p[-1]).abs().max() > 0.3  # lengths differ in what they prefer
     sampler, ends, rates = component("sampler", "length_exchange", exchanges=2), [], []
     for i in range(batches):

@@ -180,6 +180,48 @@ def test_help_and_listing_do_not_wait_for_torch(modules):
     assert not {"torch", "hydra", "omegaconf", "numpy", "wandb", "pydantic", "scipy"} & set(done.stdout.split())
 
 
+CONCRETE = {
+    "commands/documents.py": "given words and lengths are keys of replicated softmax alone",
+    "commands/sample.py": "given words and lengths are keys of replicated softmax alone",
+    "commands/verdict.py": "independent units need no comparison with independent units",
+    "evaluation/annealing.py": "a path for the joint energy of a Gaussian machine, and bases that are products",
+    "evaluation/baseline.py": "families of closed form have no independent units beside them",
+    "evaluation/base.py": "families of closed form have a support that chains do not come to",
+    "evaluation/contacts.py": "contacts are couplings of Potts models",
+    "evaluation/dbn_bound.py": "the bound is that of deep belief networks",
+    "evaluation/density_2d.py": "families on curves have no density over the plane",
+    "evaluation/documents.py": "documents have topics in replicated softmax alone",
+    "evaluation/exact.py": "a bound of replicated softmax",
+    "evaluation/perplexity.py": "annealing in the length is that of replicated softmax",
+    "evaluation/recover.py": "couplings between spins are those of Ising models",
+    "evaluation/retrieval.py": "documents have topics in replicated softmax alone",
+    "evaluation/topics.py": "documents have topics in replicated softmax alone",
+    "evaluation/words.py": "word vectors are those of the log-bilinear model",
+    "log_z/enumeration.py": "exact draws of real numbers given hidden units",
+    "log_z/transfer.py": "transfer matrices are those of lattices of spins",
+    "objective/adversary.py": "which laws an adversary can be built from",
+    "objective/greedy.py": "layer by layer is for deep belief networks",
+    "objective/likelihood.py": "the centred gradient has offsets in RBMs alone",
+}
+"""Files outside model/ that may ask for a model by its class, and why it is no capability of `model/base.py`."""
+
+
+def _classes(folder):
+    return {node.name for path, tree in parsed() if layer(path) == folder and path.stem != "base"
+            for node in tree.body if isinstance(node, ast.ClassDef)}  # fmt: skip
+
+
+def test_models_are_asked_for_by_what_they_can_do():
+    concrete = _classes("model")
+    found = set()
+    for path, tree in parsed():
+        for _, name, node in calls(tree):
+            if name in ("isinstance", "issubclass") and layer(path) != "model":
+                asked = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+                found |= {str(path.relative_to(PACKAGE))} if asked & concrete else set()
+    assert found == set(CONCRETE)
+
+
 # Configuration
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ebm_cli import registry
-from ebm_cli.acceleration import for_evaluation, resolved, threads, units
+from ebm_cli.acceleration import for_evaluation, resolved, threads
 from ebm_cli.commands import composition
 from ebm_cli.commands.best import Reporting, Trained
 from ebm_cli.commands.configuration import (
@@ -146,7 +146,7 @@ def accelerated(
     spec = replace(spec, threads=threads(spec, state.model, rows))
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
     device = spec.applied(parts.device)
-    at_once = rows_at_once(units(state.model), device.bytes_left(), device.torch)
+    at_once = rows_at_once(state.model.drawn, device.bytes_left(), device.torch)
     engine = Engine(compiled=device.engine.compiled, rows=at_once)
     return (
         replace(parts, device=replace(device, engine=engine)),

@@ -75,6 +75,5 @@ def on_line(data: Data, model: EnergyModel) -> tuple[Tensor, Tensor]:
     mean, std = moments(data.train)
     varied = std[std > 0]
     std = std.clamp_min(_LEAST * varied.median().item() if len(varied) else 1.0)
-    if isinstance(model, GaussianRBM):
-        std = torch.maximum(std, model.precision().rsqrt().double().cpu())
-    return mean, std
+    narrowest = model.narrowest()
+    return mean, std if narrowest is None else torch.maximum(std, narrowest.double().cpu())

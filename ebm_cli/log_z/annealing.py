@@ -13,12 +13,8 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel, Normalised, Site, Sites, TwoValuedSites
-from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
-from ebm_cli.model.fhmm import FHMM
 from ebm_cli.model.gaussian_rbm import GaussianRBM
-from ebm_cli.model.ising import Ising
-from ebm_cli.model.potts import Potts
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 
@@ -161,10 +157,10 @@ class Tempered(EnergyModel):
         return mixed, (1 - self.beta) * base_grad + self.beta * target_grad
 
     def sites(self, x: Tensor) -> Sites:
-        """Conditionals of both ends, mixed; with a Boltzmann machine and independent units again those of one."""
-        if isinstance(self.target, Boltzmann) and isinstance(self.base, BernoulliProduct):
-            bias = (1 - self.beta) * self.base.b + self.beta * self.target.b
-            return BoltzmannSites(self.beta * self.target.coupling(), bias, x)
+        """Conditionals of both ends, mixed, or what the target has in their place."""
+        own = self.target.mixed_sites(self.base, self.beta, x)
+        if own is not None:
+            return own
         base, target = self.base.sites(x), self.target.sites(x)
         if isinstance(base, CategoricalSites) and isinstance(target, CategoricalSites):
             return TemperedCategoricalSites(self.beta, base, target)
@@ -174,12 +170,8 @@ class Tempered(EnergyModel):
 
 
 def tempered(base: EnergyModel, target: EnergyModel, beta: Beta) -> EnergyModel:
-    """The model p_beta; of the target's own kind where that is closed under mixing with independent units."""
-    if isinstance(target, Ising | FHMM) and isinstance(base, BernoulliProduct):
-        return target.annealed(base, beta)
-    if isinstance(target, Potts) and isinstance(base, CategoricalProduct):
-        return target.annealed(base, beta)
-    return Tempered(base, target, beta)
+    """The model p_beta; of the target's own kind where that is closed under mixing with such a base."""
+    return target.mixed(base, beta) or Tempered(base, target, beta)
 
 
 class TemperedSites(TwoValuedSites):

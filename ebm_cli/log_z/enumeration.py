@@ -8,12 +8,10 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.log_z import transfer
-from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
+from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, WithHidden
 from ebm_cli.model.gaussian_rbm import GaussianRBM
-from ebm_cli.model.ising import Ising
-from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.rng import Key
-from ebm_cli.space import Binary, Categorical, Discrete, Space
+from ebm_cli.space import Binary, Categorical, Counts, Discrete, Space
 
 LOG2_LIMIT = 20
 """Sums of at most 2^20 terms are attempted."""
@@ -23,16 +21,14 @@ _CHUNK_ELEMENTS = 2**22
 
 def has_sum(model: type[EnergyModel], spaces: Collection[type[Space]]) -> bool:
     """Whether log Z of such models on one of these spaces is known or a sum over states, however many."""
-    return issubclass(model, Normalised | GaussianRBM | ReplicatedSoftmax) or any(
-        issubclass(space, Discrete) for space in spaces
-    )
+    return issubclass(model, Normalised | WithHidden) or any(issubclass(space, Discrete) for space in spaces)
 
 
 def refusal(model: EnergyModel) -> str | None:
     """Why log Z of this model cannot be enumerated, or None if it can."""
     if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
         return None
-    if isinstance(model, GaussianRBM | ReplicatedSoftmax):
+    if isinstance(model, WithHidden) and not isinstance(model.space, Discrete):
         return f"{model.hidden} hidden units, enumeration goes to {LOG2_LIMIT}"
     if not isinstance(model.space, Discrete):
         return f"a {model.space.name} space cannot be enumerated"
@@ -52,14 +48,12 @@ def refusal(model: EnergyModel) -> str | None:
 
 def _bits(model: EnergyModel) -> float:
     """log2 of the number of terms of the sum."""
-    if isinstance(model, GaussianRBM | ReplicatedSoftmax):
-        return model.hidden
     if not isinstance(model.space, Discrete):
-        return float("inf")
+        return model.hidden if isinstance(model, WithHidden) else float("inf")
     side, bits = transfer.narrow_side(model), model.space.sites * math.log2(model.space.values)
     if side is not None:
         return min(bits, 2 * side)
-    return min(bits, model.hidden) if isinstance(model, Bipartite) else bits
+    return min(bits, model.hidden) if isinstance(model, WithHidden) else bits
 
 
 def log_z(model: EnergyModel) -> Tensor:
@@ -72,29 +66,30 @@ def log_z(model: EnergyModel) -> Tensor:
     why = refusal(model)
     if why:
         raise ValueError(why)
-    if isinstance(model, ReplicatedSoftmax):
+    if isinstance(model.space, Counts):
         raise ValueError("a model of documents has a partition function for each length")
     if isinstance(model, Normalised):
         return model.log_z()
-    if isinstance(model, GaussianRBM):
+    states = model.space.states if isinstance(model.space, Discrete) else math.inf
+    if isinstance(model, WithHidden) and 2**model.hidden < states:
         return _log_sum(Binary((model.hidden,)), model.log_marginal, model)
     assert isinstance(model.space, Discrete)
-    if isinstance(model, Bipartite) and 2**model.hidden < model.space.states:
-        return _log_sum(Binary((model.hidden,)), lambda h: _log_marginal(model, h), model)
-    if isinstance(model, Ising) and 2 * (transfer.narrow_side(model) or model.space.sites) < model.space.sites:
-        return transfer.log_z(model)
+    lattice = transfer.lattice(model)
+    if lattice is not None and 2 * min(lattice.space.shape) < model.space.sites:
+        return transfer.log_z(lattice)
     return _log_sum(model.space, lambda x: -model.energy(x), model)
 
 
 def log_z_of_rows(model: EnergyModel, x: Tensor) -> Tensor:
     """log Z of what each row of x is one configuration of, (batch,): of documents those of the same length."""
-    if not isinstance(model, ReplicatedSoftmax):
+    if not isinstance(model.space, Counts):
         return log_z(model).expand(len(x))
+    assert isinstance(model, WithHidden)
     lengths, which = x.sum(1).unique(return_inverse=True)
     return log_z_of_lengths(model, lengths)[which]
 
 
-def log_z_of_lengths(model: ReplicatedSoftmax, lengths: Tensor) -> Tensor:
+def log_z_of_lengths(model: WithHidden, lengths: Tensor) -> Tensor:
     """log Z_D = log sum_h exp(D s(h)) for each D of `lengths`, (lengths,), summed over all sequences of D words.
 
     Differentiable in the parameters. Raises ValueError where `refusal` says why.
@@ -105,16 +100,9 @@ def log_z_of_lengths(model: ReplicatedSoftmax, lengths: Tensor) -> Tensor:
     length = lengths.to(next(model.parameters()))[:, None]
 
     def log_term(h: Tensor) -> Tensor:
-        return length * model.word_log_marginal(h)
+        return length * model.log_marginal(h)
 
     return _log_sum(Binary((model.hidden,)), log_term, model, len(lengths))
-
-
-def _log_marginal(model: Bipartite, h: Tensor) -> Tensor:
-    """log sum_v exp(-E(v, h)): E(0, h) = -h.a(0)."""
-    nothing = torch.zeros(1, *model.space.shape, dtype=h.dtype, device=h.device)
-    logits = model.visible_logits(h)
-    return h @ model.hidden_logits(nothing).squeeze(0) + model.visible_log_z(logits)
 
 
 def _log_sum(space: Discrete, log_term: Callable[[Tensor], Tensor], model: EnergyModel, wide: int = 1) -> Tensor:

@@ -1,6 +1,7 @@
 """log Z of an Ising model on a two-dimensional lattice by transfer matrices (Kramers & Wannier 1941)."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,10 +13,16 @@ from ebm_cli.space import Spin
 _AT_ONCE = 2**24  # numbers in the sums of logarithms
 
 
-def narrow_side(model: EnergyModel) -> int | None:
-    """Length of the shorter side of the lattice, or None if this is no Ising model on a two-dimensional one."""
+def lattice(model: EnergyModel) -> Ising | None:
+    """The model, if it is an Ising model on a two-dimensional lattice."""
     found = isinstance(model, Ising) and model.periodic is not None and len(model.space.shape) == 2
-    return min(model.space.shape) if found else None
+    return cast(Ising, model) if found else None
+
+
+def narrow_side(model: EnergyModel) -> int | None:
+    """Length of the shorter side of the lattice, or None if there is none."""
+    found = lattice(model)
+    return None if found is None else min(found.space.shape)
 
 
 def log_z(model: Ising) -> Tensor:

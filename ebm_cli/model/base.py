@@ -31,6 +31,13 @@ class EnergyModel(nn.Module, ABC):
     """Names of the parameters that couple sites, which a penalty on couplings is for."""
     has_fixed_point: ClassVar[bool] = False
     """Whether `in_fixed_point` gives a model."""
+    convolves: ClassVar[bool] = False
+    """Whether convolutions are most of the work of its energy."""
+
+    @property
+    def drawn(self) -> int:
+        """Numbers that one transition of one chain draws: a site or a unit each."""
+        return self.space.sites
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor:
@@ -42,6 +49,18 @@ class EnergyModel(nn.Module, ABC):
 
     def improper(self) -> str | None:
         """Why exp(-E) has no finite integral with the parameters as they are, or None if nothing is known of that."""
+        return None
+
+    def narrowest(self) -> Tensor | None:
+        """Standard deviations of real sites given all else, (sites,), where the model has such parameters."""
+        return None
+
+    def mixed(self, base: "EnergyModel", beta: float | Tensor) -> "EnergyModel | None":
+        """(1 - beta) E_base + beta E up to a constant, as a model of its own kind; None where there is none."""
+        return None
+
+    def mixed_sites(self, base: "EnergyModel", beta: float | Tensor, x: Tensor) -> "Sites | None":
+        """`sites(x)` at (1 - beta) E_base + beta E by a form of its own; None where there is none."""
         return None
 
     def in_fixed_point(self, digits: int, engine: Engine) -> "EnergyModel | None":
@@ -196,7 +215,22 @@ class Blocked(EnergyModel):
         """Every block drawn once given the others, in their order or the reverse of it."""
 
 
-class Bipartite(Blocked):
+class WithHidden(Blocked):
+    """Binary hidden units h, given which all visible ones can be summed out."""
+
+    hidden: int
+
+    @property
+    def drawn(self) -> int:
+        """Sites and hidden units."""
+        return self.space.sites + self.hidden
+
+    @abstractmethod
+    def log_marginal(self, h: Tensor) -> Tensor:
+        """log sum_v exp(-E(v, h)), (batch,), an integral where v is real; of documents that of one word."""
+
+
+class Bipartite(WithHidden):
     """Binary visible units v and binary hidden units h, independent given each other.
 
     E(v, h) = -b.v - sum_j h_j a_j(v) with hidden logits a_j affine in v, so that
@@ -204,7 +238,6 @@ class Bipartite(Blocked):
     """
 
     called = "bipartite"
-    hidden: int
 
     @abstractmethod
     def hidden_logits(self, v: Tensor) -> Tensor:
@@ -245,6 +278,12 @@ class Bipartite(Blocked):
     def visible_log_z(self, logits: Tensor) -> Tensor:
         """log sum_v exp(v.logits), (batch,)."""
         return softplus(logits).sum(1)
+
+    def log_marginal(self, h: Tensor) -> Tensor:
+        """-E(0, h) + log sum_v exp(v.visible_logits(h)), with E(0, h) = -h.a(0)."""
+        nothing = torch.zeros(1, *self.space.shape, dtype=h.dtype, device=h.device)
+        logits = self.visible_logits(h)
+        return h @ self.hidden_logits(nothing).squeeze(0) + self.visible_log_z(logits)
 
 
 class Support(NamedTuple):

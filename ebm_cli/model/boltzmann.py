@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
+from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Space
@@ -63,6 +64,12 @@ class Boltzmann(EnergyModel):
         v = x.flatten(1)[:, sites]
         logits = x.flatten(1) @ self.coupling()[:, sites] + self.b[sites]
         return F.logsigmoid((2 * v - 1) * logits)
+
+    def mixed_sites(self, base: EnergyModel, beta: float | Tensor, x: Tensor) -> "BoltzmannSites | None":
+        """With independent units those of a Boltzmann machine again."""
+        if not isinstance(base, BernoulliProduct):
+            return None
+        return BoltzmannSites(beta * self.coupling(), (1 - beta) * base.b + beta * self.b, x)
 
     def sites(self, x: Tensor) -> "BoltzmannSites":
         """Conditionals from one row of the symmetric matrix."""

@@ -119,6 +119,7 @@ class Convolutional(EnergyModel):
 
     space: Box
     compiles = True
+    convolves = True
 
     def __init__(self, space: Box, widths: Sequence[int], hidden: int, last: nn.Linear, key: Key) -> None:
         super().__init__()

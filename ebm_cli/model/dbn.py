@@ -47,6 +47,11 @@ class DBN(Intractable):
         self.register_buffer("updates", torch.zeros((), dtype=torch.float64))
 
     @property
+    def drawn(self) -> int:
+        """Sites, and the hidden units of all layers."""
+        return self.space.sites + self.hidden
+
+    @property
     def depth(self) -> int:
         """How many RBMs are stacked so far."""
         return int(self.stacked.item())

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from ebm_cli import markov, rng
 from ebm_cli.errors import UserError
 from ebm_cli.functional import sigmoid
-from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, TwoValuedSites, get_site, put_site
+from ebm_cli.model.base import (
+    Blocked,
+    EnergyModel,
+    Gradients,
+    ModelSpec,
+    Pullback,
+    Site,
+    TwoValuedSites,
+    get_site,
+    put_site,
+)
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -111,8 +121,10 @@ class FHMM(Blocked):
         u = rng.uniform(filtered.shape, key, filtered.device)
         return composed(u < sigmoid(torch.stack([filtered - pull, filtered + pull])))
 
-    def annealed(self, base: BernoulliProduct, beta: float | Tensor) -> "FHMM":
+    def mixed(self, base: EnergyModel, beta: float | Tensor) -> "FHMM | None":
         """E_beta = (1 - beta) E_base + beta E up to a constant, which moves nothing: again of this form."""
+        if not isinstance(base, BernoulliProduct):
+            return None
         found = copy.copy(self)
         found._buffers = {
             **self._buffers,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.functional import sigmoid, softplus
-from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback
+from ebm_cli.model.base import Gradients, ModelSpec, Pullback, WithHidden
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -27,7 +27,7 @@ class Start(NamedTuple):
     min_spread: float
 
 
-class GaussianRBM(Blocked):
+class GaussianRBM(WithHidden):
     """E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - c.h - (v / s^2).W h, h in {0, 1}^H (eq. 1).
 
     So p(h_j = 1 | v) = sigmoid(a_j), a = c + (v / s^2) W, and p(v | h) = N(b + W h, s^2); with h summed out
@@ -112,6 +112,10 @@ class GaussianRBM(Blocked):
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
         return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
+
+    def narrowest(self) -> Tensor:
+        """s, (sites,)."""
+        return self.precision().rsqrt()
 
     def log_marginal(self, h: Tensor) -> Tensor:
         """log of the integral of exp(-E(v, h)) over v, (batch,).

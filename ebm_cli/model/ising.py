@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebm_cli import graph, rng
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
+from ebm_cli.model.base import Blocked, EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -103,11 +103,13 @@ class Ising(Blocked):
         names = [name for name in self._buffers if name.startswith("colour")]
         return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
 
-    def annealed(self, base: BernoulliProduct, beta: float | Tensor) -> "Ising":
+    def mixed(self, base: EnergyModel, beta: float | Tensor) -> "Ising | None":
         """E_beta = (1 - beta) E_base + beta E, again an Ising model, since E_base(s) = -b_base.(s + 1) / 2.
 
         The constant b_base / 2 is left out, which moves nothing.
         """
+        if not isinstance(base, BernoulliProduct):
+            return None
         found = copy.copy(self)
         found._parameters = {
             "J": nn.Parameter(beta * self.J, requires_grad=False),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ebm_cli import graph, rng
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Blocked, CategoricalSites, Gradients, ModelSpec, Pullback, Site
+from ebm_cli.model.base import Blocked, CategoricalSites, EnergyModel, Gradients, ModelSpec, Pullback, Site
 from ebm_cli.model.exponential_family import CategoricalProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -97,8 +97,10 @@ class Potts(Blocked):
         names = [name for name in self._buffers if name.startswith("colour")]
         return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
 
-    def annealed(self, base: CategoricalProduct, beta: float | Tensor) -> "Potts":
+    def mixed(self, base: EnergyModel, beta: float | Tensor) -> "Potts | None":
         """E_beta = (1 - beta) E_base + beta E, again a Potts model."""
+        if not isinstance(base, CategoricalProduct):
+            return None
         found = copy.copy(self)
         found._parameters = {
             "J": nn.Parameter(beta * self.J, requires_grad=False),

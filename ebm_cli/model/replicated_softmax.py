@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebm_cli import rng
 from ebm_cli.functional import sigmoid, softplus
-from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback
+from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, WithHidden
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Counts, Space
@@ -19,7 +19,7 @@ from ebm_cli.space import Counts, Space
 BiasGradient = Literal["exact", "without_length"]
 
 
-class ReplicatedSoftmax(Blocked):
+class ReplicatedSoftmax(WithHidden):
     """E(v, h) = -b.v - D c.h - v.W h of word counts v (K,), D = sum_k v_k, and binary hidden units h.
 
     Free energy E(v) = -b.v - sum_j softplus(D c_j + (v W)_j): Salakhutdinov & Hinton 2009, eq. 5, with the hidden units
@@ -51,6 +51,11 @@ class ReplicatedSoftmax(Blocked):
         """sigmoid of the hidden logits."""
         return [self.hidden_logits(x).sigmoid()]
 
+    @property
+    def drawn(self) -> int:
+        """A count of each word."""
+        return self.space.sites
+
     def word_logits(self, h: Tensor) -> Tensor:
         """b + W h, of which each word is a draw from the softmax; (batch, K) for h (batch, hidden)."""
         return torch.addmm(self.b, h, self.W.T)
@@ -63,7 +68,7 @@ class ReplicatedSoftmax(Blocked):
         """The free energy, (batch,)."""
         return self.free_energy(x, self.hidden_logits(x))
 
-    def word_log_marginal(self, h: Tensor) -> Tensor:
+    def log_marginal(self, h: Tensor) -> Tensor:
         """s(h) = c.h + log sum_k exp(b_k + (W h)_k), (batch,).
 
         The sum over all sequences of D words is sum_v exp(-E(v, h)) = exp(D s(h)), so that Z_D = sum_h exp(D s(h)).

@@ -24,7 +24,7 @@ class LengthExchangeState(NamedTuple):
 class LengthExchange(Sampler[ReplicatedSoftmax, LengthExchangeState]):
     """h ~ p(h | v) of every document, `exchanges` of them between documents of neighbouring lengths, v ~ p(v | h).
 
-    With the words summed out hidden units have p_D(h) proportional to exp(D s(h)), `word_log_marginal`: lengths are
+    With the words summed out hidden units have p_D(h) proportional to exp(D s(h)), `log_marginal`: lengths are
     inverse temperatures, and chains of different lengths are the replicas of parallel tempering (Swendsen & Wang 1986).
     Documents of lengths D and D' swap h and h' with probability min(1, exp((D - D') (s(h') - s(h)))), which leaves
     the product of their distributions invariant, and long documents, which hardly move by themselves, receive states

@@ -83,8 +83,8 @@ MUTANTS = [
     Mutant(
         "annealing: units narrower than the machine's",
         "evaluation/annealing.py",
-        "std = torch.maximum(std, model.precision().rsqrt().double().cpu())",
-        "pass",
+        "std if narrowest is None else torch.maximum(std, narrowest.double().cpu())",
+        "std",
         "walls::test_a_gaussian_machine_is_annealed_from_the_data",
     ),
     Mutant(

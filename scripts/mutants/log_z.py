@@ -19,9 +19,9 @@ MUTANTS = [
     ),
     Mutant(
         "path: couplings of the model at every beta",
-        "log_z/annealing.py",
-        "BoltzmannSites(self.beta * self.target.coupling(), bias, x)",
-        "BoltzmannSites(self.target.coupling(), bias, x)",
+        "model/boltzmann.py",
+        "BoltzmannSites(beta * self.coupling(), (1",
+        "BoltzmannSites(self.coupling(), (1",
         "ais::test_conditionals_of_a_tempered_model_are_its_energy_differences",
     ),
     Mutant(
@@ -54,9 +54,9 @@ MUTANTS = [
     ),
     Mutant(
         "exact: hidden bias left out of the sum over visible units",
-        "log_z/enumeration.py",
-        "return h @ model.hidden_logits(nothing).squeeze(0) + model",
-        "return model",
+        "model/base.py",
+        "return h @ self.hidden_logits(nothing).squeeze(0) + self",
+        "return self",
         "exact::test_log_z_is_the_sum_over_all_states",
     ),
     Mutant(
