@@ -1,6 +1,7 @@
 """What README and docs/ promise: tables of parts, links, commands, and the sentences that are quoted."""
 
 import ast
+import email
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from helpers.docs import PAGES, ROOT, commands, small, write_data, write_files
 
 from ebm_cli.cli import listing
 from ebm_cli.cli.main import COMMANDS, dispatch
+from ebm_cli.dataset import stdlib_docs, text
 from ebm_cli.yardstick import classifier
 
 _TEXT = re.compile(r"```.*?```", re.DOTALL)
@@ -121,6 +123,10 @@ def workshop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EBM_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(classifier, "_UPDATES", 20)
+    code = "".join(path.read_text() for path in sorted(Path(email.__file__).parent.glob("*.py")))
+    few = [(f"part{i}", code[i : i + 5000]) for i in range(0, len(code), 5000)]
+    for module in (stdlib_docs, text):
+        monkeypatch.setattr(module, "documents", lambda: few)
     return tmp_path
 
 
