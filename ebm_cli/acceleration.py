@@ -1,4 +1,4 @@
-"""What `auto` means for a device: whether compiling repays its cost, and how a compiled run multiplies."""
+"""What `auto` means for a device, whether compiling repays its cost, and in which arithmetic products are formed."""
 
 import sysconfig
 from dataclasses import replace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ebm_cli.device.base import DeviceSpec
+from ebm_cli.device.base import Device, DeviceSpec
 from ebm_cli.device.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
@@ -19,6 +19,7 @@ _PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is t
 _PER_TRANSITION = 1e-3
 # Multiplications in one product below which two threads are no faster than one, measured.
 _SHARED = 2e6
+_DIGITS = {"fixed16": 2, "fixed24": 3}
 
 
 def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSpec, str]:
@@ -101,3 +102,18 @@ def _no_fixed_point(model: EnergyModel, on_cuda: bool) -> str | None:
         return "this model has no products of binary units with a matrix"
     # Without these instructions oneDNN's 8-bit products are slower, and on some processors they saturate.
     return None if not on_cuda and torch.cpu._is_vnni_supported() else "only CPUs with VNNI instructions have it"
+
+
+def arithmetic(model: EnergyModel, device: Device) -> EnergyModel:
+    """The model with its products as the device's precision asks, for training; good until its weights change."""
+    return _in_digits(model, device, _DIGITS.get(device.precision))
+
+
+def full_arithmetic(model: EnergyModel, device: Device) -> EnergyModel:
+    """The same for evaluation: nothing coarser than float32."""
+    return _in_digits(model, device, 3 if device.precision in _DIGITS else None)
+
+
+def _in_digits(model: EnergyModel, device: Device, digits: int | None) -> EnergyModel:
+    found = model.in_fixed_point(digits, device.engine) if digits else None
+    return found or model

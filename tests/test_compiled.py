@@ -14,7 +14,7 @@ from helpers.training import batch, small_run
 from test_ais import annealed_p, bipartite, log_z_of
 
 from ebm_cli import optimizer, philox, rng
-from ebm_cli.arithmetic import arithmetic
+from ebm_cli.acceleration import arithmetic
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation import ais

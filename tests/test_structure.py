@@ -10,31 +10,13 @@ from functools import cache
 
 import pytest
 from helpers.components import INTERPOLATED, ROOT, shipped
+from helpers.house import LAYERS, PACKAGE, house
 
 from ebm_cli import registry
 
-PACKAGE = ROOT / "ebm_cli"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 GROUPS = registry.GROUPS
 
-# From the bottom up. A file imports only from lines above its own, or from its own folder.
-LAYERS = """
-errors philox signals functional
-rng
-registry space graph markov
-record
-terminal device tracker
-model dataset
-sampler
-noise log_z acceleration arithmetic
-objective chains optimizer
-yardstick
-evaluation
-training
-commands
-cli
-__main__
-"""
 RANK = {name: rank for rank, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
 
 
@@ -73,6 +55,11 @@ def parsed(paths=tuple(SOURCES)):
 def test_every_file_has_its_place():
     found = {layer(path) for path in SOURCES} - {"__init__"}
     assert found == set(RANK), "name new files in LAYERS, and take away what is gone"
+
+
+def test_the_house_of_the_manual_is_this_one():
+    """To mend it: `.venv/bin/python tests/helpers/house.py`."""
+    assert house() in (ROOT / "docs" / "design.md").read_text()
 
 
 def test_imports_point_one_way():

@@ -13,12 +13,12 @@ from helpers.components import SMALL_SPACES, component
 from helpers.models import randomised
 from helpers.text import SENTENCES, text, text_file
 
-from ebm_cli.commands.trained import recorded_space
 from ebm_cli.dataset import docstrings
 from ebm_cli.dataset.base import Split
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.record import checkpoint
+from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.rng import stream
 from ebm_cli.space import Words
 

@@ -11,7 +11,6 @@ import yaml
 from torch import Tensor
 
 from ebm_cli import registry
-from ebm_cli.commands.trained import recorded_space
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError
@@ -19,6 +18,7 @@ from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint, run
 from ebm_cli.record.checkpoint import Checkpoint, Invalid
+from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.rng import stream
 from ebm_cli.space import Space
 from ebm_cli.training.state import take_over

@@ -16,7 +16,7 @@ from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.commands.verdict import conclude
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import UserError
-from ebm_cli.evaluation.base import Evaluation, Subject, on_split
+from ebm_cli.evaluation.base import Evaluation, Subject, of_split, on_split
 from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
@@ -85,7 +85,7 @@ def _show(trained: Trained, asked: Settings, findings: Findings) -> None:
     by = judged.said(asked.split, trained.parts.data, trained.others)
     output.print(f"judged by: {by}", highlight=False, soft_wrap=True)
     other, which = (" on other data", f"other {asked.split}") if trained.others else ("", asked.split)
-    shown = result_of_split(result_of_split(findings.known, judged.OTHER), asked.split)
+    shown = of_split(of_split(findings.known, judged.OTHER), asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}{other}", shown, which)
 
 
@@ -99,11 +99,6 @@ def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Eval
 
 def _json_first(path: Path) -> tuple[bool, str]:
     return path.suffix != ".json", path.name
-
-
-def result_of_split(results: Mapping[str, float], split: str) -> dict[str, float]:
-    """The results under the keys they have on the test split."""
-    return {key.replace(f"/{split}/", "/"): value for key, value in results.items()}
 
 
 def _evaluate(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ebm_cli.evaluation.base import Result, Subject, on_split
+from ebm_cli.evaluation.base import Result, Subject, of_split, on_split
 from ebm_cli.evaluation.baseline import independent
 from ebm_cli.evaluation.bracket import contradictions, doubt
 from ebm_cli.evaluation.together import Findings
@@ -63,7 +63,7 @@ def verdict(subject: Subject, found: Mapping[str, float]) -> Result:
 
 def conclude(subject: Subject, findings: Findings, label: str) -> None:
     """Add to the findings of a split, whose keys are labelled so, and say what there is to say of them all."""
-    named = {key.replace(f"/{label}/", "/"): value for key, value in findings.known.items()}
+    named = of_split(findings.known, label)
     for sentence in contradictions(named):
         log.warning("%s", sentence)
     result = verdict(subject, named)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm_cli.arithmetic import full_arithmetic
+from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
 from ebm_cli.errors import RunError

@@ -193,3 +193,8 @@ def on_split(metrics: Mapping[str, T], split: str) -> dict[str, T]:
     if split == "test":
         return dict(metrics)
     return {f"{name.split('/')[0]}/{split}/{name.partition('/')[2]}": value for name, value in metrics.items()}
+
+
+def of_split(metrics: Mapping[str, T], split: str) -> dict[str, T]:
+    """Those of a split under the keys they have on the test split."""
+    return {name.replace(f"/{split}/", "/"): value for name, value in metrics.items()}

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli.arithmetic import full_arithmetic
+from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Result, Subject

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.arithmetic import full_arithmetic
+from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.evaluation.table import Numbers, Table

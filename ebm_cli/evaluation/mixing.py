@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import registry, rng
-from ebm_cli.arithmetic import full_arithmetic
+from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation import mixing_table
 from ebm_cli.evaluation.base import Evaluation, Result, Subject

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.arithmetic import full_arithmetic
+from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel, Normalised

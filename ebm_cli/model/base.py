@@ -120,7 +120,7 @@ class EnergyModel(nn.Module, ABC):
 class Intractable(EnergyModel):
     """A model with no unnormalised p(x) that could be computed: it can be sampled, and its likelihood be bounded.
 
-    What asks a model for its energy is refused (`checks.py`), unless it names such a model among what it needs.
+    What asks a model for its energy is refused (`training/checks.py`), unless it names such a model among what it needs.
     """
 
     called = "intractable"
@@ -208,7 +208,7 @@ class Blocked(EnergyModel):
 
     called = "block-structured"
     tempers: ClassVar[bool] = True
-    """Whether its blocks can be drawn at other temperatures too (`scaled.py`)."""
+    """Whether its blocks can be drawn at other temperatures too (`model/scaled.py`)."""
 
     @abstractmethod
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:

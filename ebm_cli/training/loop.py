@@ -17,12 +17,12 @@ from ebm_cli.evaluation.samples import draw
 from ebm_cli.evaluation.together import Findings, infinite
 from ebm_cli.record import checkpoint, picture
 from ebm_cli.record.checkpoint import Checkpoint
+from ebm_cli.record.checkpoint_space import described
 from ebm_cli.record.lease import Lease
 from ebm_cli.record.plain_json import finite
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
 from ebm_cli.signals import StopRequest
-from ebm_cli.space import Space
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.training.cuda_graph import execution
@@ -167,7 +167,7 @@ class Recorder:
         space = parts.data.space
         logged = self.run.sync_metrics()
         numbers = {
-            "space": _described(space),
+            "space": described(space),
             "data": parts.data.fingerprint,
             "metrics_bytes": logged,
             "metrics_sha256": self.run.metrics_sha256(logged),
@@ -271,13 +271,8 @@ def restore(run: Run, parts: Parts, state: TrainState, schedule: Schedule) -> Re
 
 def _check_space(found: Checkpoint, parts: Parts) -> None:
     """Raises ValueError if the checkpoint names another space than that of the data."""
-    if found.numbers["space"] != _described(parts.data.space):
+    if found.numbers["space"] != described(parts.data.space):
         raise ValueError(f"it is of the space {found.numbers['space']}")
-
-
-def _described(space: Space) -> dict[str, object]:
-    """As JSON has it."""
-    return {"name": space.name, **dataclasses.asdict(space), "shape": list(space.shape)}
 
 
 def _check_none_lost(run: Run, schedule: Schedule) -> None:

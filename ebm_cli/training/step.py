@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
-from ebm_cli.arithmetic import arithmetic
+from ebm_cli.acceleration import arithmetic
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Split, batch_index
 from ebm_cli.device.base import Device

@@ -8,7 +8,7 @@ import torch
 from _case import Case, Maker, Unit, times_faster
 from _ours import DEVICE, PRECISIONS, component, device
 
-from ebm_cli.arithmetic import full_arithmetic
+from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.evaluation import ais
 from ebm_cli.log_z.annealing import BipartitePath
 from ebm_cli.model.exponential_family import BernoulliProduct
