@@ -164,5 +164,8 @@ def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:
         return f"unknown key {path}{nearest(str(detail['loc'][-1]), keys)} (takes: {', '.join(keys) or 'no keys'})"
     if detail["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{path} is missing"
+    whole = detail["input"]
+    if isinstance(whole, float) and detail["type"].startswith("int_") and whole.is_integer():
+        return f"{path} = {whole:g}: must be a whole number without a point; write {path}={whole:.0f}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{path} = {json.dumps(detail['input'], default=str)}: {message[0].lower()}{message[1:]}"

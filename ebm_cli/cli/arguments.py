@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from ebm_cli.cli.listing import choices, no_choice
+from ebm_cli.cli.listing import choices, keys_of, no_choice
 from ebm_cli.errors import UserError, nearest
 
 _PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
@@ -35,6 +35,11 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         _check_flag(argument, command)
         _check_deletion(argument, command)
         group, equals, value = argument.partition("=")
+        if group == "hydra/sweeper" and value not in ("basic", ""):
+            raise UserError(
+                f"{argument}: it would search by the exit code of a job, which is 0 of every job that is done; leave "
+                "it out and compare jobs by the table of the multirun"
+            )
         if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
             raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
         if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
@@ -59,8 +64,9 @@ def _check_flag(argument: str, command: str) -> None:
     flag, equals, value = argument.partition("=")
     if not flag.startswith("-") or flag in _FLAGS:
         return
-    if equals and flag.startswith("--"):
-        raise UserError(f"{argument}: keys have no dashes before them; write {flag.lstrip('-')}={value}")
+    name = flag.lstrip("-")
+    if flag.startswith("--") and (equals or name.partition(".")[0] in (*_ONE_OF, *keys_of(command))):
+        raise UserError(f"{argument}: keys have no dashes before them; write {name}={value or 'VALUE'}")
     raise UserError(f"unknown flag {flag}{nearest(flag, list(_FLAGS))} (see: ebm {command} --hydra-help)")
 
 

@@ -3,6 +3,7 @@
 import re
 
 from ebm_cli.cli.listing import GROUPS, Choice, choices_of, keys_of, no_choice, packaged
+from ebm_cli.cli.meant import key_meant, not_installed, word_meant
 from ebm_cli.errors import nearest
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
@@ -46,7 +47,8 @@ def _unparsed(error: Exception, text: str, command: str) -> str | None:
         return None
     if "=" not in override:
         words = _words(command)
-        near = "" if override in words else nearest(override, words)
+        meant = word_meant(override, command)
+        near = f"; did you mean {meant}?" if meant else "" if override in words else nearest(override, words)
         return f"{override}: not of the form KEY=VALUE{near} (see: ebm {command} --help)"
     return f"{override}: not understood; put quotes around a value with special characters: KEY='\"VALUE\"'"
 
@@ -71,7 +73,7 @@ def _choice(error: Exception, text: str, command: str) -> str | None:
     group, _, name = found.group(1).rpartition("/")
     if not group:
         return f"no configuration named {name}"
-    return no_choice(group, name)
+    return not_installed(group, name) or no_choice(group, name)
 
 
 def _key(error: Exception, text: str, command: str) -> str | None:
@@ -84,7 +86,9 @@ def _key(error: Exception, text: str, command: str) -> str | None:
     owners = [part.choice for part in choices_of(group) if _owns(part, name)] if group in GROUPS else []
     if owners:
         return f"{name} is a key of {group}={' or '.join(owners)}, {_ELSEWHERE} (see: ebm list {group})"
-    return f"unknown key {name}{nearest(name, _words(command))} (see: ebm {command} --help)"
+    meant = key_meant(name) if command == "train" else None
+    near = f"; {meant}" if meant else nearest(name, _words(command))
+    return f"unknown key {name}{near} (see: ebm {command} --help)"
 
 
 def _owns(part: Choice, name: str) -> bool:

@@ -231,7 +231,9 @@ def main(arguments: list[str]) -> int:
     if len(names) > 2 or flags - {"--markdown"}:
         raise UserError(f"{' '.join(arguments)}: not understood; {USAGE.strip()}")
     if names and names[0] not in GROUPS:
-        raise UserError(f"no group {names[0]!r}{nearest(names[0], list(GROUPS))} (one of: {', '.join(GROUPS)})")
+        of = next((group for group in GROUPS if names[0] in choices(group)), None)
+        meant = f"; it is a choice of a group: ebm list {of} {names[0]}" if of else nearest(names[0], list(GROUPS))
+        raise UserError(f"no group {names[0]!r}{meant} (one of: {', '.join(GROUPS)})")
     if len(names) == 2 and names[1] not in choices(names[0]):
         known = choices(names[0])
         raise UserError(f"no {names[0]} named {names[1]}{nearest(names[1], known)} (one of: {', '.join(known)})")

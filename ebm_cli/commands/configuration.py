@@ -169,6 +169,11 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
         anew = names_file(path, saved)
         if path[0] in _OF_THE_COMMAND or (path[0] not in FREE and not other and not anew):
             continue
+        if path == ["checkpoint"]:
+            raise UserError(
+                f"{override}: a run goes on from its newest checkpoint; leave it out (ebm sample and ebm evaluate take "
+                "checkpoint=best)"
+            )
         if path[0] not in FREE and not anew:
             raise UserError(
                 f"{'.'.join(path)}: a resumed run keeps its own; only {', '.join(FREE)} can change. "

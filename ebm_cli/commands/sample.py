@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ebm_cli.commands import documents, results
@@ -42,6 +42,11 @@ _TEXTS = {"words": "words.txt", "counts": "documents.txt"}
 _SHOWN, _WIDTH = 5, 120  # samples printed, and their characters
 
 
+def _as_words(given: object) -> object:
+    """Words may be numbers, which the command line reads as such."""
+    return [str(word) for word in given] if isinstance(given, list) else given
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The keys of `ebm sample` beside its groups."""
@@ -52,7 +57,7 @@ class Settings:
     steps: Annotated[int, Field(ge=1)]
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
-    given: list[str]
+    given: Annotated[list[str], BeforeValidator(_as_words)]
     out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
     seed: Annotated[int, Field(ge=0)]
     plugins: list[str]

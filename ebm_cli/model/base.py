@@ -120,7 +120,7 @@ class EnergyModel(nn.Module, ABC):
 class Intractable(EnergyModel):
     """A model with no unnormalised p(x) that could be computed: it can be sampled, and its likelihood be bounded.
 
-    What asks a model for its energy is refused (`training/checks.py`), unless it names such a model among what it needs.
+    What asks a model for its energy is refused (`training/checks.py`), unless such a model is among what it needs.
     """
 
     called = "intractable"

@@ -52,4 +52,25 @@ MUTANTS = [
         "    logging.raiseExceptions = True",
         "messages::test_so_it_is_with_a_pipe",
     ),
+    Mutant(
+        "meant: a run in place of a key is not seen",
+        "cli/meant.py",
+        'return f"{key}={word}" if os.path.isfile(',
+        "return None if os.path.isfile(",
+        "meant::test_a_run_in_place_of_a_key",
+    ),
+    Mutant(
+        "meant: names of other tools are compared by their spelling",
+        "cli/hydra_errors.py",
+        'meant = key_meant(name) if command == "train" else None',
+        "meant = None",
+        "meant::test_the_way_out_is_named",
+    ),
+    Mutant(
+        "arguments: the sweeper that searches by exit codes is let in",
+        "cli/arguments.py",
+        'if group == "hydra/sweeper" and value not in ("basic", ""):',
+        "if False:",
+        "meant::test_the_way_out_is_named",
+    ),
 ]

@@ -1,0 +1,47 @@
+"""What a person probably meant by a word that this command line does not know: names that other tools use."""
+
+import os
+
+from ebm_cli.cli.listing import GROUPS, choices
+
+_SAME = {
+    "k": "chains.steps", "cd_k": "chains.steps", "n_gibbs": "chains.steps", "gibbs_steps": "chains.steps",
+    "n_chains": "chains.count", "num_chains": "chains.count", "hidden": "model.hidden", "nhidden": "model.hidden",
+    "n_hidden": "model.hidden", "num_hidden": "model.hidden", "hidden_units": "model.hidden",
+    "n_components": "model.hidden", "lr": "optimizer.lr", "learning_rate": "optimizer.lr",
+    "batch": "batch_size", "batchsize": "batch_size", "num_steps": "steps", "n_steps": "steps", "n_iter": "steps",
+    "iterations": "steps", "max_steps": "steps", "random_state": "seed", "gpu": "device=cuda", "cuda": "device=cuda",
+    "cpu": "device=cpu", "threads": "device.threads", "output": "hydra.run.dir", "output_dir": "hydra.run.dir",
+}  # fmt: skip
+_EPOCHS = ("epochs", "n_epochs", "num_epochs", "max_epochs", "epoch")
+_EXTRAS = {
+    "hydra/launcher": {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"},
+    "hydra/sweeper": {},
+}  # choices that come with an extra
+
+
+def key_meant(name: str) -> str | None:
+    """What another tool's name of a key is called here, in words, or None."""
+    if name in _EPOCHS:
+        return "training is counted in steps, one update of the weights each: steps=N"
+    return f"did you mean {_SAME[name]}?" if name in _SAME else None
+
+
+def word_meant(word: str, command: str) -> str | None:
+    """What a word without "=" was perhaps meant to be: a run, or the choice of a group; or None."""
+    if os.path.isdir(word):
+        key = "resume" if command == "train" else "run"
+        return f"{key}={word}" if os.path.isfile(os.path.join(word, "config.yaml")) else None
+    found = [group for group in GROUPS if word in choices(group)] if command == "train" else []
+    return f"{found[0]}={word}" if found else None
+
+
+def not_installed(group: str, name: str) -> str | None:
+    """That a launcher comes with an extra, or that there is no such thing; None where the group is one of ours."""
+    if group not in _EXTRAS:
+        return None
+    known = _EXTRAS[group]
+    if name in known:
+        return f"{group}={name} is not installed; it comes with: pip install 'ebm-cli[{known[name]}]'"
+    there = f"basic, and with extras {', '.join(known)}" if known else "basic"
+    return f"no {group} named {name} (one of: {there})"

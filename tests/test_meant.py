@@ -1,0 +1,60 @@
+"""What nearly says what was meant is answered with the way out."""
+
+from pathlib import Path
+
+import pytest
+from helpers.cli import assert_refused, ebm, trained
+
+from ebm_cli.cli import meant
+from ebm_cli.cli.listing import GROUPS, choices, keys_of
+
+LINES = {
+    "train k=10 objective=cd": "unknown key k; did you mean chains.steps?",
+    "train hidden=16": "unknown key hidden; did you mean model.hidden?",
+    "train n_hidden=16": "did you mean model.hidden?",
+    "train epochs=5": "training is counted in steps, one update of the weights each: steps=N",
+    "train rbm": "rbm: not of the form KEY=VALUE; did you mean model=rbm?",
+    "train --steps 5": "--steps: keys have no dashes before them; write steps=VALUE",
+    "train --steps=5": "--steps=5: keys have no dashes before them; write steps=5",
+    "train --model.hidden 5": "write model.hidden=VALUE",
+    "train steps=1e4": "steps = 10000: must be a whole number without a point; write steps=10000",
+    "train model.hidden=8.0": "model.hidden = 8: must be a whole number without a point; write model.hidden=8",
+    "train -m hydra/launcher=submitit_slurm seed=0,1": (
+        "hydra/launcher=submitit_slurm is not installed; it comes with: pip install 'ebm-cli[slurm]'"
+    ),
+    "train -m hydra/launcher=clouds seed=0,1": "no hydra/launcher named clouds (one of: basic, and with extras ",
+    "train -m hydra/sweeper=optuna seed=0,1": "it would search by the exit code of a job",
+    "list rbm": "no group 'rbm'; it is a choice of a group: ebm list model rbm",
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_way_out_is_named(line):
+    if "submitit" in line and "submitit_slurm" in choices("hydra/launcher"):
+        pytest.skip("the launcher is installed")
+    assert_refused(ebm(line), LINES[line])
+
+
+def test_a_run_in_place_of_a_key():
+    trained("steps=2")
+    assert_refused(ebm("sample run"), "run: not of the form KEY=VALUE; did you mean run=run?")
+    assert_refused(ebm("evaluate run"), "did you mean run=run?")
+    assert_refused(ebm("train run"), "did you mean resume=run?")
+    Path("folder").mkdir()
+    assert "resume=" not in ebm("train folder").err
+
+
+def test_what_only_other_commands_take():
+    trained("steps=2")
+    assert_refused(ebm("train resume=run checkpoint=best"), "a run goes on from its newest checkpoint; leave it out")
+    assert_refused(ebm("sample run=run given=[1,0]"), "given = [1,0]: is for models of documents")
+
+
+def test_what_is_offered_is_there():
+    known = {*keys_of("train"), *(f"{group}={name}" for group in GROUPS for name in choices(group)), "hydra.run.dir"}
+    assert set(meant._SAME.values()) <= known
