@@ -94,3 +94,29 @@ def test_the_usual_evaluations_are_those_of_the_commands(command):
     """Named as in the configuration, where each stands below its component."""
     named = next(entry["evaluation"] for entry in listing.packaged(command)["defaults"] if "evaluation" in entry)
     assert {part.component for part in listing.choices_of("evaluation") if part.choice in named} == USUAL
+
+
+PLUGIN = """
+from ebm_cli.registry import register
+from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import Spin
+
+
+@register("sampler", "own_walk")
+class OwnWalk(Sampler):
+    spaces = (Spin,)
+"""
+
+
+def test_a_plugin_is_listed_as_a_part_is(tmp_path, monkeypatch, capsys):
+    """By its comment, though the name of its file stands before it, and with the models it fits."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(PLUGIN)
+    (tmp_path / "broken.py").write_text("from ebm_cli.registry import register\n@register(")
+    (tmp_path / "conf" / "sampler").mkdir(parents=True)
+    text = "# conf/sampler/own_walk.yaml\n# A walk of my own\nname: own_walk\nstep: 1.0  # how far\n"
+    (tmp_path / "conf" / "sampler" / "own_walk.yaml").write_text(text)
+    assert listing.main(["sampler", "own_walk"]) == 0
+    shown = capsys.readouterr().out
+    assert "sampler=own_walk  A walk of my own" in shown
+    assert "fits models exponential_family, ising" in shown

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -31,6 +32,7 @@ GROUPS = {
 }
 USAGE = "usage: ebm list [GROUP [NAME]] [--markdown]\n"
 _OVERRIDE = re.compile(r"override /(\w+)")
+_FILE_NAME = re.compile(r"# *(@package\b|\S+\.yaml$)")  # a line that says nothing of the part
 _COMMENT = re.compile(r"\s#\s*(.*)$")
 
 
@@ -94,7 +96,7 @@ def _options(note: str) -> list[str]:
 
 def _read(group: str, path: Path) -> Choice:
     lines = path.read_text().splitlines()
-    text = next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
+    text = next((line[1:].strip() for line in lines if line.startswith("#") and not _FILE_NAME.match(line)), "")
     values = yaml.safe_load("\n".join(lines)) or {}
     shown = {key: value for key, value in values.items() if key not in ("name", "defaults")}
     keys = [YamlKey(key, _written(lines, key, value), _note(lines, key)) for key, value in shown.items()]
@@ -156,12 +158,26 @@ class ClassSource:
     registered: tuple[str, str] | None  # group, name
 
 
-@lru_cache
 def sources() -> dict[str, ClassSource]:
-    """Every class of the package by its name."""
-    root = Path(str(resources.files("ebm_cli")))
-    trees = (ast.parse(path.read_text()) for path in sorted(root.rglob("*.py")))
-    return {node.name: _source(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    """Every class of the package by its name, and those of plugins in the working directory."""
+    return _sources(Path.cwd())
+
+
+@lru_cache
+def _sources(own: Path) -> dict[str, ClassSource]:
+    package = sorted(Path(str(resources.files("ebm_cli"))).rglob("*.py"))
+    trees = [ast.parse(path.read_text()) for path in package] + [*_plugins(own)]
+    nodes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    return {node.name: _source(node) for node in reversed(nodes)}  # of one name the package's
+
+
+def _plugins(folder: Path) -> Iterator[ast.Module]:
+    """The files there that register parts; what cannot be read is no business of a list."""
+    for path in sorted(folder.glob("*.py")):
+        with suppress(OSError, SyntaxError, ValueError):
+            text = path.read_text()
+            if "register" in text and "ebm_cli" in text:
+                yield ast.parse(text)
 
 
 def _source(node: ast.ClassDef) -> ClassSource:
@@ -185,7 +201,7 @@ def _registration(node: ast.ClassDef) -> tuple[str, str] | None:
 
 
 def component(group: str, name: str) -> ClassSource | None:
-    """The registered class behind a `name:`; None for a user's own, which is not in the package."""
+    """The registered class behind a `name:`; None for a user's own that is not in the working directory."""
     return next((source for source in sources().values() if source.registered == (group, name)), None)
 
 
@@ -215,8 +231,11 @@ def fits(part: Choice) -> str:
 def _sampler_fits(sampler: ClassSource, model: ClassSource | None) -> bool:
     if model is None:
         return False
-    lineage = set(_lineage(model.declares["builds"][0]))
-    spaces, needs = set(sampler.declares["spaces"]) & set(model.declares["spaces"]), sampler.declares.get("needs", ())
+    lineage = set(_lineage(next(iter(model.declares.get("builds", ())), "")))
+    spaces, needs = (
+        set(sampler.declares.get("spaces", ())) & set(model.declares.get("spaces", ())),
+        sampler.declares.get("needs", ()),
+    )
     blind = "Intractable" in lineage and not any("Intractable" in _lineage(need) for need in needs)
     return bool(spaces) and set(needs) <= lineage and not blind
 

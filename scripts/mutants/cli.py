@@ -73,4 +73,11 @@ MUTANTS = [
         "if False:",
         "meant::test_the_way_out_is_named",
     ),
+    Mutant(
+        "listing: the name of a file passes for what the part is",
+        "cli/listing.py",
+        'line.startswith("#") and not _FILE_NAME.match(line)',
+        'line.startswith("#")',
+        "listing::test_a_plugin_is_listed_as_a_part_is",
+    ),
 ]
