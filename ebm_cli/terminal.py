@@ -74,7 +74,7 @@ def plain_console(**options: Any) -> Console:
 
 
 def _console(name: str) -> Console:
-    options = {"file": cast("IO[str]", _streams[name]), "stderr": name == "stderr"}
+    options: dict[str, Any] = {"file": cast("IO[str]", _streams[name]), "stderr": name == "stderr"}
     console = plain_console(**options)
     return console if console.is_terminal else plain_console(width=_PLAIN_WIDTH, **options)
 
@@ -170,7 +170,7 @@ class StepDisplay:
         """The newest numbers, how fast the loop is and how long it will take."""
         rate, now = self.rate(step), time.perf_counter()
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        words = {"rate": pace(rate), "left": time_left(self.total - step, rate), "numbers": numbers}
+        words: dict[str, Any] = {"rate": pace(rate), "left": time_left(self.total - step, rate), "numbers": numbers}
         if console.is_terminal:
             assert self.task is not None
             self.bar.update(self.task, completed=step, **words)

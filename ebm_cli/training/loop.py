@@ -217,7 +217,7 @@ class Follower:
 
 def newest(values: Mapping[str, float], monitor: str | None) -> dict[str, float]:
     """Of what was measured on held-out rows the monitored value, else the first one, as `<split> <metric>`."""
-    key = monitor if monitor in values else next(iter(values))
+    key = next(iter(values)) if monitor is None or monitor not in values else monitor
     _, split, metric = key.split("/", 2)
     return {f"{split} {metric}": values[key]}
 

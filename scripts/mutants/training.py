@@ -279,7 +279,7 @@ MUTANTS = [
     Mutant(
         "loop: the progress line has any number but the monitored one",
         "training/loop.py",
-        "    key = monitor if monitor in values else next(iter(values))",
+        "    key = next(iter(values)) if monitor is None or monitor not in values else monitor",
         "    key = next(iter(values))",
         "messages::test_the_monitored_value_is_the_one_that_is_shown",
     ),
