@@ -145,14 +145,14 @@ def test_another_seed_of_an_evaluation_is_another_draw():
 # What is refused, and said of it
 
 
-@pytest.mark.parametrize("value", ["8", True, 8.0])
+@pytest.mark.parametrize("value", ["8", True, 8.5])
 def test_a_number_is_no_word_no_truth_and_no_fraction(value):
     with pytest.raises(UserError, match=r"model.hidden = .*must be a valid integer"):
         registry.build("model", shipped("model")["rbm"] | {"hidden": value})
 
 
 @pytest.mark.parametrize(
-    "line", ["model.hidden='\"8\"'", "model.hidden=true", "model.hidden=8.0", "steps=true", "steps=8.5"]
+    "line", ["model.hidden='\"8\"'", "model.hidden=true", "model.hidden=8.5", "steps=true", "steps=8.5"]
 )
 def test_so_it_is_on_the_command_line(line):
     answer = train(line)
