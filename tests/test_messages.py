@@ -145,9 +145,9 @@ def test_another_seed_of_an_evaluation_is_another_draw():
 # What is refused, and said of it
 
 
-@pytest.mark.parametrize("value", ["8", True, 8.5])
+@pytest.mark.parametrize("value", ["8", True, 8.5, 8.0])
 def test_a_number_is_no_word_no_truth_and_no_fraction(value):
-    with pytest.raises(UserError, match=r"model.hidden = .*must be a valid integer"):
+    with pytest.raises(UserError, match=r"model.hidden = .*must be a (valid integer|whole number)"):
         registry.build("model", shipped("model")["rbm"] | {"hidden": value})
 
 
