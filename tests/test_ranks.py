@@ -56,11 +56,9 @@ def test_two_ranks_train_as_one(tmp_path):
     "overrides",
     [
         ["chains=replay", "chains.size=300", "chains.steps=2", "objective.centered=true", *ADAM],
-        ["chains=replay_data", "chains.size=300", "sampler=gibbs", "steps=20"],
-        ["chains=data", "sampler=metropolis"],
-        ["chains=noise", "optimizer.momentum=0.5", "optimizer.ema=0.5", "optimizer.ema_start=0"],
+        ["chains=data", "sampler=metropolis", "optimizer.momentum=0.5", "optimizer.ema=0.5", "optimizer.ema_start=0"],
     ],
-    ids=["replay", "replay_data", "data", "noise"],
+    ids=["replay", "data"],
 )
 def test_two_ranks_train_as_one_with_other_parts(tmp_path, overrides):
     assert_as_one(tmp_path, *overrides)

@@ -217,7 +217,7 @@ def processes():
 @pytest.mark.long
 @pytest.mark.parametrize("name", POLICIES)
 def test_killed_many_times_in_a_row(name, tmp_path, processes):
-    most = 20 if name == "tempered_replay" else 6  # the first has all that the others have to restore
+    most = 10 if name == "tempered_replay" else 4  # the first has all that the others have to restore
     line = f"{RHYTHM} {POLICIES[name]} steps={75 * most} save_every=20 eval_every=70"
     times, kills, directory = random.Random(name), 0, "run0"
     whole = outcome(trained(line, "whole"))

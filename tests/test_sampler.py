@@ -52,7 +52,7 @@ def test_every_sampler_has_a_target():
 def test_leaves_the_target_invariant(name, model_name):
     """Exact draws are still exact draws after three steps, in the float32 of production."""
     model = target(model_name)
-    x = enumeration.sample(model, 200_000, stream(0, "start"))
+    x = enumeration.sample(model, 100_000, stream(0, "start"))
     y, _ = run(SAMPLERS[name], model.float(), x.float(), 3, stream(0, "kernel"))
     assert_distributed(model, y)
 
@@ -195,8 +195,8 @@ def test_the_definition_leaves_the_target_invariant(name, model_name):
 
 @defined_kernels
 def test_one_step_is_the_definition(name, model_name):
-    """From every state 20 000 chains take one step: their ends, cell by cell, against the row of the matrix."""
-    model, n = target(model_name), 20_000
+    """From every state 10 000 chains take one step: their ends, cell by cell, against the row of the matrix."""
+    model, n = target(model_name), 10_000
     matrix = matrix_of(SAMPLERS[name], model).numpy()
     x = double_states(model).repeat_interleave(n, 0)
     y, _ = run(SAMPLERS[name], model, x, 1, stream(2, name, model_name))
@@ -222,7 +222,7 @@ def test_reversal_runs_backwards(name, model_name):
 
     Needs no written matrix, so it holds for any kernel. Two counts of n each: sum (a - b)^2 / (a + b) is chi-square.
     """
-    sampler, model, n = SAMPLERS[name], target(model_name), 100_000
+    sampler, model, n = SAMPLERS[name], target(model_name), 50_000
     pairs = []
     for kernel, seed in ((sampler, 0), (sampler.reversal(), 1)):
         x = enumeration.sample(model, n, stream(seed, "start"))
