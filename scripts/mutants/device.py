@@ -59,4 +59,18 @@ MUTANTS = [
         "        _set_deterministic(False)",
         "messages::test_an_operation_that_cannot_be_repeated_is_refused_where_asked",
     ),
+    Mutant(
+        "ranks: another rank that failed is a success",
+        "device/launch.py",
+        "codes[0] or int(any(code not in (0, *_STOPPED) for code in codes))",
+        "codes[0]",
+        "ranks_verdict::test_a_rank_that_failed_is_no_success",
+    ),
+    Mutant(
+        "ranks: one that was killed is not named",
+        "device/launch.py",
+        "if code < 0 and rank not in ended}",
+        "if code < -99}",
+        "ranks_verdict::test_a_rank_that_was_killed_is_named",
+    ),
 ]

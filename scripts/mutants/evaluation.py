@@ -864,4 +864,25 @@ MUTANTS = [
         "if True}",
         "verdict::test_numbers_that_are_not_finite_have_no_line",
     ),
+    Mutant(
+        "hidden logits: documents beyond the first piece are lost",
+        "evaluation/documents.py",
+        "for part in parts]",
+        "for part in parts[:1]]",
+        "topics::test_hidden_logits_are_those_of_all_documents_at_once",
+    ),
+    Mutant(
+        "samples: rows that lie close together make chains run away",
+        "evaluation/samples.py",
+        "max(spread.item(), 1e-12)",
+        "1e-3",
+        "ran_away::test_samples_among_rows_that_lie_close_together_have_not_run_away",
+    ),
+    Mutant(
+        "samples: chains that ran away beyond the data are not said",
+        "evaluation/samples.py",
+        "_FAR = 4 ",
+        "_FAR = 40 ",
+        "ran_away::test_samples_beyond_everything_in_the_data_have_run_away",
+    ),
 ]

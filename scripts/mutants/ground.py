@@ -446,4 +446,18 @@ MUTANTS = [
         "time_left(self.total, rate)",
         "messages::test_the_line_says_what_the_last_validation_found_and_how_long_it_will_take",
     ),
+    Mutant(
+        "evaluations are compiled as coarsely as training",
+        "acceleration.py",
+        '"fixed24" if spec.precision.startswith("fixed") else "fp32"',
+        "spec.precision",
+        "acceleration::test_evaluation_is_never_coarser_than_float32",
+    ),
+    Mutant(
+        "acceleration: a short run is compiled",
+        "acceleration.py",
+        "_saving(model, on_cuda, work) < _COST",
+        "False",
+        "acceleration::test_a_long_run_is_compiled_and_a_short_one_is_not",
+    ),
 ]

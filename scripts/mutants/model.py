@@ -604,4 +604,11 @@ MUTANTS = [
         "m.double() + s.double()",
         "walls::test_a_normal_law_between_walls_is_that_of_scipy",
     ),
+    Mutant(
+        "real_boltzmann: the gradient lacks the pull to 0",
+        "model/real_boltzmann.py",
+        "grad + x",
+        "grad",
+        "model",
+    ),
 ]

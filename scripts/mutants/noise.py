@@ -31,4 +31,32 @@ MUTANTS = [
         "law",
         "noise::test_a_run_learns_c_with_the_model",
     ),
+    Mutant(
+        "noise of rows: the rows of another shape are taken",
+        "noise/dataset.py",
+        "if other.space != data.space:",
+        "if False:",
+        "noise::test_rows_of_another_shape_are_refused",
+    ),
+    Mutant(
+        "fitted noise: the width is left as it is",
+        "noise/fitted.py",
+        "self.widen * std",
+        "std",
+        "noise::test_fitted_noise_has_the_moments_of_the_data",
+    ),
+    Mutant(
+        "a flow as noise: its density has the other sign",
+        "noise/flow.py",
+        "return -self.law",
+        "return self.law",
+        "noise_laws::test_the_density_of_a_flow_as_noise_has_the_integral_1",
+    ),
+    Mutant(
+        "coin flips: all of them are fair",
+        "noise/bernoulli.py",
+        "data.space.shape, self.p)",
+        "data.space.shape, 0.5)",
+        "noise_laws::test_coins_are_flipped_with_the_probability_asked_for",
+    ),
 ]

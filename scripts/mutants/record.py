@@ -182,4 +182,11 @@ MUTANTS = [
         "    root = Path(__file__).parents[1]",
         "messages::test_the_commit_of_the_program_says_whether_it_was_changed",
     ),
+    Mutant(
+        "a space of more sites than the checkpoint has numbers is believed",
+        "record/checkpoint_space.py",
+        "if math.prod(shape) > sum(tensor.numel() for tensor in saved.tensors.values()):",
+        "if False:",
+        "untrusted::test_a_space_that_is_none",
+    ),
 ]

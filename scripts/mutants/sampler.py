@@ -409,4 +409,11 @@ MUTANTS = [
         "",
         "dbn::test_from_the_top_in_equilibrium_samples_are_those_of_the_network",
     ),
+    Mutant(
+        "block_gibbs: the time reversal is the same order",
+        "sampler/block_gibbs.py",
+        "backwards=not self.backwards",
+        "backwards=self.backwards",
+        "sampler",
+    ),
 ]
