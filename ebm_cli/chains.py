@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.registry import register
@@ -99,8 +100,8 @@ def _renewed(start: Start, kept: Tensor, fresh: Tensor, batch: Tensor, space: Sp
 class FromData(Chains):
     """Every chain starts at a row of the batch, every time: contrastive divergence, CD-k (Hinton 2002)."""
 
+    @override
     def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
-        """The batch."""
         return batch
 
 
@@ -108,6 +109,7 @@ class FromData(Chains):
 class FromNoise(Chains):
     """Every chain starts from noise, every time: short-run MCMC (Nijkamp et al. 2019)."""
 
+    @override
     def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """As many chains as the batch has rows."""
         return space.noise(len(batch), key, batch.device)
@@ -126,19 +128,20 @@ class Persistent(Chains):
 
     stored = True
 
+    @override
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
-        """Noise, or rows of the data."""
         return _fresh(self.start, self.count, data, space, key)
 
     @property
+    @override
     def slots(self) -> int:
-        """One for each chain."""
         return self.count
 
+    @override
     def choose(self, batch_size: int, key: Key) -> Tensor:
-        """All of them."""
         return torch.arange(self.count)
 
+    @override
     def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
         """All at steps reset, 2 reset, ...; otherwise none."""
         if not self.reset:
@@ -146,8 +149,8 @@ class Persistent(Chains):
         number = torch.as_tensor(step, device=device)
         return ((number > 0) & (number % self.reset == 0)).expand(chains)
 
+    @override
     def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
-        """Where they stopped."""
         return _renewed(self.start, kept, fresh, batch, space, key.fold("noise")) if self.reset else kept
 
 
@@ -168,19 +171,22 @@ class Replay(Chains):
     stored = True
     roams = True
 
+    @override
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
-        """Noise, or rows of the data."""
         return _fresh(self.start, self.size, data, space, key)
 
     @property
+    @override
     def slots(self) -> int:
         """One for each chain of the reservoir."""
         return self.size
 
+    @override
     def choose(self, batch_size: int, key: Key) -> Tensor:
         """As many distinct slots as the batch has rows (all, if it has more)."""
         return self._order(key)[:batch_size]
 
+    @override
     def others(self, batch_size: int, key: Key) -> Tensor:
         """Up to 1000."""
         return self._order(key)[batch_size : batch_size + _OTHERS]
@@ -188,16 +194,19 @@ class Replay(Chains):
     def _order(self, key: Key) -> Tensor:
         return rng.permutation(self.size, key.fold("slots"))
 
+    @override
     def targets(self, slots: Tensor, step: int) -> Tensor:
         """Their own, or those of a ring that every step goes further along."""
         if self.write == "in_place":
             return slots
         return (step * len(slots) + torch.arange(len(slots))) % self.size
 
+    @override
     def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
         """Each with p = `restart`."""
         return rng.uniform((chains,), key.fold("restart"), device) < self.restart
 
+    @override
     def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         """Where they stopped, or afresh."""
         return _renewed(self.start, kept, fresh, batch, space, key.fold("noise"))

@@ -5,15 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class _Softplus(torch.autograd.Function):
     @staticmethod
+    @override
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return _value(x)
 
     @staticmethod
+    @override
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return grads[0] * x.sigmoid()

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.registry import register
 
@@ -162,10 +163,12 @@ class SGD(Optimizer):
     nesterov: bool
     weight_decay: NonNegative
 
+    @override
     def moments(self) -> tuple[str, ...]:
         """The velocity, if there is momentum."""
         return ("momentum",) if self.momentum else ()
 
+    @override
     def update(self, p: Tensor, grad: Tensor, moments: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
         """u <- momentum u + g, theta <- theta - rate u (Nesterov: g + momentum u), g with weight_decay theta added."""
         step = grad + self.weight_decay * p if self.weight_decay and decays else grad
@@ -185,10 +188,12 @@ class _Adam(Optimizer):
     decoupled: ClassVar[bool]
     squares = ("second_moment",)
 
+    @override
     def moments(self) -> tuple[str, ...]:
         """Running means of the gradient and of its square."""
         return ("first_moment", "second_moment")
 
+    @override
     def update(self, p: Tensor, grad: Tensor, moments: Sequence[Tensor], at: At, *, decays: bool = True) -> None:
         """Kingma & Ba 2015, alg. 1, with t = step + 1."""
         if self.decoupled and decays:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.rng import AnyKey
@@ -140,29 +141,29 @@ class TwoValued(Discrete):
         """Every site at its other value: low + high - x."""
         return self.low + self.high - x
 
+    @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
-        """Fair coin flips."""
         return self.of_bits((rng.uniform((n, *self.shape), key, device) < 0.5).float())
 
+    @override
     def contains(self, x: Tensor) -> bool:
-        """Nothing but low and high."""
         return x.shape[1:] == self.shape and bool(((x == self.low) | (x == self.high)).all())
 
+    @override
     def brightness(self, x: Tensor) -> Tensor:
-        """Low is black, high white."""
         return self.bits(x)
 
     @property
+    @override
     def values(self) -> int:
-        """Two."""
         return 2
 
+    @override
     def encode(self, values: Tensor) -> Tensor:
-        """From bits."""
         return self.of_bits(values)
 
+    @override
     def decode(self, x: Tensor) -> Tensor:
-        """Bits."""
         return self.bits(x)
 
 
@@ -189,39 +190,44 @@ class Categorical(Discrete):
     name = "categorical"
 
     @property
+    @override
     def site_shape(self) -> tuple[int, ...]:
-        """Without the last dimension."""
         return self.shape[:-1]
 
     @property
+    @override
     def values(self) -> int:
-        """K."""
         return self.shape[-1]
 
+    @override
     def encode(self, values: Tensor) -> Tensor:
         """One-hot rows from numbers 0, ..., K - 1; float32."""
         return F.one_hot(values.long(), self.values).float()
 
+    @override
     def decode(self, x: Tensor) -> Tensor:
         """The number of each site's value, (n, *site_shape) int64."""
         return x.argmax(-1)
 
+    @override
     def as_data(self, x: Tensor) -> Tensor:
-        """Numbers."""
         return self.decode(x)
 
     def table(self, x: Tensor) -> Tensor:
         """x, or anything of its shape, as (batch, D, K)."""
         return x.reshape(-1, self.sites, self.values)
 
+    @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """Every value of every site equally likely."""
         return self.encode(rng.integers(self.values, (n, *self.site_shape), key, device))
 
+    @override
     def contains(self, x: Tensor) -> bool:
         """One 1 at every site, and zeros."""
         return x.shape[1:] == self.shape and bool(((x == 0) | (x == 1)).all() and (x.sum(-1) == 1).all())
 
+    @override
     def brightness(self, x: Tensor) -> Tensor:
         """From the first value, black, to the last one, white."""
         return self.decode(x) / max(1, self.values - 1)
@@ -242,6 +248,7 @@ class Real(Space):
     name = "real"
     units: Units | None = field(default=None, kw_only=True)
 
+    @override
     def as_data(self, x: Tensor) -> Tensor:
         """mean + deviation x."""
         if self.units is None:
@@ -252,18 +259,20 @@ class Real(Space):
         return (mean + deviation * x.flatten(1)).reshape(x.shape)
 
     @property
+    @override
     def log_volume(self) -> float:
         """sum_i log deviation_i."""
         return 0.0 if self.units is None else sum(map(math.log, self.units.deviation))
 
+    @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
-        """Standard normal."""
         return rng.normal((n, *self.shape), key, device)
 
+    @override
     def contains(self, x: Tensor) -> bool:
-        """Finite numbers."""
         return x.shape[1:] == self.shape and bool(x.isfinite().all())
 
+    @override
     def brightness(self, x: Tensor) -> Tensor:
         """Values of the data in [0, 1] as they are; otherwise their range stretched to [0, 1]."""
         x = self.as_data(x)
@@ -287,14 +296,16 @@ class Box(Real):
     low: float = 0.0
     high: float = 1.0
 
+    @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
-        """Uniform."""
         return self.of_unit(rng.uniform((n, *self.shape), key, device))
 
+    @override
     def contains(self, x: Tensor) -> bool:
         """Between the bounds, these included."""
         return x.shape[1:] == self.shape and bool(((x >= self.low) & (x <= self.high)).all())
 
+    @override
     def brightness(self, x: Tensor) -> Tensor:
         """The lower bound is black, the upper one white."""
         return (x - self.low) / (self.high - self.low)
@@ -303,14 +314,17 @@ class Box(Real):
         """From [0, 1]."""
         return x if (self.low, self.high) == (0, 1) else self.low + (self.high - self.low) * x
 
+    @override
     def nearest(self, x: Tensor) -> Tensor:
         """Every coordinate brought to the bound that it is beyond."""
         return x.clamp(self.low, self.high)
 
+    @override
     def reflected(self, x: Tensor) -> Tensor:
         """Every coordinate folded at the bounds, so that symmetric noise stays symmetric: q(y | x) = q(x | y)."""
         return self.of_unit(1 - (1 - (x - self.low) / (self.high - self.low) % 2).abs())
 
+    @override
     def allowed(self, log_ratio: Tensor, x: Tensor) -> Tensor:
         """The density is 0 beyond the bounds."""
         inside = ((x >= self.low) & (x <= self.high)).flatten(1).all(1)
@@ -329,19 +343,22 @@ class Words(Space):
     values: int
 
     @property
+    @override
     def sites(self) -> int:
-        """One, the word."""
         return 1
 
+    @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """Every word equally likely at every place."""
         return rng.integers(self.values, (n, *self.shape), key, device).float()
 
+    @override
     def contains(self, x: Tensor) -> bool:
         """Integers from 0 to values - 1."""
         inside = (x >= 0) & (x < self.values) & (x == x.floor())
         return x.shape[1:] == self.shape and bool(inside.all())
 
+    @override
     def brightness(self, x: Tensor) -> Tensor:
         """From the first word, black, to the last one, white."""
         return x / max(1, self.values - 1)
@@ -360,20 +377,24 @@ class Counts(Space):
     pictured = False
     length: int
 
+    @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
         """`length` words, every word equally likely."""
         number = torch.full((n,), self.length, device=device)
         return rng.multinomial(number, torch.zeros(n, *self.shape, device=device), key)
 
+    @override
     def contains(self, x: Tensor) -> bool:
         """Integers from 0 on, not all of them 0."""
         whole = (x >= 0) & (x == x.floor()) & x.isfinite()
         return x.shape[1:] == self.shape and bool(whole.all() and (x.sum(1) >= 1).all())
 
+    @override
     def brightness(self, x: Tensor) -> Tensor:
         """From no word, black, to the most frequent one, white."""
         return x / x.amax(1, keepdim=True).clamp_min(1)
 
+    @override
     def conformed(self, x: Tensor, like: Tensor, key: AnyKey) -> Tensor:
         """Documents x of the lengths of the documents `like`, each the next of the length that comes at its rank.
 

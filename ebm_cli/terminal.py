@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from typing_extensions import override
 
 from ebm_cli.record import files
 
@@ -92,6 +93,7 @@ def silence() -> None:
 class _ConsoleHandler(logging.Handler):
     """Log records as lines above the progress bar."""
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
         console.print(record.getMessage(), style=style, soft_wrap=True, highlight=False)
@@ -100,10 +102,12 @@ class _ConsoleHandler(logging.Handler):
 class _FileHandler(logging.FileHandler):
     _told = False
 
+    @override
     def _open(self) -> TextIOWrapper:
         path = Path(self.baseFilename)
         return files.append_text(path.parent, path.name)
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
         gone = _streams["stderr"].gone
@@ -112,6 +116,7 @@ class _FileHandler(logging.FileHandler):
             text = f"nobody reads standard error any more ({gone}); what would be shown stands here alone"
             super().emit(logging.LogRecord(log.name, logging.WARNING, __file__, 0, text, None, None))
 
+    @override
     def handleError(self, record: logging.LogRecord) -> None:
         """A line that cannot be written (full disk) is lost; the run says on its own what is wrong."""
 

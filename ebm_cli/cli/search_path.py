@@ -5,11 +5,13 @@ from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from typing_extensions import override
 
 
 class UserSearchPath(SearchPathPlugin):
     """After the packaged configuration, so that a user's files add choices and never silently replace one."""
 
+    @override
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folders that exist."""
         for folder in folders():

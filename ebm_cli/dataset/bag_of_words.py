@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset import count_files, texts
 from ebm_cli.dataset.base import Raw
@@ -42,6 +43,7 @@ class BagOfWords(CountedTexts):
     encoding: str
     vocabulary_file: Annotated[Name, Files()] | None
 
+    @override
     def read(self) -> Raw:
         """The counts. Raises UserError naming the key, the file and the first thing wrong with it."""
         path, said = self._path()

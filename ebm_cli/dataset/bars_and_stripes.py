@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
 from ebm_cli.registry import register
@@ -24,6 +25,7 @@ class BarsAndStripes(Dataset):
     side: Annotated[int, Field(ge=2, le=6)]
     values: ClassVar[Values | None] = "binary"
 
+    @override
     def read(self) -> Raw:
         """All rows, (2 * 2^side, side, side) uint8: first the bars, then the stripes."""
         code = np.arange(2**self.side)[:, None] >> np.arange(self.side) & 1

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.density import Density
@@ -396,18 +397,18 @@ class GreyDataset(Dataset):
     noise: Added
 
     @property
+    @override
     def bounds(self) -> tuple[float, float]:
-        """As configured."""
         return (0.0 if self.box == "unit" else -1.0), 1.0
 
     @property
+    @override
     def spreads_levels(self) -> bool:
-        """As configured."""
         return self.dequantise
 
     @property
+    @override
     def added(self) -> float:
-        """As configured."""
         return self.noise
 
 

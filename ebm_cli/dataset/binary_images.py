@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, Binarize, Dataset, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, has_digest, missing, read_npz
@@ -69,6 +70,7 @@ class BinarizedMNIST(Dataset):
     binarize: Binarize
     values: ClassVar[Values | None] = "binary"
 
+    @override
     def read(self) -> Raw:
         """The file. Raises UserError if it is missing (there is no download) or malformed."""
         return read_splits(data_root(self.root) / FOLDER / "binarized_mnist.npz", "binary", labelled=False)
@@ -88,6 +90,7 @@ class Omniglot(GreyDataset):
     root: str | None
     values: ClassVar[Values | None] = "grey"
 
+    @override
     def read(self) -> Raw:
         """The file. Raises UserError if it is missing (there is no download) or malformed."""
         return read_splits(data_root(self.root) / FOLDER / "omniglot28.npz", "grey", labelled=True)
@@ -108,6 +111,7 @@ class Caltech101(Dataset):
     binarize: Binarize
     values: ClassVar[Values | None] = "binary"
 
+    @override
     def read(self) -> Raw:
         """The .npz file if there is one, else the .mat file. Raises UserError if neither can be had."""
         folder = data_root(self.root) / FOLDER

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from ebm_cli.dataset.base import Binarize, Dataset, Raw, Values
 from ebm_cli.dataset.binary_images import read_splits
 from ebm_cli.dataset.files import data_root
@@ -30,6 +32,7 @@ class BinaryTabular(Dataset):
     binarize: Binarize
     values: ClassVar[Values | None] = "binary"
 
+    @override
     def read(self) -> Raw:
         """The file. Raises UserError if it is missing (there is no download) or malformed."""
         path = data_root(self.root) / FOLDER / f"{self.table}.npz"

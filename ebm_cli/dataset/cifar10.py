@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, unpack_tar
@@ -39,6 +40,7 @@ class Cifar10(GreyDataset):
     valid: Annotated[int, Field(ge=0)]
     values: ClassVar[Values | None] = "grey"
 
+    @override
     def read(self) -> Raw:
         """Images (n, 3, 32, 32) uint8 with labels. Raises UserError for a missing or damaged file."""
         folder = data_root(self.root) / FOLDER

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.rng import Key
@@ -39,6 +40,7 @@ class Gaussians(Density):
     reach: float
     modes: Tensor | None = None
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
         """logsumexp_m of -|x - c_m|^2 / (2 std^2), less log(2 pi std^2 M)."""
         centres = self.centres.to(x)
@@ -46,8 +48,8 @@ class Gaussians(Density):
         normalisation = math.log(2 * math.pi * self.std**2 * len(centres))
         return (-square / (2 * self.std**2)).logsumexp(1) - normalisation
 
+    @override
     def sample(self, n: int, key: Key) -> Tensor:
-        """A centre, and noise."""
         chosen = rng.integers(len(self.centres), (n,), key.fold("centre"))
         return self.centres[chosen] + self.std * rng.normal((n, 2), key.fold("noise"))
 
@@ -59,16 +61,18 @@ class Checkerboard(Density):
     scale: float
 
     @property
+    @override
     def reach(self) -> float:  # type: ignore[override]
-        """Of the outer squares."""
         return 2 * self.scale
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
         """-log(8 scale^2) on the squares, -inf beside them."""
         cell = (x / self.scale).floor()
         inside = (cell.sum(1) % 2 == 0) & (x.abs() < self.reach).all(1)
         return torch.where(inside, -math.log(8 * self.scale**2), -torch.inf).to(x.dtype)
 
+    @override
     def sample(self, n: int, key: Key) -> Tensor:
         """A column and a row of the same parity, and a place in the square."""
         column = rng.integers(4, (n,), key.fold("column"))
@@ -88,10 +92,12 @@ class Intersection(Density):
         self.log_z = (each.sum(0).logsumexp(0) + 2 * (line[1] - line[0]).log()).item()
         self.bound = each[1:].sum(0).max().item() + 0.1  # the maximum may lie between the points
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
         """sum_i log p_i(x) - log Z."""
         return torch.stack([factor.log_prob(x) for factor in self.factors]).sum(0) - self.log_z
 
+    @override
     def sample(self, n: int, key: Key) -> Tensor:
         """Draws of the first factor, each taken with a probability proportional to the product of the others."""
         taken: list[Tensor] = []

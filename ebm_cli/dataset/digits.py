@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
@@ -33,6 +34,7 @@ class Digits(GreyDataset):
     levels: ClassVar[int] = 17
     binary_by_default: ClassVar[Literal["threshold", "stochastic"]] = "threshold"
 
+    @override
     def read(self) -> Raw:
         """Values 0..16 divided by 16, (n, 8, 8) float32. Raises UserError if `valid` leaves nothing to train on."""
         if self.valid >= FITTED:

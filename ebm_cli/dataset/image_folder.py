@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.npz import FileSplit, hold_out
@@ -42,6 +43,7 @@ class ImageFolder(GreyDataset):
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     values: ClassVar[Values | None] = "grey"
 
+    @override
     def read(self) -> Raw:
         """Images (n, 3, size, size), or (n, size, size) if grey. Raises UserError naming the first thing wrong."""
         if self.path is None:

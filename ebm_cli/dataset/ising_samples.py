@@ -9,6 +9,7 @@ import platformdirs
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import graph, rng
 from ebm_cli.dataset.base import DrawnDataset, Raw, Truth
@@ -33,6 +34,7 @@ class IsingSamples(DrawnDataset):
     bias: float
     values = "binary"
 
+    @override
     def read(self) -> Raw:
         """The samples as bits, from the folder or drawn now."""
         path = self._path()

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli import markov, rng
 from ebm_cli.dataset.base import DrawnDataset, Raw
@@ -23,8 +24,8 @@ class MarkovChains(DrawnDataset):
     stay: Annotated[float, Field(gt=0, lt=1)]
     values = "binary"
 
+    @override
     def read(self) -> Raw:
-        """Drawn now."""
         key = rng.stream(self.seed, "markov_chains")
         x = markov.draw(self.rows, (self.length, self.chains), self.start, self.stay, key).byte()
         return self.parted("binary", x.numpy())

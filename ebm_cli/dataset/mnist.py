@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, move, unpack
@@ -46,6 +47,7 @@ class IdxImages(GreyDataset):
     def fetch(self, raw: Path, absent: list[str]) -> None:
         """Download at least the `absent` files to the folder `raw`. Raises UserError if that fails."""
 
+    @override
     def read(self) -> Raw:
         """Grey images, (n, 28, 28) uint8, with labels. Raises UserError for a missing or damaged file."""
         raw = data_root(self.root) / self.folder / "raw"
@@ -132,6 +134,7 @@ class MNIST(IdxImages):
     valid: Valid
     folder: ClassVar[str] = "MNIST"
 
+    @override
     def fetch(self, raw: Path, absent: list[str]) -> None:
         """From the mirrors that torchvision lists, with its MD5 sums."""
         from torchvision import datasets
@@ -150,6 +153,7 @@ class FashionMNIST(IdxImages):
     valid: Valid
     folder: ClassVar[str] = "FashionMNIST"
 
+    @override
     def fetch(self, raw: Path, absent: list[str]) -> None:
         """From the mirror that torchvision lists, with its MD5 sums."""
         from torchvision import datasets
@@ -169,6 +173,7 @@ class KMNIST(IdxImages):
     valid: Valid
     folder: ClassVar[str] = "KMNIST"
 
+    @override
     def fetch(self, raw: Path, absent: list[str]) -> None:
         """From the mirror that torchvision lists, with its MD5 sums."""
         from torchvision import datasets
@@ -192,10 +197,12 @@ class EMNIST(IdxImages):
     split: Literal["balanced", "letters", "digits", "mnist", "byclass", "bymerge"]
     folder: ClassVar[str] = "EMNIST"
 
+    @override
     def stems(self) -> tuple[str, str]:
         """One pair of names for each of the six splits."""
         return f"emnist-{self.split}-train", f"emnist-{self.split}-test"
 
+    @override
     def fetch(self, raw: Path, absent: list[str]) -> None:
         """The one archive with all six splits (about 0.5 GB), from the address and with the MD5 of torchvision."""
         from torchvision import datasets
@@ -204,6 +211,7 @@ class EMNIST(IdxImages):
         archive = Remote(Path(source.url).name, (source.url,), "md5", source.md5)
         download(archive, raw, ", ".join(absent), unpack)
 
+    @override
     def _pair(self, raw: Path, names: list[str]) -> Arrays:
         part = super()._pair(raw, names)
         assert part.labels is not None

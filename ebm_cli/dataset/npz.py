@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
@@ -65,6 +66,7 @@ class Npz(GreyDataset):
         "levels as 0 to 255 or as floats in [0, 1], and other numbers as floats"
     )
 
+    @override
     def read(self) -> Raw:
         """The file's splits. Raises UserError naming the file, the key and the first thing wrong with it."""
         if self.path is None:
@@ -95,6 +97,7 @@ class Npz(GreyDataset):
             values, train, valid, test, categories=self.categories or 0, remarks=remarks, spins=spins, units=units
         )
 
+    @override
     def bytes_to_read(self) -> int:
         """By the headers in the file; 0 where it cannot be read, of which `read` says why."""
         return 0 if self.path is None else npz_size(Path(self.path).expanduser(), (*SPLITS, *LABELS, UNNAMED))

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from typing_extensions import override
+
 from ebm_cli import rng
 from ebm_cli.dataset.base import DrawnDataset, Raw, Truth
 from ebm_cli.dataset.density import KINDS
@@ -18,8 +20,8 @@ class Points2D(DrawnDataset):
     ]  # fmt: skip
     values = "real"
 
+    @override
     def read(self) -> Raw:
-        """Drawn now."""
         density = KINDS[self.kind]()
         x = density.sample(self.rows, rng.stream(self.seed, "points_2d", self.kind))
         return self.parted("real", x.float().numpy(), Truth(density=density))

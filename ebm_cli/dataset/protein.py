@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset import kinds
 from ebm_cli.dataset.alignment import GAPS, Aligned, file_alphabet, read_fasta
@@ -45,6 +46,7 @@ class Protein(Aligned):
     binarize: Binarize
     values: ClassVar[Values | None] = "categorical"
 
+    @override
     def read(self) -> Raw:
         """The file's sequences. Raises UserError naming the first thing wrong with file, sequence or letter."""
         if len(set(self.alphabet)) < len(self.alphabet):

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Arrays, Binarize, Dataset, Raw, Values
@@ -43,6 +44,7 @@ class Text(Dataset):
     binarize: Binarize
     values: ClassVar[Values | None] = "words"
 
+    @override
     def read(self) -> Raw:
         """Rows of numbers of words. Raises UserError if the file cannot be read or holds too little."""
         said = "the standard library's docstrings" if self.path is None else f"dataset.path = {self.path}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Split
@@ -79,6 +80,7 @@ class AIS(Evaluation):
     )
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The log-likelihood with its bracket, and log Z."""
         found = {}
@@ -90,10 +92,12 @@ class AIS(Evaluation):
             found["  bracket, RAISE to AIS"] = f"{bracket(values)}, RAISE on {values['raise/points']:.0f} rows"
         return found | log_z_line(values, "ais", "AIS")
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each intermediate distribution must be invariant under its moves."""
         return refusal_to_anneal(model, sampler)
 
+    @override
     def while_it_trains(self) -> "AIS":
         """With `training_temperatures` and without RAISE, where these are given."""
         if self.training_temperatures is None:
@@ -101,12 +105,14 @@ class AIS(Evaluation):
         return replace(self, temperatures=self.training_temperatures, raise_points=0)
 
     @property
+    @override
     def work(self) -> Work:
         """Up with the chains of AIS, down with those of RAISE."""
         chains = self.chains + self.raise_points * self.raise_chains
         return Work(chains * self.temperatures, 2 * self.temperatures)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`ais/...` and `raise/...`."""
         log_f = unnormalised(subject.model, subject.held_out)

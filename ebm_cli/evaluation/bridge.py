@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine, Work
@@ -56,6 +57,7 @@ class Bridge(Evaluation):
     standing = 30
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The log-likelihood and log Z."""
         if not values.has("bridge/log_likelihood", "bridge/log_z", "bridge/log_z_low", "bridge/log_z_high"):
@@ -63,16 +65,18 @@ class Bridge(Evaluation):
         likely = {f"log-likelihood ({split}), bridge": f"{plus_minus(values, 'bridge')} nats"}
         return likely | log_z_line(values, "bridge", "bridge")
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every rung must be invariant under its moves."""
         return refusal_to_anneal(model, sampler)
 
     @property
+    @override
     def work(self) -> Work:
-        """Up the ladder."""
         return Work(self.chains * self.rungs * self.steps, self.rungs * self.steps)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`bridge/...`."""
         log_f = unnormalised(subject.model, subject.held_out)

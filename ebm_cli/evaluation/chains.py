@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
@@ -43,6 +44,7 @@ class ChainDiagnostics(Evaluation):
     compared = (("R-hat", "chains/r_hat"),)
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The diagnostics in one line."""
         names = ("r_hat", "ess_bulk", "ess_tail", "autocorrelation_time")
@@ -54,6 +56,7 @@ class ChainDiagnostics(Evaluation):
         }
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`chains/r_hat`, `chains/ess_bulk`, `chains/autocorrelation_time`, ..."""
         x = self._start(subject)

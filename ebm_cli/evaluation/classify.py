@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import Classifier, EnergyModel
@@ -28,11 +29,12 @@ class Classify(Evaluation):
 
     while_training: bool
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """Classes must have logits."""
         return None if isinstance(model, Classifier) else "this model gives no p(y | x), it is not classifying"
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`classify/...` and the reliability diagram; without labels nothing, and that is said."""
         model, labels = subject.model, subject.held_out.labels

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.alignment import GAPS
 from ebm_cli.dataset.base import Data
@@ -36,10 +37,12 @@ class Contacts(Evaluation):
     gap: Annotated[int, Field(ge=0)] | Literal["auto"] | None
     top: Annotated[int, Field(ge=1)]
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Couplings between all pairs must be there."""
         return None if isinstance(model, Potts) else "this model has no couplings between categorical sites"
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
         """Pairs beyond `separation`, and the value that is to be the gap."""
         sites, values = data.space.sites, data.space.values if isinstance(data.space, Categorical) else 0
@@ -53,6 +56,7 @@ class Contacts(Evaluation):
         return None
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`contacts/precision_...` where the truth is known, a map, and all pairs by score in contacts.csv.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.evaluation.ais import forward, interval, unnormalised, weight_ess
@@ -73,11 +74,12 @@ class DBNBound(Evaluation):
 
     asks_for_energy = False
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """Only such a network."""
         return None if isinstance(model, DBN) else "the bound is that of a deep belief network, model=dbn"
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`dbn_bound/log_likelihood`, `dbn_bound/first_rbm_log_likelihood`, `dbn_bound/gain`, ..., and a picture."""
         model, x = subject.model, subject.held_out.all()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.acceleration import full_arithmetic
@@ -34,17 +35,19 @@ class Denoise(Evaluation):
     noise: Annotated[float, Field(gt=0)]
     steps: Annotated[int, Field(ge=1)]
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Images whose values have bounds."""
         fits = isinstance(model.space, Box)
         return None if fits else f"noise is a share of the width of a box, a {model.space.name} space has none"
 
     @property
+    @override
     def work(self) -> Work:
-        """One short run."""
         return Work(self.rows * self.steps, self.steps)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`denoise/psnr_before`, `denoise/psnr_after`, and a picture: clean, noisy and denoised images."""
         space, key = subject.model.space, subject.key

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.density import Density
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, standard_error, without_density
@@ -95,6 +96,7 @@ class Density2D(Evaluation):
     side: Annotated[int, Field(ge=10)]
     margin: Annotated[float, Field(ge=1)]
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Two real numbers, and a density over them."""
         if not isinstance(model.space, Real) or model.space.shape != (2,):
@@ -103,6 +105,7 @@ class Density2D(Evaluation):
         return None if over_plane else "log Z of this family, which is known, is no integral over the plane"
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`density_2d/log_z`, ... and the map."""
         truth, model = subject.data.truth.density, subject.model

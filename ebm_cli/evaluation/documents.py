@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Split
 from ebm_cli.dataset.sparse import SparseRows
@@ -29,6 +30,7 @@ class BesideLDA(Evaluation):
 
     of_counts: ClassVar[bool] = True
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Documents must have hidden units."""
         fits = isinstance(model, ReplicatedSoftmax)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Truth
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
@@ -44,6 +45,7 @@ class Exact(Evaluation):
     )
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The log-likelihood, and the perplexity of documents."""
         found = {}
@@ -53,16 +55,19 @@ class Exact(Evaluation):
             found[f"perplexity ({split}), exact"] = f"{values['exact/perplexity']:.1f}"
         return found
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """The size, if it is too large."""
         return enumeration.refusal(model)
 
     @property
+    @override
     def required(self) -> bool:
         """`if_too_large: refuse`."""
         return self.if_too_large == "refuse"
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`exact/log_likelihood`, `exact/log_z` and more."""
         model = copy.deepcopy(subject.model).double()

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data
@@ -43,6 +44,7 @@ class Inpaint(Evaluation):
 
     asks_for_energy = False
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Images of two pixels a side at least, whose values have bounds."""
         shape = model.space.site_shape
@@ -52,11 +54,12 @@ class Inpaint(Evaluation):
         return None if fits else f"errors are measured by the width of a box, a {model.space.name} space has none"
 
     @property
+    @override
     def work(self) -> Work:
-        """One short run."""
         return Work(self.rows * self.steps, self.steps)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`inpaint/psnr` or `inpaint/right`, and a picture: images, what is known of them and how they are filled."""
         space, key = subject.model.space, subject.key

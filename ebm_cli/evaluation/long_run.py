@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
@@ -105,12 +106,14 @@ class LongRun(Evaluation):
     standing = 71
 
     @classmethod
+    @override
     def tables(cls, values: Numbers) -> list[Table]:
         """How the chains of each noise and start ended."""
         found = {key: values[key] for key in values if key.startswith("long_run/") and "/from_" in key}
         heads = [text for name, text in _WORDS.items() if any(key.endswith(f"/{name}") for key in found)]
         return [Table("long chains", heads, rows_of(found), _CAPTION)] if found else []
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Only Langevin has a noise to set."""
         if self.noises is not None and not isinstance(sampler.inner, Langevin):
@@ -120,12 +123,13 @@ class LongRun(Evaluation):
         return None
 
     @property
+    @override
     def work(self) -> Work:
-        """All chains."""
         levels = len(self.noises or (0,))
         return Work(levels * self.steps * self.chains * len(self.starts), levels * self.steps)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`long_run/<noise>/<start>/...` at the end, everything in a table, strips of film and a figure."""
         yard, warnings = self._yardstick(subject)

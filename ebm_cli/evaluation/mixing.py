@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import registry, rng
 from ebm_cli.acceleration import full_arithmetic
@@ -75,10 +76,11 @@ class Mixing(Evaluation):
     standing = 70
 
     @classmethod
+    @override
     def tables(cls, values: Numbers) -> list[Table]:
-        """Samplers side by side."""
         return mixing_table.tables(values)
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every sampler must fit the model, and the reference must leave it invariant."""
         if not isinstance(model.space, TwoValued):
@@ -92,6 +94,7 @@ class Mixing(Evaluation):
         return f"reference {why}; set evaluation.mixing.reference" if why else None
 
     @property
+    @override
     def work(self) -> Work:
         """Every sampler as far as it may, and the reference."""
         steps = self.steps * len(self.samplers)
@@ -99,6 +102,7 @@ class Mixing(Evaluation):
         return Work(chain_steps, steps + self.reference_steps)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`mixing/<sampler>/...`, and a picture of the curves."""
         reference, warnings = self._reference(subject)

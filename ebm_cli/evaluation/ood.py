@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import registry, rng
 from ebm_cli.dataset.base import Data
@@ -48,6 +49,7 @@ class OutOfDistribution(Evaluation):
     root: str | None
     rows: Annotated[int, Field(ge=1)]
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Each data set must be there, with rows that the model takes."""
         for name in self.datasets:
@@ -60,6 +62,7 @@ class OutOfDistribution(Evaluation):
         return None
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`ood/<dataset>/energy`, `ood/<dataset>/gradient`, and a histogram of the energies."""
         own = subject.some_rows(self.rows)

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
@@ -82,6 +83,7 @@ class Perplexity(BesideLDA):
     compared = (("perplexity", "perplexity/model"),)
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """From where it errs low to where it errs high, beside its yardsticks; the text has the rest."""
         values.leave("perplexity/")
@@ -94,6 +96,7 @@ class Perplexity(BesideLDA):
             "  beside": f"{lda}frequencies of words {values['perplexity/unigram']:.1f}",
         }
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
         """Documents without a word say nothing."""
         splits = {"train": data.train, "valid": data.valid, "test": data.test}
@@ -101,6 +104,7 @@ class Perplexity(BesideLDA):
         return f"no {bare[0]} document has a word of the vocabulary; take others, or a larger one" if bare else None
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`perplexity/...`, `perplexity/documents/...` and perplexity.txt."""
         model, split, engine = subject.model, subject.held_out, subject.device.engine

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.classify import calibration, reliability
@@ -30,6 +31,7 @@ class PosteriorNoiseClassifier(Evaluation):
     rows: Annotated[int, Field(ge=1)]
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`posterior_noise_classifier/...` and the reliability diagram; without a noise nothing, and that is said."""
         contrast = subject.auxiliary

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
@@ -33,6 +34,7 @@ class PseudoLikelihood(Evaluation):
     standing = 40
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The log-pseudo-likelihood, and of how many rows."""
         if not values.has("pseudo_likelihood/log_pseudo_likelihood", "pseudo_likelihood/rows"):
@@ -40,16 +42,19 @@ class PseudoLikelihood(Evaluation):
         found, rows = plus_minus(values, "pseudo_likelihood", "log_pseudo_likelihood"), values["pseudo_likelihood/rows"]
         return {f"log-pseudo-likelihood ({split})": f"{found} nats, {rows:.0f} rows"}
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Conditionals are known for sites of finitely many values."""
         return None if isinstance(model.space, Discrete) else f"conditionals of {model.space.name} sites are not known"
 
     @property
+    @override
     def required(self) -> bool:
         """It says nothing that a real-valued model lacks elsewhere."""
         return False
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`pseudo_likelihood/log_pseudo_likelihood`, its standard error and the number of rows."""
         split, key = subject.held_out, rng.stream(0, "pseudo_likelihood")

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
@@ -22,11 +23,12 @@ class Recover(Evaluation):
 
     while_training: bool
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
-        """Couplings must be there."""
         return None if isinstance(model, Ising) else "this model has no couplings between spins"
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`recover/...`; without a truth nothing, and that is said."""
         truth = subject.data.truth.couplings

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
@@ -41,11 +42,12 @@ class Resample(Evaluation):
     moves_anywhere = True
 
     @property
+    @override
     def work(self) -> Work:
-        """All the way."""
         return Work(self.chains * self.steps, self.steps)
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`resample/best_steps`, `resample/mmd_best`, `resample/mmd_at_end`, ..., and the curves."""
         model = full_arithmetic(subject.model, subject.device)

@@ -11,6 +11,7 @@ from pydantic import Field
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import normalize
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data, Split
@@ -52,6 +53,7 @@ class Retrieval(BesideLDA):
     compared = (("precision at 10", "retrieval/precision_at_10"),)
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The precision among ten, beside chance and other representations; the text has the rest."""
         values.leave("retrieval/")
@@ -63,13 +65,14 @@ class Retrieval(BesideLDA):
         chance = f"{values['retrieval/by_chance']:.2f} by chance"
         return {"precision of ten retrieved": f"{values['retrieval/precision_at_10']:.2f} ({chance}{beside})"}
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
-        """Labels."""
         splits = [split for split in (data.train, data.valid, data.test) if split is not None]
         labelled = all(split.labels is not None for split in splits)
         return None if labelled else "the documents have no labels, so none is known to be relevant; leave it out"
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`retrieval/precision_at_10` and the like, and precision over recall as a figure."""
         train, held_out, key = subject.data.train, subject.held_out, subject.key

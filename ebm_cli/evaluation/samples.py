@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.acceleration import full_arithmetic
@@ -53,6 +54,7 @@ class Samples(Evaluation):
 
     asks_for_energy = False
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Features need what finds them, distances more than one sample, and of rows an order among the values."""
         why = no_inception() if self.features == "inception" else None
@@ -69,6 +71,7 @@ class Samples(Evaluation):
         return f"evaluation.samples.discrepancy needs at least 2 rows and samples, not {fewest}" if fewest < 2 else None
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`samples/nearest_distance`, ... and two pictures."""
         x, scale = draw(subject, self.count, self.steps, self.start)
@@ -112,8 +115,8 @@ class Samples(Evaluation):
             x, y = space.bits(x), space.bits(y)
         return {"samples/mmd": mmd(x, y), "samples/mmd_standard_error": resolution(y, len(x))}
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
-        """A classifier needs labels."""
         if self.features != "classifier" or (data.train.labels is not None and data.test.labels is not None):
             return None
         return "features = classifier: the data have no labels to train one by; set evaluation.samples.features=none"

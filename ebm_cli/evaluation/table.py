@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from typing_extensions import override
+
 
 class Numbers(Mapping[str, Any]):
     """Found values by key; what is no finite number is not among them. It knows which of them were looked up.
@@ -15,16 +17,20 @@ class Numbers(Mapping[str, Any]):
         self._values = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
         self._seen: set[str] = set()
 
+    @override
     def __getitem__(self, key: str) -> Any:
         self._seen.add(key)
         return self._values[key]
 
+    @override
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    @override
     def __len__(self) -> int:
         return len(self._values)
 
+    @override
     def __contains__(self, key: object) -> bool:
         return key in self._values
 

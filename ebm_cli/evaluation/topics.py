@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.sparse import csr_matrix
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
@@ -57,6 +58,7 @@ class TopicWords(BesideLDA):
     )
 
     @classmethod
+    @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """Coherence and distinctness, beside LDA's; the text has the words."""
         values.leave("topics/npmi", "topics/distinct", "topics/lda_")
@@ -67,18 +69,21 @@ class TopicWords(BesideLDA):
                 found[what] = f"{values[f'topics/{name}']:.2f}{beside}"
         return found
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Hidden units of documents, and a vocabulary large enough."""
         size = model.space.shape[0]
         few = f"evaluation.topics.words = {self.words}: the vocabulary has {size} words; take so many at most"
         return super().refusal(model, sampler) or (few if self.words > size else None)
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
         """The documents to look for words in."""
         none = "reference = valid: no documents were kept back for validation; take train or test"
         return none if self.reference == "valid" and data.valid is None else None
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`topics/npmi` and the like, topics.txt and the bars of the most coherent topics."""
         model, data, lda = subject.model, subject.data, self.lda(subject)

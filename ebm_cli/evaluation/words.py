@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.text import START, UNKNOWN
@@ -42,17 +43,20 @@ class WordPrediction(Evaluation):
 
     compared = (("perplexity", "words/perplexity"),)
 
+    @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """There must be words to predict."""
         fits = isinstance(model, Conditional)
         return None if fits else "this model gives no word its probability; a model that does is log_bilinear"
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
         """Words to find others near to must be in the vocabulary."""
         missing = [word for word in self.words or () if word not in data.words]
         return f"words has {missing[0]}, which the vocabulary lacks; name others, or null" if missing else None
 
     @torch.no_grad()
+    @override
     def evaluate(self, subject: Subject) -> Result:
         """`words/perplexity` and the like, and words.txt."""
         model, data = subject.model, subject.data

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
@@ -73,20 +74,24 @@ class JointPath(Path[BipartiteState]):
         self.log_z_hidden = hidden * math.log(2)
         self.log_z_base = base.log_z().item() + self.log_z_hidden
 
+    @override
     def start(self, n: int, key: Key) -> Tensor:
         """Independent units at the base's mean."""
         return self.base.sample(n, key)
 
+    @override
     def log_base(self, state: BipartiteState) -> Tensor:
         """-E_A(v) + H log 2: the hidden units are summed out."""
         return self.log_z_hidden - self.base.energy(state.x)
 
+    @override
     def log_ratio(self, state: BipartiteState, to: Beta, origin: Beta) -> Tensor:
         """(to - origin) (E_A(v) - E(v, 0)) + sum_j softplus(to a_j) - softplus(origin a_j)."""
         logits = state.hidden_logits
         hidden = softplus(to * logits).sum(1) - softplus(origin * logits).sum(1)
         return (to - origin) * state.tilt + hidden
 
+    @override
     def move_back(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """The same: v -> h -> v' satisfies detailed balance."""
         return self.move(state, beta, key)
@@ -106,10 +111,12 @@ class BipartitePath(JointPath):
         self.tilt = model.visible_logits(nothing).squeeze(0) - self.b
         self.compiles = model.compiles
 
+    @override
     def observe(self, x: Tensor) -> BipartiteState:
         """One product with W; the tilt is v.(b - a)."""
         return BipartiteState(x, x.flatten(1) @ self.tilt, self.model.hidden_logits(x))
 
+    @override
     def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """h ~ p_beta(h | v), then v ~ p_beta(v | h)."""
         h = rng.bernoulli(beta * state.hidden_logits, key.fold("hidden"))
@@ -127,10 +134,12 @@ class GaussianRBMPath(JointPath):
         super().__init__(base, model.hidden)
         self.model, self.sampler = model, sampler
 
+    @override
     def observe(self, x: Tensor) -> BipartiteState:
         """One product with W; the tilt is the difference of two squares."""
         return BipartiteState(x, self.base.energy(x) - self.model.gaussian(x), self.model.hidden_logits(x))
 
+    @override
     def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """One step on the machine that p_beta is."""
         model = self.model.annealed(cast(GaussianProduct, self.base), beta)
@@ -146,16 +155,18 @@ class Tempered(EnergyModel):
         self.space = target.space
         self.base, self.target, self.beta = base, target, beta
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """(1 - beta) E_base(x) + beta E_target(x), (batch,)."""
         return (1 - self.beta) * self.base.energy(x) + self.beta * self.target.energy(x)
 
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of both ends, mixed."""
         (base, base_grad), (target, target_grad) = self.base.energy_and_grad(x), self.target.energy_and_grad(x)
         mixed = (1 - self.beta) * base + self.beta * target
         return mixed, (1 - self.beta) * base_grad + self.beta * target_grad
 
+    @override
     def sites(self, x: Tensor) -> Sites:
         """Conditionals of both ends, mixed, or what the target has in their place."""
         own = self.target.mixed_sites(self.base, self.beta, x)
@@ -181,12 +192,13 @@ class TemperedSites(TwoValuedSites):
         self.beta, self.base, self.target = beta, base, target
         self.x, self.low = target.x, target.low
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """(1 - beta) logit_base + beta logit_target, (chains,)."""
         return (1 - self.beta) * self.base.logit(site) + self.beta * self.target.logit(site)
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
-        """Both ends follow."""
         self.base.assign(site, value)
         self.target.assign(site, value)
 
@@ -198,12 +210,13 @@ class TemperedCategoricalSites(CategoricalSites):
         self.beta, self.base, self.target = beta, base, target
         self.x = target.x
 
+    @override
     def logits(self, site: Site) -> Tensor:
         """(1 - beta) logits_base + beta logits_target, (chains, K)."""
         return (1 - self.beta) * self.base.logits(site) + self.beta * self.target.logits(site)
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
-        """Both ends follow."""
         self.base.assign(site, value)
         self.target.assign(site, value)
 
@@ -223,28 +236,31 @@ class GeometricPath(Path[GeometricState]):
         self.forward, self.backward = sampler, sampler.reversal()
         self.log_z_base = base.log_z().item()
 
+    @override
     def start(self, n: int, key: Key) -> Tensor:
-        """Exact draws from the base."""
         return self.base.sample(n, key)
 
+    @override
     def observe(self, x: Tensor) -> GeometricState:
-        """Both energies."""
         return GeometricState(x, self.base.energy(x) - self.model.energy(x))
 
+    @override
     def log_base(self, state: GeometricState) -> Tensor:
         """-E_base(x)."""
         return -self.base.energy(state.x)
 
+    @override
     def log_ratio(self, state: GeometricState, to: Beta, origin: Beta) -> Tensor:
         """(to - origin) (E_base(x) - E_target(x))."""
         return (to - origin) * state.slope
 
+    @override
     def move(self, state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:
         """One step of the sampler at beta."""
         return self._step(self.forward, state, beta, key)
 
+    @override
     def move_back(self, state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:
-        """One step of its reversal."""
         return self._step(self.backward, state, beta, key)
 
     def _step(self, sampler: Sampler[Any, Any], state: GeometricState, beta: Beta, key: AnyKey) -> GeometricState:

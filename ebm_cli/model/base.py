@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
@@ -43,8 +44,8 @@ class EnergyModel(nn.Module, ABC):
     def energy(self, x: Tensor) -> Tensor:
         """E(x), (batch,) for x (batch, *space.shape)."""
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """The energy."""
         return self.energy(x)
 
     def improper(self) -> str | None:
@@ -125,6 +126,7 @@ class Intractable(EnergyModel):
 
     called = "intractable"
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """There is none. Raises TypeError."""
         raise TypeError(f"{type(self).__name__} has no energy of x")
@@ -155,6 +157,7 @@ class Classifier(EnergyModel):
     def logits(self, x: Tensor) -> Tensor:
         """f(x), (batch, classes)."""
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-log sum_y exp(f(x)[y])."""
         return -self.logits(x).logsumexp(1)
@@ -194,10 +197,12 @@ class Conditional(EnergyModel):
         log_p = self.scores(x[:, :-1]).log_softmax(1)
         return log_p.gather(1, x[:, -1:].long()).squeeze(1)
 
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """The last word is the only site, so that this is log p(w | context), (batch, len(sites))."""
         return self.log_prob(x)[:, None].expand(-1, len(sites))
 
+    @override
     def sites(self, x: Tensor) -> "LastWord":
         """Ready to draw the last word."""
         return LastWord(self, x)
@@ -221,8 +226,8 @@ class WithHidden(Blocked):
     hidden: int
 
     @property
+    @override
     def drawn(self) -> int:
-        """Sites and hidden units."""
         return self.space.sites + self.hidden
 
     @abstractmethod
@@ -251,14 +256,17 @@ class Bipartite(WithHidden):
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """E(v) given a(v), (batch,)."""
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """The free energy, hidden units summed out."""
         return self.free_energy(x, self.hidden_logits(x))
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
         return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
 
+    @override
     def activities(self, x: Tensor) -> list[Tensor]:
         """sigmoid(a(v))."""
         return [self.hidden_logits(x).sigmoid()]
@@ -279,6 +287,7 @@ class Bipartite(WithHidden):
         """log sum_v exp(v.logits), (batch,)."""
         return softplus(logits).sum(1)
 
+    @override
     def log_marginal(self, h: Tensor) -> Tensor:
         """-E(0, h) + log sum_v exp(v.visible_logits(h)), with E(0, h) = -h.a(0)."""
         nothing = torch.zeros(1, *self.space.shape, dtype=h.dtype, device=h.device)
@@ -363,6 +372,7 @@ class TwoValuedSites(Sites):
         """x_site <- value (chains,)."""
         put_site(self.x, site, value)
 
+    @override
     def sweep(self, order: Sequence[Site], u: Tensor) -> None:
         """x_i <- 1 if logit(u_i) < logit_i else low: with probability sigmoid(logit_i)."""
         self.decide(order, u.logit())
@@ -373,6 +383,7 @@ class TwoValuedSites(Sites):
             up = (level < self.logit(site)).to(self.x.dtype)
             self.assign(site, up if self.low == 0 else self.low + (1 - self.low) * up)
 
+    @override
     def log_conditional(self, site: int) -> Tensor:
         """log sigmoid(+-logit)."""
         logit = self.logit(site)
@@ -393,13 +404,14 @@ class CategoricalSites(Sites):
         else:
             self.x[torch.arange(len(self.x), device=site.device), site] = value
 
+    @override
     def sweep(self, order: Sequence[Site], u: Tensor) -> None:
-        """Each by inversion of its u."""
         for site, level in zip(order, u.unbind(1), strict=True):
             logits = self.logits(site)
             index = rng.inverted(logits, level.double())
             self.assign(site, F.one_hot(index, logits.shape[1]).to(self.x.dtype))
 
+    @override
     def log_conditional(self, site: int) -> Tensor:
         """The logarithm of the softmax, at the value."""
         return (self.logits(site).log_softmax(1) * self.x[:, site]).sum(1)
@@ -411,10 +423,12 @@ class LastWord(Sites):
     def __init__(self, model: Conditional, x: Tensor) -> None:
         self.model, self.x = model, x.clone()
 
+    @override
     def sweep(self, order: Sequence[Site], u: Tensor) -> None:
         """By inversion of the last u: the draws before it are independent of it."""
         self.x[:, -1] = rng.inverted(self.model.scores(self.x[:, :-1]), u[:, -1].double()).to(self.x.dtype)
 
+    @override
     def log_conditional(self, site: int) -> Tensor:
         """log p(w | context)."""
         return self.model.log_prob(self.x)
@@ -441,6 +455,7 @@ class EnergySites(TwoValuedSites):
         self.low = cast(TwoValued, model.space).low
         self.x = x.flatten(1).clone()
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """E(x with x_i = low) - E(x with x_i = 1)."""
         return self._energy_with(site, self.low) - self._energy_with(site, 1.0)
@@ -458,6 +473,7 @@ class CategoricalEnergySites(CategoricalSites):
         self.model = model
         self.x = cast(Categorical, model.space).table(x).clone()
 
+    @override
     def logits(self, site: Site) -> Tensor:
         """-E(x with x_i = k)."""
         chains, _, values = self.x.shape

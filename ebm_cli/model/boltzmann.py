@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
@@ -32,12 +33,14 @@ class Boltzmann(EnergyModel):
         self.W = nn.Parameter((weight_std * rng.normal((space.sites, space.sites), key)).triu(1))
         self.b = nn.Parameter(mean.flatten().logit())
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-sum_{i<j} x_i W_ij x_j - b.x, (batch,)."""
         v = x.flatten(1)
         return -(_times_upper(v, self.W.triu(1)) * v).sum(1) - v @ self.b
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The fields x W + b give both: E(x) = -x.(x W / 2 + b) and dE/dx = -(x W + b)."""
         v = x.flatten(1)
@@ -45,6 +48,7 @@ class Boltzmann(EnergyModel):
         return -(v * (inner / 2 + self.b)).sum(1), -(inner + self.b).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dW_ij = -x_i x_j (i < j), dE/db = -x."""
         v = x.flatten(1)
@@ -59,18 +63,21 @@ class Boltzmann(EnergyModel):
         upper = self.W.triu(1)
         return upper + upper.T
 
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """log sigmoid(+-(x W + b)), (batch, len(sites))."""
         v = x.flatten(1)[:, sites]
         logits = x.flatten(1) @ self.coupling()[:, sites] + self.b[sites]
         return F.logsigmoid((2 * v - 1) * logits)
 
+    @override
     def mixed_sites(self, base: EnergyModel, beta: float | Tensor, x: Tensor) -> "BoltzmannSites | None":
         """With independent units those of a Boltzmann machine again."""
         if not isinstance(base, BernoulliProduct):
             return None
         return BoltzmannSites(beta * self.coupling(), (1 - beta) * base.b + beta * self.b, x)
 
+    @override
     def sites(self, x: Tensor) -> "BoltzmannSites":
         """Conditionals from one row of the symmetric matrix."""
         return BoltzmannSites(self.coupling(), self.b, x)
@@ -108,12 +115,14 @@ class BoltzmannSites(TwoValuedSites):
         self.bias = bias
         self.x = x.flatten(1).clone()
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """W_i.x + b_i, (chains,)."""
         if isinstance(site, int):
             return torch.mv(self.x, self.coupling[site]) + self.bias[site]
         return (self.x * self.coupling[site]).sum(1) + self.bias[site]
 
+    @override
     def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
         """The same as one site after the other; orders that go straight up or down, in blocks solved together."""
         up, down = list(range(len(order))), list(range(len(order) - 1, -1, -1))
@@ -155,14 +164,16 @@ class BoltzmannSpec(ModelSpec):
     builds = Boltzmann
     spaces = (Binary,)
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of W and b."""
         return space.sites**2 + space.sites
 
+    @override
     def beside(self, space: Space) -> int:
         """The symmetric matrix and its triangle."""
         return 2 * 4 * space.sites**2
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Boltzmann:
         """W_ij ~ N(0, weight_std^2) for i < j, b = logit(mean) or 0."""
         mean = mean if self.bias == "data" else torch.full_like(mean, 0.5)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import registry, rng
 from ebm_cli.errors import UserError
@@ -27,6 +28,7 @@ class Product(EnergyModel):
         self.parts = nn.ModuleList(parts)
         self.weights = nn.Parameter(torch.tensor(weights, dtype=torch.float32))
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """sum_i w_i E_i(x), (batch,)."""
         return self.weights @ torch.stack([part.energy(x) for part in cast(list[EnergyModel], self.parts)])
@@ -47,6 +49,7 @@ class Mixture(EnergyModel):
         self.logits = nn.Parameter(torch.zeros(len(parts)))
         self.register_buffer("known", torch.tensor(known, dtype=torch.float32))
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-log sum_i pi_i exp(-E_i(x) - log Z_i), (batch,)."""
         f = torch.stack([-part.energy(x) for part in cast(list[EnergyModel], self.parts)])
@@ -57,11 +60,13 @@ class Mixture(EnergyModel):
 class NormalisedMixture(Mixture, Normalised):
     """A mixture whose parts know their log Z and can be sampled."""
 
+    @override
     def log_z(self) -> Tensor:
         """0, whatever the parameters."""
         return torch.zeros((), dtype=self.logits.dtype, device=self.logits.device, requires_grad=True)
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """A part with probability pi_i, and a draw from it, (n, *shape)."""
         chosen = rng.categorical(self.logits.expand(n, -1), key.fold("part"))
@@ -110,8 +115,8 @@ class Composition(ModelSpec):
         except UserError as error:
             raise UserError(f"model.parts[{i}]: {error}") from error
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of all parts."""
         return sum(spec.parameters(space) for spec in self.specs())
 
     def built(self, space: Space, mean: Tensor, key: Key) -> list[EnergyModel]:
@@ -138,14 +143,15 @@ class ProductSpec(Composition):
     builds = Product
     spaces = (Binary, Spin, Categorical, Real, Box)
 
+    @override
     def __post_init__(self) -> None:
-        """One weight for each part."""
         super().__post_init__()
         if self.weights is not None and len(self.weights) != len(self.parts):
             raise UserError(
                 f"model.weights = {self.weights}: there are {len(self.parts)} parts; give one for each, or null for 1"
             )
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Product:
         """The parts as their runs left them, or with initial parameters."""
         parts = self.built(space, mean, key)
@@ -161,6 +167,7 @@ class MixtureSpec(Composition):
     builds = Mixture
     spaces = (Binary, Spin, Categorical, Real, Box)
 
+    @override
     def __post_init__(self) -> None:
         """One log Z for each part, where they are given, and none that training would change."""
         super().__post_init__()
@@ -186,6 +193,7 @@ class MixtureSpec(Composition):
                 f"{about} evaluation=[ais]` and give model.log_z, one number for each part"
             )
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Mixture:
         """Equal shares of the parts as their runs left them, or with initial parameters."""
         parts = self.built(space, mean, key)

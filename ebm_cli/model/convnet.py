@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+from typing_extensions import override
 
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
@@ -53,6 +54,7 @@ class Convolutions(nn.Module):
     def _convolutions(self) -> list[nn.Conv2d]:
         return cast(list[nn.Conv2d], list(self.layers))
 
+    @override
     def forward(self, image: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, features)."""
         for layer in self.layers:
@@ -143,6 +145,7 @@ class Convolutional(EnergyModel):
         f: Tensor = self.last(F.silu(self.hidden(self.convolutions(self._seen(x)))))
         return f
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """(batch,)."""
         return self.reduced(self.outputs(x))
@@ -151,6 +154,7 @@ class Convolutional(EnergyModel):
         return 2 * self.space.brightness(x).reshape(-1, *self.image) - 1
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Layer by layer, last to first."""
         features, kept = self.convolutions.traced(self._seen(x))
@@ -176,8 +180,8 @@ class Convolutional(EnergyModel):
 
         return self.last(h), pull
 
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
-        """By way of f."""
         f, pull = self.outputs_vjp(x)
         return self.reduced(f), lambda weight: pull(weight[:, None] * self.slope(f))
 
@@ -188,10 +192,11 @@ class ConvNet(Convolutional):
     def __init__(self, space: Box, widths: Sequence[int], hidden: int, key: Key) -> None:
         super().__init__(space, widths, hidden, nn.Linear(hidden, 1, bias=False), key)  # a constant changes nothing
 
+    @override
     def reduced(self, f: Tensor) -> Tensor:
-        """f itself."""
         return f.squeeze(1)
 
+    @override
     def slope(self, f: Tensor) -> Tensor:
         """1."""
         return torch.ones_like(f)
@@ -231,10 +236,12 @@ class ConvNetSpec(ModelSpec):
     builds = ConvNet
     spaces = (Box,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the convolutions and their biases."""
         return convolution_parameters(space, self.widths)
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> ConvNet:
         """Weights uniform within 1 / sqrt(inputs). Raises UserError for data that are no images."""
         check_image(space, "convnet")

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Intractable, ModelSpec
@@ -47,6 +48,7 @@ class DBN(Intractable):
         self.register_buffer("updates", torch.zeros((), dtype=torch.float64))
 
     @property
+    @override
     def drawn(self) -> int:
         """Sites, and the hidden units of all layers."""
         return self.space.sites + self.hidden
@@ -97,6 +99,7 @@ class DBN(Intractable):
             found.append(self.rbm(i).sample_hidden(found[-1], key.fold("up", i)))
         return found
 
+    @override
     def activities(self, x: Tensor) -> list[Tensor]:
         """Of each layer stacked so far, given the probabilities of the one below in place of draws."""
         found = [x]
@@ -162,11 +165,13 @@ class DBNSpec(ModelSpec):
     builds = DBN
     spaces = (Binary,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of every layer's W, b and c."""
         units = [math.prod(space.shape), *self.layers]
         return sum(below * above + below + above for below, above in itertools.pairwise(units))
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> DBN:
         """W ~ N(0, weight_std^2); the visible bias of the first is logit(mean), other biases are 0."""
         return DBN(space, self.layers, self.weight_std, mean, key)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model import truncated
@@ -41,29 +42,35 @@ class BernoulliProduct(Normalised):
         self.space = space
         self.b = nn.Parameter(mean.flatten().logit())
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-b.bits(x), (batch,)."""
         return -(self.space.bits(x).flatten(1) @ self.b)
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dx = -b / (high - low)."""
         slope = -self.b / (self.space.high - self.space.low)
         return self.energy(x), slope.expand(len(x), -1).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/db = -bits(x)."""
         return self.energy(x), lambda weight: {"b": -(weight @ self.space.bits(x).flatten(1))}
 
+    @override
     def log_z(self) -> Tensor:
         """sum_i softplus(b_i)."""
         return F.softplus(self.b).sum()
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """Independent coin flips, (n, *shape)."""
         return self.space.of_bits(rng.bernoulli(self.b.expand(n, -1), key)).reshape(n, *self.space.shape)
 
+    @override
     def sites(self, x: Tensor) -> "BernoulliSites":
         """Conditionals that do not depend on the rest."""
         return BernoulliSites(self, x)
@@ -76,6 +83,7 @@ class BernoulliSites(TwoValuedSites):
         self.bias, self.low = model.b, model.space.low
         self.x = x.flatten(1).clone()
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """b_i, (chains,)."""
         return self.bias[site].expand(len(self.x))
@@ -93,29 +101,35 @@ class CategoricalProduct(Normalised):
         self.space = space
         self.b = nn.Parameter(mean.reshape(space.sites, space.values).log())
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-b.x, (batch,)."""
         return -(x.flatten(1) @ self.b.flatten())
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dx = -b."""
         return self.energy(x), -self.b.expand(len(x), -1, -1).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/db = -x."""
         return self.energy(x), lambda weight: {"b": -(weight @ x.flatten(1)).reshape(self.b.shape)}
 
+    @override
     def log_z(self) -> Tensor:
         """sum_i log sum_k exp(b_ik)."""
         return self.b.logsumexp(1).sum()
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """Independent sites, (n, *shape)."""
         chosen = rng.categorical(self.b.expand(n, -1, -1), key)
         return self.space.encode(chosen).to(self.b.dtype).reshape(n, *self.space.shape)
 
+    @override
     def sites(self, x: Tensor) -> "CategoricalProductSites":
         """Conditionals that do not depend on the rest."""
         return CategoricalProductSites(self, x)
@@ -127,6 +141,7 @@ class CategoricalProductSites(CategoricalSites):
     def __init__(self, model: CategoricalProduct, x: Tensor) -> None:
         self.b, self.x = model.b, model.space.table(x).clone()
 
+    @override
     def logits(self, site: Site) -> Tensor:
         """b_i, (chains, K)."""
         return self.b[site].expand(len(self.x), -1)
@@ -143,16 +158,19 @@ class GaussianUnits(Normalised):
         self.m = nn.Parameter(mean.flatten().clone())
         self.r = nn.Parameter(torch.zeros(space.sites) if std is None else -2 * std.flatten().log())
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """sum_i (x_i - m_i)^2 exp(r_i) / 2, (batch,)."""
         return 0.5 * ((x.flatten(1) - self.m).square() @ self.r.exp())
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dx_i = (x_i - m_i) exp(r_i)."""
         return self.energy(x), ((x.flatten(1) - self.m) * self.r.exp()).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dm_i = -(x_i - m_i) exp(r_i), dE/dr_i = (x_i - m_i)^2 exp(r_i) / 2."""
         off, precision = x.flatten(1) - self.m, self.r.exp()
@@ -166,6 +184,7 @@ class GaussianUnits(Normalised):
 class GaussianProduct(GaussianUnits):
     """Gaussian units on R^D: log Z = sum_i (log 2 pi - r_i) / 2."""
 
+    @override
     def log_z(self) -> Tensor:
         """sum_i (log 2 pi - r_i) / 2."""
         return 0.5 * (math.log(2 * math.pi) - self.r).sum()
@@ -174,6 +193,7 @@ class GaussianProduct(GaussianUnits):
         """m + exp(-r / 2) z for z (n, sites), (n, *shape), differentiable in z and the parameters."""
         return (self.m + (-self.r / 2).exp() * z).reshape(len(z), *self.space.shape)
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """`push` of standard normal numbers."""
         return self.push(rng.normal((n, self.space.sites), key, self.m.device, self.m.dtype))
@@ -184,11 +204,13 @@ class TruncatedProduct(GaussianUnits):
 
     space: Box
 
+    @override
     def log_z(self) -> Tensor:
         """The integral of exp(-E) is over the box alone."""
         return truncated.log_z(self.space, self.m, (-self.r / 2).exp()).to(self.m.dtype)
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """By inversion of the distribution function, (n, *shape)."""
         return truncated.draws(self.space, self.m, (-self.r / 2).exp(), n, key)
@@ -234,13 +256,14 @@ class ExponentialFamilySpec(ModelSpec):
         object.__setattr__(self, "spaces", _SPACES.get(self.family, (Real,)))
 
     @property
+    @override
     def support(self) -> Support | None:
-        """Of the family."""
         if self.family not in MEMBERS:
             return None
         says, holds = MEMBERS[self.family].support
         return Support(f"model.family = {self.family}: takes {says}", holds)
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Normalised:
         """Units of the data mean: its maximum likelihood where that is all a unit has; Gaussian ones of variance 1."""
         made: Callable[[Space, Tensor], Normalised] = MEMBERS.get(self.family, product)

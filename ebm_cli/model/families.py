@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import Gradients, Normalised, Pullback, Support
@@ -35,12 +36,14 @@ class Family(Normalised):
     def slopes(self, v: Tensor) -> Gradients:
         """The derivative of each term in the parameter of its site, (batch, *shape of the parameter)."""
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """The sum of the terms, or +inf, (batch,)."""
         good = self.support.holds(x)
         return torch.where(good, self.terms(self._within(x, good)).sum(1), torch.inf)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and the weighted sums of the slopes."""
         slopes = self.slopes(self._within(x, self.support.holds(x)))
@@ -59,19 +62,23 @@ class Exponential(Family):
         super().__init__(space)
         self.r = nn.Parameter(-_log(mean))
 
+    @override
     def terms(self, v: Tensor) -> Tensor:
         """exp(r) x."""
         return self.r.exp() * v
 
+    @override
     def slopes(self, v: Tensor) -> Gradients:
         """dE/dr = exp(r) x."""
         return {"r": self.terms(v)}
 
+    @override
     def log_z(self) -> Tensor:
         """-sum_i r_i."""
         return -self.r.sum()
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """-log(1 - u) exp(-r) with u uniform, (n, *shape)."""
         u = rng.uniform((n, self.space.sites), key, self.r.device, torch.float64)
@@ -91,20 +98,24 @@ class Gamma(Family):
         self.s = nn.Parameter(torch.zeros(space.sites))
         self.r = nn.Parameter(-_log(mean))
 
+    @override
     def terms(self, v: Tensor) -> Tensor:
         """exp(r) x - (a - 1) log x."""
         return self.r.exp() * v - (self.s.exp() - 1) * v.log()
 
+    @override
     def slopes(self, v: Tensor) -> Gradients:
         """dE/ds = -a log x, dE/dr = exp(r) x."""
         return {"s": -self.s.exp() * v.log(), "r": self.r.exp() * v}
 
+    @override
     def log_z(self) -> Tensor:
         """sum_i log Gamma(a_i) - a_i r_i."""
         a = self.s.exp()
         return (a.lgamma() - a * self.r).sum()
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """By `log_gamma`, (n, *shape)."""
         return _positive((log_gamma(self.s.exp(), n, key) - self.r).exp(), self.r).reshape(n, *self.space.shape)
@@ -124,19 +135,23 @@ class Poisson(Family):
         super().__init__(space)
         self.t = nn.Parameter(_log(mean))
 
+    @override
     def terms(self, v: Tensor) -> Tensor:
         """log x! - x t."""
         return (v + 1).lgamma() - v * self.t
 
+    @override
     def slopes(self, v: Tensor) -> Gradients:
         """dE/dt = -x."""
         return {"t": -v}
 
+    @override
     def log_z(self) -> Tensor:
         """sum_i exp(t_i)."""
         return self.t.exp().sum()
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """By inversion: the least x with P(X <= x) > u, u uniform, (n, *shape)."""
         u = rng.uniform((n, self.space.sites), key, self.t.device, torch.float64)
@@ -155,20 +170,24 @@ class Beta(Family):
         super().__init__(space)
         self.s, self.r = (nn.Parameter(_log(2 * part)) for part in (mean, 1 - mean))
 
+    @override
     def terms(self, v: Tensor) -> Tensor:
         """-(a - 1) log x - (b - 1) log(1 - x)."""
         return (1 - self.s.exp()) * v.log() + (1 - self.r.exp()) * torch.log1p(-v)
 
+    @override
     def slopes(self, v: Tensor) -> Gradients:
         """dE/ds = -a log x, dE/dr = -b log(1 - x)."""
         return {"s": -self.s.exp() * v.log(), "r": -self.r.exp() * torch.log1p(-v)}
 
+    @override
     def log_z(self) -> Tensor:
         """sum_i of the logarithms of the beta functions."""
         a, b = self.s.exp(), self.r.exp()
         return (a.lgamma() + b.lgamma() - (a + b).lgamma()).sum()
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """g / (g + h) of gamma draws g and h with shapes a and b, (n, *shape)."""
         g, h = (log_gamma(p.exp(), n, key.fold(name)) for name, p in (("a", self.s), ("b", self.r)))
@@ -195,20 +214,24 @@ class Dirichlet(Family):
         super().__init__(space)
         self.s = nn.Parameter(_log(mean * space.shape[-1]))
 
+    @override
     def terms(self, v: Tensor) -> Tensor:
         """-(a - 1) log x."""
         return (1 - self.s.exp()) * v.log()
 
+    @override
     def slopes(self, v: Tensor) -> Gradients:
         """dE/ds = -a log x."""
         return {"s": -self.s.exp() * v.log()}
 
+    @override
     def log_z(self) -> Tensor:
         """sum_k log Gamma(a_k) - log Gamma(sum_k a_k), of all rows."""
         a = self.s.exp().reshape(-1, self.space.shape[-1])
         return a.lgamma().sum() - a.sum(1).lgamma().sum()
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """Gamma draws of shapes a over their sum, (n, *shape)."""
         g = log_gamma(self.s.exp(), n, key).reshape(n, *self.space.shape)

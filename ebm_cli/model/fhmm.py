@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import markov, rng
 from ebm_cli.errors import UserError
@@ -66,6 +67,7 @@ class FHMM(Blocked):
         """r = y - b - x W, (batch, L). A sum, since a matrix product may be of low precision."""
         return self.y - self.b - (x * self.W).sum(2)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-log p(x, y), (batch,)."""
         return self._energy(x, self.residuals(x))
@@ -82,6 +84,7 @@ class FHMM(Blocked):
         return F.softplus(self.field[0]).sum() + steps - length / 2 * (self.precision / (2 * math.pi)).log()
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dx_tk = -precision r_t W_k - field_tk + coupling ((1 - 2 x_(t-1)k) + (1 - 2 x_(t+1)k))."""
         r, turn = self.residuals(x), 1 - 2 * x
@@ -89,6 +92,7 @@ class FHMM(Blocked):
         return self._energy(x, r), self.coupling * around - self.field - self.precision * r[:, :, None] * self.W
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dW_k = -precision sum_t r_t x_tk, dE/db = -precision sum_t r_t."""
         r = self.residuals(x)
@@ -99,6 +103,7 @@ class FHMM(Blocked):
 
         return self._energy(x, r), pull
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every chain x_.k ~ p(x_.k | the other chains, y), one chain after the other."""
         chains, rest = list(x.unbind(2)), self.residuals(x)
@@ -121,6 +126,7 @@ class FHMM(Blocked):
         u = rng.uniform(filtered.shape, key, filtered.device)
         return composed(u < sigmoid(torch.stack([filtered - pull, filtered + pull])))
 
+    @override
     def mixed(self, base: EnergyModel, beta: float | Tensor) -> "FHMM | None":
         """E_beta = (1 - beta) E_base + beta E up to a constant, which moves nothing: again of this form."""
         if not isinstance(base, BernoulliProduct):
@@ -134,6 +140,7 @@ class FHMM(Blocked):
         }
         return found
 
+    @override
     def sites(self, x: Tensor) -> "FHMMSites":
         """Conditionals from cached residuals."""
         return FHMMSites(self, x)
@@ -178,6 +185,7 @@ class FHMMSites(TwoValuedSites):
         self.x = x.flatten(1).clone()
         self.residuals = model.residuals(x)
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """E(x with x_i = 0) - E(x with x_i = 1)."""
         model, w = self.model, self.model.W[site % self.chains]
@@ -193,6 +201,7 @@ class FHMMSites(TwoValuedSites):
         inside = (site >= 0) & (site <= last)
         return (2 * get_site(self.x, site.clamp(0, last)) - 1) * inside
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
         """x_site <- value, and the residuals follow."""
         step, change = site // self.chains, value - get_site(self.x, site)
@@ -217,10 +226,12 @@ class FHMMSpec(ModelSpec):
     builds = FHMM
     spaces = (Binary,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """A weight for each chain, and the offset."""
         return space.shape[-1] + 1
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> FHMM:
         """W_k, b ~ N(0, weight_std^2); x* from the chains; y = x* W + b + noise z, z standard normal."""
         if len(space.shape) != 2:

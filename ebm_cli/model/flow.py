@@ -7,6 +7,7 @@ import torch
 import zuko
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import ModelSpec, Normalised
@@ -45,11 +46,13 @@ class Flow(Normalised):
                         draw = 2 * rng.uniform(parameter.shape, key.fold(i, j, name)) - 1
                         parameter.copy_(draw / math.sqrt(layer.in_features))
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-log p(x), (batch,)."""
         z, log_det = self.layers().call_and_ladj((x.flatten(1) - self.mean) / self.spread)
         return z.square().sum(1) / 2 - log_det + self._constant()
 
+    @override
     def log_z(self) -> Tensor:
         """0, whatever the parameters."""
         return torch.zeros((), dtype=self.mean.dtype, device=self.mean.device, requires_grad=True)
@@ -71,6 +74,7 @@ class Flow(Normalised):
         return self.space.sites * (0.5 * math.log(2 * math.pi) + math.log(self.spread))
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """`push` of standard normal numbers."""
         return self.push(rng.normal((n, self.space.sites), key, self.mean.device, self.mean.dtype))
@@ -98,6 +102,7 @@ class FlowSpec(ModelSpec):
     builds = Flow
     spaces = (Real,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the networks and their biases, masked ones included."""
         given, drawn = (
@@ -107,6 +112,7 @@ class FlowSpec(ModelSpec):
         layers = (given + 1, self.hidden), (self.hidden + 1, self.hidden), (self.hidden + 1, each * drawn)
         return self.transforms * sum(a * b for a, b in layers)
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Flow:
         """Weights uniform within 1 / sqrt(inputs), those of the last layer of every network 0."""
         layers = _layers(self.kind, space.sites, self.transforms, self.hidden, self.bins)

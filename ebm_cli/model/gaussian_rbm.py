@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.errors import UserError
@@ -58,6 +59,7 @@ class GaussianRBM(WithHidden):
         """a = c + (v / s^2) W, (batch, hidden)."""
         return torch.addmm(self.c, v.flatten(1) * self.precision(), self.W)
 
+    @override
     def activities(self, x: Tensor) -> list[Tensor]:
         """sigmoid(a(v))."""
         return [self.hidden_logits(x).sigmoid()]
@@ -70,11 +72,13 @@ class GaussianRBM(WithHidden):
         """sum_i (v_i - b_i)^2 / (2 s_i^2), (batch,)."""
         return 0.5 * ((v.flatten(1) - self.b).square() @ self.precision())
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """The free energy, hidden units summed out."""
         return self.gaussian(x) - softplus(self.hidden_logits(x)).sum(1)
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dv = (v - b - W sigmoid(a)) / s^2, from the same hidden logits."""
         logits = self.hidden_logits(x)
@@ -82,6 +86,7 @@ class GaussianRBM(WithHidden):
         return self.gaussian(x) - softplus(logits).sum(1), (off * self.precision()).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """dE/dW = -(v / s^2) sigmoid(a)^T, dE/db = -(v - b) / s^2, dE/dc = -sigmoid(a).
 
@@ -109,14 +114,17 @@ class GaussianRBM(WithHidden):
         z = rng.normal(mean.shape, key, mean.device, mean.dtype)
         return (mean + self.precision().rsqrt() * z).reshape(-1, *self.space.shape)
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
         return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
 
+    @override
     def narrowest(self) -> Tensor:
         """s, (sites,)."""
         return self.precision().rsqrt()
 
+    @override
     def log_marginal(self, h: Tensor) -> Tensor:
         """log of the integral of exp(-E(v, h)) over v, (batch,).
 
@@ -158,10 +166,11 @@ class GaussianRBMSpec(ModelSpec):
     builds = GaussianRBM
     spaces = (Real,)
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of W, b, c and r."""
         return space.sites * (self.hidden + 2) + self.hidden
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> GaussianRBM:
         """W ~ N(0, weight_std^2), b the data mean, c = 0, every s = spread. Raises UserError if that is too small."""
         if self.min_spread >= self.spread:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import graph, rng
 from ebm_cli.errors import UserError
@@ -61,12 +62,14 @@ class Ising(Blocked):
         strength = torch.cat([self.J, self.J.new_zeros(1)])[edge_of]
         return torch.stack([s[:, n] * w for n, w in zip(neighbours.T, strength.T, strict=True)]).sum(0)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-s.J s / 2 - b.s, (batch,)."""
         s = x.flatten(1)
         return -(s * (self.fields(s) / 2 + self.b)).sum(1)
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/ds = -(J s + b)."""
         s = x.flatten(1)
@@ -74,6 +77,7 @@ class Ising(Blocked):
         return -(s * (inner / 2 + self.b)).sum(1), -(inner + self.b).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dJ_ij = -s_i s_j, dE/db = -s."""
         s = x.flatten(1)
@@ -86,6 +90,7 @@ class Ising(Blocked):
 
         return self.energy(x), pull
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once: p(s_i = 1 | rest) = sigmoid(2 ((J s)_i + b_i))."""
         return self.swept(x, key, 1.0, backwards=backwards)
@@ -103,6 +108,7 @@ class Ising(Blocked):
         names = [name for name in self._buffers if name.startswith("colour")]
         return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
 
+    @override
     def mixed(self, base: EnergyModel, beta: float | Tensor) -> "Ising | None":
         """E_beta = (1 - beta) E_base + beta E, again an Ising model, since E_base(s) = -b_base.(s + 1) / 2.
 
@@ -117,11 +123,13 @@ class Ising(Blocked):
         }
         return found
 
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """log sigmoid(2 s_i ((J s)_i + b_i)), (batch, len(sites))."""
         s = x.flatten(1)
         return F.logsigmoid(2 * s[:, sites] * (self.fields(s, sites) + self.b[sites]))
 
+    @override
     def sites(self, x: Tensor) -> "IsingSites":
         """Conditionals from one row of J."""
         return IsingSites(self.coupling(), self.b, x)
@@ -136,6 +144,7 @@ class IsingSites(TwoValuedSites):
         self.coupling, self.bias = coupling, bias
         self.x = x.flatten(1).clone()
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """2 (J_i.s + b_i), (chains,)."""
         if isinstance(site, int):
@@ -176,12 +185,13 @@ class IsingSpec(ModelSpec):
         if self.graph != "file" and self.path is not None:
             raise UserError(f"model.path = {self.path}: is read with model.graph=file, not with {self.graph}")
 
+    @override
     def parameters(self, space: Space) -> int:
-        """At most one for each pair."""
         if self.graph == "lattice":
             return space.sites * (len(space.shape) + 1)
         return space.sites * (space.sites + 1) // 2
 
+    @override
     def beside(self, space: Space) -> int:
         """The graph and, where it may be dense, the symmetric matrix and what it is made of."""
         if self.graph == "lattice":
@@ -192,11 +202,12 @@ class IsingSpec(ModelSpec):
         drawn = graph.PAIR * pairs if self.graph == "erdos_renyi" else 0  # each pair is drawn for
         return drawn + graph.BYTES * int(min(pairs, self.degree * space.sites / 2)) * (self.graph == "erdos_renyi")
 
+    @override
     def smaller(self) -> str:
-        """A lattice has few edges."""
         fewer = "data of fewer sites"
         return fewer if self.graph == "lattice" else f"{fewer}, or a sparse graph, model.graph=lattice"
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Ising:
         """J = `coupling` on every edge, or as the file says; b = `bias`, or logit(mean) / 2 where that is null."""
         edges, J = self._couplings(space, key.fold("graph"))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli.model.base import Classifier, ModelSpec, Pullback
 from ebm_cli.model.convnet import Convolutional, Width, Widths, check_image, convolution_parameters
@@ -20,20 +21,22 @@ class JEM(Convolutional, Classifier):
         super().__init__(space, widths, hidden, nn.Linear(hidden, classes), key)
         self.classes = classes
 
+    @override
     def reduced(self, f: Tensor) -> Tensor:
         """-logsumexp_y f_y."""
         return -f.logsumexp(1)
 
+    @override
     def slope(self, f: Tensor) -> Tensor:
         """-p(y | x)."""
         return -f.softmax(1)
 
+    @override
     def logits(self, x: Tensor) -> Tensor:
-        """What the network gives."""
         return self.outputs(x)
 
+    @override
     def logits_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
-        """In closed form."""
         return self.outputs_vjp(x)
 
 
@@ -48,10 +51,12 @@ class JEMSpec(ModelSpec):
     builds = JEM
     spaces = (Box,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the convolutions and their biases."""
         return convolution_parameters(space, self.widths)
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> JEM:
         """Weights uniform within 1 / sqrt(inputs). Raises UserError for data that are no images."""
         check_image(space, "jem")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import Conditional, Gradients, ModelSpec, Pullback
@@ -31,16 +32,19 @@ class LogBilinear(Conditional):
         self.b = nn.Parameter(torch.empty(space.values))
         self.C = nn.Parameter(torch.empty((words, dim, dim) if full else (words, dim)))
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-(r.q_w + b_w), (batch,)."""
         context, word = x[:, :-1].long(), x[:, -1].long()
         return -((self._predicted(self._vectors(context)) * self.Q[word]).sum(1) + self.b[word])
 
+    @override
     def scores(self, context: Tensor) -> Tensor:
         """r.q_w + b_w for every word w, (batch, V)."""
         return self._predicted(self._vectors(context.long())) @ self.Q.T + self.b
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """In closed form, by dE/dr = -q_w and dE/dq_w = -r; r is found once for rows of the same context."""
         context, row = _distinct(x[:, :-1].long(), self.space.values)
@@ -116,10 +120,11 @@ class LogBilinearSpec(ModelSpec):
     spaces = (Words,)
 
     @property
+    @override
     def sparse_gradients(self) -> bool:
-        """As configured."""
         return self.sparse
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the vectors, biases and weights of the positions."""
         assert isinstance(space, Words)
@@ -128,6 +133,7 @@ class LogBilinearSpec(ModelSpec):
         return space.values * (tables * self.dim + 1) + (space.shape[0] - 1) * each
 
     @torch.no_grad()
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> LogBilinear:
         """`mean` (V,) is the frequency of each word."""
         assert isinstance(space, Words)

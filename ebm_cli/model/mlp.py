@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, ModelSpec
@@ -42,6 +43,7 @@ class MLP(EnergyModel):
                     parameter.copy_(wide * draw / math.sqrt(sizes[i]))
             self.last.weight.zero_()
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-f(a x) + |x - m|^2 / (2 w^2), (batch,)."""
         v = x.flatten(1)
@@ -63,11 +65,13 @@ class MLPSpec(ModelSpec):
     builds = MLP
     spaces = (Real, Box)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the layers and their biases."""
         sizes = [space.sites, *self.widths]
         return sum((a + 1) * b for a, b in itertools.pairwise(sizes)) + sizes[-1]
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> MLP:
         """Weights uniform within 1 / sqrt(inputs), those of the last layer 0."""
         return MLP(space, self.widths, self.input_scale, self.spread, mean, key)

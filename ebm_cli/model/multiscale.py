@@ -8,6 +8,7 @@ from typing import Annotated
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
@@ -37,6 +38,7 @@ class Multiscale(EnergyModel):
         channels, height, width = self.image
         return channels, -(-height // 2**r), -(-width // 2**r)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """(batch,)."""
         image = x.reshape(-1, *self.image)
@@ -60,10 +62,12 @@ class MultiscaleSpec(ModelSpec):
     builds = Multiscale
     spaces = (Box,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the convolutions and their biases."""
         return self.scales * sum((9 * a + 1) * b for a, b in itertools.pairwise([1, *self.widths]))
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Multiscale:
         """Weights as those of `convnet`. Raises UserError for data that are no images, or too small ones."""
         check_image(space, "multiscale")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import graph, rng
 from ebm_cli.errors import UserError
@@ -43,12 +44,14 @@ class Potts(Blocked):
         blocks = blocks.index_put((first, second), self.J).index_put((second, first), self.J.transpose(1, 2))
         return blocks.permute(0, 2, 1, 3).reshape(sites * values, sites * values)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """-x.J x / 2 - h.x, (batch,)."""
         v = x.flatten(1)
         return -(v * ((v @ self.coupling()) / 2 + self.h.flatten())).sum(1)
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dx = -(J x + h)."""
         v = x.flatten(1)
@@ -57,6 +60,7 @@ class Potts(Blocked):
         return -(v * (inner / 2 + h)).sum(1), -(inner + h).reshape(x.shape)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dJ_ij = -x_i x_j^T, dE/dh = -x."""
         v = x.flatten(1)
@@ -72,11 +76,13 @@ class Potts(Blocked):
         first, second = self.edges.unbind(1)
         return matrix.reshape(sites, values, sites, values).permute(0, 2, 1, 3)[first, second]
 
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """log softmax of J x + h at the values of x, (batch, len(sites))."""
         logits = self.space.table(x.flatten(1) @ self.coupling()) + self.h
         return (logits.log_softmax(2) * self.space.table(x)).sum(2)[:, sites]
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once: p(x_i | rest) = softmax(sum_j J_ij x_j + h_i)."""
         return self.swept(x, key, 1.0, backwards=backwards)
@@ -97,6 +103,7 @@ class Potts(Blocked):
         names = [name for name in self._buffers if name.startswith("colour")]
         return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
 
+    @override
     def mixed(self, base: EnergyModel, beta: float | Tensor) -> "Potts | None":
         """E_beta = (1 - beta) E_base + beta E, again a Potts model."""
         if not isinstance(base, CategoricalProduct):
@@ -108,6 +115,7 @@ class Potts(Blocked):
         }
         return found
 
+    @override
     def sites(self, x: Tensor) -> "PottsSites":
         """Conditionals from the K columns of J that belong to a site."""
         return PottsSites(self.coupling(), self.h, self.space.table(x))
@@ -133,6 +141,7 @@ class PottsSites(CategoricalSites):
         self.coupling, self.h = coupling, h
         self.x = x.clone()
 
+    @override
     def logits(self, site: Site) -> Tensor:
         """(J x)_i + h_i, (chains, K)."""
         sites, values = self.h.shape
@@ -156,19 +165,21 @@ class PottsSpec(ModelSpec):
     builds = Potts
     spaces = (Categorical,)
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of J, at most, and of h."""
         values = cast(Categorical, space).values
         pairs = space.sites * (space.sites - 1) // 2
         edges = min(pairs, space.sites * len(space.site_shape)) if self.graph == "lattice" else pairs
         return edges * values**2 + space.sites * values
 
+    @override
     def beside(self, space: Space) -> int:
         """The graph, the symmetric matrix and the blocks it is made of."""
         values = cast(Categorical, space).values
         edges = self.parameters(space) // values**2
         return graph.BYTES * edges + 3 * 4 * (space.sites * values) ** 2
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Potts:
         """J_ij = `coupling` times the identity on every edge, h = log(mean) less its mean over values."""
         assert isinstance(space, Categorical)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
@@ -59,25 +60,30 @@ class RBM(Bipartite):
         """With which units that are not coupled have the mean of the data, (*shape)."""
         return mean.logit()
 
+    @override
     def hidden_logits(self, v: Tensor) -> Tensor:
         """c + v W, (batch, hidden)."""
         return torch.addmm(self.c, v.flatten(1), self.W)
 
+    @override
     def visible_logits(self, h: Tensor) -> Tensor:
         """b + h W^T, (batch, sites)."""
         return torch.addmm(self.b, h, self.W.T)
 
+    @override
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """-b.v - sum_j softplus(a_j), (batch,)."""
         return -(v.flatten(1) @ self.b) - softplus(hidden_logits).sum(1)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The free energy, and its gradient from the same hidden logits."""
         logits = self.hidden_logits(x)
         return self.free_energy(x, logits), partial(self.pull, x, logits)
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """dE/dv = -b - sigmoid(a) W^T, from the same hidden logits."""
         logits = self.hidden_logits(x)
@@ -92,6 +98,7 @@ class RBM(Bipartite):
         activity = hidden_logits.sigmoid() * -weight[:, None]
         return {"W": v.T @ activity, "b": -(weight @ v), "c": activity.sum(0)}
 
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """With z the hidden logits while v_i = 0: logit = b_i + sum_j softplus(z_j + W_ij) - softplus(z_j)."""
         v, weight = x.flatten(1)[:, sites], self.W[sites]
@@ -99,10 +106,11 @@ class RBM(Bipartite):
         logits = self.b[sites] + (softplus(off + weight) - softplus(off)).sum(2)
         return F.logsigmoid((2 * v - 1) * logits)
 
+    @override
     def in_fixed_point(self, digits: int, engine: Engine) -> "RBM | None":
-        """With W rounded."""
         return FixedPointRBM(self, engine.region(fixed_point)(self.W.detach(), digits))
 
+    @override
     def sites(self, x: Tensor) -> Sites:
         """Conditionals from cached hidden logits."""
         return RBMSites(self, x)
@@ -117,14 +125,17 @@ class FixedPointRBM(RBM):
         self.W, self.b, self.c = model.W, model.b, model.c
         self.weights = weights
 
+    @override
     def hidden_logits(self, v: Tensor) -> Tensor:
         """c + v W, (batch, hidden)."""
         return product(v.flatten(1), self.weights) + self.c
 
+    @override
     def visible_logits(self, h: Tensor) -> Tensor:
         """b + h W^T, (batch, sites)."""
         return product(h, self.weights.transposed()) + self.b
 
+    @override
     def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
         """As for any RBM; the activities are rounded to fixed point for dE/dW."""
         v = v.flatten(1)
@@ -147,6 +158,7 @@ class RBMSites(TwoValuedSites):
         self.hidden_logits = model.hidden_logits(self.x)
         self.steep = bool(model.W.abs().max() > _STEEP)
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """b_i + sum_j softplus(z_j + W_ij) - softplus(z_j), (chains,)."""
         weight = self.model.W[site]
@@ -157,6 +169,7 @@ class RBMSites(TwoValuedSites):
         share = torch.addcmul(least, (off * weight.sign()).sigmoid(), 1 - least)
         return self.model.b[site] + weight.relu().sum(-1) + share.log().sum(1)
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
         """x_site <- value, and the hidden logits follow."""
         change = value - get_site(self.x, site)
@@ -173,26 +186,31 @@ class CategoricalRBM(RBM):
     space: Categorical
     has_fixed_point = False
 
+    @override
     def initial_bias(self, mean: Tensor) -> Tensor:
-        """log mean."""
         return mean.log()
 
+    @override
     def in_fixed_point(self, digits: int, engine: Engine) -> None:
         """There is none."""
 
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """From the free energies of all values."""
         return EnergyModel.log_conditionals(self, x, sites)
 
+    @override
     def draw_visible(self, logits: Tensor, key: AnyKey) -> Tensor:
         """Every site from the softmax of its K logits."""
         drawn = rng.categorical(self.space.table(logits), key)
         return F.one_hot(drawn, self.space.values).to(logits.dtype).reshape(-1, *self.space.shape)
 
+    @override
     def visible_log_z(self, logits: Tensor) -> Tensor:
         """sum_i logsumexp_k, (batch,)."""
         return self.space.table(logits).logsumexp(2).sum(1)
 
+    @override
     def sites(self, x: Tensor) -> Sites:
         """Conditionals from cached hidden logits."""
         return CategoricalRBMSites(self, x)
@@ -207,12 +225,14 @@ class CategoricalRBMSites(CategoricalSites):
         self.x = model.space.table(x).clone()
         self.hidden_logits = model.hidden_logits(x)
 
+    @override
     def logits(self, site: Site) -> Tensor:
         """b_i + sum_j softplus(z_j + W_i.j), (chains, K)."""
         weight = self.W[site].expand(len(self.x), -1, -1)
         off = self.hidden_logits - torch.einsum("ck,ckh->ch", self._value(site), weight)
         return self.b[site] + softplus(off[:, None] + weight).sum(2)
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
         """x_site <- value, and the hidden logits follow."""
         weight = self.W[site].expand(len(self.x), -1, -1)
@@ -235,10 +255,11 @@ class RBMSpec(ModelSpec):
     builds = RBM
     spaces = (Binary, Categorical)
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of W, b and c."""
         return math.prod(space.shape) * (self.hidden + 1) + self.hidden
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> RBM:
         """W ~ N(0, weight_std^2), b = logit(mean) or log(mean), c = 0."""
         kind = CategoricalRBM if isinstance(space, Categorical) else RBM

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.base import ModelSpec
 from ebm_cli.model.boltzmann import Boltzmann
@@ -23,6 +24,7 @@ class RealBoltzmann(Boltzmann):
         super().__init__(space, weight_std, torch.full((space.sites,), 0.5), key)
 
     @torch.no_grad()
+    @override
     def improper(self) -> str | None:
         """An eigenvalue of W from 1 on."""
         largest = torch.linalg.eigvalsh(self.coupling().double()).max().item()
@@ -33,11 +35,13 @@ class RealBoltzmann(Boltzmann):
             "and the model no likelihood; train with a lower optimizer.lr, or optimizer.weight_decay"
         )
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """|x|^2 / 2 - sum_{i<j} x_i W_ij x_j - b.x, (batch,)."""
         return 0.5 * x.flatten(1).square().sum(1) + super().energy(x)
 
     @torch.no_grad()
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """With x added to the gradient of the discrete one."""
         energy, grad = super().energy_and_grad(x)
@@ -53,10 +57,11 @@ class RealBoltzmannSpec(ModelSpec):
     builds = RealBoltzmann
     spaces = (Real,)
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of W and b."""
         return space.sites**2 + space.sites
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> RealBoltzmann:
         """W_ij ~ N(0, weight_std^2) for i < j, b = 0: without couplings N(0, I)."""
         return RealBoltzmann(space, self.weight_std, key)

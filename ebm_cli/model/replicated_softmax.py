@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.functional import sigmoid, softplus
@@ -47,13 +48,14 @@ class ReplicatedSoftmax(WithHidden):
         """D c + v W, (batch, hidden)."""
         return torch.addmm(v.sum(1, keepdim=True) * self.c, v, self.W)
 
+    @override
     def activities(self, x: Tensor) -> list[Tensor]:
         """sigmoid of the hidden logits."""
         return [self.hidden_logits(x).sigmoid()]
 
     @property
+    @override
     def drawn(self) -> int:
-        """A count of each word."""
         return self.space.sites
 
     def word_logits(self, h: Tensor) -> Tensor:
@@ -64,10 +66,12 @@ class ReplicatedSoftmax(WithHidden):
         """-b.v - sum_j softplus(a_j) with a = `hidden_logits(v)`, (batch,)."""
         return -(v @ self.b) - softplus(hidden_logits).sum(1)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """The free energy, (batch,)."""
         return self.free_energy(x, self.hidden_logits(x))
 
+    @override
     def log_marginal(self, h: Tensor) -> Tensor:
         """s(h) = c.h + log sum_k exp(b_k + (W h)_k), (batch,).
 
@@ -76,6 +80,7 @@ class ReplicatedSoftmax(WithHidden):
         return h @ self.c + self.word_logits(h).logsumexp(1)
 
     @torch.no_grad()
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The free energy, and its gradient from the same hidden logits."""
         logits = self.hidden_logits(x)
@@ -87,6 +92,7 @@ class ReplicatedSoftmax(WithHidden):
         length = v.sum(1) if self.bias_gradient == "exact" else torch.ones_like(weight)
         return {"W": v.T @ activity, "b": -(weight @ v), "c": length @ activity}
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then D words ~ p(. | h), reversible as a kernel on v; every document keeps its length."""
         h = rng.bernoulli(self.hidden_logits(x), key.fold("hidden"))
@@ -119,10 +125,12 @@ class GivenWords(Blocked):
         self.model, self.given = model, given
         self.space: Counts = replace(model.space, length=length)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """Of the whole document, (batch,)."""
         return self.model.energy(x + self.given)
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | x + g), then the words of x ~ p(. | h), reversible as a kernel on x."""
         h = rng.bernoulli(self.model.hidden_logits(x + self.given), key.fold("hidden"))
@@ -141,14 +149,15 @@ class ReplicatedSoftmaxSpec(ModelSpec):
     spaces = (Counts,)
 
     @property
+    @override
     def inexact(self) -> str | None:
-        """The published update."""
         return None if self.bias_gradient == "exact" else f"model.bias_gradient = {self.bias_gradient}"
 
+    @override
     def parameters(self, space: Space) -> int:
-        """Of W, b and c."""
         return math.prod(space.shape) * (self.hidden + 1) + self.hidden
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> ReplicatedSoftmax:
         """W ~ N(0, weight_std^2), b = log of the words' shares `mean`, c = 0."""
         assert isinstance(space, Counts)

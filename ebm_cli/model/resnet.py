@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.errors import UserError
@@ -31,6 +32,7 @@ class Block(nn.Module):
         changes = stride > 1 or out != width
         self.shortcut = nn.Conv2d(width, out, 1, stride) if changes else nn.Identity()
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, breadth) -> (batch, out, the same, or half of both)."""
         return F.silu(self.second(F.silu(self.first(x))) + self.shortcut(x))
@@ -58,6 +60,7 @@ class ResNet(EnergyModel):
         initialise(self, key)
         nn.init.zeros_(self.last.weight)
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """E_base(x) - f(x), (batch,)."""
         v = x.flatten(1)
@@ -102,12 +105,14 @@ class ResNetSpec(ModelSpec):
 
     called: ClassVar[str]
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of convolutions and their biases."""
         conv = 9 * self.width**2 + self.width
         first, shortcuts = 9 * self.width * _channels(space), 2 * (self.width**2 + self.width)
         return first + (4 + 2 * self.blocks) * conv + shortcuts + 2 * self.width
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> ResNet:
         """Raises UserError for data that are no images."""
         dimensions = (2,) if isinstance(space, Categorical) else (2, 3)
@@ -129,6 +134,7 @@ class BinaryResNetSpec(ResNetSpec):
     builds = ResNet
     spaces = (Binary,)
 
+    @override
     def kept(self, mean: Tensor) -> Tensor:
         """Within [clip, 1 - clip]."""
         return mean.clamp(self.clip, 1 - self.clip)
@@ -142,6 +148,7 @@ class CategoricalResNetSpec(ResNetSpec):
     builds = ResNet
     spaces = (Categorical,)
 
+    @override
     def kept(self, mean: Tensor) -> Tensor:
         """At least `clip` for every value, then normalised."""
         raised = mean.clamp_min(self.clip)

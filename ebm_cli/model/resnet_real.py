@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, ModelSpec, Pullback
@@ -36,6 +37,7 @@ class Attention(nn.Module):
         self.value = nn.Conv2d(width, width, 1)
         self.scale = nn.Parameter(torch.zeros(()))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, breadth) -> the same."""
         q, k, v = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
@@ -65,11 +67,13 @@ class ImageResNet(EnergyModel):
             _normalise(self, key.fold("spectral_norm"))
         self.eval()
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """(batch,)."""
         features = self.blocks(self.first(2 * self.space.brightness(x).reshape(-1, *self.image) - 1))
         return self.last(features.sum((2, 3))).squeeze(1)
 
+    @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """As of any model, after one power iteration of every spectral norm."""
         iterate(self, 1)
@@ -119,11 +123,13 @@ class ImageResNetSpec(ModelSpec):
     builds = ImageResNet
     spaces = (Box,)
 
+    @override
     def parameters(self, space: Space) -> int:
         """Of the convolutions and their biases."""
         pairs = itertools.pairwise([self.widths[0], *self.widths])
         return sum((9 * a + 1) * b + (9 * b + 1) * b + (a + 1) * b for a, b in pairs) + 10 * self.widths[0]
 
+    @override
     def build(self, space: Space, mean: Tensor, key: Key) -> ImageResNet:
         """Weights uniform within 1 / sqrt(inputs). Raises UserError for data that are no images."""
         check_image(space, "resnet")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, Blocked, CategoricalSites, EnergyModel, Site, Sites, TwoValuedSites
@@ -31,15 +32,17 @@ class Scaled(EnergyModel):
         """E_beta in the shape of beta, which all but the last dimensions of the statistics share."""
         return beta * statistics[0]
 
+    @override
     def energy(self, x: Tensor) -> Tensor:
         """beta E(x), (batch,)."""
         return self.at(self.statistics(x), self.beta)
 
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both of the model, scaled."""
         energy, grad = self.model.energy_and_grad(x)
         return self.beta * energy, self.beta.reshape(-1, *[1] * (x.dim() - 1)) * grad
 
+    @override
     def sites(self, x: Tensor) -> Sites:
         """Conditionals of the model, scaled."""
         sites = self.model.sites(x)
@@ -56,14 +59,16 @@ class ScaledSites(TwoValuedSites):
         self.inner, self.beta = sites, beta
         self.x, self.low = sites.x, sites.low
 
+    @override
     def logit(self, site: Site) -> Tensor:
         """beta times that of the model, (chains,)."""
         return self.beta * self.inner.logit(site)
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
-        """The model's caches follow."""
         self.inner.assign(site, value)
 
+    @override
     def decide(self, order: Sequence[Site], threshold: Tensor) -> None:
         """threshold < beta logit where threshold / beta < logit, so that the model's own fast sweep serves."""
         self.inner.decide(order, threshold / self.beta[:, None])
@@ -76,12 +81,13 @@ class ScaledCategoricalSites(CategoricalSites):
         self.inner, self.beta = sites, beta
         self.x = sites.x
 
+    @override
     def logits(self, site: Site) -> Tensor:
         """beta times those of the model, (chains, K)."""
         return self.beta[:, None] * self.inner.logits(site)
 
+    @override
     def assign(self, site: Site, value: Tensor) -> None:
-        """The model's caches follow."""
         self.inner.assign(site, value)
 
 
@@ -90,6 +96,7 @@ class ScaledGraph(Scaled, Blocked):
 
     model: Ising | Potts
 
+    @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once, all logits times beta."""
         beta = self.beta[:, None] if isinstance(self.model, Ising) else self.beta[:, None, None]
@@ -109,42 +116,49 @@ class ScaledBipartite(Scaled, Bipartite):
         super().__init__(model, beta)
         self.hidden = model.hidden
 
+    @override
     def hidden_logits(self, v: Tensor) -> Tensor:
         """beta a(v), (batch, hidden)."""
         return self.beta[:, None] * self.model.hidden_logits(v)
 
+    @override
     def visible_logits(self, h: Tensor) -> Tensor:
         """beta times those of the model, (batch, sites)."""
         return self.beta[:, None] * self.model.visible_logits(h)
 
+    @override
     def draw_visible(self, logits: Tensor, key: AnyKey) -> Tensor:
-        """As the model does."""
         return self.model.draw_visible(logits, key)
 
+    @override
     def visible_log_z(self, logits: Tensor) -> Tensor:
-        """As the model does."""
         return self.model.visible_log_z(logits)
 
+    @override
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
         """b.v (batch,) and a(v) (batch, hidden); b = visible logits while all hidden units are 0."""
         logits = self.model.hidden_logits(x)
         bias = self.model.visible_logits(torch.zeros_like(logits[:1])).squeeze(0)
         return x.flatten(1) @ bias, logits
 
+    @override
     def at(self, statistics: Sequence[Tensor], beta: Tensor) -> Tensor:
         """F_beta(v)."""
         tilt, logits = statistics
         return -beta * tilt - softplus(beta[..., None] * logits).sum(-1)
 
+    @override
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """F_beta(v) from beta a(v), (batch,)."""
         bias = self.model.visible_logits(torch.zeros_like(hidden_logits[:1])).squeeze(0)
         return -self.beta * (v.flatten(1) @ bias) - softplus(hidden_logits).sum(1)
 
+    @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """By automatic differentiation, as of any model."""
         return EnergyModel.energy_and_grad(self, x)
 
+    @override
     def sites(self, x: Tensor) -> Sites:
         """By evaluations of the energy, as of any model."""
         return EnergyModel.sites(self, x)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.rng import AnyKey, Key
@@ -24,8 +25,8 @@ class Noise(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x) in nats, (batch,). Raises NotImplementedError where the density is not known."""
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """The density."""
         return self.log_prob(x)
 
     def beside(self, x: Tensor, count: int, key: AnyKey) -> Tensor:

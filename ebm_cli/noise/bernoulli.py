@@ -4,6 +4,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.noise.base import Noise, NoiseSpec
@@ -21,6 +22,6 @@ class BernoulliNoise(NoiseSpec):
 
     spaces = (Binary, Spin)
 
+    @override
     def build(self, data: Data, key: Key) -> Noise:
-        """The same p at all sites."""
         return units(data.space, torch.full(data.space.shape, self.p))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import PlainValidator
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import registry, rng
 from ebm_cli.dataset.base import Data, Dataset, Split
@@ -40,13 +41,14 @@ class Rows(Noise):
         self.split = split
         self.register_buffer("stored", split.stored, persistent=False)  # it moves with the rest, and is no result
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """With repetition; what is random about a row is drawn anew."""
         index = rng.integers(len(self.stored), (n, 1), key.fold("rows"), self.stored.device).squeeze(1)
         return self.split.to(self.stored.device).rows(index, key.fold("binarize"))
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
-        """Not known."""
         raise NotImplementedError("a data set has no density")
 
 
@@ -59,6 +61,7 @@ class DatasetNoise(NoiseSpec):
     spaces = (Binary, Spin, Categorical, Real, Box)
     has_density = False
 
+    @override
     def build(self, data: Data, key: Key) -> Noise:
         """Raises UserError unless its rows lie in the space of the data."""
         try:

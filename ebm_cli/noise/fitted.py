@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
@@ -26,6 +27,7 @@ class FittedNoise(NoiseSpec):
 
     spaces = (Binary, Spin, Categorical, Real, Box)
 
+    @override
     def build(self, data: Data, key: Key) -> Noise:
         """By maximum likelihood, the frequencies smoothed as `Data.smoothed_mean` says."""
         if isinstance(data.space, Discrete):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data
@@ -25,14 +26,15 @@ class Flowing(Noise):
         self.law = law
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
-        """Without the graph."""
         return self.push(n, key)
 
     def push(self, n: int, key: AnyKey) -> Tensor:
         """Draws, differentiable in the parameters of the flow, (n, *shape)."""
         return self.law.push(rng.normal((n, self.law.space.sites), key, self.law.mean.device, self.law.mean.dtype))
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
         """Minus the energy of the flow."""
         return -self.law.energy(x)
@@ -50,8 +52,8 @@ class FlowNoise(NoiseSpec):
 
     spaces = (Real,)
 
+    @override
     def build(self, data: Data, key: Key) -> Flowing:
-        """As it begins."""
         spec = FlowSpec(
             kind=self.kind, transforms=self.transforms, hidden=self.hidden, bins=self.bins, spread=self.spread
         )

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
@@ -24,6 +25,7 @@ class GaussianNoise(NoiseSpec):
 
     spaces = (Real, Box)
 
+    @override
     def build(self, data: Data, key: Key) -> Noise:
         """One mean and one standard deviation for all sites. Raises UserError if next to none of it is in the box."""
         here, space = torch.ones(data.space.sites), data.space

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data
@@ -26,14 +27,16 @@ class Unigram(Noise):
         self.register_buffer("log_q", q.log().float())
         self.register_buffer("total", q.cumsum(0), persistent=False)
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """Words of the context drawn like the last one."""
         return self._drawn((n, *self.space.shape), key)
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
-        """log q of the last word."""
         return self.log_q[x[:, -1].long()]
 
+    @override
     def beside(self, x: Tensor, count: int, key: AnyKey) -> Tensor:
         """The rows with their last words drawn anew, `count` times each, (batch * count, words)."""
         rows = x.repeat_interleave(count, 0)
@@ -55,6 +58,7 @@ class UnigramNoise(NoiseSpec):
 
     spaces = (Words,)
 
+    @override
     def build(self, data: Data, key: Key) -> Noise:
         """Frequencies as `Data.smoothed_mean` has them."""
         assert isinstance(data.space, Words)

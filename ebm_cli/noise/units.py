@@ -1,6 +1,7 @@
 """Independent units as noise: products of the exponential family, held fixed, and normal numbers within walls."""
 
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model import truncated
 from ebm_cli.model.base import Normalised
@@ -17,10 +18,11 @@ class Units(Noise):
         super().__init__()
         self.law = law.requires_grad_(requires_grad=False)
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
-        """The model's own."""
         return self.law.sample(n, key)
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
         """-E(x) - log Z."""
         return -self.law.energy(x) - self.law.log_z()
@@ -41,12 +43,13 @@ class Truncated(Noise):
         self.register_buffer("m", mean)
         self.register_buffer("s", std)
 
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """By inversion of the distribution function."""
         return truncated.draws(self.space, self.m, self.s, n, key)
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
-        """The sum over the sites."""
         z, log_z = (x.flatten(1) - self.m) / self.s, truncated.log_z(self.space, self.m, self.s)
         return self.space.allowed(-0.5 * z.square().sum(1) - log_z.to(x.dtype), x)
 

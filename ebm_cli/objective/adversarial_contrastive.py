@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.errors import UserError
@@ -32,6 +33,7 @@ class Mixed(Noise):
         self.fixed, self.learned, self.share = fixed, learned, share
 
     @torch.no_grad()
+    @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """Each from either by a coin of its own."""
         fixed = self.fixed.sample(n, key.fold("fixed"))
@@ -39,6 +41,7 @@ class Mixed(Noise):
         coin = rng.uniform((n, 1), key.fold("which"), fixed.device) < self.share
         return torch.where(coin.reshape(n, *[1] * (fixed.dim() - 1)), fixed, learned)
 
+    @override
     def log_prob(self, x: Tensor) -> Tensor:
         """log of the sum of the two densities."""
         learned = math.log1p(-self.share) - self.learned.energy(x) - self.learned.log_z()
@@ -65,20 +68,24 @@ class AdversarialContrastive(Objective):
     spaces = (Binary, Spin, Categorical, Real)
 
     @property
+    @override
     def places(self) -> int:
         """The row, its noise, and what is drawn against the model."""
         return 2 + self.ratio
 
     @property
+    @override
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """The fixed part, with its density."""
         return "density"
 
     @property
+    @override
     def differentiates(self) -> bool:
         """What learns against the model."""
         return True
 
+    @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Contrast:
         """Both noises, the learned one with the moments of the fixed one, and c. Raises UserError if both learn."""
         assert noise is not None
@@ -93,6 +100,7 @@ class AdversarialContrastive(Objective):
         mixed = Mixed(noise, learned.to(rows), self.share)
         return Contrast(mixed, self.ratio, begun(model, mixed, key, known=True))
 
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """That of the loss in the model and c, and of minus the adversary's gain in the adversary."""
         contrast = batch.auxiliary

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Objective
@@ -32,10 +33,11 @@ class ConditionalNCE(Objective):
     spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
+    @override
     def places(self) -> int:
-        """Itself and the copies."""
         return 1 + self.copies
 
+    @override
     def refusal_of_space(self, space: Space) -> str | None:
         """There are no more sites to flip than there are."""
         if isinstance(space, Discrete) and self.flips > space.sites:
@@ -43,6 +45,7 @@ class ConditionalNCE(Objective):
         return None
 
     @torch.no_grad()
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and noise; `accuracy` is the share of pairs whose datum has the lower energy."""
         key = key.after(batch.first).spread(self.copies).fold("noise")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
@@ -46,10 +47,11 @@ class EnergyDiscrepancy(Objective):
     spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
+    @override
     def places(self) -> int:
-        """Itself and the copies."""
         return 1 + self.copies
 
+    @override
     def refusal_of_space(self, space: Space) -> str | None:
         """Each kind is for some spaces."""
         if self.kind == "auto" or isinstance(space, _KINDS[self.kind]):
@@ -58,6 +60,7 @@ class EnergyDiscrepancy(Objective):
         return f"objective.kind = {self.kind}: is not for {space.name} data; set objective.kind={fits} or auto"
 
     @torch.no_grad()
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and copies: dloss/dd_ij = exp(d_ij) / (w + sum_k exp(d_ik)), d_ij = E(x_i) - E(x_ij)."""
         n, m, key = len(batch.x), self.copies, key.after(batch.first)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
@@ -36,26 +37,29 @@ class FlowContrastive(Objective):
     spaces = (Real,)
 
     @property
+    @override
     def places(self) -> int:
         """The row, and a draw of the flow."""
         return 2
 
     @property
+    @override
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
-        """A flow."""
         return "density"
 
     @property
+    @override
     def differentiates(self) -> bool:
-        """The draws."""
         return True
 
+    @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Auxiliary:
         """The flow, and c. Raises UserError if the noise is another."""
         if not isinstance(noise, Flowing):
             raise UserError("objective=flow_contrastive: needs a noise that learns by its draws; use noise=flow")
         return Contrast(noise, 1, begun(model, noise, key, known=True))
 
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One graph for both: dV of the flow, -dV of the model and c."""
         contrast = batch.auxiliary

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.model.dbn import DBN
@@ -26,8 +27,8 @@ class Fantasies(Auxiliary):
             self.register_buffer(f"layer_{i}", model.rbm(i).space.noise(count, key.fold(i)).flatten(1))
 
     @property
+    @override
     def of_rows(self) -> list[Tensor]:
-        """All of them."""
         return [*self.buffers()]
 
     def of(self, layer: int) -> Tensor:
@@ -64,12 +65,13 @@ class Greedy(Objective):
     spaces = (Binary,)
     requires = (DBN,)
 
+    @override
     def refusal_of_batch(self, batch_size: int) -> str | None:
-        """A chain for each row."""
         if self.chains in (0, batch_size):
             return None
         return f"objective.chains = {self.chains}: must be batch_size, {batch_size}, or 0 for chains from the data"
 
+    @override
     def remark(self, model: EnergyModel, steps: int) -> str | None:
         """Steps that do not reach all layers, or lead nowhere."""
         assert isinstance(model, DBN)
@@ -82,12 +84,14 @@ class Greedy(Objective):
             return f"steps = {steps}: nothing is learned after step {spent}, objective.decay has then ended at 0"
         return None
 
+    @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Fantasies | None:
         """Persistent chains, unless there are none."""
         assert isinstance(model, DBN)
         return Fantasies(model, self.chains, key) if self.chains else None
 
     @torch.no_grad()
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """Of the RBM that is learning, after one more is stacked if that is due."""
         assert isinstance(model, DBN)
@@ -122,6 +126,7 @@ class Greedy(Objective):
         return x
 
     @torch.no_grad()
+    @override
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         """Offset, centring and decay; the update is counted."""
         assert isinstance(model, DBN)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.base import Classifier, EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Objective
@@ -32,15 +33,18 @@ class JEMObjective(Objective):
     requires = (Classifier,)
 
     @property
+    @override
     def negatives(self) -> bool:
         """Chains, unless they weigh nothing."""
         return self.likelihood_weight > 0
 
     @property
+    @override
     def bounds(self) -> dict[str, tuple[float, str]]:
         """The gap between the mean energies."""
         return gap_bound(self.max_gap) if self.negatives else {}
 
+    @override
     def refusal(self) -> str | None:
         """The energy penalty is part of the likelihood's loss."""
         if self.energy_l2 and not self.likelihood_weight:
@@ -48,11 +52,13 @@ class JEMObjective(Objective):
         return None
 
     @property
+    @override
     def labelled(self) -> bool:
         """For the cross-entropy."""
         return True
 
     @torch.no_grad()
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and negatives together: dE/df_y = -p(y | x), d(-log p(y | x))/df = p(. | x) - 1_y."""
         assert isinstance(model, Classifier)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
@@ -51,20 +52,23 @@ class Likelihood(Objective):
     chosen_as = ("cd", "cd_replay", "exact", "ml_replay", "pcd", "short_run")
 
     @classmethod
+    @override
     def chosen_for(cls, model: type[EnergyModel], spaces: Collection[type[Space]]) -> tuple[str, ...]:
         """Without `exact` where there is no sum over states, however small the model."""
         return tuple(name for name in cls.chosen_as if name != "exact" or enumeration.has_sum(model, spaces))
 
     @property
+    @override
     def negatives(self) -> bool:
         """Chains, unless the sum is exact."""
         return self.negatives_from == "chains"
 
     @property
+    @override
     def enumerates(self) -> bool:
-        """log Z by enumeration."""
         return not self.negatives
 
+    @override
     def refusal(self) -> str | None:
         """The energy penalty is on data and chains alike, the KL term of the chains."""
         if self.energy_l2 and not self.negatives:
@@ -74,39 +78,45 @@ class Likelihood(Objective):
         return None
 
     @property
+    @override
     def through(self) -> int:
         """Transitions that the KL term is differentiated through."""
         return 0 if self.kl == "none" else self.kl_steps
 
     @property
+    @override
     def differentiates(self) -> bool:
         """What is enumerated, and chains."""
         return self.enumerates or self.through > 0
 
     @property
+    @override
     def bounds(self) -> dict[str, tuple[float, str]]:
         """The gap between the mean energies."""
         return gap_bound(self.max_gap) if self.negatives else {}
 
     @property
+    @override
     def needs(self) -> tuple[type[EnergyModel], ...]:
         """Only RBMs have a centred gradient."""
         return (RBM,) if self.centered is True else ()
 
     @property
+    @override
     def needed_by(self) -> str | None:
-        """That gradient."""
         return "centered" if self.centered is True else None
 
     def centers(self, model: EnergyModel) -> bool:
         """Whether the gradient of this model is the centred one."""
         return isinstance(model, RBM) if self.centered == "auto" else self.centered
 
+    @override
     def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
         return refusal_of_penalties(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
     @torch.no_grad()
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and negatives together: one product with the weights each way."""
         x, x_neg = batch.x, batch.x_neg
@@ -135,6 +145,7 @@ class Likelihood(Objective):
         return gradient._replace(parameters=total, metrics={**gradient.metrics, **metrics})
 
     @torch.no_grad()
+    @override
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
         """If `centered`: lambda <- lambda + rate (mean_data p(h = 1 | v) - lambda), then the change of coordinates.
 

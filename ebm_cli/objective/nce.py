@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
@@ -37,10 +38,11 @@ class Contrast(Auxiliary):
         return self.start + self.shift
 
     @property
+    @override
     def compiles(self) -> bool:
-        """If the noise does."""
         return self.noise.compiles
 
+    @override
     def log_z(self) -> Tensor | None:
         """c, if it was learned against a density."""
         return self.c if self.learned and self.known else None
@@ -79,15 +81,17 @@ class NoiseContrastive(Objective):
     chosen_as = ("nce", "negative_sampling")
 
     @property
+    @override
     def places(self) -> int:
-        """The row, and its noise."""
         return 1 + self.ratio
 
     @property
+    @override
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """The density, unless it is taken to be one."""
         return "density" if self.density == "known" else "samples"
 
+    @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Contrast:
         """The noise with c as it begins. Raises UserError where the model's energies of the noise are not finite."""
         assert noise is not None
@@ -96,6 +100,7 @@ class NoiseContrastive(Objective):
         return Contrast(noise, self.ratio, c, learned=self.learn_c, known=known)
 
     @torch.no_grad()
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and noise together: dloss/dE of a datum is sigmoid(-G) / n, of a draw -sigmoid(G) / n."""
         contrast = batch.auxiliary

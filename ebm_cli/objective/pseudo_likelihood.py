@@ -4,6 +4,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.objective.base import Batch, Gradient, Objective, penalised, refusal_of_penalties, slopes, some_sites
@@ -31,14 +32,16 @@ class MaximumPseudoLikelihood(Objective):
     spaces = (Binary, Spin, Categorical, Words)
 
     @property
+    @override
     def differentiates(self) -> bool:
-        """The conditionals."""
         return True
 
+    @override
     def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """A penalty on couplings needs some."""
         return refusal_of_penalties(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation."""
         count = model.space.sites
@@ -51,6 +54,6 @@ class MaximumPseudoLikelihood(Objective):
         return Gradient(found, {"loss": loss}, {})
 
     @torch.no_grad()
+    @override
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
-        """The penalties come last."""
         return penalised(model, gradient.parameters, self.coupling_l1, self.coupling_l2)

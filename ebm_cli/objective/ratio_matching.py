@@ -4,6 +4,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Objective, slopes, some_sites
@@ -26,10 +27,11 @@ class RatioMatching(Objective):
     spaces = (Binary, Spin)
 
     @property
+    @override
     def differentiates(self) -> bool:
-        """The conditionals."""
         return True
 
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation; `conditional` is the mean of p(x_i | x without i)."""
         count = model.space.sites

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data
@@ -44,15 +45,16 @@ class ScoreMatching(Objective):
     spaces = (Real, Box)
 
     @property
+    @override
     def differentiates(self) -> bool:
-        """The score."""
         return True
 
     @property
+    @override
     def places(self) -> int:
-        """Two with noise in pairs."""
         return 2 if self.variant == "denoising" and self.antithetic else 1
 
+    @override
     def refusal_of_space(self, space: Space) -> str | None:
         """Integration by parts needs a density that vanishes at the ends."""
         if isinstance(space, Box) and self.variant != "denoising":
@@ -62,6 +64,7 @@ class ScoreMatching(Objective):
             )
         return None
 
+    @override
     def refusal_of_data(self, data: Data) -> str | None:
         """The same of grey values that are taken as real numbers; and a site that never varies has no density."""
         if self.variant == "denoising":
@@ -82,6 +85,7 @@ class ScoreMatching(Objective):
             )
         return None
 
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation of what was differentiated; `score_norm` is the mean of |s|."""
         parameters = dict(model.named_parameters())

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.noise.base import Noise
@@ -26,6 +27,7 @@ class Approximation(Auxiliary):
         self.q = q
 
     @property
+    @override
     def compiles(self) -> bool:
         """It learns by automatic differentiation."""
         return False
@@ -52,22 +54,24 @@ class Variational(Objective):
     spaces = (Real,)
 
     @property
+    @override
     def places(self) -> int:
         """The row, and a draw of q, twice."""
         return 3
 
     @property
+    @override
     def contrasts(self) -> Literal["nothing", "samples", "density"]:
         """Samples, for the start of q."""
         return "samples"
 
     @property
+    @override
     def differentiates(self) -> bool:
-        """q."""
         return True
 
+    @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Approximation:
-        """q as it begins."""
         assert noise is not None
         rows, space = noise.sample(_ROWS, key.fold("rows")), model.space
         if self.q == "gaussian":
@@ -76,6 +80,7 @@ class Variational(Objective):
             return Approximation(adversary.flow(space, rows, key.fold("flow")))
         return Approximation(Generator(space, self.latent, self.hidden, self.proposals, rows.cpu(), key.fold("vera")))
 
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """The model's by the draws as they are, q's through them."""
         auxiliary = batch.auxiliary

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.rng import AnyKey, Key
@@ -93,6 +94,7 @@ class Generator(nn.Module):
         weight = (self(near, x) - log_r).softmax(1)
         return (weight[..., None] * (self.centre(near) - x)).sum(1) / (2 * self.log_sigma).exp()
 
+    @override
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """log q(z, x) up to a constant, (...)."""
         centre, variance = self.centre(z), (2 * self.log_sigma).exp()

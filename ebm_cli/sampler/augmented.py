@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import Field, PlainValidator
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import Nested, register
@@ -51,15 +52,16 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
     spaces = (Box,)
 
     @property
+    @override
     def leaves_invariant(self) -> bool:
-        """Never."""
         return False
 
     @property
+    @override
     def inner(self) -> Sampler[Any, Any]:
-        """The kernel."""
         return self.kernel
 
+    @override
     def remark(self) -> str | None:
         """What the kernel says, and what comes between its steps."""
         names = ", ".join(self.transforms)
@@ -67,6 +69,7 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
         kernel = self.kernel.remark()
         return f"{kernel}; {said}" if kernel else said
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """Only images can be transformed."""
         if not isinstance(space, Box) or len(space.shape) not in (2, 3):
@@ -74,10 +77,11 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
         found = self.kernel.refusal(space)
         return found and below(found)
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> AugmentedState:
-        """The kernel's."""
         return AugmentedState(self.kernel.init(model, x), 0)
 
+    @override
     def step(self, model: EnergyModel, state: AugmentedState, key: AnyKey) -> tuple[AugmentedState, Info]:
         """One step of the kernel, after the transforms if they are due."""
         inner, taken = state
@@ -95,6 +99,7 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
             image = TRANSFORMS[name](image, strengths, key.fold(name))
         return space.nearest(space.of_unit(image.reshape(x.shape)))
 
+    @override
     def through(self, model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], taken: int) -> Tensor:
         """The same steps with their graph."""
         kernel = cast(Differentiable[Any, Any], self.kernel)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple, Self
 
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.base import Blocked
 from ebm_cli.registry import register
@@ -33,14 +34,15 @@ class BlockGibbs(Sampler[Blocked, BlockGibbsState]):
     compiles = True
     needs = (Blocked,)
 
+    @override
     def init(self, model: Blocked, x: Tensor) -> BlockGibbsState:
-        """Positions only."""
         return BlockGibbsState(x)
 
+    @override
     def step(self, model: Blocked, state: BlockGibbsState, key: AnyKey) -> tuple[BlockGibbsState, Info]:
-        """One sweep."""
         return BlockGibbsState(model.sweep(state.x, key, backwards=self.backwards)), {}
 
+    @override
     def reversal(self) -> Self:
         """The opposite order of blocks."""
         return replace(self, backwards=not self.backwards)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
@@ -37,25 +38,28 @@ class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
     compiles = True
 
     @property
+    @override
     def leaves_invariant(self) -> bool:
-        """With the test alone."""
         return self.adjusted
 
     @property
+    @override
     def rejects(self) -> bool:
-        """With the test alone."""
         return self.adjusted
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """Without an acceptance test there is no acceptance to aim at."""
         if self.adapt is not None and not self.adjusted:
             return f"sampler.adapt = {self.adapt}: unadjusted proposals are all accepted; set sampler.adapt=null"
         return None
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
         """Caches energies and gradients."""
         return informed(model, x)
 
+    @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
         """One proposal per chain; `acceptance` is 0 or 1 for each, `flips` how many sites moved."""
         x, moved, forth = self._propose(model, state, key.fold("proposal"))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Site, Sites
@@ -35,18 +36,20 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
 
     spaces = (Binary, Spin, Categorical, Words)
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """A part of a sweep leaves p invariant, but would visit the first sites alone."""
         if self.updates is not None and self.scan != "random":
             return f"sampler.updates = {self.updates}: fewer than a sweep only in random order; add sampler.scan=random"
         return None
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> GibbsState:
         """Caches what makes the model's conditionals cheap."""
         return GibbsState(x, model.sites(x))
 
+    @override
     def step(self, model: EnergyModel, state: GibbsState, key: AnyKey) -> tuple[GibbsState, Info]:
-        """One sweep."""
         sites = state.sites
         shape = (len(state.x), self.updates or model.space.sites)
         u = rng.uniform(shape, key.fold("accept"), state.x.device, state.x.dtype)
@@ -59,6 +62,7 @@ class Gibbs(Sampler[EnergyModel, GibbsState]):
             return list(rng.integers(n, (len(x), self.updates or n), key.fold("sites"), x.device).unbind(1))
         return list(range(n)) if self.scan == "systematic" else list(range(n - 1, -1, -1))
 
+    @override
     def reversal(self) -> Self:
         """The opposite order of sites."""
         if self.scan == "random":

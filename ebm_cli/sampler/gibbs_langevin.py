@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.gaussian_rbm import GaussianRBM
@@ -40,19 +41,22 @@ class GibbsLangevin(Sampler[GaussianRBM, GibbsLangevinState]):
     needs = (GaussianRBM,)
 
     @property
+    @override
     def leaves_invariant(self) -> bool:
         """Only with the acceptance test."""
         return self.adjust
 
     @property
+    @override
     def rejects(self) -> bool:
         """Only with the acceptance test."""
         return self.adjust
 
+    @override
     def init(self, model: GaussianRBM, x: Tensor) -> GibbsLangevinState:
-        """Positions only."""
         return GibbsLangevinState(x)
 
+    @override
     def step(self, model: GaussianRBM, state: GibbsLangevinState, key: AnyKey) -> tuple[GibbsLangevinState, Info]:
         """One draw of h and the steps given it; `acceptance` is the share of them that were accepted."""
         h = model.sample_hidden(state.x, key.fold("hidden"))

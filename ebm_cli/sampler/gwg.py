@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
@@ -35,16 +36,19 @@ class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
     compiles = True
     rejects = True
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """A path has no more sites than there are."""
         if self.flips > space.sites:
             return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"
         return None
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
         """Caches energies and gradients."""
         return informed(model, x)
 
+    @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
         """One proposal per chain; `acceptance` is 0 or 1 for each."""
         length = 1 + rng.integers(self.flips, (len(state.x),), key.fold("length"), state.x.device)

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple, cast
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
@@ -48,6 +49,7 @@ class HammingBall(Sampler[EnergyModel, HammingBallState]):
         """Configurations of a ball."""
         return sum(math.comb(self.block, number) for number in range(self.radius + 1))
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """A block has no more sites than there are, a radius no more than the block; a ball can be gone through."""
         if self.block > space.sites:
@@ -61,10 +63,11 @@ class HammingBall(Sampler[EnergyModel, HammingBallState]):
             )
         return None
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> HammingBallState:
-        """Positions only."""
         return HammingBallState(x)
 
+    @override
     def step(self, model: EnergyModel, state: HammingBallState, key: AnyKey) -> tuple[HammingBallState, Info]:
         """One draw from a ball for every chain; `flips` is how many sites changed."""
         flat, space = state.x.flatten(1), cast(TwoValued, model.space)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
@@ -33,10 +34,12 @@ class HMC(Adapting[EnergyModel, InformedState]):
     compiles = True
     rejects = True
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> InformedState:
         """Caches energies and gradients."""
         return informed(model, x)
 
+    @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
         """One trajectory per chain; `acceptance` is 0 or 1 for each."""
         start = rng.normal(state.x.shape, key.fold("momentum"), state.x.device, state.x.dtype)

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple, cast
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
@@ -48,6 +49,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
     spaces = (Real, Box)
     compiles = True
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """A schedule has a length and an end."""
         ends = self.final_step_size is not None or self.final_noise is not None
@@ -60,8 +62,8 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
         return None
 
     @property
+    @override
     def leaves_invariant(self) -> bool:
-        """Never."""
         return False
 
     def temperature(self, s: Rate, sigma: Rate) -> Rate:
@@ -79,6 +81,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
             return step, (2 * step) ** 0.5
         return step, sigma * (self.final_noise / sigma) ** share if self.final_noise else sigma
 
+    @override
     def remark(self) -> str | None:
         """The temperature where the schedule ends, and what it means for whoever reads likelihoods."""
         temperature = float(self.temperature(*self.rates(self.anneal)))
@@ -90,10 +93,12 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
             "likelihood says little of them"
         )
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> LangevinState:
         """Nothing to cache: the gradient where a run ends is never asked for."""
         return LangevinState(x, torch.zeros((), device=x.device))
 
+    @override
     def step(self, model: EnergyModel, state: LangevinState, key: AnyKey) -> tuple[LangevinState, Info]:
         """One step; `gradient` is the Euclidean norm of dE/dx before it is clipped, `temperature` T."""
         s, sigma = self.rates(state.taken)
@@ -103,6 +108,7 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
         info = {"gradient": norm, "temperature": torch.ones_like(norm) * self.temperature(s, sigma)}
         return LangevinState(x, state.taken + 1), info
 
+    @override
     def through(self, model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], taken: int) -> Tensor:
         """The same steps, differentiable in the parameters of the model: every dE/dx keeps its graph."""
         with torch.enable_grad():

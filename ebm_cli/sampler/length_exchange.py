@@ -5,6 +5,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
@@ -38,10 +39,11 @@ class LengthExchange(Sampler[ReplicatedSoftmax, LengthExchangeState]):
     spaces = (Counts,)
     needs = (ReplicatedSoftmax,)
 
+    @override
     def init(self, model: ReplicatedSoftmax, x: Tensor) -> LengthExchangeState:
-        """Positions only."""
         return LengthExchangeState(x)
 
+    @override
     def step(
         self, model: ReplicatedSoftmax, state: LengthExchangeState, key: AnyKey
     ) -> tuple[LengthExchangeState, Info]:

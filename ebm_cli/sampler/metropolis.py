@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
@@ -42,6 +43,7 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
     compiles = True
     rejects = True
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """There are no more sites to flip than there are, and their number is no scale."""
         if isinstance(space, Discrete | Counts) and self.adapt is not None:
@@ -50,10 +52,11 @@ class Metropolis(Adapting[EnergyModel, MetropolisState]):
             return f"sampler.flips = {self.flips}: the data have {space.sites} sites; give at most that"
         return None
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> MetropolisState:
-        """Caches the energies."""
         return MetropolisState(x, model.energy(x))
 
+    @override
     def step(self, model: EnergyModel, state: MetropolisState, key: AnyKey) -> tuple[MetropolisState, Info]:
         """One proposal per chain; `acceptance` is 0 or 1 for each."""
         proposal = self.propose(model, state.x, key.fold("proposal"))

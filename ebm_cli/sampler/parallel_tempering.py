@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field, PlainValidator
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.errors import UserError
@@ -66,20 +67,21 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
     spaces = (Binary, Spin, Categorical, Real, Box)
 
     @property
+    @override
     def leaves_invariant(self) -> bool:
-        """Not from x alone."""
         return False
 
     @property
+    @override
     def replicas(self) -> int:
-        """One for each temperature."""
         return self.temperatures
 
     @property
+    @override
     def inner(self) -> Sampler[Any, Any]:
-        """That of every replica."""
         return self.kernel
 
+    @override
     def refusal(self, space: Space) -> str | None:
         """What the kernel says, and that replicas of different temperatures have no one best step size."""
         if adapts(self.kernel):
@@ -87,14 +89,16 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
         found = self.kernel.refusal(space)
         return found and below(found)
 
+    @override
     def init(self, model: EnergyModel, x: Tensor) -> TemperingState:
         """Replicas where they were, or all of a chain at its x."""
         return TemperingState(self.spread(x, model.space))
 
+    @override
     def positions(self, state: TemperingState) -> Tensor:
-        """All replicas."""
         return state.replicas
 
+    @override
     def spread(self, x: Tensor, space: Space) -> Tensor:
         """As many replicas of each chain as there are temperatures, (chains, temperatures, *shape)."""
         if x.shape[1:] == (self.temperatures, *space.shape):
@@ -105,6 +109,7 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
         """beta_1 < ... < beta_R = 1, (temperatures,)."""
         return self.beta_min ** torch.linspace(1, 0, self.temperatures, device=like.device, dtype=like.dtype)
 
+    @override
     def step(self, model: EnergyModel, state: TemperingState, key: AnyKey) -> tuple[TemperingState, Info]:
         """The kernel on all replicas together, rows chain by chain, and both rounds of swaps."""
         x, count = state.replicas, self.temperatures

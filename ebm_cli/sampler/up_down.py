@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.model.dbn import DBN
 from ebm_cli.registry import register
@@ -34,16 +35,18 @@ class UpDown(Sampler[DBN, UpDownState]):
     needs = (DBN,)
 
     @property
+    @override
     def leaves_invariant(self) -> bool:
         """As a kernel from x to x it is not."""
         return False
 
+    @override
     def init(self, model: DBN, x: Tensor) -> UpDownState:
         """Positions; the way up is drawn in the first step."""
         return UpDownState(x, None)
 
+    @override
     def step(self, model: DBN, state: UpDownState, key: AnyKey) -> tuple[UpDownState, Info]:
-        """Sweeps above, and down."""
         top = model.recognise(state.x, key.fold("recognise"))[-1] if state.top is None else state.top
         for i in range(self.sweeps):
             top = model.top.sweep(top, key.fold("sweep", i), backwards=False)

@@ -9,6 +9,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import override
 
 from ebm_cli.record import files
 from ebm_cli.registry import register
@@ -29,10 +30,11 @@ class CsvTracker(Tracker):
         if self._file.tell() == 0:
             self._write([("step", "key", "value")])
 
+    @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row per metric."""
         self._write([(step, key, repr(float(value))) for key, value in metrics.items()])
 
+    @override
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
         """One PNG file per picture in images/."""
         for key, pixels in images.items():
@@ -40,9 +42,11 @@ class CsvTracker(Tracker):
             Image.fromarray(pixels).save(found, format="png")
             files.replace(self._directory, f"images/{key.replace('/', '_')}-{step:08d}.png", found.getvalue())
 
+    @override
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Not kept: a distribution has no place in rows of one value."""
 
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Close the file; the summary is in the run directory already."""
         self._file.close()
@@ -80,6 +84,7 @@ class Csv(TrackerSpec):
 
     shows_histograms = False
 
+    @override
     def open(self, run: RunInfo) -> Tracker:
         """Start the file, or go on with the one of the interrupted run."""
         return CsvTracker(run.directory, run.step)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, described
 
@@ -68,23 +69,25 @@ class Guarded(Tracker):
         """Whether `close` has given up on a worker that is stuck still; a normal exit could then hang as well."""
         return self._late and not self._done.is_set()
 
+    @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Queue scalars."""
         copied = dict(metrics)
         self._put(_Call(lambda tracker: tracker.log(step, copied)))
 
+    @override
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Queue copies of pictures."""
         if self._accepts(size := _bytes(images)):
             copied = {key: pixels.copy() for key, pixels in images.items()}
             self._put(_Call(lambda tracker: tracker.images(step, copied), size))
 
+    @override
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Queue copies of values, for a tracker that shows them."""
         if self._bins and self._accepts(size := _bytes(values)):
             copied = {key: array.copy() for key, array in values.items()}
             self._put(_Call(lambda tracker: tracker.histograms(step, copied), size))
 
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Wait for the queue to drain, at most `timeout` seconds, and return the one line for the user."""
         deadline = time.monotonic() + self._timeout

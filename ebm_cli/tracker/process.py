@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ebm_cli.tracker.base import ElsewhereError, RunInfo, Tracker, TrackerSpec
 from ebm_cli.tracker.worker import Opening
@@ -41,10 +42,11 @@ class Apart(TrackerSpec):
         self._spec = spec
         self._name = name
 
+    @override
     def check(self) -> None:
-        """That of the tracker."""
         self._spec.check()
 
+    @override
     def open(self, run: RunInfo) -> Tracker:
         """In the process that waits, or in a new one."""
         process = _waiting.pop() if _waiting else _Process(self._name)
@@ -94,18 +96,19 @@ class _Remote(Tracker):
     def __init__(self, process: _Process) -> None:
         self._process = process
 
+    @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """There."""
         self._process.ask("log", step, metrics)
 
+    @override
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
-        """There."""
         self._process.ask("images", step, images)
 
+    @override
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
-        """There."""
         self._process.ask("histograms", step, values)
 
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """There, and wait for the end of the process."""
         line: str | None = self._process.ask("close", summary)

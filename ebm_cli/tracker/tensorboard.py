@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ebm_cli.errors import UserError
 from ebm_cli.record import files
@@ -31,23 +32,24 @@ class TensorboardTracker(Tracker):
         text = json.dumps(dict(run.config), indent=2, default=str)
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # four spaces: shown as it is
 
+    @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Scalars."""
         self._last = step
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
 
+    @override
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Pictures."""
         for key, pixels in images.items():
             self._writer.add_image(key, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
 
+    @override
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
-        """Distributions."""
         for key, array in values.items():
             if (kept := finite(array)).size:
                 self._writer.add_histogram(key, kept, step)
 
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Add the summary as scalars of the last step, then flush."""
         for key, value in summary.items():
@@ -60,6 +62,7 @@ class TensorboardTracker(Tracker):
 class Tensorboard(TrackerSpec):
     """Write event files for TensorBoard into <run>/tensorboard."""
 
+    @override
     def check(self) -> None:
         """Raise UserError if the optional package is missing."""
         if importlib.util.find_spec("tensorboard") is None:
@@ -67,7 +70,7 @@ class Tensorboard(TrackerSpec):
                 "tracker=tensorboard: the tensorboard package is not installed; pip install 'ebm-cli[tensorboard]'"
             )
 
+    @override
     def open(self, run: RunInfo) -> Tracker:
-        """Start an event file."""
         self.check()
         return TensorboardTracker(run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ebm_cli.errors import UserError
 from ebm_cli.record import files
@@ -37,16 +38,19 @@ class WandbTracker(Tracker):
         self._run = run
         self._trouble = trouble  # why a run that should be online is not
 
+    @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Scalars; wandb joins what has the same step to one row."""
         self._run.log(dict(metrics), step=step)
 
+    @override
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
         """Pictures. wandb takes floats as they are and so shows [0, 1] as black: uint8 alone is right."""
         import wandb
 
         self._run.log({key: wandb.Image(_uint8(key, pixels)) for key, pixels in images.items()}, step=step)
 
+    @override
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Distributions, binned here: wandb stores 64 counts, not the values."""
         import wandb
@@ -55,6 +59,7 @@ class WandbTracker(Tracker):
         binned = {key: np.histogram(array, 64) for key, array in kept.items() if array.size}
         self._run.log({key: wandb.Histogram(np_histogram=bins) for key, bins in binned.items()}, step=step)
 
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Set the summary, finish, and say where the record is."""
         self._run.summary.update(dict(summary))
@@ -90,12 +95,14 @@ class Wandb(TrackerSpec):
     mode: Literal["auto", "online", "offline"]
     tags: tuple[str, ...]
 
+    @override
     def check(self) -> None:
         """Raise UserError if the run has to be online and there is no account."""
         if self._mode() == "online" and not has_account():
             cause = "WANDB_MODE=online" if os.environ.get("WANDB_MODE") else f"tracker.mode={self.mode}"
             raise UserError(f"{cause}: there is no wandb API key; run `wandb login`, or set tracker.mode=offline")
 
+    @override
     def open(self, run: RunInfo) -> Tracker:
         """Start the run, online if that works within 20 s and offline otherwise. Raises UserError like `check`."""
         self.check()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebm_cli import optimizer, rng
 from ebm_cli.dataset.base import Data, Split
@@ -53,6 +54,7 @@ class FeatureClassifier(nn.Module):
         v = (x - self.center) / self.scale
         return F.silu(self.body(v.reshape(-1, *self.image) if self.image else v))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
         return self.last(self.features(x))

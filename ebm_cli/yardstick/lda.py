@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import gammaln, logsumexp, psi
 from sklearn.decomposition import LatentDirichletAllocation
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.sparse import SparseRows
@@ -80,9 +81,11 @@ class _Of:
     def __init__(self, rows: SparseRows, fingerprint: str) -> None:
         self.rows, self.fingerprint = rows, fingerprint
 
+    @override
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Of) and other.fingerprint == self.fingerprint
 
+    @override
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 

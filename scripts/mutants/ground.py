@@ -407,8 +407,8 @@ MUTANTS = [
     Mutant(
         "space: high is black",
         "space.py",
-        ('        """Low is black, high white."""\n        return self.bits(x)'),
-        ('        """Low is black, high white."""\n        return 1 - self.bits(x)'),
+        "    def brightness(self, x: Tensor) -> Tensor:\n        return self.bits(x)",
+        "    def brightness(self, x: Tensor) -> Tensor:\n        return 1 - self.bits(x)",
         "pictures::test_every_image_of_a_grid_is_upright_and_in_its_place",
     ),
     Mutant(
