@@ -312,4 +312,11 @@ MUTANTS = [
         "explain(error.errors()[0], group, [",
         "places::test_a_key_is_named_where_it_stands",
     ),
+    Mutant(
+        "report: the lines of independent units are left out",
+        "commands/report.py",
+        "(_BASELINE, baseline.lines), ",
+        "",
+        "verdict::test_the_table_has_independent_units_the_rows_of_pseudo_likelihood_and_the_checkpoint",
+    ),
 ]

@@ -378,4 +378,32 @@ MUTANTS = [
         "shape=None",
         "binary_tables::test_a_table_that_is_missing_or_another_is_named",
     ),
+    Mutant(
+        "digits: validation rows are training rows too",
+        "dataset/digits.py",
+        "cut = FITTED - self.valid",
+        "cut = FITTED",
+        "digits::test_digits_split_covers_every_row_once",
+    ),
+    Mutant(
+        "ising_samples: an edge counts once",
+        "dataset/ising_samples.py",
+        "bernoulli(2 * (2 * sigma",
+        "bernoulli(2 * (sigma",
+        "ising::test_samples_have_the_known_mean_spin",
+    ),
+    Mutant(
+        "checkerboard: squares of either colour have a density",
+        "dataset/density.py",
+        "(cell.sum(1) % 2 == 0) &",
+        "(cell.sum(1) % 2 < 2) &",
+        "continuous::test_a_density_is_normalised_and_its_samples_follow_it",
+    ),
+    Mutant(
+        "docstrings: what Python cannot parse stops the reading",
+        "dataset/docstrings.py",
+        "except (SyntaxError, UnicodeDecodeError):",
+        "except UnicodeDecodeError:",
+        "text::test_docstrings_are_read_and_nothing_is_run",
+    ),
 ]

@@ -885,4 +885,18 @@ MUTANTS = [
         "_FAR = 40 ",
         "ran_away::test_samples_beyond_everything_in_the_data_have_run_away",
     ),
+    Mutant(
+        "mixing: a level that was not reached has no bound in the table",
+        "evaluation/mixing_table.py",
+        'if reached else "-"',
+        'if False else "-"',
+        "mixing::test_rows_of_the_table",
+    ),
+    Mutant(
+        "recover: edges are found by couplings with their signs",
+        "evaluation/recover.py",
+        "a.abs().numpy()",
+        "(-a).numpy()",
+        "ising::test_recovery_is_measured_over_pairs",
+    ),
 ]
