@@ -79,6 +79,9 @@ def main(words):
         return 0
     begin = time.monotonic()
     chosen = [mutant for mutant in every if all(word in f"{mutant.file} {mutant.what}" for word in words)]
+    if not chosen:
+        print(f"no mutant's file and description hold {' and '.join(words)}", file=sys.stderr)
+        return 2
     caught = []
     for mutant, noticed, first, seconds in judged(chosen):
         caught += [first] * noticed
