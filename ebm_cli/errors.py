@@ -1,4 +1,4 @@
-"""The two ways in which a command can fail that are not a bug in this package."""
+"""The two ways in which a command can fail that are not a bug in this package, and names near to an unknown one."""
 
 import errno
 

@@ -134,22 +134,25 @@ def test_conditionals_of_a_tempered_model_are_its_energy_differences(model_name,
 
 PATHS = {f"{s}-{t}": (lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC}
 SLOW = {f"{s}-{t}" for s, t in GEOMETRIC if is_slow(s, t)}
+QUICK = {f"{s}-{t}" for s, t in quick(GEOMETRIC)}
 PATHS |= {f"bipartite-{t}": (lambda t=t: bipartite(t)) for t in BIPARTITE}
 
 
 def each(made):
     """Tests of these paths; annealing to a network, or by other settings of a sampler, is no other, and long."""
-    return _parametrised(made, lambda name: is_network(name) or is_setting(name))
+    return each_of_many_steps(made, slow=())
 
 
-def each_of_many_steps(made):
+def each_of_many_steps(made, slow=SLOW):
     """The same where short steps are slow."""
-    return _parametrised(made, lambda name: is_network(name) or is_setting(name) or name in SLOW)
-
-
-def _parametrised(made, is_long):
-    found = [pytest.param(make, id=name, marks=[pytest.mark.long] * is_long(name)) for name, make in made.items()]
+    is_long = {name: is_another(name) or name in slow for name in made}
+    found = [pytest.param(make, id=name, marks=[pytest.mark.long] * is_long[name]) for name, make in made.items()]
     return pytest.mark.parametrize("make", found)
+
+
+def is_another(name):
+    """Whether other pairs of sampler and model show the same, `SAMPLER-MODEL-SPACE`."""
+    return is_network(name) or is_setting(name) or not (name in QUICK or name.startswith("bipartite"))
 
 
 def is_network(name):

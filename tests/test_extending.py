@@ -40,6 +40,7 @@ def test_the_page_has_the_files_of_four_parts_and_a_recipe():
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", commands("extending"), ids=lambda words: " ".join(words))
 def test_a_command_of_the_page_runs(words, plugins, capfd):
     assert dispatch(small(words)) == 0

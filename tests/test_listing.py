@@ -116,7 +116,7 @@ def test_a_plugin_is_listed_as_a_part_is(tmp_path, monkeypatch, capsys):
     (tmp_path / "conf" / "sampler").mkdir(parents=True)
     text = "# conf/sampler/own_walk.yaml\n# A walk of my own\nname: own_walk\nstep: 1.0  # how far\n"
     (tmp_path / "conf" / "sampler" / "own_walk.yaml").write_text(text)
-    assert listing.main(["sampler", "own_walk"]) == 0
+    assert listing.main(["sampler", "own_walk", "plugins=[own]"]) == 0
     shown = capsys.readouterr().out
     assert "sampler=own_walk  A walk of my own" in shown
     assert "fits models exponential_family, ising" in shown

@@ -106,6 +106,7 @@ def test_the_last_line_of_training_has_the_last_value_of_validation():
 # Going on
 
 
+@pytest.mark.long
 def test_what_a_resumed_run_may_change_is_what_is_said_to_be_free():
     """Every key that trains is refused, every other one is taken."""
     trained()
@@ -132,6 +133,7 @@ def test_a_run_with_plugins_that_was_stopped_says_them_with_the_way_on(tmp_path,
     assert "go on with: ebm train resume=run plugins=[plugged]\n" in answer.err
 
 
+@pytest.mark.long
 def test_another_seed_of_an_evaluation_is_another_draw():
     trained()
     found = []

@@ -154,10 +154,14 @@ def test_samples_of_chains_that_stand_still_are_said():
 
 
 def test_what_is_said_of_means():
-    assert stuck({"acceptance": 0.001, "swap_1": 0.5, "gradient": 0.0}) == []
-    (said,) = stuck({"acceptance": 0.0005})
+    mala, walk = component("sampler", "mala"), component("sampler", "metropolis", step_size=1.0)
+    assert stuck({"acceptance": 0.001, "swap_1": 0.5, "gradient": 0.0}, mala) == []
+    (said,) = stuck({"acceptance": 0.0005}, walk)
     assert said.startswith("0.05 % of the proposals of the chains accepted")
-    (said,) = stuck({"acceptance": 0.3, "swap_1": 0.2, "swap_2": 0.0, "swap_3": 0.0})
+    assert said.endswith("; lower sampler.step_size, or take another sampler")
+    (said,) = stuck({"acceptance": 0.0}, component("sampler", "gwg"))
+    assert said.endswith("they stand still; take another sampler")
+    (said,) = stuck({"acceptance": 0.3, "swap_1": 0.2, "swap_2": 0.0, "swap_3": 0.0}, mala)
     assert said.startswith("replicas never swapped at rung 2, 3 of the ladder")
     assert lost(torch.zeros(3, 2)) is None
     assert lost(torch.tensor([[0.0, 1.0], [torch.inf, 0.0], [0.0, torch.nan]])).startswith(
@@ -175,7 +179,8 @@ def report(step, **info):
 
 
 def test_a_hundred_steps_are_judged_together():
-    watch = Standstill()
+    mala = component("sampler", "mala")
+    watch = Standstill(mala)
     parts = [[report(i + 1, acceptance=float(i == 3), swap_1=0.0) for i in range(first, first + 25)]
              for first in range(0, 100, 25)]  # fmt: skip
     said = [watch.look(part) for part in parts]
@@ -187,8 +192,8 @@ def test_a_hundred_steps_are_judged_together():
     (last,) = watch.look([report(102, acceptance=0.0, swap_1=1.0)], last=True)
     assert last.startswith("no proposal")
     assert "in steps 101 to 102" in last
-    assert Standstill().look([], last=True) == []
-    assert Standstill().look([report(1)], last=True) == []
+    assert Standstill(mala).look([], last=True) == []
+    assert Standstill(mala).look([report(1)], last=True) == []
 
 
 def standing(self, model, state, key):
@@ -206,7 +211,8 @@ def test_training_says_once_that_chains_stand_still(tmp_path, monkeypatch):
     assert answer.code == 0
     assert answer.err.count("the model is trained against what does not move") == 1
     assert "in steps 1 to 100" in answer.err
-    assert "lower sampler.step_size" in answer.err
+    assert "they stand still; take another sampler" in answer.err
+    assert "sampler.step_size" not in answer.err
 
 
 def test_samples_that_are_no_numbers_are_not_handed_over(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -165,10 +165,16 @@ def sources() -> dict[str, ClassSource]:
 
 @lru_cache
 def _sources(own: Path) -> dict[str, ClassSource]:
-    package = sorted(Path(str(resources.files("ebm_cli"))).rglob("*.py"))
-    trees = [ast.parse(path.read_text()) for path in package] + [*_plugins(own)]
-    nodes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
-    return {node.name: _source(node) for node in reversed(nodes)}  # of one name the package's
+    return {**_classes(_plugins(own)), **_packaged()}
+
+
+@lru_cache
+def _packaged() -> dict[str, ClassSource]:
+    return _classes(ast.parse(path.read_text()) for path in sorted(Path(str(resources.files("ebm_cli"))).rglob("*.py")))
+
+
+def _classes(trees: Iterable[ast.Module]) -> dict[str, ClassSource]:
+    return {node.name: _source(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _plugins(folder: Path) -> Iterator[ast.Module]:
@@ -242,6 +248,7 @@ def _sampler_fits(sampler: ClassSource, model: ClassSource | None) -> bool:
 
 def main(arguments: list[str]) -> int:
     """`ebm list [GROUP [NAME]] [--markdown]`."""
+    arguments = [argument for argument in arguments if not argument.startswith("plugins=")]  # they are shown anyway
     names = [argument for argument in arguments if not argument.startswith("-")]
     flags = set(arguments) - set(names)
     if flags & {"-h", "--help"}:

@@ -127,7 +127,7 @@ def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings)
     away = lost(x)
     if away:
         raise RunError(f"{away}; nothing was written")
-    for sentence in stuck(scale):
+    for sentence in stuck(scale, sampler):
         log.warning("%s", sentence)
     scale.pop("acceptance", None)
     for name, value in scale.items():

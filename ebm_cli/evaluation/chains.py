@@ -63,7 +63,7 @@ class ChainDiagnostics(Evaluation):
         directions = rng.normal((x[0].numel(), self.projections), subject.key.fold("directions"), x.device)
         trace, info, jump = self._record(subject, x, directions)
         metrics = {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
-        doubts = (*stuck(info), *filter(None, [doubt(trace)]))
+        doubts = (*stuck(info, subject.sampler), *filter(None, [doubt(trace)]))
         if doubts:
             return Result(metrics, warnings=doubts)
         metrics = diagnose(trace) | metrics

@@ -86,7 +86,7 @@ class Samples(Evaluation):
         spread = spread_beside(x, next(subject.held_out.pieces(_ROWS_AT_ONCE)))
         away = _away(distance, next(train.pieces(_ROWS_AT_ONCE)))
         warnings = [_ran_away(away)] if away > _FAR and not isinstance(space, Discrete) else []
-        warnings += stuck(scale)
+        warnings += stuck(scale, subject.sampler)
         warnings += [_collapsed(spread, self.count)] if spread is not None and spread < _COLLAPSED else []
         warnings += [unsure(by) for by in accuracy.values() if by < RIGHT]
         return Result(

@@ -12,7 +12,8 @@ LEAST = 1e-3
 """Share of proposals that must be taken for chains to count as moving."""
 
 _FAR = 1e4  # nats
-_LOWER = "lower sampler.step_size, or take another sampler"
+_OTHER = "take another sampler"
+_LOWER = f"lower sampler.step_size, or {_OTHER}"
 
 
 def moved(before: Tensor, after: Tensor) -> Tensor:
@@ -46,12 +47,17 @@ def ran_away(sampler: Sampler[Any, Any], energy_data: float, energy_chains: floa
     )
 
 
-def stuck(info: Mapping[str, float]) -> list[str]:
+def advice(sampler: Sampler[Any, Any]) -> str:
+    """What to do where its chains do not move as they should: of its keys, if it has one for that."""
+    return _LOWER if hasattr(sampler.inner, "step_size") else _OTHER
+
+
+def stuck(info: Mapping[str, float], sampler: Sampler[Any, Any]) -> list[str]:
     """Sentences on means of Info by which nothing moves: `acceptance`, and `swap_r` of replicas r and r + 1."""
     found = []
     if info.get("acceptance", 1.0) < LEAST:
         share = f"{100 * info['acceptance']:.2g} % of the proposals" if info["acceptance"] else "no proposal"
-        found.append(f"{share} of the chains accepted: they stand still; {_LOWER}")
+        found.append(f"{share} of the chains accepted: they stand still; {advice(sampler)}")
     rungs = [name.removeprefix("swap_") for name, taken in info.items() if name.startswith("swap_") and taken < LEAST]
     if rungs:
         found.append(

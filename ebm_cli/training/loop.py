@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ from ebm_cli.record.lease import Lease
 from ebm_cli.record.plain_json import finite
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log
 from ebm_cli.tracker.base import Tracker
@@ -62,14 +63,14 @@ class Recorder:
     warned: bool = False
     said: set[str] = field(default_factory=set)
     saved: bool = False
-    standstill: Standstill = field(default_factory=Standstill)
+    standstill: Standstill = field(init=False)
     standing: bool = False
     newest: dict[str, float] = field(default_factory=dict)
 
-    def begin(self, total: int, step: int) -> None:
-        """Which checkpoints will stay."""
+    def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
+        """Which checkpoints will stay, and what is watched."""
         self.ladder = checkpoint.log_spaced(self.schedule.log_spaced, total) | self._rungs_there(step)
-        self.standstill.first = step + 1
+        self.standstill = Standstill(sampler, step + 1)
 
     def saves(self, step: int, total: int) -> bool:
         """Whether a checkpoint is due."""
@@ -189,7 +190,7 @@ class Follower:
     ladder: set[int] = field(default_factory=set)
     newest: dict[str, float] = field(default_factory=dict)
 
-    def begin(self, total: int, step: int) -> None:
+    def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """The rungs that lie ahead."""
         self.ladder = checkpoint.log_spaced(self.schedule.log_spaced, total)
 
@@ -311,7 +312,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     schedule, total = recorder.schedule, parts.loop.steps
-    recorder.begin(total, state.step)
+    recorder.begin(total, state.step, parts.components.sampler)
     saved, unread = state.step or None, list[Report]()
     how, said = execution(parts, state)
     if said:

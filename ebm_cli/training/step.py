@@ -381,6 +381,7 @@ def _advice(objective: Objective) -> str:
 class Standstill:
     """What the chains say of their moves over some hundred steps: a few of them alone may have had bad luck."""
 
+    sampler: Sampler[Any, Any]
     first: int = 1
     steps: int = 0
     totals: dict[str, float] = field(default_factory=dict)
@@ -395,7 +396,8 @@ class Standstill:
         means = {name: total / self.steps for name, total in self.totals.items()}
         span = f"in steps {self.first} to {self.first + self.steps - 1}"
         self.first, self.steps, self.totals = self.first + self.steps, 0, {}
-        return [f"{sentence} ({span}; the model is trained against what does not move)" for sentence in stuck(means)]
+        said = stuck(means, self.sampler)
+        return [f"{sentence} ({span}; the model is trained against what does not move)" for sentence in said]
 
 
 def _moves(reports: Sequence[Report]) -> dict[str, float]:
