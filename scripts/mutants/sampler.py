@@ -197,7 +197,7 @@ MUTANTS = [
         "sampler/informed.py",
         "return InformedState(x, energy, grad),",
         "return InformedState(x, energy, proposal.grad),",
-        "sampler::test_leaves_the_target_invariant[dmala-1.5-potts-categorical]",
+        "sampler::test_caches_follow_the_chain[dmala-1.5-potts-categorical]",
     ),
     Mutant(
         "gains: not relative to the present value",
