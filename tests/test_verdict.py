@@ -162,3 +162,9 @@ def test_numbers_that_are_not_finite_have_no_line():
     assert report.rows({"chains/x": float("nan"), "ais/log_likelihood": float("-inf"), "chains/y": 2.0}, "test") == {
         "chains/y": "2"
     }
+
+
+def test_what_a_line_only_asks_for_keeps_a_line_of_its_own():
+    """The chains that count decide how the likelihood is spoken of, and nobody else says how many they are."""
+    found = report.rows({"ais/log_likelihood": -88.0, "ais/weight_ess": 97.3}, "test")
+    assert found == {"log-likelihood (test), AIS": "-88.00 nats (errs upwards)", "ais/weight_ess": "97.3"}

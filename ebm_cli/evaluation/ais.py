@@ -85,7 +85,7 @@ class AIS(Evaluation):
         """The log-likelihood with its bracket, and log Z."""
         found = {}
         if "ais/log_likelihood" in values:
-            errs = "errs upwards" if doubt("ais", values) is None else "errs upwards, not to be relied on"
+            errs = "errs upwards" if doubt("ais", values.unseen) is None else "errs upwards, not to be relied on"
             found[f"log-likelihood ({split}), AIS"] = f"{plus_minus(values, 'ais')} nats ({errs})"
         if values.has("ais/gap", "ais/log_likelihood"):
             values.leave("ais/gap_standard_error")

@@ -42,6 +42,11 @@ class Numbers(Mapping[str, Any]):
         """Do not show what begins so: another table has it, or the lines say it."""
         self._seen |= {key for key in self if key.startswith(beginnings)}
 
+    @property
+    def unseen(self) -> Mapping[str, Any]:
+        """The same values for who decides by them and does not show them."""
+        return self._values
+
     def rest(self) -> dict[str, Any]:
         """What nobody has looked up."""
         return {key: value for key, value in self._values.items() if key not in self._seen}

@@ -899,4 +899,11 @@ MUTANTS = [
         "(-a).numpy()",
         "ising::test_recovery_is_measured_over_pairs",
     ),
+    Mutant(
+        "table: what a line only asks for is shown by nobody",
+        "evaluation/ais.py",
+        'doubt("ais", values.unseen) is None',
+        'doubt("ais", values) is None',
+        "verdict::test_what_a_line_only_asks_for_keeps_a_line_of_its_own",
+    ),
 ]
