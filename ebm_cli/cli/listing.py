@@ -69,6 +69,11 @@ def choices(group: str) -> list[str]:
     return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})
 
 
+def group_of(name: str) -> str | None:
+    """The first group that has a choice of this name."""
+    return next((group for group in GROUPS if name in choices(group)), None)
+
+
 def choices_of(group: str) -> list[Choice]:
     """Every part of a group."""
     files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
@@ -238,10 +243,8 @@ def _sampler_fits(sampler: ClassSource, model: ClassSource | None) -> bool:
     if model is None:
         return False
     lineage = set(_lineage(next(iter(model.declares.get("builds", ())), "")))
-    spaces, needs = (
-        set(sampler.declares.get("spaces", ())) & set(model.declares.get("spaces", ())),
-        sampler.declares.get("needs", ()),
-    )
+    spaces = set(sampler.declares.get("spaces", ())) & set(model.declares.get("spaces", ()))
+    needs = sampler.declares.get("needs", ())
     blind = "Intractable" in lineage and not any("Intractable" in _lineage(need) for need in needs)
     return bool(spaces) and set(needs) <= lineage and not blind
 
@@ -257,7 +260,7 @@ def main(arguments: list[str]) -> int:
     if len(names) > 2 or flags - {"--markdown"}:
         raise UserError(f"{' '.join(arguments)}: not understood; {USAGE.strip()}")
     if names and names[0] not in GROUPS:
-        of = next((group for group in GROUPS if names[0] in choices(group)), None)
+        of = group_of(names[0])
         meant = f"; it is a choice of a group: ebm list {of} {names[0]}" if of else nearest(names[0], list(GROUPS))
         raise UserError(f"no group {names[0]!r}{meant} (one of: {', '.join(GROUPS)})")
     if len(names) == 2 and names[1] not in choices(names[0]):

@@ -2,7 +2,7 @@
 
 import os
 
-from ebm_cli.cli.listing import GROUPS, choices
+from ebm_cli.cli.listing import group_of
 
 _SAME = {
     "k": "chains.steps", "cd_k": "chains.steps", "n_gibbs": "chains.steps", "gibbs_steps": "chains.steps",
@@ -32,8 +32,8 @@ def word_meant(word: str, command: str) -> str | None:
     if os.path.isdir(word):
         key = "resume" if command == "train" else "run"
         return f"{key}={word}" if os.path.isfile(os.path.join(word, "config.yaml")) else None
-    found = [group for group in GROUPS if word in choices(group)] if command == "train" else []
-    return f"{found[0]}={word}" if found else None
+    group = group_of(word) if command == "train" else None
+    return f"{group}={word}" if group else None
 
 
 def not_installed(group: str, name: str) -> str | None:

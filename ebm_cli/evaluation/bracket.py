@@ -62,7 +62,7 @@ def contradictions(values: Mapping[str, Any]) -> list[str]:
 
 
 def _refuted(values: Mapping[str, Any]) -> str | None:
-    if not _has(values, "exact/log_likelihood", "ais/log_likelihood"):
+    if not {"exact/log_likelihood", "ais/log_likelihood"} <= values.keys():
         return None
     error = values["ais/log_likelihood"] - values["exact/log_likelihood"]
     if abs(error) <= _ERROR:
@@ -87,7 +87,3 @@ def _learned(values: Mapping[str, Any]) -> str | None:
         f"{log_z:.4g}: what the objective took for the model's density is not normalised; take more steps, or a noise "
         "nearer to the data"
     )
-
-
-def _has(values: Mapping[str, Any], *keys: str) -> bool:
-    return all(key in values for key in keys)
