@@ -165,7 +165,7 @@ def test_evaluations_may_be_chosen_anew():
     assert set(facts(run, "summary.json")) > {"pseudo_likelihood/log_pseudo_likelihood", "status"}
     assert "samples/copies" not in facts(run, "summary.json")
     assert ebm("train resume=run evaluation=[]").code == 0
-    of_all = {"status", "steps", "seconds", "training_seconds", "judged", "judged_step", "baseline/independent"}
+    of_all = {"status", "steps", "seconds", "training_seconds", "judged", "judged_step", "baseline/independent", "rows"}
     assert {key for key in facts(run, "summary.json") if not key.startswith("units/")} == of_all
 
 

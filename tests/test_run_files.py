@@ -13,6 +13,7 @@ import yaml
 from helpers.cli import assert_refused, ebm, facts, snapshot, trained
 
 from ebm_cli.record import files
+from ebm_cli.record import rows as kept
 
 SECRET = "what-lies-outside"
 COMMANDS = (
@@ -353,6 +354,8 @@ def test_other_rows_are_another_fact(moved):
         assert found["data"]["hash"] != found["data"]["trained_on"]
         assert "exact/other/log_likelihood" in found
         assert "exact/log_likelihood" not in found
+        folder = max(Path("run/evaluations").iterdir()).name
+        assert set(kept.read(Path("run"), f"evaluations/{folder}")[1]) == {"exact/other/log_likelihood"}
     ebm("evaluate run=run evaluation=[exact] dataset.path=other.npz split=train")
     assert "exact/other/train/log_likelihood" in results()
 

@@ -11,12 +11,13 @@ from pydantic import Field
 
 from ebm_cli.commands import judged, report, results
 from ebm_cli.commands.configuration import checked, evaluations
+from ebm_cli.commands.kept_rows import keep_rows
 from ebm_cli.commands.session import accelerated, check_complete_data, feasible
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
 from ebm_cli.commands.verdict import conclude
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import UserError
-from ebm_cli.evaluation.base import Evaluation, Subject, of_split, on_split
+from ebm_cli.evaluation.base import Evaluation, Subject, of_split
 from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
@@ -76,8 +77,9 @@ def _write(home: Run, trained: Trained, asked: Settings, seconds: float, finding
     """results.json; what was found on other data than the run's own stands under keys that say so."""
     about: dict[str, Any] = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
     if trained.others is not None:
-        findings.numbers = on_split(findings.numbers, judged.OTHER)
+        findings.relabel(judged.OTHER)
         about["data"] = dict(trained.others)
+    keep_rows(home, trained.parts.data, asked.split, findings)
     home.write_json("results.json", {**about, **findings.record})
 
 

@@ -9,6 +9,7 @@ from ebm_cli.commands.places import of_dataset, rooted, without
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.errors import UserError
 from ebm_cli.record.checkpoint import Checkpoint
+from ebm_cli.record.checkpoint_space import in_words
 from ebm_cli.record.run import VOCABULARY, Run
 from ebm_cli.space import Counts, Space
 from ebm_cli.training.loop import other_data
@@ -24,7 +25,7 @@ def as_trained(data: Data, saved: Checkpoint, trained: Space, found: Run) -> Dat
     if isinstance(here, Counts) and isinstance(trained, Counts) and other_data(saved, data):
         here = replace(here, length=trained.length)  # other documents are longer or shorter
     if here != trained:
-        raise UserError(f"dataset: reads {_described(here)}, the model of {saved.path} takes {_described(trained)}")
+        raise UserError(f"dataset: reads {in_words(here)}, the model of {saved.path} takes {in_words(trained)}")
     if data.words and words is not None and data.words != words:
         raise UserError(
             f"dataset: its words are not those of {found.path / VOCABULARY}, which the model knows; use data with the "
@@ -66,10 +67,3 @@ def _in_space(data: Data, space: Space) -> Data:
     return replace(
         data, space=space, train=replace(data.train, space=space), valid=valid, test=replace(data.test, space=space)
     )
-
-
-def _described(space: Space) -> str:
-    """Shape and kind, and what else is to agree."""
-    more = {key: value for key, value in vars(space).items() if key not in ("shape", "length")}
-    beside = ", ".join(f"{key} {value:g}" for key, value in more.items())
-    return f"{'x'.join(map(str, space.shape))} {space.name}" + (f" ({beside})" if beside else "")

@@ -14,6 +14,7 @@ from ebm_cli import terminal
 from ebm_cli.commands import report
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
+from ebm_cli.commands.kept_rows import keep_rows
 from ebm_cli.commands.session import Job, Session, configured, open_record, prepare
 from ebm_cli.commands.verdict import conclude, runaway
 from ebm_cli.device import ranks
@@ -221,6 +222,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
             session.run.write_all("samples/", result.images, result.files)
             recorder.tracker.images(step, dict(result.images))
         conclude(subject("verdict"), findings, "test")
+        keep_rows(session.run, parts.data, "test", findings)
         chosen.say()
     said = runaway(session.run.logged("energy_gap"))
     if said:

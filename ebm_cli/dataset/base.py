@@ -26,6 +26,7 @@ from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Spac
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 _AT_ONCE = 2**20  # numbers that are summed at once
+_HASHED_AT_ONCE = 1000  # rows
 Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
 
 
@@ -132,6 +133,17 @@ class Split:
     def _fixed(self, first: int, last: int) -> Tensor:
         key = rng.stream(0, "binarize", len(self)).at_row(first)
         return self.rows(torch.arange(first, last, device=self.stored.device), key)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its rows as `all()` has them, drawn bits and noise included; of counts as they are stored."""
+        digest = hashlib.blake2b(digest_size=16)
+        sparse = [] if isinstance(self.stored, Tensor) else [*self.stored.tensors()]
+        for part in sparse or self.pieces(_HASHED_AT_ONCE):
+            values = part.cpu().numpy()
+            digest.update(f"{values.dtype}{values.shape[1:]}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
 
     @property
     def size(self) -> float:

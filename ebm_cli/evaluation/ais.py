@@ -134,8 +134,10 @@ class AIS(Evaluation):
             **learned_log_z("ais", subject, log_z),
             **self._uncertainty(log_w, path.log_z_base, subject.key.fold("bootstrap")),
         }
+        by_row, index = {"ais/log_likelihood": log_f - log_z}, {}
         if self.raise_points:
-            gaps = self._gaps(path, log_f - log_z, subject)
+            chosen, gaps = self._gaps(path, log_f - log_z, subject)
+            by_row["ais/gap"], index["ais/gap"] = gaps, chosen
             metrics |= {
                 "ais/gap": gaps.mean().item(),
                 **{f"ais/gap_{key.strip('/')}": error for key, error in standard_error("", gaps).items()},
@@ -144,8 +146,7 @@ class AIS(Evaluation):
             }
         slow = moves is not None and moves.least < _SLUGGISH
         hardly = (f"{moves.said()}, so the estimate is hardly annealed; {_SLOWER}",) if moves and slow else ()
-        warnings, by_row = (*hardly, *self._warnings(metrics)), {"ais/log_likelihood": log_f - log_z}
-        return Result(metrics, warnings=warnings, by_row=by_row)
+        return Result(metrics, warnings=(*hardly, *self._warnings(metrics)), by_row=by_row, index=index)
 
     def _warnings(self, metrics: dict[str, float]) -> tuple[str, ...]:
         """A few chains carry the estimate, so that its interval is too narrow; or the two ends of the bracket disagree.
@@ -176,13 +177,13 @@ class AIS(Evaluation):
             "ais/log_weight_std": log_w.std().item(),
         }
 
-    def _gaps(self, path: Path[Any], log_p: Tensor, subject: Subject) -> Tensor:
-        """What AIS says of some rows minus what RAISE says of them, (rows,)."""
+    def _gaps(self, path: Path[Any], log_p: Tensor, subject: Subject) -> tuple[Tensor, Tensor]:
+        """Some rows, by number, and what AIS says of them minus what RAISE says, (rows,) each."""
         chosen = rng.permutation(len(log_p), subject.key.fold("points"))[: self.raise_points].to(log_p.device)
         x = subject.held_out.fixed(chosen)
         key = subject.key.fold("reverse")
         lower = reverse_log_p(path, x, self.raise_chains, self.temperatures, key, subject.device.engine)
-        return log_p[chosen] - lower
+        return chosen, log_p[chosen] - lower
 
 
 def unnormalised(model: EnergyModel, split: Split) -> Tensor:

@@ -50,11 +50,18 @@ class Subject:
         """At most `count` of the held-out rows, a random choice without repetition, (rows, *shape)."""
         return some_rows(self.held_out, count, self.key.fold("rows"))
 
+    def which_rows(self, count: int) -> Tensor:
+        """The numbers in the split of the rows that `some_rows` chooses, (rows,)."""
+        return _which(self.held_out, count, self.key.fold("rows"))
+
 
 def some_rows(split: Split, count: int, key: Key) -> Tensor:
     """At most `count` rows of a split, a random choice without repetition, (rows, *shape)."""
-    order = rng.permutation(len(split), key)[:count]
-    return split.rows(order.to(split.stored.device), key.fold("binarize"))
+    return split.rows(_which(split, count, key).to(split.stored.device), key.fold("binarize"))
+
+
+def _which(split: Split, count: int, key: Key) -> Tensor:
+    return rng.permutation(len(split), key)[:count]
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ class Result:
     """Numbers under `<evaluation>/<metric>`, pictures and text files by name, and sentences the user should read.
 
     `warnings` say that something is doubtful, `said` is what was found in words. `by_row` has what some of the metrics
-    are the means of, (rows,), so that two models can be compared row by row.
+    are the means of, (rows,), so that two models can be compared row by row; `index` says which rows of the split these
+    are, (rows,), where they are not all of them in their order.
     """
 
     metrics: Mapping[str, float]
@@ -71,6 +79,7 @@ class Result:
     files: Mapping[str, str] = field(default_factory=dict)
     said: tuple[str, ...] = ()
     by_row: Mapping[str, Tensor] = field(default_factory=dict)
+    index: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Evaluation(ABC):

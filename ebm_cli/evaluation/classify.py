@@ -51,7 +51,14 @@ class Classify(Evaluation):
         bins = calibration(confidence, guess == labels)
         numbers["calibration_error"] = bins.error
         drawn = reliability(bins)
-        return Result({f"classify/{name}": value for name, value in numbers.items()}, {"reliability": drawn})
+        return Result(
+            {f"classify/{name}": value for name, value in numbers.items()},
+            {"reliability": drawn},
+            by_row={
+                "classify/cross_entropy": -logits.log_softmax(1).gather(1, labels[:, None].long())[:, 0],
+                "classify/accuracy": (logits.argmax(1) == labels).double(),
+            },
+        )
 
 
 class Calibration(NamedTuple):

@@ -124,7 +124,8 @@ class Density2D(Evaluation):
         metrics = {f"density_2d/{name}": value for name, value in numbers.items()}
         metrics |= standard_error("density_2d", log_f)
         metrics |= above_independent("density_2d", subject, subject.held_out, log_f - log_z)
-        return Result(metrics | learned_log_z("density_2d", subject, log_z), drawn)
+        metrics |= learned_log_z("density_2d", subject, log_z)
+        return Result(metrics, drawn, by_row={"density_2d/log_likelihood": log_f - log_z})
 
 
 def first_map(subject: Subject, side: int, margin: float) -> Cells:

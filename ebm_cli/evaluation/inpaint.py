@@ -71,7 +71,9 @@ class Inpaint(Evaluation):
         metrics = agreement("", found, x, hidden, space) | agreement("_of_mean", usual, x, hidden, space)
         n = min(_SHOWN, len(x))
         rows = torch.cat([part[:n] for part in (x, start, found)])
-        return Result(metrics, {"inpaint": picture.grid(space, rows, columns=n)})
+        by_row = right_by_row(found, x, hidden, space)
+        index = {name: subject.which_rows(self.rows) for name in by_row}
+        return Result(metrics, {"inpaint": picture.grid(space, rows, columns=n)}, by_row=by_row, index=index)
 
     def _filled(self, subject: Subject, start: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
         """Where the chains end; of a sampler with replicas, the known sites of each are set back."""
@@ -112,10 +114,21 @@ def usual_values(data: Data) -> Tensor:
     return space.of_bits((mean > 0.5).float()) if isinstance(space, TwoValued) else mean
 
 
+def right_by_row(x: Tensor, truth: Tensor, hidden: Tensor, space: Space) -> dict[str, Tensor]:
+    """`inpaint/right` of each row, (rows,); nothing in a box, where `psnr` is of all values together."""
+    if not isinstance(space, Discrete):
+        return {}
+    return {"inpaint/right": _right(x, truth, hidden, space).mean(1)}
+
+
+def _right(x: Tensor, truth: Tensor, hidden: Tensor, space: Discrete) -> Tensor:
+    """1 where a hidden site has the right value, else 0, (rows, hidden sites)."""
+    return (space.decode(x) == space.decode(truth))[:, hidden].double()
+
+
 def agreement(suffix: str, x: Tensor, truth: Tensor, hidden: Tensor, space: Space) -> dict[str, float]:
     """`inpaint/psnr<suffix>` or `inpaint/right<suffix>` over the hidden sites."""
     if isinstance(space, Discrete):
-        right = (space.decode(x) == space.decode(truth))[:, hidden]
-        return {f"inpaint/right{suffix}": right.double().mean().item()}
+        return {f"inpaint/right{suffix}": _right(x, truth, hidden, space).mean().item()}
     assert isinstance(space, Box)
     return psnr(f"inpaint/psnr{suffix}", x[:, hidden], truth[:, hidden], space)

@@ -23,6 +23,8 @@ from ebm_cli.registry import register
 Count = Annotated[int, Field(ge=1)]
 _AT_ONCE = 2**24  # counts
 _WIDE = 0.05
+_PER_WORD = "perplexity/log_likelihood_per_word"
+"""log p / D of each document, minus whose mean is the logarithm of `perplexity/model`."""
 
 
 class Documents(NamedTuple):
@@ -127,6 +129,8 @@ class Perplexity(BesideLDA):
             warnings=self._warnings(metrics),
             files={"perplexity.txt": "".join(f"{line}\n" for line in table)},
             said=table,
+            by_row={_PER_WORD: log_p["model"] / every.length},
+            index={_PER_WORD: every.row},
         )
 
     def _log_z(self, path: LengthPath, rungs: Tensor, lengths: Tensor, subject: Subject) -> Estimate:

@@ -69,7 +69,8 @@ class PseudoLikelihood(Evaluation):
             **above_independent("pseudo_likelihood", subject, x, found),
             "pseudo_likelihood/rows": float(len(x)),
         }
-        return Result(metrics, by_row={"pseudo_likelihood/log_pseudo_likelihood": found})
+        name = "pseudo_likelihood/log_pseudo_likelihood"
+        return Result(metrics, by_row={name: found}, index={name: chosen})
 
 
 def _affordable(model: EnergyModel, x: Tensor) -> int:

@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from ebm_cli.device.base import evaluation_precision
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
@@ -17,11 +19,16 @@ _FAILURES = (RunError, UserError, ArithmeticError, AttributeError, LookupError, 
 
 @dataclass
 class Findings:
-    """Numbers by name, those that are not finite too; which evaluations failed, and why; words on what was judged."""
+    """Numbers by name, those that are not finite too; which evaluations failed, and why; what was judged.
+
+    `by_row` and `index`: those of the results, by the same names as the numbers.
+    """
 
     numbers: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=dict)
+    about: dict[str, object] = field(default_factory=dict)
+    by_row: dict[str, Tensor] = field(default_factory=dict)
+    index: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def known(self) -> dict[str, float]:
@@ -32,6 +39,11 @@ class Findings:
     def record(self) -> dict[str, object]:
         """What is written down: the numbers and, where there are such, the failures."""
         return {**self.about, **self.numbers, **({"failed": self.failed} if self.failed else {})}
+
+    def relabel(self, label: str) -> None:
+        """Have the names say this, as they do the split."""
+        self.numbers, self.by_row = on_split(self.numbers, label), on_split(self.by_row, label)
+        self.index = on_split(self.index, label)
 
     def check(self) -> None:
         """Raises RunError if an evaluation failed."""
@@ -50,6 +62,8 @@ class Findings:
             return Result({}, files={} if expected else {f"{name}-error.txt": traceback.format_exc()})
         numbers = on_split(result.metrics, subject.split)
         self.numbers |= numbers
+        self.by_row |= on_split(result.by_row, subject.split)
+        self.index |= on_split(result.index, subject.split)
         lost = infinite(numbers)
         return Result(result.metrics, result.images, (*result.warnings, *lost), result.files, result.said)
 

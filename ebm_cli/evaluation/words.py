@@ -81,6 +81,7 @@ class WordPrediction(Evaluation):
             files={"words.txt": "".join(f"{line}\n" for line in lines)} if lines else {},
             said=tuple(lines),
             by_row={"words/log_likelihood": log_p},
+            index={} if self.rows is None else {"words/log_likelihood": subject.which_rows(self.rows)},
         )
 
     def _near(self, model: LogBilinear, vocabulary: Sequence[str]) -> list[str]:

@@ -17,6 +17,14 @@ def described(space: Space) -> dict[str, object]:
     return {"name": space.name, **dataclasses.asdict(space), "shape": list(space.shape)}
 
 
+def in_words(space: Space) -> str:
+    """Shape and kind, and what else is to agree where models are compared."""
+    more = {key: value for key, value in vars(space).items() if key not in ("shape", "length", "units")}
+    beside = [f"{key} {value:g}" for key, value in more.items()]
+    beside += ["standardised"] * (getattr(space, "units", None) is not None)
+    return f"{'x'.join(map(str, space.shape))} {space.name}" + (f" ({', '.join(beside)})" if beside else "")
+
+
 def recorded_space(saved: Checkpoint) -> Space:
     """The space of the data the model was trained on, as the checkpoint records it. Raises UserError if it does not."""
     described = saved.numbers.get("space")

@@ -1,7 +1,7 @@
 """The run directory: together with `checkpoint` and the trackers, the only code that writes to disk for a run.
 
-`config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `train.log` `vocabulary.txt` `checkpoints/` `samples/`
-`evaluations/`.
+`config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `rows.npz` `train.log` `vocabulary.txt` `checkpoints/`
+`samples/` `evaluations/`.
 """
 
 import errno
@@ -20,15 +20,16 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
-from PIL import Image
 
 from ebm_cli.errors import UserError, of_file
-from ebm_cli.record import files, plain_json
+from ebm_cli.record import files, plain_json, rows
+
+if TYPE_CHECKING:  # whoever only reads what runs found need not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIG = "config.yaml"
 VOCABULARY = "vocabulary.txt"
@@ -38,7 +39,7 @@ _LAST_LINES = 1 << 16  # bytes at the end of metrics.jsonl, in which there are s
 _LONGEST_CONFIG, _DEEPEST_CONFIG = 1 << 18, 100
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WRITTEN = (
-    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv",
+    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv", rows.NAME,
 )  # fmt: skip
 _FOLDERS = ("checkpoints", "samples", "aside", "images", "tensorboard", "wandb")
 _PROBE = f"probe-{os.getpid()}"
@@ -165,8 +166,10 @@ class Run:
         if now == before:
             return
         if self.read_json("summary.json").get("status") == "done":
-            self._aside(["summary.json", *self._final_samples()])
-            files.remove(self.path, "summary.json")
+            found = [name for name in ("summary.json", rows.NAME) if files.there(self.path, name)]
+            self._aside([*found, *self._final_samples()])
+            for name in found:
+                files.remove(self.path, name)
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
         self.update_metadata(changes=changes, config_sha256=_sha256(_yaml(now)))
         files.replace(self.path, CONFIG, _yaml(now))
@@ -214,11 +217,11 @@ class Run:
             return None
         return tuple(found) if all(word and word.isprintable() for word in found) else None
 
-    def write_image(self, name: str, image: NDArray[np.uint8]) -> Path:
+    def write_image(self, name: str, image: "NDArray[np.uint8]") -> Path:
         """A PNG below the run directory."""
         return self.write_bytes(name, png(image))
 
-    def write_all(self, folder: str, images: Mapping[str, NDArray[np.uint8]], files: Mapping[str, str]) -> None:
+    def write_all(self, folder: str, images: Mapping[str, "NDArray[np.uint8]"], files: Mapping[str, str]) -> None:
         """Pictures and text files in a folder of the run directory, `samples/`, or in itself, ``."""
         for label, image in images.items():
             self.write_image(f"{folder}{label}.png", image)
@@ -254,8 +257,10 @@ def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     return run
 
 
-def png(image: NDArray[np.uint8]) -> bytes:
+def png(image: "NDArray[np.uint8]") -> bytes:
     """A picture as a PNG file."""
+    from PIL import Image
+
     found = io.BytesIO()
     Image.fromarray(image).save(found, format="png")
     return found.getvalue()

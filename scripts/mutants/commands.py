@@ -75,6 +75,27 @@ MUTANTS = [
         "run_files::test_its_rows_read_in_another_way_are_another_fact",
     ),
     Mutant(
+        "rows: results on other data keep the names of the run's own",
+        "commands/evaluate.py",
+        "        findings.relabel(judged.OTHER)\n",
+        "        findings.numbers = {n.replace('/', '/other/', 1): v for n, v in findings.numbers.items()}\n",
+        "run_files::test_other_rows_are_another_fact",
+    ),
+    Mutant(
+        "rows: how the data were binarised is not said",
+        "commands/kept_rows.py",
+        '"binarised": data.method',
+        '"binarised": "none"',
+        "rows::test_what_was_judged_is_said",
+    ),
+    Mutant(
+        "rows: those of an evaluation before stay",
+        "record/run.py",
+        'for name in ("summary.json", rows.NAME)',
+        'for name in ("summary.json",)',
+        "rows::test_rows_of_an_earlier_end_are_put_aside_with_its_summary",
+    ),
+    Mutant(
         "multirun: a fault of the program ends it",
         "commands/multi.py",
         "        return _fault(request, error)\n",

@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "ais: gaps are said to be of other rows",
+        "evaluation/ais.py",
+        "return chosen, log_p[chosen] - lower",
+        "return chosen + 1, log_p[chosen] - lower",
+        "rows::test_values_are_those_of_the_rows_that_the_index_names",
+    ),
+    Mutant(
+        "rows: pseudo-likelihood is of the first rows",
+        "evaluation/pseudo_likelihood.py",
+        "index={name: chosen}",
+        "index={}",
+        "rows::test_values_are_those_of_the_rows_that_the_index_names",
+    ),
+    Mutant(
+        "rows: keys do not say the split",
+        "evaluation/together.py",
+        "self.by_row |= on_split(result.by_row, subject.split)",
+        "self.by_row |= result.by_row",
+        "rows::test_an_evaluation_keeps_its_own",
+    ),
+    Mutant(
         "ais: chains without a weight are averaged",
         "evaluation/ais.py",
         "if not log_w.isfinite().all():",
@@ -104,8 +125,8 @@ MUTANTS = [
     Mutant(
         "evaluation: some rows are the first ones",
         "evaluation/base.py",
-        "    order = rng.permutation(len(split), key)[:count]\n",
-        "    order = rng.permutation(min(count, len(split)), key)\n",
+        "return rng.permutation(len(split), key)[:count]",
+        "return rng.permutation(min(count, len(split)), key)",
         "image_evaluations::test_some_rows_are_a_random_choice_without_repetition",
     ),
     Mutant(
@@ -433,8 +454,8 @@ MUTANTS = [
     Mutant(
         "inpaint: known sites are counted too",
         "evaluation/inpaint.py",
-        "right = (space.decode(x) == space.decode(truth))[:, hidden]",
-        "right = space.decode(x) == space.decode(truth)",
+        "return (space.decode(x) == space.decode(truth))[:, hidden].double()",
+        "return (space.decode(x) == space.decode(truth)).double()",
         "image_evaluations::test_block_gibbs_fills_in_what_the_model_thinks",
     ),
     Mutant(

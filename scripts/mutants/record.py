@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "rows: compressed arrays of any size are read",
+        "record/rows.py",
+        "        _check_stored(data)\n",
+        "",
+        "rows::test_what_pack_did_not_write_is_a_value_error",
+    ),
+    Mutant(
+        "rows: columns of other lengths than their index",
+        "record/rows.py",
+        " or values.shape != index.shape",
+        "",
+        "rows::test_what_pack_did_not_write_is_a_value_error",
+    ),
+    Mutant(
         "checkpoint: numbers that are not finite are taken",
         "record/checkpoint.py",
         "not tensor.isfinite().all()",
@@ -108,14 +122,14 @@ MUTANTS = [
     Mutant(
         "records: the summary of an earlier end stays while the run goes on",
         "record/run.py",
-        '            files.remove(self.path, "summary.json")\n',
-        "",
+        "                files.remove(self.path, name)\n",
+        "                pass\n",
         "records::test_a_run_that_goes_on_has_no_summary_until_it_ends",
     ),
     Mutant(
         "resume: an earlier summary is replaced",
         "record/run.py",
-        ('            self._aside(["summary.json", *self._final_samples()])\n'),
+        "            self._aside([*found, *self._final_samples()])\n",
         "            pass\n",
         "records::test_the_summary_of_a_run_that_goes_on_is_kept",
     ),
