@@ -27,7 +27,7 @@ class Space(ABC):
     shape: tuple[int, ...]
     name: ClassVar[str]
     pictured: ClassVar[bool] = True
-    """Whether there is anything to see in a picture of a configuration."""
+    """Whether there is anything to see in a picture of configurations or of their statistics."""
 
     @property
     def site_shape(self) -> tuple[int, ...]:
@@ -38,6 +38,12 @@ class Space(ABC):
     def sites(self) -> int:
         """Number of variables D in one configuration."""
         return math.prod(self.site_shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether sites have a height and a width of two at least: (height, width), or with 1 or 3 channels first."""
+        *channels, height, width = (0, 0, *self.site_shape)[-max(2, len(self.site_shape)) :]
+        return min(height, width) > 1 and channels in ([], [1], [3])
 
     def encode(self, values: Tensor) -> Tensor:
         """x (n, *shape) from the values of the sites as data files hold them, (n, *site_shape)."""
@@ -374,7 +380,6 @@ class Counts(Space):
     """
 
     name = "counts"
-    pictured = False
     length: int
 
     @override

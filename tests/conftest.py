@@ -35,3 +35,18 @@ def small_text(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return text_file(tmp_path, *SENTENCES)
+
+
+@pytest.fixture
+def drawings(monkeypatch):
+    """The axes of every figure that is drawn; what stands on them is easier to judge than pixels."""
+    from ebm_cli.record import picture
+
+    found, original = [], picture.Drawing.__init__
+
+    def made(self, at):
+        original(self, at)
+        found.append(self)
+
+    monkeypatch.setattr(picture.Drawing, "__init__", made)
+    return found

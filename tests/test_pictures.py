@@ -22,19 +22,6 @@ from ebm_cli.rng import stream, uniform
 from ebm_cli.space import Binary, Box, Categorical, Real
 
 
-@pytest.fixture
-def drawings(monkeypatch) -> list[picture.Drawing]:
-    """The axes of every figure that is drawn; what stands on them is easier to judge than pixels."""
-    found, original = [], picture.Drawing.__init__
-
-    def made(self, at):
-        original(self, at)
-        found.append(self)
-
-    monkeypatch.setattr(picture.Drawing, "__init__", made)
-    return found
-
-
 def tiles(pixels: np.ndarray, rows: int, height: int, width: int) -> np.ndarray:
     """The images of a grid, (rows, columns, height, width) or with three colours last, one pixel for each of theirs."""
     factor = len(pixels) // (rows * (height + 1) + 1)
@@ -210,13 +197,14 @@ def test_a_map_of_a_density_has_its_mode_where_it_is(drawings):
     assert model.images[0].get_clim() == true.images[0].get_clim()  # the same colours for the same density
 
 
-def test_histograms_of_energies_are_named_by_their_data(drawings):
-    ood.figure({"held-out rows": torch.linspace(0, 1, 60), "noise": torch.linspace(9, 10, 60)})
+def test_distributions_of_energies_are_named_by_their_data_and_have_a_step_for_each_row(drawings):
+    ood.figure({"held-out rows": torch.tensor([3.0, 1, 2]), "noise": torch.tensor([9.0, torch.inf])})
     axis = drawings[0].at[0][0]
-    drawn = {patch.get_label(): patch.get_xy() for patch in axis.patches}
-    heavy = {name: xy[:, 0][xy[:, 1] > 0] for name, xy in drawn.items()}
-    assert heavy["held-out rows"].max() < 5 < heavy["noise"].min()
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("energy [nats]", "density")
+    drawn = lines(axis)
+    assert drawn["held-out rows"] == ([1, 1, 2, 3], [0, 1 / 3, 2 / 3, 1])
+    assert drawn["noise"] == ([9, 9], [0, 0.5])  # an infinite energy is never reached
+    assert all(line.get_drawstyle() == "steps-post" for line in axis.lines)
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("energy [nats]", "share of rows with at most this energy")
 
 
 def test_the_course_of_chains_from_noise_is_drawn_from_the_first_step_on(drawings):

@@ -14,11 +14,11 @@ from torch import Tensor
 from ebm_cli.commands import documents, results
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.session import accelerated
-from ebm_cli.commands.trained import Trained, Wanted, open_trained
+from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
 from ebm_cli.device.engine import Work
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
-from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.base import Picture, Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
@@ -30,6 +30,7 @@ from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.training.state import Parts, TrainState
+from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _TYPES: dict[str, type] = {
     "binary": np.uint8,
@@ -88,14 +89,27 @@ def sample(config: Mapping[str, Any]) -> int:
         x = (x if given is None else x + given).cpu()
         space = parts.data.space
         text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
+        images = {} if asked.given else _pictures(trained, x)
         finishing()
-        file = _written(home, space, x, scale, text)
-    samples = "1 sample" if asked.n == 1 else f"{asked.n} samples"
-    output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)
-    _show(space, file, text)
+        texts = {_TEXTS[space.name]: "\n".join(text) + "\n"} if text else {}
+        home.write_all("", images, texts)
+        file = _written(home, space, x, scale)
+    _show(asked, file, [*images], texts)
     for line in likely:
         output.print(line, highlight=False, soft_wrap=True)
     return 0
+
+
+def _pictures(trained: Trained, x: Tensor) -> dict[str, Picture]:
+    """A grid of samples x (n, *shape), or what they are beside the data of the run, if these can be read."""
+    space = trained.parts.data.space
+    if not shown_by_statistics(space):
+        return {"grid": picture.grid(space, x)} if space.pictured else {}
+    try:
+        return {"statistics": Against(its_data(trained)).picture(x)}
+    except (UserError, RunError) as error:
+        log.warning("no picture of samples against the data: %s", error)
+        return {}
 
 
 def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
@@ -135,26 +149,23 @@ def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings)
     return x, scale
 
 
-def _show(space: Space, file: Path, text: list[str]) -> None:
+def _show(asked: Settings, file: Path, images: list[str], texts: Mapping[str, str]) -> None:
     """Where to look, and of samples that are words the first ones."""
-    if space.pictured:
-        output.print(f"picture: {file.with_name('grid.png')}", soft_wrap=True)
-    if text:
-        output.print(f"text: {file.with_name(_TEXTS[space.name])}", soft_wrap=True)
-    for line in text[:_SHOWN]:
-        short = line if len(line) <= _WIDTH else line[: line.rindex(" ", 0, _WIDTH)] + " ..."
-        output.print(f"  {short}", highlight=False, soft_wrap=True)
+    samples = "1 sample" if asked.n == 1 else f"{asked.n} samples"
+    output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)
+    for name in images:
+        output.print(f"picture: {file.with_name(f'{name}.png')}", soft_wrap=True)
+    for name, text in texts.items():
+        output.print(f"text: {file.with_name(name)}", soft_wrap=True)
+        for line in text.splitlines()[:_SHOWN]:
+            short = line if len(line) <= _WIDTH else line[: line.rindex(" ", 0, _WIDTH)] + " ..."
+            output.print(f"  {short}", highlight=False, soft_wrap=True)
 
 
-def _written(home: Run, space: Space, x: Tensor, scale: Mapping[str, float], text: list[str]) -> Path:
-    """samples.npz, a picture or a text beside it where there is anything to see."""
+def _written(home: Run, space: Space, x: Tensor, scale: Mapping[str, float]) -> Path:
+    """samples.npz."""
     buffer = io.BytesIO()
     values = space.as_data(x)
     arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(space.name, np.float32)), **scale}
     np.savez_compressed(buffer, **arrays)
-    file = home.write_bytes("samples.npz", buffer.getvalue())
-    if space.pictured:
-        home.write_image("grid.png", picture.grid(space, x))
-    if text:
-        home.write_text(_TEXTS[space.name], "\n".join(text) + "\n")
-    return file
+    return home.write_bytes("samples.npz", buffer.getvalue())

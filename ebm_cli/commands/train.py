@@ -247,7 +247,7 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
                  f"at step {session.state.step}", have)  # fmt: skip
         log.info("go on with: ebm train resume=%s%s", quote(str(home)), session.plugins)
     shown = [name for name in files.names(home, "samples") if name.endswith(".png")] if code == 0 else []
-    pictures = [str(home / "samples" / name) for name in shown if not name.startswith("s")]
+    pictures = [str(home / "samples" / name) for name in shown if not name.startswith(("step-", "samples."))]
     grid = home / "samples" / "samples.png"
     if grid.name in shown:
         log.info("samples %s", " ".join([str(grid), *pictures]))

@@ -1,7 +1,7 @@
 """A trained run, opened for `ebm sample` and `ebm evaluate`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -12,7 +12,7 @@ from ebm_cli import registry
 from ebm_cli.commands.configuration import check_complete, choices, load_plugins, loop_and_schedule
 from ebm_cli.commands.judged import as_trained, other_than_trained
 from ebm_cli.commands.places import given_anew, rooted
-from ebm_cli.dataset.base import placeholder
+from ebm_cli.dataset.base import Data, placeholder
 from ebm_cli.device import ranks
 from ebm_cli.errors import UserError
 from ebm_cli.record import checkpoint, lease, run
@@ -20,7 +20,7 @@ from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
-from ebm_cli.training.loop import OTHER_DATA
+from ebm_cli.training.loop import OTHER_DATA, other_data
 from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components, load_data
 
 
@@ -33,6 +33,7 @@ class Trained:
     choice: Choice
     parts: Parts
     state: TrainState
+    saved: Checkpoint  # without its tensors
     others: Mapping[str, Any] | None = None  # of data that the run was not trained on: which they are
 
 
@@ -88,7 +89,16 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
         state.load(saved.step, tensors if with_data else _for_sampling(tensors))
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
-    return Trained(found, config, choice, parts, state, others)
+    return Trained(found, config, choice, parts, state, replace(saved, tensors={}), others)
+
+
+def its_data(trained: Trained) -> Data:
+    """The data of a run that was opened without them. Raises UserError if they cannot be read or are others."""
+    parts, saved = trained.parts, trained.saved
+    data = load_data(parts.components, parts.device, again=True)
+    if other_data(saved, data):
+        raise UserError(OTHER_DATA)
+    return as_trained(data, saved, parts.data.space, trained.run)
 
 
 def _wished(own: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:

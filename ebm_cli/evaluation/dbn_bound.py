@@ -28,6 +28,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Binary
+from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE, _ROWS_OF_MEAN = 1000, 10_000
@@ -148,11 +149,17 @@ class DBNBound(Evaluation):
         return BernoulliProduct(rbm.space, torch.lerp(mean, torch.full_like(mean, 0.5), self.base_mix)).to(rbm.b)
 
     def _beside(self, subject: Subject, model: DBN) -> dict[str, Picture]:
-        """Samples of the first RBM on the left, of the network on the right."""
+        """Samples of the first RBM on the left, of the network on the right; statistics of both one under the other."""
         first = copy.deepcopy(model)
         first.stacked.fill_(1)
         subjects = [dataclasses.replace(subject, model=each) for each in (first, model)]
-        both = [picture.grid(model.space, draw(each, self.pictures, self.steps, "noise")[0]) for each in subjects]
+        drawn = [draw(each, self.pictures, self.steps, "noise")[0] for each in subjects]
+        if shown_by_statistics(model.space):
+            against = Against(subject.data)
+            names = ("samples of the first RBM", "samples of the network")
+            both = [against.picture(x, name) for x, name in zip(drawn, names, strict=True)]
+            return {"first_rbm_and_network": np.concatenate(both)}
+        both = [picture.grid(model.space, x) for x in drawn]
         gap = np.full((len(both[0]), both[0].shape[0] // 20 + 1), 255, np.uint8)
         return {"first_rbm_and_network": np.concatenate([both[0], gap, both[1]], 1)}
 

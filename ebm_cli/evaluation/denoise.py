@@ -49,7 +49,7 @@ class Denoise(Evaluation):
     @torch.no_grad()
     @override
     def evaluate(self, subject: Subject) -> Result:
-        """`denoise/psnr_before`, `denoise/psnr_after`, and a picture: clean, noisy and denoised images."""
+        """`denoise/psnr_before`, `denoise/psnr_after`, and of images a picture: clean, noisy, denoised."""
         space, key = subject.model.space, subject.key
         assert isinstance(space, Box)
         clean = subject.some_rows(self.rows)
@@ -60,7 +60,7 @@ class Denoise(Evaluation):
         metrics = psnr("denoise/psnr_before", noisy, clean, space) | psnr("denoise/psnr_after", found, clean, space)
         n = min(_SHOWN, len(clean))
         shown = torch.cat([x[:n] for x in (clean, noisy, found)])
-        return Result(metrics, {"denoise": picture.grid(space, shown, columns=n)})
+        return Result(metrics, {"denoise": picture.grid(space, shown, columns=n)} if space.is_image else {})
 
 
 def psnr(name: str, x: Tensor, clean: Tensor, space: Box) -> dict[str, float]:

@@ -73,7 +73,8 @@ class Inpaint(Evaluation):
         rows = torch.cat([part[:n] for part in (x, start, found)])
         by_row = right_by_row(found, x, hidden, space)
         index = {name: subject.which_rows(self.rows) for name in by_row}
-        return Result(metrics, {"inpaint": picture.grid(space, rows, columns=n)}, by_row=by_row, index=index)
+        images = {"inpaint": picture.grid(space, rows, columns=n)} if space.is_image else {}
+        return Result(metrics, images, by_row=by_row, index=index)
 
     def _filled(self, subject: Subject, start: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
         """Where the chains end; of a sampler with replicas, the known sites of each are set back."""

@@ -145,8 +145,7 @@ class LongRun(Evaluation):
             numbers = {key: value for key, value in frames[-1].items() if key not in ("noise", "start", "steps")}
             metrics |= {f"long_run/{name}/{key}": float(value) for key, value in numbers.items()}
         space = subject.model.space
-        pictures = len(space.site_shape) in (2, 3) and min(space.site_shape[-2:]) > 1
-        images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films if pictures}
+        images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films if space.is_image}
         return Result(
             metrics,
             images | {"long_run": figure(films, yard)},

@@ -64,7 +64,7 @@ class OutOfDistribution(Evaluation):
     @torch.no_grad()
     @override
     def evaluate(self, subject: Subject) -> Result:
-        """`ood/<dataset>/energy`, `ood/<dataset>/gradient`, and a histogram of the energies."""
+        """`ood/<dataset>/energy`, `ood/<dataset>/gradient`, and the distributions of the energies."""
         own = subject.some_rows(self.rows)
         found = {"held-out rows": scores(subject.model, own)}
         metrics = {}
@@ -165,16 +165,13 @@ def auroc(data: Tensor, other: Tensor) -> float:
 
 
 def figure(energies: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """Histograms of the finite energies by the name of the data."""
-    finite = {name: values[values.isfinite()] for name, values in energies.items()}
-    everything = torch.cat([*finite.values()])
-    if not len(everything):
-        everything = torch.zeros(1)
-    edges = np.linspace(everything.min().item(), everything.max().item() + 1e-9, 61)
+    """The share of rows with at most an energy, over that energy, a step for each row, by the name of the data."""
     with picture.axes(1, 1) as drawing:
         axis = drawing.at[0][0]
-        for name, values in ((name, values) for name, values in finite.items() if len(values)):
-            axis.hist(values.cpu().numpy(), edges, density=True, histtype="step", label=name)
-        axis.set(xlabel="energy [nats]", ylabel="density")
+        for name, values in energies.items():
+            finite = values[values.isfinite()].sort().values.cpu().numpy()
+            share = np.arange(len(finite) + 1) / max(1, len(values))
+            axis.step([*finite[:1], *finite], share[: len(finite) + 1 if len(finite) else 0], where="post", label=name)
+        axis.set(xlabel="energy [nats]", ylabel="share of rows with at most this energy", ylim=(0, 1))
         axis.legend(fontsize=8)
     return drawing.pixels

@@ -10,7 +10,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.record import picture
 from ebm_cli.registry import register
@@ -21,6 +21,7 @@ from ebm_cli.space import Discrete, Real, TwoValued
 from ebm_cli.yardstick.classifier import RIGHT, judge, unsure
 from ebm_cli.yardstick.features import frechet, inception, kernel_distance, no_inception
 from ebm_cli.yardstick.mmd import mmd, resolution
+from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _ROWS_AT_ONCE = 10_000
 _COLLAPSED = 0.05  # of the spread of held-out rows
@@ -29,7 +30,10 @@ _FAR = 4  # times the spread of the training rows: no held-out row of theirs is 
 
 @register("evaluation", "samples")
 class Samples(Evaluation):
-    """`count` chains after `steps` steps: a grid, and each beside its nearest training row.
+    """`count` chains after `steps` steps: of images a grid, and each beside its nearest training row.
+
+    Of other rows single-site frequencies (means, of real numbers), connected pair correlations (covariances) and a
+    projection, against those of the training rows.
 
     `start` chains goes on from the run's own chains (noise if it has none), noise starts afresh. Distances are
     Euclidean (for binary x the square root of the number of differing sites). `samples/held_out_nearest_distance` is
@@ -73,7 +77,7 @@ class Samples(Evaluation):
     @torch.no_grad()
     @override
     def evaluate(self, subject: Subject) -> Result:
-        """`samples/nearest_distance`, ... and two pictures."""
+        """`samples/nearest_distance`, ... and pictures."""
         x, scale = draw(subject, self.count, self.steps, self.start)
         gone = lost(x)
         if gone:
@@ -99,10 +103,7 @@ class Samples(Evaluation):
             | ({} if spread is None else {"samples/spread": spread})
             | {f"samples/{name}": value for name, value in {**scale, **distances, **accuracy}.items()}
             | self._to_held_out(subject, x),
-            {
-                "samples": picture.grid(space, x),
-                "neighbours": picture.beside(space, x, neighbours, 16),
-            },
+            pictures(subject.data, x, neighbours),
             tuple(warnings),
         )
 
@@ -138,6 +139,13 @@ class Samples(Evaluation):
         return found | {
             f"kernel_distance{kind}": kernel_distance(rows, held_out) for kind, rows in kinds.items()
         }, accuracy
+
+
+def pictures(data: Data, x: Tensor, neighbours: Tensor) -> dict[str, Picture]:
+    """`statistics` of samples x (n, *shape) that are no images; else `samples`, and `neighbours` beside them."""
+    if shown_by_statistics(data.space):
+        return {"statistics": Against(data).picture(x)}
+    return {"samples": picture.grid(data.space, x), "neighbours": picture.beside(data.space, x, neighbours, 16)}
 
 
 def spread_beside(x: Tensor, held_out: Tensor) -> float | None:

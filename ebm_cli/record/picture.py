@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,18 @@ from ebm_cli.space import Real, Space
 _TILE, _FRAME = 56, 96  # pixels a small image is enlarged to; brightness between images
 
 
+def of_plane(space: Space) -> bool:
+    """Whether configurations are points of the plane."""
+    return type(space) is Real and space.shape == (2,)
+
+
 def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
     """x (n, *shape) as one picture (height, width) or (height, width, 3), small images enlarged to be seen.
 
     Points of the plane are drawn as such. (torchvision's `make_grid` does the tiling too, but importing it takes longer
     than a small run.)
     """
-    if type(space) is Real and space.shape == (2,):
+    if of_plane(space):
         return _points({"samples": x})
     tiles = space.pixels(x).numpy()
     n, channels, height, width = tiles.shape
@@ -40,7 +45,7 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
 
 def beside(space: Space, x: Tensor, y: Tensor, pairs: int) -> NDArray[np.uint8]:
     """The first `pairs` rows of x, each with its row of y under it."""
-    if type(space) is Real and space.shape == (2,):
+    if of_plane(space):
         return _points({"nearest training rows": y, "samples": x})
     n = min(pairs, len(x))
     if space.pixels(x[:1]).shape[2] == 1:
@@ -73,12 +78,15 @@ class Drawing:
 
 
 @contextmanager
-def axes(rows: int, columns: int) -> Iterator[Drawing]:
-    """Empty axes of matplotlib, which is imported here since it takes half a second; no display is touched."""
+def axes(rows: int, columns: int, layout: Literal["constrained"] | None = "constrained") -> Iterator[Drawing]:
+    """Empty axes of matplotlib, which is imported here since it takes half a second; no display is touched.
+
+    Where the layout is None the caller sets the margins: to find them takes twice as long as to draw.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * columns, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(5 * columns, 3.5 * rows), layout=layout)
     drawing = Drawing(figure.subplots(rows, columns, squeeze=False))
     yield drawing
     canvas = FigureCanvasAgg(figure)

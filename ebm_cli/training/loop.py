@@ -8,11 +8,12 @@ from shlex import quote
 from typing import Annotated, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import RunError, UserError, advice
-from ebm_cli.evaluation.base import Evaluation, Subject
+from ebm_cli.evaluation.base import Evaluation, Picture, Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.evaluation.together import Findings, infinite
 from ebm_cli.record import checkpoint, picture
@@ -29,6 +30,7 @@ from ebm_cli.tracker.base import Tracker
 from ebm_cli.training.cuda_graph import execution
 from ebm_cli.training.state import Best, Parts, TrainState
 from ebm_cli.training.step import Report, Standstill, check, check_weights, gather_chains, train_step
+from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
 _UNREAD = 25  # steps at most until the finite check sees one
@@ -66,6 +68,7 @@ class Recorder:
     standstill: Standstill = field(init=False)
     standing: bool = False
     newest: dict[str, float] = field(default_factory=dict)
+    against: Against | None = None
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """Which checkpoints will stay, and what is watched."""
@@ -148,7 +151,7 @@ class Recorder:
         if parts.data.space.pictured:
             subject = subject_of(parts, state, "train", "fantasies")
             x = state.chains() if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")[0]
-            image = picture.grid(parts.data.space, x[:_FANTASIES])
+            image = self._picture(parts.data, x)
             self.run.write_image(f"samples/step-{state.step:08d}.png", image)
             self.tracker.images(state.step, {"chains": image})
         weights = {
@@ -157,6 +160,13 @@ class Recorder:
         if len(state.ages):
             weights["chains/age"] = state.ages.cpu().numpy()
         self.tracker.histograms(state.step, weights)
+
+    def _picture(self, data: Data, x: Tensor) -> Picture:
+        """Chains x (n, *shape): some of them as images, or statistics of all."""
+        if not shown_by_statistics(data.space):
+            return picture.grid(data.space, x[:_FANTASIES])
+        self.against = self.against or Against(data)
+        return self.against.picture(x, "chains")
 
     def save(self, parts: Parts, state: TrainState) -> None:
         """A checkpoint of this moment, and the superseded ones deleted. Raises RunError if a weight is not finite."""

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "train: a picture whose name begins with s is not named",
+        "commands/train.py",
+        'name.startswith(("step-", "samples."))',
+        'name.startswith("s")',
+        "statistics::test_a_run_on_a_table_draws_statistics_and_names_the_picture",
+    ),
+    Mutant(
+        "sample: drawn beside other rows than those of the run",
+        "commands/trained.py",
+        "    if other_data(saved, data):\n        raise",
+        "    if False:\n        raise",
+        "statistics::test_without_the_rows_of_the_run_samples_have_no_picture",
+    ),
+    Mutant(
         "best: the best is never judged",
         "commands/best.py",
         'if found.which == "last":',

@@ -25,6 +25,20 @@ MUTANTS = [
         "rows::test_an_evaluation_keeps_its_own",
     ),
     Mutant(
+        "ood: an infinite energy is reached",
+        "evaluation/ood.py",
+        "/ max(1, len(values))",
+        "/ max(1, len(finite))",
+        "pictures::test_distributions_of_energies_are_named_by_their_data_and_have_a_step_for_each_row",
+    ),
+    Mutant(
+        "samples: bar codes of rows that are no images",
+        "evaluation/samples.py",
+        "if shown_by_statistics(data.space):",
+        "if False:",
+        "statistics::test_a_run_on_a_table_draws_statistics_and_names_the_picture",
+    ),
+    Mutant(
         "ais: chains without a weight are averaged",
         "evaluation/ais.py",
         "if not log_w.isfinite().all():",

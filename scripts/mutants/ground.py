@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "space: a vector is an image",
+        "space.py",
+        "return min(height, width) > 1 and",
+        "return width > 1 and",
+        "statistics::test_images_are_shown_as_images_and_other_rows_by_statistics",
+    ),
+    Mutant(
         "signals: after a stop within exec the interpreter chooses the exit code",
         "__main__.py",
         "if not _flushed() or stop.raised or (guard",
