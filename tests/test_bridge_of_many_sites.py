@@ -76,7 +76,7 @@ def test_chains_that_keep_up_give_one(name, sampler):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "sampler"), zip(TARGETS, itertools.cycle(SAMPLERS)))
+@pytest.mark.parametrize(("name", "sampler"), list(zip(TARGETS, itertools.cycle(SAMPLERS), strict=False)))
 def test_a_figure_is_right_or_is_not_given(name, sampler):
     """With the shipped settings."""
     target = TARGETS[name]()

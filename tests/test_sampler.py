@@ -37,6 +37,13 @@ invariant_defined_kernels = pytest.mark.parametrize(
 )
 
 
+def forgetting(pairs):
+    """Parameters: kernels with a written matrix forget as that does, one model of bits stands for their many steps."""
+    long = [pair for pair in pairs if pair in DEFINED and pair[1] != "boltzmann-binary"]
+    kept = marked_slow([pair for pair in pairs if pair not in long])
+    return kept + [pytest.param(*pair, marks=pytest.mark.long) for pair in long]
+
+
 def test_every_sampler_has_a_target():
     assert {name for name, _ in FITTING} == set(SAMPLERS)
     every = registry.components("sampler").values()
@@ -57,7 +64,7 @@ def test_leaves_the_target_invariant(name, model_name):
     assert_distributed(model, y)
 
 
-@pytest.mark.parametrize(("name", "model_name"), marked_slow(INVARIANT))
+@pytest.mark.parametrize(("name", "model_name"), forgetting(INVARIANT))
 def test_forgets_where_it_started(name, model_name):
     """All chains start at one point. The slowest of these kernels (step 0.1 on R^2) forgets in some 200 steps.
 
@@ -191,6 +198,14 @@ def test_the_definition_leaves_the_target_invariant(name, model_name):
     assert matrix.min() >= 0
     assert (matrix.sum(1) - 1).abs().max() < 1e-12
     assert (p @ matrix - p).abs().max() < 1e-12
+
+
+@invariant_defined_kernels
+def test_the_definition_forgets_where_it_started(name, model_name):
+    """T^1000 has p in every row: it comes to every state, and to none only in every second step."""
+    model = target(model_name)
+    rows = torch.linalg.matrix_power(matrix_of(SAMPLERS[name], model), 1000)
+    assert (rows - exact_p(model)).abs().max() < 1e-10
 
 
 @defined_kernels

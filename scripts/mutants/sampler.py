@@ -148,7 +148,7 @@ MUTANTS = [
         "sampler/gwg.py",
         "site * space.values + old",
         "path",
-        "sampler::test_forgets_where_it_started[gwg-potts-categorical]",
+        "sampler::test_one_step_is_the_definition[gwg-potts-categorical]",
     ),
     Mutant(
         "hamming ball: drawn around x itself",
@@ -169,7 +169,7 @@ MUTANTS = [
         "sampler/hamming_ball.py",
         'rng.uniform(flat.shape, key.fold("block"), flat.device).topk(self.block, dim=1).indices',
         "torch.arange(self.block, device=flat.device).expand(len(flat), -1)",
-        "sampler::test_forgets_where_it_started[hamming_ball-ising-spin]",
+        "sampler::test_one_step_is_the_definition[hamming_ball-ising-spin]",
     ),
     Mutant(
         "hmc: a wall turns the place alone",
@@ -309,7 +309,7 @@ MUTANTS = [
         "sampler/metropolis.py",
         'rng.integers(flips, (len(x), 1), key.fold("number"), x.device)',
         "torch.full((len(x), 1), flips - 1)",
-        "sampler::test_forgets_where_it_started[metropolis-2-rbm-binary]",
+        "sampler::test_one_step_is_the_definition[metropolis-2-rbm-binary]",
     ),
     Mutant(
         "metropolis: acceptance does not follow the row",
