@@ -20,6 +20,16 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """Command lines that are the same are composed once."""
+    from helpers import composed
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        composed.remember(monkeypatch)
+        yield
+
+
 @pytest.fixture
 def hasty(monkeypatch):
     """A classifier of few steps, where it matters that there is one and not how often it is right."""
