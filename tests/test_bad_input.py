@@ -154,7 +154,7 @@ def run(tmp_path_factory):
         "train resume=RUN model=boltzmann": "model: a resumed run keeps its own",
         "train resume=RUN +foo=9": "foo: a resumed run keeps its own",
         "train resume=RUN steps=2": "is at step 12 already; give more, or none",
-        "train resume=RUN -m": "one run is resumed at a time; leave out -m",
+        "train resume=RUN -m": "one run is there, and no multirun; leave out -m",
         "train resume=RUN hydra.run.dir=other": "hydra.run.dir: a resumed run stays where it is",
         "train hydra.run.dir=RUN": "a run is there already; continue it with `ebm train resume=",
         "sample run=RUN checkpoint=abc": "checkpoint=abc: RUN has steps 12, last and best",

@@ -63,7 +63,7 @@ def test_a_job_that_fails_does_not_stop_the_others(line, why):
 def test_a_repeated_multirun_is_refused_and_changes_nothing():
     assert sweep("seed=1,2").code == 0
     before = snapshot(Path("sweep"))
-    assert_refused(sweep("seed=3,4"), "hydra.sweep.dir = sweep: the jobs of another multirun are there; name another")
+    assert_refused(sweep("seed=3,4"), "hydra.sweep.dir = sweep: the jobs of another multirun are there", "resume=auto")
     assert snapshot(Path("sweep")) == before
 
 
@@ -74,18 +74,27 @@ def test_multiruns_of_the_same_second_do_not_share_a_directory():
 
 
 def test_a_job_in_the_directory_of_a_run_leaves_it_alone():
-    """Where the refusal of a whole multirun cannot help: a run that is put there meanwhile."""
     assert ebm("train", *TINY, "hydra.run.dir=sweep/deep/0").code == 0
     before = snapshot(Path("sweep/deep/0"))
-    answer = sweep("seed=1,2 hydra.sweep.subdir=deep/${hydra.job.num}")
-    assert answer.code == 1
-    assert "a run is there already" in answer.out
+    assert_refused(sweep("seed=1,2 hydra.sweep.subdir=deep/${hydra.job.num}"), "sweep/deep/0: a run is there already")
     assert snapshot(Path("sweep/deep/0")) == before
+
+
+def test_a_run_that_is_put_there_meanwhile_is_left_alone(monkeypatch):
+    def meanwhile():
+        if not Path("sweep/1").exists():
+            assert ebm("train", *TINY, "steps=5 hydra.run.dir=sweep/1").code == 0
+
+    at_step(monkeypatch, 8, meanwhile)
+    answer = sweep("seed=1,2")
+    assert answer.code == 1
+    assert "job 1 failed: steps: a resumed run keeps its own" in answer.out or "seed" in answer.out
+    assert facts(Path("sweep/1"))["status"] == "done"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_whole_multirun(number, code, monkeypatch):
     at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
     assert sweep("seed=1,2,3").code == code
-    assert [job["status"] for job in jobs()] == ["stopped"]
+    assert [job["status"] for job in jobs()] == ["stopped", "new", "new"]
     assert facts(Path("sweep/0"))["status"] == "stopped"

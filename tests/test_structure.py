@@ -254,7 +254,7 @@ def test_interpolations_used_here_are_those_of_the_files():
 
 def test_every_folder_of_conf_is_a_group():
     folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {*GROUPS, "experiment"}
+    assert folders == {*GROUPS, "experiment", "hydra"}
 
 
 # Packaging

@@ -3,8 +3,11 @@
 import os
 import re
 from pathlib import Path
+from shlex import quote
 
+from ebm_cli.cli.again import ORDERS, SWEEP, multirun
 from ebm_cli.cli.listing import choices, keys_of, no_choice
+from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError, nearest
 
 _PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
@@ -21,15 +24,22 @@ _FLAGS = {  # Hydra's, and whether a value may follow
 
 
 def prepared(arguments: list[str], command: str) -> list[str]:
-    """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the run directory."""
-    several = _several(_checked(arguments, command))
-    found = _in_order([_quoted_path(argument, several=several) for argument in arguments])
-    return _resume_in_place(found) if command == "train" else _of_the_run(found, _OF_RUNS[command])
+    """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the directory it is about."""
+    swept = several(_checked(arguments, command))
+    found = _in_order([_quoted_path(argument, several=swept) for argument in arguments])
+    if command != "train":
+        return _of_the_run(found, _OF_RUNS[command])
+    if swept:
+        return multirun(found)
+    for argument in found:
+        if argument.partition("=")[0] in ORDERS:
+            raise UserError(f"{argument}: is for the jobs of a multirun; leave it out, or write ebm train -m")
+    return _resume_in_place(found)
 
 
 def _checked(arguments: list[str], command: str) -> list[str]:
     """The arguments, after refusing what Hydra would answer with a page of its own usage."""
-    if _several(arguments) and command != "train":
+    if several(arguments) and command != "train":
         raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
     for argument in arguments:
         _check_flag(argument, command)
@@ -55,7 +65,7 @@ def _chosen(group: str, name: str) -> str:
     return f"choose with {group}={name or 'NAME'}" if there else no_choice(group, name)
 
 
-def _several(arguments: list[str]) -> bool:
+def several(arguments: list[str]) -> bool:
     """Whether they ask for a multirun, in which a comma separates values."""
     return bool({"-m", "--multirun"} & set(arguments))
 
@@ -107,12 +117,7 @@ def _quoted_path(argument: str, *, several: bool = False) -> str:
     if not equals or not is_path or value[:1] in ("'", '"', "") or value in ("null", "???"):
         return argument
     apart = several and key not in _PATH_KEYS and not os.path.exists(value)
-    return f"{key}={','.join(_quoted(each) for each in (value.split(',') if apart else [value]))}"
-
-
-def _quoted(value: str) -> str:
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"'{escaped}'"
+    return f"{key}={','.join(quoted(each) for each in (value.split(',') if apart else [value]))}"
 
 
 def _resume_in_place(arguments: list[str]) -> list[str]:
@@ -121,60 +126,46 @@ def _resume_in_place(arguments: list[str]) -> list[str]:
     `resume=auto` is for schedulers that start the same command again: it resumes the run in hydra.run.dir if one is
     there, and starts it otherwise.
     """
-    value, others = _taken(arguments, "resume")
+    value, others = taken(arguments, "resume")
     if value is None or value == "null":
         return arguments
-    place, elsewhere = _taken(others, "hydra.run.dir")
-    if _plain(value) == "auto":
+    place, elsewhere = taken(others, "hydra.run.dir")
+    if plain(value) == "auto":
         if place is None:
             raise UserError("resume = auto: say which directory it is about, hydra.run.dir=DIR")
         if not _holds_run(place):
             return others
         value, place, others = place, None, elsewhere
-    _check_resume(value, place, _several(arguments))
+    _check_resume(value, place)
     others = [f"++{argument}" if _FILES.match(argument) else argument for argument in others]
     return [f"hydra.run.dir={value}", f"resume={value}", *others]
 
 
-def _check_resume(value: str, place: str | None, multirun: bool) -> None:
-    if not _plain(value):
+def _check_resume(value: str, place: str | None) -> None:
+    path = plain(value)
+    if not path:
         raise UserError("resume is empty: name a run directory, resume=DIR")
     if not _holds_run(value):
-        raise UserError(f"resume = {_plain(value)}: no run is there (it has no config.yaml)")
-    if multirun:
-        raise UserError(f"resume = {_plain(value)}: one run is resumed at a time; leave out -m")
+        if os.path.isfile(Path(path) / SWEEP):
+            raise UserError(f"resume = {path}: is a multirun; take it up again with ebm train -m resume={quote(path)}")
+        raise UserError(f"resume = {path}: no run is there (it has no config.yaml)")
     if place is not None:
-        raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {_plain(value)}; leave it out")
-
-
-def _taken(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
-    """The last value given to a key, and the arguments without it."""
-    given = [argument for argument in arguments if argument.lstrip("+").startswith(f"{key}=")]
-    value = given[-1].partition("=")[2] if given else None
-    return value, [argument for argument in arguments if argument not in given]
+        raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {path}; leave it out")
 
 
 def _holds_run(value: str) -> bool:
-    return os.path.isfile(Path(_plain(value)) / "config.yaml")  # unlike the method, also of names no file can have
-
-
-def _plain(value: str) -> str:
-    """A path as `_quoted_path` or the user quoted it, without the quotes."""
-    if value[:1] not in ("'", '"'):
-        return value
-    inner = value[1:-1]
-    return re.sub(r"(\\*)('|$)", lambda found: found[1][: len(found[1]) // 2] + found[2], inner)
+    return os.path.isfile(Path(plain(value)) / "config.yaml")  # unlike the method, also of names no file can have
 
 
 def directories_there(arguments: list[str]) -> set[Path]:
     """Directories above and at the run directory that exist before Hydra makes the missing ones."""
-    given = [_plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
+    given = [plain(value) for key, _, value in (a.partition("=") for a in arguments) if key == "hydra.run.dir"]
     path = Path(given[-1] if given else "outputs").absolute()
     return {folder for folder in (path, *path.parents) if os.path.exists(folder)}
 
 
 def for_follower(arguments: list[str], empty: Path) -> list[str]:
     """A process that only computes gets an empty directory of its own, since Hydra makes one; resumed runs have one."""
-    if _taken(arguments, "resume")[0] is not None:
+    if taken(arguments, "resume")[0] is not None:
         return arguments
-    return [f"hydra.run.dir='{empty}'", *_taken(arguments, "hydra.run.dir")[1]]
+    return [f"hydra.run.dir='{empty}'", *taken(arguments, "hydra.run.dir")[1]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_cli import __version__
-from ebm_cli.cli.arguments import directories_there, for_follower, prepared
+from ebm_cli.cli.arguments import directories_there, for_follower, prepared, several
 from ebm_cli.cli.renamed import by_new_names
 from ebm_cli.errors import RunError, UserError, advice, nearest, of_file
 from ebm_cli.signals import StopRequest, watching
@@ -55,29 +55,6 @@ _BEFORE_LEAVING = 3.0  # seconds; torchrun ends all processes once one has faile
 _SETS_MODE = re.compile(r"\+*hydra\.(mode|searchpath)=|--config|-c[dpn]")
 _VERSION = f"ebm {__version__}\n"
 _TEXTS = {"-h": HELP, "--help": HELP, "help": HELP, "-V": _VERSION, "--version": _VERSION, "completion": COMPLETION}
-
-
-class SweepTable:
-    """Hydra callback: remembers where a multirun keeps its jobs, for the table at its end."""
-
-    directory: Path | None = None
-    refusal: UserError | None = None
-
-    def on_multirun_start(self, config: Any, **_: Any) -> None:
-        """Before the first job. Hydra lets only exceptions like SystemExit leave a callback."""
-        directory = Path(str(config.hydra.sweep.dir))
-        if next(directory.glob("*/metadata.json"), None) is not None:
-            SweepTable.refusal = UserError(
-                f"hydra.sweep.dir = {directory}: the jobs of another multirun are there; name another directory"
-            )
-            raise SystemExit(2)
-        SweepTable.directory = directory
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """Every other event of Hydra is of no interest."""
-        if name.startswith("on_"):
-            return lambda *args, **kwargs: None
-        raise AttributeError(name)
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -184,7 +161,6 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    SweepTable.directory = SweepTable.refusal = None
     arguments = prepared(arguments, command)
     job = _Job(command, Outcome(), directories_there(arguments))
     decorate = hydra_main(version_base="1.3", config_path="pkg://ebm_cli.conf", config_name=command)
@@ -197,18 +173,15 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
             raise
         from ebm_cli.cli.hydra_errors import explain
 
-        place = "hydra.run.dir" if SweepTable.directory is None else "hydra.sweep.dir"
+        place = "hydra.sweep.dir" if several(arguments) else "hydra.run.dir"
         raise UserError(explain(error, command, resumes=_taken_up(arguments), place=place)) from error
-    except SystemExit:
-        if SweepTable.refusal is None:
-            raise
-        raise SweepTable.refusal from None
     finally:
         sys.argv = argv
-        swept = _swept(SweepTable.directory)
+    if job.outcome.swept is not None:
+        return job.outcome.swept
     if job.outcome.error is not None:
         raise job.outcome.error
-    return max(job.outcome.codes, default=0) if swept is None else swept
+    return max(job.outcome.codes, default=0)
 
 
 def _while_read(run: Callable[[], Any], job: "_Job") -> None:
@@ -243,17 +216,6 @@ def _taken_up(arguments: list[str]) -> bool:
     return any(argument.startswith("resume=") for argument in arguments)
 
 
-def _swept(directory: Path | None) -> int | None:
-    """The table of a multirun and its exit code; None for one run. However it ended, it is written down undisturbed."""
-    if directory is None or not directory.is_dir():
-        return None
-    from ebm_cli.commands import multi
-
-    with watching() as stop:
-        stop.noted()
-        return multi.table(_relative(directory.absolute()))
-
-
 def _prepare_hydra() -> None:
     """Let exceptions through, add the search path of the user, and a resolver for unique directory names.
 
@@ -266,9 +228,11 @@ def _prepare_hydra() -> None:
     from hydra.core.plugins import Plugins
     from omegaconf import OmegaConf
 
+    from ebm_cli.cli import sweeper
     from ebm_cli.cli.search_path import UserSearchPath
 
     Plugins.instance().register(UserSearchPath)
+    sweeper.register()
     unique = secrets.token_hex(2)
     OmegaConf.register_new_resolver("ebm_unique", lambda: unique, replace=True)
 
@@ -280,6 +244,7 @@ class Outcome:
     started: bool = False
     codes: list[int] = field(default_factory=list)
     error: UserError | RunError | None = None
+    swept: int | None = None  # the exit code of a multirun
 
 
 class _Job:
@@ -308,10 +273,12 @@ class _Job:
         from hydra.types import RunMode
 
         directory = Path(HydraConfig.get().runtime.output_dir)
+        from ebm_cli.cli.composing import plain_data, seen_from_here
+
         try:
-            config = _plain_data(composed)
+            config = plain_data(composed)
             if self.command == "train":
-                code = _train(config, HydraConfig.get(), _relative(directory))
+                code = _train(config, HydraConfig.get(), seen_from_here(directory))
                 if code == 2:  # of a process that did the work and said why
                     _remove_empty(directory, self.there)
                 return code
@@ -322,21 +289,6 @@ class _Job:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 _remove_empty(directory, self.there)
             raise
-
-
-def _plain_data(composed: Any) -> dict[str, Any]:
-    """The composed configuration, every interpolation done. Raises UserError for a bad one and for a missing key."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        for key in sorted(OmegaConf.missing_keys(composed)):
-            raise UserError(f"{key} is missing: give it as {key}={'DIR' if key == 'run' else 'VALUE'}")
-        config = OmegaConf.to_container(composed, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(" ".join(str(error).split("full_key:")[0].split())) from error
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if key != "hydra"}
 
 
 def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
@@ -354,7 +306,8 @@ def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
         {str(k): str(v) for k, v in hydra.runtime.choices.items() if "/" not in str(k)},
         tuple(hydra.overrides.task),
         directory,
-        Path(str(hydra.sweep.dir)).name if multirun else None,
+        Path(str(hydra.sweep.dir)) if multirun else None,
+        multirun and bool(hydra.sweeper.get("fail_fast")),
     )
     return multi.job(request) if multirun else train.train(request)
 
@@ -376,8 +329,3 @@ def _remove_empty(path: Path, keep: set[Path]) -> None:
             return
         with suppress(OSError):
             folder.rmdir()
-
-
-def _relative(path: Path) -> Path:
-    """As seen from the working directory, which is what messages show, if it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

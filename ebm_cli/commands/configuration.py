@@ -30,7 +30,13 @@ class Request:
     chosen: Mapping[str, str]  # group -> choice
     overrides: tuple[str, ...]  # "steps=300", as typed
     directory: Path
-    group: str | None  # name of the multirun this job belongs to
+    sweep: Path | None = None  # directory of the multirun this job belongs to
+    fail_fast: bool = False  # whether the other jobs of it stop beginning if this one fails
+
+    @property
+    def group(self) -> str | None:
+        """Name of the multirun."""
+        return None if self.sweep is None else self.sweep.name
 
 
 T = TypeVar("T")

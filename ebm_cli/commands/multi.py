@@ -1,39 +1,112 @@
-"""Jobs of a multirun: one that fails does not stop the others, and the table at the end names it."""
+"""`ebm train -m`: its jobs, none of which is stopped by the failure of another, and the table that names them all."""
 
+import os
 import traceback
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from ebm_cli import registry
-from ebm_cli.commands import report
+from ebm_cli.commands import report, sweep
 from ebm_cli.commands.configuration import Request
+from ebm_cli.commands.places import rooted
+from ebm_cli.commands.sweep import Orders, Wanted
 from ebm_cli.commands.train import train
-from ebm_cli.errors import RunError, UserError
+from ebm_cli.errors import RunError, UserError, of_file
 from ebm_cli.evaluation import baseline
-from ebm_cli.record import lease, run
+from ebm_cli.record import lease, ledger
+from ebm_cli.record.ledger import Entry, Ledger
+from ebm_cli.record.run import CONFIG, Run
 from ebm_cli.signals import watching
 from ebm_cli.terminal import console, output
 
 
+def run(
+    path: Path,
+    arguments: Sequence[str],
+    wanted: Sequence[Wanted],
+    launch: Callable[[Sequence[Entry]], None],
+    orders: Orders,
+) -> int:
+    """Do the jobs that are not done yet, show what became of all, and return the exit code: 0 if all are done.
+
+    Raises UserError before anything is written if the jobs cannot be those of the directory.
+    """
+    registry.load_components()
+    found = sweep.planned(path, arguments, [replace(one, config=rooted(one.config)) for one in wanted], orders)
+    with watching() as stop, _claimed(path):
+        found.write()
+        _say_what_is_there(found)
+        try:
+            sweep.work(found, launch, orders, stop)
+        finally:
+            stop.noted()  # however it ended, it is written down undisturbed
+            answer = table(path)
+            if answer:
+                output.print(f"take up what is not done with: {_again(path, orders)}", soft_wrap=True)
+    return stop.exit_code or answer
+
+
+def _say_what_is_there(found: Ledger) -> None:
+    """Of a multirun that is taken up, how many of its jobs are done."""
+    states = Counter(sweep.state(found.home(entry)) for entry in found.entries)
+    if set(states) != {"new"}:
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        output.print(f"multirun {found.path}: {counts}", soft_wrap=True)
+
+
+def _again(path: Path, orders: Orders) -> str:
+    return " ".join(["ebm train -m", f"resume={quote(str(path))}", *orders.typed])
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Hold the lease of the multirun: of two calls one does its jobs."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        held = lease.claimed(path, "hydra.sweep.dir = ", "does this multirun")
+    except OSError as error:
+        raise UserError(f"hydra.sweep.dir = {path}: {of_file(error)}; name another directory") from error
+    with held:
+        yield
+
+
 def job(request: Request) -> int:
-    """Train one job. A refusal or failure is recorded in its directory; a stop request ends the multirun."""
-    output.print(Text.assemble("\n", (f"job {request.directory.name}", "bold"), f": {' '.join(request.overrides)}"))
+    """Train one job, or go on with it. A refusal or failure is recorded in its directory."""
+    assert request.sweep is not None
+    name = os.path.relpath(request.directory, request.sweep)
+    halted = sweep.halted(request.sweep)
+    if halted is not None:
+        output.print(f"job {name} is not begun: {halted}")
+        return 75
+    code = _trained(request, name)
+    if code in (1, 2) and request.fail_fast:
+        sweep.halt(request.sweep, f"job {name} failed, and fail_fast=true")
+    return code
+
+
+def _trained(request: Request, name: str) -> int:
+    output.print(Text.assemble("\n", (f"job {name}", "bold"), f": {' '.join(request.overrides)}"))
+    there = (request.directory / CONFIG).exists()
+    if there:
+        request = replace(request, config={**request.config, "resume": str(request.directory)})
     try:
         code = train(request)
     except (UserError, RunError) as error:
-        output.print(f"job {request.directory.name} failed: {error}", soft_wrap=True)
-        if not (request.directory / "config.yaml").exists():  # of a run that was there before
+        output.print(f"job {name} failed: {error}", soft_wrap=True)
+        if not there:
             record_failure(request, str(error), error.exit_code)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - shown and recorded; the other jobs are to be done all the same
         return _fault(request, error)
-    if code in (75, 130):
-        raise SystemExit(code)
-    if code and not (request.directory / "config.yaml").exists():  # of processes that said themselves why
+    if code in (1, 2) and not (request.directory / CONFIG).exists():  # of processes that said themselves why
         record_failure(request, f"exit code {code}", code)
     return code
 
@@ -44,7 +117,7 @@ def _fault(request: Request, error: Exception) -> int:
         if stop.raised:  # a library made this of a request to stop
             raise error
     console.print(traceback.format_exc(), highlight=False, soft_wrap=True)
-    if not (request.directory / "config.yaml").exists():
+    if not (request.directory / CONFIG).exists():
         record_failure(request, f"{type(error).__name__}: {error}", 1)
     return 1
 
@@ -53,12 +126,12 @@ def record_failure(request: Request, error: str, code: int) -> None:
     """A job that never became a run still says why."""
     request.directory.mkdir(parents=True, exist_ok=True)
     facts = {"status": "failed", "error": error, "exit_code": code, "overrides": list(request.overrides)}
-    run.Run(request.directory).write_json("metadata.json", facts)
+    Run(request.directory).write_json("metadata.json", facts)
 
 
 def table(directory: Path) -> int:
     """Print one line per job of a multirun and write them to its summary.json; 1 if any job did not finish, else 0."""
-    jobs = [_job(path) for path in sorted(directory.glob("*/metadata.json"), key=_number)]
+    jobs = [_job(name, directory / name, overrides) for name, overrides in _jobs(directory)]
     made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     shown = {heading: keys for heading, keys in _columns().items() if any(_cell(job["summary"], keys) for job in jobs)}
     for heading in ("job", "overrides", "status", *shown):
@@ -69,7 +142,7 @@ def table(directory: Path) -> int:
         numbers = [_cell(entry["summary"], keys) for keys in shown.values()]
         made.add_row(entry["job"], own, _status(entry), *numbers)
     output.print(made)
-    run.Run(directory).write_json("summary.json", {"jobs": jobs})
+    Run(directory).write_json("summary.json", {"jobs": jobs})
     return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1
 
 
@@ -84,20 +157,22 @@ def _columns() -> dict[str, tuple[str, ...]]:
     return {**found, **beside, "judged": ("judged",), "seconds": ("seconds",)}
 
 
-def _number(path: Path) -> tuple[int, str]:
-    name = path.parent.name
-    return (int(name), "") if name.isdigit() else (0, name)
+def _jobs(directory: Path) -> list[tuple[str, Sequence[str]]]:
+    """Folders and overrides of the jobs, in the order of their numbers; of an old multirun as its folders show."""
+    if ledger.there(directory):
+        return [(entry.directory, entry.overrides) for entry in ledger.read(directory).entries]
+    found = [path.parent.name for path in directory.glob("*/metadata.json")]
+    return [(name, ()) for name in sorted(found, key=lambda name: (int(name) if name.isdigit() else 0, name))]
 
 
-def _job(path: Path) -> dict[str, Any]:
-    found = run.Run(path.parent)
-    facts = found.read_json("metadata.json")
+def _job(name: str, path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    facts = Run(path).read_json("metadata.json")
     return {
-        "job": path.parent.name,
-        "overrides": facts.get("overrides", []),
-        "status": lease.status(found.path, facts.get("status", "unknown")),
+        "job": name,
+        "overrides": facts.get("overrides", list(overrides)),
+        "status": sweep.state(path),
         "error": facts.get("error"),
-        "summary": found.read_json("summary.json"),
+        "summary": Run(path).read_json("summary.json"),
     }
 
 

@@ -27,6 +27,8 @@ BEAT = 5.0
 PATIENCE = 60.0
 """Seconds without a heartbeat after which a process on another machine is taken to be dead."""
 
+RUN = "trains this run"
+
 _CLAIMING = 10.0  # seconds that the few file operations of a claim can take; later, its maker has died
 _PAUSE, _ATTEMPTS = 0.02, 1000  # while another process is at it: in all longer than _CLAIMING
 _JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
@@ -44,9 +46,12 @@ def about() -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(directory: Path, said: str) -> Iterator["Lease"]:
-    """Hold the lease of a run. Raises UserError, `said` before the directory, naming who holds it."""
-    lease = Lease(directory, said)
+def claimed(directory: Path, said: str, what: str = RUN) -> Iterator["Lease"]:
+    """Hold the lease of a directory. Raises UserError, `said` before the directory, naming who holds it.
+
+    `what` the holder does there stands in the complaint.
+    """
+    lease = Lease(directory, said, what)
     try:
         yield lease
     finally:
@@ -56,8 +61,8 @@ def claimed(directory: Path, said: str) -> Iterator["Lease"]:
 class Lease:
     """The lease of this process on a directory, from its creation to `release`."""
 
-    def __init__(self, directory: Path, said: str = "") -> None:
-        self.directory, self._said = directory, said
+    def __init__(self, directory: Path, said: str = "", what: str = RUN) -> None:
+        self.directory, self._said, self._what = directory, said, what
         self.taken_from: str | None = None  # in words, who held it and died
         self._temporary = directory / f".{NAME}.{secrets.token_hex(4)}.writing"
         self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -99,7 +104,7 @@ class Lease:
         for _ in range(_ATTEMPTS):
             there, holder = _found(self.directory)
             if there != _EMPTY and _lives(self.directory, holder, there, self._file):
-                raise UserError(_refusal(self.directory, holder, self._said))
+                raise UserError(_refusal(self.directory, holder, self._said, self._what))
             with _turn(self.directory, there, self._file) as mine:
                 if mine and _found(self.directory)[0] == there:
                     os.replace(self._temporary, self.directory / NAME)
@@ -318,9 +323,9 @@ def _now(clock: int) -> float:
     return os.fstat(clock).st_mtime
 
 
-def _refusal(directory: Path, holder: Mapping[str, Any] | None, said: str) -> str:
+def _refusal(directory: Path, holder: Mapping[str, Any] | None, said: str, what: str = RUN) -> str:
     stop = f"`kill {holder['pid']}` stops it with a checkpoint" if holder else f"if nothing does, remove {NAME}"
-    return f"{said}{directory}: {_words(holder)} trains this run; wait for it ({stop}){_tasks()}"
+    return f"{said}{directory}: {_words(holder)} {what}; wait for it ({stop}){_tasks()}"
 
 
 def _tasks() -> str:

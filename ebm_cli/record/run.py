@@ -266,11 +266,11 @@ def png(image: "NDArray[np.uint8]") -> bytes:
     return found.getvalue()
 
 
-def check_free(path: Path) -> None:
-    """Raise UserError if a run is there already."""
+def check_free(path: Path, said: str = "hydra.run.dir = ") -> None:
+    """Raise UserError if a run is there already; `said` stands before the path in the complaint."""
     if (path / "config.yaml").exists():
         raise UserError(
-            f"hydra.run.dir = {path}: a run is there already; continue it with `ebm train resume={quote(str(path))}`, "
+            f"{said}{path}: a run is there already; continue it with `ebm train resume={quote(str(path))}`, "
             "or name another directory"
         )
 

@@ -1,0 +1,50 @@
+"""`ebm train -m`: what its words say of the whole multirun, such as that one is taken up again."""
+
+from pathlib import Path
+
+from ebm_cli.cli.words import plain, quoted, taken
+from ebm_cli.errors import UserError
+
+SWEEP = "sweep.json"
+ORDERS = ("retries", "fail_fast")
+"""Keys of the multirun and of no job."""
+
+
+def multirun(arguments: list[str]) -> list[str]:
+    """Words for Hydra. `resume=DIR` repeats what the multirun in DIR was called with, but for keys given anew.
+
+    `resume=auto` is for schedulers that start the same command again: it takes up the multirun in hydra.sweep.dir if
+    one is there, and starts it otherwise.
+    """
+    words = [f"hydra.sweeper.{word}" if word.partition("=")[0] in ORDERS else word for word in arguments]
+    value, words = taken(words, "resume")
+    if value is None or value == "null":
+        return words
+    place, others = taken(words, "hydra.sweep.dir")
+    if plain(value) == "auto":
+        if place is None:
+            raise UserError("resume = auto: say which directory it is about, hydra.sweep.dir=DIR")
+        return ["hydra.sweeper.resume=true", *words]
+    if place is not None:
+        raise UserError(f"hydra.sweep.dir: a multirun is taken up where it is, in {plain(value)}; leave it out")
+    return ["hydra.sweeper.resume=true", f"hydra.sweep.dir={quoted(plain(value))}", *_again(plain(value), others)]
+
+
+def _again(path: str, words: list[str]) -> list[str]:
+    """What the multirun was called with, but for keys that are given anew."""
+    if not path:
+        raise UserError("resume is empty: name the directory of a multirun, resume=DIR")
+    if path.startswith("["):
+        raise UserError(f"resume = {path}: one multirun is taken up at a time, resume=DIR")
+    if not (Path(path) / SWEEP).is_file():
+        one = (Path(path) / "config.yaml").is_file()
+        why = "one run is there, and no multirun; leave out -m" if one else f"no multirun is there (it has no {SWEEP})"
+        raise UserError(f"resume = {path}: {why}")
+    from ebm_cli.record import ledger
+
+    anew = {_key(word) for word in words}
+    return [*(word for word in ledger.read(Path(path)).arguments if _key(word) not in anew), *words]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]

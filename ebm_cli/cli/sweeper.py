@@ -1,0 +1,94 @@
+"""Hydra plugin: the jobs of `ebm train -m`, every combination of what is swept, by a ledger (`commands/sweep.py`)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any, cast
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from typing_extensions import override
+
+from ebm_cli.cli.arguments import quoted
+from ebm_cli.cli.composing import QuickLoader, plain_data, seen_from_here
+
+_ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_BY_NUMBER = "${hydra.job.num}"
+_SAID_AGAIN = ("hydra/launcher", "hydra.launcher", "hydra.sweep.subdir")
+_PLUGINS = ("plugins=", "+plugins=", "++plugins=")
+
+
+class LedgerSweeper(Sweeper):
+    """Plans the jobs, launches those that are still to be done, and shows what became of all."""
+
+    def __init__(self, params: dict[str, str] | None, resume: bool, retries: int, fail_fast: bool) -> None:
+        self.params, self.resume = dict(params or {}), resume
+        self.retries, self.fail_fast = retries, fail_fast
+
+    @override
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config: DictConfig = config
+        self.task: Any = task_function
+        self.loader = cast(Any, QuickLoader(hydra_context.config_loader))
+        context = HydraContext(config_loader=self.loader, callbacks=hydra_context.callbacks)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(context, task_function, config)
+
+    @override
+    def sweep(self, arguments: list[str]) -> None:
+        """Do all jobs; the exit code of the whole is left in the outcome of the task."""
+        from ebm_cli.commands import multi
+
+        given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
+        self.plugins = [word for word in given if word.startswith(_PLUGINS)]
+        words = [word for word in given if word not in self.plugins]
+        path = seen_from_here(Path(str(self.config.hydra.sweep.dir)).absolute())
+        self.task.outcome.swept = multi.run(path, words, self._wanted(words), self._launch, self._orders())
+
+    def _orders(self) -> Any:
+        from ebm_cli.commands.sweep import Orders
+
+        alone = self.config.hydra.launcher._target_ == _ALONE
+        of_hydra = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        assert isinstance(of_hydra, list)
+        typed = [quote(str(word)) for word in of_hydra if str(word).lstrip("+").startswith(_SAID_AGAIN)]
+        return Orders(self.resume, self.retries, self.fail_fast, alone, (*typed, *map(quote, self.plugins)))
+
+    def _launch(self, batch: Sequence[Any]) -> None:
+        words = [[*job.overrides, *self.plugins, f"hydra.sweep.subdir={quoted(job.directory)}"] for job in batch]
+        self.launcher.launch(words, initial_job_idx=batch[0].number)
+
+    def _wanted(self, arguments: list[str]) -> list[Any]:
+        """Every combination of what is swept, composed and checked."""
+        from ebm_cli.commands.sweep import Wanted
+
+        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        found = []
+        for combination in BasicSweeper.split_arguments(parsed, None)[0]:
+            config = self.loader.load_sweep_config(self.config, [*combination, *self.plugins])
+            place = self._place(config)
+            found.append(Wanted(tuple(combination), plain_data(config), place))
+        return found
+
+    def _place(self, config: DictConfig) -> Callable[[int], str]:
+        """The directory of a job by its number, as hydra.sweep.subdir has it."""
+        if OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"] == _BY_NUMBER:  # type: ignore[index,call-overload]
+            return str
+
+        def place(number: int) -> str:
+            with open_dict(config.hydra.job):
+                config.hydra.job.num = config.hydra.job.id = number
+            HydraConfig.instance().set_config(config)
+            return str(OmegaConf.select(config, "hydra.sweep.subdir"))
+
+        return place
+
+
+def register() -> None:
+    """Make it known to Hydra, which takes plugins from the name space `hydra_plugins` alone."""
+    Plugins.instance().class_name_to_class["hydra_plugins.ebm.LedgerSweeper"] = LedgerSweeper

@@ -1,0 +1,168 @@
+"""A multirun as one piece of work: which jobs it has, which of them are still to be done, and doing them.
+
+What a job is, its configuration says: a job of a new call that is one of the ledger keeps its number, whatever their
+order. What became of it, its run directory says.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ebm_cli.errors import UserError
+from ebm_cli.record import lease, ledger
+from ebm_cli.record.ledger import Entry, Ledger
+from ebm_cli.record.run import Run, check_free
+from ebm_cli.signals import StopRequest
+
+BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment")
+"""Parts of a configuration that do not say which job it is: they change where it runs and who is told."""
+
+_HALT = "halt"
+_KNOWN = ("done", "failed", "stopped", "running", "died")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One job that the command line asks for."""
+
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]  # whole, as plain data, the paths of files absolute
+    place: Callable[[int], str]  # where a job of this number lies, below the directory of the sweep
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How jobs are done."""
+
+    resume: bool = False  # the sweep in the directory is taken up again
+    retries: int = 0  # how often one that fails is tried again
+    fail_fast: bool = False  # no other job begins after one has failed
+    one_by_one: bool = True  # the launcher does one at a time
+    typed: tuple[str, ...] = ()  # words of this command line that who takes the multirun up again must repeat
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a word that is no such order."""
+        if type(self.retries) is not int or self.retries < 0:
+            raise UserError(f"retries = {_word(self.retries)}: must be a whole number from 0 on")
+        if type(self.fail_fast) is not bool:
+            raise UserError(f"fail_fast = {_word(self.fail_fast)}: must be true or false")
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def planned(path: Path, arguments: Sequence[str], wanted: Sequence[Wanted], orders: Orders) -> Ledger:
+    """The ledger with every job of the directory and of this call. Raises UserError if they are not of one sweep."""
+    found = _found(path, resume=orders.resume)
+    asked = [ledger.flat({key: value for key, value in one.config.items() if key not in BESIDE}) for one in wanted]
+    _check_changes(found, asked)
+    known = {entry.identity: position for position, entry in enumerate(found.entries)}
+    entries, number = list(found.entries), max((entry.number for entry in found.entries), default=-1)
+    for one, settings in zip(wanted, asked, strict=True):
+        entry = Entry(number + 1, one.place(number + 1), one.overrides, settings)
+        position = known.setdefault(entry.identity, len(entries))
+        if position == len(entries):
+            check_free(path / entry.directory, "hydra.sweep.dir = ")
+            entries.append(entry)
+            number += 1
+        else:
+            entries[position] = replace(entries[position], overrides=one.overrides)
+    _check_places(path, entries)
+    return Ledger(path, list(arguments), entries)
+
+
+def work(found: Ledger, launch: Callable[[Sequence[Entry]], None], orders: Orders, stop: StopRequest) -> None:
+    """Launch every job that is not done, and again those that fail, as often as the orders say.
+
+    A job that begins sees whether the sweep was halted meanwhile, wherever it runs.
+    """
+    _go_on(found.path)
+    tries = Counter[int]()
+    due = [entry for entry in found.entries if state(found.home(entry)) not in ("done", "running")]
+    while due and not stop.signal and halted(found.path) is None:
+        for batch in [[entry] for entry in due] if orders.one_by_one else [due]:
+            if stop.signal or halted(found.path) is not None:
+                return
+            launch(batch)
+        after = {entry.number: state(found.home(entry)) for entry in due}
+        if set(after.values()) == {"new"}:  # the launcher began none of them
+            return
+        tries.update(number for number, became in after.items() if became != "new")
+        due = [entry for entry in due if after[entry.number] != "done" and tries[entry.number] <= orders.retries]
+
+
+def state(home: Path) -> str:
+    """What became of a job: new, running, done, failed, stopped, died."""
+    recorded = Run(home).read_json("metadata.json").get("status")
+    if recorded is None:
+        return "died" if (home / "config.yaml").exists() else "new"
+    found = lease.status(home, recorded)
+    return found if found in _KNOWN else "died"
+
+
+def halt(path: Path, why: str) -> None:
+    """No other job of the sweep begins."""
+    Run(path).write_text(_HALT, why + "\n")
+
+
+def halted(path: Path) -> str | None:
+    """Why no other job begins; None if they may."""
+    try:
+        return (path / _HALT).read_text().strip()
+    except OSError:
+        return None
+
+
+def _go_on(path: Path) -> None:
+    """Jobs may begin again."""
+    with suppress(FileNotFoundError):
+        (path / _HALT).unlink()
+
+
+def _found(path: Path, *, resume: bool) -> Ledger:
+    """What is in the directory; an empty ledger if no multirun is."""
+    if ledger.there(path):
+        if not resume:
+            raise UserError(
+                f"hydra.sweep.dir = {path}: the jobs of another multirun are there; take it up again with resume=auto, "
+                "or name another directory"
+            )
+        return ledger.read(path)
+    if next(path.glob("*/metadata.json"), None) is not None:
+        raise UserError(
+            f"hydra.sweep.dir = {path}: the jobs of another multirun are there, without a {ledger.NAME} to take it up "
+            "by; name another directory"
+        )
+    return Ledger(path)
+
+
+def _check_changes(found: Ledger, asked: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError for a key whose value is another than in all jobs of the ledger, and which is not swept."""
+    if not found.entries:
+        return
+    same, common = ledger.shared(asked), found.common
+    free = found.varied | ({key for settings in asked for key in settings} - set(same))
+    for settings in asked:
+        for key in sorted({*settings, *common} - free, key=lambda key: (not key.endswith(".name"), key)):
+            if key not in common or key not in settings or settings[key] != common[key]:
+                was, now = common.get(key, "no such key"), settings.get(key, "no such key")
+                raise UserError(
+                    f"{key} = {now}: every job of {found.path} has {was}; leave it out, sweep over both "
+                    f"({key}={was},{now}), or start a new sweep with another hydra.sweep.dir"
+                )
+
+
+def _check_places(path: Path, entries: Iterable[Entry]) -> None:
+    """Raise UserError for two jobs in one directory."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.directory, entry)
+        if other is not entry:
+            raise UserError(
+                f"hydra.sweep.subdir: jobs {other.number} and {entry.number} would share {path / entry.directory}; "
+                "name all that is swept in it, or leave it out"
+            )

@@ -1,0 +1,289 @@
+"""A multirun that is taken up again: which jobs there are, which of them are still to be done, and doing just those."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers.cli import TINY, assert_refused, digest, ebm, facts, outcome, snapshot
+from test_resume import Killed, at_step, die
+
+from ebm_cli.commands import multi, sweep
+from ebm_cli.errors import RunError
+from ebm_cli.record import lease, ledger
+from ebm_cli.record.run import create
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Jobs that do nothing but note that they were begun; `begun.fails` of a seed: how often it still fails."""
+    seen, fails = [], Counter()
+
+    def train(request):
+        seed = request.config["seed"]
+        seen.append(seed)
+        if not (request.directory / "config.yaml").exists():
+            create(request.directory, request.config, overrides=list(request.overrides))
+        failed = fails[seed] > 0
+        fails[seed] -= failed
+        multi.Run(request.directory).update_metadata(status="failed" if failed else "done")
+        if failed:
+            raise RunError(f"seed {seed}")
+        multi.Run(request.directory).write_json("summary.json", {"status": "done", "seconds": 1.0 * seed})
+        return 0
+
+    train.seen, train.fails = seen, fails
+    monkeypatch.setattr(multi, "train", train)
+    return train
+
+
+def swept(line: str):
+    return ebm("train -m", "tracker=none", "hydra.sweep.dir=sweep", *line.split())
+
+
+def again(line: str = ""):
+    return ebm("train -m resume=sweep", *line.split())
+
+
+def entries() -> dict[str, int]:
+    """Number of each job by what it is."""
+    return {" ".join(entry.overrides[1:]): entry.number for entry in ledger.read(Path("sweep")).entries}
+
+
+def test_what_is_done_is_not_done_again_and_new_values_get_new_numbers(begun):
+    assert swept("seed=1,2").code == 0
+    before = snapshot(Path("sweep/0")), snapshot(Path("sweep/1"))
+    assert swept("seed=3,2,1,4 resume=auto").code == 0
+    assert begun.seen == [1, 2, 3, 4]
+    assert entries() == {"seed=1": 0, "seed=2": 1, "seed=3": 2, "seed=4": 3}
+    assert (snapshot(Path("sweep/0")), snapshot(Path("sweep/1"))) == before
+    shown = facts(Path("sweep"), "summary.json")["jobs"]
+    assert [job["overrides"][-1] for job in shown] == ["seed=1", "seed=2", "seed=3", "seed=4"]
+
+
+def test_a_job_is_what_its_configuration_says(begun):
+    """Not how it was written, nor where it runs: a default that is typed, another order, another tracker or device."""
+    assert swept("seed=1,2 batch_size=10").code == 0
+    assert again("optimizer.lr=0.1 device=cpu seed=2,1").code == 0
+    assert again("model.hidden=64,32 tracker=csv").code == 0  # 64 is what it is anyway
+    assert begun.seen == [1, 2, 2, 1]
+    assert [facts(Path("sweep", str(n)), "metadata.json")["status"] for n in range(4)] == ["done"] * 4
+
+
+def test_auto_begins_what_is_not_there(begun):
+    assert swept("seed=1,2 resume=auto").code == 0
+    assert begun.seen == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("batch_size=7", ["batch_size = 7", "has 10"]),
+        ("batch_size=7 seed=1,2,3", ["batch_size = 7", "has 10"]),
+        ("+model.typo=3", ["model.typo = 3", "no such key"]),
+        ("model=gaussian_rbm", ["model.name = gaussian_rbm", "has rbm"]),
+    ],
+)
+def test_a_changed_key_that_is_not_swept_is_refused(begun, line, words):
+    swept("seed=1,2 batch_size=10")
+    before = snapshot(Path("sweep"))
+    assert_refused(again(line), *words)
+    assert snapshot(Path("sweep")) == before
+    assert begun.seen == [1, 2]
+
+
+def test_a_changed_key_that_is_swept_is_taken(begun):
+    swept("seed=1,2")
+    assert again("batch_size=100,50").code == 0  # 100 is what it was
+    assert begun.seen == [1, 2, 1, 2]
+    assert again("batch_size=25").code == 0  # it varies now
+    assert ledger.read(Path("sweep")).varied == {"seed", "batch_size", "chains.count"}
+
+
+def test_what_failed_is_tried_again(begun):
+    begun.fails[2] = 1
+    answer = swept("seed=1,2,3")
+    assert answer.code == 1
+    assert "take up what is not done with: ebm train -m resume=sweep\n" in answer.out
+    assert begun.seen == [1, 2, 3]
+    answer = again()
+    assert answer.code == 0
+    assert "multirun sweep: 2 done, 1 failed\n" in answer.out
+    assert "take up" not in answer.out
+    assert begun.seen == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize(("retries", "code", "seen"), [(1, 1, [1, 2, 3, 2]), (2, 0, [1, 2, 3, 2, 2])])
+def test_retries(begun, retries, code, seen):
+    begun.fails[2] = 2
+    assert swept(f"seed=1,2,3 retries={retries}").code == code
+    assert begun.seen == seen
+
+
+def test_fail_fast(begun):
+    begun.fails[2] = 1
+    assert swept("seed=1,2,3 fail_fast=true").code == 1
+    assert begun.seen == [1, 2]
+    assert [job["status"] for job in facts(Path("sweep"), "summary.json")["jobs"]] == ["done", "failed", "new"]
+    assert again("fail_fast=true").code == 0
+    assert begun.seen == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("word", ["retries=-1", "retries=two", "fail_fast=5", "retries=true"])
+def test_orders_that_are_wrong(begun, word):
+    assert_refused(swept(f"seed=1,2 {word}"), word.replace("=", " = "))
+    assert_refused(ebm(f"train {word}"), f"{word}: is for the jobs of a multirun")
+    assert not Path("sweep").exists()
+
+
+def test_folders_of_folders(begun):
+    assert swept("model.hidden=4,8 seed=1,2 hydra.sweep.subdir=h${model.hidden}/seed${seed}").code == 0
+    jobs = facts(Path("sweep"), "summary.json")["jobs"]
+    assert [job["job"] for job in jobs] == ["h4/seed1", "h4/seed2", "h8/seed1", "h8/seed2"]
+    assert again().code == 0
+    answer = again("seed=3 hydra.sweep.subdir=h${model.hidden}/seed${seed} fail_fast=true")
+    assert answer.code == 0
+    assert sorted(str(path.parent) for path in Path("sweep").glob("*/*/metadata.json"))[2] == "sweep/h4/seed3"
+    assert len(begun.seen) == 6
+
+
+def test_what_must_be_said_again_is_in_the_line_that_takes_it_up(begun):
+    begun.fails[1] = 1
+    words = "hydra.sweep.subdir=s${seed} plugins=[json] hydra/launcher=basic"
+    answer = swept(f"seed=1,2 {words}")
+    line = answer.out.partition("take up what is not done with: ebm ")[2].splitlines()[0]
+    assert line == "train -m resume=sweep 'hydra.sweep.subdir=s${seed}' hydra/launcher=basic 'plugins=[json]'"
+    assert ebm(line).code == 0
+    assert begun.seen == [1, 2, 1]
+    assert "json]" not in Path("sweep/sweep.json").read_text()
+
+
+def test_jobs_that_would_share_a_folder_are_refused(begun):
+    answer = swept("seed=1,2 model.hidden=4,8 hydra.sweep.subdir=${seed}")
+    assert_refused(answer, "hydra.sweep.subdir: jobs 0 and 1 would share sweep/1")
+    assert not Path("sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("resume=", "resume is empty"),
+        ("resume=nowhere", "resume = nowhere: no multirun is there (it has no sweep.json)"),
+        ("resume=auto", "resume = auto: say which directory it is about, hydra.sweep.dir=DIR"),
+        ("resume=sweep hydra.sweep.dir=other", "a multirun is taken up where it is, in sweep"),
+        ("'resume=[sweep,sweep]'", "one multirun is taken up at a time"),
+    ],
+)
+def test_a_multirun_that_is_not_there(begun, line, words):
+    swept("seed=1,2")
+    assert_refused(ebm(f"train -m {line} seed=1,2"), words)
+    assert_refused(ebm("train resume=sweep"), "is a multirun; take it up again with ebm train -m resume=sweep")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace('"directory": "1"', '"directory": "../1"'),
+        lambda text: text.replace('"directory": "1"', '"directory": "/tmp/1"'),
+        lambda text: text.replace('"directory": "1"', '"directory": "0"'),
+        lambda text: text.replace('"number": 1', '"number": 0'),
+        lambda text: text.replace('"number": 1', '"number": -1'),
+        lambda text: text.replace('"number": 1', '"number": "1"'),
+        lambda text: text.replace('"format": 1', '"format": 2'),
+    ],
+)
+def test_a_ledger_that_makes_no_sense_is_refused(begun, damage):
+    swept("seed=1,2")
+    path = Path("sweep/sweep.json")
+    assert damage(path.read_text()) != path.read_text()
+    path.write_text(damage(path.read_text()))
+    assert_refused(again(), "sweep/sweep.json")
+    assert begun.seen == [1, 2]
+
+
+def test_a_ledger_that_is_a_link_is_not_followed(begun):
+    swept("seed=1,2")
+    Path("sweep/sweep.json").rename("elsewhere.json")
+    Path("sweep/sweep.json").symlink_to(Path("elsewhere.json").absolute())
+    assert_refused(again(), "it is a link, which is not followed")
+
+
+def test_the_words_of_hydra_are_not_taken_from_a_ledger(begun):
+    """A directory may come from anybody: what a launcher or a callback is, this command line says alone."""
+    swept("seed=1,2 hydra.job.name=mine")
+    facts_there = facts(Path("sweep"), "sweep.json")
+    assert facts_there["arguments"] == ["tracker=none", "seed=1,2"]
+    for word in (
+        "hydra.job.name=x",
+        "+hydra.callbacks.x._target_=x",
+        "hydra/launcher=x",
+        "--config-dir=x",
+        "plugins=[x]",
+    ):
+        Path("sweep/sweep.json").write_text(json.dumps(facts_there | {"arguments": [word, "seed=1,2"]}))
+        assert_refused(again(), "sweep/sweep.json", repr(word))
+
+
+def test_of_two_calls_one_does_the_jobs(begun):
+    swept("seed=1,2")
+    with lease.claimed(Path("sweep"), ""):
+        assert_refused(again("seed=3,4"), f"process {os.getpid()}", "does this multirun")
+    assert begun.seen == [1, 2]
+    assert again("seed=3,4").code == 0
+
+
+def test_a_job_that_another_process_trains_is_left_to_it(begun):
+    swept("seed=1,2")
+    multi.Run(Path("sweep/1")).update_metadata(status="running")
+    with lease.claimed(Path("sweep/1"), ""):
+        answer = again()
+    assert answer.code == 1
+    assert begun.seen == [1, 2]
+    assert [job["status"] for job in facts(Path("sweep"), "summary.json")["jobs"]] == ["done", "running"]
+
+
+def test_values_that_json_tells_apart():
+    different = [1, 1.0, True, "1", None, [1], [True], {"a": 1}, {"a": 1.0}]
+    for at, one in enumerate(different):
+        for other in different[at + 1 :]:
+            assert ledger.shared([{"key": one}, {"key": other}]) == {}
+            assert ledger.Entry(0, "0", (), {"key": one}).identity != ledger.Entry(0, "0", (), {"key": other}).identity
+        assert ledger.shared([{"key": one, "own": 1}, {"key": one}]) == {"key": one}
+
+
+def test_states(begun):
+    swept("seed=1")
+    job = Path("sweep/0")
+    assert sweep.state(job) == "done"
+    multi.Run(job).update_metadata(status="running")
+    assert sweep.state(job) == "died"
+    (job / "metadata.json").unlink()
+    assert sweep.state(job) == "died"
+    shutil.rmtree(job)
+    assert sweep.state(job) == "new"
+
+
+def test_an_interrupted_job_goes_on_bit_for_bit(monkeypatch):
+    words = [*TINY, "seed=1,2,3", "save_every=4"]
+    assert ebm("train -m hydra.sweep.dir=whole", *words).code == 0
+    with monkeypatch.context() as patched, pytest.raises(Killed):  # noqa: PT012 - patched for this call alone
+        at_step(patched, 6, lambda: die() if Path("sweep/1/config.yaml").exists() else None)
+        ebm("train -m hydra.sweep.dir=sweep", *words)
+    multi.Run(Path("sweep/1")).update_metadata(status="running")
+    before = {name: digest(Path("sweep/0", name)) for name in ("metrics.jsonl", "summary.json")}
+    stamp = Path("sweep/0/summary.json").stat().st_mtime_ns
+    assert ebm("train -m resume=sweep").code == 0
+    assert {name: digest(Path("sweep/0", name)) for name in before} == before
+    assert Path("sweep/0/summary.json").stat().st_mtime_ns == stamp
+    for number in "012":
+        assert outcome(Path("sweep", number)) == outcome(Path("whole", number))
