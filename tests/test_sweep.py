@@ -74,6 +74,8 @@ def test_a_job_is_what_its_configuration_says(begun):
     assert again("optimizer.lr=0.1 device=cpu seed=2,1").code == 0
     assert again("model.hidden=64,32 tracker=csv").code == 0  # 64 is what it is anyway
     assert begun.seen == [1, 2, 2, 1]
+    words = facts(Path("sweep"), "sweep.json")["arguments"]
+    assert words == ["batch_size=10", "optimizer.lr=0.1", "device=cpu", "seed=2,1", "model.hidden=64,32", "tracker=csv"]
     assert [facts(Path("sweep", str(n)), "metadata.json")["status"] for n in range(4)] == ["done"] * 4
 
 

@@ -80,4 +80,25 @@ MUTANTS = [
         'line.startswith("#")',
         "listing::test_a_plugin_is_listed_as_a_part_is",
     ),
+    Mutant(
+        "resume of a multirun: keys given anew stand beside their former values",
+        "cli/again.py",
+        "if _key(word) not in anew",
+        "if True",
+        "sweep::test_a_job_is_what_its_configuration_says",
+    ),
+    Mutant(
+        "multirun: plugins are not said again",
+        "cli/sweeper.py",
+        "(*typed, *map(quote, self.plugins))",
+        "tuple(typed)",
+        "sweep::test_what_must_be_said_again_is_in_the_line_that_takes_it_up",
+    ),
+    Mutant(
+        "composing: values of one job stay for the next",
+        "cli/composing.py",
+        "copy.deepcopy(self._composed[parts])",
+        "self._composed[parts]",
+        "sweep::test_what_is_done_is_not_done_again_and_new_values_get_new_numbers",
+    ),
 ]

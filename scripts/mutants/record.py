@@ -203,4 +203,25 @@ MUTANTS = [
         "if False:",
         "untrusted::test_a_space_that_is_none",
     ),
+    Mutant(
+        "ledger: a job may lie outside the sweep",
+        "record/ledger.py",
+        "or not inside:",
+        "or False:",
+        "sweep::test_a_ledger_that_makes_no_sense_is_refused",
+    ),
+    Mutant(
+        "ledger: it may choose what runs",
+        "record/ledger.py",
+        "or _OF_THE_PROGRAM.match(word)",
+        "",
+        "sweep::test_the_words_of_hydra_are_not_taken_from_a_ledger",
+    ),
+    Mutant(
+        "ledger: 1 and true are one value",
+        "record/ledger.py",
+        "type(one) is type(other) and ",
+        "",
+        "sweep::test_values_that_json_tells_apart",
+    ),
 ]
