@@ -170,10 +170,8 @@ paths = each(PATHS)
 MILD = ("ising-spin", "potts-categorical")  # strong enough as they are: the weights of stronger ones have heavy tails
 EXACT_PATHS = {
     f"{s}-{t}": (lambda s=s, t=t: geometric(s, t, 1.0 if t in MILD else 2.5)) for s, t in GEOMETRIC_WITH_MATRIX
-}
-EXACT_PATHS |= {"bipartite-rbm-binary": lambda: bipartite("rbm-binary", 2.5)}
+} | {"bipartite-rbm-binary": lambda: bipartite("rbm-binary", 2.5)}
 exact_paths = each(EXACT_PATHS)
-
 # Weights and ends of the others are compared, path by path, with matrices multiplied out.
 FEW = {"gibbs-rbm-binary", "gibbs-ising-spin", "gibbs-potts-categorical", "bipartite-rbm-binary"}
 few_paths = each_of_many_steps(PATHS, slow=SLOW | (set(EXACT_PATHS) - FEW))
