@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "markov_chains: start and stay exchanged",
+        "dataset/markov_chains.py",
+        "self.start, self.stay, key",
+        "self.stay, self.start, key",
+        "markov_chains::test_every_series_is_as_frequent_as_it_is_probable",
+    ),
+    Mutant(
+        "markov_chains: length and chains exchanged",
+        "dataset/markov_chains.py",
+        "(self.length, self.chains)",
+        "(self.chains, self.length)",
+        "markov_chains::test_late_states_have_the_stationary_law_of_the_transitions",
+    ),
+    Mutant(
         "protein: insert columns are read as unknown letters",
         "dataset/alignment.py",
         "if _is_insert(letter) and letter not in self.alphabet}",

@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "resnet: black pixels are zero to the network",
+        "model/resnet.py",
+        "image = 2 * x.reshape(-1, self.channels, *_size(self.space)) - 1",
+        "image = x.reshape(-1, self.channels, *_size(self.space))",
+        "resnet::test_the_energy_is_that_of_the_network_written_out",
+    ),
+    Mutant(
+        "resnet: the shortcut goes around the last nonlinearity",
+        "model/resnet.py",
+        "F.silu(self.second(F.silu(self.first(x))) + self.shortcut(x))",
+        "F.silu(self.second(F.silu(self.first(x)))) + self.shortcut(x)",
+        "resnet::test_the_energy_is_that_of_the_network_written_out",
+    ),
+    Mutant(
+        "resnet: channels are no values",
+        "model/resnet.py",
+        ".permute(0, 3, 1, 2)",
+        ".reshape(-1, self.channels, *_size(self.space))",
+        "resnet::test_the_energy_is_that_of_the_network_written_out",
+    ),
+    Mutant(
+        "resnet: the base measure is not normalised",
+        "model/resnet.py",
+        " + torch.log1p(-self.base).sum()",
+        "",
+        "resnet::test_it_begins_as_independent_pixels",
+    ),
+    Mutant(
+        "resnet: clipped frequencies do not sum to 1",
+        "model/resnet.py",
+        "raised / raised.sum(-1, keepdim=True)",
+        "raised",
+        "resnet::test_it_begins_as_independent_pixels",
+    ),
+    Mutant(
         "models: the mean instead of a sample of the hidden units",
         "model/base.py",
         "return rng.bernoulli(self.hidden_logits(v), key)",

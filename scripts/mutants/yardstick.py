@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "lda: words are shared among topics instead of topics among words",
+        "yardstick/lda.py",
+        "fitted.components_.sum(1, keepdims=True)",
+        "fitted.components_.sum(0, keepdims=True)",
+        "lda::test_topics_and_proportions_are_those_of_scikit_learn",
+    ),
+    Mutant(
+        "lda: the bound has the proportions' own law twice",
+        "yardstick/lda.py",
+        "(alpha - gamma) * log_theta",
+        "(gamma - alpha) * log_theta",
+        "lda::test_bounds_of_documents_and_the_term_of_the_topics_are_the_bound_of_scikit_learn",
+    ),
+    Mutant(
+        "lda: the prior of the evidence is that of words",
+        "yardstick/lda.py",
+        "alpha = float(self.fitted.doc_topic_prior_)",
+        "alpha = 1.0",
+        "lda::test_the_evidence_is_the_sum_over_all_topics_of_all_words",
+    ),
+    Mutant(
         "statistics: samples and training rows change places",
         "yardstick/statistics.py",
         "axis.scatter(train, found, s=6",
