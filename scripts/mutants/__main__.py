@@ -5,16 +5,17 @@ import os
 import pkgutil
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import _forks
-from _mutant import EVERY, ROOT, copy_tree
+import _warm
+from _mutant import EVERY, ROOT, copy_tree, link_tree
 
 PARALLEL = 2
+PRISTINE = "pristine"
 LIMIT = 300  # seconds until a mutant is taken to hang, which is noticed too
 
 
@@ -35,36 +36,53 @@ def pytest_on(tests):
     return ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:anyio", *tests]
 
 
-def judged(chosen):
+def run(tests, tree):
+    """pytest's exit code in a fork that has what is in `tree`."""
+    import pytest
+
+    os.chdir(tree)
+    os.environ.update(environment(tree))
+    return pytest.main(pytest_on(tests))
+
+
+def judged(chosen, folder):
     """(mutant, whether it was caught, the test that caught it or else what happened, seconds) in their order."""
-    with tempfile.TemporaryDirectory(prefix="ebm-mutants-") as folder:
-        places = {mutant: os.path.join(folder, str(number)) for number, mutant in enumerate(chosen)}
+    places = {mutant: os.path.join(folder, str(number)) for number, mutant in enumerate(chosen)}
 
-        def run(mutant):
-            import pytest
+    def seeded(mutant):
+        link_tree(os.path.join(folder, PRISTINE), places[mutant])
+        mutant.seed(places[mutant])
+        _warm.follow(places[mutant], mutant.file)
+        return run([*mutant.test_files, *mutant.selection], places[mutant])
 
-            copy_tree(places[mutant])
-            mutant.seed(places[mutant])
-            os.chdir(places[mutant])
-            sys.path.insert(0, places[mutant])
-            os.environ.update(environment(places[mutant]))
-            return pytest.main(pytest_on([*mutant.test_files, *mutant.selection]))
-
-        for mutant, code, output, seconds in _forks.each(chosen, run, PARALLEL, LIMIT):
-            shutil.rmtree(places[mutant])
-            first = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
-            known = code in (0, 1, None) or first
-            said = first.group(1) if first else f"pytest exit status {code}: {output[-300:]}" * (code != 0)
-            yield mutant, bool(known and code != 0), said, seconds
+    for mutant, code, output, seconds in _forks.each(chosen, seeded, PARALLEL, LIMIT):
+        shutil.rmtree(places[mutant])
+        first = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
+        known = code in (0, 1, None) or first
+        said = first.group(1) if first else f"pytest exit status {code}: {output[-300:]}" * (code != 0)
+        yield mutant, bool(known and code != 0), said, seconds
 
 
-def control(tests):
-    """(exit code, output) of these tests on the unchanged code."""
-    with tempfile.TemporaryDirectory(prefix="ebm-mutants-") as target:
-        copy_tree(target)
-        command = [sys.executable, "-m", "pytest", f"--numprocesses={PARALLEL}", *EVERY, *pytest_on(tests)]
-        done = subprocess.run(command, cwd=target, env=environment(target), capture_output=True, text=True)
-        return done.returncode, done.stdout + done.stderr
+def control(caught, folder):
+    """What pytest said at last where a test that caught a bug in some file fails with the file as it is too."""
+    tree = os.path.join(folder, PRISTINE)
+
+    def unchanged(file):
+        _warm.follow(tree, file)
+        return run([*EVERY, *sorted({test for own, test in caught if own == file})], tree)
+
+    every = _forks.each(sorted({file for file, _ in caught}), unchanged, PARALLEL, 10 * LIMIT)
+    return [output[-2000:] for _, code, output, _ in every if code]
+
+
+def shown(judgements):
+    """How many mutants were caught, and for each (its file, the test that did); every judgement is printed."""
+    count, caught = 0, []
+    for mutant, noticed, first, seconds in judgements:
+        count += noticed
+        caught += [(mutant.file, first)] * (noticed and first.startswith("tests/"))
+        print(f"{'CAUGHT' if noticed else 'MISSED'} {seconds:4.1f} s  {mutant.what}  |  {first}", flush=True)
+    return count, caught
 
 
 def main(words):
@@ -82,18 +100,18 @@ def main(words):
     if not chosen:
         print(f"no mutant's file and description hold {' and '.join(words)}", file=sys.stderr)
         return 2
-    caught = []
-    for mutant, noticed, first, seconds in judged(chosen):
-        caught += [first] * noticed
-        print(f"{'CAUGHT' if noticed else 'MISSED'} {seconds:4.1f} s  {mutant.what}  |  {first}", flush=True)
-    tests = sorted({test for test in caught if test.startswith("tests/")})
-    code, output = control(tests) if tests else (0, "")
-    if code:
-        print(f"these tests fail on the unchanged code too:\n{output[-2000:]}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="ebm-mutants-") as folder:
+        pristine = os.path.join(folder, PRISTINE)
+        copy_tree(pristine)
+        _warm.load(pristine)
+        count, caught = shown(judged(chosen, folder))
+        failures = control(caught, folder)
+    if failures:
+        print("these tests fail on the unchanged code too:", *failures, sep="\n", file=sys.stderr)
         return 2
-    print(f"{len(caught)} of {len(chosen)} caught in {time.monotonic() - begin:.0f} s", end="; ")
-    print(f"the {len(tests)} tests that caught them pass on the unchanged code")
-    return 1 if len(caught) < len(chosen) else 0
+    print(f"{count} of {len(chosen)} caught in {time.monotonic() - begin:.0f} s", end="; ")
+    print(f"the {len({test for _, test in caught})} tests that caught them pass on the unchanged code")
+    return 1 if count < len(chosen) else 0
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Mutant(NamedTuple):
         path = Path(tree, "ebm_cli", self.file)
         broken = path.read_text(encoding="utf-8").replace(self.old, self.new)
         compile(broken, self.what, "exec")  # a mutant that is no Python shows nothing
+        path.unlink()  # it may have another name, in the tree that this one is a copy of
         path.write_text(broken, encoding="utf-8")
 
 
@@ -57,3 +58,8 @@ def copy_tree(target):
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, target)
     os.symlink("../conf", Path(target, "ebm_cli", "conf"))
+
+
+def link_tree(tree, target):
+    """The same files under other names; the link to the configuration leads to that of `target`."""
+    shutil.copytree(tree, target, symlinks=True, copy_function=os.link)
