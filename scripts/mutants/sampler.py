@@ -120,14 +120,14 @@ MUTANTS = [
         "sampler/gwg.py",
         "move = path.gather(1, (length - 1 - i).clamp_min(0)[:, None]).squeeze(1)",
         "move = path[:, i]",
-        "sampler::test_one_step_is_the_definition[gwg-2-potts-categorical]",
+        "sampler::test_one_step_is_the_definition[gwg-2-rbm-categorical]",
     ),
     Mutant(
         "gwg: a site may be drawn twice",
         "sampler/gwg.py",
         "left.scatter(1, site, -torch.inf)",
         "left",
-        "sampler::test_leaves_the_target_invariant[gwg-2-potts-categorical]",
+        "sampler::test_leaves_the_target_invariant[gwg-2-rbm-categorical]",
     ),
     Mutant(
         "gwg: no temperature",
@@ -197,7 +197,7 @@ MUTANTS = [
         "sampler/informed.py",
         "return InformedState(x, energy, grad),",
         "return InformedState(x, energy, proposal.grad),",
-        "sampler::test_caches_follow_the_chain[dmala-1.5-potts-categorical]",
+        "sampler::test_caches_follow_the_chain[dmala-1.5-rbm-categorical]",
     ),
     Mutant(
         "gains: not relative to the present value",

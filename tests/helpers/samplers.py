@@ -1,5 +1,6 @@
 """Every shipped sampler in the settings that are tested, and the targets it fits."""
 
+import collections
 import itertools
 import typing
 from typing import Literal
@@ -121,9 +122,39 @@ FITTING = [
 
 
 def marked(pairs):
-    """Parameters of a test: what `quick` leaves out is much the same, and long."""
+    """Parameters of a test: of what `quick` leaves out, which is much the same, those that cover it are long."""
     kept = quick(pairs)
-    return [pair if pair in kept else pytest.param(*pair, marks=pytest.mark.long) for pair in pairs]
+    more = covering([pair for pair in pairs if pair not in kept], kept)
+    return [
+        pair if pair in kept else pytest.param(*pair, marks=pytest.mark.long)
+        for pair in pairs
+        if pair in kept or pair in more
+    ]
+
+
+def covering(pairs, kept):
+    """Some of the pairs: with `kept`, every sampler is on every model and each of its settings in every space.
+
+    A setting changes how a sampler moves in its space and a model what it asks of it, so that both together show no
+    more. The settings take turns on the models, last those whose sites know nothing of each other.
+    """
+    met, found, turns = {need for pair in kept for need in _needs(*pair)}, [], collections.Counter()
+    while left := [pair for pair in pairs if not _needs(*pair) <= met]:
+        best = min(
+            left, key=lambda pair: (_is_product(pair[1]), -len(_needs(*pair) - met), sum(turns[i] for i in pair))
+        )
+        found.append(best)
+        turns.update(best)
+        met |= _needs(*best)
+    return found
+
+
+def _is_product(name: str) -> bool:
+    return name.startswith("exponential_family")
+
+
+def _needs(label: str, name: str) -> set[tuple[str, str, str]]:
+    return {("model", label.partition("-")[0], name), ("space", label, type(example(name).space).__name__)}
 
 
 WHOLE = ("rbm-binary",)
