@@ -135,6 +135,7 @@ TARGETS = {
 }
 PLANE = [name for name in TARGETS if name.endswith("-2") and name != "convnet-2"]
 QUICK = ("uniform-2", "cut-1", "beta-2")
+HARD = ("wells-2", "wide-2")  # 200 temperatures leave wells apart that are 6 nats deep, and energies of 20 nats
 SEEDS = int(os.environ.get("EBM_SEEDS", "20"))  # of intervals that are counted
 SMALL = {
     "ais": {"chains": 200, "temperatures": 200, "raise_points": 20},
@@ -165,7 +166,7 @@ def evaluated(estimator, target, seed=0, **changes):
 @estimators
 def test_log_z_is_that_of_the_box(name, estimator):
     target = TARGETS[name]()
-    found = evaluated(estimator, target, **SMALL[estimator] if name in QUICK else {}).metrics
+    found = evaluated(estimator, target, **{} if name in HARD else SMALL[estimator]).metrics
     low, high = found[f"{estimator}/log_z_low"], found[f"{estimator}/log_z_high"]
     assert abs(found[f"{estimator}/log_z"] - target.log_z) < 0.05 or low < target.log_z < high
     assert high - low < 0.25
@@ -185,8 +186,9 @@ def test_a_map_covers_the_box_from_wall_to_wall(name):
 
 
 @pytest.mark.long
-@estimators
-@pytest.mark.parametrize("name", ["uniform-2", "cut-2", "learned-2"])
+@pytest.mark.parametrize(
+    ("name", "estimator"), [("cut-2", "ais"), ("learned-2", "ais"), ("uniform-2", "bridge"), ("learned-2", "bridge")]
+)
 def test_intervals_of_95_percent_cover(name, estimator):
     """The truth, in all seeds but 5 percent and 2.5 standard errors of that: 90 of 100, 17 of 20."""
     target, covered = TARGETS[name](), 0
@@ -281,6 +283,7 @@ def test_all_figures_of_a_run_between_walls_are_of_one_support(tmp_path, monkeyp
     answer = ebm(
         "train dataset=npz dataset.path=rows.npz model=mlp model.widths=[16] objective=nce noise=fitted optimizer=adam "
         "optimizer.lr=0.003 steps=1000 tracker=none evaluation=[ais,bridge,density_2d] sampler.step_size=0.02 "
+        "evaluation.ais.chains=200 evaluation.ais.temperatures=200 evaluation.bridge.chains=200 "
         "dataset.binarize=none hydra.run.dir=run"
     )
     assert answer.code == 0, answer.err
