@@ -58,7 +58,7 @@ DRAWS = {
     "categorical": (lambda key: rng.categorical(logits(4), key), 0, 0),
 }
 TOGETHER = [("words", "uniform", "uniform64")]
-LONG = [("bernoulli",), ("normal",), ("categorical",), ("integers",), ("normal64",), ("bernoulli64",), tuple(DRAWS)]
+LONG = [("bernoulli", "normal"), ("categorical", "integers"), ("normal64", "bernoulli64")]
 GROUPS = [*TOGETHER, *(pytest.param(names, marks=pytest.mark.long) for names in LONG)]
 
 
@@ -125,7 +125,6 @@ KERNELS = [
     ("gwg-2", "rbm-binary", pytest.mark.long),
     ("dmala-1.5", "boltzmann-binary", pytest.mark.long),
     ("hamming_ball-2", "rbm-binary", pytest.mark.long),
-    ("metropolis", "rbm-binary", pytest.mark.long),
     ("block_gibbs", "fhmm-binary", pytest.mark.long),
     ("metropolis-1.5", "exponential_family-real", pytest.mark.long),
     ("gibbs_langevin", "gaussian_rbm-real", pytest.mark.long),
