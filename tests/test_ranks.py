@@ -23,16 +23,10 @@ SHORT = ["steps=40", "eval_every=20", "save_every=20", "tracker=none", "evaluati
 
 
 def trained(directory, *overrides, ranks=1):
-    """The tensors of the last checkpoint of a run; several ranks are processes of their own."""
-    words = [*SHORT, f"device.ranks={ranks}", f"hydra.run.dir={directory}", *overrides]
-    if ranks == 1:
-        answer = ebm("train", *words)
-        assert answer.code == 0, answer.err
-        return last(directory), answer.err
-    command = [sys.executable, "-m", "ebm_cli", "train", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return last(directory), done.stderr
+    """The tensors of the last checkpoint of a run; several ranks are processes of their own, which this one starts."""
+    answer = ebm("train", *SHORT, f"device.ranks={ranks}", f"hydra.run.dir={directory}", *overrides)
+    assert answer.code == 0, answer.err
+    return last(directory)
 
 
 def last(directory):
@@ -47,8 +41,8 @@ def assert_same_run(found, expected):
 
 
 @pytest.mark.long
-def test_two_ranks_train_as_one(tmp_path):
-    assert_as_one(tmp_path, "objective.centered=true")
+def test_two_ranks_train_as_one(tmp_path, capfd):
+    assert_as_one(tmp_path, capfd, "objective.centered=true")
 
 
 @pytest.mark.long
@@ -60,13 +54,14 @@ def test_two_ranks_train_as_one(tmp_path):
     ],
     ids=["replay", "data"],
 )
-def test_two_ranks_train_as_one_with_other_parts(tmp_path, overrides):
-    assert_as_one(tmp_path, *overrides)
+def test_two_ranks_train_as_one_with_other_parts(tmp_path, capfd, overrides):
+    assert_as_one(tmp_path, capfd, *overrides)
 
 
-def assert_as_one(tmp_path, *overrides):
-    one, _ = trained(tmp_path / "one", *overrides)
-    two, said = trained(tmp_path / "two", *overrides, ranks=2)
+def assert_as_one(tmp_path, capfd, *overrides):
+    one = trained(tmp_path / "one", *overrides)
+    capfd.readouterr()
+    two, said = trained(tmp_path / "two", *overrides, ranks=2), capfd.readouterr().err
     assert "2 ranks, each CPU" in said
     assert said.count("run directory") == 2, "only rank 0 speaks"
     assert_same_run(two, one)
@@ -74,9 +69,9 @@ def assert_as_one(tmp_path, *overrides):
 
 @pytest.mark.long
 def test_a_run_resumes_with_another_number_of_ranks(tmp_path):
-    whole, _ = trained(tmp_path / "whole", "steps=60", CONSTANT)
-    trained(tmp_path / "parts", "steps=20", CONSTANT, ranks=2)
-    for ranks, steps in ((4, 40), (1, 60)):
+    whole = trained(tmp_path / "whole", "steps=60", CONSTANT)
+    trained(tmp_path / "parts", "steps=20", CONSTANT)
+    for ranks, steps in ((2, 40), (1, 60)):
         answer = ebm("train", f"resume={tmp_path / 'parts'}", f"steps={steps}", f"device.ranks={ranks}")
         assert answer.code == 0, answer.err
     assert json.loads((tmp_path / "parts" / "summary.json").read_text())["steps"] == 60
@@ -85,7 +80,7 @@ def test_a_run_resumes_with_another_number_of_ranks(tmp_path):
 
 @pytest.mark.long
 def test_torchrun_starts_ranks_too(tmp_path):
-    one, _ = trained(tmp_path / "one")
+    one = trained(tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ebm_cli",
                "train", *SHORT]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
@@ -112,7 +107,7 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGKILL])
 def test_a_signal_that_reaches_another_rank_alone(tmp_path, number):
     """A second machine's processes are asked to stop by its own batch system, or die."""
     command = [sys.executable, "-m", "ebm_cli", "train", "steps=1000000", "tracker=none", "evaluation=[samples]",
