@@ -35,7 +35,7 @@ def test_nothing_is_one_part():
     assert Engine(compiled=False, rows=3).slices(0) == [slice(0, 0)]
 
 
-@pytest.mark.parametrize("sampler", ["block_gibbs", pytest.param("gibbs", marks=pytest.mark.long), "metropolis"])
+@pytest.mark.parametrize("sampler", ["block_gibbs", "metropolis"])
 def test_runs_in_groups_are_the_same_run(sampler, monkeypatch):
     """Training, AIS and RAISE: chains to the bit; sums over groups round differently."""
     line = f"sampler={sampler} evaluation=[ais,samples] evaluation.ais.temperatures=20 evaluation.ais.chains=10"
