@@ -5,7 +5,8 @@ import torch
 from helpers.components import component, shipped
 
 from ebm_cli import rng
-from ebm_cli.evaluation.long_run import Film, Yardstick, measured, with_noise
+from ebm_cli.evaluation.long_run import Film, LongRun, Yardstick, measured, with_noise
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.rng import stream
 from ebm_cli.space import Box
 from ebm_cli.yardstick.classifier import judge
@@ -60,6 +61,19 @@ def test_numbers_of_a_film():
     assert [row["class_changed_since_half"] for row in rows] == [0, 0, 0.5]
     assert [row["moved"] for row in rows] == pytest.approx([0, 0.25 / 0.8, 0.5])
     assert [row["energy"] for row in rows] == pytest.approx([9, 1.5, 1.3])
+
+
+def test_each_number_of_a_film_stands_below_its_heading():
+    """Of eight metrics each has its own number; one that is not finite is no number, and moves no other."""
+    said = {"energy": "E [nats]", "energy_inside": "E as data", "recognised": "recognised", "moved": "moved"} | {
+        "largest_class": "largest class", "rarest_class": "rarest", "class_kept": "class kept",
+        "class_changed_since_half": "changed late",
+    }  # fmt: skip
+    values = {f"long_run/from_{start}/{name}": i / 10 for start in ("noise", "data") for i, name in enumerate(said)}
+    (table,) = LongRun.tables(Numbers(values | {"long_run/from_noise/energy": float("inf")}))
+    shown = {film: dict(zip(table.heads, cells, strict=True)) for film, cells in table.rows.items()}
+    expected = {heading: f"{i / 10:.3g}" for i, heading in enumerate(said.values())}
+    assert shown == {"from noise": expected | {"E [nats]": "-"}, "from data": expected}
 
 
 # Distances in feature space

@@ -45,7 +45,7 @@ def test_names_are_shown_as_they_were_typed(console):
     assert f"run directory {HARD}\n" in text
     assert f"\n{HARD} " in text  # the title of the table
     assert f"{HARD} at step 12" in text
-    assert f"samples after 1 steps: {HARD}/" in text
+    assert f"samples after 1 step: {HARD}/" in text
     assert f"picture: {HARD}/" in text
     assert f"results: {HARD}/" in text
     assert "😄" not in text

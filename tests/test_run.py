@@ -162,6 +162,20 @@ def test_samples_follow_their_seed_sampler_and_checkpoint():
     )
 
 
+def test_samples_that_take_no_steps_are_not_said_to_have_taken_some():
+    """The model is independent units, and its objective keeps no chains."""
+    words = [word for word in TINY if "hidden" not in word]
+    parts = "model=exponential_family objective=pseudo_likelihood hydra.run.dir=run"
+    assert ebm(f"train {parts}", *words).code == 0
+    for start in ("noise", "chains"):
+        answer = ebm(f"sample run=run n=2 steps=7 start={start} sampler=metropolis")
+        assert "2 samples, drawn exactly, without steps: run/samples/" in answer.out
+        assert "chains" not in answer.err
+    trained("", "trained")
+    assert "2 samples after 7 steps: " in ebm("sample run=trained n=2 steps=7").out
+    assert "2 samples after 1 step: " in ebm("sample run=trained n=2 steps=1").out
+
+
 def test_a_sampler_that_does_not_fit_is_refused():
     assert ebm("train", "model=boltzmann", "hydra.run.dir=run", *[w for w in TINY if "hidden" not in w]).code == 0
     assert_refused(ebm("sample run=run sampler=block_gibbs"), "samplers that fit: dmala, gibbs, gwg, hamming_ball")

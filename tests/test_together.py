@@ -76,6 +76,17 @@ def test_an_evaluation_that_fails_loses_none_of_the_others(error, said, monkeypa
     assert "samples/distinct" in answer.out
 
 
+def test_all_that_an_evaluation_has_to_say_is_said(monkeypatch):
+    found = Result({}, warnings=("the first doubt", "the second doubt"), said=("the first word", "the second word"))
+    monkeypatch.setattr(Samples, "evaluate", lambda self, subject: found)
+    for answer in (train(), ebm("evaluate run=run evaluation=[samples]")):
+        assert answer.code == 0
+        assert [line for line in answer.err.splitlines() if "first" in line or "second" in line] == [
+            "the first word", "the second word",
+            "samples: the first doubt", "samples: the second doubt",
+        ]  # fmt: skip
+
+
 def test_an_evaluation_that_fails_while_training_is_said_once(monkeypatch):
     monkeypatch.setattr(PseudoLikelihood, "evaluate", failing(ValueError("bad sum")))
     answer = train("evaluation=[pseudo_likelihood,samples] eval_every=3")

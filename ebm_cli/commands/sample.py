@@ -19,7 +19,7 @@ from ebm_cli.device.engine import Work
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Picture, Subject
-from ebm_cli.evaluation.samples import draw
+from ebm_cli.evaluation.samples import draw, sampled_exactly
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.record import picture
@@ -85,7 +85,8 @@ def sample(config: Mapping[str, Any]) -> int:
         work = Work(asked.n * asked.steps, asked.steps)
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
         log.info("%s at step %d; %s", asked.run, state.step, said)
-        x, scale = _drawn(parts, state, model, asked)
+        subject = _subject(parts, state, model, asked)
+        x, scale = _drawn(subject, asked)
         x = (x if given is None else x + given).cpu()
         space = parts.data.space
         text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
@@ -94,7 +95,8 @@ def sample(config: Mapping[str, Any]) -> int:
         texts = {_TEXTS[space.name]: "\n".join(text) + "\n"} if text else {}
         home.write_all("", images, texts)
         file = _written(home, space, x, scale)
-    _show(asked, file, [*images], texts)
+    output.print(f"{_count(asked.n, 'sample')}{_way(subject, asked)}: {file}", soft_wrap=True)
+    _show(file, [*images], texts)
     for line in likely:
         output.print(line, highlight=False, soft_wrap=True)
     return 0
@@ -126,17 +128,28 @@ def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
         return ()
 
 
-def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings) -> tuple[Tensor, dict[str, float]]:
-    """Where chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _way(subject: Subject, asked: Settings) -> str:
+    """How the samples were drawn, in words."""
+    if sampled_exactly(subject, asked.start) is not None:
+        return ", drawn exactly, without steps"
+    return f" after {_count(asked.steps, 'step')}"
+
+
+def _subject(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings) -> Subject:
+    """What is sampled, by which sampler, from which key."""
     sampler, key = documents.moving(parts.components.sampler), stream(asked.seed, "sample", state.step)
-    subject = Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
-    if asked.start == "chains" and len(state.store) < asked.n:
-        log.warning(
-            "the run keeps %d chains; the other %d start from noise", len(state.store), asked.n - len(state.store)
-        )
-    remark = sampler.remark()
-    if remark:
-        log.warning("%s", remark)
+    return Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
+
+
+def _drawn(subject: Subject, asked: Settings) -> tuple[Tensor, dict[str, float]]:
+    """Where chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
+    sampler = subject.sampler
+    if sampled_exactly(subject, asked.start) is None:
+        _doubt_start(subject, asked)
     x, scale = draw(subject, asked.n, asked.steps, asked.start)
     away = lost(x)
     if away:
@@ -149,10 +162,18 @@ def _drawn(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings)
     return x, scale
 
 
-def _show(asked: Settings, file: Path, images: list[str], texts: Mapping[str, str]) -> None:
+def _doubt_start(subject: Subject, asked: Settings) -> None:
+    """Warn of chains that the run does not keep, and of what its sampler has to remark."""
+    kept = len(subject.store)
+    if asked.start == "chains" and kept < asked.n:
+        log.warning("the run keeps %d chains; the other %d start from noise", kept, asked.n - kept)
+    remark = subject.sampler.remark()
+    if remark:
+        log.warning("%s", remark)
+
+
+def _show(file: Path, images: list[str], texts: Mapping[str, str]) -> None:
     """Where to look, and of samples that are words the first ones."""
-    samples = "1 sample" if asked.n == 1 else f"{asked.n} samples"
-    output.print(f"{samples} after {asked.steps} steps: {file}", soft_wrap=True)
     for name in images:
         output.print(f"picture: {file.with_name(f'{name}.png')}", soft_wrap=True)
     for name, text in texts.items():

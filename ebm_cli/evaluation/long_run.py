@@ -110,8 +110,9 @@ class LongRun(Evaluation):
     def tables(cls, values: Numbers) -> list[Table]:
         """How the chains of each noise and start ended."""
         found = {key: values[key] for key in values if key.startswith("long_run/") and "/from_" in key}
-        heads = [text for name, text in _WORDS.items() if any(key.endswith(f"/{name}") for key in found)]
-        return [Table("long chains", heads, rows_of(found), _CAPTION)] if found else []
+        names = [name for name in _WORDS if any(key.endswith(f"/{name}") for key in found)]
+        heads = [_WORDS[name] for name in names]
+        return [Table("long chains", heads, rows_of(found, names), _CAPTION)] if found else []
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
@@ -279,10 +280,11 @@ def _classes(axis: Any, films: Sequence[Film], count: int) -> None:
     axis.set(xlabel="class at the end", ylabel="share of chains", ylim=(0, 1), xticks=range(count))
 
 
-def rows_of(found: Mapping[str, float]) -> dict[str, list[str]]:
-    """A line of numbers for each noise and start, from keys `long_run/<noise>/<start>/<metric>`."""
+def rows_of(found: Mapping[str, float], names: Sequence[str]) -> dict[str, list[str]]:
+    """A line of numbers by their names for each noise and start, from keys `long_run/<noise>/<start>/<metric>`."""
     lines = {}
     for film in dict.fromkeys(key.rpartition("/")[0] for key in found):
         words = film.removeprefix("long_run/").replace("/", ", ").replace("_", " ")
-        lines[words] = [f"{found[f'{film}/{name}']:.3g}" for name in _WORDS if f"{film}/{name}" in found]
+        keys = [f"{film}/{name}" for name in names]
+        lines[words] = [f"{found[key]:.3g}" if key in found else "-" for key in keys]
     return lines

@@ -180,6 +180,12 @@ def _ran_away(away: float) -> str:
     )
 
 
+def sampled_exactly(subject: Subject, start: str) -> Normalised | None:
+    """The model where `draw` takes no steps: it can be sampled exactly, and no chains go on."""
+    goes_on = start == "chains" and len(subject.store) > 0
+    return subject.model if isinstance(subject.model, Normalised) and not goes_on else None
+
+
 def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, dict[str, float]]:
     """`count` positions after `steps` transitions of the subject's sampler, (count, *shape).
 
@@ -187,13 +193,12 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
     rejects its `acceptance`. Where no chains go on, a model that can be sampled exactly is: chains might not come to
     its support, or not move on it.
     """
-    key, sampler = subject.key, subject.sampler
-    kept = start == "chains" and len(subject.store) > 0
-    if isinstance(subject.model, Normalised) and not kept:
+    key, sampler, exact = subject.key, subject.sampler, sampled_exactly(subject, start)
+    if exact is not None:
         with torch.no_grad():
-            return subject.model.sample(count, key.fold("exact")), {}
+            return exact.sample(count, key.fold("exact")), {}
     x = subject.model.space.noise(count, key.fold("noise"), subject.data.train.stored.device)
-    if kept:
+    if start == "chains" and len(subject.store):
         x = torch.cat([subject.store, x])[:count]
     model = full_arithmetic(subject.model, subject.device)
     found: dict[str, float] = {}

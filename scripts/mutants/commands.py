@@ -4,13 +4,6 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
-        "train: a picture whose name begins with s is not named",
-        "commands/train.py",
-        'name.startswith(("step-", "samples."))',
-        'name.startswith("s")',
-        "statistics::test_a_run_on_a_table_draws_statistics_and_names_the_picture",
-    ),
-    Mutant(
         "sample: drawn beside other rows than those of the run",
         "commands/trained.py",
         "    if other_data(saved, data):\n        raise",
@@ -194,6 +187,20 @@ MUTANTS = [
         "tables::test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were",
     ),
     Mutant(
+        "sample: exact draws are said to have taken steps",
+        "commands/sample.py",
+        '        return ", drawn exactly, without steps"',
+        "        pass",
+        "run::test_samples_that_take_no_steps_are_not_said_to_have_taken_some",
+    ),
+    Mutant(
+        "sample: chains that exact draws do not need are missed",
+        "commands/sample.py",
+        "    if sampled_exactly(subject, asked.start) is None:\n        _doubt",
+        "    if True:\n        _doubt",
+        "run::test_samples_that_take_no_steps_are_not_said_to_have_taken_some",
+    ),
+    Mutant(
         "train: a resumed run is not claimed before it is read",
         "commands/train.py",
         'own = _claimed(request.directory, "resume = ", held) if leads and job.found is not None else None',
@@ -304,6 +311,20 @@ MUTANTS = [
         '        log.info("go on with: ebm train resume=%s%s", quote(str(home)), session.plugins)',
         '        log.info("go on with: ebm train resume=%s", quote(str(home)))',
         "messages::test_a_run_with_plugins_that_was_stopped_says_them_with_the_way_on",
+    ),
+    Mutant(
+        "train: the summary of a stopped run has the steps that were wanted",
+        "commands/train.py",
+        '"status": ending.status, "steps": state.step,',
+        '"status": ending.status, "steps": session.parts.loop.steps,',
+        "cli::test_a_signal_ends_the_step_and_saves[TERM]",
+    ),
+    Mutant(
+        "train: a picture whose name begins with s is not named",
+        "commands/train.py",
+        'not name.startswith(("step-", "samples."))',
+        'not name.startswith("s")',
+        "together::test_every_picture_of_the_last_evaluations_is_named",
     ),
     Mutant(
         "multirun: the table repeats what all jobs share",

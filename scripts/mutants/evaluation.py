@@ -760,6 +760,20 @@ MUTANTS = [
         "together",
     ),
     Mutant(
+        "together: only the first of several warnings",
+        "evaluation/together.py",
+        "for warning in result.warnings:",
+        "for warning in result.warnings[:1]:",
+        "together::test_all_that_an_evaluation_has_to_say_is_said",
+    ),
+    Mutant(
+        "together: only the first of several sentences",
+        "evaluation/together.py",
+        "for line in result.said:",
+        "for line in result.said[:1]:",
+        "together::test_all_that_an_evaluation_has_to_say_is_said",
+    ),
+    Mutant(
         "topics: activity not as a share of the document's",
         "evaluation/topics.py",
         "log_on.softmax(1).numpy()",
@@ -835,6 +849,20 @@ MUTANTS = [
         "    x = film.x[:, :_STRIPS].transpose(0, 1)",
         "    x = film.x[:, :_STRIPS]",
         "pictures::test_a_film_has_a_row_for_each_chain_and_a_column_for_each_frame",
+    ),
+    Mutant(
+        "long_run: two headings exchanged",
+        "evaluation/long_run.py",
+        ('"class_kept": "class kept",\n    "class_changed_since_half": "changed late"'),
+        ('"class_kept": "changed late",\n    "class_changed_since_half": "class kept"'),
+        "long_run::test_each_number_of_a_film_stands_below_its_heading",
+    ),
+    Mutant(
+        "long_run: numbers move into the place of one that is not finite",
+        "evaluation/long_run.py",
+        'if key in found else "-" for key in keys]',
+        "for key in keys if key in found]",
+        "long_run::test_each_number_of_a_film_stands_below_its_heading",
     ),
     Mutant(
         "ood: the names of the histograms exchanged",
