@@ -121,6 +121,7 @@ def test_a_signal_ends_the_step_and_saves(number, code, monkeypatch):
     run = Path("it is here")
     assert checkpoint.steps(run / "checkpoints") == [6]
     assert facts(run)["status"] == facts(run, "summary.json")["status"] == "stopped"
+    assert facts(run, "summary.json")["steps"] == 6
     assert "stopped at step 6; the newest checkpoint is of step 6" in answer.err
     assert "go on with: ebm train resume='it is here'" in answer.err
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
@@ -304,6 +305,9 @@ def test_configuration_named_by_the_environment(monkeypatch):
     own_model(Path("named"), "own_model_named", monkeypatch)
     monkeypatch.setenv("EBM_CONFIG_PATH", f"nowhere{os.pathsep}named")
     assert train("model=mine plugins=[own_model_named]").code == 0
+    assert "A model of my own" in ebm("list").out
+    assert "model.hidden" in ebm("list model mine").out
+    assert "did you mean mine?" in train("model=mime", "other").err
 
 
 def test_a_users_own_model_needs_its_plugin(monkeypatch):

@@ -79,6 +79,13 @@ def test_list_of_one_part():
     assert "peak learning rate" in out
 
 
+def test_keys_of_an_evaluation_are_listed_as_they_are_typed():
+    """Of exact_if_possible, too, they are evaluation.exact.KEY."""
+    lines = ebm("list evaluation exact_if_possible").out.splitlines()
+    shown = [line.split()[0] for line in lines if line.startswith("    ")]
+    assert shown == ["evaluation.exact.while_training", "evaluation.exact.if_too_large"]
+
+
 def test_suggestions_know_every_key_of_the_composed_configuration():
     def leaves(values, prefix=""):
         for key, value in values.items():

@@ -1,6 +1,7 @@
 """`ebm list`: every part read from the configuration files and the source text, so that torch need not be imported."""
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -58,10 +59,15 @@ class Choice:
 
 
 def folders() -> list[Path]:
-    """Configuration folders: the package's, and the user's own ./conf."""
+    """Configuration folders in the order in which a choice is looked for: the package's, then the user's own."""
     packaged = Path(str(resources.files("ebm_cli.conf")))
-    own = Path.cwd() / "conf"
-    return [packaged, own] if own.is_dir() and own.resolve() != packaged.resolve() else [packaged]
+    return [packaged, *(own for own in folders_of_the_user() if own.resolve() != packaged.resolve())]
+
+
+def folders_of_the_user() -> list[Path]:
+    """./conf and those of EBM_CONFIG_PATH, as far as they exist."""
+    named = os.environ.get("EBM_CONFIG_PATH", "").split(os.pathsep)
+    return [folder for folder in (Path.cwd() / "conf", *(Path(name) for name in named if name)) if folder.is_dir()]
 
 
 def choices(group: str) -> list[str]:

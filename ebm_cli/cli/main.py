@@ -201,9 +201,9 @@ def _composed_once(arguments: list[str]) -> Iterator[None]:
     """
     from hydra._internal.hydra import Hydra
 
-    from ebm_cli.cli.search_path import folders
+    from ebm_cli.cli.listing import folders_of_the_user
 
-    original, user = Hydra.get_mode, folders() or any(_SETS_MODE.match(word) for word in arguments)
+    original, user = Hydra.get_mode, folders_of_the_user() or any(_SETS_MODE.match(word) for word in arguments)
     if not user:
         Hydra.get_mode = lambda *arguments, **named: None  # type: ignore[method-assign]
     try:

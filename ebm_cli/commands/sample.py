@@ -89,14 +89,12 @@ def sample(config: Mapping[str, Any]) -> int:
         x, scale = _drawn(subject, asked)
         x = (x if given is None else x + given).cpu()
         space = parts.data.space
-        text = documents.lines(space, x, words, None if given is None else given.cpu()) if words else []
+        texts = _texts(space, x, words, given) if words else {}
         images = {} if asked.given else _pictures(trained, x)
         finishing()
-        texts = {_TEXTS[space.name]: "\n".join(text) + "\n"} if text else {}
         home.write_all("", images, texts)
         file = _written(home, space, x, scale)
-    output.print(f"{_count(asked.n, 'sample')}{_way(subject, asked)}: {file}", soft_wrap=True)
-    _show(file, [*images], texts)
+    _show(f"{_count(asked.n, 'sample')}{_way(subject, asked)}", file, [*images], texts)
     for line in likely:
         output.print(line, highlight=False, soft_wrap=True)
     return 0
@@ -126,6 +124,12 @@ def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
             raise
         log.warning("%s; samples are written as numbers alone", error)
         return ()
+
+
+def _texts(space: Space, x: Tensor, words: tuple[str, ...], given: Tensor | None) -> dict[str, str]:
+    """The samples x (n, *shape) as lines of text, by the name of the file."""
+    lines = documents.lines(space, x, words, None if given is None else given.cpu())
+    return {_TEXTS[space.name]: "\n".join(lines) + "\n"} if lines else {}
 
 
 def _count(number: int, what: str) -> str:
@@ -172,8 +176,9 @@ def _doubt_start(subject: Subject, asked: Settings) -> None:
         log.warning("%s", remark)
 
 
-def _show(file: Path, images: list[str], texts: Mapping[str, str]) -> None:
-    """Where to look, and of samples that are words the first ones."""
+def _show(said: str, file: Path, images: list[str], texts: Mapping[str, str]) -> None:
+    """What there is, where to look, and of samples that are words the first ones."""
+    output.print(f"{said}: {file}", soft_wrap=True)
     for name in images:
         output.print(f"picture: {file.with_name(f'{name}.png')}", soft_wrap=True)
     for name, text in texts.items():

@@ -101,4 +101,18 @@ MUTANTS = [
         "self._composed[parts]",
         "sweep::test_what_is_done_is_not_done_again_and_new_values_get_new_numbers",
     ),
+    Mutant(
+        "listing: keys of an evaluation under the name of the choice",
+        "cli/listing.py",
+        ('prefix = f"evaluation.{part.component}" if group == "evaluation" else group\n            table'),
+        ('prefix = f"evaluation.{part.choice}" if group == "evaluation" else group\n            table'),
+        "listing::test_keys_of_an_evaluation_are_listed_as_they_are_typed",
+    ),
+    Mutant(
+        "listing: folders that the environment names are not looked into",
+        "cli/listing.py",
+        "*(Path(name) for name in named if name)",
+        "*(Path(name) for name in named[:0] if name)",
+        "cli::test_configuration_named_by_the_environment",
+    ),
 ]
