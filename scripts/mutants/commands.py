@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "train: a picture whose name begins with s is not named",
+        "commands/train.py",
+        'name.startswith(("step-", "samples."))',
+        'name.startswith("s")',
+        "statistics::test_a_run_on_a_table_draws_statistics_and_names_the_picture",
+    ),
+    Mutant(
         "sample: drawn beside other rows than those of the run",
         "commands/trained.py",
         "    if other_data(saved, data):\n        raise",
@@ -318,13 +325,6 @@ MUTANTS = [
         '"status": ending.status, "steps": state.step,',
         '"status": ending.status, "steps": session.parts.loop.steps,',
         "cli::test_a_signal_ends_the_step_and_saves[TERM]",
-    ),
-    Mutant(
-        "train: a picture whose name begins with s is not named",
-        "commands/train.py",
-        'not name.startswith(("step-", "samples."))',
-        'not name.startswith("s")',
-        "together::test_every_picture_of_the_last_evaluations_is_named",
     ),
     Mutant(
         "multirun: the table repeats what all jobs share",
