@@ -411,7 +411,7 @@ MUTANTS = [
         "dataset/density.py",
         "(cell.sum(1) % 2 == 0) &",
         "(cell.sum(1) % 2 < 2) &",
-        "continuous::test_a_density_is_normalised_and_its_samples_follow_it",
+        "continuous::test_a_density_is_normalised_and_its_samples_follow_it[checkerboard]",
     ),
     Mutant(
         "docstrings: what Python cannot parse stops the reading",

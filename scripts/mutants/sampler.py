@@ -330,7 +330,7 @@ MUTANTS = [
         "sampler/metropolis.py",
         'rng.thinned(x, x.sum(1) - number, key.fold("kept")) + put',
         'rng.thinned(x, x.sum(1), key.fold("kept")) + put',
-        "replicated_softmax::test_chains_come_to_the_distribution_over_documents_of_their_own_length",
+        "replicated_softmax::test_chains_come_to_the_distribution_over_documents_of_their_own_length[1-metropolis]",
     ),
     Mutant(
         "metropolis: walls reflect nothing",
