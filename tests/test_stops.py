@@ -24,14 +24,14 @@ from ebm_cli.signals import EXIT_CODES
 
 MOMENTS = int(os.environ.get("EBM_MOMENTS", "2"))
 RUN = [
-    "model.hidden=8", "steps=3000", "log_every=10", "save_every=500", "eval_every=1000", "tracker=none", "device=cpu",
+    "model.hidden=8", "steps=1500", "log_every=10", "save_every=250", "eval_every=500", "tracker=none", "device=cpu",
     "device.threads=1", "device.compile=never", "evaluation=[samples,pseudo_likelihood,ais]",
-    "evaluation.ais.temperatures=2000",
+    "evaluation.ais.temperatures=500",
 ]  # fmt: skip
 COMMANDS = {
     "train": ["train", *RUN, "hydra.run.dir=run"],
     "ranks": ["train", *RUN, "device.ranks=2", "hydra.run.dir=run"],
-    "sample": ["sample", "run=trained", "n=50", "steps=4000"],
+    "sample": ["sample", "run=trained", "n=50", "steps=2000"],
     "evaluate": ["evaluate", "run=trained", "evaluation=[ais,chains]"],
     "multirun": ["train", "-m", *RUN, "steps=300,400", "hydra.sweep.dir=run"],
 }
@@ -122,8 +122,11 @@ def assert_whole(run: Path, code: int, expected: int, said: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(200 + 100 * MOMENTS)
-@pytest.mark.parametrize("begin", [fork, program], ids=["torch in memory", "from the start"])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [*((name, fork) for name in COMMANDS), ("train", program), ("evaluate", program)],
+    ids=lambda value: {fork: "torch in memory", program: "from the start"}.get(value, value),
+)
 def test_at_any_moment(name, begin, tmp_path):
     trained("steps=20 device.threads=1", "trained")
     words, times = COMMANDS[name], random.Random(name)
