@@ -219,3 +219,16 @@ def test_without_the_rows_of_the_run_samples_have_no_picture(run, rows, why):
     assert "no picture of samples against the data: " in answer.err
     assert why in answer.err
     assert files == {"samples.npz"}
+
+
+def test_while_training_plots_get_rarer(tmp_path):
+    """Images come at every evaluation; a plot costs more than they do."""
+    np.savez(tmp_path / "table.npz", train=bits(200, 9))
+    words = "steps=18 eval_every=2"
+    assert train(f"dataset=npz dataset.path={tmp_path}/table.npz {words}", str(tmp_path / "table")).code == 0
+    assert train(words, str(tmp_path / "digits")).code == 0
+    steps = {
+        run: sorted(int(path.stem.removeprefix("step-")) for path in (tmp_path / run).glob("samples/step-*.png"))
+        for run in ("table", "digits")
+    }
+    assert steps == {"table": [2, 4, 8, 16, 18], "digits": list(range(2, 19, 2))}

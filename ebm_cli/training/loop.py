@@ -148,7 +148,8 @@ class Recorder:
 
     def _show(self, parts: Parts, state: TrainState) -> None:
         """Chains as a picture, weights and ages of the chains as histograms."""
-        if parts.data.space.pictured:
+        statistics = shown_by_statistics(parts.data.space)
+        if parts.data.space.pictured and (not statistics or self._seldom(state.step, parts.loop.steps)):
             subject = subject_of(parts, state, "train", "fantasies")
             x = state.chains() if len(state.store) else draw(subject, _FANTASIES, _FANTASY_STEPS, "noise")[0]
             image = self._picture(parts.data, x)
@@ -160,6 +161,11 @@ class Recorder:
         if len(state.ages):
             weights["chains/age"] = state.ages.cpu().numpy()
         self.tracker.histograms(state.step, weights)
+
+    def _seldom(self, step: int, last: int) -> bool:
+        """Whether it is the first, second, fourth, ... evaluation or the last: a plot takes a fifth of a second."""
+        count = step // max(self.schedule.eval_every, 1)
+        return step == last or count & (count - 1) == 0
 
     def _picture(self, data: Data, x: Tensor) -> Picture:
         """Chains x (n, *shape): some of them as images, or statistics of all."""

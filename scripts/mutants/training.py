@@ -283,4 +283,11 @@ MUTANTS = [
         "    key = next(iter(values))",
         "messages::test_the_monitored_value_is_the_one_that_is_shown",
     ),
+    Mutant(
+        "pictures: plots are drawn at each evaluation",
+        "training/loop.py",
+        "step == last or count & (count - 1) == 0",
+        "True",
+        "statistics::test_while_training_plots_get_rarer",
+    ),
 ]
