@@ -33,13 +33,16 @@ class Chains(ABC):
     roams: ClassVar[bool] = False  # whether a slot may be moved by one rank at one step and by another at the next
 
     def transitions(self, step: int, of: int) -> int:
-        """How many of them training step number `step` (from 0) takes in a run of so many: each for as many steps."""
+        """Number of transitions at training step `step` (from 0) of a run of `of` steps.
+
+        It goes from `steps` to `final_steps` in stretches of equal length.
+        """
         rise = self._last - self.steps
         taken = min((abs(rise) + 1) * step // max(1, of), abs(rise))
         return self.steps + (taken if rise > 0 else -taken)
 
     def work(self, of: int) -> int:
-        """About how many all the steps of a run of so many take."""
+        """Total number of transitions in a run of `of` training steps, approximately."""
         return of * (self.steps + self._last) // 2
 
     @property

@@ -219,9 +219,9 @@ def weighted(number: Tensor, weight: Tensor, key: AnyKey) -> Tensor:
 
 
 def thinned(counts: Tensor, number: Tensor, key: AnyKey) -> Tensor:
-    """What is left of counts (rows, K) when `number` (rows,) of the things counted are kept, drawn without replacement.
+    """Counts (rows, K) of `number[r]` of the items counted in row r, chosen without replacement.
 
-    All of a row with no more of them than that.
+    Rows with no more items than that stay as they are.
     """
     rows, values = counts.shape
     places = counts.flatten().nonzero().squeeze(1)

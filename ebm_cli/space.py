@@ -71,9 +71,9 @@ class Space(ABC):
         return log_ratio
 
     def conformed(self, x: Tensor, like: Tensor, key: AnyKey) -> Tensor:
-        """Chains x (chains, *shape) brought to where the model is to be compared with the rows `like` (batch, *shape).
+        """Chains x (chains, *shape) whose energies may be compared with those of the data rows `like` (batch, *shape).
 
-        That is anywhere, unless the energies of the space's parts are normalised apart from each other.
+        Only counts of words need a change: their log Z depends on the length, so chains get the lengths of the data.
         """
         return x
 

@@ -21,7 +21,7 @@ from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.annealing import BipartitePath, GeometricPath, Tempered, tempered
+from ebm_cli.log_z.paths import BipartitePath, GeometricPath, Tempered, tempered
 from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel
 from ebm_cli.model.boltzmann import Boltzmann, BoltzmannSites
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product

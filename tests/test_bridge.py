@@ -15,7 +15,7 @@ from ebm_cli.device.engine import EAGER
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.bridge import Climb, bennett, climbed, lag, least_overlap, widened
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.annealing import GeometricPath, GeometricState, Path, tempered
+from ebm_cli.log_z.paths import GeometricPath, GeometricState, Path, tempered
 from ebm_cli.model.exponential_family import product
 from ebm_cli.rng import stream
 from ebm_cli.space import Spin

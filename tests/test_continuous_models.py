@@ -18,7 +18,7 @@ from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.annealing import GaussianRBMPath
+from ebm_cli.log_z.paths import GaussianRBMPath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.multiscale import pooled

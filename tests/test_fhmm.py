@@ -15,7 +15,7 @@ from helpers.statistics import assert_close, assert_distributed, assert_mean, ch
 
 from ebm_cli import markov, rng
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.annealing import Tempered
+from ebm_cli.log_z.paths import Tempered
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.model.fhmm import composed, filtered_logits
 from ebm_cli.rng import stream

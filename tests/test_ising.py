@@ -18,7 +18,7 @@ from ebm_cli.dataset import ising_samples
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.recover import compared
 from ebm_cli.log_z import enumeration, transfer
-from ebm_cli.log_z.annealing import Tempered
+from ebm_cli.log_z.paths import Tempered
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.rng import normal, stream
 from ebm_cli.space import Binary, Spin

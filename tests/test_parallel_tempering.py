@@ -17,7 +17,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.evaluation import ais
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.annealing import BipartitePath
+from ebm_cli.log_z.paths import BipartitePath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.scaled import ScaledBipartite, scaled
 from ebm_cli.rng import stream

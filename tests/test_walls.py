@@ -20,7 +20,7 @@ from scipy import integrate, special, stats
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.annealing import annealing_path, independent_units
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.log_z.annealing import GaussianRBMPath
+from ebm_cli.log_z.paths import GaussianRBMPath
 from ebm_cli.model import truncated
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct, TruncatedProduct, product

@@ -151,9 +151,10 @@ class Split:
         return len(self) if self.weights is None else self.weights.sum().item()
 
     def mean(self) -> Tensor:
-        """Mean over the split, (*shape), by weight: of x, for spins of their bits.
+        """Mean over the split, with the weights of its rows.
 
-        Of words the share of each among the last ones, (V,); of counts that of each among all words, (K,).
+        Bits, categories, real numbers: of x, (*shape). Spins: of their bits. Words: share of each word among the last
+        ones, (V,). Counts: share of each word among all words, (K,).
         """
         if isinstance(self.stored, SparseRows):
             count = self.stored.of_columns().double()
@@ -195,9 +196,10 @@ class Data:
     idle: frozenset[str] = frozenset()  # keys of the data set that were not read, and so have no effect
 
     def smoothed_mean(self) -> Tensor:
-        """Mean of the training rows, of spins their bits; of K values (n m + 1) / (n + K): logits are finite.
+        """Mean m of the training rows, for discrete rows (n m + 1) / (n + K), whose logits are finite.
 
-        n is the number of rows; of counts that of all their words, and K the size of the vocabulary.
+        K is the number of values of a site and n that of rows; of counts K is the size of the vocabulary and n the
+        number of all words.
         """
         mean, n = self.train.mean(), self.train.size
         if isinstance(self.train.stored, SparseRows):

@@ -27,7 +27,7 @@ from ebm_cli.evaluation.bracket import WIDE, bracket, crossed, doubt, few_chains
 from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.functional import log_mean_exp
-from ebm_cli.log_z.annealing import Beta, Path
+from ebm_cli.log_z.paths import Beta, Path
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key

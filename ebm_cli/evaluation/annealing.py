@@ -14,7 +14,7 @@ from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
 from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.log_z.annealing import BipartitePath, GaussianRBMPath, GeometricPath, Path
+from ebm_cli.log_z.paths import BipartitePath, GaussianRBMPath, GeometricPath, Path
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct, product
 from ebm_cli.model.gaussian_rbm import GaussianRBM

@@ -18,7 +18,7 @@ from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.annealing import BipartitePath
+from ebm_cli.log_z.paths import BipartitePath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
 from ebm_cli.model.exponential_family import BernoulliProduct

@@ -273,11 +273,11 @@ class Course:
 
 
 class Trace:
-    """Quantities of every `stride`-th step, until chains that have taken 2000 strides agree in the second half of them.
+    """Quantities of every `stride`-th step.
 
-    Otherwise the stride doubles, so that the records stay few. A sampler that mixes fast is then judged by its first
-    steps, each of them: every 64th would be independent draws of which it made 64. One that mixes slowly loses nothing,
-    since chains that did not agree over a window half as long are correlated over several strides.
+    Once 2000 are kept: stop if R-hat of the second half is below 1.01, otherwise drop every other record and double the
+    stride. Fast samplers are so judged on consecutive steps, since thinning them would understate their ESS; for slow
+    ones thinning loses nothing, since their records stay correlated over several strides.
     """
 
     def __init__(self, landmarks: Tensor) -> None:
@@ -342,7 +342,7 @@ def effective(quantities: NDArray[Any], stride: int, moving: Moving) -> dict[str
 
 
 def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, key: Key) -> int:
-    """How often a step asks for the energy, or energy and gradient; a call within another is no other."""
+    """How often a step asks for the energy, or energy and gradient; a call within another one is not counted."""
     state, count, inside = sampler.init(model, x), 0, False
 
     def counted(call: Any) -> Any:

@@ -70,7 +70,7 @@ class Auxiliary(nn.Module):
     """Names of its parameters that weight decay must not draw to 0, since no size of weights is in them."""
 
     def log_z(self) -> Tensor | None:
-        """log Z of the model as it has been learned, a scalar in nats, or None where nothing of the kind is."""
+        """The learned estimate of log Z (scalar, nats), or None if the objective learns none."""
         return None
 
 
@@ -125,7 +125,7 @@ class Objective(ABC):
 
     @property
     def needed_by(self) -> str | None:
-        """The key, true or false, that brings in what it `needs`, or None where that is its nature."""
+        """Name of the boolean key that causes the requirement in `needs`; None if every setting requires it."""
         return None
 
     @property
@@ -184,7 +184,7 @@ class Objective(ABC):
         return None
 
     def remark(self, model: EnergyModel, steps: int) -> str | None:
-        """A sentence for whoever starts a run of so many steps, or None."""
+        """A warning to print before a run of `steps` steps, or None."""
         return None
 
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Auxiliary | None:

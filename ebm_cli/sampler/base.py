@@ -62,7 +62,7 @@ class Sampler(ABC, Generic[M, S]):
         return self
 
     def remark(self) -> str | None:
-        """A sentence for whoever reads what its chains lead to, or None."""
+        """A warning to print about samples of this sampler, or None."""
         return None
 
     def refusal(self, space: Space) -> str | None:
@@ -82,7 +82,10 @@ class Sampler(ABC, Generic[M, S]):
         return state.x
 
     def spread(self, x: Tensor, space: Space) -> Tensor:
-        """Positions of this sampler's chains at x, or where the chains of another one are."""
+        """x in the layout of this sampler: one copy for each replica.
+
+        Replicas of another sampler are reduced to the visible one first.
+        """
         return shown(x, space)
 
     def reversal(self) -> Self:

@@ -10,7 +10,7 @@ from _ours import DEVICE, PRECISIONS, component, device
 
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.evaluation import ais
-from ebm_cli.log_z.annealing import BipartitePath
+from ebm_cli.log_z.paths import BipartitePath
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.model.rbm import RBM
 from ebm_cli.rng import stream
