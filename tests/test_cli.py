@@ -62,12 +62,14 @@ def completed(line: str, monkeypatch) -> list[str]:
     ("line", "words"),
     {
         "ebm tr": {"train"},
-        "ebm ": {"train", "sample", "evaluate", "list"},
+        "ebm ": {"train", "sample", "evaluate", "compare", "list"},
         "ebm train mod": {"model=", "model."},
         "ebm train model=rb": {"model=rbm"},
         "ebm train model=rbm model.h": {"model.hidden="},
         "ebm sample che": {"checkpoint="},
         "ebm list mo": {"model"},
+        "ebm compare s": {"sort="},
+        "ebm compare format=m": {"format=md"},
         "ebm list model r": {
             "rbm",
             "real_boltzmann",

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "sample": "draw from a trained model",
     "evaluate": "measure a trained model",
+    "compare": "runs side by side: where they differ, what was measured, which is better",
     "list": "the parts to choose from: what each is, its keys, what it fits with",
 }
 
@@ -39,6 +40,7 @@ first things to try:
   ebm train -m objective=cd,pcd model.hidden=16,64
   ebm sample run=outputs/RUN n=100
   ebm evaluate run=outputs/RUN evaluation=[ais,chains]
+  ebm compare outputs/RUN outputs/OTHER         side by side, with what is known of the difference
 
 shell completion for bash:  eval "$(ebm completion)"
 """
@@ -95,6 +97,10 @@ def _dispatched(command: str, rest: list[str]) -> int:
         from ebm_cli.cli import listing
 
         return listing.main(rest)
+    if command == "compare":
+        from ebm_cli.cli import compare
+
+        return compare.main(rest)
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
     rest, notes = by_new_names(rest)
@@ -147,6 +153,11 @@ def _complete(arguments: list[str]) -> int:
 
         offered = list(listing.GROUPS) if len(words) == 3 else listing.choices(words[2]) if len(words) == 4 else []
         sys.stdout.write(" ".join(word for word in offered if word.startswith(words[-1])))
+        return 0
+    if words[1] == "compare":
+        from ebm_cli.cli import compare, plain
+
+        sys.stdout.write(" ".join(plain.completions(words, compare.USAGE, compare.CHOICES)))
         return 0
     if words[1] not in COMMANDS:
         return 0

@@ -6,23 +6,13 @@ from typing import NamedTuple
 
 from ebm_cli.evaluation.base import Result, Subject, of_split, on_split
 from ebm_cli.evaluation.baseline import independent
-from ebm_cli.evaluation.bracket import contradictions, doubt
+from ebm_cli.evaluation.bracket import JUDGES, LIKELIHOODS, contradictions, doubt
 from ebm_cli.evaluation.together import Findings
 from ebm_cli.evaluation.units import idle_units
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianUnits
 from ebm_cli.terminal import log
 
 _SURE = 2  # standard errors
-_JUDGES = {  # the most trustworthy first
-    "exact": "exact log-likelihood",
-    "density_2d": "log-likelihood by the map",
-    "ais": "log-likelihood by AIS",
-    "bridge": "log-likelihood by bridge sampling",
-    "dbn_bound": "lower bound on the log-likelihood",
-    "words": "log-likelihood of words",
-    "pseudo_likelihood": "pseudo-likelihood alone, which is no likelihood",
-}
-_LIKELIHOODS = _JUDGES.keys() - {"pseudo_likelihood"}
 _NOTHING = 0.01  # nats: less is rounding
 _FAR = 10.0  # nats
 _STEADY = 4  # times its own spread
@@ -83,8 +73,8 @@ def above(found: Mapping[str, float]) -> Above | Unknown | None:
         why = doubt("perplexity", found)
         return _of_documents(found) if why is None else Unknown(why)
     doubts = list[str]()
-    for name in _JUDGES:
-        if f"{name}/above_independent" not in found or (doubts and name not in _LIKELIHOODS):
+    for name in JUDGES:
+        if f"{name}/above_independent" not in found or (doubts and name not in LIKELIHOODS):
             continue
         why = doubt(name, found)
         if why is None:
@@ -96,7 +86,7 @@ def above(found: Mapping[str, float]) -> Above | Unknown | None:
 def _by(name: str, found: Mapping[str, float]) -> Above:
     middle, error = found[f"{name}/above_independent"], found.get(f"{name}/above_independent_error", 0.0)
     gap = abs(found.get("ais/gap", 0.0)) if name == "ais" else 0.0
-    return Above(middle, middle - gap - _SURE * error, middle + _SURE * error, error, _JUDGES[name])
+    return Above(middle, middle - gap - _SURE * error, middle + _SURE * error, error, JUDGES[name])
 
 
 def _of_documents(found: Mapping[str, float]) -> Above:

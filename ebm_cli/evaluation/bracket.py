@@ -3,6 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+JUDGES = {
+    "exact": "exact log-likelihood",
+    "density_2d": "log-likelihood by the map",
+    "ais": "log-likelihood by AIS",
+    "bridge": "log-likelihood by bridge sampling",
+    "dbn_bound": "lower bound on the log-likelihood",
+    "words": "log-likelihood of words",
+    "pseudo_likelihood": "pseudo-likelihood alone, which is no likelihood",
+}
+"""The most trustworthy first."""
+LIKELIHOODS = JUDGES.keys() - {"pseudo_likelihood"}
 WIDE = 1.0  # nats between the ends, from which on they are said to differ
 _SURE = 2  # standard errors
 _BOUNDED = {"ais": "AIS", "bridge": "bridge sampling"}  # by RAISE

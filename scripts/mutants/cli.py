@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "compare: a file is overwritten",
+        "cli/compare.py",
+        "        _check_free(out)\n",
+        "        Path(out).unlink(missing_ok=True)\n",
+        "compare_table::test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten",
+    ),
+    Mutant(
+        "plain: an unknown key is a word",
+        "cli/plain.py",
+        "elif equals and _KEY.fullmatch(key) and not _there(argument):",
+        "elif False:",
+        "compare_table::test_bad_words_are_refused_in_one_sentence",
+    ),
+    Mutant(
         "arguments: several paths are one",
         "cli/arguments.py",
         "(value.split(',') if apart else [value])",

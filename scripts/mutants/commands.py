@@ -252,16 +252,9 @@ MUTANTS = [
     Mutant(
         "verdict: pseudo-likelihood in place of a doubtful likelihood",
         "commands/verdict.py",
-        "(doubts and name not in _LIKELIHOODS)",
-        "(doubts and name not in _JUDGES)",
+        "(doubts and name not in LIKELIHOODS)",
+        "(doubts and name not in JUDGES)",
         "verdict::test_a_bracket_that_contradicts_itself_gives_no_number",
-    ),
-    Mutant(
-        "verdict: nothing was measured although there is a map",
-        "commands/verdict.py",
-        '    "density_2d": "log-likelihood by the map",\n',
-        "",
-        "verdict::test_the_map_of_a_density_is_listened_to",
     ),
     Mutant(
         "verdict: one number is shown as an interval",

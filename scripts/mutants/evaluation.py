@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "verdict: nothing was measured although there is a map",
+        "evaluation/bracket.py",
+        '    "density_2d": "log-likelihood by the map",\n',
+        "",
+        "verdict::test_the_map_of_a_density_is_listened_to",
+    ),
+    Mutant(
         "ais: gaps are said to be of other rows",
         "evaluation/ais.py",
         "return chosen, log_p[chosen] - lower",

@@ -4,6 +4,34 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "runs: a run that two words name is two",
+        "record/runs.py",
+        "found.setdefault(os.path.realpath(run), run)",
+        "found[f'{len(found)}'] = run",
+        "compare::test_one_run_alone_and_the_same_run_twice",
+    ),
+    Mutant(
+        "runs: 10 comes before 9",
+        "record/runs.py",
+        '(0, int(part), "") if part.isdecimal() else (1, 0, part)',
+        "(1, 0, part)",
+        "compare_table::test_folders_are_in_natural_order_and_links_below_them_are_not_followed",
+    ),
+    Mutant(
+        "runs: links below a folder are followed",
+        "record/runs.py",
+        "entry.is_dir(follow_symlinks=False)",
+        "entry.is_dir()",
+        "compare_table::test_folders_are_in_natural_order_and_links_below_them_are_not_followed",
+    ),
+    Mutant(
+        "runs: a ledger leads out of its multirun",
+        "record/runs.py",
+        "if _lies_below(place, name)]",
+        "]",
+        "compare_table::test_jobs_of_a_ledger_may_lie_deeper_and_come_in_its_order",
+    ),
+    Mutant(
         "rows: compressed arrays of any size are read",
         "record/rows.py",
         "        _check_stored(data)\n",

@@ -21,6 +21,7 @@ objective chains optimizer
 yardstick
 evaluation
 training
+comparison
 commands
 cli
 __main__

@@ -1,0 +1,73 @@
+"""`ebm compare`: runs side by side."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ebm_cli.cli.plain import Usage, taken_apart
+from ebm_cli.errors import UserError, advice, of_file
+
+USAGE = Usage(
+    "compare",
+    "runs side by side: where they differ, what was measured, and which is better",
+    "RUN|SWEEP|'PATTERN' ...",
+    {
+        "metrics": "[a,b]: these figures, or all of an evaluation",
+        "by": "[model.hidden]: a row for each value of these keys (usual: of all keys but the seed); run: for each run",
+        "sort": "a figure or key; - before it: the largest first (sort=-ais/log_likelihood)",
+        "format": "table, csv, json, md or latex",
+        "out": "FILE: write it there (its ending may say the format)",
+    },
+)
+CHOICES = {"format": ("table", "csv", "json", "md", "latex"), "by": ("run",)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`ebm compare RUN|SWEEP|PATTERN ... [KEY=VALUE ...]`; the exit code."""
+    words = taken_apart(arguments, USAGE)
+    if words is None:
+        sys.stdout.write(USAGE.help)
+        return 0
+    from ebm_cli.comparison import formats, shown
+    from ebm_cli.comparison.making import Asked, compared
+    from ebm_cli.record import runs
+    from ebm_cli.terminal import output
+
+    out = words.values.get("out")
+    form = words.one_of("format", formats.FORMATS, _of_ending(out, formats.SUFFIXES))
+    if out is not None:
+        _check_free(out)
+    metrics = words.listed("metrics")
+    sheet = compared(runs.named(words.named), Asked(metrics, words.listed("by"), words.values.get("sort")))
+    if out is None and form == "table":
+        shown.show(sheet, whole=metrics is not None)
+        return 0
+    text = formats.written(sheet, form, whole=metrics is not None)
+    if out is None:
+        output.file.write(text)
+    else:
+        _write(out, text)
+        output.print(f"written to {out}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _of_ending(out: str | None, endings: dict[str, str]) -> str:
+    return endings.get(Path(out or "").suffix.removeprefix("."), "table")
+
+
+def _check_free(out: str) -> None:
+    if not out:
+        raise UserError("out is empty: name a file, out=FILE")
+    if os.path.lexists(os.path.expanduser(out)):
+        raise UserError(f"out = {out}: is there already, and is kept; name another file")
+
+
+def _write(out: str, text: str) -> None:
+    path = Path(out).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"out = {out}: {of_file(error)}; {advice(error)}, or name another file") from error
