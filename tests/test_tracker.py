@@ -223,7 +223,8 @@ from pathlib import Path
 from ebm_cli.registry import build, load_components
 from ebm_cli.tracker.base import RunInfo
 load_components()
-config = dict(name="wandb", project="ebm", entity=None, mode="auto", tags=[])
+config = dict(name="wandb", project=None, entity=None, mode="auto", tags=[])
+config |= dict(run_name=None, group=None, notes=None, job_type=None)
 tracker = build("tracker", config).open(RunInfo(Path(sys.argv[1]), "r1", "n", None, {}))
 tracker.log(0, {"x": 1.0})
 print(tracker.close({}))

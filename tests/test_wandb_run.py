@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import wandb_reader
 
 from ebm_cli.cli.main import dispatch
@@ -66,7 +67,7 @@ def test_a_process_that_waited_opens_the_tracker_where_the_run_is(offline, monke
 
 def spec():
     load_components()
-    return build("tracker", {"name": "wandb", "project": "ebm", "entity": None, "mode": "auto", "tags": []})
+    return build("tracker", yaml.safe_load((Path(__file__).parents[1] / "conf/tracker/wandb.yaml").read_text()))
 
 
 BROKEN = """

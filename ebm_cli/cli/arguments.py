@@ -26,6 +26,7 @@ _FLAGS = {  # Hydra's, and whether a value may follow
 def prepared(arguments: list[str], command: str) -> list[str]:
     """Arguments for Hydra: paths quoted, overrides before flags, `resume` turned into the directory it is about."""
     swept = several(_checked(arguments, command))
+    arguments = [_of_wandb(argument) for argument in arguments]
     found = _in_order([_quoted_path(argument, several=swept) for argument in arguments])
     if command != "train":
         return _of_the_run(found, _OF_RUNS[command])
@@ -50,6 +51,8 @@ def _checked(arguments: list[str], command: str) -> list[str]:
                 f"{argument}: it would search by the exit code of a job, which is 0 of every job that is done; leave "
                 "it out and compare jobs by the table of the multirun"
             )
+        if group == "tracker.name" and value and value not in choices("tracker"):
+            continue
         if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
             raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
         if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
@@ -57,6 +60,12 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         if group in _ONE_OF and value.startswith("["):
             raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
     return arguments
+
+
+def _of_wandb(argument: str) -> str:
+    """`tracker.name=NAME` names the run, where NAME is no tracker: `name` itself says which tracker it is."""
+    key, _, value = argument.partition("=")
+    return f"tracker.run_name={value}" if key == "tracker.name" and value else argument
 
 
 def _chosen(group: str, name: str) -> str:

@@ -32,6 +32,7 @@ class Request:
     directory: Path
     sweep: Path | None = None  # directory of the multirun this job belongs to
     fail_fast: bool = False  # whether the other jobs of it stop beginning if this one fails
+    label: str | None = None  # what tells it from the other jobs of the multirun
 
     @property
     def group(self) -> str | None:
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 UNSAID = {"checkpoint": "last"}
 """What `report` was before a run's configuration had it."""
+
+_UNNAMED = {"run_name": None, "group": None, "notes": None, "job_type": None}
+"""Keys of wandb that the configuration of a run may lack."""
 
 LOOP_KEYS = ("steps", "batch_size", "seed")
 
@@ -168,6 +172,9 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     """
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
     result = {"report": dict(UNSAID)} | copy.deepcopy(dict(saved)) | command
+    tracker = result.get("tracker")
+    if isinstance(tracker, dict) and tracker.get("name") == "wandb":
+        result["tracker"] = _UNNAMED | tracker
     here, there = without(composed), without(saved)
     other = [key for key in here if key not in (*FREE, *_OF_THE_COMMAND) and here[key] != there.get(key)]
     for override in overrides:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebm_cli import registry
-from ebm_cli.commands import report, sweep
+from ebm_cli.commands import looking, report, sweep
 from ebm_cli.commands.configuration import Request
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.sweep import Orders, Wanted
@@ -26,6 +26,8 @@ from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, Run
 from ebm_cli.signals import watching
 from ebm_cli.terminal import console, output
+
+_LONGEST_LABEL = 128  # characters, as many as wandb shows
 
 
 def run(
@@ -49,6 +51,8 @@ def run(
         finally:
             stop.noted()  # however it ended, it is written down undisturbed
             answer = table(path)
+            for line in looking.at_sweep(found):
+                output.print(line, soft_wrap=True)
             if answer:
                 output.print(f"take up what is not done with: {_again(path, orders)}", soft_wrap=True)
     return stop.exit_code or answer
@@ -97,6 +101,8 @@ def _trained(request: Request, name: str) -> int:
     there = (request.directory / CONFIG).exists()
     if there:
         request = replace(request, config={**request.config, "resume": str(request.directory)})
+    if (request.config.get("tracker") or {}).get("name") != "none":
+        request = replace(request, label=_label(request))
     try:
         code = train(request)
     except (UserError, RunError) as error:
@@ -109,6 +115,14 @@ def _trained(request: Request, name: str) -> int:
     if code in (1, 2) and not (request.directory / CONFIG).exists():  # of processes that said themselves why
         record_failure(request, f"exit code {code}", code)
     return code
+
+
+def _label(request: Request) -> str:
+    """What was typed for this job alone, by which people know it; the name of its folder if nothing was."""
+    assert request.sweep is not None
+    several = [set(entry.overrides) for entry in ledger.read(request.sweep).entries]
+    own = [word for word in request.overrides if word not in set.intersection(*several)]
+    return " ".join(own)[:_LONGEST_LABEL] or request.directory.name
 
 
 def _fault(request: Request, error: Exception) -> int:

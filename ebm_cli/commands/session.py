@@ -189,7 +189,9 @@ def open_record(session: Session, request: Request) -> None:
     home, overrides = session.run, list(request.overrides)
     try:
         if session.restored is None:
-            facts = {"choices": dict(request.chosen), "overrides": overrides, **_agent(session.config, request.group)}
+            named = {"name": request.label, "group": request.group} if request.label else {}
+            facts = {"choices": dict(request.chosen), "overrides": overrides, **named}
+            facts |= _agent(session.config, request.group)
             run.create(home.path, session.config, **facts)
         else:
             whole = session.restored.behind or home.changes(session.config)

@@ -29,7 +29,7 @@ from ebm_cli.record.run import Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker import process
-from ebm_cli.tracker.base import RunInfo
+from ebm_cli.tracker.base import End, RunInfo
 from ebm_cli.tracker.guard import guarded
 from ebm_cli.training.loop import Follower, Recorder, fit, subject_of
 
@@ -75,7 +75,7 @@ def _begin(request: Request, job: Job, stop: StopRequest, held: ExitStack) -> in
     own = own or _claimed(request.directory, "hydra.run.dir = ", held)
     open_record(session, request)
     with logging_to(session.run.path / "train.log"):
-        return _train(session, own, stop, request.group)
+        return _train(session, own, stop, request)
 
 
 def _claimed(directory: Path, said: str, held: ExitStack) -> Lease:
@@ -112,7 +112,7 @@ class Ending:
     results: Findings = field(default_factory=Findings)
 
 
-def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -> int:
+def _train(session: Session, own: Lease, stop: StopRequest, request: Request) -> int:
     """The run itself. Whatever ends it, its metadata say how."""
     home, state = session.run, session.state
     meta = home.metadata()
@@ -122,7 +122,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -
     home.write_json("metadata.json", {**meta, **about})
     tracker = guarded(
         process.apart(session.tracker, session.config["tracker"]["name"]),
-        RunInfo(home.path, meta["id"], home.path.name, group, session.config, state.step if session.restored else None),
+        _shown_as(session, meta, request),
     )
     recorder = Recorder(home, own, tracker, session.schedule, session.evaluations)
     ending = Ending()
@@ -135,9 +135,26 @@ def _train(session: Session, own: Lease, stop: StopRequest, group: str | None) -
         spent["seconds"] += time.perf_counter() - began
         summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
         _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
+        tracker.ended(End(ending.status, ending.code, ending.why.get("error")))
         farewell = tracker.close({**_rounded(spent), **ending.results.known})
     _finish(session, summary, ending.code, farewell)
     return ending.code
+
+
+def _shown_as(session: Session, meta: Mapping[str, Any], request: Request) -> RunInfo:
+    """What trackers may know of the run. A job of a multirun keeps its name when it is resumed by itself."""
+    home, known = session.run.path, {key: meta[key] for key in ("name", "group") if isinstance(meta.get(key), str)}
+    place = {key: value for key, value in lease.about().items() if key != "pid"}
+    return RunInfo(
+        home,
+        meta["id"],
+        known.get("name") or request.label or home.name,
+        known.get("group") or request.group,
+        session.config,
+        {"overrides": meta.get("overrides"), **place, "directory": str(home.absolute())},
+        in_sweep=request.sweep is not None,
+        step=session.state.step if session.restored else None,
+    )
 
 
 def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[str, float], ending: Ending) -> None:

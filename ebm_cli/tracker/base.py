@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,18 @@ class RunInfo:
     name: str
     group: str | None  # the multirun it belongs to
     config: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)  # where it runs and what was typed: overrides, host, job
+    in_sweep: bool = False  # a multirun says in the end how all its jobs are looked at: none of them need say it
     step: int | None = None  # that a resumed run goes on from: what is beyond it comes again
     process: int = field(default_factory=os.getpid)  # the one that trains, whose use of the machine is of interest
+
+
+class End(NamedTuple):
+    """How a run ended."""
+
+    status: str  # done, failed, stopped
+    code: int  # of the command
+    error: str | None = None
 
 
 class ElsewhereError(Exception):
@@ -43,6 +53,9 @@ class Tracker(ABC):
     @abstractmethod
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Values whose distribution is shown, one-dimensional."""
+
+    def ended(self, end: End) -> None:  # noqa: B027 - most records have no place for it
+        """How the run ended, told before `close`. A tracker that is closed without it did not see the end."""
 
     @abstractmethod
     def close(self, summary: Mapping[str, float]) -> str | None:

@@ -21,8 +21,9 @@ _METRICS = "metrics.csv"
 class CsvTracker(Tracker):
     """Rows `step,key,value` in metrics.csv: the long form stays valid when a later step has other keys."""
 
-    def __init__(self, directory: Path, step: int | None = None) -> None:
+    def __init__(self, directory: Path, step: int | None = None, *, in_sweep: bool = False) -> None:
         self._directory = directory
+        self._in_sweep = in_sweep
         if step is not None:
             _cut(directory, step)
         self._file = _append_to(directory, _METRICS)
@@ -50,7 +51,7 @@ class CsvTracker(Tracker):
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Close the file; the summary is in the run directory already."""
         self._file.close()
-        return f"csv: {shown(self._directory / _METRICS)}"
+        return None if self._in_sweep else f"csv: {shown(self._directory / _METRICS)}"
 
     def _write(self, rows: list[tuple[int | str, str, str]]) -> None:
         self._writer.writerows(rows)
@@ -87,4 +88,4 @@ class Csv(TrackerSpec):
     @override
     def open(self, run: RunInfo) -> Tracker:
         """Start the file, or go on with the one of the interrupted run."""
-        return CsvTracker(run.directory, run.step)
+        return CsvTracker(run.directory, run.step, in_sweep=run.in_sweep)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, described
+from ebm_cli.tracker.base import End, RunInfo, Tracker, TrackerSpec, described
 
 _COMPLETE = "metrics.jsonl is complete"
 T = TypeVar("T")
@@ -58,6 +58,7 @@ class Guarded(Tracker):
         self._held = 0
         self._dropped = 0
         self._failure: str | None = None
+        self._told: End | None = None
         self._late = False
         self._done = threading.Event()
         self._end: str | None = f"tracker stopped: its thread ended; {_COMPLETE}"
@@ -88,13 +89,18 @@ class Guarded(Tracker):
             self._put(_Call(lambda tracker: tracker.histograms(step, copied), size))
 
     @override
+    def ended(self, end: End) -> None:
+        """Passed on with the last call, for which there is always room."""
+        self._told = end
+
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Wait for the queue to drain, at most `timeout` seconds, and return the one line for the user."""
         deadline = time.monotonic() + self._timeout
-        copied = dict(summary)
+        last = partial(_closed, end=self._told, summary=dict(summary))
         if not self._done.is_set():
             with contextlib.suppress(queue.Full):  # full for that long is stuck: the wait below says so
-                self._queue.put(_Call(lambda tracker: tracker.close(copied), last=True), timeout=self._timeout)
+                self._queue.put(_Call(last, last=True), timeout=self._timeout)
         if not self._done.wait(max(0.0, deadline - time.monotonic())):
             self._late = True
             return self._failure or f"tracker did not answer within {self._timeout:g} s; {_COMPLETE}"
@@ -156,6 +162,12 @@ class Guarded(Tracker):
             if self._failure is None:
                 self._failure = f"tracker stopped: {described(error)}; {_COMPLETE}"
             return None
+
+
+def _closed(tracker: Tracker, *, end: End | None, summary: Mapping[str, float]) -> str | None:
+    if end is not None:
+        tracker.ended(end)
+    return tracker.close(summary)
 
 
 def _bytes(arrays: Mapping[str, NDArray[Any]]) -> int:

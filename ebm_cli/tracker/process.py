@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from ebm_cli.tracker.base import ElsewhereError, RunInfo, Tracker, TrackerSpec
+from ebm_cli.tracker.base import ElsewhereError, End, RunInfo, Tracker, TrackerSpec
 from ebm_cli.tracker.worker import Opening
 
 APART = ("wandb",)  # trackers whose library takes long to import
@@ -107,6 +107,10 @@ class _Remote(Tracker):
     @override
     def histograms(self, step: int, values: Mapping[str, NDArray[np.float32]]) -> None:
         self._process.ask("histograms", step, values)
+
+    @override
+    def ended(self, end: End) -> None:
+        self._process.ask("ended", end)
 
     @override
     def close(self, summary: Mapping[str, float]) -> str | None:

@@ -26,6 +26,7 @@ class TensorboardTracker(Tracker):
 
         self._directory = run.directory / "tensorboard"
         self._last = 0
+        self._in_sweep = run.in_sweep
         files.check(run.directory, self._directory.name)
         beyond = None if run.step is None else run.step + 1
         self._writer: Any = SummaryWriter(str(self._directory), purge_step=beyond)
@@ -55,6 +56,8 @@ class TensorboardTracker(Tracker):
         for key, value in summary.items():
             self._writer.add_scalar(f"summary/{key}", value, self._last)
         self._writer.close()
+        if self._in_sweep:
+            return None
         return f"tensorboard: look at it with  tensorboard --logdir {shown(self._directory)}"
 
 

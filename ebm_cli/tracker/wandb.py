@@ -13,7 +13,7 @@ from typing_extensions import override
 from ebm_cli.errors import UserError
 from ebm_cli.record import files
 from ebm_cli.registry import register
-from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
+from ebm_cli.tracker.base import End, RunInfo, Tracker, TrackerSpec, finite, shown
 from ebm_cli.tracker.wandb_account import api_key, has_account, settings
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ _MODES: dict[str, _Mode] = {
 class WandbTracker(Tracker):
     """One wandb run object. The global `wandb.run` is never used: several runs of a multirun must not mix."""
 
-    def __init__(self, run: "wandb.Run", trouble: str | None) -> None:
+    def __init__(self, run: "wandb.Run", trouble: str | None, *, in_sweep: bool) -> None:
         self._run = run
         self._trouble = trouble  # why a run that should be online is not
+        self._in_sweep = in_sweep
+        self._code = 1  # of a run whose end was not seen
 
     @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -60,17 +62,28 @@ class WandbTracker(Tracker):
         self._run.log({key: wandb.Histogram(np_histogram=bins) for key, bins in binned.items()}, step=step)
 
     @override
+    def ended(self, end: End) -> None:
+        """Into the summary; the exit code is by which wandb tells runs that failed from those that finished."""
+        self._code = end.code
+        told = {"status": end.status, **({} if end.error is None else {"error": end.error})}
+        self._run.summary.update(told)
+
+    @override
     def close(self, summary: Mapping[str, float]) -> str | None:
         """Set the summary, finish, and say where the record is."""
         self._run.summary.update(dict(summary))
-        if self._run.disabled:
-            line = "wandb: disabled"
-        elif self._run.offline:
-            line = f"wandb (offline{self._trouble or ''}): send it with  wandb sync {_segments(self._run)}"
-        else:
-            line = f"wandb: {self._run.url}"
-        self._run.finish()
+        line = self._line()
+        self._run.finish(exit_code=self._code)
         return line
+
+    def _line(self) -> str | None:
+        if self._run.disabled:
+            return "wandb: disabled"
+        if not self._run.offline:
+            return f"wandb: {self._run.url}"
+        if self._in_sweep and not self._trouble:
+            return None
+        return f"wandb (offline{self._trouble or ''}): send it with  wandb sync {_segments(self._run)}"
 
 
 def _uint8(key: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -90,10 +103,14 @@ def _segments(run: "wandb.Run") -> str:
 class Wandb(TrackerSpec):
     """Log to Weights & Biases; without an API key the record is kept in <run>/wandb, to be sent later."""
 
-    project: str
+    project: str | None
     entity: str | None
     mode: Literal["auto", "online", "offline"]
+    run_name: str | None
+    group: str | None
     tags: tuple[str, ...]
+    notes: str | None
+    job_type: str | None
 
     @override
     def check(self) -> None:
@@ -113,15 +130,15 @@ class Wandb(TrackerSpec):
         _silence()
         mode = self._mode()
         if mode != "online":
-            return WandbTracker(self._init(run, mode), None)
+            return WandbTracker(self._init(run, mode), None, in_sweep=run.in_sweep)
         try:
-            return WandbTracker(self._init(run, mode), None)
+            return WandbTracker(self._init(run, mode), None, in_sweep=run.in_sweep)
         except (wandb.Error, OSError) as error:
             # The failed attempt keeps the run's id taken until wandb's helper process has ended.
             wandb.teardown()
             _silence()
             trouble = f"; going online failed with {type(error).__name__}"
-            return WandbTracker(self._init(run, "offline"), trouble)
+            return WandbTracker(self._init(run, "offline"), trouble, in_sweep=run.in_sweep)
 
     def _mode(self) -> _Mode:
         """online, offline or disabled: WANDB_MODE first, then the configuration, then whether there is an account."""
@@ -137,6 +154,19 @@ class Wandb(TrackerSpec):
             return self.mode
         stored = _MODES.get(settings().get("mode", "online"), "offline")  # `wandb offline` was run here
         return stored if stored != "online" or has_account() else "offline"
+
+    def _named(self, run: RunInfo) -> dict[str, Any]:
+        """What wandb shows a run by: the keys first, then wandb's own variables, then what is known of the run."""
+        there = os.environ.get
+        return {
+            "project": self.project or there("WANDB_PROJECT") or "ebm",
+            "entity": self.entity or there("WANDB_ENTITY") or None,
+            "name": self.run_name or there("WANDB_NAME") or run.name,
+            "group": self.group or there("WANDB_RUN_GROUP") or run.group,
+            "tags": self.tags or tuple(filter(None, there("WANDB_TAGS", "").split(","))),
+            "notes": self.notes or there("WANDB_NOTES") or None,
+            "job_type": self.job_type or there("WANDB_JOB_TYPE") or "train",
+        }
 
     def _init(self, run: RunInfo, mode: _Mode) -> "wandb.Run":
         import wandb
@@ -154,15 +184,10 @@ class Wandb(TrackerSpec):
         if mode == "online" and (key := api_key()):
             options["api_key"] = key  # given the key, wandb has nothing to ask on the terminal
         return wandb.init(
-            project=self.project,
-            entity=self.entity,
-            tags=self.tags,
+            **self._named(run),
             dir=str(run.directory.absolute()),  # its helper process keeps the working directory of the first run
             id=run.run_id,
-            name=run.name,
-            group=run.group,
-            job_type="train",
-            config=dict(run.config),
+            config={**run.config, "run": dict(run.about)},
             mode=mode,
             resume="allow",
             reinit="create_new",

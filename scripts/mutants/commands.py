@@ -445,4 +445,18 @@ MUTANTS = [
         "    yield",
         "sweep::test_of_two_calls_one_does_the_jobs",
     ),
+    Mutant(
+        "sweep: a job that goes on by itself is called by its number",
+        "commands/session.py",
+        "if request.label else {}",
+        "if False else {}",
+        "tracker_names::test_a_job_of_a_multirun_is_called_what_it_varies_also_when_it_goes_on_by_itself",
+    ),
+    Mutant(
+        "configuration: an older run has not all keys of wandb and is refused",
+        "commands/configuration.py",
+        'result["tracker"] = _UNNAMED | tracker',
+        "pass",
+        "tracker_names::test_the_configuration_of_an_older_run_has_not_all_keys_of_wandb",
+    ),
 ]

@@ -99,6 +99,7 @@ def _run(run: Any) -> dict[str, Any]:
         "project": run.project,
         "job_type": run.job_type,
         "tags": list(run.tags),
+        "notes": run.notes,
         "config": _items(run.config.update),
     }
 
