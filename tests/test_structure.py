@@ -167,6 +167,28 @@ def test_help_and_listing_do_not_wait_for_torch(modules):
     assert not {"torch", "hydra", "omegaconf", "numpy", "wandb", "pydantic", "scipy"} & set(done.stdout.split())
 
 
+SLOW = ("sklearn", "scipy", "matplotlib", "arviz_stats", "torchvision", "wandb", "optuna", "bokeh", "jinja2")
+"""Each takes some tenths of a second to import: a command that has no use for it does not wait for it."""
+
+
+def test_slow_libraries_are_imported_where_they_are_used():
+    wrong = [
+        f"{path.name}:{node.lineno}"
+        for path, tree in parsed()
+        for node in tree.body
+        for name in _names(node)
+        if name.partition(".")[0] in SLOW
+    ]
+    assert not wrong
+
+
+def _names(node):
+    """Modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
 CONCRETE = {
     "commands/documents.py": "given words and lengths are keys of replicated softmax alone",
     "commands/sample.py": "given words and lengths are keys of replicated softmax alone",

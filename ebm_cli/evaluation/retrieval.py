@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfTransformer
-from sklearn.preprocessing import normalize
 from typing_extensions import override
 
 from ebm_cli import rng
@@ -23,8 +20,11 @@ from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.yardstick.lda import matrix
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 Labels: TypeAlias = NDArray[np.int64]
-Rows: TypeAlias = NDArray[np.float64] | csr_matrix  # (n, features)
+Rows: TypeAlias = "NDArray[np.float64] | csr_matrix"  # (n, features)
 
 _AT_ONCE = 2**22  # similarities
 _RESOLUTION = 2**32  # smaller differences of similarities than 2^-32 may be rounding, and are ties
@@ -108,6 +108,8 @@ class Retrieval(BesideLDA):
 
     def _representations(self, subject: Subject) -> dict[str, tuple[Rows, Rows]]:
         """Of all held-out documents and of all training documents, by name."""
+        from sklearn.feature_extraction.text import TfidfTransformer  # slow to import
+
         model, lda = subject.model, self.lda(subject)
         assert isinstance(model, ReplicatedSoftmax)
         both = counts(subject.held_out), counts(subject.data.train)
@@ -149,6 +151,8 @@ def retrieved(queries: Rows, wanted: Labels, collection: Rows, labels: Labels) -
 
     Each query wants a label that is there. Of fewer than ten documents `at_10` is the precision of all.
     """
+    from sklearn.preprocessing import normalize  # slow to import
+
     n, normal = len(labels), normalize(collection)
     number = np.unique(np.minimum(2 ** np.arange(1, n.bit_length() + 1) - 1, n))
     sums = np.zeros(2 * len(number) + 2)

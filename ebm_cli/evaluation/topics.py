@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from typing_extensions import override
 
@@ -23,6 +22,9 @@ from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.yardstick import coherence
 from ebm_cli.yardstick.lda import LDA, matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 SCORES = ("weight", "probability", "lift", "activity")
 _SHOWN = 8  # topics, in the figure and on the screen
@@ -182,7 +184,7 @@ class Described:
 
 
 def described(
-    kind: str, scores: dict[str, NDArray[np.float64]], activity: Tensor, words: int, reference: csr_matrix
+    kind: str, scores: dict[str, NDArray[np.float64]], activity: Tensor, words: int, reference: "csr_matrix"
 ) -> Described:
     """Topics of `scores` (K, topics) and activities (n, topics), those whose activity varies most first."""
     order = activity.var(0, correction=0).argsort(descending=True, stable=True).numpy()

@@ -1,11 +1,15 @@
 """How well the top words of topics go together, and how much topics differ: statistics of words in documents."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix, csr_matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_matrix, csr_matrix
 
 
-def npmi(topics: NDArray[np.int64], documents: csr_matrix) -> NDArray[np.float64]:
+def npmi(topics: NDArray[np.int64], documents: "csr_matrix") -> NDArray[np.float64]:
     """Mean normalised pointwise mutual information of all pairs i < j of each topic's words, (topics,), in [-1, 1].
 
     `topics` (topics, words) are numbers of words, `documents` (n, K) their counts. Of a pair it is log(p_ij / (p_i
@@ -14,11 +18,18 @@ def npmi(topics: NDArray[np.int64], documents: csr_matrix) -> NDArray[np.float64
     word never comes without the other, 0 where they are independent, and -1, the limit, where no document has both.
     Both in all documents are 1, the limit of p_ij = p_i = p_j.
     """
-    present = csc_matrix(documents > 0, dtype=np.float64)
+    present = _present(documents)
     return np.array([_mean_npmi(present[:, words]) for words in topics])
 
 
-def _mean_npmi(present: csc_matrix) -> float:
+def _present(documents: "csr_matrix") -> "csc_matrix":
+    """1 where a word is in a document, by columns."""
+    from scipy.sparse import csc_matrix  # slow to import
+
+    return csc_matrix(documents > 0, dtype=np.float64)
+
+
+def _mean_npmi(present: "csc_matrix") -> float:
     """Of the pairs of columns, documents being 0 or 1."""
     both = (present.T @ present).toarray() / present.shape[0]
     one, (i, j) = both.diagonal(), np.triu_indices(len(both), 1)
@@ -37,13 +48,13 @@ def distinct(topics: NDArray[np.int64]) -> float:
     return len(np.unique(topics)) / topics.size
 
 
-def correlation(documents: csr_matrix, activity: NDArray[np.float64]) -> NDArray[np.float64]:
+def correlation(documents: "csr_matrix", activity: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pearson's, over n documents, of whether word k is there with the activity of topic j, (K, topics).
 
     `documents` (n, K) are counts, `activity` (n, topics). Words in all documents and topics that are the same in all of
     them go with nothing: 0.
     """
-    present = csc_matrix(documents > 0, dtype=np.float64)
+    present = _present(documents)
     share = present.getnnz(0) / len(activity)
     apart = activity - activity.mean(0)
     spread = np.sqrt(share * (1 - share))[:, None] * activity.std(0)

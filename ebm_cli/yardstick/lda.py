@@ -1,13 +1,11 @@
 """Latent Dirichlet allocation by scikit-learn: what topic models are measured against."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from scipy.special import gammaln, logsumexp, psi
-from sklearn.decomposition import LatentDirichletAllocation
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,11 +14,15 @@ from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.rng import Key
 from ebm_cli.yardstick.particles import log_evidence
 
+if TYPE_CHECKING:  # scikit-learn and scipy take a second to import, and few runs need them
+    from scipy.sparse import csr_matrix
+    from sklearn.decomposition import LatentDirichletAllocation
+
 
 class LDA:
     """Topics fitted to the training documents by variational Bayes (Blei, Ng, Jordan 2003)."""
 
-    def __init__(self, fitted: LatentDirichletAllocation) -> None:
+    def __init__(self, fitted: "LatentDirichletAllocation") -> None:
         self.fitted = fitted
         self.topics: NDArray[np.float64] = fitted.components_ / fitted.components_.sum(1, keepdims=True)
         """p(word | topic), (topics, K)."""
@@ -43,6 +45,8 @@ class LDA:
         E_q[log p(words | theta, beta)] + E_q[log p(theta)] - E_q[log q(theta)], Hoffman et al. 2010, eq. 4 without the
         topics' own term, which is no property of a document, and with log beta at its mean under q.
         """
+        from scipy.special import gammaln, logsumexp, psi
+
         counts, alpha = matrix(x), self.fitted.doc_topic_prior_
         total = np.asarray(counts.sum(1)).ravel() + alpha * self.fitted.n_components
         gamma = self.fitted.transform(counts) * total[:, None]
@@ -58,8 +62,10 @@ class LDA:
         return torch.from_numpy(said + prior - own + ((alpha - gamma) * log_theta).sum(1))
 
 
-def matrix(x: SparseRows) -> csr_matrix:
+def matrix(x: SparseRows) -> "csr_matrix":
     """The same counts as scipy has them."""
+    from scipy.sparse import csr_matrix
+
     parts = (x.count.cpu().numpy(), x.column.cpu().numpy(), x.first.cpu().numpy())
     return csr_matrix(parts, shape=x.shape)
 
@@ -92,5 +98,7 @@ class _Of:
 
 @lru_cache(maxsize=2)
 def _fitted(of: _Of, topics: int, passes: int, seed: int) -> LDA:
+    from sklearn.decomposition import LatentDirichletAllocation
+
     model = LatentDirichletAllocation(topics, learning_method="batch", max_iter=passes, random_state=seed)
     return LDA(model.fit(matrix(of.rows)))

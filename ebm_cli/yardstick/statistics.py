@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -153,8 +152,10 @@ def _covariance(x: Array, weight: Array) -> Array:
 
 def _principal(covariance: Array) -> Array:
     """The eigenvectors (features, 2) of the greatest eigenvalues, their largest entry positive; zeros where missing."""
+    from scipy.linalg import eigh  # slow to import
+
     size = len(covariance)
-    _, vectors = scipy.linalg.eigh(covariance, subset_by_index=[max(0, size - 2), size - 1])
+    _, vectors = eigh(covariance, subset_by_index=[max(0, size - 2), size - 1])
     vectors = vectors * np.sign(vectors[abs(vectors).argmax(0), np.arange(vectors.shape[1])])
     return np.pad(vectors[:, ::-1], ((0, 0), (0, 2 - vectors.shape[1])))
 

@@ -976,4 +976,11 @@ MUTANTS = [
         'doubt("ais", values) is None',
         "verdict::test_what_a_line_only_asks_for_keeps_a_line_of_its_own",
     ),
+    Mutant(
+        "evaluation: every command waits for scikit-learn",
+        "evaluation/retrieval.py",
+        "import numpy as np\n",
+        "import numpy as np\nfrom sklearn.preprocessing import normalize  # noqa: F401\n",
+        "structure::test_slow_libraries_are_imported_where_they_are_used",
+    ),
 ]

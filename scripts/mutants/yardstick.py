@@ -104,8 +104,8 @@ MUTANTS = [
     Mutant(
         "topics: counts of words, not documents",
         "yardstick/coherence.py",
-        ("present = csc_matrix(documents > 0, dtype=np.float64)\n    return"),
-        "present = csc_matrix(documents, dtype=np.float64)\n    return",
+        "csc_matrix(documents > 0, dtype=np.float64)",
+        "csc_matrix(documents, dtype=np.float64)",
         "topics::test_npmi_is_that_of_the_shares_of_documents",
     ),
     Mutant(
