@@ -185,6 +185,23 @@ def test_better_is_said_only_where_brackets_do_not_meet():
     assert "undecided: their brackets meet" in table("a", "b", "c")
 
 
+def test_brackets_apart_by_the_noise_of_raise_decide_nothing():
+    for name, low, high in (("a", -10.0, -9.0), ("b", -8.9, -8.0)):
+        ais(Path(name), low, high, config={"note": name})
+        summary = json.loads(Path(name, "summary.json").read_text()) | {"ais/gap_standard_error": 0.06}
+        Path(name, "summary.json").write_text(json.dumps(summary))
+    assert lines_of("a", "b")[1]["verdict"] == "undecided"
+    assert "their brackets are apart by less than two errors of RAISE" in table("a", "b")
+
+
+def test_that_another_seed_may_differ_is_said_of_one_run_alone():
+    for number, seed in enumerate((0, 1, 0, 1)):
+        exact(Path(str(number)), [-1.0, -number], {"seed": seed, "steps": 9 + number // 2})
+    said = "not what another seed would give"
+    assert said in table("0", "2")
+    assert said not in table("0", "1", "2", "3")
+
+
 def test_the_error_of_a_paired_difference_holds_those_of_both_log_z():
     """d is the same in every row, so that nothing but log Z is uncertain: 0.1 nats in each run."""
     ais(Path("a"), -10.0, -9.0)
@@ -244,7 +261,9 @@ def test_the_first_of_many_by_a_test_figure_is_called_optimistic():
     assert "optimistic" not in table("0", "1", "2", sort="-best/ais/valid/log_likelihood")
     assert "optimistic" not in table("0", "1", "2", sort="steps")
     assert "optimistic" not in table("0", sort=f"-{EXACT}")
-    for number in range(3):
+    evaluated(Path("0"), "t", {"exact/valid/log_likelihood": -1.0, "split": "valid"})
+    assert said in table("0", "1", "2", sort=f"-{EXACT}")  # which the others have not
+    for number in (1, 2):
         evaluated(Path(str(number)), "t", {"exact/valid/log_likelihood": -1.0, "split": "valid"})
     assert f"(sort=-{EXACT.replace('/', '/valid/')})" in table("0", "1", "2", sort=f"-{EXACT}")
 
@@ -293,6 +312,11 @@ def test_a_run_that_is_not_done_shows_its_status_and_last_step(facts, shown):
     Path("b/metrics.jsonl").write_text('{"step": 3, "loss": 1}\n{"step": 7, "loss": 1}\n')
     assert shown in " ".join(table("a", "b", width=160).split())
     assert [row["status"] for row in lines_of("a", "b")] == ["done", shown]
+
+
+def test_an_evaluation_that_failed_is_said():
+    written(Path("a"), {}, {EXACT: -1.0, "failed": {"ais": "out of memory"}})
+    assert "a: evaluation ais failed: out of memory" in table("a")
 
 
 def test_a_run_that_goes_on_is_running():
@@ -398,6 +422,15 @@ def test_markdown_is_a_table_in_which_nothing_is_markup(evil):
     assert len({len(re.split(r"(?<!\\)\|", line)) for line in body}) == 1
     assert len(body) == 4
     assert not re.search(r"<|(?<!\\)[`_#\[]", "".join(lines))
+
+
+def test_markdown_and_latex_have_what_is_compared_first_or_what_was_asked_for():
+    written(Path("a"), {}, {EXACT: -1.0, "chains/r_hat": 1.0, "chains/jump_distance": 2.0})
+    for form in ("md", "latex"):
+        usual = ebm(f"compare a format={form}").out.replace("\\", "").split("more: ")[0]
+        assert "chains/r_hat" in usual
+        assert "jump_distance" not in usual
+        assert "jump_distance" in ebm(f"compare a format={form} metrics=[chains]").out.replace("\\", "")
 
 
 def test_latex_is_a_tabular_in_which_nothing_is_a_command(evil):

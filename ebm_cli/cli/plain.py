@@ -22,7 +22,8 @@ class Usage:
     @property
     def help(self) -> str:
         """What `--help` prints."""
-        lines = [f"  {key}=...  {said}" for key, said in self.keys.items()]
+        wide = max(map(len, self.keys), default=0)
+        lines = [f"  {key + '=...':{wide + 6}}{said}" for key, said in self.keys.items()]
         usage = f"usage: ebm {self.command} {self.words} [KEY=VALUE ...]"
         return "\n".join([f"ebm {self.command}: {self.text}", "", usage, "", *lines, ""])
 

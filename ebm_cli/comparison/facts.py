@@ -64,6 +64,9 @@ def read(path: Path) -> Facts:
     settings, why = _settings(run, overrides)
     status = lease.status(path, known.get("status", "unknown"))
     metrics, sources, remarks = _measured(run, summary)
+    failed = summary.get("failed")
+    if isinstance(failed, dict):
+        remarks = (*remarks, *(f"evaluation {name} failed: {why}" for name, why in failed.items()))
     ended = summary.get("steps") if status == "done" else None
     step = ended if isinstance(ended, int) else max(run.logged_step(), run.recorded_step())
     typed = frozenset(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in overrides)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ebm_cli.comparison.groups import Group
 from ebm_cli.comparison.paired import Difference
-from ebm_cli.comparison.sheet import Column, Sheet, finite
+from ebm_cli.comparison.sheet import Column, Sheet, finite, only_compared
 from ebm_cli.comparison.shown import literal, show
 from ebm_cli.record import plain_json
 from ebm_cli.terminal import Console, plain_console
@@ -25,9 +25,14 @@ _OF_LATEX = {
 
 
 def written(sheet: Sheet, form: str, *, whole: bool = False) -> str:
-    """The text in one of the `FORMATS`; of a table as much as fits into 160 characters."""
+    """The text in one of the `FORMATS`; of a table as much as fits into 160 characters.
+
+    Markdown and LaTeX have the figures by which runs are compared first, all of them where `whole`.
+    """
     if form == "table":
         return _table(sheet, whole=whole)
+    if form in ("md", "latex") and not whole:
+        sheet = only_compared(sheet)
     return {"csv": _csv, "json": _json, "md": _markdown, "latex": _latex}[form](sheet)
 
 

@@ -12,7 +12,7 @@ _STANDARD = 2 * 1.959963984540054  # standard deviations between the ends of a 9
 
 
 class Likelihood(NamedTuple):
-    """`middle` by the evaluation `by`, the bounds `low` and `high`, and the standard error of log Z, nats.
+    """`middle` by the evaluation `by`, the bounds `low` and `high`, the standard errors of log Z and of `low`, nats.
 
     `metric` names the values row by row. `doubtful` says why it cannot be judged by.
     """
@@ -23,6 +23,7 @@ class Likelihood(NamedTuple):
     low: float
     high: float
     log_z_error: float
+    low_error: float = 0.0
     unit: str = "nats a row"
     doubtful: str | None = None
 
@@ -45,9 +46,10 @@ def judged(metrics: Mapping[str, float]) -> Likelihood | None:
 def _by(name: str, known: Mapping[str, float]) -> Likelihood:
     middle = known[f"{name}/log_likelihood"]
     low, high = _bounds(name, middle, known)
+    gap_error = known.get("ais/gap_standard_error", 0.0) if name == "ais" else 0.0
     wide = known.get(f"{name}/log_z_high", 0.0) - known.get(f"{name}/log_z_low", 0.0)
     error = wide / _STANDARD if f"{name}/log_z_low" in known and name not in _EXACT else 0.0
-    return Likelihood(name, f"{name}/log_likelihood", middle, low, high, error, doubtful=doubt(name, known))
+    return Likelihood(name, f"{name}/log_likelihood", middle, low, high, error, gap_error, doubtful=doubt(name, known))
 
 
 def _bounds(name: str, middle: float, known: Mapping[str, float]) -> tuple[float, float]:
@@ -71,7 +73,7 @@ def _of_documents(metrics: Mapping[str, float]) -> Likelihood:
     middle, bound, low, high = (-math.log(value) if value > 0 else math.nan for value in named)
     error = (low - high) / _STANDARD if math.isfinite(low - high) else 0.0
     ends = (min(middle, bound), max(middle, bound)) if math.isfinite(bound) else (-math.inf, middle)
-    return Likelihood("perplexity", PER_WORD, middle, *ends, error, "nats a word")
+    return Likelihood("perplexity", PER_WORD, middle, *ends, error, unit="nats a word")
 
 
 def shown(found: Likelihood, number: Callable[[float], str]) -> str:

@@ -147,6 +147,8 @@ class _Made:
         self.reference = first.name
         self._add("difference", DIFFERENCE, f"above {first.name}", cells)
         self.notes += _said(known, first.name)
+        if any(len(group.runs) == 1 for group in self.rows):
+            self.notes.append("of a row of one run it says how good this model is, not what another seed would give")
         return found
 
     def _usual(self) -> Group:

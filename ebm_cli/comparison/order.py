@@ -26,7 +26,7 @@ def sorted_rows(rows: Sequence[Group], by: str | None) -> tuple[list[Group], lis
     values = [_value(group, name) for group in rows]
     order = sorted(range(len(rows)), key=lambda i: (math.isnan(values[i]), -values[i] if falling else values[i]))
     judged = sum(not math.isnan(value) for value in values)
-    said = [_optimism(by, name, known, judged)] if judged > 1 and (name == _WHOLE or columns.is_of_test(name)) else []
+    said = [_optimism(by, name, rows, judged)] if judged > 1 and (name == _WHOLE or columns.is_of_test(name)) else []
     return [rows[i] for i in order], said
 
 
@@ -57,11 +57,16 @@ def _key(value: object) -> tuple[int, float, list[tuple[int, int, str]]]:
     return (0, float(str(value)), []) if number else (1, 0.0, natural(keys.shown(value)))
 
 
-def _optimism(by: str, name: str, known: Sequence[str], rows: int) -> str:
+def _optimism(by: str, name: str, rows: Sequence[Group], judged: int) -> str:
+    """That the first row owes part of its lead to chance, and by which figure of the validation split to choose."""
+    runs = [run for group in rows for run in group.runs if name in run.metrics or name == _WHOLE]
+    known = {metric for metric in columns.every(runs) if all(metric in run.metrics for run in runs)}
     sign = "-" if by.startswith("-") else ""
     own = name.replace("/", "/valid/", 1)
-    offered = [own] if own in known else [each for each in known if each.startswith("best/") and "/valid/" in each]
+    offered = (
+        [own] if own in known else sorted(each for each in known if each.startswith("best/") and "/valid/" in each)
+    )
     way = f"sort={sign}{offered[0]}" if offered else (
         f"ebm evaluate run=RUN split=valid evaluation=[{name.partition('/')[0] if '/' in name else 'ais'}], then "
         f"sort={sign}{own if '/' in name else 'ais/valid/log_likelihood'}")  # fmt: skip
-    return f"best of {rows} by the test split: optimistic; choose on valid ({way})"
+    return f"best of {judged} by the test split: optimistic; choose on valid ({way})"

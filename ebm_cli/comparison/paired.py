@@ -170,10 +170,13 @@ def _decided(value: float, error: float, count: int, sides: Sequence[_Side], *, 
     verdict, why = _UNKNOWN, ""
     doubts = [each.doubtful for side in sides for each in side.found if each.doubtful]
     (low, high), (other_low, other_high) = (_ends(side.found) for side in sides)
+    noise = _SURE * max(each.low_error for side in sides for each in side.found)
     if doubts:
         why = doubts[0]
     elif low <= other_high and other_low <= high:
         why = "their brackets meet"
+    elif low - noise <= other_high and other_low - noise <= high:
+        why = "their brackets are apart by less than two errors of RAISE"
     elif not abs(value) > _SURE * error:
         why = "within two errors"
     else:

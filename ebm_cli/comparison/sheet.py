@@ -1,14 +1,15 @@
 """A comparison as plain data, whatever form it is then written in: columns, a row for each group, sentences below."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from ebm_cli.comparison.groups import Group
 from ebm_cli.comparison.paired import Difference
 
 LIKELIHOOD, DIFFERENCE = "log_likelihood", "difference"
+_NAMED = 4  # columns that are named in a sentence
 Kind = Literal["run", "n", "status", "setting", "likelihood", "difference", "metric"]
 
 
@@ -44,6 +45,24 @@ class Sheet:
     marks: Mapping[str, str] = field(default_factory=dict)  # sentence by mark
     reference: str | None = None  # the row that the others are compared with
     differences: tuple[Difference | str | None, ...] = ()
+
+
+def only_compared(sheet: Sheet) -> Sheet:
+    """The same with the figures alone by which runs are compared first, and a sentence on the others."""
+    kept = [column for column in sheet.columns if column.compared]
+    others = [column for column in sheet.columns if not column.compared]
+    return replace(sheet, columns=tuple(kept), notes=(*sheet.notes, *more(others)))
+
+
+def more(others: Sequence[Column]) -> list[str]:
+    """A sentence on columns that are not shown, if there are some."""
+    names = [column.name for column in others]
+    return [f"{len(names)} more: metrics=[{some(names)}], or all with format=csv"] if names else []
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of them."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def finite(value: float | str | None) -> float | str | None:

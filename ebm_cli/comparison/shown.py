@@ -8,13 +8,12 @@ from rich.text import Text
 
 from ebm_cli.comparison.groups import EACH
 from ebm_cli.comparison.making import Asked, compared
-from ebm_cli.comparison.sheet import Column, Sheet
+from ebm_cli.comparison.sheet import Column, Sheet, more, some
 from ebm_cli.terminal import Console, output
 
 _GAP = 2
 _LONGEST = {"run": 28, "status": 40, "setting": 24}  # characters of a line of a cell
 _SHARE = 3  # a column of words takes one part in so many of the width
-_NAMED = 4  # keys that are named in a sentence
 
 
 def show(sheet: Sheet, console: Console = output, *, whole: bool = False) -> None:
@@ -22,7 +21,7 @@ def show(sheet: Sheet, console: Console = output, *, whole: bool = False) -> Non
     parts, others = _parts(sheet.columns, console.width, whole=whole)
     for number, part in enumerate(parts):
         console.print(_table(sheet.title if not number else "", part, console.width), highlight=False)
-    for line in (*_marked(sheet), *sheet.notes, *_along(sheet), *_more(others)):
+    for line in (*_marked(sheet), *sheet.notes, *_along(sheet), *more(others)):
         console.print(Text(literal(line)), highlight=False, soft_wrap=False)
 
 
@@ -104,13 +103,4 @@ def _marked(sheet: Sheet) -> list[str]:
 
 def _along(sheet: Sheet) -> list[str]:
     names = [column.heading for column in sheet.left_out]
-    return [f"differing along with these: {_some(names)}"] if names else []
-
-
-def _more(others: Sequence[Column]) -> list[str]:
-    names = [column.name for column in others]
-    return [f"{len(names)} more: metrics=[{_some(names)}], or all with format=csv"] if names else []
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return [f"differing along with these: {some(names)}"] if names else []

@@ -111,6 +111,20 @@ MUTANTS = [
         "compare_table::test_better_is_said_only_where_brackets_do_not_meet",
     ),
     Mutant(
+        "compare: the noise of RAISE is not listened to",
+        "comparison/paired.py",
+        "elif low - noise <= other_high and other_low - noise <= high:",
+        "elif False:",
+        "compare_table::test_brackets_apart_by_the_noise_of_raise_decide_nothing",
+    ),
+    Mutant(
+        "compare: a validation figure that some runs lack is offered",
+        "comparison/order.py",
+        "if all(metric in run.metrics for run in runs)",
+        "if runs",
+        "compare_table::test_the_first_of_many_by_a_test_figure_is_called_optimistic",
+    ),
+    Mutant(
         "compare: better within the error",
         "comparison/paired.py",
         "elif not abs(value) > _SURE * error:",
@@ -190,8 +204,8 @@ MUTANTS = [
     Mutant(
         "compare: the best of many by the test split passes for a result",
         "comparison/order.py",
-        "said = [_optimism(by, name, known, judged)] if judged > 1",
-        "said = [_optimism(by, name, known, judged)] if judged > 99",
+        "said = [_optimism(by, name, rows, judged)] if judged > 1",
+        "said = [_optimism(by, name, rows, judged)] if judged > 99",
         "compare_table::test_the_first_of_many_by_a_test_figure_is_called_optimistic",
     ),
     Mutant(
