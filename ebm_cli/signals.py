@@ -109,6 +109,18 @@ def finishing() -> None:
         _current.noted()
 
 
+def unheard() -> None:
+    """Between the jobs of a process that does many: a request to stop that comes just then must not kill it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in EXIT_CODES:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, _nothing)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """The handler of what is not answered; one that is ignored would stay so."""
+
+
 Handler = Callable[[int, FrameType | None], object] | int
 
 

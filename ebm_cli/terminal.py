@@ -30,9 +30,12 @@ class Lasting:
     def __init__(self, name: str) -> None:
         self._name = name
         self.gone: str | None = None
+        self.before = ""  # each line, where others speak too
 
     def write(self, text: str) -> int:
         """Show the text, if that can be done."""
+        if self.before:
+            text = "".join(f"{self.before}{line}" for line in text.splitlines(keepends=True))
         return self._try("write", text) or len(text)
 
     def flush(self) -> None:
@@ -40,8 +43,8 @@ class Lasting:
         self._try("flush")
 
     def isatty(self) -> bool:
-        """Whether a person looks at it."""
-        return bool(self._try("isatty"))
+        """Whether a person looks at it, and no other process draws there."""
+        return not self.before and bool(self._try("isatty"))
 
     def fileno(self) -> int:
         """That of the stream."""
@@ -88,6 +91,12 @@ _PLAIN_LINE_SECONDS = 5.0
 def silence() -> None:
     """Say nothing more: another process speaks for this one."""
     console.quiet = output.quiet = True
+
+
+def among_others(name: str) -> None:
+    """Several processes share the terminal: each line says of whom it is, and nothing is drawn over."""
+    for stream in _streams.values():
+        stream.before = f"{name} | "
 
 
 class _ConsoleHandler(logging.Handler):

@@ -1,6 +1,8 @@
 """Hydra plugin: the jobs of `ebm train -m`, every combination of what is swept, by a ledger (`commands/sweep.py`)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, cast
@@ -17,6 +19,7 @@ from typing_extensions import override
 
 from ebm_cli.cli.arguments import quoted
 from ebm_cli.cli.composing import QuickLoader, plain_data, seen_from_here
+from ebm_cli.cli.elsewhere import Elsewhere
 
 _ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BY_NUMBER = "${hydra.job.num}"
@@ -37,7 +40,9 @@ class LedgerSweeper(Sweeper):
         self.task: Any = task_function
         self.loader = cast(Any, QuickLoader(hydra_context.config_loader))
         context = HydraContext(config_loader=self.loader, callbacks=hydra_context.callbacks)
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(context, task_function, config)
+        self.alone = config.hydra.launcher._target_ == _ALONE  # in this process, a job at a time
+        task = task_function if self.alone else Elsewhere(task_function)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(context, task, config)
 
     @override
     def sweep(self, arguments: list[str]) -> None:
@@ -48,20 +53,23 @@ class LedgerSweeper(Sweeper):
         self.plugins = [word for word in given if word.startswith(_PLUGINS)]
         words = [word for word in given if word not in self.plugins]
         path = seen_from_here(Path(str(self.config.hydra.sweep.dir)).absolute())
-        self.task.outcome.swept = multi.run(path, words, self._wanted(words), self._launch, self._orders())
+        launch = partial(self._launch, path)
+        self.task.outcome.swept = multi.run(path, words, self._wanted(words), launch, self._orders())
 
     def _orders(self) -> Any:
         from ebm_cli.commands.sweep import Orders
 
-        alone = self.config.hydra.launcher._target_ == _ALONE
         of_hydra = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
         assert isinstance(of_hydra, list)
         typed = [quote(str(word)) for word in of_hydra if str(word).lstrip("+").startswith(_SAID_AGAIN)]
-        return Orders(self.resume, self.retries, self.fail_fast, alone, (*typed, *map(quote, self.plugins)))
+        return Orders(self.resume, self.retries, self.fail_fast, self.alone, (*typed, *map(quote, self.plugins)))
 
-    def _launch(self, batch: Sequence[Any]) -> None:
+    def _launch(self, path: Path, batch: Sequence[Any]) -> None:
+        from ebm_cli.commands.stopping import passed_on
+
         words = [[*job.overrides, *self.plugins, f"hydra.sweep.subdir={quoted(job.directory)}"] for job in batch]
-        self.launcher.launch(words, initial_job_idx=batch[0].number)
+        with nullcontext() if self.alone else passed_on(path, [path / job.directory for job in batch]):
+            self.launcher.launch(words, initial_job_idx=batch[0].number)
 
     def _wanted(self, arguments: list[str]) -> list[Any]:
         """Every combination of what is swept, composed and checked."""

@@ -4,8 +4,10 @@ What a job is, its configuration says: a job of a new call that is one of the le
 order. What became of it, its run directory says.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,8 @@ BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment")
 """Parts of a configuration that do not say which job it is: they change where it runs and who is told."""
 
 _HALT = "halt"
+_LOSSES = 2  # of a job with others before it is done alone; and once more then
+_DYING = 10.0  # seconds in which killed processes have ended
 _KNOWN = ("done", "failed", "stopped", "running", "died")
 
 
@@ -78,21 +82,49 @@ def planned(path: Path, arguments: Sequence[str], wanted: Sequence[Wanted], orde
 def work(found: Ledger, launch: Callable[[Sequence[Entry]], None], orders: Orders, stop: StopRequest) -> None:
     """Launch every job that is not done, and again those that fail, as often as the orders say.
 
-    A job that begins sees whether the sweep was halted meanwhile, wherever it runs.
+    A job that begins sees whether the sweep was halted meanwhile, wherever it runs. Jobs that a launcher lost, their
+    own process killed or another that took theirs with it, are launched again: together, then each alone, then no more.
     """
     _go_on(found.path)
-    tries = Counter[int]()
-    due = [entry for entry in found.entries if state(found.home(entry)) not in ("done", "running")]
+    tries, losses = Counter[int](), Counter[int]()
+    due = _undone(found, found.entries)
     while due and not stop.signal and halted(found.path) is None:
-        for batch in [[entry] for entry in due] if orders.one_by_one else [due]:
+        lost = set[int]()
+        for batch in _batches(due, losses, orders):
             if stop.signal or halted(found.path) is not None:
                 return
-            launch(batch)
+            lost |= _lost(found, launch, batch)
         after = {entry.number: state(found.home(entry)) for entry in due}
-        if set(after.values()) == {"new"}:  # the launcher began none of them
+        if set(after.values()) == {"new"} and not lost:  # the launcher began none of them
             return
-        tries.update(number for number, became in after.items() if became != "new")
-        due = [entry for entry in due if after[entry.number] != "done" and tries[entry.number] <= orders.retries]
+        losses.update(lost)
+        tries.update(number for number, became in after.items() if became != "new" and number not in lost)
+        tries.update({number: orders.retries + 1 for number in lost if losses[number] > _LOSSES})
+        due = [entry for entry in _undone(found, due) if tries[entry.number] <= orders.retries]
+
+
+def _undone(found: Ledger, entries: Iterable[Entry]) -> list[Entry]:
+    """Jobs that are not done and that no process trains."""
+    return [entry for entry in entries if state(found.home(entry)) not in ("done", "running")]
+
+
+def _batches(due: Sequence[Entry], losses: Mapping[int, int], orders: Orders) -> list[list[Entry]]:
+    """What is launched at a time: alone also those that were lost with others, so that they bring down none."""
+    alone = [entry for entry in due if orders.one_by_one or losses[entry.number] >= _LOSSES]
+    together = [entry for entry in due if entry not in alone]
+    return [*([together] if together else []), *([entry] for entry in alone)]
+
+
+def _lost(found: Ledger, launch: Callable[[Sequence[Entry]], None], batch: Sequence[Entry]) -> set[int]:
+    """Numbers of the jobs that a launcher did not end, once it is sure that nothing does them any more."""
+    try:
+        launch(batch)
+    except BrokenExecutor:
+        deadline = time.monotonic() + _DYING
+        while any(state(found.home(entry)) == "running" for entry in batch) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return {entry.number for entry in batch if state(found.home(entry)) in ("died", "new")}
+    return set()
 
 
 def state(home: Path) -> str:

@@ -151,6 +151,13 @@ def trainer(directory: Path) -> str | None:
     return None if holder is None else _words(holder)
 
 
+def process(directory: Path) -> int | None:
+    """The process that holds the lease, if it lives and this machine can send it signals."""
+    holder = _holder(directory)
+    near = holder is not None and holder.get("namespace") == _namespace()
+    return holder["pid"] if holder and near and _known(directory, holder) else None
+
+
 def _facts() -> dict[str, Any]:
     began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     place = {"boot": _boot(), "namespace": _namespace(), "started": _started(os.getpid())}

@@ -129,4 +129,18 @@ MUTANTS = [
         "*(Path(name) for name in named[:0] if name)",
         "cli::test_configuration_named_by_the_environment",
     ),
+    Mutant(
+        "elsewhere: an interrupted job brings down the launcher",
+        "cli/elsewhere.py",
+        "            except KeyboardInterrupt:",
+        "            except ZeroDivisionError:",
+        "joblib::test_nothing_but_an_exit_code_leaves_a_worker",
+    ),
+    Mutant(
+        "elsewhere: a signal between jobs kills the worker",
+        "cli/elsewhere.py",
+        "        unheard()\n",
+        "",
+        "joblib::test_nothing_but_an_exit_code_leaves_a_worker",
+    ),
 ]
