@@ -347,7 +347,8 @@ def test_jobs_of_a_ledger_may_lie_deeper_and_come_in_its_order():
     jobs = [{"number": i, "directory": name} for i, name in enumerate(("rbm/2", "rbm/10", "ising/1", "rbm/11", ".."))]
     Path("sweep/sweep.json").write_text(json.dumps({"format": 1, "arguments": [], "jobs": jobs}))
     assert [str(path) for path in runs.named(["sweep"])] == ["sweep/rbm/2", "sweep/rbm/10", "sweep/ising/1"]
-    assert runs.not_begun(Path("sweep")) == ["rbm/11"]
+    assert "sweep: 1 jobs have not begun" in ebm("compare sweep").out
+    assert "sweep: 1 jobs have not begun" in json.loads(ebm("compare sweep format=json").out)["notes"]
 
 
 def test_folders_are_in_natural_order_and_links_below_them_are_not_followed():

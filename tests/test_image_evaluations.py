@@ -324,7 +324,10 @@ def test_block_gibbs_fills_in_what_the_model_thinks(space):
     one = space.enumerate()[[5]]
     known = space.decode(one) if isinstance(space, Categorical) else one
     about = subject(model, component("sampler", "block_gibbs"), data_of(space, known.repeat(4000, 1, 1)))
-    found = evaluated("inpaint", about, rows=4000, steps=30).metrics["inpaint/right"]
+    result = evaluated("inpaint", about, rows=4000, steps=30)
+    found = result.metrics["inpaint/right"]
+    assert result.by_row["inpaint/right"].mean().item() == pytest.approx(found)
+    assert (result.index["inpaint/right"] == about.which_rows(4000)).all()
     states, hidden = space.enumerate(), hidden_sites(space, "lower")
     same = space.decode(states) == space.decode(one)
     p = torch.softmax(torch.where(same[:, ~hidden].all(1), -model.energy(states).double(), -torch.inf), 0)

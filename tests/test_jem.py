@@ -256,6 +256,10 @@ def test_classify_is_of_the_softmax_on_held_out_rows():
         "classify/cross_entropy": -p[range(6), LABELS].log().mean().item(),
         "classify/calibration_error": calibration(confidence, guess == LABELS, 15).error,
     })  # fmt: skip
+    for name, rows in found.by_row.items():
+        assert len(rows) == len(LABELS)
+        assert rows.mean().item() == pytest.approx(found.metrics[name])
+    assert set(found.by_row) == {"classify/accuracy", "classify/cross_entropy"}
     assert list(found.images) == ["reliability"]
 
 

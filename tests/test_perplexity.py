@@ -212,6 +212,11 @@ def test_perplexity_is_that_of_enumeration_and_in_its_bracket():
     assert metrics["perplexity/upper_bound"] == pytest.approx(due, rel=0.003)
     assert metrics["perplexity/weight_ess"] > 150
     assert not found.warnings
+    (name,) = found.by_row
+    rows = of.test.stored.of_rows()[found.index[name]]
+    assert (rows > 0).all()
+    assert len(rows) == (of.test.stored.of_rows() > 0).sum()
+    torch.testing.assert_close(found.by_row[name], log_p[found.index[name]] / rows, rtol=0.01, atol=0.01)
     chosen = metrics["perplexity/documents/model"]
     assert metrics["perplexity/documents/annealed_upper_bound"] == pytest.approx(chosen, rel=0.01)
     both = component("evaluation", "exact").evaluate(subject(model, of)).metrics

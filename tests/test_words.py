@@ -53,6 +53,11 @@ def test_perplexity_is_that_of_the_normalised_model(tmp_path):
     n = len(log_p)
     assert found["log_likelihood"] == pytest.approx(sum(log_p) / n, rel=1e-9)
     assert found["perplexity"] == pytest.approx(math.exp(-sum(log_p) / n), rel=1e-9)
+    assert result.by_row["words/log_likelihood"].tolist() == pytest.approx(log_p, rel=1e-9)
+    some = component("evaluation", "words", words=["cat"], near=3, rows=3).evaluate(subject)
+    numbers = some.index["words/log_likelihood"].tolist()
+    assert len(set(numbers)) == 3
+    assert some.by_row["words/log_likelihood"].tolist() == pytest.approx([log_p[i] for i in numbers], rel=1e-9)
     assert found["unnormalised_perplexity"] == pytest.approx(math.exp(-sum(unnormalised) / n), rel=1e-9)
     assert found["log_z"] == pytest.approx(sum(log_z) / n, rel=1e-9)
     assert found["log_z_std"] == pytest.approx(np.std(log_z), rel=1e-9)

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     if out is not None:
         _check_free(out)
     metrics = words.listed("metrics")
-    sheet = compared(runs.named(words.named), Asked(metrics, words.listed("by"), words.values.get("sort")))
+    asked = Asked(metrics, words.listed("by"), words.values.get("sort"))
+    sheet = compared(runs.named(words.named), asked, remarks=_waiting(words.named))
     if out is None and form == "table":
         shown.show(sheet, whole=metrics is not None)
         return 0
@@ -50,6 +51,14 @@ def main(arguments: Sequence[str]) -> int:
         _write(out, text)
         output.print(f"written to {out}", soft_wrap=True, highlight=False)
     return 0
+
+
+def _waiting(named: Sequence[str]) -> list[str]:
+    """Of multiruns that have jobs without a run directory, how many."""
+    from ebm_cli.record import runs
+
+    counts = {word: len(runs.not_begun(Path(word).expanduser())) for word in named}
+    return [f"{word}: {count} jobs have not begun" for word, count in counts.items() if count]
 
 
 def _of_ending(out: str | None, endings: dict[str, str]) -> str:

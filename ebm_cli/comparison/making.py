@@ -20,8 +20,13 @@ class Asked:
     sort: str | None = None
 
 
-def compared(paths: Sequence[Path], asked: Asked | None = None, title: str | None = None) -> Sheet:
-    """The runs in these directories side by side. Raises UserError for a metric or key that none of them has."""
+def compared(
+    paths: Sequence[Path], asked: Asked | None = None, title: str | None = None, remarks: Sequence[str] = ()
+) -> Sheet:
+    """The runs in these directories side by side, with `remarks` below.
+
+    Raises UserError for a figure or key that none of them has.
+    """
     asked = asked or Asked()
     runs = [read(path) for path in paths]
     rows = groups.grouped(runs, names(paths), asked.by)
@@ -38,7 +43,7 @@ def compared(paths: Sequence[Path], asked: Asked | None = None, title: str | Non
         title=title,
         rows=tuple(rows),
         columns=tuple(made.columns),
-        notes=(*made.notes, *said, *_remarks(rows)),
+        notes=(*made.notes, *said, *_remarks(rows), *remarks),
         left_out=tuple(left_out),
         marks=made.marks,
         reference=made.reference,

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "rows: documents under the numbers of others",
+        "evaluation/perplexity.py",
+        "index={_PER_WORD: every.row}",
+        "index={_PER_WORD: every.row.flip(0)}",
+        "perplexity::test_perplexity_is_that_of_enumeration_and_in_its_bracket",
+    ),
+    Mutant(
+        "rows: chosen words pass for the first ones",
+        "evaluation/words.py",
+        'index={} if self.rows is None else {"words/log_likelihood": subject.which_rows(self.rows)}',
+        'index={"words/log_likelihood": torch.arange(len(x))}',
+        "words::test_perplexity_is_that_of_the_normalised_model",
+    ),
+    Mutant(
         "verdict: nothing was measured although there is a map",
         "evaluation/bracket.py",
         '    "density_2d": "log-likelihood by the map",\n',
