@@ -174,6 +174,27 @@ def test_what_keeps_runs_from_being_compared_is_marked_and_said(judged, why):
     assert (verdict == "not comparable") == ("fingerprint" in judged)  # the same rows can be subtracted
 
 
+def test_log_likelihoods_by_several_evaluations_are_marked_in_their_common_column():
+    """Each evaluation has one run alone, but all stand in one column."""
+    exact(Path("a"), [-1.0, -2.0])
+    ais(Path("b"), -10.0, -9.0, config={"steps": 11}, judged={"space": "4x4 binary", "fingerprint": "g"})
+    name = "perplexity/log_likelihood_per_word"
+    found = {"perplexity/model": math.e, "perplexity/upper_bound": math.e}
+    written(Path("c"), {"steps": 12}, found, log_p={name: [-1.0]})
+    shown = table("a", "b", "c")
+    assert "*1 not comparable with the others: space 4x4 binary (others 2x2 binary)\n" in shown
+    assert "*2 not comparable with the others: in nats a word (others nats a row)\n" in shown
+    marks = [line.split()[0] for line in shown.splitlines()[3:6] if "*" in line]
+    assert marks == ["b", "c"]
+
+
+def test_marks_of_columns_that_are_not_shown_are_not_explained():
+    written(Path("a"), {}, {"baseline/independent": -1.0, "chains/r_hat": 1.0})
+    written(Path("b"), {"steps": 11}, {"baseline/independent": -2.0, "chains/r_hat": 1.1}, judged={"split": "valid"})
+    assert "*1 not" in table("a", "b")
+    assert "*1" not in table("a", "b", metrics=("chains",), whole=True)
+
+
 def test_better_is_said_only_where_brackets_do_not_meet():
     ais(Path("a"), -10.0, -9.0)
     ais(Path("b"), -8.9, -8.0, config={"steps": 11})

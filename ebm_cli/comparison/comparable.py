@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ebm_cli.comparison.facts import Facts, as_configured
 
@@ -13,17 +13,25 @@ _SAID = {
     "binarised": "binarised",
     "levels": "grey levels spread",
     "noise": "noise added",
+    "unit": "in",
 }
 _ALONE = {"data": "data with fingerprint", "fingerprint": "draws of the same rows with fingerprint"}
 """Said only where nothing else tells the runs apart."""
 _SHORT = 8  # characters of a fingerprint
 
 
-def reasons(runs: Sequence[Facts], block: str) -> dict[Path, str]:
-    """What keeps runs from being compared with most others by the figures of a block, by run directory."""
-    having = [run for run in runs if block in run.sources]
-    noted = all(run.sources[block].rows is not None for run in having)
-    found = {run.path: _identity(run, block, noted=noted) for run in having}
+class Figure(NamedTuple):
+    """Some figure of a run: the block it belongs to, and its unit where figures of several units stand together."""
+
+    run: Facts
+    block: str
+    unit: str = ""
+
+
+def reasons(figures: Sequence[Figure]) -> dict[Path, str]:
+    """What keeps figures that stand side by side from being compared with most others, by run directory."""
+    noted = all(each.run.sources[each.block].rows is not None for each in figures)
+    found = {each.run.path: _identity(each, noted=noted) for each in figures}
     keys = {path: _key(identity) for path, identity in found.items()}
     counts = {key: list(keys.values()).count(key) for key in keys.values()}
     if len(counts) < 2:
@@ -33,10 +41,16 @@ def reasons(runs: Sequence[Facts], block: str) -> dict[Path, str]:
     return {path: differences(found[path], usual) for path, key in keys.items() if key != most}
 
 
-def _identity(run: Facts, block: str, *, noted: bool) -> dict[str, Any]:
-    source = run.sources[block]
+def of_block(runs: Sequence[Facts], block: str) -> list[Figure]:
+    """Those of the runs that have it."""
+    return [Figure(run, block) for run in runs if block in run.sources]
+
+
+def _identity(figure: Figure, *, noted: bool) -> dict[str, Any]:
+    run, source = figure.run, figure.run.sources[figure.block]
     rows = dict(source.rows or {}) if noted else as_configured(run, source)
-    return {"dataset": run.settings.get("dataset"), **rows} if source.data is None else rows
+    own = {"dataset": run.settings.get("dataset")} if source.data is None else {}
+    return {**own, **rows, "unit": figure.unit}
 
 
 def _key(identity: Mapping[str, Any]) -> str:

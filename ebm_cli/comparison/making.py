@@ -113,8 +113,11 @@ class _Made:
         if not any(sides):
             return []
         ends = [_ends(side) for side in sides]
-        flat = [mean for three in ends for mean in three]
-        places = digits.decimals([mean.value for mean in flat], [mean.error for mean in flat if mean.error])
+        means = [three[1] for three in ends if three]
+        places = digits.decimals([mean.value for mean in means], [mean.error for mean in means if mean.error])
+        judged = [(run, likelihood.judged(run.metrics)) for run in self.runs]
+        apart = comparable.reasons(paired.figures((run, each) for run, each in judged if each is not None))
+        self._reasons[LIKELIHOOD] = apart
         cells = [self._likelihood(number, sides[number], ends[number], places) for number in range(len(self.rows))]
         self._add("likelihood", LIKELIHOOD, "log-likelihood", cells)
         self.notes += likelihood.legend([each for side in sides for each in side])
@@ -131,7 +134,7 @@ class _Made:
         error = max((mean.error for mean in ends if mean.error is not None), default=None)
         doubts = sorted({each.doubtful for each in side if each.doubtful})
         marks = [
-            self._mark(number, block(side[0].metric)),
+            self._mark(number, LIKELIHOOD),
             *(self._noted(f"not to be relied on: {why}") for why in doubts),
         ]
         few = _few(len(side), self.rows[number])
@@ -183,7 +186,7 @@ class _Made:
     def _mark(self, number: int, of: str) -> str:
         """Marks for what keeps the runs of a row from being compared with the others."""
         if of not in self._reasons:
-            self._reasons[of] = comparable.reasons(self.runs, of)
+            self._reasons[of] = comparable.reasons(comparable.of_block(self.runs, of))
         found = [self._reasons[of].get(run.path) for run in self.rows[number].runs]
         known = sorted({why for why in found if why})
         mixed = " (of some of its runs)" if known and None in found else ""

@@ -1,11 +1,11 @@
 """How far one row of a comparison is above another, on the same held-out rows, and whether that is decided."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ebm_cli.comparison.comparable import reasons
+from ebm_cli.comparison.comparable import Figure, reasons
 from ebm_cli.comparison.facts import Facts, block
 from ebm_cli.comparison.groups import Group, mean
 from ebm_cli.comparison.likelihood import Likelihood, judged
@@ -73,13 +73,12 @@ def difference(one: Group, other: Group, kept: KeptRows) -> Difference | str:
         return "no log-likelihood"
     kinds = {each.kind for side in sides for each in side.found}
     if len(kinds) > 1:
-        return f"{' and '.join(sorted(kinds))} are not of one kind"
+        return "not of one kind"
     first, second = (_of_rows(side, kept) for side in sides)
     if first is not None and second is not None and first.fingerprint == second.fingerprint:
         value, error, count = _paired(first, second, sides)
         return _decided(value, error, count, sides, paired=True) if count else "no row in common"
-    runs = [run for side in sides for run in side.runs]
-    if any(reasons(runs, block(each.metric)) for side in sides for each in side.found):
+    if reasons([each for side in sides for each in side.figures]):
         return "not comparable"
     value = _middle(sides[0]) - _middle(sides[1])
     return _decided(value, math.hypot(*map(_unpaired, sides)), 0, sides, paired=False)
@@ -96,6 +95,15 @@ class _Side(NamedTuple):
         found = [(run, judged(run.metrics)) for run in group.runs]
         known = [(run, each) for run, each in found if each is not None]
         return cls(tuple(run for run, _ in known), tuple(each for _, each in known))
+
+    @property
+    def figures(self) -> list[Figure]:
+        return figures(zip(self.runs, self.found, strict=True))
+
+
+def figures(found: Iterable[tuple[Facts, Likelihood]]) -> list[Figure]:
+    """Log-likelihoods as what stands in one column, whatever evaluations they are by."""
+    return [Figure(run, block(each.metric), each.unit) for run, each in found]
 
 
 def _middle(side: _Side) -> float:

@@ -1,5 +1,6 @@
 """A comparison on a terminal: as many columns as fit its width, the others named below."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ebm_cli.comparison.sheet import Column, Sheet, more, some
 from ebm_cli.terminal import Console, output
 
 _GAP = 2
+_MARK = re.compile(r"\*\d+")
 _LONGEST = {"run": 28, "status": 40, "setting": 24}  # characters of a line of a cell
 _SHARE = 3  # a column of words takes one part in so many of the width
 
@@ -21,7 +23,7 @@ def show(sheet: Sheet, console: Console = output, *, whole: bool = False) -> Non
     parts, others = _parts(sheet.columns, console.width, whole=whole)
     for number, part in enumerate(parts):
         console.print(_table(sheet.title if not number else "", part, console.width), highlight=False)
-    for line in (*_marked(sheet), *sheet.notes, *_along(sheet), *more(others)):
+    for line in (*_marked(sheet, parts), *sheet.notes, *_along(sheet), *more(others)):
         console.print(Text(literal(line)), highlight=False, soft_wrap=False)
 
 
@@ -97,8 +99,10 @@ def _table(title: str, columns: Sequence[Column], width: int) -> Table:
     return made
 
 
-def _marked(sheet: Sheet) -> list[str]:
-    return [f"{mark} {sentence}" for mark, sentence in sheet.marks.items()]
+def _marked(sheet: Sheet, parts: Iterable[Iterable[Column]]) -> list[str]:
+    """The sentences of marks that stand in one of the columns."""
+    seen = "".join(cell.mark for part in parts for column in part for cell in column.cells)
+    return [f"{mark} {sentence}" for mark, sentence in sheet.marks.items() if mark in _MARK.findall(seen)]
 
 
 def _along(sheet: Sheet) -> list[str]:

@@ -97,6 +97,20 @@ MUTANTS = [
         "compare_table::test_what_keeps_runs_from_being_compared_is_marked_and_said",
     ),
     Mutant(
+        "compare: log-likelihoods by several evaluations are not held against each other",
+        "comparison/making.py",
+        "self._reasons[LIKELIHOOD] = apart",
+        "self._reasons[LIKELIHOOD] = {}",
+        "compare_table::test_log_likelihoods_by_several_evaluations_are_marked_in_their_common_column",
+    ),
+    Mutant(
+        "compare: nats a word beside nats a row",
+        "comparison/comparable.py",
+        '    "unit": "in",\n',
+        "",
+        "compare_table::test_log_likelihoods_by_several_evaluations_are_marked_in_their_common_column",
+    ),
+    Mutant(
         "compare: how a run without an account of its rows was configured is not looked at",
         "comparison/comparable.py",
         "else as_configured(run, source)",
