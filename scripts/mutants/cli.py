@@ -8,7 +8,7 @@ MUTANTS = [
         "cli/compare.py",
         "        _check_free(out)\n",
         "        Path(out).unlink(missing_ok=True)\n",
-        "compare_table::test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten",
+        "compare_forms::test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten",
     ),
     Mutant(
         "plain: an unknown key is a word",
