@@ -171,6 +171,7 @@ def test_a_job_that_never_became_a_run_shows_what_was_typed():
     Path("sweep/1/metadata.json").write_text(json.dumps(facts))
     first, second = lines_of("sweep")
     assert (first["model.hidden"], second["model.hidden"]) == ("4", "0")
+    assert "steps" not in first  # what the job shares with the others is not known to differ
     assert second["status"] == "failed: model.hidden = 0: must be at least 1"
 
 

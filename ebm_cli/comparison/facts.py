@@ -40,6 +40,7 @@ class Facts:
 
     path: Path
     settings: Mapping[str, Any]
+    configured: bool  # whether config.yaml is there, or the settings are those that were typed
     typed: frozenset[str]
     status: str
     step: int
@@ -71,7 +72,8 @@ def read(path: Path) -> Facts:
     step = ended if isinstance(ended, int) else max(run.logged_step(), run.recorded_step())
     typed = frozenset(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in overrides)
     error = str(known.get("error") or why)
-    return Facts(path, settings, typed, status, step, error, metrics, sources, remarks)
+    configured = files.there(path, CONFIG)
+    return Facts(path, settings, configured, typed, status, step, error, metrics, sources, remarks)
 
 
 def _listed(found: object) -> Sequence[object]:

@@ -67,22 +67,13 @@ def grouped(runs: Sequence[Facts], names: Sequence[str], by: Sequence[str] | Non
     for number, identity in enumerate(identities):
         members.setdefault(identity, []).append(number)
     return [
-        Group(_joined([names[i] for i in some]), tuple(runs[i] for i in some), _shared([settings[i] for i in some]))
+        Group(_joined([names[i] for i in some]), tuple(runs[i] for i in some), keys.shared([settings[i] for i in some]))
         for some in members.values()
     ]
 
 
 def _identity(settings: Mapping[str, Any], wanted: Sequence[str]) -> str:
     return "\n".join(f"{key}={keys.shown(settings[key])}" for key in sorted(wanted) if key in settings)
-
-
-def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    first, *others = settings
-    return {
-        key: value
-        for key, value in first.items()
-        if all(key in each and keys.shown(each[key]) == keys.shown(value) for each in others)
-    }
 
 
 def _joined(names: Sequence[str]) -> str:

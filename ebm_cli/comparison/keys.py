@@ -19,9 +19,25 @@ SEED = "seed"
 
 
 def counted(runs: Sequence[Facts]) -> list[dict[str, Any]]:
-    """The settings of each run that matter."""
+    """The settings of each run that matter.
+
+    A job that failed before it had a configuration is taken to have what all runs share that have one.
+    """
     typed = {key for run in runs for key in run.typed if "." in key}
-    return [{key: value for key, value in run.settings.items() if _counts(key, typed)} for run in runs]
+    found = [{key: value for key, value in run.settings.items() if _counts(key, typed)} for run in runs]
+    whole = [each for each, run in zip(found, runs, strict=True) if run.configured]
+    common = shared(whole) if whole else {}
+    return [each if run.configured else {**common, **each} for each, run in zip(found, runs, strict=True)]
+
+
+def shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those that all of them have, with the same value."""
+    first, *others = settings
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in each and shown(each[key]) == shown(value) for each in others)
+    }
 
 
 def _counts(key: str, typed: set[str]) -> bool:

@@ -238,7 +238,7 @@ def _difference(found: "Difference | str | None", places: int) -> Cell:
     if found is None:
         return Cell("")
     if isinstance(found, str):
-        return Cell(found, None)
+        return Cell("" if found == paired.NOTHING else found)
     text = f"{digits.number(found.mean, places)} ± {digits.number(found.error, places)} {found.verdict}"
     return Cell(text, found.mean, found.error)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SURE = 2  # standard errors
 _AGREES = 1e-3  # nats: rows whose mean is another number are of another evaluation
 _UNKNOWN = "undecided"
+NOTHING = "no log-likelihood"
 
 
 class Difference(NamedTuple):
@@ -70,7 +71,7 @@ def difference(one: Group, other: Group, kept: KeptRows) -> Difference | str:
     """
     sides = [_Side.of(group) for group in (one, other)]
     if not all(side.found for side in sides):
-        return "no log-likelihood"
+        return NOTHING
     kinds = {each.kind for side in sides for each in side.found}
     if len(kinds) > 1:
         return "not of one kind"

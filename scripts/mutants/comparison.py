@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "compare: what a job without a configuration lacks is a difference",
+        "comparison/keys.py",
+        "else {**common, **each} for",
+        "else each for",
+        "compare_table::test_a_job_that_never_became_a_run_shows_what_was_typed",
+    ),
+    Mutant(
         "compare: keys in which runs agree are columns too",
         "comparison/keys.py",
         "if len({shown(each[key]) for each in having}) > 1:",
