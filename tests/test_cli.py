@@ -62,7 +62,8 @@ def completed(line: str, monkeypatch) -> list[str]:
     ("line", "words"),
     {
         "ebm tr": {"train"},
-        "ebm ": {"train", "sample", "evaluate", "compare", "list"},
+        "ebm ": {"train", "sample", "evaluate", "compare", "watch", "list"},
+        "ebm watch o": {"once="},
         "ebm train mod": {"model=", "model."},
         "ebm train model=rb": {"model=rbm"},
         "ebm train model=rbm model.h": {"model.hidden="},

@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "draw from a trained model",
     "evaluate": "measure a trained model",
     "compare": "runs side by side: where they differ, what was measured, which is better",
+    "watch": "live curves of a run that trains, or the state of a multirun",
     "list": "the parts to choose from: what each is, its keys, what it fits with",
 }
 
@@ -40,6 +41,7 @@ first things to try:
   ebm train -m objective=cd,pcd model.hidden=16,64
   ebm sample run=outputs/RUN n=100
   ebm evaluate run=outputs/RUN evaluation=[ais,chains]
+  ebm watch outputs/RUN                         curves, while it trains
   ebm compare outputs/RUN outputs/OTHER         side by side, with what is known of the difference
 
 shell completion for bash:  eval "$(ebm completion)"
@@ -101,6 +103,10 @@ def _dispatched(command: str, rest: list[str]) -> int:
         from ebm_cli.cli import compare
 
         return compare.main(rest)
+    if command == "watch":
+        from ebm_cli.cli import watch
+
+        return watch.main(rest)
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
     rest, notes = by_new_names(rest)
@@ -154,10 +160,11 @@ def _complete(arguments: list[str]) -> int:
         offered = list(listing.GROUPS) if len(words) == 3 else listing.choices(words[2]) if len(words) == 4 else []
         sys.stdout.write(" ".join(word for word in offered if word.startswith(words[-1])))
         return 0
-    if words[1] == "compare":
-        from ebm_cli.cli import compare, plain
+    if words[1] in ("compare", "watch"):
+        from ebm_cli.cli import compare, plain, watch
 
-        sys.stdout.write(" ".join(plain.completions(words, compare.USAGE, compare.CHOICES)))
+        one = compare if words[1] == "compare" else watch
+        sys.stdout.write(" ".join(plain.completions(words, one.USAGE, one.CHOICES)))
         return 0
     if words[1] not in COMMANDS:
         return 0

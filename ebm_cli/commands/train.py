@@ -118,7 +118,9 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     meta = home.metadata()
     meta.pop("error", None)
     began, spent = time.perf_counter(), {name: float(meta[name]) for name in ("seconds", "training_seconds")}
-    about = {"status": "running", "device": session.parts.device.description, **lease.about()}
+    since = {"step": state.step, "time": round(time.time(), 3)}
+    device = session.parts.device.description
+    about = {"status": "running", "device": device, **lease.about(), "trains_since": since}
     home.write_json("metadata.json", {**meta, **about})
     tracker = guarded(
         process.apart(session.tracker, session.config["tracker"]["name"]),

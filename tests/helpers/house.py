@@ -21,7 +21,7 @@ objective chains optimizer
 yardstick
 evaluation
 training
-comparison
+comparison watching
 commands
 cli
 __main__
