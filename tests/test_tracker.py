@@ -88,7 +88,8 @@ def test_wandb_offline_reads_back(tmp_path, capfd):
     assert (run["project"], run["tags"], run["config"]["seed"]) == ("ebm", ["a"], 3)
     assert wandb_reader.summary(tmp_path / "out")["best"] == 0.25
     folder = next((tmp_path / "out" / "wandb").glob("offline-run-*"))
-    assert line == f"wandb (offline): send it with  wandb sync out/wandb/{folder.name}"
+    path = f"out/wandb/{folder.name}"
+    assert line == f"wandb (offline): look at it with  wandb leet {path}  and send it with  wandb sync {path}"
     assert capfd.readouterr() == ("", "")  # the caller prints our line and wandb prints nothing
     assert not list(folder.rglob("*.py")) + list(folder.rglob("*.patch")) + list(folder.rglob("output.log"))
 
@@ -101,7 +102,7 @@ def test_wandb_resumed_run_keeps_its_id(tmp_path):
         line = tracker.close({})
     assert [run["id"] for run in wandb_reader.runs(tmp_path / "out")] == ["r1", "r1"]
     assert [row["loss"] for row in wandb_reader.history(tmp_path / "out")] == [0, 1, 2, 3, 4, 5]
-    assert line.endswith("wandb sync out/wandb/offline-run-*")
+    assert line.endswith("look at it with  wandb leet out/wandb  and send it with  wandb sync out/wandb/offline-run-*")
 
 
 def test_wandb_runs_in_one_process_do_not_mix(tmp_path):
@@ -206,7 +207,8 @@ def test_wandb_falls_back_to_offline(monkeypatch, tmp_path, capfd):
         server.settimeout(0)
         server.accept()  # it was asked
     pattern = (
-        r"wandb \(offline; going online failed with CommError\): send it with  wandb sync out/wandb/offline-run-\S+"
+        r"wandb \(offline; going online failed with CommError\): look at it with  wandb leet out/wandb/offline-run-\S+"
+        r"  and send it with  wandb sync out/wandb/offline-run-\S+"
     )
     assert re.fullmatch(pattern, line)
     folder = next((tmp_path / "out" / "wandb").glob("offline-run-*"))

@@ -16,6 +16,7 @@ from ebm_cli.errors import RunError
 from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.tracker.base import End, Tracker, TrackerSpec
 from ebm_cli.tracker.guard import Guarded
+from ebm_cli.tracker.wandb import _has_leet
 
 
 class Note(Tracker):
@@ -185,6 +186,14 @@ def test_one_line_sends_all_jobs_of_a_multirun(tmp_path):
         "'my sweep'/*/*/wandb/offline-run-*",
         "tensorboard: look at all of it with  tensorboard --logdir 'my sweep'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "there"), [("0.27.9", False), ("0.28.0", True), ("1.0.0rc1", True), ("dev", False)]
+)
+def test_leet_is_named_where_wandb_has_it(monkeypatch, version, there):
+    monkeypatch.setattr("wandb.__version__", version)
+    assert _has_leet() == there
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard", "csv"])

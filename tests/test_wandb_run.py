@@ -61,7 +61,7 @@ def test_a_process_that_waited_opens_the_tracker_where_the_run_is(offline, monke
     monkeypatch.setenv("WANDB_MODE", "offline")
     tracker = process.apart(spec(), "wandb").open(RunInfo(Path("run"), "r1", "n", None, {}))
     tracker.log(0, {"x": 1.0})
-    assert tracker.close({}).startswith("wandb (offline): send it with  wandb sync run/wandb/")
+    assert tracker.close({}).startswith("wandb (offline): look at it with  wandb leet run/wandb/")
     assert [row["x"] for row in wandb_reader.history(offline / "run")] == [1.0]
 
 

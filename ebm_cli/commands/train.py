@@ -222,7 +222,7 @@ def _announce(session: Session) -> None:
             log.warning("%s", remark)
     log.info("%s with %d parameters, %s", names["model"], count, parts.device.description)
     log.info("%s: %s", names["dataset"], data.describe())
-    log.info("run directory %s", session.run.path)
+    log.info("run directory %s; look at it with: ebm watch %s", session.run.path, quote(str(session.run.path)))
 
 
 def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:

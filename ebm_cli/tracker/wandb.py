@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import wandb
 
 _Mode = Literal["online", "offline", "disabled"]
+_LEET = (0, 28)  # the first version that has `wandb leet` for records on disk
 _ONLINE_SECONDS = 20.0  # for the server to accept the run, before the record is kept offline instead
 # What WANDB_MODE may say, and what the settings file may, with wandb's older words.
 _MODES: dict[str, _Mode] = {
@@ -83,7 +85,9 @@ class WandbTracker(Tracker):
             return f"wandb: {self._run.url}"
         if self._in_sweep and not self._trouble:
             return None
-        return f"wandb (offline{self._trouble or ''}): send it with  wandb sync {_segments(self._run)}"
+        send = f"send it with  wandb sync {_segments(self._run)}"
+        look = f"look at it with  wandb leet {_records(self._run)}  and " if _has_leet() else ""
+        return f"wandb (offline{self._trouble or ''}): {look}{send}"
 
 
 def _uint8(key: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -95,8 +99,25 @@ def _uint8(key: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _segments(run: "wandb.Run") -> str:
     """What to give to `wandb sync`: every interruption of an offline run leaves one more folder with the same id."""
     folder = Path(run.dir).parent
-    several = len(list(folder.parent.glob("offline-run-*"))) > 1
-    return f"{shown(folder.parent)}/offline-run-*" if several else shown(folder)
+    return f"{shown(folder.parent)}/offline-run-*" if _several(folder) else shown(folder)
+
+
+def _records(run: "wandb.Run") -> str:
+    """What to give to `wandb leet`, which shows one record, or a folder of them."""
+    folder = Path(run.dir).parent
+    return shown(folder.parent if _several(folder) else folder)
+
+
+def _several(folder: Path) -> bool:
+    return len(list(folder.parent.glob("offline-run-*"))) > 1
+
+
+def _has_leet() -> bool:
+    """Whether this wandb can show its records in the terminal."""
+    import wandb
+
+    found = re.match(r"(\d+)\.(\d+)", wandb.__version__)
+    return found is not None and (int(found[1]), int(found[2])) >= _LEET
 
 
 @register("tracker", "wandb")
