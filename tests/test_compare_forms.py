@@ -121,6 +121,8 @@ def test_the_jobs_of_a_multirun_and_their_means():
     assert [line.split()[0] for line in text.splitlines() if re.match(r"\d ", line)] == ["0", "1", "2"]
     shown.show_jobs([], "nothing", console)
     assert found.getvalue() == text
+    shown.show_jobs([*paths, Path("sweep/3")], "multirun sweep", console)
+    assert re.search(r"^3 +not begun", found.getvalue(), re.MULTILINE)
 
 
 def test_neither_torch_nor_hydra_is_imported():

@@ -140,6 +140,7 @@ def test_an_evaluation_of_another_step_is_not_mixed_in():
         ({"status": "running"}, "died at step 7"),
         ({"status": "failed", "error": "loss is not finite"}, "failed at step 7: loss is not finite"),
         ({"status": "stopped", "step": 8}, "stopped at step 8"),
+        ({"status": "failed", "step": None}, "failed at step 7"),
     ],
 )
 def test_a_run_that_is_not_done_shows_its_status_and_last_step(facts, shown):

@@ -63,7 +63,8 @@ def read(path: Path) -> Facts:
     known, summary = run.read_json("metadata.json"), run.read_json("summary.json")
     overrides = [str(word) for word in _listed(known.get("overrides"))]
     settings, why = _settings(run, overrides)
-    status = lease.status(path, known.get("status", "unknown"))
+    configured = files.there(path, CONFIG)
+    status = lease.status(path, known.get("status", "unknown" if configured else "not begun"))
     metrics, sources, remarks = _measured(run, summary)
     failed = summary.get("failed")
     if isinstance(failed, dict):
@@ -72,7 +73,6 @@ def read(path: Path) -> Facts:
     step = ended if isinstance(ended, int) else max(run.logged_step(), run.recorded_step())
     typed = frozenset(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in overrides)
     error = str(known.get("error") or why)
-    configured = files.there(path, CONFIG)
     return Facts(path, settings, configured, typed, status, step, error, metrics, sources, remarks)
 
 
