@@ -129,6 +129,12 @@ def test_rows_that_are_not_those_of_the_figure_are_not_used():
     assert "from the means alone, unpaired" in table("a", "b")
 
 
+def test_rows_that_are_there_twice_are_not_used():
+    exact(Path("a"), [-1.0, -2.0])
+    exact(Path("b"), [-1.5, -2.0], {"steps": 11}, index={EXACT: np.array([1, 1])})
+    assert "paired" not in table("a", "b").replace("unpaired", "")
+
+
 def test_an_estimate_that_cannot_be_relied_on_decides_nothing():
     ais(Path("a"), -10.0, -9.0)
     ais(Path("b"), -2.9, -2.0, config={"steps": 11})

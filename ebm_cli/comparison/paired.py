@@ -3,7 +3,10 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ebm_cli.comparison.comparable import Figure, reasons
 from ebm_cli.comparison.facts import Facts, block
@@ -11,9 +14,6 @@ from ebm_cli.comparison.groups import Group, mean
 from ebm_cli.comparison.likelihood import Likelihood, judged
 from ebm_cli.record import rows
 from ebm_cli.record.rows import Kept
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _SURE = 2  # standard errors
 _AGREES = 1e-3  # nats: rows whose mean is another number are of another evaluation
@@ -44,14 +44,12 @@ class KeptRows:
 
     def of(self, run: Facts, found: Likelihood) -> tuple[str, Kept] | None:
         """Fingerprint and values row by row, if the run kept those that its figure is the mean of."""
-        import numpy as np
-
         source = run.sources[block(found.metric)]
         fingerprint, kept = self._file(run.path, source.folder)
         one = kept.get(found.metric)
         if one is None or not len(one.values) or not np.isfinite(one.values).all():
             return None
-        agrees = abs(one.values.mean() - found.middle) <= _AGREES and len(set(one.which.tolist())) == len(one.which)
+        agrees = abs(one.values.mean() - found.middle) <= _AGREES and _once(one.which)
         return (fingerprint, one) if agrees else None
 
     def _file(self, path: Path, folder: str) -> tuple[str, dict[str, Kept]]:
@@ -114,28 +112,36 @@ def _middle(side: _Side) -> float:
 class _Rows(NamedTuple):
     """Which rows of the split a group has in common, their log p in each run (runs, rows), and what rows these are."""
 
-    which: "NDArray[Any]"
-    log_p: "NDArray[Any]"
+    which: NDArray[Any]
+    log_p: NDArray[Any]
     fingerprint: str
 
 
 def _of_rows(side: _Side, rows_of: KeptRows) -> _Rows | None:
     """None where a run kept no rows, or the runs have no rows in common."""
-    import numpy as np
-
     found = [rows_of.of(run, each) for run, each in zip(*side, strict=True)]
     known = [each for each in found if each is not None]
     if len(known) < len(found) or len({fingerprint for fingerprint, _ in known}) > 1:
         return None
     which = known[0][1].which
     for _, kept in known[1:]:
-        which = np.intersect1d(which, kept.which)
+        which = _common(which, kept.which)
     return None if not len(which) else _Rows(which, np.stack([_at(kept, which) for _, kept in known]), known[0][0])
 
 
-def _at(kept: Kept, which: "NDArray[Any]") -> "NDArray[Any]":
-    import numpy as np
+def _common(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of rows that both have, in some order: mostly both have all rows."""
+    return one if np.array_equal(one, other) else np.intersect1d(one, other)
 
+
+def _once(which: NDArray[Any]) -> bool:
+    """Whether no number is there twice."""
+    return bool((np.diff(which) > 0).all()) or len(np.unique(which)) == len(which)
+
+
+def _at(kept: Kept, which: NDArray[Any]) -> NDArray[Any]:
+    if np.array_equal(kept.which, which):
+        return kept.values
     order = np.argsort(kept.which)
     found: NDArray[Any] = kept.values[order[np.searchsorted(kept.which, which, sorter=order)]]
     return found
@@ -143,9 +149,8 @@ def _at(kept: Kept, which: "NDArray[Any]") -> "NDArray[Any]":
 
 def _paired(one: _Rows, other: _Rows, sides: Sequence[_Side]) -> tuple[float, float, int]:
     """The mean of d, its standard error, and of how many rows."""
-    import numpy as np
 
-    which = np.intersect1d(one.which, other.which)
+    which = _common(one.which, other.which)
     columns = [_at_rows(each, which) for each in (one, other)]
     d = columns[0].mean(0) - columns[1].mean(0)
     if not len(d):
@@ -155,14 +160,12 @@ def _paired(one: _Rows, other: _Rows, sides: Sequence[_Side]) -> tuple[float, fl
     return float(d.mean()), math.sqrt(over_rows + sum(of_sides)), len(d)
 
 
-def _at_rows(found: _Rows, which: "NDArray[Any]") -> "NDArray[Any]":
+def _at_rows(found: _Rows, which: NDArray[Any]) -> NDArray[Any]:
     """log p (runs, rows) of those rows."""
-    import numpy as np
-
     return np.stack([_at(Kept(log_p, found.which), which) for log_p in found.log_p])
 
 
-def _between(means: "NDArray[Any]", side: Sequence[Likelihood]) -> float:
+def _between(means: NDArray[Any], side: Sequence[Likelihood]) -> float:
     """Squared error of one side's mean that is common to all rows: of log Z, or from seed to seed."""
     return side[0].log_z_error ** 2 if len(side) == 1 else float(means.var(ddof=1) / len(means))
 

@@ -195,6 +195,13 @@ MUTANTS = [
         "compare_honesty::test_rows_that_are_not_those_of_the_figure_are_not_used",
     ),
     Mutant(
+        "compare: rows that are there twice are paired",
+        "comparison/paired.py",
+        " and _once(one.which)",
+        "",
+        "compare_honesty::test_rows_that_are_there_twice_are_not_used",
+    ),
+    Mutant(
         "compare: RAISE of an older evaluation beside a newer AIS",
         "comparison/facts.py",
         '_OWNER = {"raise": "ais"}',
@@ -211,8 +218,8 @@ MUTANTS = [
     Mutant(
         "compare: a run that died is said to go on",
         "comparison/facts.py",
-        'lease.status(path, known.get("status", "unknown"))',
-        'str(known.get("status", "unknown"))',
+        'lease.status(path, known.get("status", "unknown" if configured else "not begun"))',
+        'str(known.get("status", "not begun"))',
         "compare_table::test_a_run_that_is_not_done_shows_its_status_and_last_step",
     ),
     Mutant(
