@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 from helpers.cli import assert_refused, ebm
-from helpers.runs import EXACT, exact, lines_of, table, written
+from helpers.runs import EXACT, evaluated, exact, lines_of, table, written
 
 from ebm_cli import registry
 from ebm_cli.comparison import shown
@@ -83,6 +84,47 @@ def test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten():
     before = Path("made/t.csv").read_bytes()
     assert_refused(ebm("compare a out=made/t.csv"), "is there already")
     assert Path("made/t.csv").read_bytes() == before
+
+
+def _changed(name, **values):
+    path = Path("runs/b", name)
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def _instead(name, text=None):
+    path = Path("runs/b", name)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if text is None else path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda: _changed("summary.json", **{EXACT: 10**400}),
+        lambda: _changed("summary.json", judged_step="x", steps=[1]),
+        lambda: _changed("summary.json", rows={"data": [1], "split": {}, "fingerprint": 7}, failed={"ais": []}),
+        lambda: _changed("summary.json", **{"a/b\n\x1b[31m": 1.0, "/": 2, "perplexity/model": -1, EXACT: None}),
+        lambda: _changed("metadata.json", overrides=[1, None, "=", "++a.b=[", "~x"], status={}, error=[1], step="x"),
+        lambda: _instead("evaluations", "a file"),
+        lambda: evaluated(Path("runs/b"), "t", {"step": None, "rows": 3, "data": "x", EXACT: True}),
+        lambda: _instead("config.yaml", "1: 2\nx: {name: {y: 1}}\nseed: [.nan]\ndataset: null\n"),
+        lambda: _instead("config.yaml", "a: !!python/object:os.system x"),
+        lambda: _instead("summary.json"),
+        lambda: _instead("rows.npz", "PK\x03\x04"),
+        lambda: _instead("metadata.json", "{"),
+        lambda: _instead("checkpoints", "a file") or _changed("summary.json", rows=None),
+    ],
+)
+def test_whatever_lies_in_a_run_directory_the_others_are_shown(damage):
+    """It may come from anybody, or be half written."""
+    exact(Path("runs/a"), [-1.0, -2.0])
+    exact(Path("runs/b"), [-1.5, -2.5], {"steps": 11})
+    damage()
+    for form in ("table", "csv", "json", "md", "latex"):
+        answer = ebm(f"compare runs format={form} sort=-log_likelihood by=run")
+        assert answer.code == 0, answer.err
+        assert "-1.5" in answer.out
+        assert "\x1b" not in answer.out or form in ("csv", "json")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

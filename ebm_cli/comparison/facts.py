@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def _results(run: Run, summary: Mapping[str, Any]) -> Iterator[tuple[str, Mappin
 
     Without a summary those of the step of the newest come first, which says of which step all are.
     """
-    folders = sorted(files.names(run.path, "evaluations"), key=natural)
+    folders = sorted(_names(run, "evaluations"), key=natural)
     found = [(f"evaluations/{name}", run.read_json(f"evaluations/{name}/results.json")) for name in folders]
     found = [(name, values) for name, values in found if values]
     if summary:
@@ -151,9 +152,24 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
     kept = {}
     for name, value in found.items():
         if "/" in name and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-            kept[name] = math.nan if value is None else float(value)
+            kept[name] = math.nan if value is None else _number(value)
     of_run = {name: found[name] for name in ("judged_step", "training_seconds") if name in found}
-    return kept | {name: float(value) for name, value in of_run.items() if isinstance(value, int | float)}
+    return kept | {name: _number(value) for name, value in of_run.items() if isinstance(value, int | float)}
+
+
+def _number(value: float) -> float:
+    """JSON has whole numbers of any length."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _names(run: Run, folder: str) -> list[str]:
+    """What a folder of the run holds; nothing where a file or a link has its place."""
+    with suppress(OSError):
+        return files.names(run.path, folder)
+    return []
 
 
 def _replace(metrics: dict[str, float], sources: dict[str, Source], found: Mapping[str, float], source: Source) -> None:
@@ -173,7 +189,7 @@ def _source(folder: str, step: int | None, found: Mapping[str, Any]) -> Source:
 
 def as_configured(run: Facts, source: Source) -> dict[str, Any]:
     """Which rows were judged, from checkpoint and configuration: for runs that did not note it, and beside these."""
-    steps = [name for name in files.names(run.path, "checkpoints") if _STEP.fullmatch(name)]
+    steps = [name for name in _names(Run(run.path), "checkpoints") if _STEP.fullmatch(name)]
     state = Run(run.path).read_json(f"checkpoints/{max(steps)}/state.json") if steps else {}
     return {
         "data": source.data or state.get("data"),

@@ -202,6 +202,20 @@ MUTANTS = [
         "compare_honesty::test_rows_that_are_there_twice_are_not_used",
     ),
     Mutant(
+        "compare: a number too long for any float",
+        "comparison/facts.py",
+        "    except OverflowError:\n",
+        "    except KeyError:\n",
+        "compare_forms::test_whatever_lies_in_a_run_directory_the_others_are_shown",
+    ),
+    Mutant(
+        "compare: a file in place of the folder of evaluations",
+        "comparison/facts.py",
+        "    with suppress(OSError):\n",
+        "    with suppress(KeyError):\n",
+        "compare_forms::test_whatever_lies_in_a_run_directory_the_others_are_shown",
+    ),
+    Mutant(
         "compare: RAISE of an older evaluation beside a newer AIS",
         "comparison/facts.py",
         '_OWNER = {"raise": "ais"}',
