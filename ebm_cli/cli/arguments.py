@@ -144,10 +144,14 @@ def _resume_in_place(arguments: list[str]) -> list[str]:
             raise UserError("resume = auto: say which directory it is about, hydra.run.dir=DIR")
         if not _holds_run(place):
             return others
-        value, place, others = place, None, elsewhere
+        return [f"hydra.run.dir={place}", "resume=auto", *_files_added(elsewhere)]
     _check_resume(value, place)
-    others = [f"++{argument}" if _FILES.match(argument) else argument for argument in others]
-    return [f"hydra.run.dir={value}", f"resume={value}", *others]
+    return [f"hydra.run.dir={value}", f"resume={value}", *_files_added(others)]
+
+
+def _files_added(arguments: list[str]) -> list[str]:
+    """Keys that name files may be given to a run whose part of that name is another than the usual one."""
+    return [f"++{argument}" if _FILES.match(argument) else argument for argument in arguments]
 
 
 def _check_resume(value: str, place: str | None) -> None:

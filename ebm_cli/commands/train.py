@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ebm_cli import terminal
-from ebm_cli.commands import report
+from ebm_cli.commands import finished, report
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
 from ebm_cli.commands.kept_rows import keep_rows
@@ -46,6 +46,10 @@ def train(request: Request) -> int:
         among = ranks.current()
         with logging_to(None):
             job = configured(request)
+            done = finished.said(request, job)
+            if done is not None:
+                log.info("%s", done)
+                return 0
             wanted = ranks_wanted(job.config)
             if among.count == 1 and wanted > 1:
                 check_launch(job.config, choices(job.config, request.chosen if job.found is None else None), wanted)

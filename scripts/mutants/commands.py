@@ -494,4 +494,25 @@ MUTANTS = [
         "if False:",
         "joblib::test_a_request_to_stop_reaches_the_jobs_of_this_call_alone",
     ),
+    Mutant(
+        "resume=auto: a run that is done is evaluated again",
+        "commands/finished.py",
+        "if job.found is None or",
+        "if True or job.found is None or",
+        "finished::test_a_run_that_is_done_is_left_as_it_is",
+    ),
+    Mutant(
+        "resume=auto: what is new is not done",
+        "commands/finished.py",
+        "if _asked(saved) != _asked(job.config):",
+        "if False:",
+        "finished::test_what_is_new_is_done",
+    ),
+    Mutant(
+        "resume=auto: a run that failed is called done",
+        "commands/finished.py",
+        'if ended != ["done", "done"] or',
+        "if",
+        "finished::test_a_run_that_is_not_done_goes_on",
+    ),
 ]
