@@ -262,8 +262,7 @@ def test_csv_reads_back(tmp_path):
         tracker.images(first, {"samples/grey": GRADIENT})
         line = tracker.close({})
     rows = list(csv.reader((tmp_path / "metrics.csv").open()))
-    body = [[step, *row] for step in ("0", "2") for row in (["loss", "0.1"], ["a/b", "2.0"])]
-    assert rows == [["step", "key", "value"], *body]
+    assert rows == [["step", "loss", "a/b"], ["0", "0.1", "2.0"], ["2", "0.1", "2.0"]]
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [
         "samples_grey-00000000.png",
         "samples_grey-00000002.png",
@@ -272,12 +271,26 @@ def test_csv_reads_back(tmp_path):
     assert line == "csv: metrics.csv"
 
 
-def test_csv_goes_on_after_half_a_row(tmp_path):
-    (tmp_path / "metrics.csv").write_text("step,key,value\n0,loss,1.0\n1,lo")
+@pytest.mark.parametrize(
+    "there",
+    ["step,loss\n0,1.0\n1,2", "step,loss\n0,1.0\n", "step,loss\n0,1.0\n1,2.0,7\n", "step,key,value\n0,loss,1.0\n1,lo"],
+)
+def test_csv_goes_on_after_half_a_row(tmp_path, there):
+    (tmp_path / "metrics.csv").write_text(there)
     tracker = spec("csv").open(info(tmp_path))
     tracker.log(1, {"loss": 2.0})
     tracker.close({})
-    assert (tmp_path / "metrics.csv").read_text() == "step,key,value\n0,loss,1.0\n1,lo\n1,loss,2.0\n"
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n0,1.0\n1,2.0\n"
+
+
+def test_csv_is_a_table_at_any_time(tmp_path):
+    """What comes later at the same step is in the same row; what comes for the first time has a column of its own."""
+    tracker, seen = spec("csv").open(info(tmp_path)), []
+    for step, values in ((1, {"a": 1.0}), (2, {"a": 2.0}), (2, {"b, c": 3.0}), (3, {"a": 4.0}), (3, {"b, c": 5.0})):
+        tracker.log(step, values)
+        seen.append((tmp_path / "metrics.csv").read_text())
+    head = 'step,a,"b, c"\n1,1.0,\n2,2.0,3.0\n'
+    assert seen == ["step,a\n1,1.0\n", "step,a\n1,1.0\n2,2.0\n", head, head + "3,4.0,\n", head + "3,4.0,5.0\n"]
 
 
 def test_tensorboard_reads_back(tmp_path):

@@ -1,10 +1,9 @@
-"""Metrics as one CSV file and pictures as PNG files, for a spreadsheet or a notebook."""
+"""Metrics as one table in a CSV file and pictures as PNG files, for a spreadsheet or a notebook."""
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +15,36 @@ from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, shown
 
 _METRICS = "metrics.csv"
+_LONG = ["step", "key", "value"]  # heads of a file with a row for each number, which is read as well
+
+Rows = dict[int, dict[str, str]]
 
 
 class CsvTracker(Tracker):
-    """Rows `step,key,value` in metrics.csv: the long form stays valid when a later step has other keys."""
+    """A row for each step in metrics.csv and a column for each metric, empty where it was not measured.
+
+    A metric that comes for the first time adds a column at the end: the file is then replaced by one with more columns,
+    so that it is a table at any time. Else a row is added, or the last one written again with what came later.
+    """
 
     def __init__(self, directory: Path, step: int | None = None, *, in_sweep: bool = False) -> None:
         self._directory = directory
         self._in_sweep = in_sweep
-        if step is not None:
-            _cut(directory, step)
-        self._file = _append_to(directory, _METRICS)
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        if self._file.tell() == 0:
-            self._write([("step", "key", "value")])
+        self._heads, rows = _read(directory)
+        self._last: tuple[int, int | None, dict[str, str]] = (0, None, {})  # the row: where it begins, its step, itself
+        self._replace({at: row for at, row in rows.items() if step is None or at <= step})
 
     @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._write([(step, key, repr(float(value))) for key, value in metrics.items()])
+        values = {key: repr(float(value)) for key, value in metrics.items()}
+        new = [key for key in values if key not in self._heads]
+        if new:
+            self._heads += new
+            _, rows = _read(self._directory)
+            rows[step] = rows.get(step, {}) | values
+            self._replace(rows)
+        else:
+            self._put(step, values)
 
     @override
     def images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -49,34 +60,60 @@ class CsvTracker(Tracker):
 
     @override
     def close(self, summary: Mapping[str, float]) -> str | None:
-        """Close the file; the summary is in the run directory already."""
-        self._file.close()
+        """The file is whole already, and the summary in the run directory."""
         return None if self._in_sweep else f"csv: {shown(self._directory / _METRICS)}"
 
-    def _write(self, rows: list[tuple[int | str, str, str]]) -> None:
-        self._writer.writerows(rows)
-        self._file.flush()  # somebody may be watching the file
+    def _put(self, step: int, values: Mapping[str, str]) -> None:
+        """Add a row, or write the last one again, at whose beginning the file is cut."""
+        start, last, row = self._last
+        with files.append(self._directory, _METRICS) as file:
+            if step != last:
+                start, row = file.tell(), {}
+            file.truncate(start)
+            row = {**row, **values}
+            file.write(_text([self._cells(step, row)]))
+        self._last = (start, step, row)
+
+    def _replace(self, rows: Rows) -> None:
+        ordered = sorted(rows)
+        before = _text([["step", *self._heads], *(self._cells(step, rows[step]) for step in ordered[:-1])])
+        last = _text(self._cells(step, rows[step]) for step in ordered[-1:])
+        files.replace(self._directory, _METRICS, before + last)
+        self._last = (len(before), ordered[-1], rows[ordered[-1]]) if ordered else (len(before), None, {})
+
+    def _cells(self, step: int, row: Mapping[str, str]) -> list[str]:
+        return [str(step), *(row.get(head, "") for head in self._heads)]
 
 
-def _cut(directory: Path, step: int) -> None:
-    """Drop the rows beyond a step, which the resumed run logs again."""
-    if (directory / _METRICS).exists():
-        lines = files.read(directory, _METRICS).splitlines(keepends=True)
-        files.replace(directory, _METRICS, b"".join(line for line in lines if _until(step, line)))
+def _text(rows: Iterable[Sequence[str]]) -> bytes:
+    found = io.StringIO()
+    csv.writer(found, lineterminator="\n").writerows(rows)
+    return found.getvalue().encode()
 
 
-def _until(step: int, line: bytes) -> bool:
-    number = line.partition(b",")[0]
-    return line.endswith(b"\n") and (not number.isdigit() or int(number) <= step)
+def _read(directory: Path) -> tuple[list[str], Rows]:
+    """The metrics and rows of the file that is there, without a row that a killed run left half-written."""
+    if not files.there(directory, _METRICS):
+        return [], {}
+    whole = files.read(directory, _METRICS).decode("utf-8", "replace").rpartition("\n")[0]
+    heads, *lines = [*csv.reader(io.StringIO(whole))] or [["step"]]
+    if heads == _LONG:
+        return _unfolded(lines)
+    good = [line for line in lines if len(line) == len(heads) and line[0].isdecimal()]
+    return heads[1:], {int(line[0]): _filled(heads[1:], line[1:]) for line in good}
 
 
-def _append_to(directory: Path, name: str) -> TextIO:
-    """The file opened at its end, on a new line even if a killed run left half a row."""
-    file = files.append_text(directory, name)
-    torn = files.read(directory, name)[-1:] not in (b"", b"\n")
-    if torn:
-        file.write("\n")
-    return file
+def _filled(heads: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    return {head: cell for head, cell in zip(heads, cells, strict=True) if cell}
+
+
+def _unfolded(lines: Iterable[Sequence[str]]) -> tuple[list[str], Rows]:
+    """Rows of one number as rows of one step."""
+    rows: Rows = {}
+    for line in lines:
+        if len(line) == len(_LONG) and line[0].isdecimal():
+            rows.setdefault(int(line[0]), {})[line[1]] = line[2]
+    return list(dict.fromkeys(key for row in rows.values() for key in row)), rows
 
 
 @register("tracker", "csv")

@@ -6,9 +6,23 @@ MUTANTS = [
     Mutant(
         "csv: rows of a resumed run stand twice",
         "tracker/csv.py",
-        "            _cut(directory, step)\n",
-        "            pass\n",
+        "if step is None or at <= step}",
+        "if True}",
         "records::test_a_table_of_metrics_has_each_row_once",
+    ),
+    Mutant(
+        "csv: what comes later at a step is in a row of its own",
+        "tracker/csv.py",
+        "            if step != last:\n",
+        "            if True:\n",
+        "tracker::test_csv_is_a_table_at_any_time",
+    ),
+    Mutant(
+        "csv: a new column is missing in the rows before",
+        "tracker/csv.py",
+        "            self._replace(rows)\n",
+        "            self._put(step, values)\n",
+        "tracker::test_csv_is_a_table_at_any_time",
     ),
     Mutant(
         "tracker: what nobody shows waits and is dropped",
