@@ -62,7 +62,7 @@ def completed(line: str, monkeypatch) -> list[str]:
     ("line", "words"),
     {
         "ebm tr": {"train"},
-        "ebm ": {"train", "sample", "evaluate", "compare", "watch", "list"},
+        "ebm ": {"train", "sample", "evaluate", "compare", "watch", "report", "list"},
         "ebm watch o": {"once="},
         "ebm train mod": {"model=", "model."},
         "ebm train model=rb": {"model=rbm"},
@@ -71,6 +71,7 @@ def completed(line: str, monkeypatch) -> list[str]:
         "ebm list mo": {"model"},
         "ebm compare s": {"sort="},
         "ebm compare format=m": {"format=md"},
+        "ebm report o": {"out="},
         "ebm list model r": {
             "rbm",
             "real_boltzmann",

@@ -27,7 +27,10 @@ def newest(folder: Path) -> Path:
 
 def test_a_run_directory_holds_exactly_this():
     found = trained()
-    expected = {"config.yaml", "metadata.json", "metrics.jsonl", "summary.json", "train.log", "checkpoints", "samples"}
+    expected = {
+        "config.yaml", "metadata.json", "metrics.jsonl", "summary.json", "report.html", "train.log", "checkpoints",
+        "samples",
+    }  # fmt: skip
     assert {path.name for path in found.iterdir()} == expected
     assert ebm("evaluate run=run evaluation=[samples]").code == 0
     assert ebm("sample run=run n=1 steps=1").code == 0

@@ -1,12 +1,10 @@
 """`ebm compare`: runs side by side."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebm_cli.cli.plain import Usage, taken_apart
-from ebm_cli.errors import UserError, advice, of_file
+from ebm_cli.cli.plain import Usage, check_free, taken_apart, write
 
 USAGE = Usage(
     "compare",
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     out = words.values.get("out")
     form = words.one_of("format", formats.FORMATS, _of_ending(out, formats.SUFFIXES))
     if out is not None:
-        _check_free(out)
+        check_free(out)
     metrics = words.listed("metrics")
     asked = Asked(metrics, words.listed("by"), words.values.get("sort"))
     sheet = compared(runs.named(words.named), asked, remarks=_waiting(words.named))
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if out is None:
         output.file.write(text)
     else:
-        _write(out, text)
+        write(out, text)
         output.print(f"written to {out}", soft_wrap=True, highlight=False)
     return 0
 
@@ -63,20 +61,3 @@ def _waiting(named: Sequence[str]) -> list[str]:
 
 def _of_ending(out: str | None, endings: dict[str, str]) -> str:
     return endings.get(Path(out or "").suffix.removeprefix("."), "table")
-
-
-def _check_free(out: str) -> None:
-    if not out:
-        raise UserError("out is empty: name a file, out=FILE")
-    if os.path.lexists(os.path.expanduser(out)):
-        raise UserError(f"out = {out}: is there already, and is kept; name another file")
-
-
-def _write(out: str, text: str) -> None:
-    path = Path(out).expanduser()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"out = {out}: {of_file(error)}; {advice(error)}, or name another file") from error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ COMMANDS = {
     "evaluate": "measure a trained model",
     "compare": "runs side by side: where they differ, what was measured, which is better",
     "watch": "live curves of a run that trains, or the state of a multirun",
+    "report": "a page on runs: what came out, what is wrong, what to do next",
     "list": "the parts to choose from: what each is, its keys, what it fits with",
 }
+
+_PLAIN = ("compare", "watch", "report")
+"""Commands that compose no configuration; each is a module of its name."""
 
 HELP = f"""ebm {__version__}: train, sample and evaluate energy-based models
 
@@ -43,6 +48,7 @@ first things to try:
   ebm evaluate run=outputs/RUN evaluation=[ais,chains]
   ebm watch outputs/RUN                         curves, while it trains
   ebm compare outputs/RUN outputs/OTHER         side by side, with what is known of the difference
+  ebm report outputs/RUN                        a page: what is wrong, what to do next, curves, pictures
 
 shell completion for bash:  eval "$(ebm completion)"
 """
@@ -99,14 +105,8 @@ def _dispatched(command: str, rest: list[str]) -> int:
         from ebm_cli.cli import listing
 
         return listing.main(rest)
-    if command == "compare":
-        from ebm_cli.cli import compare
-
-        return compare.main(rest)
-    if command == "watch":
-        from ebm_cli.cli import watch
-
-        return watch.main(rest)
+    if command in _PLAIN:
+        return import_module(f"ebm_cli.cli.{command}").main(rest)
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}{nearest(command, list(COMMANDS))} (try: ebm --help)")
     rest, notes = by_new_names(rest)
@@ -160,11 +160,11 @@ def _complete(arguments: list[str]) -> int:
         offered = list(listing.GROUPS) if len(words) == 3 else listing.choices(words[2]) if len(words) == 4 else []
         sys.stdout.write(" ".join(word for word in offered if word.startswith(words[-1])))
         return 0
-    if words[1] in ("compare", "watch"):
-        from ebm_cli.cli import compare, plain, watch
+    if words[1] in _PLAIN:
+        from ebm_cli.cli import plain
 
-        one = compare if words[1] == "compare" else watch
-        sys.stdout.write(" ".join(plain.completions(words, one.USAGE, one.CHOICES)))
+        asked = import_module(f"ebm_cli.cli.{words[1]}")
+        sys.stdout.write(" ".join(plain.completions(words, asked.USAGE, asked.CHOICES)))
         return 0
     if words[1] not in COMMANDS:
         return 0

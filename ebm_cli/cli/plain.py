@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ebm_cli.errors import UserError, nearest
+from ebm_cli.errors import UserError, advice, nearest, of_file
 
 _KEY = re.compile(r"[A-Za-z_][\w.]*")
 
@@ -77,6 +78,25 @@ def taken_apart(arguments: Sequence[str], usage: Usage) -> Words | None:
     if not named:
         raise UserError(f"name at least one: ebm {usage.command} {usage.words}")
     return Words(tuple(named), values)
+
+
+def check_free(out: str) -> None:
+    """Raise UserError unless `out` names a file that is not there."""
+    if not out:
+        raise UserError("out is empty: name a file, out=FILE")
+    if os.path.lexists(os.path.expanduser(out)):
+        raise UserError(f"out = {out}: is there already, and is kept; name another file")
+
+
+def write(out: str, text: str) -> None:
+    """Write a new file. Raises UserError where that cannot be done."""
+    path = Path(out).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"out = {out}: {of_file(error)}; {advice(error)}, or name another file") from error
 
 
 def completions(words: Sequence[str], usage: Usage, choices: Mapping[str, Sequence[str]]) -> list[str]:

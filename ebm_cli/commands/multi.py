@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebm_cli import registry
-from ebm_cli.commands import looking, report, sweep
+from ebm_cli.commands import looking, pages, report, sweep
 from ebm_cli.commands.configuration import Request
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.sweep import Orders, Wanted
@@ -51,6 +51,7 @@ def run(
         finally:
             stop.noted()  # however it ended, it is written down undisturbed
             answer = table(path)
+            pages.of_multirun(path)
             for line in looking.at_sweep(found):
                 output.print(line, soft_wrap=True)
             if answer:

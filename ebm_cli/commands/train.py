@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ebm_cli import terminal
-from ebm_cli.commands import finished, report
+from ebm_cli.commands import finished, pages, report
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
 from ebm_cli.commands.kept_rows import keep_rows
@@ -140,10 +140,10 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
         stop.noted()
         spent["seconds"] += time.perf_counter() - began
         summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
-        _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
+        kept = _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
         tracker.ended(End(ending.status, ending.code, ending.why.get("error")))
         farewell = tracker.close({**_rounded(spent), **ending.results.known})
-    _finish(session, summary, ending.code, farewell)
+    _finish(session, summary, ending.code, farewell, page=kept)
     return ending.code
 
 
@@ -201,16 +201,18 @@ def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
         spent[name] += time.perf_counter() - began
 
 
-def _record(home: Run, own: Lease, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """How the run ended, unless it is another's; a full disk must not hide why it did."""
+def _record(home: Run, own: Lease, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """How the run ended, unless it is another's, and whether it is; a full disk must not hide why it did."""
     try:
         own.check()
         home.write_json("summary.json", summary)
         home.update_metadata(**facts)
+        return True
     except LeaseLost:
         log.error("summary.json and metadata.json are left as they are")
     except OSError as error:
         log.error("summary.json and metadata.json are not up to date: %s", error.strerror)
+    return False
 
 
 def _announce(session: Session) -> None:
@@ -253,7 +255,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
     findings.check()
 
 
-def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: str | None) -> None:
+def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: str | None, *, page: bool) -> None:
     """What the user reads last."""
     home = session.run.path
     if code == 0 or "failed" in summary:
@@ -276,4 +278,6 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
         log.info("samples %s", " ".join([str(grid), *pictures]))
     elif pictures:
         log.info("pictures %s", " ".join(pictures))
+    if page and code in (0, 1):
+        pages.of_run(home)
     log.info("run directory %s", home)

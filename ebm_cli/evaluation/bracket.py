@@ -18,7 +18,7 @@ WIDE = 1.0  # nats between the ends, from which on they are said to differ
 _SURE = 2  # standard errors
 _BOUNDED = {"ais": "AIS", "bridge": "bridge sampling"}  # by RAISE
 _FEW = 5  # one chain in so many
-_AGREEMENT = 0.05  # nats: less is the noise of the estimates
+AGREEMENT = 0.05  # nats: less is the noise of the estimates
 _ERROR = 0.5  # nats
 _ALONE = 2.0  # effective number of chains: below, one of them is nearly the whole estimate
 
@@ -61,8 +61,8 @@ def doubt(name: str, found: Mapping[str, float]) -> str | None:
 def bracket(values: Mapping[str, Any]) -> str:
     """From RAISE below to AIS above; where the two cross by more than their noise they bracket nothing."""
     high, low, gap = values["ais/log_likelihood"], values["raise/log_likelihood"], values["ais/gap"]
-    if abs(gap) < _AGREEMENT:
-        return f"both {high:.2f} nats, within {_AGREEMENT}"
+    if abs(gap) < AGREEMENT:
+        return f"both {high:.2f} nats, within {AGREEMENT}"
     return f"[{low:.2f}, {high:.2f}] nats" if gap > 0 else f"none: RAISE lies {-gap:.4g} nats above AIS"
 
 

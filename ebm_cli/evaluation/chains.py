@@ -11,13 +11,14 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.evaluation.table import Numbers
+from ebm_cli.evaluation.table import UNSURE, Numbers
+from ebm_cli.record import plain_json
 from ebm_cli.registry import register
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
 from ebm_cli.sampler.standstill import stuck
 
-UNSURE = 1.1
-"""R-hat from which on chains do not agree."""
+_SHOWN_CHAINS, _SHOWN_STEPS, _SHOWN_LAGS = 6, 300, 300
+_DECIMALS = 4
 
 
 @register("evaluation", "chains")
@@ -65,14 +66,14 @@ class ChainDiagnostics(Evaluation):
         metrics = {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
         doubts = (*stuck(info, subject.sampler), *filter(None, [doubt(trace)]))
         if doubts:
-            return Result(metrics, warnings=doubts)
+            return Result(metrics, warnings=doubts, files=drawn(trace))
         metrics = diagnose(trace) | metrics
         r_hat = metrics["chains/r_hat"]
         apart = (
             f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in "
             f"{self.warmup + self.steps} steps; try another sampler, or more evaluation.chains.warmup and steps"
         )
-        return Result(metrics, warnings=() if r_hat < UNSURE else (apart,))
+        return Result(metrics, warnings=() if r_hat < UNSURE else (apart,), files=drawn(trace))
 
     def _start(self, subject: Subject) -> Tensor:
         split = subject.held_out
@@ -126,6 +127,39 @@ def doubt(trace: NDArray[Any]) -> str | None:
         f"{still} of {count} chains stand still in a quantity in which others move or are elsewhere, so R-hat and ESS "
         "would mean nothing; take another sampler or sampler.step_size, or more steps"
     )
+
+
+def drawn(trace: NDArray[Any]) -> dict[str, str]:
+    """`chains.json`, what there is to see of (quantities, chains, draws): energies of some chains, and their memory.
+
+    Nothing where an energy is not finite, or where none changes.
+
+    `energy` has chains from data and from noise, at some of the `steps`; `autocorrelation` at `lags` is of the energy,
+    about the mean and variance of all chains together, so that it stays above 0 where chains are apart.
+    """
+    energy = trace[0]
+    if not np.isfinite(energy).all() or not np.ptp(energy):
+        return {}
+    half, stride = len(energy) // 2, 1 + energy.shape[1] // _SHOWN_STEPS
+    some = {"data": energy[: min(half, _SHOWN_CHAINS)], "noise": energy[half : half + _SHOWN_CHAINS]}
+    remembered = _autocorrelation(energy)
+    shown = {
+        "steps": list(range(0, energy.shape[1], stride)),
+        "energy": {start: rows[:, ::stride].round(_DECIMALS).tolist() for start, rows in some.items()},
+        "lags": list(range(len(remembered))),
+        "autocorrelation": remembered.round(_DECIMALS).tolist(),
+    }
+    return {"chains.json": plain_json.dumps(shown)}
+
+
+def _autocorrelation(energy: NDArray[Any]) -> NDArray[Any]:
+    """Of (chains, draws) at lags 0, 1, ... (lags,): mean of the products that far apart over the variance of all."""
+    draws = energy.shape[1]
+    apart = energy - energy.mean()
+    whole = np.fft.rfft(apart, 2 * draws, axis=1)
+    sums = np.fft.irfft(np.abs(whole) ** 2, axis=1)[:, : min(draws // 2, _SHOWN_LAGS)].mean(0)
+    products = sums / (draws - np.arange(len(sums)))
+    return products / products[0]
 
 
 def standing(trace: NDArray[Any]) -> int:

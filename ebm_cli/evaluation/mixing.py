@@ -18,8 +18,8 @@ from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation import mixing_table
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
-from ebm_cli.evaluation.chains import UNSURE, diagnose, doubt, standing
-from ebm_cli.evaluation.table import Numbers, Table
+from ebm_cli.evaluation.chains import diagnose, doubt, standing
+from ebm_cli.evaluation.table import UNSURE, Numbers, Table
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
 from ebm_cli.registry import register

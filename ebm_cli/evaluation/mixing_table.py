@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ebm_cli.evaluation.chains import UNSURE
-from ebm_cli.evaluation.table import Numbers, Table, short
+from ebm_cli.evaluation.table import UNSURE, Numbers, Table, short
 
 _MIXING = {  # a metric of each sampler, in words
     "steps": "steps taken",

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 from typing_extensions import override
 
+UNSURE = 1.1
+"""R-hat from which on chains do not agree."""
+
 
 class Numbers(Mapping[str, Any]):
     """Found values by key; what is no finite number is not among them. It knows which of them were looked up.

@@ -40,6 +40,7 @@ _LONGEST_CONFIG, _DEEPEST_CONFIG = 1 << 18, 100
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WRITTEN = (
     CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv", rows.NAME,
+    "report.html",
 )  # fmt: skip
 _FOLDERS = ("checkpoints", "samples", "aside", "images", "tensorboard", "wandb")
 _PROBE = f"probe-{os.getpid()}"
@@ -360,6 +361,11 @@ def _plain_yaml(text: str) -> Any:
         loader.dispose()
 
 
+def is_secret(key: str) -> bool:
+    """Whether a key is called like that of a credential."""
+    return _SECRET.search(key.rpartition(".")[2]) is not None
+
+
 def _seconds(found: object) -> float:
     """A duration a file claims, or none."""
     return float(found) if isinstance(found, int | float) and 0 <= found < 1e12 else 0.0
@@ -369,7 +375,7 @@ def _redacted(value: Any, key: str = "") -> Any:
     """The configuration without what looks like a credential."""
     if isinstance(value, Mapping):
         return {name: _redacted(item, str(name)) for name, item in value.items()}
-    return "REDACTED" if isinstance(value, str) and _SECRET.search(key) else value
+    return "REDACTED" if isinstance(value, str) and is_secret(key) else value
 
 
 def _environment() -> dict[str, Any]:

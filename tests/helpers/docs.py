@@ -51,7 +51,7 @@ def commands(page: str) -> list[list[str]]:
 def small(words: list[str]) -> list[str]:
     """A command whose every key that says how much work it is has a value that is small."""
     command, *rest = words
-    if command in ("list", "compare", "watch"):
+    if command in ("list", "compare", "watch", "report"):
         return words
     if command == "sample" or any(word.startswith("resume=outputs") for word in rest):
         return [command, *(_less(word) for word in rest)]

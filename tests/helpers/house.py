@@ -22,6 +22,7 @@ yardstick
 evaluation
 training
 comparison watching
+page
 commands
 cli
 __main__

@@ -1,0 +1,1 @@
+"""report.html: one page on runs, with all that it shows inside it."""
