@@ -5,9 +5,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from ebm_cli import __version__
@@ -17,6 +16,9 @@ from ebm_cli.page import catalogue, one
 from ebm_cli.page.chart import Chart
 from ebm_cli.page.many import Board, board
 from ebm_cli.page.one import Seen, Whole
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS, _STYLES = ("uPlot.js", "page.js"), ("uPlot.css", "page.css")
@@ -96,7 +98,9 @@ def _sha256(script: str) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template() -> "Template":
+    import jinja2
+
     loader = jinja2.FileSystemLoader(_ASSETS)
     made = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
