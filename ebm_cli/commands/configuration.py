@@ -54,7 +54,7 @@ SCHEDULE_KEYS = ("log_every", "eval_every", "save_every")
 
 FREE = (
     "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "tracker", "evaluation", "device",
-    "plugins",
+    "notify", "plugins",
 )  # fmt: skip
 """Keys that change what is recorded, how long and where it runs, but not what is trained."""
 
@@ -94,7 +94,7 @@ def reporting(config: Mapping[str, Any]) -> Reporting:
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key at the top that nothing reads, such as `+stpes=3` adds."""
-    known = [*registry.GROUPS, *LOOP_KEYS, *SCHEDULE_KEYS, "checkpoint", "report", "resume", "plugins"]
+    known = [*registry.GROUPS, *LOOP_KEYS, *SCHEDULE_KEYS, "checkpoint", "report", "notify", "resume", "plugins"]
     if config.get("experiment"):
         raise UserError("experiment: its file must begin with the line '# @package _global_', so that its keys count")
     for key in config:
@@ -171,7 +171,7 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     UserError for one that would make it another run, or that the saved configuration lacks.
     """
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
-    result = {"report": dict(UNSAID)} | copy.deepcopy(dict(saved)) | command
+    result = {"report": dict(UNSAID), "notify": {"url": None}} | copy.deepcopy(dict(saved)) | command
     tracker = result.get("tracker")
     if isinstance(tracker, dict) and tracker.get("name") == "wandb":
         result["tracker"] = _UNNAMED | tracker

@@ -10,7 +10,7 @@ from ebm_cli.commands.session import Job
 from ebm_cli.record import checkpoint, run
 
 AUTO = "auto"  # of `resume`: by a scheduler, which starts the same command again whatever became of it
-_BESIDE = ("resume", "plugins", "tracker", "device")  # where it would run, and who would be told
+_BESIDE = ("resume", "plugins", "tracker", "device", "notify")  # where it would run, and who would be told
 
 
 def said(request: Request, job: Job) -> str | None:

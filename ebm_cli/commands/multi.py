@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ebm_cli import registry
-from ebm_cli.commands import looking, pages, report, sweep
+from ebm_cli.commands import looking, notify, pages, report, sweep
 from ebm_cli.commands.configuration import Request
+from ebm_cli.commands.notify import Notice
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.sweep import Orders, Wanted
 from ebm_cli.commands.train import train
@@ -24,8 +25,8 @@ from ebm_cli.evaluation import baseline
 from ebm_cli.record import lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, Run
-from ebm_cli.signals import watching
-from ebm_cli.terminal import console, output
+from ebm_cli.signals import StopRequest, watching
+from ebm_cli.terminal import console, logging_to, output
 
 _LONGEST_LABEL = 128  # characters, as many as wandb shows
 
@@ -42,6 +43,7 @@ def run(
     Raises UserError before anything is written if the jobs cannot be those of the directory.
     """
     registry.load_components()
+    url = notify.address(wanted[0].config) if wanted else None
     found = sweep.planned(path, arguments, [replace(one, config=rooted(one.config)) for one in wanted], orders)
     with watching() as stop, _claimed(path):
         found.write()
@@ -51,12 +53,27 @@ def run(
         finally:
             stop.noted()  # however it ended, it is written down undisturbed
             answer = table(path)
+            notice = Notice(url, notify.of_sweep(str(path.absolute()), _listed(path), _became(stop, answer)))
             pages.of_multirun(path)
             for line in looking.at_sweep(found):
                 output.print(line, soft_wrap=True)
             if answer:
                 output.print(f"take up what is not done with: {_again(path, orders)}", soft_wrap=True)
+            with logging_to(None):
+                notice.wait()
     return stop.exit_code or answer
+
+
+def _listed(path: Path) -> list[dict[str, Any]]:
+    """The jobs as the table has them."""
+    found = Run(path).read_json("summary.json").get("jobs")
+    return found if isinstance(found, list) else []
+
+
+def _became(stop: StopRequest, answer: int) -> str:
+    if stop.exit_code:
+        return "stopped"
+    return "failed" if answer else "done"
 
 
 def _say_what_is_there(found: Ledger) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ebm_cli import registry
 from ebm_cli.acceleration import for_evaluation, resolved, threads
-from ebm_cli.commands import composition
+from ebm_cli.commands import composition, notify
 from ebm_cli.commands.best import Reporting, Trained
 from ebm_cli.commands.configuration import (
     Request,
@@ -86,10 +86,12 @@ def configured(request: Request) -> Job:
             run.check_writable(request.directory, "resume = ")
         config = rooted(merged(saved, composition.as_saved(composed, saved), request.overrides))
         check_complete(config, request.directory)
+        notify.address(config)
         return Job(found, config)
     if ranks.current().leads:
         run.check_free(request.directory)
     check_keys(composed)
+    notify.address(composed)
     return Job(None, composition.resolved(composed))
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from ebm_cli import terminal
-from ebm_cli.commands import finished, pages, report
+from ebm_cli.commands import finished, notify, pages, report
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
 from ebm_cli.commands.kept_rows import keep_rows
+from ebm_cli.commands.notify import Notice
 from ebm_cli.commands.session import Job, Session, configured, open_record, prepare
 from ebm_cli.commands.verdict import conclude, runaway
 from ebm_cli.device import ranks
@@ -141,10 +142,20 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
         spent["seconds"] += time.perf_counter() - began
         summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
         kept = _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
+        notice = _notice(session, request, summary, ending)
         tracker.ended(End(ending.status, ending.code, ending.why.get("error")))
         farewell = tracker.close({**_rounded(spent), **ending.results.known})
+        notice.wait()
     _finish(session, summary, ending.code, farewell, page=kept)
     return ending.code
+
+
+def _notice(session: Session, request: Request, summary: Mapping[str, Any], ending: Ending) -> Notice:
+    """Of jobs of a multirun those that fail; of the others their multirun tells."""
+    home = session.run.path
+    url = notify.address(session.config) if request.sweep is None or ending.code == 1 else None
+    name = request.label or home.name
+    return Notice(url, notify.of_run(str(home.absolute()), name, summary, ending.why.get("error")))
 
 
 def _shown_as(session: Session, meta: Mapping[str, Any], request: Request) -> RunInfo:

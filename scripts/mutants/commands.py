@@ -301,8 +301,8 @@ MUTANTS = [
     Mutant(
         "resume: another optimizer is taken in silence",
         "commands/configuration.py",
-        ('    "plugins",\n)'),
-        ('    "plugins", "optimizer",\n)'),
+        ('    "notify", "plugins",\n)'),
+        ('    "notify", "plugins", "optimizer",\n)'),
         "messages::test_what_a_resumed_run_may_change_is_what_is_said_to_be_free",
     ),
     Mutant(
@@ -514,5 +514,33 @@ MUTANTS = [
         'if ended != ["done", "done"] or',
         "if",
         "finished::test_a_run_that_is_not_done_goes_on",
+    ),
+    Mutant(
+        "notify: the run waits for a server that never ends its answer",
+        "commands/notify.py",
+        "self._thread.join(max(0.0, self._until - time.monotonic()))",
+        "self._thread.join(20)",
+        "notify::test_a_server_that_never_ends_its_answer",
+    ),
+    Mutant(
+        "notify: it is sent where the server says",
+        "commands/notify.py",
+        "build_opener(_Unmoved)",
+        "build_opener()",
+        "notify::test_what_the_server_answers_changes_nothing",
+    ),
+    Mutant(
+        "notify: every job of a multirun tells",
+        "commands/train.py",
+        "if request.sweep is None or ending.code == 1 else None",
+        "if True else None",
+        "notify::test_a_multirun_tells_once_and_jobs_that_fail",
+    ),
+    Mutant(
+        "notify: files are addresses",
+        "commands/notify.py",
+        'parts.scheme in ("http", "https")',
+        "parts.scheme",
+        "notify::test_what_is_no_address_is_refused",
     ),
 ]
