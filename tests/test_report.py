@@ -200,7 +200,7 @@ def test_pictures_are_in_the_page_and_those_without_room_are_named(tmp_path):
     (path / "samples" / "samples.png").write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
     noise = np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8)
     (path / "samples" / "neighbours.png").write_bytes(png(noise))
-    (path / "samples" / "zero.png").write_bytes(b"no picture")
+    (path / "samples" / "zero.png").write_bytes(b"GIF89a  " + png(np.zeros((8, 8, 3), np.uint8))[8:])
     text = page([path], "run")
     assert text.count("data:image/png;base64,") == 1
     assert "samples/neighbours.png" in text
@@ -237,7 +237,7 @@ def test_a_multirun_shows_all_jobs_with_their_states(tmp_path):
     text = (tmp_path / "report.html").read_text()
     found = Parsed(text)
     assert not found.wrong
-    assert "not begun" in found.text
+    assert "4 (not begun)" in found.text
     assert "the disk is full" in found.text
     assert "0/report.html" in found.addresses
     charts = {chart["title"]: chart for chart in json.loads(found.scripts[0])}
@@ -245,6 +245,16 @@ def test_a_multirun_shows_all_jobs_with_their_states(tmp_path):
     assert against["ticks"] == ["0.1", "0.2", "0.3"]
     assert against["data"][1] == [-20.0, -19.0, -18.0]
     assert len(charts["all keys at once"]["series"]) == 4
+
+
+def test_runs_at_one_value_of_a_key_are_all_drawn(tmp_path):
+    paths = []
+    for number, rate in enumerate((0.1, 0.1, 0.2)):
+        config = {"optimizer": {"lr": rate}, "seed": number}
+        paths.append(run(tmp_path / str(number), {EXACT: -20.0 + number}, GOOD, config=config))
+    charts = {chart["title"]: chart for chart in json.loads(Parsed(page(paths, "three")).scripts[0])}
+    drawn_there = {y for line in charts["log-likelihood against lr"]["data"][1:] for y in line} - {None}
+    assert drawn_there == {-20.0, -19.0, -18.0}
 
 
 def test_later_evaluations_count(tmp_path):

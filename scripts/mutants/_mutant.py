@@ -46,7 +46,8 @@ class Mutant(NamedTuple):
         """Replace the text in the copy at `tree`."""
         path = Path(tree, "ebm_cli", self.file)
         broken = path.read_text(encoding="utf-8").replace(self.old, self.new)
-        compile(broken, self.what, "exec")  # a mutant that is no Python shows nothing
+        if path.suffix == ".py":
+            compile(broken, self.what, "exec")  # a mutant that is no Python shows nothing
         path.unlink()  # it may have another name, in the tree that this one is a copy of
         path.write_text(broken, encoding="utf-8")
 

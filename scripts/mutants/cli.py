@@ -6,7 +6,7 @@ MUTANTS = [
     Mutant(
         "compare: a file is overwritten",
         "cli/compare.py",
-        "        _check_free(out)\n",
+        "        check_free(out)\n",
         "        Path(out).unlink(missing_ok=True)\n",
         "compare_forms::test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten",
     ),

@@ -542,5 +542,17 @@ MUTANTS = [
         'parts.scheme in ("http", "https")',
         "parts.scheme",
         "notify::test_what_is_no_address_is_refused",
+        "pages: a page that cannot be made fails the run",
+        "commands/pages.py",
+        "    except Exception as error:",
+        "    except KeyError as error:",
+        "report::test_a_page_that_cannot_be_made_is_a_warning",
+    ),
+    Mutant(
+        "pages: a file of somebody else's is replaced",
+        "commands/pages.py",
+        "if files.there(home, NAME) and _OURS",
+        "if False and _OURS",
+        "report::test_nothing_is_overwritten",
     ),
 ]

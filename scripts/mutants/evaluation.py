@@ -997,4 +997,11 @@ MUTANTS = [
         "import numpy as np\nfrom sklearn.preprocessing import normalize  # noqa: F401\n",
         "structure::test_slow_libraries_are_imported_where_they_are_used",
     ),
+    Mutant(
+        "chains: the autocorrelation is about the mean of each chain",
+        "evaluation/chains.py",
+        "apart = energy - energy.mean()",
+        "apart = energy - energy.mean(1, keepdims=True)",
+        "report::test_the_autocorrelation_of_chains_is_that_of_their_law",
+    ),
 ]

@@ -59,6 +59,7 @@
       cursor: { drag: { x: true, y: false }, sync: chart.group ? { key: chart.group, setSeries: false } : undefined, focus: { prox: 24 } },
       focus: { alpha: chart.series.length > 3 ? 0.25 : 1 },
     };
+    options.hooks = { setScale: [(u, key) => { if (key === "x") figure.dataset.range = `${u.scales.x.min} ${u.scales.x.max}`; }] };
     const plot = new uPlot(options, chart.data, place);
     const state = { plot, log, zoom: range };
     if (range) plot.setScale("x", range);
