@@ -542,6 +542,8 @@ MUTANTS = [
         'parts.scheme in ("http", "https")',
         "parts.scheme",
         "notify::test_what_is_no_address_is_refused",
+    ),
+    Mutant(
         "pages: a page that cannot be made fails the run",
         "commands/pages.py",
         "    except Exception as error:",
