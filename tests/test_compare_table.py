@@ -135,20 +135,31 @@ def test_an_evaluation_of_another_step_is_not_mixed_in():
 
 
 @pytest.mark.parametrize(
-    ("facts", "shown"),
+    ("facts", "shown", "why"),
     [
-        ({"status": "running"}, "died at step 7"),
-        ({"status": "failed", "error": "loss is not finite"}, "failed at step 7: loss is not finite"),
-        ({"status": "stopped", "step": 8}, "stopped at step 8"),
-        ({"status": "failed", "step": None}, "failed at step 7"),
+        ({"status": "running"}, "died at step 7", ""),
+        ({"status": "failed", "error": "loss is not finite"}, "failed at step 7", ": loss is not finite"),
+        ({"status": "stopped", "step": 8}, "stopped at step 8", ""),
+        ({"status": "failed", "step": None}, "failed at step 7", ""),
     ],
 )
-def test_a_run_that_is_not_done_shows_its_status_and_last_step(facts, shown):
+def test_a_run_that_is_not_done_shows_its_status_and_last_step(facts, shown, why):
     exact(Path("a"), [-1.0])
     written(Path("b"), {"steps": 99}, facts=facts)
     Path("b/metrics.jsonl").write_text('{"step": 3, "loss": 1}\n{"step": 7, "loss": 1}\n')
-    assert shown in " ".join(table("a", "b", width=160).split())
-    assert [row["status"] for row in lines_of("a", "b")] == ["done", shown]
+    [line] = [line for line in table("a", "b", width=160).splitlines() if "at step" in line]
+    assert shown in line
+    assert ":" not in line
+    assert ("b" + why in table("a", "b", width=160).splitlines()) == bool(why)  # below the table
+    assert [row["status"] for row in lines_of("a", "b")] == ["done", shown + why]
+
+
+def test_a_reason_that_many_runs_failed_for_stands_once():
+    errors = ["step 2: loss -inf", "step 14: loss nan", "the disk is full", "step 9: loss 9.3e+36"]
+    for number, error in enumerate(errors):
+        written(Path(f"sweep/{number}"), {"model": {"hidden": number}}, facts={"status": "failed", "error": error})
+    said = [" ".join(line.split()) for line in table("sweep", width=160).splitlines() if ": " in line]
+    assert said == ["0, 1, 3: step 2: loss -inf", "2: the disk is full"]
 
 
 def test_an_evaluation_that_failed_is_said():

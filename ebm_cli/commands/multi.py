@@ -3,25 +3,24 @@
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from ebm_cli import registry
-from ebm_cli.commands import looking, notify, pages, report, sweep
+from ebm_cli.commands import looking, notify, pages, sweep
 from ebm_cli.commands.configuration import Request
 from ebm_cli.commands.notify import Notice
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.sweep import Orders, Wanted
 from ebm_cli.commands.train import train
+from ebm_cli.comparison.shown import show_jobs
 from ebm_cli.errors import RunError, UserError, of_file
-from ebm_cli.evaluation import baseline
 from ebm_cli.record import lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, Run
@@ -162,31 +161,11 @@ def record_failure(request: Request, error: str, code: int) -> None:
 
 
 def table(directory: Path) -> int:
-    """Print one line per job of a multirun and write them to its summary.json; 1 if any job did not finish, else 0."""
+    """Print the jobs side by side and write them to summary.json; 1 if any job did not finish, else 0."""
     jobs = [_job(name, directory / name, overrides) for name, overrides in _jobs(directory)]
-    made = Table(title=f"multirun {directory}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    shown = {heading: keys for heading, keys in _columns().items() if any(_cell(job["summary"], keys) for job in jobs)}
-    for heading in ("job", "overrides", "status", *shown):
-        made.add_column(heading, overflow="fold")
-    shared = set.intersection(*(set(entry["overrides"]) for entry in jobs)) if len(jobs) > 1 else set()
-    for entry in jobs:
-        own = " ".join(override for override in entry["overrides"] if override not in shared)
-        numbers = [_cell(entry["summary"], keys) for keys in shown.values()]
-        made.add_row(entry["job"], own, _status(entry), *numbers)
-    output.print(made)
+    show_jobs([directory / job["job"] for job in jobs], f"multirun {directory}", output)
     Run(directory).write_json("summary.json", {"jobs": jobs})
     return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1
-
-
-def _columns() -> dict[str, tuple[str, ...]]:
-    """Headings, and the keys of what stands below each: the first that a job has."""
-    registry.load_components()
-    found: dict[str, tuple[str, ...]] = {}
-    for evaluation in report.evaluations():
-        for heading, key in evaluation.compared:
-            found[heading] = (*found.get(heading, ()), key)
-    beside = {heading: (key,) for key, heading in baseline.COMPARED.items()}
-    return {**found, **beside, "judged": ("judged",), "seconds": ("seconds",)}
 
 
 def _jobs(directory: Path) -> list[tuple[str, Sequence[str]]]:
@@ -206,14 +185,3 @@ def _job(name: str, path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "error": facts.get("error"),
         "summary": Run(path).read_json("summary.json"),
     }
-
-
-def _status(entry: Mapping[str, Any]) -> str:
-    return entry["status"] if not entry["error"] else f"{entry['status']}: {entry['error']}"
-
-
-def _cell(summary: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    found = next((summary[key] for key in keys if summary.get(key) is not None), None)
-    if isinstance(found, str):
-        return found
-    return "" if found is None else f"{found:.2f}"

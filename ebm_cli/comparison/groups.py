@@ -67,7 +67,7 @@ def grouped(runs: Sequence[Facts], names: Sequence[str], by: Sequence[str] | Non
     for number, identity in enumerate(identities):
         members.setdefault(identity, []).append(number)
     return [
-        Group(_joined([names[i] for i in some]), tuple(runs[i] for i in some), keys.shared([settings[i] for i in some]))
+        Group(joined([names[i] for i in some]), tuple(runs[i] for i in some), keys.shared([settings[i] for i in some]))
         for some in members.values()
     ]
 
@@ -76,7 +76,7 @@ def _identity(settings: Mapping[str, Any], wanted: Sequence[str]) -> str:
     return "\n".join(f"{key}={keys.shown(settings[key])}" for key in sorted(wanted) if key in settings)
 
 
-def _joined(names: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
     most = 3
     more = f" and {len(names) - most + 1} more" if len(names) > most else ""

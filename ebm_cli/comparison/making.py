@@ -1,5 +1,7 @@
 """A comparison made from the files of runs."""
 
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,8 @@ from ebm_cli.comparison.facts import Facts, block, read
 from ebm_cli.comparison.groups import Group
 from ebm_cli.comparison.paired import Difference, KeptRows
 from ebm_cli.comparison.sheet import DIFFERENCE, LIKELIHOOD, Cell, Column, Kind, Sheet
+
+_NUMBER = re.compile(r"-?(\d[\d.e+-]*|\b(nan|inf)\b)")
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,10 @@ class _Made:
         if max(counts) > 1:
             self._add("n", "n", "n", [Cell(str(n), n) for n in counts])
             self.notes.append("± is the standard error of the mean over the n runs of a row, sd / √n")
-        states = [_status(group.runs) for group in self.rows]
-        if set(states) != {"done"}:
-            self._add("status", "status", "status", [Cell(state, state) for state in states])
+        states = [Cell(_status(group.runs), _status(group.runs, why=True)) for group in self.rows]
+        if {state.text for state in states} != {"done"}:
+            self._add("status", "status", "status", states)
+            self.notes += _failures(self.rows)
 
     def add_settings(self) -> list[Column]:
         """Those in which rows differ; returned are those that go along with one that was typed."""
@@ -218,20 +223,32 @@ def _few(there: int, group: Group) -> str:
     return "" if there == len(group.runs) else f" ({there} of {len(group.runs)})"
 
 
-def _status(runs: Sequence[Facts]) -> str:
-    """`done`, or what else became of how many, and how far they came."""
-    said = [_ended(run) for run in runs]
+def _failures(rows: Sequence[Group]) -> list[str]:
+    """Why runs failed, a line for each reason: two that differ in their numbers alone are one."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for group in rows:
+        for run in group.runs:
+            if run.error and run.status != "done":
+                names = found.setdefault(_NUMBER.sub("#", run.error), (run.error, []))[1]
+                if group.name not in names:
+                    names.append(group.name)
+    return [f"{groups.joined(names)}: {reason}" for reason, names in found.values()]
+
+
+def _status(runs: Sequence[Facts], *, why: bool = False) -> str:
+    """`done`, or what else became of how many, how far they came, and the reason if it is asked for."""
+    said = [_ended(run, why=why) for run in runs]
     counts = {each: said.count(each) for each in said}
     if set(counts) == {"done"} or len(runs) == 1:
         return said[0]
     return ", ".join(f"{count} {each}" for each, count in counts.items())
 
 
-def _ended(run: Facts) -> str:
+def _ended(run: Facts, *, why: bool) -> str:
     if run.status == "done":
         return "done"
     far = f" at step {run.step}" if run.step else ""
-    return f"{run.status}{far}" + (f": {run.error}" if run.error else "")
+    return f"{run.status}{far}" + (f": {run.error}" if run.error and why else "")
 
 
 def _difference(found: "Difference | str | None", places: int) -> Cell:
@@ -239,7 +256,8 @@ def _difference(found: "Difference | str | None", places: int) -> Cell:
         return Cell("")
     if isinstance(found, str):
         return Cell("" if found == paired.NOTHING else found)
-    text = f"{digits.number(found.mean, places)} ± {digits.number(found.error, places)} {found.verdict}"
+    error = digits.number(found.error, places) if math.isfinite(found.error) else "unknown"
+    text = f"{digits.number(found.mean, places)} ± {error} {found.verdict}"
     return Cell(text, found.mean, found.error)
 
 

@@ -21,8 +21,9 @@ _SHARE = 3  # a column of words takes one part in so many of the width
 def show(sheet: Sheet, console: Console = output, *, whole: bool = False) -> None:
     """Print it; `whole`: with every figure there is, in several tables where they do not fit side by side."""
     parts, others = _parts(sheet.columns, console.width, whole=whole)
-    for number, part in enumerate(parts):
-        console.print(_table(sheet.title if not number else "", part, console.width), highlight=False)
+    console.print(Text(literal(sheet.title), style="italic"), soft_wrap=True)
+    for part in parts:
+        console.print(_table(part, console.width), highlight=False)
     for line in (*_marked(sheet, parts), *sheet.notes, *_along(sheet), *more(others)):
         console.print(Text(literal(line)), highlight=False, soft_wrap=False)
 
@@ -87,8 +88,8 @@ def _heading(column: Column) -> str:
     return f"{literal(first)}{slash}\n{literal(rest)}" if slash and column.kind == "metric" else literal(column.heading)
 
 
-def _table(title: str, columns: Sequence[Column], width: int) -> Table:
-    made = Table(title=Text(literal(title)) if title else None, title_justify="left", box=None, padding=(0, _GAP, 0, 0))
+def _table(columns: Sequence[Column], width: int) -> Table:
+    made = Table(box=None, padding=(0, _GAP, 0, 0))
     for column in columns:
         words = column.kind in _LONGEST
         most = min(_LONGEST.get(column.kind, width), max(8, width // _SHARE)) if words else None

@@ -17,8 +17,6 @@ from ebm_cli.model.exponential_family import product
 from ebm_cli.model.families import Family
 from ebm_cli.space import Box, Counts, Discrete, Words
 
-COMPARED = {"baseline/independent": "independent units"}
-"""In the table of a multirun."""
 _ROWS_AT_ONCE = 1000
 
 

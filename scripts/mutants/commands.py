@@ -320,10 +320,10 @@ MUTANTS = [
         "cli::test_a_signal_ends_the_step_and_saves[TERM]",
     ),
     Mutant(
-        "multirun: the table repeats what all jobs share",
+        "multirun: a table of other folders",
         "commands/multi.py",
-        " if override not in shared)",
-        ")",
+        'show_jobs([directory / job["job"] for job in jobs]',
+        "show_jobs([directory for job in jobs]",
         "messages::test_the_table_of_a_multirun_says_of_each_job_what_is_its_own",
     ),
     Mutant(

@@ -299,4 +299,25 @@ MUTANTS = [
         'known.get("raise/log_likelihood", middle)',
         "compare_table::test_the_newest_evaluation_takes_the_place_of_older_figures_as_a_whole",
     ),
+    Mutant(
+        "compare: a reason stands once for each number in it",
+        "comparison/making.py",
+        '_NUMBER.sub("#", run.error)',
+        "run.error",
+        "compare_table::test_a_reason_that_many_runs_failed_for_stands_once",
+    ),
+    Mutant(
+        "compare: the reason of a failure fills the table",
+        "comparison/making.py",
+        "if run.error and why else",
+        "if run.error else",
+        "compare_table::test_a_run_that_is_not_done_shows_its_status_and_last_step",
+    ),
+    Mutant(
+        "compare: why a run failed is nowhere",
+        "comparison/making.py",
+        "            self.notes += _failures(self.rows)\n",
+        "",
+        "compare_table::test_a_reason_that_many_runs_failed_for_stands_once",
+    ),
 ]
