@@ -57,7 +57,9 @@ def _checked(arguments: list[str], command: str) -> list[str]:
             raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
         if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
             raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
-        if group in _ONE_OF and value.startswith("["):
+        if argument == "tracker=[]":
+            raise UserError(f"{argument}: name at least one; tracker=none for none")
+        if group in _ONE_OF and group != "tracker" and value.startswith("["):
             raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
     return arguments
 

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -312,6 +312,7 @@ class _Job:
 def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
     from hydra.types import RunMode
 
+    _name_trackers(config, hydra.overrides.task)
     _start_tracker(config)
     from ebm_cli.commands import multi, train
     from ebm_cli.commands.configuration import Request
@@ -330,6 +331,14 @@ def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
     return multi.job(request) if multirun else train.train(request)
 
 
+def _name_trackers(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Of `tracker=[a,b]` Hydra keeps the keys of both, but the last name alone."""
+    typed = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == "tracker"]
+    if typed and typed[-1].startswith("[") and isinstance(config.get("tracker"), dict):
+        names = [name.strip().strip("'\"") for name in typed[-1].strip("[]").split(",")]
+        config["tracker"]["name"] = [name for name in names if name]
+
+
 def _start_tracker(config: Mapping[str, Any]) -> None:
     """While this process imports torch; whether the configuration is good will be seen later."""
     from ebm_cli.tracker import process
@@ -337,7 +346,9 @@ def _start_tracker(config: Mapping[str, Any]) -> None:
     chosen, among = config.get("tracker"), config.get("device")
     alone = isinstance(among, dict) and among.get("ranks") == 1
     if alone and isinstance(chosen, dict) and os.environ.get("RANK", "0") == "0":
-        process.start(str(chosen.get("name")))
+        name = chosen.get("name")
+        for one in name if isinstance(name, list) else [name]:
+            process.start(str(one))
 
 
 def _remove_empty(path: Path, keep: set[Path]) -> None:

@@ -17,6 +17,7 @@ from ebm_cli.device import memory
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.tracker import several
 from ebm_cli.training import checks
 from ebm_cli.training.loop import Schedule
 from ebm_cli.training.state import Choice, Loop, build_components
@@ -173,7 +174,7 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
     result = {"report": dict(UNSAID), "notify": {"url": None}} | copy.deepcopy(dict(saved)) | command
     tracker = result.get("tracker")
-    if isinstance(tracker, dict) and tracker.get("name") == "wandb":
+    if isinstance(tracker, dict) and "wandb" in several.names(tracker):
         result["tracker"] = _UNNAMED | tracker
     here, there = without(composed), without(saved)
     other = [key for key in here if key not in (*FREE, *_OF_THE_COMMAND) and here[key] != there.get(key)]

@@ -26,6 +26,7 @@ from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, Run
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import console, logging_to, output
+from ebm_cli.tracker import several
 
 _LONGEST_LABEL = 128  # characters, as many as wandb shows
 
@@ -118,7 +119,7 @@ def _trained(request: Request, name: str) -> int:
     there = (request.directory / CONFIG).exists()
     if there:
         request = replace(request, config={**request.config, "resume": str(request.directory)})
-    if (request.config.get("tracker") or {}).get("name") != "none":
+    if several.names(request.config.get("tracker")) != ["none"]:
         request = replace(request, label=_label(request))
     try:
         code = train(request)

@@ -33,6 +33,7 @@ from ebm_cli.record import checkpoint, files, run
 from ebm_cli.record.run import Run
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
+from ebm_cli.tracker import several
 from ebm_cli.tracker.base import TrackerSpec
 from ebm_cli.training import checks
 from ebm_cli.training.loop import Restored, Schedule, restore
@@ -49,7 +50,7 @@ class Session:
     state: TrainState
     schedule: Schedule
     evaluations: dict[str, Evaluation]
-    tracker: TrackerSpec
+    trackers: Mapping[str, TrackerSpec]
     run: Run
     config: Mapping[str, Any]
     notes: list[str]
@@ -102,7 +103,7 @@ def prepare(request: Request, job: Job) -> Session:
     loop, schedule = loop_and_schedule(config)
     reports, chosen = reporting(config), evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
-    parts, state, tracker = _build(config, loop, choice, begins=begins)
+    parts, state, trackers = _build(config, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
@@ -115,15 +116,16 @@ def prepare(request: Request, job: Job) -> Session:
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
-    return Session(parts, state, schedule, kept, tracker, home, config, notes, warnings, restored, reports)
+    return Session(parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports)
 
 
 def _build(
     config: Mapping[str, Any], loop: Loop, choice: Choice, *, begins: bool
-) -> tuple[Parts, TrainState, TrackerSpec]:
+) -> tuple[Parts, TrainState, dict[str, TrackerSpec]]:
     components = build_components(config, choice)
-    tracker: TrackerSpec = registry.build("tracker", config["tracker"])
-    tracker.check()
+    trackers = several.built(config["tracker"])
+    for tracker in trackers.values():
+        tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
     checks.check_batch(components.objective, loop.batch_size)
@@ -132,7 +134,7 @@ def _build(
     if begins:
         components = replace(components, initial=composition.initial(config["model"], data.space))
     parts, state = assemble(components, loop, device, data, choice)
-    return parts, state, tracker
+    return parts, state, trackers
 
 
 def accelerated(
@@ -207,7 +209,7 @@ def open_record(session: Session, request: Request) -> None:
 def _agent(config: Mapping[str, Any], group: str | None) -> dict[str, str]:
     """The id, and the sweep, that an agent of wandb gave this run; the jobs of a multirun have ids of their own."""
     given = {"id": os.environ.get("WANDB_RUN_ID"), "wandb_sweep": os.environ.get("WANDB_SWEEP_ID")}
-    known = group is None and config["tracker"]["name"] == "wandb" and run.is_id(given["id"])
+    known = group is None and "wandb" in several.names(config["tracker"]) and run.is_id(given["id"])
     return {key: value for key, value in given.items() if value} if known else {}
 
 

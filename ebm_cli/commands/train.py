@@ -32,6 +32,7 @@ from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker import process
 from ebm_cli.tracker.base import End, RunInfo
 from ebm_cli.tracker.guard import guarded
+from ebm_cli.tracker.several import together
 from ebm_cli.training.loop import Follower, Recorder, fit, subject_of
 
 
@@ -127,10 +128,8 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     device = session.parts.device.description
     about = {"status": "running", "device": device, **lease.about(), "trains_since": since}
     home.write_json("metadata.json", {**meta, **about})
-    tracker = guarded(
-        process.apart(session.tracker, session.config["tracker"]["name"]),
-        _shown_as(session, meta, request),
-    )
+    known = _shown_as(session, meta, request)
+    tracker = together([guarded(process.apart(spec, name), known) for name, spec in session.trackers.items()])
     recorder = Recorder(home, own, tracker, session.schedule, session.evaluations)
     ending = Ending()
     if own.taken_from:

@@ -95,6 +95,20 @@ MUTANTS = [
         "tracker_names::test_a_job_of_a_multirun_leaves_that_line_to_it[wandb]",
     ),
     Mutant(
+        "trackers: of several only the first is told",
+        "tracker/several.py",
+        "            tracker.log(step, metrics)\n",
+        "            tracker.log(step, metrics)\n            break\n",
+        "tracker_several::test_what_befalls_one_is_no_matter_to_the_others tracker_several::test_each_records_the_run",
+    ),
+    Mutant(
+        "trackers: a key that none has is taken",
+        "tracker/several.py",
+        'for key in config.keys() - known - {"name"}:',
+        "for key in ():",
+        "tracker_several::test_each_takes_the_keys_that_it_has",
+    ),
+    Mutant(
         "wandb: an interrupted run gets a new id",
         "tracker/wandb.py",
         "            id=run.run_id,\n",
