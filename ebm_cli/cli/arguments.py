@@ -45,7 +45,8 @@ def _checked(arguments: list[str], command: str) -> list[str]:
     for argument in arguments:
         _check_flag(argument, command)
         _check_deletion(argument, command)
-        group, equals, value = argument.partition("=")
+        _check_choice(argument, command)
+        group, _, value = argument.partition("=")
         if group == "hydra/sweeper" and value not in ("basic", ""):
             raise UserError(
                 f"{argument}: it would search by the exit code of a job, which is 0 of every job that is done; leave "
@@ -55,13 +56,18 @@ def _checked(arguments: list[str], command: str) -> list[str]:
             continue
         if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
             raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
-        if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
-            raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
-        if argument == "tracker=[]":
-            raise UserError(f"{argument}: name at least one; tracker=none for none")
-        if group in _ONE_OF and group != "tracker" and value.startswith("["):
-            raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
     return arguments
+
+
+def _check_choice(argument: str, command: str) -> None:
+    """Raise UserError for a group of which none is named, or several are where one can be."""
+    group, equals, value = argument.partition("=")
+    if equals and value in ("", "null", "~") and group in _ONE_OF and command == "train":
+        raise UserError(f"{group} = {value or 'nothing'}: name one (see: ebm list {group})")
+    if argument == "tracker=[]":
+        raise UserError(f"{argument}: name at least one; tracker=none for none")
+    if group in _ONE_OF and group != "tracker" and value.startswith("["):
+        raise UserError(f"{argument}: {group} takes one name, {group}=NAME (see: ebm list {group})")
 
 
 def _of_wandb(argument: str) -> str:

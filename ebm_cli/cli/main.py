@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_cli import __version__
+from ebm_cli.cli import completion
 from ebm_cli.cli.arguments import directories_there, for_follower, prepared, several
 from ebm_cli.cli.renamed import by_new_names
 from ebm_cli.errors import RunError, UserError, advice, nearest, of_file
@@ -50,21 +51,13 @@ first things to try:
   ebm compare outputs/RUN outputs/OTHER         side by side, with what is known of the difference
   ebm report outputs/RUN                        a page: what is wrong, what to do next, curves, pictures
 
-shell completion for bash:  eval "$(ebm completion)"
-"""
-
-COMPLETION = """_ebm() {
-  local out; out=$(COMP_LINE="${COMP_LINE:0:$COMP_POINT}" ebm -sc query=bash 2>/dev/null)
-  COMPREPLY=($(compgen -o nospace -W "$out" -- "${COMP_WORDS[COMP_CWORD]}"))
-}
-COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-complete -o nospace -o default -F _ebm ebm
+shell completion:  eval "$(ebm completion)"; zsh and fish: ebm completion zsh, ebm completion fish | source
 """
 
 _BEFORE_LEAVING = 3.0  # seconds; torchrun ends all processes once one has failed, and rank 0 is to say why
 _SETS_MODE = re.compile(r"\+*hydra\.(mode|searchpath)=|--config|-c[dpn]")
 _VERSION = f"ebm {__version__}\n"
-_TEXTS = {"-h": HELP, "--help": HELP, "help": HELP, "-V": _VERSION, "--version": _VERSION, "completion": COMPLETION}
+_TEXTS = {"-h": HELP, "--help": HELP, "help": HELP, "-V": _VERSION, "--version": _VERSION}
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -98,6 +91,9 @@ def _check_text(words: list[str]) -> None:
 def _dispatched(command: str, rest: list[str]) -> int:
     if command in _TEXTS:
         sys.stdout.write(_TEXTS[command])
+        return 0
+    if command == "completion":
+        sys.stdout.write(completion.script(rest))
         return 0
     if command in ("-sc", "--shell-completion"):
         return _complete([command, *rest])

@@ -143,4 +143,18 @@ MUTANTS = [
         "",
         "joblib::test_nothing_but_an_exit_code_leaves_a_worker",
     ),
+    Mutant(
+        "completion: zsh is not told of the word that is begun",
+        "cli/completion.py",
+        "${(j: :)words[1,CURRENT-1]} $PREFIX",
+        "${(j: :)words[1,CURRENT-1]}",
+        "completion::test_zsh",
+    ),
+    Mutant(
+        "completion: fish offers no files",
+        "cli/completion.py",
+        "        __fish_complete_path (commandline -ct)\n",
+        "        true\n",
+        "completion::test_fish",
+    ),
 ]
