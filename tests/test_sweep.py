@@ -6,12 +6,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.cli import TINY, assert_refused, digest, ebm, facts, outcome, snapshot
 from test_resume import Killed, at_step, die
 
 from ebm_cli.commands import multi, sweep
-from ebm_cli.errors import RunError
+from ebm_cli.errors import RunError, UserError
 from ebm_cli.record import lease, ledger
 from ebm_cli.record.run import create
 
@@ -89,7 +90,7 @@ def test_auto_begins_what_is_not_there(begun):
     [
         ("batch_size=7", ["batch_size = 7", "has 10"]),
         ("batch_size=7 seed=1,2,3", ["batch_size = 7", "has 10"]),
-        ("+model.typo=3", ["model.typo = 3", "no such key"]),
+        ("+model.typo=3", ["model.typo = 3", "no such key; leave it out, or start"]),
         ("model=gaussian_rbm", ["model.name = gaussian_rbm", "has rbm"]),
     ],
 )
@@ -289,3 +290,81 @@ def test_an_interrupted_job_goes_on_bit_for_bit(monkeypatch):
     assert Path("sweep/0/summary.json").stat().st_mtime_ns == stamp
     for number in "012":
         assert outcome(Path("sweep", number)) == outcome(Path("whole", number))
+
+
+def test_a_folder_of_a_job_that_leads_elsewhere_is_not_entered(begun):
+    swept("seed=1,2")
+    Path("elsewhere").mkdir()
+    shutil.rmtree("sweep/1")
+    Path("sweep/1").symlink_to(Path("elsewhere").absolute())
+    assert_refused(again(), "hydra.sweep.dir = sweep", "sweep/1")
+    assert not list(Path("elsewhere").iterdir())
+
+
+def test_files_are_found_from_another_folder(begun, monkeypatch):
+    np.savez("rows.npz", train=np.zeros((20, 4)))
+    np.savez("more.npz", train=np.ones((20, 4)))
+    assert swept("dataset=npz dataset.path=rows.npz,more.npz").code == 0
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert ebm("train -m resume=../sweep seed=0,1").code == 0
+    assert ebm("train -m resume=../sweep seed=2 dataset.path=../rows.npz").code == 0
+    paths = [entry.settings["dataset.path"] for entry in ledger.read(Path("../sweep")).entries]
+    assert [Path(path).name for path in paths] == ["rows.npz", "more.npz", "rows.npz", "more.npz", "rows.npz"]
+    assert {str(Path(path).parent) for path in paths} == {str(Path("..").resolve())}
+
+
+def test_a_whole_number_may_have_a_point(begun):
+    swept("model.hidden=8,16 optimizer.lr=1.0")
+    assert again("model.hidden=8.0,16 optimizer.lr=1").code == 0
+    assert len(begun.seen) == 2
+
+
+def test_a_job_that_was_a_slip_goes_when_it_is_not_asked_for_again(begun, monkeypatch):
+    def refusing(request):
+        if request.config["batch_size"] == 0:
+            raise UserError("batch_size = 0: must be at least 1")
+        return begun(request)
+
+    monkeypatch.setattr(multi, "train", refusing)
+    assert swept("batch_size=10,0 retries=2").code == 1
+    assert ebm("train -m resume=sweep").code == 1  # it is asked for again
+    assert begun.seen == [0]
+    assert again("batch_size=10,20").code == 0
+    assert [entry.number for entry in ledger.read(Path("sweep")).entries] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("seed=1,2 hydra.sweep.subdir=../up_${seed}", "hydra.sweep.subdir: ../up_1 lies outside sweep"),
+        ("seed=1,2 hydra.sweep.subdir=/tmp/x_${seed}", "hydra.sweep.subdir: /tmp/x_1 lies outside sweep"),
+        ("seed=1,2 hydra.sweep.dir=s_${seed}", "hydra.sweep.dir: is one folder for all jobs"),
+        ("tracker=none,csv", "tracker: jobs that differ in tracker alone are one job"),
+        ("device.threads=1,2", "device: jobs that differ in device alone are one job"),
+        ("seed=1,2 retries=1,2", "retries = 1,2: give one value"),
+    ],
+)
+def test_what_would_scatter_or_lose_jobs_is_refused(begun, line, words, tmp_path):
+    assert_refused(ebm("train -m hydra.sweep.dir=sweep", *line.split()), words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_brackets_is_taken_up(begun):
+    begun.fails[1] = 1
+    answer = ebm("train -m tracker=none seed=1,2", "hydra.sweep.dir=[x] $HOME")
+    line = answer.out.partition("take up what is not done with: ebm ")[2].splitlines()[0]
+    assert ebm(line).code == 0
+
+
+def test_a_job_that_cannot_go_on_says_why(begun, monkeypatch):
+    swept("seed=1,2")
+    multi.Run(Path("sweep/1")).update_metadata(status="stopped")
+
+    def gone(request):
+        raise UserError("its checkpoints are gone")
+
+    monkeypatch.setattr(multi, "train", gone)
+    assert again().code == 1
+    assert facts(Path("sweep"), "summary.json")["jobs"][1]["error"] == "its checkpoints are gone"
+    assert facts(Path("sweep/1"))["status"] == "failed"

@@ -16,7 +16,7 @@ def multirun(arguments: list[str]) -> list[str]:
     `resume=auto` is for schedulers that start the same command again: it takes up the multirun in hydra.sweep.dir if
     one is there, and starts it otherwise.
     """
-    words = [f"hydra.sweeper.{word}" if word.partition("=")[0] in ORDERS else word for word in arguments]
+    words = [_order(word) if word.partition("=")[0] in ORDERS else word for word in arguments]
     value, words = taken(words, "resume")
     if value is None or value == "null":
         return words
@@ -30,11 +30,18 @@ def multirun(arguments: list[str]) -> list[str]:
     return ["hydra.sweeper.resume=true", f"hydra.sweep.dir={quoted(plain(value))}", *_again(plain(value), others)]
 
 
+def _order(word: str) -> str:
+    key, _, value = word.partition("=")
+    if "," in value:
+        raise UserError(f"{key} = {value}: give one value, for the multirun as a whole")
+    return f"hydra.sweeper.{word}"
+
+
 def _again(path: str, words: list[str]) -> list[str]:
     """What the multirun was called with, but for keys that are given anew."""
     if not path:
         raise UserError("resume is empty: name the directory of a multirun, resume=DIR")
-    if path.startswith("["):
+    if path.startswith("[") and not Path(path).exists():
         raise UserError(f"resume = {path}: one multirun is taken up at a time, resume=DIR")
     if not (Path(path) / SWEEP).is_file():
         one = (Path(path) / "config.yaml").is_file()

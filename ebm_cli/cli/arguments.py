@@ -114,6 +114,12 @@ def _of_the_run(arguments: list[str], groups: tuple[str, ...]) -> list[str]:
     return [f"+{argument}" if argument.partition(".")[0] in own else argument for argument in arguments]
 
 
+def is_file(key: str) -> bool:
+    """Whether a key names a file of a part."""
+    group, _, last = key.lstrip("+").rpartition(".")
+    return bool(group) and group.partition(".")[0].partition("@")[0] != "hydra" and last in _FILE_KEYS
+
+
 def _in_order(arguments: list[str]) -> list[str]:
     """Overrides first, then flags, each with its value: Hydra's parser takes no override after a flag."""
     overrides: list[str] = []
@@ -127,10 +133,7 @@ def _in_order(arguments: list[str]) -> list[str]:
 def _quoted_path(argument: str, *, several: bool = False) -> str:
     """Paths need no quoting by the user, whatever characters they hold; of several, commas stand between them."""
     key, equals, value = argument.partition("=")
-    group, _, last = key.lstrip("+").rpartition(".")
-    is_path = key in _PATH_KEYS or (
-        group.partition(".")[0].partition("@")[0] != "hydra" and last in _FILE_KEYS and group
-    )
+    is_path = key in _PATH_KEYS or is_file(key)
     if not equals or not is_path or value[:1] in ("'", '"', "") or value in ("null", "???"):
         return argument
     apart = several and key not in _PATH_KEYS and not os.path.exists(value)

@@ -1,5 +1,6 @@
 """Hydra plugin: the jobs of `ebm train -m`, every combination of what is swept, by a ledger (`commands/sweep.py`)."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -17,9 +18,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from typing_extensions import override
 
-from ebm_cli.cli.arguments import quoted
+from ebm_cli.cli.arguments import is_file
 from ebm_cli.cli.composing import QuickLoader, plain_data, seen_from_here
 from ebm_cli.cli.elsewhere import Elsewhere
+from ebm_cli.cli.words import plain, quoted
+from ebm_cli.errors import UserError
 
 _ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BY_NUMBER = "${hydra.job.num}"
@@ -51,10 +54,20 @@ class LedgerSweeper(Sweeper):
 
         given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
         self.plugins = [word for word in given if word.startswith(_PLUGINS)]
-        words = [word for word in given if word not in self.plugins]
+        words = [self._anchored(word) for word in given if word not in self.plugins]
         path = seen_from_here(Path(str(self.config.hydra.sweep.dir)).absolute())
         launch = partial(self._launch, path)
         self.task.outcome.swept = multi.run(path, words, self._wanted(words), launch, self._orders())
+
+    def _anchored(self, word: str) -> str:
+        """The same with absolute paths: the multirun may be taken up from another folder."""
+        key, _, value = word.partition("=")
+        if not is_file(key) or value[:1] in ("", "["):
+            return word
+        [parsed] = OverridesParser.create(config_loader=self.loader).parse_overrides([word])
+        swept = parsed.is_sweep_override()
+        values = list(parsed.sweep_string_iterator()) if swept else [parsed.get_value_element_as_str()]
+        return f"{key}={','.join(each if each == 'null' else quoted(os.path.abspath(plain(each))) for each in values)}"
 
     def _orders(self) -> Any:
         from ebm_cli.commands.sweep import Orders
@@ -79,6 +92,8 @@ class LedgerSweeper(Sweeper):
         found = []
         for combination in BasicSweeper.split_arguments(parsed, None)[0]:
             config = self.loader.load_sweep_config(self.config, [*combination, *self.plugins])
+            if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
+                raise UserError("hydra.sweep.dir: is one folder for all jobs; name what is swept in hydra.sweep.subdir")
             place = self._place(config)
             found.append(Wanted(tuple(combination), plain_data(config), place))
         return found

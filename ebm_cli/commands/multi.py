@@ -127,6 +127,8 @@ def _trained(request: Request, name: str) -> int:
         output.print(f"job {name} failed: {error}", soft_wrap=True)
         if not there:
             record_failure(request, str(error), error.exit_code)
+        elif sweep.state(request.directory) not in ("done", "running"):
+            Run(request.directory).update_metadata(status="failed", error=str(error), exit_code=error.exit_code)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - shown and recorded; the other jobs are to be done all the same
         return _fault(request, error)

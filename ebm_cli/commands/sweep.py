@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ebm_cli.errors import UserError
-from ebm_cli.record import lease, ledger
+from ebm_cli.errors import UserError, of_file
+from ebm_cli.record import files, lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
-from ebm_cli.record.run import Run, check_free
+from ebm_cli.record.run import CONFIG, Run, check_free
 from ebm_cli.signals import StopRequest
 
 BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment", "notify")
@@ -64,8 +64,11 @@ def planned(path: Path, arguments: Sequence[str], wanted: Sequence[Wanted], orde
     found = _found(path, resume=orders.resume)
     asked = [ledger.flat({key: value for key, value in one.config.items() if key not in BESIDE}) for one in wanted]
     _check_changes(found, asked)
-    known = {entry.identity: position for position, entry in enumerate(found.entries)}
-    entries, number = list(found.entries), max((entry.number for entry in found.entries), default=-1)
+    number = max((entry.number for entry in found.entries), default=-1)
+    given = {Entry(0, "", (), settings).identity for settings in asked}
+    entries = [entry for entry in found.entries if entry.identity in given or not _refused(found.home(entry))]
+    known = {entry.identity: position for position, entry in enumerate(entries)}
+    _check_beside(wanted, asked)
     for one, settings in zip(wanted, asked, strict=True):
         entry = Entry(number + 1, one.place(number + 1), one.overrides, settings)
         position = known.setdefault(entry.identity, len(entries))
@@ -76,6 +79,7 @@ def planned(path: Path, arguments: Sequence[str], wanted: Sequence[Wanted], orde
         else:
             entries[position] = replace(entries[position], overrides=one.overrides)
     _check_places(path, entries)
+    _check_links(path, entries)
     return Ledger(path, list(arguments), entries)
 
 
@@ -99,6 +103,7 @@ def work(found: Ledger, launch: Callable[[Sequence[Entry]], None], orders: Order
             return
         losses.update(lost)
         tries.update(number for number, became in after.items() if became != "new" and number not in lost)
+        tries.update({entry.number: orders.retries + 1 for entry in due if _refused(found.home(entry))})
         tries.update({number: orders.retries + 1 for number in lost if losses[number] > _LOSSES})
         due = [entry for entry in _undone(found, due) if tries[entry.number] <= orders.retries]
 
@@ -181,17 +186,52 @@ def _check_changes(found: Ledger, asked: Sequence[Mapping[str, Any]]) -> None:
     for settings in asked:
         for key in sorted({*settings, *common} - free, key=lambda key: (not key.endswith(".name"), key)):
             if key not in common or key not in settings or settings[key] != common[key]:
-                was, now = common.get(key, "no such key"), settings.get(key, "no such key")
+                raise UserError(_changed(found.path, key, common, settings))
+
+
+def _changed(path: Path, key: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    was, now = common.get(key, "no such key"), settings.get(key, "no such key")
+    both = f" sweep over both ({key}={was},{now})," if key in common and key in settings else ""
+    return (
+        f"{key} = {now}: every job of {path} has {was}; leave it out,{both} or start a new multirun with another "
+        "hydra.sweep.dir"
+    )
+
+
+def _check_beside(wanted: Sequence[Wanted], asked: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError where jobs of one call differ in what makes no other job: one of them would be left out."""
+    first: dict[str, Wanted] = {}
+    for one, settings in zip(wanted, asked, strict=True):
+        other = first.setdefault(Entry(0, "", (), settings).identity, one)
+        for part in BESIDE:
+            if one.config.get(part) != other.config.get(part):
                 raise UserError(
-                    f"{key} = {now}: every job of {found.path} has {was}; leave it out, sweep over both "
-                    f"({key}={was},{now}), or start a new sweep with another hydra.sweep.dir"
+                    f"{part}: jobs that differ in {part} alone are one job; choose one, or start a multirun for each"
                 )
+
+
+def _check_links(path: Path, entries: Iterable[Entry]) -> None:
+    """Raise UserError for a folder of a job that leads elsewhere."""
+    try:
+        for entry in entries:
+            files.names(path, entry.directory)
+    except OSError as error:
+        raise UserError(f"hydra.sweep.dir = {path}: {of_file(error)}") from error
+
+
+def _refused(home: Path) -> bool:
+    """Whether a job never became a run, since its words are no configuration: it goes if nobody asks for it again."""
+    return not (home / CONFIG).exists() and Run(home).read_json("metadata.json").get("exit_code") == 2
 
 
 def _check_places(path: Path, entries: Iterable[Entry]) -> None:
     """Raise UserError for two jobs in one directory."""
     first: dict[str, Entry] = {}
     for entry in entries:
+        if not ledger.inside(entry.directory):
+            raise UserError(
+                f"hydra.sweep.subdir: {entry.directory} lies outside {path}; jobs have folders in that of the multirun"
+            )
         other = first.setdefault(entry.directory, entry)
         if other is not entry:
             raise UserError(

@@ -118,6 +118,12 @@ def read(path: Path) -> Ledger:
     return Ledger(path, list(found.arguments), entries)
 
 
+def inside(directory: str) -> bool:
+    """Whether a folder of a job lies below that of the sweep."""
+    place = PurePosixPath(directory)
+    return not place.is_absolute() and ".." not in place.parts and bool(place.parts)
+
+
 def shared(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What all of several sets of keys have in common."""
     first, *others = several or [{}]
@@ -125,12 +131,17 @@ def shared(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A nested configuration by its keys with dots; what is empty stays as it is."""
+    """A nested configuration by its keys with dots; what is empty stays as it is, and 8.0 is 8."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         deeper = isinstance(value, Mapping) and value
-        found |= flat(value, f"{before}{key}.") if deeper else {f"{before}{key}": value}
+        found |= flat(value, f"{before}{key}.") if deeper else {f"{before}{key}": _number(value)}
     return found
+
+
+def _number(value: Any) -> Any:
+    """8.0 as 8, which every key takes for the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -153,8 +164,7 @@ def _check_apart(path: Path, entries: Iterable[Entry]) -> None:
     numbers, places = set[int](), set[PurePosixPath]()
     for entry in entries:
         place = PurePosixPath(entry.directory)
-        inside = not place.is_absolute() and ".." not in place.parts and place.parts
-        if entry.number < 0 or entry.number in numbers or place in places or not inside:
+        if entry.number < 0 or entry.number in numbers or place in places or not inside(entry.directory):
             raise UserError(f"{path / NAME}: job {entry.number} in {entry.directory!r} cannot be; put the file back")
         numbers.add(entry.number)
         places.add(place)

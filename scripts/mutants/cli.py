@@ -157,4 +157,18 @@ MUTANTS = [
         "        true\n",
         "completion::test_fish",
     ),
+    Mutant(
+        "multirun: files are sought in the folder where it is taken up",
+        "cli/sweeper.py",
+        "quoted(os.path.abspath(plain(each)))",
+        "quoted(plain(each))",
+        "sweep::test_files_are_found_from_another_folder",
+    ),
+    Mutant(
+        "multirun: its folder depends on the job",
+        "cli/sweeper.py",
+        "if config.hydra.sweep.dir != self.config.hydra.sweep.dir:",
+        "if False:",
+        "sweep::test_what_would_scatter_or_lose_jobs_is_refused",
+    ),
 ]

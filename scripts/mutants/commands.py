@@ -557,4 +557,32 @@ MUTANTS = [
         "if False and _OURS",
         "report::test_nothing_is_overwritten",
     ),
+    Mutant(
+        "sweep: a slip stays for good",
+        "commands/sweep.py",
+        "entry.identity in given or not _refused(found.home(entry))",
+        "True",
+        "sweep::test_a_job_that_was_a_slip_goes_when_it_is_not_asked_for_again",
+    ),
+    Mutant(
+        "sweep: jobs that differ in the tracker alone are lost",
+        "commands/sweep.py",
+        "    _check_beside(wanted, asked)\n",
+        "",
+        "sweep::test_what_would_scatter_or_lose_jobs_is_refused",
+    ),
+    Mutant(
+        "sweep: the folder of a job may be a link",
+        "commands/sweep.py",
+        "    _check_links(path, entries)\n",
+        "",
+        "sweep::test_a_folder_of_a_job_that_leads_elsewhere_is_not_entered",
+    ),
+    Mutant(
+        "multirun: why a job cannot go on is forgotten",
+        "commands/multi.py",
+        'elif sweep.state(request.directory) not in ("done", "running"):',
+        "elif False:",
+        "sweep::test_a_job_that_cannot_go_on_says_why",
+    ),
 ]

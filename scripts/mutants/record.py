@@ -252,4 +252,11 @@ MUTANTS = [
         "",
         "sweep::test_values_that_json_tells_apart",
     ),
+    Mutant(
+        "ledger: 8.0 is another job than 8",
+        "record/ledger.py",
+        "isinstance(value, float) and value.is_integer()",
+        "False",
+        "sweep::test_a_whole_number_may_have_a_point",
+    ),
 ]
