@@ -234,7 +234,7 @@ MUTANTS = [
     Mutant(
         "ledger: a job may lie outside the sweep",
         "record/ledger.py",
-        "or not inside:",
+        "or not inside(entry.directory):",
         "or False:",
         "sweep::test_a_ledger_that_makes_no_sense_is_refused",
     ),
