@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -86,6 +86,9 @@ def _console(name: str) -> Console:
 console, output = _console("stderr"), _console("stdout")
 
 _PLAIN_LINE_SECONDS = 5.0
+_FOLLOWED_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 def silence() -> None:
@@ -191,6 +194,18 @@ class StepDisplay:
         if step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
             log.info("%s", "  ".join(filter(None, (f"step {step}/{self.total}", *words.values()))))
+
+
+def followed(items: Sequence[T], what: str) -> Iterator[T]:
+    """The same items; where they take long, a line now and then says how many are done and how long the others take."""
+    began = said = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if now - said > _FOLLOWED_SECONDS:
+            said = now
+            left = time_left(len(items) - done, done / (now - began))
+            log.info("%s", "  ".join(filter(None, (f"{what} {done}/{len(items)}", left))))
+        yield item
 
 
 def pace(rate: float) -> str:

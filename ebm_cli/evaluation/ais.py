@@ -34,6 +34,7 @@ from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import moved
 from ebm_cli.space import Space
+from ebm_cli.terminal import followed
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE = 1000
@@ -312,7 +313,8 @@ def _walk(
     engine = engine if path.compiles else engine.uncompiled()
     region, x, last = engine.region(stage), weighted[0].x, max(order)
     betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
-    for k, each in zip(order, engine.keys([key.fold(k) for k in order], x.device), strict=True):
+    keys = engine.keys([key.fold(k) for k in order], x.device)
+    for k, each in followed([*zip(order, keys, strict=True)], "annealing: temperature"):
         before = weighted[0].x
         weighted = region(path, weighted, betas[k], betas[k - 1], each)
         if moves is not None:

@@ -22,6 +22,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import moved
+from ebm_cli.terminal import followed
 
 _HALVINGS = 60  # of the interval that holds a root: to the last bit of a float64
 _OVERLAP = 0.03
@@ -189,7 +190,7 @@ def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engin
     state = path.observe(path.start(chains, key.fold("start")))
     betas = (torch.arange(rungs + 1, dtype=torch.float64) / rungs).to(state.x).unbind()
     up, means, down, alive = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-    for rung in range(1, rungs + 1):
+    for rung in followed(range(1, rungs + 1), "bridge: rung"):
         began = state.x
         up.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
         late = list[Tensor]()

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from ebm_cli import terminal
 from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import AnyKey, Key
@@ -165,9 +167,9 @@ def followed(
     """
     engine = engine_for(sampler, model, engine)
     step, state, moves = engine.region(sampler.step), sampler.init(model, x), engine.keys(keys, x.device)
-    taken = 0
+    taken, told = 0, terminal.followed(moves, "chains: step")
     for due in looks:
-        for key in moves[taken:due]:
+        for key in islice(told, due - taken):
             state, _ = step(model, state, key)
         taken = due
         yield shown(sampler.positions(state), model.space).clone()

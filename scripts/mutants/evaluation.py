@@ -1004,4 +1004,11 @@ MUTANTS = [
         "apart = energy - energy.mean(1, keepdims=True)",
         "report::test_the_autocorrelation_of_chains_is_that_of_their_law",
     ),
+    Mutant(
+        "ais: it says nothing for as long as it takes",
+        "evaluation/ais.py",
+        'in followed([*zip(order, keys, strict=True)], "annealing: temperature"):',
+        "in zip(order, keys, strict=True):",
+        "followed::test_annealing_says_how_far_it_is",
+    ),
 ]

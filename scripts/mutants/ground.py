@@ -467,4 +467,11 @@ MUTANTS = [
         "False",
         "acceleration::test_a_long_run_is_compiled_and_a_short_one_is_not",
     ),
+    Mutant(
+        "followed: the time left is that of what is done",
+        "terminal.py",
+        "left = time_left(len(items) - done, done",
+        "left = time_left(done, done",
+        "followed::test_how_far_a_long_loop_is_and_how_long_it_takes",
+    ),
 ]
