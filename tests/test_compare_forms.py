@@ -148,7 +148,7 @@ def test_what_evaluations_declare_is_read_from_their_source():
     registry.load_components()
     for name, evaluation in registry.components("evaluation").items():
         assert declared(name).standing == evaluation.standing, name
-        assert declared(name).compared == tuple(metric for _, metric in evaluation.compared), name
+        assert declared(name).compared == evaluation.compared, name
     assert declared("nobody's").compared == ()
 
 

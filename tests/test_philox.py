@@ -13,7 +13,7 @@ from helpers.samplers import FITTING, SAMPLERS, marked
 from helpers.training import small_run
 
 from ebm_cli import philox, rng
-from ebm_cli.log_z import annealing
+from ebm_cli.log_z import paths
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.rng import Counter, stream
 from ebm_cli.sampler.base import transitions
@@ -138,7 +138,7 @@ def test_draws_of_one_policy_have_lanes_of_their_own(policy, monkeypatch):
 
 def test_draws_of_one_temperature_have_lanes_of_their_own(monkeypatch):
     model = target("rbm-binary")
-    path = annealing.BipartitePath(BernoulliProduct(model.space, torch.full((2, 2), 0.3)).double(), model)
+    path = paths.BipartitePath(BernoulliProduct(model.space, torch.full((2, 2), 0.3)).double(), model)
     state = path.observe(model.space.noise(5, stream(0)).double())
     used = keys_used(monkeypatch)
     with torch.no_grad():

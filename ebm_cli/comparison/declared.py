@@ -26,7 +26,7 @@ def declared(evaluation: str) -> Declared:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and _registered(node.decorator_list, evaluation):
             values = _values(node.body)
-            compared = tuple(metric for _, metric in values.get("compared", ()))
+            compared = tuple(values.get("compared", ()))
             return Declared(values.get("standing", _LAST), compared)
     return Declared()
 

@@ -75,10 +75,7 @@ class AIS(Evaluation):
     moves_anywhere = True
 
     standing = 20
-    compared = (
-        ("log-likelihood", "ais/log_likelihood"),
-        ("RAISE", "raise/log_likelihood"),
-    )
+    compared = ("ais/log_likelihood", "raise/log_likelihood")
 
     @classmethod
     @override

@@ -96,8 +96,8 @@ class Evaluation(ABC):
     """Whether it computes energies of the model's configurations."""
     standing: ClassVar[int] = 90
     """Where its lines stand in the last table: likelihoods first, then chains, then all else."""
-    compared: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Columns of the table of a multirun: heading and metric. Metrics of one heading share a column."""
+    compared: ClassVar[tuple[str, ...]] = ()
+    """Metrics by which runs are compared, which have the first columns of the table of a multirun."""
 
     @classmethod
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:

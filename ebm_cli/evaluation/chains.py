@@ -42,7 +42,7 @@ class ChainDiagnostics(Evaluation):
     moves_anywhere = True
 
     standing = 50
-    compared = (("R-hat", "chains/r_hat"),)
+    compared = ("chains/r_hat",)
 
     @classmethod
     @override

@@ -39,10 +39,7 @@ class Exact(Evaluation):
     of_counts = True
 
     standing = 10
-    compared = (
-        ("log-likelihood", "exact/log_likelihood"),
-        ("perplexity", "exact/perplexity"),
-    )
+    compared = ("exact/log_likelihood", "exact/perplexity")
 
     @classmethod
     @override

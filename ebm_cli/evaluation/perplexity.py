@@ -82,7 +82,7 @@ class Perplexity(BesideLDA):
     lda_particles: Count
 
     standing = 60
-    compared = (("perplexity", "perplexity/model"),)
+    compared = ("perplexity/model",)
 
     @classmethod
     @override

@@ -50,7 +50,7 @@ class Retrieval(BesideLDA):
     features: Literal["probabilities", "logits"]
 
     standing = 62
-    compared = (("precision at 10", "retrieval/precision_at_10"),)
+    compared = ("retrieval/precision_at_10",)
 
     @classmethod
     @override

@@ -54,10 +54,7 @@ class TopicWords(BesideLDA):
     reference: Literal["train", "valid", "test"]
 
     standing = 61
-    compared = (
-        ("NPMI", "topics/npmi"),
-        ("distinct", "topics/distinct"),
-    )
+    compared = ("topics/npmi", "topics/distinct")
 
     @classmethod
     @override

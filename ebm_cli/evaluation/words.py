@@ -41,7 +41,7 @@ class WordPrediction(Evaluation):
 
     of_words: ClassVar[bool] = True
 
-    compared = (("perplexity", "words/perplexity"),)
+    compared = ("words/perplexity",)
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
