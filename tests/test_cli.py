@@ -62,7 +62,7 @@ def completed(line: str, monkeypatch) -> list[str]:
     ("line", "words"),
     {
         "ebm tr": {"train"},
-        "ebm ": {"train", "sample", "evaluate", "compare", "watch", "report", "list"},
+        "ebm ": {"train", "tune", "sample", "evaluate", "compare", "watch", "report", "list"},
         "ebm watch o": {"once="},
         "ebm train mod": {"model=", "model."},
         "ebm train model=rb": {"model=rbm"},

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ebm_cli.cli.tuning import check_no_search
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError
 
@@ -24,6 +25,7 @@ def multirun(arguments: list[str]) -> list[str]:
     if plain(value) == "auto":
         if place is None:
             raise UserError("resume = auto: say which directory it is about, hydra.sweep.dir=DIR")
+        check_no_search(plain(place))
         return ["hydra.sweeper.resume=true", *words]
     if place is not None:
         raise UserError(f"hydra.sweep.dir: a multirun is taken up where it is, in {plain(value)}; leave it out")
@@ -43,6 +45,7 @@ def _again(path: str, words: list[str]) -> list[str]:
         raise UserError("resume is empty: name the directory of a multirun, resume=DIR")
     if path.startswith("[") and not Path(path).exists():
         raise UserError(f"resume = {path}: one multirun is taken up at a time, resume=DIR")
+    check_no_search(path)
     if not (Path(path) / SWEEP).is_file():
         one = (Path(path) / "config.yaml").is_file()
         why = "one run is there, and no multirun; leave out -m" if one else f"no multirun is there (it has no {SWEEP})"

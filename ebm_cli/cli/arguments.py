@@ -7,6 +7,7 @@ from shlex import quote
 
 from ebm_cli.cli.again import ORDERS, SWEEP, multirun
 from ebm_cli.cli.listing import choices, keys_of, no_choice
+from ebm_cli.cli.tuning import BASE, KEYS, check_no_search, is_space, tuned
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError, nearest
 
@@ -28,6 +29,8 @@ def prepared(arguments: list[str], command: str) -> list[str]:
     swept = several(_checked(arguments, command))
     arguments = [_of_wandb(argument) for argument in arguments]
     found = _in_order([_quoted_path(argument, several=swept) for argument in arguments])
+    if command == "tune":
+        return tuned(found)
     if command != "train":
         return _of_the_run(found, _OF_RUNS[command])
     if swept:
@@ -35,22 +38,25 @@ def prepared(arguments: list[str], command: str) -> list[str]:
     for argument in found:
         if argument.partition("=")[0] in ORDERS:
             raise UserError(f"{argument}: is for the jobs of a multirun; leave it out, or write ebm train -m")
+        if argument.partition("=")[0] in KEYS:
+            raise UserError(f"{argument}: is for a search; leave it out, or write ebm tune")
     return _resume_in_place(found)
 
 
 def _checked(arguments: list[str], command: str) -> list[str]:
     """The arguments, after refusing what Hydra would answer with a page of its own usage."""
-    if several(arguments) and command != "train":
+    base = BASE.get(command, command)
+    if several(arguments) and base != "train":
         raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
     for argument in arguments:
         _check_flag(argument, command)
         _check_deletion(argument, command)
-        _check_choice(argument, command)
+        _check_choice(argument, base)
         group, _, value = argument.partition("=")
         if group == "hydra/sweeper" and value not in ("basic", ""):
             raise UserError(
                 f"{argument}: it would search by the exit code of a job, which is 0 of every job that is done; leave "
-                "it out and compare jobs by the table of the multirun"
+                "it out, and search with ebm tune"
             )
         if group == "tracker.name" and value and value not in choices("tracker"):
             continue
@@ -134,7 +140,7 @@ def _quoted_path(argument: str, *, several: bool = False) -> str:
     """Paths need no quoting by the user, whatever characters they hold; of several, commas stand between them."""
     key, equals, value = argument.partition("=")
     is_path = key in _PATH_KEYS or is_file(key)
-    if not equals or not is_path or value[:1] in ("'", '"', "") or value in ("null", "???"):
+    if not equals or not is_path or is_space(argument) or value[:1] in ("'", '"', "") or value in ("null", "???"):
         return argument
     apart = several and key not in _PATH_KEYS and not os.path.exists(value)
     return f"{key}={','.join(quoted(each) for each in (value.split(',') if apart else [value]))}"
@@ -170,6 +176,7 @@ def _check_resume(value: str, place: str | None) -> None:
     if not path:
         raise UserError("resume is empty: name a run directory, resume=DIR")
     if not _holds_run(value):
+        check_no_search(path)
         if os.path.isfile(Path(path) / SWEEP):
             raise UserError(f"resume = {path}: is a multirun; take it up again with ebm train -m resume={quote(path)}")
         raise UserError(f"resume = {path}: no run is there (it has no config.yaml)")

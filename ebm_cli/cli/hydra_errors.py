@@ -86,7 +86,7 @@ def _key(error: Exception, text: str, command: str) -> str | None:
     owners = [part.choice for part in choices_of(group) if _owns(part, name)] if group in GROUPS else []
     if owners:
         return f"{name} is a key of {group}={' or '.join(owners)}, {_ELSEWHERE} (see: ebm list {group})"
-    meant = key_meant(name) if command == "train" else None
+    meant = key_meant(name) if command in ("train", "tune") else None
     near = f"; {meant}" if meant else nearest(name, _words(command))
     return f"unknown key {name}{near} (see: ebm {command} --help)"
 

@@ -15,6 +15,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from ebm_cli.cli.tuning import BASE, KEYS
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.terminal import output, plain_console
 
@@ -143,7 +144,7 @@ def _note(lines: list[str], key: str) -> str:
 
 def packaged(command: str) -> dict[str, Any]:
     """A command's own configuration file."""
-    return yaml.safe_load((folders()[0] / f"{command}.yaml").read_text())
+    return yaml.safe_load((folders()[0] / f"{BASE.get(command, command)}.yaml").read_text())
 
 
 def keys_of(command: str) -> list[str]:
@@ -152,7 +153,7 @@ def keys_of(command: str) -> list[str]:
     groups = {name for entry in values["defaults"] if isinstance(entry, dict) for name in entry}
     own = [key for key in values if key not in ("defaults", "hydra")]
     nested = [f"{key}.{inner}" for key in own if isinstance(values[key], dict) for inner in values[key]]
-    found = dict.fromkeys([*own, *nested])
+    found = dict.fromkeys([*own, *nested, *(KEYS if command == "tune" else ())])
     for group in [group for group in GROUPS if group in groups and group != "experiment"]:
         for part in choices_of(group):
             prefix = f"evaluation.{part.component}" if group == "evaluation" else group

@@ -17,11 +17,13 @@ from ebm_cli import __version__
 from ebm_cli.cli import completion
 from ebm_cli.cli.arguments import directories_there, for_follower, prepared, several
 from ebm_cli.cli.renamed import by_new_names
+from ebm_cli.cli.tuning import BASE, KEYS
 from ebm_cli.errors import RunError, UserError, advice, nearest, of_file
 from ebm_cli.signals import StopRequest, watching
 
 COMMANDS = {
     "train": "train a model, or resume a run",
+    "tune": "search for the best values of keys",
     "sample": "draw from a trained model",
     "evaluate": "measure a trained model",
     "compare": "runs side by side: where they differ, what was measured, which is better",
@@ -45,6 +47,7 @@ first things to try:
   ebm list sampler                              the samplers and their keys
   ebm train --help                              every group and key
   ebm train -m objective=cd,pcd model.hidden=16,64
+  ebm tune optimizer.lr='interval(0.001,0.3,log)' model.hidden='choice(16,64)'
   ebm sample run=outputs/RUN n=100
   ebm evaluate run=outputs/RUN evaluation=[ais,chains]
   ebm watch outputs/RUN                         curves, while it trains
@@ -164,6 +167,8 @@ def _complete(arguments: list[str]) -> int:
         return 0
     if words[1] not in COMMANDS:
         return 0
+    if words[1] == "tune":
+        sys.stdout.write("".join(f"{key}=\n" for key in KEYS if key.startswith(words[-1])))
     os.environ["COMP_LINE"] = " ".join(["ebm", *words[2:]])
     return _compose_and_run(words[1], arguments)
 
@@ -177,7 +182,7 @@ def _compose_and_run(command: str, arguments: list[str]) -> int:
 
     arguments = prepared(arguments, command)
     job = _Job(command, Outcome(), directories_there(arguments))
-    decorate = hydra_main(version_base="1.3", config_path="pkg://ebm_cli.conf", config_name=command)
+    decorate = hydra_main(version_base="1.3", config_path="pkg://ebm_cli.conf", config_name=BASE.get(command, command))
     argv, sys.argv = sys.argv, [f"ebm {command}", *arguments]
     try:
         with _composed_once(arguments):

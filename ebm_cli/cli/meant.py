@@ -30,9 +30,9 @@ def key_meant(name: str) -> str | None:
 def word_meant(word: str, command: str) -> str | None:
     """What a word without "=" was perhaps meant to be: a run, or the choice of a group; or None."""
     if os.path.isdir(word):
-        key = "resume" if command == "train" else "run"
+        key = "resume" if command in ("train", "tune") else "run"
         return f"{key}={word}" if os.path.isfile(os.path.join(word, "config.yaml")) else None
-    group = group_of(word) if command == "train" else None
+    group = group_of(word) if command in ("train", "tune") else None
     return f"{group}={word}" if group else None
 
 

@@ -24,10 +24,10 @@ from ebm_cli.cli.elsewhere import Elsewhere
 from ebm_cli.cli.words import plain, quoted
 from ebm_cli.errors import UserError
 
-_ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BY_NUMBER = "${hydra.job.num}"
 _SAID_AGAIN = ("hydra/launcher", "hydra.launcher", "hydra.sweep.subdir")
-_PLUGINS = ("plugins=", "+plugins=", "++plugins=")
+PLUGINS = ("plugins=", "+plugins=", "++plugins=")
 
 
 class LedgerSweeper(Sweeper):
@@ -43,7 +43,7 @@ class LedgerSweeper(Sweeper):
         self.task: Any = task_function
         self.loader = cast(Any, QuickLoader(hydra_context.config_loader))
         context = HydraContext(config_loader=self.loader, callbacks=hydra_context.callbacks)
-        self.alone = config.hydra.launcher._target_ == _ALONE  # in this process, a job at a time
+        self.alone = config.hydra.launcher._target_ == ALONE  # in this process, a job at a time
         task = task_function if self.alone else Elsewhere(task_function)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(context, task, config)
 
@@ -53,7 +53,7 @@ class LedgerSweeper(Sweeper):
         from ebm_cli.commands import multi
 
         given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
-        self.plugins = [word for word in given if word.startswith(_PLUGINS)]
+        self.plugins = [word for word in given if word.startswith(PLUGINS)]
         words = [self._anchored(word) for word in given if word not in self.plugins]
         path = seen_from_here(Path(str(self.config.hydra.sweep.dir)).absolute())
         launch = partial(self._launch, path)
@@ -113,5 +113,8 @@ class LedgerSweeper(Sweeper):
 
 
 def register() -> None:
-    """Make it known to Hydra, which takes plugins from the name space `hydra_plugins` alone."""
-    Plugins.instance().class_name_to_class["hydra_plugins.ebm.LedgerSweeper"] = LedgerSweeper
+    """Make them known to Hydra, which takes plugins from the name space `hydra_plugins` alone."""
+    from ebm_cli.cli.tuner import TuneSweeper
+
+    for sweeper in (LedgerSweeper, TuneSweeper):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.ebm.{sweeper.__name__}"] = sweeper

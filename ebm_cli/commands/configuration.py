@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ebm_cli import registry
 from ebm_cli.commands.best import Reporting
 from ebm_cli.commands.places import names_file, without
+from ebm_cli.commands.search import Trial
 from ebm_cli.device import memory
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
@@ -34,6 +35,7 @@ class Request:
     sweep: Path | None = None  # directory of the multirun this job belongs to
     fail_fast: bool = False  # whether the other jobs of it stop beginning if this one fails
     label: str | None = None  # what tells it from the other jobs of the multirun
+    trial: Trial | None = None  # of a search, in which a run may end early
 
     @property
     def group(self) -> str | None:

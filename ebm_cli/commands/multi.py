@@ -45,7 +45,7 @@ def run(
     registry.load_components()
     url = notify.address(wanted[0].config) if wanted else None
     found = sweep.planned(path, arguments, [replace(one, config=rooted(one.config)) for one in wanted], orders)
-    with watching() as stop, _claimed(path):
+    with watching() as stop, claimed(path):
         found.write()
         _say_what_is_there(found)
         try:
@@ -89,7 +89,7 @@ def _again(path: Path, orders: Orders) -> str:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[None]:
+def claimed(path: Path) -> Iterator[None]:
     """Hold the lease of the multirun: of two calls one does its jobs."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def record_failure(request: Request, error: str, code: int) -> None:
 
 def table(directory: Path) -> int:
     """Print the jobs side by side and write them to summary.json; 1 if any job did not finish, else 0."""
-    jobs = [_job(name, directory / name, overrides) for name, overrides in _jobs(directory)]
+    jobs = [record(name, directory / name, overrides) for name, overrides in _jobs(directory)]
     show_jobs([directory / job["job"] for job in jobs], f"multirun {directory}", output)
     Run(directory).write_json("summary.json", {"jobs": jobs})
     return 0 if jobs and all(entry["status"] == "done" for entry in jobs) else 1
@@ -179,7 +179,8 @@ def _jobs(directory: Path) -> list[tuple[str, Sequence[str]]]:
     return [(name, ()) for name in sorted(found, key=lambda name: (int(name) if name.isdigit() else 0, name))]
 
 
-def _job(name: str, path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def record(name: str, path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What summary.json of a multirun has of a job."""
     facts = Run(path).read_json("metadata.json")
     return {
         "job": name,

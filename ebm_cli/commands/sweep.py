@@ -25,7 +25,7 @@ BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment", "noti
 _HALT = "halt"
 _LOSSES = 2  # of a job with others before it is done alone; and once more then
 _DYING = 10.0  # seconds in which killed processes have ended
-_KNOWN = ("done", "failed", "stopped", "running", "died")
+_KNOWN = ("done", "pruned", "failed", "stopped", "running", "died")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Orders:
             raise UserError(f"fail_fast = {_word(self.fail_fast)}: must be true or false")
 
 
+def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a whole configuration says which job it is, by keys with dots."""
+    return ledger.flat({key: value for key, value in config.items() if key not in BESIDE})
+
+
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -62,7 +67,7 @@ def _word(value: object) -> str:
 def planned(path: Path, arguments: Sequence[str], wanted: Sequence[Wanted], orders: Orders) -> Ledger:
     """The ledger with every job of the directory and of this call. Raises UserError if they are not of one sweep."""
     found = _found(path, resume=orders.resume)
-    asked = [ledger.flat({key: value for key, value in one.config.items() if key not in BESIDE}) for one in wanted]
+    asked = [identifying(one.config) for one in wanted]
     _check_changes(found, asked)
     number = max((entry.number for entry in found.entries), default=-1)
     given = {Entry(0, "", (), settings).identity for settings in asked}
@@ -110,7 +115,7 @@ def work(found: Ledger, launch: Callable[[Sequence[Entry]], None], orders: Order
 
 def _undone(found: Ledger, entries: Iterable[Entry]) -> list[Entry]:
     """Jobs that are not done and that no process trains."""
-    return [entry for entry in entries if state(found.home(entry)) not in ("done", "running")]
+    return [entry for entry in entries if state(found.home(entry)) not in ("done", "pruned", "running")]
 
 
 def _batches(due: Sequence[Entry], losses: Mapping[int, int], orders: Orders) -> list[list[Entry]]:
@@ -133,7 +138,7 @@ def _lost(found: Ledger, launch: Callable[[Sequence[Entry]], None], batch: Seque
 
 
 def state(home: Path) -> str:
-    """What became of a job: new, running, done, failed, stopped, died."""
+    """What became of a job: new, running, done, pruned, failed, stopped, died."""
     recorded = Run(home).read_json("metadata.json").get("status")
     if recorded is None:
         return "died" if (home / "config.yaml").exists() else "new"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ebm_cli import terminal
-from ebm_cli.commands import finished, notify, pages, report
+from ebm_cli.commands import finished, notify, pages, pruning, report
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
 from ebm_cli.commands.kept_rows import keep_rows
@@ -131,6 +131,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     known = _shown_as(session, meta, request)
     tracker = together([guarded(process.apart(spec, name), known) for name, spec in session.trackers.items()])
     recorder = Recorder(home, own, tracker, session.schedule, session.evaluations)
+    _be_judged(recorder, session, request)
     ending = Ending()
     if own.taken_from:
         session.notes.insert(0, f"{own.taken_from} held this run and died; this process goes on with it")
@@ -147,6 +148,13 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
         notice.wait()
     _finish(session, summary, ending.code, farewell, page=kept)
     return ending.code
+
+
+def _be_judged(recorder: Recorder, session: Session, request: Request) -> None:
+    """A run of a search may end early, and has perhaps done so already."""
+    if request.trial is not None and session.parts.device.ranks.count == 1:
+        recorder.judge = pruning.judge(request.trial, session.parts.loop.steps)
+        recorder.ended = recorder.judge(session.state.step, {})
 
 
 def _notice(session: Session, request: Request, summary: Mapping[str, Any], ending: Ending) -> Notice:
@@ -180,6 +188,9 @@ def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[s
         _announce(session)
         with _timed(spent, "training_seconds"), watched(device):
             fit(session.parts, state, recorder, stop)
+        if recorder.ended:
+            ending.status, ending.code = "pruned", 0
+            return
         stop.at_once()
         with recorder.disk_watched(state), watched(device):
             _evaluate(session, recorder, ending.results)
@@ -265,11 +276,17 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
     findings.check()
 
 
+def _show(session: Session, summary: Mapping[str, Any], code: int) -> None:
+    if summary["status"] == "pruned":
+        log.info("pruned at step %d: others were better by then", session.state.step)
+    elif code == 0 or "failed" in summary:
+        report.show(str(session.run.path), summary, "test")
+
+
 def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: str | None, *, page: bool) -> None:
     """What the user reads last."""
     home = session.run.path
-    if code == 0 or "failed" in summary:
-        report.show(str(home), summary, "test")
+    _show(session, summary, code)
     if farewell:
         log.info("%s", farewell)
     kept = checkpoint.steps(session.run.checkpoints)

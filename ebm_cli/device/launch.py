@@ -30,7 +30,12 @@ def launch(main: Main, argument: Any, count: int, stop: StopRequest) -> int:
     Raises RunError if one was killed, and KeyboardInterrupt if rank 0 was asked to stop but could not.
     """
     context = multiprocessing.get_context("spawn")
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **_threads(count)}
+    shared = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        **threads_each(count),
+    }
     own = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
     ranks = [context.Process(target=_work, args=(main, argument, environment)) for environment in own]
     stop.noted()  # the ranks say what became of it
@@ -81,7 +86,7 @@ def _work(main: Main, argument: Any, environment: Mapping[str, str]) -> None:
     with watching(afterwards=signal.SIG_IGN) as stop:
         try:
             stop.at_once()
-            threading.Thread(target=_end_with_parent, daemon=True).start()
+            threading.Thread(target=end_with_parent, daemon=True).start()
             os.environ.update(environment)
             code = main(argument)
         except KeyboardInterrupt:
@@ -92,8 +97,8 @@ def _work(main: Main, argument: Any, environment: Mapping[str, str]) -> None:
     raise SystemExit(code)
 
 
-def _end_with_parent() -> None:
-    """Nobody would stop a rank whose parent was killed."""
+def end_with_parent() -> None:
+    """End this process once its parent is gone: nobody would stop it. For a thread of its own."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -134,6 +139,6 @@ def _free_port() -> int:
         return listening.getsockname()[1]
 
 
-def _threads(count: int) -> dict[str, str]:
+def threads_each(count: int) -> dict[str, str]:
     """As many CPU threads in all as one process would have."""
     return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}

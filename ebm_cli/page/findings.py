@@ -113,9 +113,12 @@ def _ended(run: Facts, said: list[str]) -> Answer:
         diverged = any("not finite (" in text for text in texts)
         how = "It diverged: the numbers grew without bound" if diverged else "It failed"
         return Answer(question, "bad", f"{how}, at step {run.step}.", _linked(texts))
-    word = {"running": "It is still running", "stopped": "It was stopped", "died": "Its process died"}
+    word = {
+        "running": "It is still running", "stopped": "It was stopped", "died": "Its process died",
+        "pruned": "It was ended early, since other runs of its search were better",
+    }  # fmt: skip
     state: State = "unknown" if run.status == "running" else "unsure"
-    advice = "" if run.status == "running" else "Go on where it stopped: `ebm train resume=outputs/RUN`"
+    advice = "" if run.status in ("running", "pruned") else "Go on where it stopped: `ebm train resume=outputs/RUN`"
     return Answer(
         question, state, f"{word.get(run.status, 'It is not done')}, at step {run.step}.", _linked(texts), advice
     )

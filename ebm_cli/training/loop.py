@@ -1,7 +1,7 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
@@ -52,6 +52,10 @@ class Schedule:
     monitor: str | None
 
 
+Judge = Callable[[int, Mapping[str, float]], bool]
+"""Asked after every evaluation, with the step and what was measured, whether the run ends there."""
+
+
 @dataclass
 class Recorder:
     """Everything a run writes while it trains and holds the lease of its directory."""
@@ -69,6 +73,8 @@ class Recorder:
     standing: bool = False
     newest: dict[str, float] = field(default_factory=dict)
     against: Against | None = None
+    judge: Judge | None = None
+    ended: bool = False  # the judge has ended the run
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """Which checkpoints will stay, and what is watched."""
@@ -127,6 +133,7 @@ class Recorder:
             self.metrics(state.step, values)
             self.newest = newest(values, self.schedule.monitor)
         self._show(parts, state)
+        self.ended = self.judge is not None and self.judge(state.step, values)
         value, best = self._monitored(values, parts), state.best
         if value is None or (best and best.metric in (None, self.schedule.monitor) and value <= best.value):
             return False
@@ -205,6 +212,7 @@ class Follower:
     schedule: Schedule
     ladder: set[int] = field(default_factory=set)
     newest: dict[str, float] = field(default_factory=dict)
+    ended: bool = False
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """The rungs that lie ahead."""
@@ -295,7 +303,7 @@ def _check_space(found: Checkpoint, parts: Parts) -> None:
 def _check_none_lost(run: Run, schedule: Schedule) -> None:
     """Raise UserError if there was a checkpoint: all that such a run recorded would be begun again."""
     meta = run.read_json("metadata.json")
-    said = [f"its metadata.json says {meta['status']}"] if meta.get("status") in ("done", "stopped") else []
+    said = [f"its metadata.json says {meta['status']}"] if meta.get("status") in ("done", "stopped", "pruned") else []
     if isinstance(meta.get("checkpoint"), int):
         said.append(f"a checkpoint of step {meta['checkpoint']} was saved")
     logged = run.logged_step()
@@ -321,7 +329,7 @@ def other_data(saved: Checkpoint, data: Data) -> bool:
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:
-    """Train until the last step or until any rank is asked to stop, which then `stop` of every rank says.
+    """Train until the last step, the verdict of a judge, or until any rank is asked to stop, as `stop` then says.
 
     Either way a checkpoint of the last step is there.
 
@@ -334,7 +342,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     if said:
         log.warning("%s", said)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display:
-        while state.step < total and not _stopping(parts, state, stop):
+        while state.step < total and not recorder.ended and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
             step, last = state.step, unread[-1]
             evaluates, saves = _due(step, schedule.eval_every, total), recorder.saves(step, total)

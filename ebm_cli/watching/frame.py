@@ -11,10 +11,10 @@ from ebm_cli.terminal import pace, time_left
 from ebm_cli.watching.curve import drawn, number
 from ebm_cli.watching.look import Look
 
-_STYLES = {"running": "cyan", "done": "green", "failed": "red", "died": "red", "stopped": "yellow"}
+_STYLES = {"running": "cyan", "done": "green", "failed": "red", "died": "red", "stopped": "yellow", "pruned": "blue"}
 _SIDE_BY_SIDE = 100  # letters that two curves beside each other need
 _PICTURES = 4
-_FIRST = ("running", "failed", "died", "stopped", "new", "done")
+_FIRST = ("running", "failed", "died", "stopped", "new", "pruned", "done")
 
 
 def of_run(look: Look, width: int, height: int, *, dots: bool) -> RenderableType:

@@ -1,0 +1,166 @@
+"""What the trials of a search were worth, and the table that shows it, the best first."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ebm_cli.commands import multi
+from ebm_cli.commands.search import Search
+from ebm_cli.commands.study import JOB, Study
+from ebm_cli.errors import RunError
+from ebm_cli.record import files
+from ebm_cli.record.ledger import Entry, Ledger
+from ebm_cli.record.run import Run
+from ebm_cli.terminal import output
+
+_ORDER = ("done", "pruned", "running", "stopped", "died", "new", "failed")
+
+
+def values(home: Path, entry: Entry, search: Search) -> list[float] | None:
+    """The metrics of a run that is done; None if one of them is no finite number.
+
+    What is measured while training counts as it is of the checkpoint that stays: `checkpoint.monitor`, of which more is
+    better, at its best, all else at the end. Raises RunError if a run does not report it.
+    """
+    found = []
+    for metric, direction in zip(search.metric, search.direction, strict=True):
+        best = direction == "max" and metric == entry.settings.get("checkpoint.monitor")
+        value = _value(home, metric, best=best)
+        if value is None:
+            return None
+        found.append(value)
+    return found
+
+
+def _value(home: Path, metric: str, *, best: bool) -> float | None:
+    summary = Run(home).read_json("summary.json")
+    logged = [summary[metric]] if metric in summary else [line[metric] for line in _lines(home) if metric in line]
+    numbers = [float(one) for one in logged if isinstance(one, int | float) and math.isfinite(one)]
+    if not numbers or (not best and logged[-1] is None):
+        return None
+    return max(numbers) if best else numbers[-1]
+
+
+def _lines(home: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl."""
+    try:
+        found = [json.loads(line) for line in files.text(home, "metrics.jsonl").splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{home / 'metrics.jsonl'}: cannot be read ({error}); put it back") from error
+    return [line for line in found if isinstance(line, dict)]
+
+
+def reported(home: Path) -> dict[str, Any]:
+    """All numbers that a run has, by their names."""
+    lines = _lines(home) if files.there(home, "metrics.jsonl") else []
+    return {name: value for line in lines for name, value in line.items() if name != "step"} | Run(home).read_json(
+        "summary.json"
+    )
+
+
+def line(entry: Entry, became: str, found: Sequence[float] | None, study: Study) -> Text:
+    """What became of a trial, and the best there is."""
+    own = " ".join(word for word in entry.overrides if word.partition("=")[0] in {axis.key for axis in study.axes})
+    worth = "its metric is missing or no finite number" if became == "done" and found is None else _shown(found or [])
+    best = study.best()
+    so_far = f"; best so far: trial {best[0].user_attrs[JOB]}, {_shown(best[0].values)}" if len(best) == 1 else ""
+    return Text.assemble((f"trial {entry.directory}", "bold"), f" ({own}): {became} {worth}".rstrip(), so_far)
+
+
+def show(found: Ledger, study: Study) -> list[dict[str, Any]]:
+    """Print a line for each trial and what is to be known of the best; write both to summary.json. Returns the jobs."""
+    best, importances = study.best(), study.importances()
+    rows = _rows(found, study)
+    output.print(_table(found, study, rows, {trial.user_attrs[JOB] for trial in best}))
+    facts = [_facts(found, study, trial) for trial in best]
+    jobs = [job for _, job in sorted(rows, key=lambda row: row[0].number)]
+    about = {"metric": study.search.metric, "direction": study.search.direction}
+    Run(found.path).write_json("summary.json", {"jobs": jobs, **about, "best": facts, "importances": importances})
+    if len(best) > 1:
+        output.print("* none is better in all metrics")
+    for fact in facts if len(facts) == 1 else []:
+        output.print(f"best trial {fact['trial']}: {_named(study, best[0].values)}", soft_wrap=True)
+        output.print(f"run directory {fact['directory']}", soft_wrap=True)
+        output.print(f"train it again with: {fact['command']}", soft_wrap=True)
+    if importances:
+        shares = "  ".join(f"{key} {value:.2f}" for key, value in importances.items())
+        output.print(f"what mattered: {shares}", soft_wrap=True)
+    return jobs
+
+
+def _rows(found: Ledger, study: Study) -> list[tuple[Entry, dict[str, Any]]]:
+    """Every trial with its record, the best first, and what it was worth under `values`."""
+    first: dict[int, Any] = {}
+    for trial in study.proposed():
+        first.setdefault(trial.user_attrs[JOB], trial)
+    rows = []
+    for entry in found.entries:
+        job = multi.record(entry.directory, found.home(entry), entry.overrides)
+        trial = first.get(entry.number)
+        job["values"] = list(trial.values) if trial is not None and trial.values is not None else None
+        if job["status"] == "done" and trial is not None and trial.state.name == "FAIL":
+            job |= {"status": "failed", "error": "its metric is missing or no finite number"}
+        rows.append((entry, job))
+    sign = -1 if study.search.direction[0] == "max" else 1
+
+    def place(row: tuple[Entry, dict[str, Any]]) -> tuple[int, float, int]:
+        worth = sign * row[1]["values"][0] if row[1]["values"] else math.inf
+        return _ORDER.index(row[1]["status"]), worth, row[0].number
+
+    return sorted(rows, key=place)
+
+
+def _table(found: Ledger, study: Study, rows: Sequence[tuple[Entry, Mapping[str, Any]]], best: set[int]) -> Table:
+    made = Table(title=f"search {found.path}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    keys = [axis.key for axis in study.axes]
+    for heading in ("trial", *keys, *study.search.metric, "status", "steps", "seconds"):
+        made.add_column(heading, overflow="fold")
+    for entry, job in rows:
+        own = {word.partition("=")[0]: word.partition("=")[2] for word in entry.overrides}
+        worth = [f"{value:.6g}" for value in job["values"] or []] or [""] * len(study.search.metric)
+        spent = [_number(job["summary"].get(key)) for key in ("steps", "seconds")]
+        status = job["status"] if not job["error"] else f"{job['status']}: {job['error']}"
+        mark = "*" if entry.number in best else ""
+        made.add_row(f"{entry.directory}{mark}", *(_short(own.get(key, "")) for key in keys), *worth, status, *spent)
+    return made
+
+
+def _facts(found: Ledger, study: Study, trial: Any) -> dict[str, Any]:
+    """A trial that is best, and the command that does it again."""
+    entry = next(one for one in found.entries if one.number == trial.user_attrs[JOB])
+    metrics = dict(zip(study.search.metric, trial.values, strict=True))
+    command = " ".join(["ebm train", *(quote(word) for word in entry.overrides)])
+    return {
+        "trial": entry.number,
+        "metrics": metrics,
+        "params": trial.params,
+        "directory": str(found.home(entry)),
+        "command": command,
+    }
+
+
+def _named(study: Study, found: Sequence[float]) -> str:
+    pairs = zip(study.search.metric, study.search.direction, found, strict=True)
+    return ", ".join(f"{metric} = {value:.6g} ({direction})" for metric, direction, value in pairs)
+
+
+def _shown(found: Sequence[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in found)
+
+
+def _short(text: str) -> str:
+    """A number with few digits; anything else as it is."""
+    try:
+        return f"{float(text):.4g}" if "." in text or "e" in text else text
+    except ValueError:
+        return text
+
+
+def _number(found: object) -> str:
+    return f"{found:.4g}" if isinstance(found, float) else str(found if isinstance(found, int) else "")
