@@ -58,7 +58,7 @@ def _of(name: str, chosen: Mapping[str, Evaluation]) -> Evaluation:
         raise UserError(
             f"metric = {name}: evaluation has no {found} here; choose it, evaluation=[{','.join([*chosen, found])}]"
         )
-    declared = {key for one in there.values() for _, key in one.compared}
+    declared = {key for one in there.values() for key in one.compared}
     known = sorted({*declared, *on_split(dict.fromkeys(declared, 0), "valid")})
     near = nearest(name, known) or f"; evaluations are {', '.join(chosen)}"
     raise UserError(f"metric = {name}: no evaluation reports it{near}")
@@ -73,7 +73,7 @@ def _name(name: str, chosen: Mapping[str, Evaluation]) -> str | None:
 
 
 def _prefixes(name: str, component: type[Evaluation] | None) -> set[str]:
-    return {name} | {key.split("/")[0] for _, key in (component.compared if component else ())}
+    return {name} | {key.split("/")[0] for key in (component.compared if component else ())}
 
 
 def _optimistic(name: str) -> str:

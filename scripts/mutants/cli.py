@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant(
         "meant: names of other tools are compared by their spelling",
         "cli/hydra_errors.py",
-        'meant = key_meant(name) if command == "train" else None',
+        'meant = key_meant(name) if command in ("train", "tune") else None',
         "meant = None",
         "meant::test_the_way_out_is_named",
     ),

@@ -290,4 +290,11 @@ MUTANTS = [
         "True",
         "statistics::test_while_training_plots_get_rarer",
     ),
+    Mutant(
+        "loop: the judge ends nothing",
+        "training/loop.py",
+        "while state.step < total and not recorder.ended and",
+        "while state.step < total and",
+        "tune::test_a_run_that_is_pruned_ends_there_with_a_checkpoint",
+    ),
 ]
