@@ -181,6 +181,11 @@ def test_a_search_is_a_function_of_its_seed(trained, sampler):
     assert trials() == trials("other") != trials("third")
 
 
+def test_each_random_proposal_is_another(trained):
+    tuned("trials=3 search=random")
+    assert trained.seen == [0, 1, 2]
+
+
 def test_without_a_seed_of_its_own_it_is_that_of_the_runs(trained):
     for directory, line in (("search", "seed=3"), ("other", "seed=3"), ("third", "seed=4")):
         tuned(f"trials=3 {line}", directory)

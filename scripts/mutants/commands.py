@@ -590,7 +590,7 @@ MUTANTS = [
         "commands/study.py",
         'f"{search.search_seed} {proposals}"',
         'f"{search.search_seed}"',
-        "tune::test_spaces",
+        "tune::test_each_random_proposal_is_another",
     ),
     Mutant(
         "tune: what was interrupted is not taken up",
