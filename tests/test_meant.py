@@ -19,9 +19,6 @@ LINES = {
     "train --model.hidden 5": "write model.hidden=VALUE",
     "train steps=1e4": "steps = 10000: must be a whole number without a point; write steps=10000",
     "train model.hidden=8.0": "model.hidden = 8: must be a whole number without a point; write model.hidden=8",
-    "train -m hydra/launcher=submitit_slurm seed=0,1": (
-        "hydra/launcher=submitit_slurm is not installed; it comes with: pip install 'ebm-cli[slurm]'"
-    ),
     "train -m hydra/launcher=clouds seed=0,1": "no hydra/launcher named clouds (one of: basic, and with extras ",
     "train -m hydra/sweeper=optuna seed=0,1": "it would search by the exit code of a job",
     "list rbm": "no group 'rbm'; it is a choice of a group: ebm list model rbm",
@@ -35,8 +32,6 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", LINES)
 def test_the_way_out_is_named(line):
-    if "submitit" in line and "submitit_slurm" in choices("hydra/launcher"):
-        pytest.skip("the launcher is installed")
     assert_refused(ebm(line), LINES[line])
 
 

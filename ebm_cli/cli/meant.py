@@ -15,7 +15,7 @@ _SAME = {
 }  # fmt: skip
 _EPOCHS = ("epochs", "n_epochs", "num_epochs", "max_epochs", "epoch")
 _EXTRAS = {
-    "hydra/launcher": {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"},
+    "hydra/launcher": {"joblib": "joblib", "submitit_slurm": "slurm", "ray": "ray"},
     "hydra/sweeper": {},
 }  # choices that come with an extra
 

@@ -21,6 +21,9 @@ from typing_extensions import override
 from ebm_cli.cli.arguments import is_file
 from ebm_cli.cli.composing import QuickLoader, plain_data, seen_from_here
 from ebm_cli.cli.elsewhere import Elsewhere
+from ebm_cli.cli.launching import Handing
+from ebm_cli.cli.ray import RayLauncher
+from ebm_cli.cli.slurm import SlurmLauncher
 from ebm_cli.cli.words import plain, quoted
 from ebm_cli.errors import UserError
 
@@ -81,7 +84,8 @@ class LedgerSweeper(Sweeper):
         from ebm_cli.commands.stopping import passed_on
 
         words = [[*job.overrides, *self.plugins, f"hydra.sweep.subdir={quoted(job.directory)}"] for job in batch]
-        with nullcontext() if self.alone else passed_on(path, [path / job.directory for job in batch]):
+        answers = self.alone or isinstance(self.launcher, Handing)
+        with nullcontext() if answers else passed_on(path, [path / job.directory for job in batch]):
             self.launcher.launch(words, initial_job_idx=batch[0].number)
 
     def _wanted(self, arguments: list[str]) -> list[Any]:
@@ -116,5 +120,5 @@ def register() -> None:
     """Make them known to Hydra, which takes plugins from the name space `hydra_plugins` alone."""
     from ebm_cli.cli.tuner import TuneSweeper
 
-    for sweeper in (LedgerSweeper, TuneSweeper):
-        Plugins.instance().class_name_to_class[f"hydra_plugins.ebm.{sweeper.__name__}"] = sweeper
+    for plugin in (LedgerSweeper, TuneSweeper, SlurmLauncher, RayLauncher):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.ebm.{plugin.__name__}"] = plugin

@@ -171,4 +171,18 @@ MUTANTS = [
         "if False:",
         "sweep::test_what_would_scatter_or_lose_jobs_is_refused",
     ),
+    Mutant(
+        "Slurm: its keys are not checked",
+        "cli/launching.py",
+        "checked(self.spec, self.given, ",
+        "(lambda spec, given, where: spec(**given))(self.spec, self.given, ",
+        "handing::test_keys_of_slurm_are_checked",
+    ),
+    Mutant(
+        "launchers: what to install is not said",
+        "cli/launching.py",
+        "if find_spec(self.package) is None:",
+        "if False:",
+        "handing::test_a_launcher_whose_package_is_missing_says_what_to_install",
+    ),
 ]
