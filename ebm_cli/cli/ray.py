@@ -1,5 +1,6 @@
 """Hydra plugin: the jobs of a multirun as tasks of Ray."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ class RayLauncher(Handing):
         local = self.keys.address is None and "RAY_ADDRESS" not in os.environ
         room = {"num_cpus": self.keys.cluster_cpus, "num_gpus": self.keys.cluster_gpus, "object_store_memory": _OBJECTS}
         try:
-            ray.init(self.keys.address, include_dashboard=False, logging_level="ERROR", **(room if local else {}))
+            ray.init(self.keys.address, include_dashboard=False, logging_level=logging.ERROR, **(room if local else {}))
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = self.keys.address or os.environ.get("RAY_ADDRESS", "this machine")
             raise RunError(f"hydra.launcher.address: no Ray on {where}: {str(error).splitlines()[0]}") from error
