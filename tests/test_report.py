@@ -361,10 +361,11 @@ def test_nothing_is_overwritten(word, tmp_path, monkeypatch):
 
 
 def test_a_credential_that_was_typed_is_not_shown(tmp_path):
-    path = run(tmp_path / "run", facts={"overrides": ["tracker.api_key=abc123", "steps=5"]})
+    words = ["tracker.api_key=abc123", "notify.url=https://abc123", "steps=5"]
+    path = run(tmp_path / "run", facts={"overrides": words}, config={"notify": {"url": "https://abc123"}})
     text = page([path], "run")
     assert "abc123" not in text
-    assert "ebm train tracker.api_key=REDACTED steps=5" in text
+    assert "ebm train tracker.api_key=REDACTED notify.url=REDACTED steps=5" in text
 
 
 def test_every_answer_that_is_not_good_says_what_to_do(tmp_path):

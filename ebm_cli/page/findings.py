@@ -37,14 +37,14 @@ class Answer(NamedTuple):
     advice: str = ""  # where no entry of the catalogue says what to do, in Markdown
 
 
-def answers(run: Facts, lines: Sequence[Line], monitored: Sequence[float]) -> list[Answer]:
-    """To every question there is. `monitored`: the watched figure on validation rows, in the order of the steps."""
+def answers(run: Facts, lines: Sequence[Line], monitored: Sequence[float], name: str = "") -> list[Answer]:
+    """To every question there is. `monitored`: the watched figure, called `name`, in the order of the steps."""
     said = [line.text for line in lines if line.doubtful and not line.text.startswith(_OF_THE_PAGE)]
     sorted_out = _sorted_out(said)
     found = [
         _ended(run, sorted_out.pop("ended", [])),
         _learned(lines, sorted_out.pop("learned", [])),
-        _converged(run, monitored),
+        _converged(run, monitored, name),
         _mixing(run, sorted_out.pop("mixing", [])),
         _likelihood(run, sorted_out.pop("likelihood", [])),
         _overfit(run, sorted_out.pop("overfit", [])),
@@ -143,23 +143,23 @@ def _learned(lines: Sequence[Line], said: list[str]) -> Answer:
 _MEASURE = "Measure how likely held-out rows are: `ebm evaluate run=outputs/RUN evaluation=[ais]`"
 
 
-def _converged(run: Facts, monitored: Sequence[float]) -> Answer:
+def _converged(run: Facts, monitored: Sequence[float], name: str) -> Answer:
     question = "Has it converged?"
     values = [value for value in monitored if math.isfinite(value)]
     if len(values) < _LATE:
         advice = "Look more often: `ebm train eval_every=500`" if run.status == "done" else ""
-        return Answer(question, "unknown", "Too few looks at validation rows say whether it has.", advice=advice)
+        return Answer(question, "unknown", "It was looked at too rarely to say.", advice=advice)
     late = values[-1] - values[-1 - len(values) // _LATE]
     whole = max(values) - min(values)
     if late > _LITTLE * whole and values[-1] >= max(values) - _LITTLE * whole:
-        text = f"It was still getting better: the watched figure rose by {late:.3g} {_LATELY}."
+        text = f"It was still getting better: {name} rose by {late:.3g} {_LATELY}."
         return Answer(question, "unsure", text, advice=f"Train on: `ebm train resume=outputs/RUN steps={2 * run.step}`")
     if late < -_LITTLE * whole:
-        return Answer(question, "unsure", f"It is past its best: the watched figure fell by {-late:.3g} {_LATELY}.")
+        return Answer(question, "unsure", f"It is past its best: {name} fell by {-late:.3g} {_LATELY}.")
     return Answer(
         question,
         "good",
-        f"The watched figure moved by {late:+.3g} {_LATELY}, {whole:.3g} in all.",
+        f"{name} moved by {late:+.3g} {_LATELY}, {whole:.3g} in all.",
     )
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import yaml
 
@@ -18,6 +18,7 @@ from ebm_cli.page.pictures import Picture
 from ebm_cli.page.weights import Weights
 from ebm_cli.record.run import Run, is_secret, open_existing
 
+_PRIVATE, _HIDDEN = "notify", "REDACTED"
 _FACTS = ("started", "commit", "python", "machine", "device")
 
 
@@ -42,9 +43,10 @@ class Seen:
 
     @property
     def monitored(self) -> str:
-        """The key of metrics.jsonl by which its best checkpoint is chosen."""
+        """The key of metrics.jsonl by which its best checkpoint is chosen; of training rows if there are no others."""
         found = [name.removeprefix("best/") for name in self.facts.metrics if name.startswith("best/")]
-        kept = [name for name in (*found, str(self.facts.settings.get("checkpoint.monitor"))) if name in self.series]
+        wanted = str(self.facts.settings.get("checkpoint.monitor"))
+        kept = [name for name in (*found, wanted, wanted.replace("/valid/", "/train/")) if name in self.series]
         return kept[0] if kept else ""
 
 
@@ -68,7 +70,7 @@ def seen(name: str, facts: Facts) -> Seen:
     series = curves.read(facts.path)
     found = Seen(name, facts, series, ())
     watched = series[found.monitored].values if found.monitored else []
-    return Seen(name, facts, series, findings.answers(facts, log.newest(facts.path), watched))
+    return Seen(name, facts, series, findings.answers(facts, log.newest(facts.path), watched, found.monitored))
 
 
 def whole(run: Seen, room: int) -> Whole:
@@ -88,19 +90,27 @@ def whole(run: Seen, room: int) -> Whole:
     )
 
 
-def _configuration(path: Any) -> str:
+def _configuration(path: Path) -> str:
+    """As YAML; a page may be sent to somebody whom an address for notices does not concern."""
     try:
-        return yaml.safe_dump(open_existing(path)[1], sort_keys=False, allow_unicode=True)
+        config = open_existing(path)[1]
     except UserError as error:
         return str(error)
+    kept = {key: _HIDDEN if key == _PRIVATE and value else value for key, value in config.items()}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
 def command(facts: Facts) -> str:
     """What makes it anew, as far as its files tell."""
     words = Run(facts.path).read_json("metadata.json").get("overrides")
-    kept = [str(word) for word in words] if isinstance(words, list) else []
-    shown = [word if not is_secret(word.partition("=")[0]) else f"{word.partition('=')[0]}=REDACTED" for word in kept]
-    return " ".join(["ebm train", *map(quote, shown)])
+    kept = words if isinstance(words, list) else []
+    return " ".join(["ebm train", *(quote(_shown(str(word))) for word in kept)])
+
+
+def _shown(word: str) -> str:
+    key, equals, _ = word.partition("=")
+    private = is_secret(key) or key.lstrip("+").partition(".")[0] == _PRIVATE
+    return f"{key}={_HIDDEN}" if equals and private else word
 
 
 def _about(facts: Facts) -> list[tuple[str, str]]:

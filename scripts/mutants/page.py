@@ -76,8 +76,8 @@ MUTANTS = [
     Mutant(
         "page: a credential on the command line is shown",
         "page/one.py",
-        'if not is_secret(word.partition("=")[0])',
-        "if True",
+        "private = is_secret(key) or",
+        "private =",
         "report::test_a_credential_that_was_typed_is_not_shown",
     ),
     Mutant(
