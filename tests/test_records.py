@@ -311,7 +311,10 @@ def test_an_unexpected_exception_of_a_job_stands_in_its_own_record(monkeypatch):
 
 
 def test_names_that_no_file_can_have(tmp_path):
-    for line in ("train resume={}", "sample run={}", "evaluate run={}", "train hydra.run.dir={}"):
+    for line in (
+        "train resume={}", "sample run={}", "evaluate run={}", "train hydra.run.dir={}", "train -m resume={}",
+        "tune resume={}", "train -m seed=1,2 hydra.sweep.dir={}", "compare {}", "report {}", "watch {}",
+    ):  # fmt: skip
         assert_refused(ebm(line.format("x" * 300)), "x" * 300)
     assert_refused(ebm("sample", "run=caf\udce9"), "run=caf\\xe9", "UTF-8")
 

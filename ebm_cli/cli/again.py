@@ -1,5 +1,6 @@
 """`ebm train -m`: what its words say of the whole multirun, such as that one is taken up again."""
 
+import os
 from pathlib import Path
 
 from ebm_cli.cli.tuning import check_no_search
@@ -43,11 +44,11 @@ def _again(path: str, words: list[str]) -> list[str]:
     """What the multirun was called with, but for keys that are given anew."""
     if not path:
         raise UserError("resume is empty: name the directory of a multirun, resume=DIR")
-    if path.startswith("[") and not Path(path).exists():
+    if path.startswith("[") and not os.path.exists(path):
         raise UserError(f"resume = {path}: one multirun is taken up at a time, resume=DIR")
     check_no_search(path)
-    if not (Path(path) / SWEEP).is_file():
-        one = (Path(path) / "config.yaml").is_file()
+    if not os.path.isfile(Path(path) / SWEEP):
+        one = os.path.isfile(Path(path) / "config.yaml")
         why = "one run is there, and no multirun; leave out -m" if one else f"no multirun is there (it has no {SWEEP})"
         raise UserError(f"resume = {path}: {why}")
     from ebm_cli.record import ledger

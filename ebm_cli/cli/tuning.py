@@ -1,6 +1,7 @@
 """`ebm tune`: its words, for Hydra. Those of the search become keys of the sweeper, all others are of its runs."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from shlex import quote
@@ -123,16 +124,16 @@ def _check_search(path: str) -> None:
         raise UserError("resume is empty: name the directory of a search, resume=DIR")
     if path.startswith("["):
         raise UserError(f"resume = {path}: one search goes on at a time, resume=DIR")
-    if (Path(path) / FILE).is_file() and (Path(path) / SWEEP).is_file():
+    if os.path.isfile(Path(path) / FILE) and os.path.isfile(Path(path) / SWEEP):
         return
-    if (Path(path) / SWEEP).is_file():
+    if os.path.isfile(Path(path) / SWEEP):
         raise UserError(f"resume = {path}: is a multirun; take it up again with ebm train -m resume={quote(path)}")
-    if (Path(path) / "config.yaml").is_file():
+    if os.path.isfile(Path(path) / "config.yaml"):
         raise UserError(f"resume = {path}: is one run; go on with it by ebm train resume={quote(path)}")
     raise UserError(f"resume = {path}: no search is there (it has no {FILE})")
 
 
 def check_no_search(path: str) -> None:
     """Raise UserError for the directory of a search, where a multirun or a run was meant."""
-    if (Path(path) / FILE).is_file():
+    if os.path.isfile(Path(path) / FILE):
         raise UserError(f"resume = {path}: is a search; go on with it by ebm tune resume={quote(path)}")
