@@ -80,6 +80,12 @@ def test_a_job_is_what_its_configuration_says(begun):
     assert [facts(Path("sweep", str(n)), "metadata.json")["status"] for n in range(4)] == ["done"] * 4
 
 
+def test_its_page_is_named(begun):
+    answer = swept("seed=1,2")
+    assert "report sweep/report.html" in answer.out + answer.err
+    assert Path("sweep/report.html").exists()
+
+
 def test_auto_begins_what_is_not_there(begun):
     assert swept("seed=1,2 resume=auto").code == 0
     assert begun.seen == [1, 2]

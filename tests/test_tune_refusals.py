@@ -65,6 +65,7 @@ def test_refusals(trained, line, words):
     assert not any(Path().iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -84,6 +85,7 @@ def test_a_search_goes_on_with_its_own_words(trained, line, words):
     assert again("tracker=csv device=cpu trials=3").code == 0
 
 
+@pytest.mark.long
 def test_a_search_is_no_multirun_and_a_multirun_no_search(trained):
     tuned("trials=1")
     for line in (
@@ -99,6 +101,7 @@ def test_a_search_is_no_multirun_and_a_multirun_no_search(trained):
     assert_refused(ebm("train trials=3"), "trials=3: is for a search")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

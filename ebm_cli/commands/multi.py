@@ -54,7 +54,8 @@ def run(
             stop.noted()  # however it ended, it is written down undisturbed
             answer = table(path)
             notice = Notice(url, notify.of_sweep(str(path.absolute()), _listed(path), _became(stop, answer)))
-            pages.of_multirun(path)
+            with logging_to(None):
+                pages.of_multirun(path)
             for line in looking.at_sweep(found):
                 output.print(line, soft_wrap=True)
             if answer:

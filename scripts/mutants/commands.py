@@ -634,4 +634,11 @@ MUTANTS = [
         "        if False:\n            raise",
         "tune_refusals::test_a_search_goes_on_with_its_own_words",
     ),
+    Mutant(
+        "multirun: where its page lies is not said",
+        "commands/multi.py",
+        "            with logging_to(None):\n                pages.of_multirun(path)\n",
+        "            pages.of_multirun(path)\n",
+        "sweep::test_its_page_is_named",
+    ),
 ]

@@ -886,11 +886,11 @@ MUTANTS = [
         "long_run::test_each_number_of_a_film_stands_below_its_heading",
     ),
     Mutant(
-        "ood: the names of the histograms exchanged",
+        "ood: the names of the curves exchanged",
         "evaluation/ood.py",
         ('label=name)\n        axis.set(xlabel="energy'),
         ('label=next(reversed(finite)))\n        axis.set(xlabel="energy'),
-        "pictures::test_histograms_of_energies_are_named_by_their_data",
+        "pictures::test_distributions_of_energies_are_named_by_their_data_and_have_a_step_for_each_row",
     ),
     Mutant(
         "resample: the curves are exchanged",

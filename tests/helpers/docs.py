@@ -55,16 +55,26 @@ def small(words: list[str]) -> list[str]:
         return words
     if command == "sample" or any(word.startswith("resume=outputs") for word in rest):
         return [command, *(_less(word) for word in rest)]
+    if command == "tune":
+        return _small_search(rest)
     single = [word.split(",")[0] if "[" not in word else word for word in rest if word != "-m"]
     composed = _composed(command, tuple(single))
     more = QUICK if command == "train" else ("device=cpu",)
     return [command, *rest, *more, *_smaller(composed)]
 
 
+def _small_search(words: list[str]) -> list[str]:
+    """A search by two looks at each of a few short runs."""
+    sought = [word for word in words if "(" in word or word.startswith(("trials=", "hydra."))]
+    composed = _composed("train", tuple(word for word in words if word not in sought))
+    again = [*QUICK, "eval_every=4", *_smaller(composed)]
+    return ["tune", *(word for word in words if not word.startswith("eval_every=")), *again, "trials=3"]
+
+
 def _less(word: str) -> str:
-    """steps=40000 of a resumed run, n=100 of samples."""
+    """steps=40000 of a resumed run, n=100 of samples, trials=80 of a search."""
     key, _, value = word.partition("=")
-    most = {"steps": 10, "n": 4, "length": 5}.get(key)
+    most = {"steps": 10, "n": 4, "length": 5, "trials": 4}.get(key)
     return word if most is None or int(value) <= most else f"{key}={most}"
 
 
