@@ -141,8 +141,8 @@ def _trained(request: Request, name: str) -> int:
 def _label(request: Request) -> str:
     """What was typed for this job alone, by which people know it; the name of its folder if nothing was."""
     assert request.sweep is not None
-    several = [set(entry.overrides) for entry in ledger.read(request.sweep).entries]
-    own = [word for word in request.overrides if word not in set.intersection(*several)]
+    shared = set.intersection(*(set(entry.overrides) for entry in ledger.read(request.sweep).entries))
+    own = [word for word in request.overrides if word not in shared]
     return " ".join(own)[:_LONGEST_LABEL] or request.directory.name
 
 

@@ -70,13 +70,14 @@ def planned(path: Path, arguments: Sequence[str], wanted: Sequence[Wanted], orde
     asked = [identifying(one.config) for one in wanted]
     _check_changes(found, asked)
     number = max((entry.number for entry in found.entries), default=-1)
-    given = {Entry(0, "", (), settings).identity for settings in asked}
-    entries = [entry for entry in found.entries if entry.identity in given or not _refused(found.home(entry))]
+    given = [ledger.identity(settings) for settings in asked]
+    _check_beside(wanted, given)
+    again = set(given)
+    entries = [entry for entry in found.entries if entry.identity in again or not _refused(found.home(entry))]
     known = {entry.identity: position for position, entry in enumerate(entries)}
-    _check_beside(wanted, asked)
-    for one, settings in zip(wanted, asked, strict=True):
+    for one, settings, identity in zip(wanted, asked, given, strict=True):
         entry = Entry(number + 1, one.place(number + 1), one.overrides, settings)
-        position = known.setdefault(entry.identity, len(entries))
+        position = known.setdefault(identity, len(entries))
         if position == len(entries):
             check_free(path / entry.directory, "hydra.sweep.dir = ")
             entries.append(entry)
@@ -203,11 +204,11 @@ def _changed(path: Path, key: str, common: Mapping[str, Any], settings: Mapping[
     )
 
 
-def _check_beside(wanted: Sequence[Wanted], asked: Sequence[Mapping[str, Any]]) -> None:
+def _check_beside(wanted: Sequence[Wanted], given: Sequence[str]) -> None:
     """Raise UserError where jobs of one call differ in what makes no other job: one of them would be left out."""
     first: dict[str, Wanted] = {}
-    for one, settings in zip(wanted, asked, strict=True):
-        other = first.setdefault(Entry(0, "", (), settings).identity, one)
+    for one, identity in zip(wanted, given, strict=True):
+        other = first.setdefault(identity, one)
         for part in BESIDE:
             if one.config.get(part) != other.config.get(part):
                 raise UserError(

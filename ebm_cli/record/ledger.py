@@ -39,7 +39,7 @@ class Entry:
     @cached_property
     def identity(self) -> str:
         """Equal for equal configurations alone."""
-        return hashlib.sha256(plain_json.dumps(sorted(self.settings.items())).encode()).hexdigest()
+        return identity(self.settings)
 
 
 @dataclass
@@ -94,6 +94,11 @@ class _Stored:
     arguments: list[str]
     common: dict[str, Any]
     jobs: list[_Job]
+
+
+def identity(settings: Mapping[str, Any]) -> str:
+    """Of a job by its keys with dots: equal for equal configurations alone."""
+    return hashlib.sha256(plain_json.dumps(sorted(settings.items())).encode()).hexdigest()
 
 
 def there(path: Path) -> bool:

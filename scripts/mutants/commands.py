@@ -385,7 +385,7 @@ MUTANTS = [
     Mutant(
         "sweep: a job is its place in the command line",
         "commands/sweep.py",
-        "known.setdefault(entry.identity, len(entries))",
+        "known.setdefault(identity, len(entries))",
         "known.setdefault(str(entry.number), len(entries))",
         "sweep::test_what_is_done_is_not_done_again_and_new_values_get_new_numbers",
     ),
@@ -560,14 +560,14 @@ MUTANTS = [
     Mutant(
         "sweep: a slip stays for good",
         "commands/sweep.py",
-        "entry.identity in given or not _refused(found.home(entry))",
+        "entry.identity in again or not _refused(found.home(entry))",
         "True",
         "sweep::test_a_job_that_was_a_slip_goes_when_it_is_not_asked_for_again",
     ),
     Mutant(
         "sweep: jobs that differ in the tracker alone are lost",
         "commands/sweep.py",
-        "    _check_beside(wanted, asked)\n",
+        "    _check_beside(wanted, given)\n",
         "",
         "sweep::test_what_would_scatter_or_lose_jobs_is_refused",
     ),
