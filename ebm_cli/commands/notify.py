@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +60,7 @@ class Notice:
                 pass
         except urllib.error.HTTPError as error:
             self._trouble = f"the server answered {error.code}"
-        except Exception as error:  # noqa: BLE001 - of no kind may it reach the run
+        except (OSError, HTTPException, ValueError) as error:
             self._trouble = str(getattr(error, "reason", None) or error) or type(error).__name__
 
 
