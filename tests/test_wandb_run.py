@@ -26,7 +26,7 @@ ARGUMENTS = [
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No account, no configuration of wandb's, no process that waits since another test, an empty directory."""
-    monkeypatch.setattr(process, "_waiting", [])
+    monkeypatch.setattr(process, "_waiting", {})
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_ENTITY", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -3,13 +3,15 @@
 import os
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class TrackerSpec(ABC):
 
     shows: ClassVar[bool] = True
     """Whether it does anything with what it is given."""
-    shows_histograms: ClassVar[bool] = True
+    shows_histograms = True
     """Whether it does anything with histograms."""
 
     def check(self) -> None:  # noqa: B027 - most trackers have nothing that could be missing
@@ -76,6 +78,15 @@ class TrackerSpec(ABC):
     @abstractmethod
     def open(self, run: RunInfo) -> Tracker:
         """A tracker that is ready for `log`."""
+
+    def look(self) -> str | None:
+        """How all that it has shown is looked at, one line; None if each run has a record of its own."""
+        return None
+
+
+def lacking(there: Collection[tuple[int, str]], step: int, values: Mapping[str, T]) -> dict[str, T]:
+    """Of the values of a step those that are not in the record yet. A resumed run comes to the same again."""
+    return {key: value for key, value in values.items() if (step, key) not in there}
 
 
 def finite(values: NDArray[np.float32]) -> NDArray[np.float32]:

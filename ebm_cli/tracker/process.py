@@ -18,16 +18,16 @@ from typing_extensions import override
 from ebm_cli.tracker.base import ElsewhereError, End, RunInfo, Tracker, TrackerSpec
 from ebm_cli.tracker.worker import Opening
 
-APART = ("wandb",)  # trackers whose library takes long to import
+APART = ("wandb", "mlflow", "trackio")  # trackers whose library takes long to import, or prints what is not ours
 _WORK = "import sys; fd, name, *sys.path = sys.argv[1:]; from ebm_cli.tracker.worker import main; main(int(fd), name)"
 
-_waiting: list["_Process"] = []
+_waiting: dict[str, "_Process"] = {}  # by the name of the tracker
 
 
 def start(name: str) -> None:
-    """Start the process of the tracker of this name, if it is one that runs apart and none waits already."""
-    if name in APART and not _waiting:
-        _waiting.append(_Process(name))
+    """Start the process of the tracker of this name, if it is one that runs apart and none waits for it already."""
+    if name in APART and name not in _waiting:
+        _waiting[name] = _Process(name)
 
 
 def apart(spec: TrackerSpec, name: str) -> TrackerSpec:
@@ -41,6 +41,7 @@ class Apart(TrackerSpec):
     def __init__(self, spec: TrackerSpec, name: str) -> None:
         self._spec = spec
         self._name = name
+        self.shows_histograms = spec.shows_histograms
 
     @override
     def check(self) -> None:
@@ -49,7 +50,7 @@ class Apart(TrackerSpec):
     @override
     def open(self, run: RunInfo) -> Tracker:
         """In the process that waits, or in a new one."""
-        process = _waiting.pop() if _waiting else _Process(self._name)
+        process = _waiting.pop(self._name, None) or _Process(self._name)
         try:
             process.ask("open", Opening(self._spec, run, sys.argv, os.getcwd(), dict(os.environ)))
         except ElsewhereError:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, described
 
@@ -41,7 +41,7 @@ def _serve(connection: Connection) -> None:
         try:
             method, arguments = connection.recv()
         except EOFError:
-            sys.exit(0 if tracker is None else 1)  # not closed: the record should say that the run broke off
+            _broken_off(tracker)
         try:
             if method == "open":
                 tracker, answer = _opened(*arguments), None
@@ -53,6 +53,14 @@ def _serve(connection: Connection) -> None:
             connection.send((None, answer))
             if method == "close":
                 return
+
+
+def _broken_off(tracker: Tracker | None) -> NoReturn:
+    """The run is gone. A record that is closed without having seen the end keeps what waits, and says so."""
+    if tracker is None:
+        sys.exit(0)
+    tracker.close({})
+    sys.exit(1)
 
 
 def _opened(opening: Opening) -> Tracker:
