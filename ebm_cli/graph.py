@@ -113,6 +113,18 @@ def adjacency(edges: Tensor, sites: int) -> list[list[int]]:
     return found
 
 
+def around(edges: Tensor, sites: int) -> tuple[Tensor, Tensor]:
+    """For each site its neighbours and the numbers of the edges to them, filled up with edge number `len(edges)`."""
+    around: list[list[tuple[int, int]]] = [[] for _ in range(sites)]
+    for number, (a, b) in enumerate(edges.tolist()):
+        around[a].append((b, number))
+        around[b].append((a, number))
+    most = max(map(len, around), default=0) or 1
+    filled = [[*entries, *[(0, len(edges))] * (most - len(entries))] for entries in around]
+    table = torch.tensor(filled).reshape(sites, most, 2)
+    return table[:, :, 0].contiguous(), table[:, :, 1].contiguous()
+
+
 def _two_coloured(neighbours: list[list[int]]) -> list[int] | None:
     colour = [-1] * len(neighbours)
     for start in range(len(neighbours)):

@@ -30,6 +30,7 @@ _CPU = torch.device("cpu")
 _BLOCK = 8  # 32-bit words per step of numpy's Philox4x64 counter
 _TIER = 64  # draws of each row in the first tier of ragged ones
 _SHARES = 2**18  # probabilities summed up at once
+_WIDE = 256  # values from which on a search among partial sums is faster than a look at each
 _FEW = 16  # fewer than one row in so many is few
 _AT_ONCE = 2**16  # numbers made at once by numpy's words: this much is held between words and result
 
@@ -188,7 +189,16 @@ def inverted(logits: Tensor, u: Tensor) -> Tensor:
     drawn.
     """
     total = (logits - logits.amax(-1, keepdim=True)).exp().double().cumsum(-1)
-    return (total <= u[..., None] * total[..., -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
+    share = u[..., None] * total[..., -1:]
+    if total.shape[-1] >= _WIDE:
+        return torch.searchsorted(total, share, right=True).squeeze(-1).clamp_max(total.shape[-1] - 1)
+    return (total <= share).sum(-1).clamp_max(total.shape[-1] - 1)
+
+
+def reached(weight: Tensor, u: Tensor) -> Tensor:
+    """The same of weights (K, ...) in the place of exp(logits - max), the values first: draws in proportion to them."""
+    total = weight.cumsum(0, dtype=torch.float64)
+    return (total <= u * total[-1]).sum(0).clamp_max(len(total) - 1)
 
 
 def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:

@@ -220,6 +220,29 @@ class Blocked(EnergyModel):
         """Every block drawn once given the others, in their order or the reverse of it."""
 
 
+class Quadratic(EnergyModel):
+    """E(x) = -x.J x / 2 - b.x on flat x, J symmetric (discrete spaces).
+
+    `dense` says whether J is best had as a matrix; where it is not, `coupling` makes one all the same.
+    """
+
+    dense: bool = True
+
+    @abstractmethod
+    def coupling(self) -> Tensor:
+        """J, (numbers of x, numbers of x)."""
+
+    @abstractmethod
+    def slopes(self, x: Tensor, coupling: Tensor | None) -> tuple[Tensor, Tensor]:
+        """E(x) (batch,) and dE/dx = -(J x + b) (batch, *shape), given J where the model is dense."""
+
+    @torch.no_grad()
+    @override
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one product of x with J."""
+        return self.slopes(x, self.coupling() if self.dense else None)
+
+
 class WithHidden(Blocked):
     """Binary hidden units h, given which all visible ones can be summed out."""
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
+from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback, Quadratic, Site, TwoValuedSites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Space
 
 
-class Boltzmann(EnergyModel):
+class Boltzmann(Quadratic):
     """E(x) = -x.W x / 2 - b.x with W symmetric and its diagonal zero.
 
     The parameter `W` holds each coupling once, in its strict upper triangle; the rest of it is never read, so
@@ -39,12 +39,12 @@ class Boltzmann(EnergyModel):
         v = x.flatten(1)
         return -(_times_upper(v, self.W.triu(1)) * v).sum(1) - v @ self.b
 
-    @torch.no_grad()
     @override
-    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def slopes(self, x: Tensor, coupling: Tensor | None) -> tuple[Tensor, Tensor]:
         """The fields x W + b give both: E(x) = -x.(x W / 2 + b) and dE/dx = -(x W + b)."""
+        assert coupling is not None
         v = x.flatten(1)
-        inner = v @ self.coupling()
+        inner = v @ coupling
         return -(v * (inner / 2 + self.b)).sum(1), -(inner + self.b).reshape(x.shape)
 
     @torch.no_grad()
@@ -58,6 +58,7 @@ class Boltzmann(EnergyModel):
 
         return self.energy(x), pull
 
+    @override
     def coupling(self) -> Tensor:
         """The symmetric matrix W of the energy, (sites, sites)."""
         upper = self.W.triu(1)

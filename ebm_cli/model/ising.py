@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ebm_cli import graph, rng
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Blocked, EnergyModel, Gradients, ModelSpec, Pullback, Site, TwoValuedSites
+from ebm_cli.model.base import Blocked, EnergyModel, Gradients, ModelSpec, Pullback, Quadratic, Site, TwoValuedSites
 from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -21,7 +21,7 @@ from ebm_cli.space import Space, Spin
 _DENSE = 0.1  # share of all pairs from which on fields are one product with a matrix
 
 
-class Ising(Blocked):
+class Ising(Blocked, Quadratic):
     """E(s) = -s.J s / 2 - b.s with s_i in {-1, +1}, J symmetric with zero diagonal, J_ij = 0 off the graph.
 
     The parameter `J` holds one number for each edge, `b` one for each site. `periodic` is None where the graph is not
@@ -41,22 +41,23 @@ class Ising(Blocked):
         self.J, self.b = nn.Parameter(J), nn.Parameter(b)
         self.dense = len(edges) > _DENSE * space.sites * (space.sites - 1) / 2
         self.register_buffer("edges", edges)  # saved: a file of edges may change
-        table = _table(edges, space.sites)
+        table = graph.around(edges, space.sites)
         self.register_buffer("neighbours", table[0], persistent=False)
         self.register_buffer("edge_of", table[1], persistent=False)
         for number, colour in enumerate(graph.coloured(edges, space.sites)):
             self.register_buffer(f"colour{number}", colour, persistent=False)
 
+    @override
     def coupling(self) -> Tensor:
         """J as a symmetric matrix, (sites, sites)."""
         empty = self.J.new_zeros(self.space.sites, self.space.sites)
         first, second = self.edges.unbind(1)
         return empty.index_put((first, second), self.J).index_put((second, first), self.J)
 
-    def fields(self, s: Tensor, sites: Tensor | None = None) -> Tensor:
-        """(J s)_i at all sites or at some, for s (chains, sites): (chains, number of them)."""
+    def fields(self, s: Tensor, sites: Tensor | None = None, J: Tensor | None = None) -> Tensor:
+        """(J s)_i at all sites or at some, for s (chains, sites): (chains, number of them), given J if it is known."""
         if self.dense:
-            J = self.coupling()
+            J = self.coupling() if J is None else J
             return s @ (J if sites is None else J[:, sites])
         neighbours, edge_of = (t if sites is None else t[sites] for t in (self.neighbours, self.edge_of))
         strength = torch.cat([self.J, self.J.new_zeros(1)])[edge_of]
@@ -68,12 +69,11 @@ class Ising(Blocked):
         s = x.flatten(1)
         return -(s * (self.fields(s) / 2 + self.b)).sum(1)
 
-    @torch.no_grad()
     @override
-    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def slopes(self, x: Tensor, coupling: Tensor | None) -> tuple[Tensor, Tensor]:
         """dE/ds = -(J s + b)."""
         s = x.flatten(1)
-        inner = self.fields(s)
+        inner = self.fields(s, J=coupling)
         return -(s * (inner / 2 + self.b)).sum(1), -(inner + self.b).reshape(x.shape)
 
     @torch.no_grad()
@@ -97,9 +97,9 @@ class Ising(Blocked):
 
     def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
         """`sweep` of beta E, beta a number or (batch, 1)."""
-        s = x.flatten(1)
+        s, J = x.flatten(1), self.coupling() if self.dense else None
         for number, here in self.colours()[:: -1 if backwards else 1]:
-            up = rng.bernoulli(2 * beta * (self.fields(s, here) + self.b[here]), key.fold("colour", number))
+            up = rng.bernoulli(2 * beta * (self.fields(s, here, J) + self.b[here]), key.fold("colour", number))
             s = s.index_copy(1, here, (2 * up - 1).to(s.dtype))
         return s.reshape(x.shape)
 
@@ -150,18 +150,6 @@ class IsingSites(TwoValuedSites):
         if isinstance(site, int):
             return 2 * (torch.mv(self.x, self.coupling[site]) + self.bias[site])
         return 2 * ((self.x * self.coupling[site]).sum(1) + self.bias[site])
-
-
-def _table(edges: Tensor, sites: int) -> tuple[Tensor, Tensor]:
-    """For each site its neighbours and the numbers of the edges to them, filled up with edge number `len(edges)`."""
-    around: list[list[tuple[int, int]]] = [[] for _ in range(sites)]
-    for number, (a, b) in enumerate(edges.tolist()):
-        around[a].append((b, number))
-        around[b].append((a, number))
-    most = max(map(len, around), default=0) or 1
-    filled = [[*entries, *[(0, len(edges))] * (most - len(entries))] for entries in around]
-    table = torch.tensor(filled).reshape(sites, most, 2)
-    return table[:, :, 0].contiguous(), table[:, :, 1].contiguous()
 
 
 @register("model", "ising")

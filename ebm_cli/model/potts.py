@@ -10,20 +10,29 @@ from typing_extensions import override
 
 from ebm_cli import graph, rng
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Blocked, CategoricalSites, EnergyModel, Gradients, ModelSpec, Pullback, Site
+from ebm_cli.model import one_hot
+from ebm_cli.model.base import Blocked, EnergyModel, Gradients, ModelSpec, Pullback, Quadratic
 from ebm_cli.model.exponential_family import CategoricalProduct
+from ebm_cli.model.potts_fields import DenseFields, EdgeFields, Fields
+from ebm_cli.model.potts_sites import PottsSites
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Categorical, Space
 
+_AT_ONCE = 2**22  # numbers of the rows that are laid out along edges
+_DENSE = 0.3  # share of all pairs from which on couplings are formed as a matrix
 
-class Potts(Blocked):
+
+class Potts(Blocked, Quadratic):
     """E(x) = -sum_{i<j} x_i.J_ij x_j - sum_i h_i.x_i on one-hot x, J_ij (K, K), zero off the graph; J_ji = J_ij^T.
 
-    The parameter `J` (edges, K, K) holds J_ij with i < j, `h` (D, K) the fields.
+    The parameter `J` (edges, K, K) holds J_ij with i < j, `h` (D, K) the fields. Where no gradient is asked for, x is
+    read as what it is, rows with a single one for each site.
     """
 
     edges: Tensor
+    neighbours: Tensor
+    felt: Tensor
     space: Categorical
     compiles = True
     couplings = ("J",)
@@ -32,10 +41,24 @@ class Potts(Blocked):
         super().__init__()
         self.space = space
         self.J, self.h = nn.Parameter(J), nn.Parameter(h)
+        self.dense = len(edges) > _DENSE * space.sites * (space.sites - 1) / 2
         self.register_buffer("edges", edges)  # saved: a file of edges may change
+        neighbours, felt = _felt(edges, space.sites, dense=self.dense)
+        self.register_buffer("neighbours", neighbours, persistent=False)
+        self.register_buffer("felt", felt, persistent=False)
         for number, colour in enumerate(graph.coloured(edges, space.sites)):
             self.register_buffer(f"colour{number}", colour, persistent=False)
 
+    def matrices(self) -> Tensor:
+        """J_ij and J_ji of each edge and then zeros, (2 edges + 1, K, K): row b of a matrix is felt where x_j is b."""
+        return torch.cat([self.J, self.J.transpose(1, 2), torch.zeros_like(self.J[:1])])
+
+    def by_site(self) -> Tensor:
+        """J by the site that feels it, (D, D, K, K): J_ij(a, b) stands at (i, j, b, a); of a dense model."""
+        sites, values = self.space.sites, self.space.values
+        return self.matrices().index_select(0, self.felt.flatten()).reshape(sites, sites, values, values)
+
+    @override
     def coupling(self) -> Tensor:
         """J as a symmetric matrix over sites and values, (D K, D K)."""
         sites, values = self.space.sites, self.space.values
@@ -44,43 +67,71 @@ class Potts(Blocked):
         blocks = blocks.index_put((first, second), self.J).index_put((second, first), self.J.transpose(1, 2))
         return blocks.permute(0, 2, 1, 3).reshape(sites * values, sites * values)
 
+    def fields(self) -> Fields:
+        """What gives J x site by site."""
+        if self.dense:
+            return DenseFields(self.by_site().flatten(1, 2))
+        return EdgeFields(self.matrices(), self.neighbours, self.felt)
+
     @override
     def energy(self, x: Tensor) -> Tensor:
         """-x.J x / 2 - h.x, (batch,)."""
-        v = x.flatten(1)
-        return -(v * ((v @ self.coupling()) / 2 + self.h.flatten())).sum(1)
+        v = self.space.table(x)
+        if not torch.is_grad_enabled():
+            places = one_hot.places(v)
+            return self._energy(places, self.fields().of(places))
+        first, second = self.edges.unbind(1)
+        if self.dense:
+            pairs = (v.flatten(1) * (v.flatten(1) @ self.coupling())).sum(1) / 2
+        else:
+            pairs = (torch.einsum("nea,eab->neb", v[:, first], self.J) * v[:, second]).sum((1, 2))
+        return -pairs - (v * self.h).sum((1, 2))
 
-    @torch.no_grad()
+    def _energy(self, places: Tensor, inner: Tensor) -> Tensor:
+        """E(x) given J x, (batch, D, K), at the values of x."""
+        return -(inner / 2 + self.h).flatten(1).gather(1, places).sum(1)
+
     @override
-    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def slopes(self, x: Tensor, coupling: Tensor | None) -> tuple[Tensor, Tensor]:
         """dE/dx = -(J x + h)."""
-        v = x.flatten(1)
-        inner = v @ self.coupling()
-        h = self.h.flatten()
-        return -(v * (inner / 2 + h)).sum(1), -(inner + h).reshape(x.shape)
+        places = one_hot.places(self.space.table(x))
+        inner = self.fields().of(places) if coupling is None else self.space.table(one_hot.product(places, coupling))
+        return self._energy(places, inner), -(inner + self.h).reshape(x.shape)
 
     @torch.no_grad()
     @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The energy, and dE/dJ_ij = -x_i x_j^T, dE/dh = -x."""
-        v = x.flatten(1)
+        v = self.space.table(x)
+        places = one_hot.places(v)
 
         def pull(weight: Tensor) -> Gradients:
-            return {"J": -self.blocks(v.T @ (v * weight[:, None])), "h": -(weight @ v).reshape(self.h.shape)}
+            weighted = v * weight[:, None, None]
+            pairs = self._dense_pairs(places, weighted) if self.dense else self._edge_pairs(v, weighted)
+            return {"J": -pairs, "h": -weighted.sum(0)}
 
-        return self.energy(x), pull
+        return self._energy(places, self.fields().of(places)), pull
 
-    def blocks(self, matrix: Tensor) -> Tensor:
-        """Those blocks of a matrix (D K, D K) that belong to edges, (edges, K, K)."""
-        sites, values = self.space.sites, self.space.values
+    def _dense_pairs(self, places: Tensor, weighted: Tensor) -> Tensor:
+        """sum_n w_n x_i x_j^T of every edge, (edges, K, K)."""
         first, second = self.edges.unbind(1)
-        return matrix.reshape(sites, values, sites, values).permute(0, 2, 1, 3)[first, second]
+        return one_hot.pair_moments(places, weighted)[second * (second - 1) // 2 + first]
+
+    def _edge_pairs(self, v: Tensor, weighted: Tensor) -> Tensor:
+        """The same, some rows at a time: each becomes as many numbers as its edges have values."""
+        first, second = self.edges.unbind(1)
+        rows = max(1, _AT_ONCE // (len(first) * self.space.values))
+        parts = zip(v.split(rows), weighted.split(rows), strict=True)
+        found = [torch.einsum("nea,neb->eab", a[:, first], b[:, second]) for a, b in parts]
+        return sum(found[1:], found[0])
 
     @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """log softmax of J x + h at the values of x, (batch, len(sites))."""
-        logits = self.space.table(x.flatten(1) @ self.coupling()) + self.h
-        return (logits.log_softmax(2) * self.space.table(x)).sum(2)[:, sites]
+        places = one_hot.places(self.space.table(x))
+        values = (places % self.space.values)[:, sites]
+        logits = (self.fields().of(places) + self.h)[:, sites]
+        return logits.log_softmax(2).gather(2, values[:, :, None]).squeeze(2)
 
     @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
@@ -89,14 +140,12 @@ class Potts(Blocked):
 
     def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
         """`sweep` of beta E, beta a number or (batch, 1, 1)."""
-        coupling, v = self.coupling(), self.space.table(x)
-        sites, values = self.space.sites, self.space.values
-        columns = coupling.reshape(-1, sites, values)
+        fields, places, values = self.fields(), one_hot.places(self.space.table(x)), self.space.values
         for number, here in self.colours()[:: -1 if backwards else 1]:
-            logits = (v.flatten(1) @ columns[:, here].flatten(1)).reshape(len(v), -1, values) + self.h[here]
+            logits = fields.of(places, here) + self.h[here]
             drawn = rng.categorical(beta * logits, key.fold("colour", number))
-            v = v.index_copy(1, here, nn.functional.one_hot(drawn, values).to(v.dtype))
-        return v.reshape(x.shape)
+            places = places.index_copy(1, here, drawn + values * here)
+        return one_hot.one_hot(places, values, x.dtype).reshape(x.shape)
 
     def colours(self) -> list[tuple[int, Tensor]]:
         """Numbers of the colours and their sites."""
@@ -116,9 +165,9 @@ class Potts(Blocked):
         return found
 
     @override
-    def sites(self, x: Tensor) -> "PottsSites":
-        """Conditionals from the K columns of J that belong to a site."""
-        return PottsSites(self.coupling(), self.h, self.space.table(x))
+    def sites(self, x: Tensor) -> PottsSites:
+        """Conditionals from the rows of J that the other sites' values choose."""
+        return PottsSites(self.fields(), self.h, self.space.table(x))
 
     @torch.no_grad()
     def zero_sum(self) -> tuple[Tensor, Tensor]:
@@ -132,25 +181,6 @@ class Potts(Blocked):
         first, second = self.edges.unbind(1)
         h = self.h.index_add(0, first, rows).index_add(0, second, columns)
         return J, h - h.mean(1, keepdim=True)
-
-
-class PottsSites(CategoricalSites):
-    """logits p(x_i = k | rest) = (J x)_ik + h_ik: x_i itself does not enter."""
-
-    def __init__(self, coupling: Tensor, h: Tensor, x: Tensor) -> None:
-        self.coupling, self.h = coupling, h
-        self.x = x.clone()
-
-    @override
-    def logits(self, site: Site) -> Tensor:
-        """(J x)_i + h_i, (chains, K)."""
-        sites, values = self.h.shape
-        v = self.x.flatten(1)
-        columns = self.coupling.reshape(-1, sites, values)
-        if isinstance(site, int):
-            return v @ columns[:, site] + self.h[site]
-        chosen = columns.transpose(0, 1)[site]  # (chains, D K, K)
-        return torch.einsum("cm,cmk->ck", v, chosen) + self.h[site]
 
 
 @register("model", "potts")
@@ -168,16 +198,23 @@ class PottsSpec(ModelSpec):
     @override
     def parameters(self, space: Space) -> int:
         values = cast(Categorical, space).values
+        return self._edge_count(space) * values**2 + space.sites * values
+
+    def _edge_count(self, space: Space) -> int:
+        """As many as there may be; of a random graph as many as are expected."""
         pairs = space.sites * (space.sites - 1) // 2
-        edges = min(pairs, space.sites * len(space.site_shape)) if self.graph == "lattice" else pairs
-        return edges * values**2 + space.sites * values
+        if self.graph == "complete":
+            return pairs
+        return min(pairs, int(space.sites * (len(space.site_shape) if self.graph == "lattice" else self.degree / 2)))
 
     @override
     def beside(self, space: Space) -> int:
-        """The graph, the symmetric matrix and the blocks it is made of."""
-        values = cast(Categorical, space).values
-        edges = self.parameters(space) // values**2
-        return graph.BYTES * edges + 3 * 4 * (space.sites * values) ** 2
+        """The graph and its tables, and the couplings twice, by edges or as matrices of all sites and values."""
+        values, edges = cast(Categorical, space).values, self._edge_count(space)
+        pairs = space.sites * (space.sites - 1) // 2
+        drawn = graph.PAIR * pairs if self.graph == "erdos_renyi" else 0  # each pair is drawn for
+        numbers = 3 * (space.sites * values) ** 2 if edges > _DENSE * pairs else 4 * edges * values**2
+        return drawn + graph.BYTES * edges + 4 * numbers
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Potts:
@@ -196,3 +233,17 @@ class PottsSpec(ModelSpec):
         if self.graph == "complete":
             return graph.complete(space.sites)
         return graph.erdos_renyi(space.sites, self.degree, key)
+
+
+def _felt(edges: Tensor, sites: int, *, dense: bool) -> tuple[Tensor, Tensor]:
+    """Neighbours (D, n) of each site, and which of `matrices()` it feels there; dense: all sites are neighbours."""
+    count = len(edges)
+    if dense:
+        first, second = edges.unbind(1)
+        felt = torch.full((sites, sites), 2 * count)
+        felt[second, first], felt[first, second] = torch.arange(count), torch.arange(count, 2 * count)
+        return torch.arange(sites).repeat(sites, 1), felt
+    neighbours, edge_of = graph.around(edges, sites)
+    ends = torch.cat([edges[:, 0], torch.full((1,), -1)])[edge_of]
+    felt = edge_of + count * (ends == torch.arange(sites)[:, None])
+    return neighbours, torch.where(edge_of == count, 2 * count, felt)

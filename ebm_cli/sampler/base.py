@@ -18,6 +18,9 @@ Info = dict[str, Tensor]
 """What one transition says of itself, (chains,) each: e.g. `acceptance`."""
 
 
+_REFRESH = 1000  # transitions after which caches that are sums of changes are made anew
+
+
 class State(Protocol):
     """Chains in flight: positions (chains, *shape) and whatever a kernel caches beside them."""
 
@@ -79,6 +82,10 @@ class Sampler(ABC, Generic[M, S]):
     def step(self, model: M, state: S, key: AnyKey) -> tuple[S, Info]:
         """One transition of every chain."""
 
+    def refreshed(self, model: M, state: S) -> S:
+        """The state without the rounding that its caches have gathered: itself, where they are made anew each step."""
+        return state
+
     def positions(self, state: S) -> Tensor:
         """All of a state that is not a cache, from which `init` makes it again: x, or (chains, replicas, *shape)."""
         return state.x
@@ -136,10 +143,16 @@ def _transitions(
     step = engine.region(sampler.step)
     state = sampler.init(model, x)
     total: Info = {}
-    for key in keys:
+    for taken, key in enumerate(keys):
+        state = _refreshed(sampler, model, state, taken)
         state, info = step(model, state, key)
         total = {name: value + total.get(name, 0.0) for name, value in info.items()}
     return sampler.positions(state), {name: value / len(keys) for name, value in total.items()}
+
+
+def _refreshed(sampler: Sampler[M, S], model: M, state: S, taken: int) -> S:
+    """The state, now and then made anew."""
+    return sampler.refreshed(model, state) if taken and taken % _REFRESH == 0 else state
 
 
 def run(
@@ -169,7 +182,7 @@ def followed(
     step, state, moves = engine.region(sampler.step), sampler.init(model, x), engine.keys(keys, x.device)
     taken, told = 0, terminal.followed(moves, "chains: step")
     for due in looks:
-        for key in islice(told, due - taken):
-            state, _ = step(model, state, key)
+        for number, key in enumerate(islice(told, due - taken), taken):
+            state, _ = step(model, _refreshed(sampler, model, state, number), key)
         taken = due
         yield shown(sampler.positions(state), model.space).clone()

@@ -1,24 +1,48 @@
 """Gibbs-with-Gradients (Grathwohl, Swersky, Hashemi, Duvenaud, Maddison 2021), and its paths of several flips."""
 
-from typing import Annotated, cast
+from typing import Annotated, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import EnergyModel, Quadratic
+from ebm_cli.model.quadratic import Changes, changed
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.sampler.informed import InformedState, accept, gains, informed
+from ebm_cli.sampler.informed import InformedState, accepted, gains, informed
 from ebm_cli.space import Binary, Categorical, Space, Spin, TwoValued
 
 
+class GWGState(NamedTuple):
+    """Positions (chains, *shape), energies (chains,), dE/dx (chains, *shape), and what moves from there are drawn by.
+
+    `logits` (chains, D, moves of a site) and their log-sum `total` (chains,). `coupling` is the matrix of an energy of
+    degree two, None of others.
+    """
+
+    x: Tensor
+    energy: Tensor
+    grad: Tensor
+    logits: Tensor
+    total: Tensor
+    coupling: Tensor | None
+
+
+class Path(NamedTuple):
+    """Moves that lead to new positions, those that undo them, (chains, flips) each, and what changes in x meanwhile."""
+
+    forth: Tensor
+    back: Tensor
+    length: Tensor
+    changes: Changes
+
+
 @register("sampler", "gwg")
-class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
+class GibbsWithGradients(Sampler[EnergyModel, GWGState]):
     """Propose to flip site i with q(i | x) = softmax(d(x) / temperature)_i, d_i the first-order gain of f = -E.
 
     Sites of K values: site i is proposed value k, another than it has, with softmax(d(x) / temperature)_ik.
@@ -26,7 +50,8 @@ class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
     Accepted with min(1, exp(f(x') - f(x)) q(i | x') / q(i | x)), alg. 1. With `flips` > 1 a path of 1 to `flips` sites,
     its length uniform, is drawn one site after the other from the same d(x), those drawn left out; the way back is the
     path reversed, drawn from d(x'), and one test accepts the whole path (Sun, Dai, Xia, Ramamurthy 2022). A step costs
-    one call of energy and gradient: those of x are kept.
+    one call of energy and gradient: those of x are kept. Of an energy of degree two with a matrix of couplings it costs
+    as many rows of that matrix as numbers change.
     """
 
     temperature: Annotated[float, Field(gt=0)]
@@ -44,21 +69,41 @@ class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
         return None
 
     @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
+    @torch.no_grad()
+    def init(self, model: EnergyModel, x: Tensor) -> GWGState:
+        """Caches energies and gradients, and the couplings where rows of them will do."""
+        if not (isinstance(model, Quadratic) and model.dense):
+            return self._state(model, informed(model, x), None)
+        coupling = model.coupling()
+        return self._state(model, InformedState(x, *model.slopes(x, coupling)), coupling)
 
     @override
-    def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
+    def refreshed(self, model: EnergyModel, state: GWGState) -> GWGState:
+        """Made anew where energies and gradients are sums of changes."""
+        return state if state.coupling is None else self.init(model, state.x)
+
+    @override
+    def step(self, model: EnergyModel, state: GWGState, key: AnyKey) -> tuple[GWGState, Info]:
         """One proposal per chain; `acceptance` is 0 or 1 for each."""
         length = 1 + rng.integers(self.flips, (len(state.x),), key.fold("length"), state.x.device)
-        path, forth = self._draw(self._logits(model, state), length, key.fold("path"))
-        x, undo = _moved(model.space, state.x, path, length)
-        proposal = informed(model, x)
-        back = self._probability(self._logits(model, proposal), undo, length)
+        moves, forth = self._draw(state, length, key.fold("path"))
+        x, path = _moved(model.space, state.x, moves, length)
+        proposal = self._proposal(model, state, x, path)
+        back = self._probability(proposal, path)
         log_ratio = state.energy - proposal.energy + back - forth
-        state, accepted = accept(state, proposal, log_ratio, key.fold("accept"))
-        return state, {"acceptance": accepted}
+        taken = accepted(log_ratio, key.fold("accept"))
+        return _chosen(taken, proposal, state), {"acceptance": taken.to(log_ratio.dtype)}
+
+    def _proposal(self, model: EnergyModel, state: GWGState, x: Tensor, path: Path) -> GWGState:
+        """The state at x."""
+        if state.coupling is None:
+            return self._state(model, informed(model, x), None)
+        ends = changed(state.energy, state.grad, state.coupling, path.changes)
+        return self._state(model, InformedState(x, *ends), state.coupling)
+
+    def _state(self, model: EnergyModel, ends: InformedState, coupling: Tensor | None) -> GWGState:
+        logits = self._logits(model, ends)
+        return GWGState(*ends, logits, logits.flatten(1).logsumexp(1), coupling)
 
     def _logits(self, model: EnergyModel, state: InformedState) -> Tensor:
         """Of the moves, (chains, D, moves of a site): no site is proposed the value that it has."""
@@ -67,40 +112,69 @@ class GibbsWithGradients(Sampler[EnergyModel, InformedState]):
             return logits.masked_fill(model.space.table(state.x) > 0, -torch.inf)
         return logits
 
-    def _draw(self, left: Tensor, length: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
+    def _draw(self, state: GWGState, length: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
         """Moves of distinct sites in the order of the path, (chains, flips), and log q of the first `length`."""
-        moves, log_q = [], torch.zeros_like(left[:, 0, 0])
+        moves: list[Tensor] = []
+        left, total, log_q = state.logits, state.total, torch.zeros_like(state.total)
         for i in range(self.flips):
+            if i:
+                left, total = _without(left, moves[-1])
             move = rng.categorical(left.flatten(1), key.fold(i))
             moves.append(move)
-            log_q, left = _walked(left, move, log_q, i < length)
+            log_q = _walked(left, total, move, log_q, i < length)
         return torch.stack(moves, 1), log_q
 
-    def _probability(self, left: Tensor, path: Tensor, length: Tensor) -> Tensor:
-        """log q of the first `length` moves of the path in reverse order, (chains,)."""
-        log_q = torch.zeros_like(left[:, 0, 0])
+    def _probability(self, state: GWGState, path: Path) -> Tensor:
+        """log q of the first `length` moves of the way back in reverse order, (chains,)."""
+        left, total, log_q = state.logits, state.total, torch.zeros_like(state.total)
         for i in range(self.flips):
-            move = path.gather(1, (length - 1 - i).clamp_min(0)[:, None]).squeeze(1)
-            log_q, left = _walked(left, move, log_q, i < length)
+            move = path.back.gather(1, (path.length - 1 - i).clamp_min(0)[:, None]).squeeze(1)
+            log_q = _walked(left, total, move, log_q, i < path.length)
+            if i + 1 < self.flips:
+                left, total = _without(left, move)
         return log_q
 
 
-def _walked(left: Tensor, move: Tensor, log_q: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """log q after one more move, where the path is that long, and the logits without its site."""
-    flat, values = left.flatten(1), left.shape[2]
-    step = flat.gather(1, move[:, None]).squeeze(1) - flat.logsumexp(1)
+def _walked(left: Tensor, total: Tensor, move: Tensor, log_q: Tensor, within: Tensor) -> Tensor:
+    """log q after one more move, where the path is that long."""
+    step = left.flatten(1).gather(1, move[:, None]).squeeze(1) - total
+    return torch.where(within, log_q + step, log_q)
+
+
+def _without(left: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits without the site of a move, and their log-sum."""
+    values = left.shape[2]
     site = (move // values)[:, None, None].expand(-1, 1, values)
-    return torch.where(within, log_q + step, log_q), left.scatter(1, site, -torch.inf)
+    left = left.scatter(1, site, -torch.inf)
+    return left, left.flatten(1).logsumexp(1)
 
 
-def _moved(space: Space, x: Tensor, path: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """x after the first `length` moves of the path, and the moves that undo them."""
-    within = torch.arange(path.shape[1], device=x.device) < length[:, None]
+def _moved(space: Space, x: Tensor, moves: Tensor, length: Tensor) -> tuple[Tensor, Path]:
+    """x after the first `length` moves, and the path there."""
+    within = torch.arange(moves.shape[1], device=x.device) < length[:, None]
+    flat = x.flatten(1)
     if isinstance(space, Categorical):
-        site, values = path // space.values, space.decode(space.table(x))
-        old = values.gather(1, site)
-        new = values.scatter(1, site, torch.where(within, path % space.values, old))
-        return F.one_hot(new, space.values).to(x.dtype).reshape(x.shape), site * space.values + old
-    flat, two = x.flatten(1), cast(TwoValued, space)
-    old = flat.gather(1, path)
-    return flat.scatter(1, path, torch.where(within, two.flipped(old), old)).reshape(x.shape), path
+        site = moves // space.values
+        old = site * space.values + _values_at(space.table(x), site)
+        new = torch.where(within, moves, old)
+        moved = flat.scatter(1, old, 0.0).scatter(1, new, 1.0)
+        amounts = torch.ones_like(new, dtype=x.dtype)
+        changes = Changes(torch.cat([new, old], 1), torch.cat([amounts, -amounts], 1))
+        return moved.reshape(x.shape), Path(moves, old, length, changes)
+    here = flat.gather(1, moves)
+    there = torch.where(within, cast(TwoValued, space).flipped(here), here)
+    return flat.scatter(1, moves, there).reshape(x.shape), Path(moves, moves, length, Changes(moves, there - here))
+
+
+def _values_at(table: Tensor, site: Tensor) -> Tensor:
+    """Numbers of the values at some sites of each chain, (chains, sites), of one-hot x (chains, D, K)."""
+    return table.gather(1, site[:, :, None].expand(-1, -1, table.shape[2])).argmax(2)
+
+
+def _chosen(taken: Tensor, proposal: GWGState, state: GWGState) -> GWGState:
+    """The proposal where it is taken, else the state."""
+    x, energy, grad, logits, total = (
+        torch.where(taken.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+        for new, old in zip(proposal[:5], state[:5], strict=True)
+    )
+    return GWGState(x, energy, grad, logits, total, state.coupling)

@@ -45,8 +45,13 @@ def accept(
 
     log_ratio = log p(x') q(x | x') - log p(x) q(x' | x), (chains,); one that is nan is a rejection.
     """
-    taken = rng.uniform(log_ratio.shape, key, log_ratio.device, log_ratio.dtype) < log_ratio.exp()
+    taken = accepted(log_ratio, key)
     wide = taken.reshape(-1, *[1] * (state.x.dim() - 1))
     x, grad = (torch.where(wide, new, old) for new, old in ((proposal.x, state.x), (proposal.grad, state.grad)))
     energy = torch.where(taken, proposal.energy, state.energy)
     return InformedState(x, energy, grad), taken.to(log_ratio.dtype)
+
+
+def accepted(log_ratio: Tensor, key: AnyKey) -> Tensor:
+    """True with probability min(1, exp(log_ratio)), (chains,) bool; where that is nan, False."""
+    return rng.uniform(log_ratio.shape, key, log_ratio.device, log_ratio.dtype) < log_ratio.exp()
