@@ -15,7 +15,9 @@ Maker = Callable[[], Contender]
 Samples = Mapping[str, np.ndarray]
 """Measurements of each contender, one for each round, so that those of a round can be compared."""
 
-PEERS = {"sklearn": "scikit-learn", "rbms": "rbms", "learnergy": "learnergy", "torchebm": "torchebm"}
+PEERS = {
+    "sklearn": "scikit-learn", "rbms": "rbms", "learnergy": "learnergy", "torchebm": "torchebm", "adabmDCA": "adabmDCA",
+}  # fmt: skip
 """Import names and distributions of the extra `bench`."""
 
 

@@ -511,7 +511,7 @@ MUTANTS = [
         "model/potts_fields.py",
         "rows = places + self.by_site.shape[1] * site[:, None]",
         "rows = places + self.by_site.shape[1] * site[:1, None]",
-        "conditionals::test_conditionals_of_sites[own-potts-categorical]",
+        "conditionals::test_conditionals_of_sites",
     ),
     Mutant(
         "potts: a sweep forgets what it drew",
