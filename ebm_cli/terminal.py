@@ -72,6 +72,14 @@ class Lasting:
 _streams = {name: Lasting(name) for name in ("stderr", "stdout")}
 
 
+def short(metric: str) -> str:
+    """`ais/valid/log_likelihood` as `valid log_likelihood`, and `gap/valid/mean`, the mean of a gap, as `valid gap mean`."""
+    evaluation, split, name = [*metric.split("/", 2), "", ""][:3]
+    if split not in ("train", "valid", "test") or not name:
+        return metric
+    return f"{split} {evaluation} {name}" if name.partition("/")[0] in _STATISTICS else f"{split} {name}"
+
+
 def plain_console(**options: Any) -> Console:
     """One that shows words as they are: brackets in them are no markup, and what stands between colons is no emoji."""
     return Console(markup=False, emoji=False, **options)
@@ -85,6 +93,15 @@ def _console(name: str) -> Console:
 
 console, output = _console("stderr"), _console("stdout")
 
+_STATISTICS = (
+    "mean",
+    "median",
+    "minimum",
+    "maximum",
+    "std",
+    "error",
+    "standard_error",
+)  # names that do not say of what
 _PLAIN_LINE_SECONDS = 5.0
 _FOLLOWED_SECONDS = 10.0
 

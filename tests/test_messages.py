@@ -91,6 +91,13 @@ def test_the_monitored_value_is_the_one_that_is_shown():
     assert loop.newest(values, None) == loop.newest(values, "exact/valid/x") == {"valid log_z": 3.0}
 
 
+def test_a_statistic_is_shown_with_what_it_is_of():
+    assert loop.newest({"gap/valid/mean": 0.5}, None) == {"valid gap mean": 0.5}
+    names = ("gap/valid/standard_error", "ais/valid/log_z/error", "recover/train/a/b", "energy_gap", "chains/mean")
+    shown = ["valid gap standard_error", "valid log_z/error", "train a/b", "energy_gap", "chains/mean"]
+    assert [terminal.short(name) for name in names] == shown
+
+
 def test_the_last_line_of_training_has_the_last_value_of_validation():
     words = [word for word in TINY if not word.startswith("evaluation")]
     answer = ebm("train evaluation=[pseudo_likelihood] hydra.run.dir=run", *words)

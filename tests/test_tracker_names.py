@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import wandb_reader
 from helpers.cli import TINY, assert_refused, ebm, facts, train
 from test_resume import at_step
@@ -14,6 +15,7 @@ from ebm_cli.commands import train as command
 from ebm_cli.commands.configuration import merged
 from ebm_cli.errors import RunError
 from ebm_cli.record.ledger import Entry, Ledger
+from ebm_cli.registry import load_components
 from ebm_cli.tracker.base import End, Tracker, TrackerSpec
 from ebm_cli.tracker.guard import Guarded
 from ebm_cli.tracker.wandb import _has_leet
@@ -186,6 +188,23 @@ def test_one_line_sends_all_jobs_of_a_multirun(tmp_path):
         "'my sweep'/*/*/wandb/offline-run-*",
         "tensorboard: look at all of it with  tensorboard --logdir 'my sweep'",
     ]
+
+
+def test_a_store_of_all_jobs_of_a_multirun_is_named_once(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    load_components()
+    for place in ("sweep/0", "sweep/1"):
+        Path(place).mkdir(parents=True)
+    found = Ledger(Path("sweep"), [], [Entry(n, str(n), (), {}) for n in range(2)])
+    keys = ("project", "tracking_uri", "folder", "run_name", "group", "notes")
+    config = {"tracker": dict.fromkeys(keys) | {"name": ["csv", "mlflow", "trackio"], "tags": []}}
+    Path("sweep/1/config.yaml").write_text(yaml.safe_dump(config))
+    assert looking.at_sweep(found) == [
+        "mlflow: look at it with  mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        "trackio: look at it with  trackio show --project ebm",
+    ]
+    Path("sweep/1/config.yaml").write_text(yaml.safe_dump({"tracker": {"name": "of yore"}}))
+    assert looking.at_sweep(found) == []
 
 
 @pytest.mark.parametrize(

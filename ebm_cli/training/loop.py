@@ -25,7 +25,7 @@ from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
-from ebm_cli.terminal import StepDisplay, log
+from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.training.cuda_graph import execution
 from ebm_cli.training.state import Best, Parts, TrainState
@@ -243,8 +243,7 @@ class Follower:
 def newest(values: Mapping[str, float], monitor: str | None) -> dict[str, float]:
     """Of what was measured on held-out rows the monitored value, else the first one, as `<split> <metric>`."""
     key = next(iter(values)) if monitor is None or monitor not in values else monitor
-    _, split, metric = key.split("/", 2)
-    return {f"{split} {metric}": values[key]}
+    return {short(key): values[key]}
 
 
 def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Subject:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ebm_cli.terminal import pace, time_left
+from ebm_cli.terminal import pace, short, time_left
 from ebm_cli.watching.curve import drawn, number
 from ebm_cli.watching.look import Look
 
@@ -41,7 +41,7 @@ def of_many(looks: Sequence[Look], width: int, *, rows: int | None, dots: bool) 
     for head, most in (("run", width // 4), ("", width // 4), ("state", None), ("progress", None), ("left", None)):
         table.add_column(head, no_wrap=True, overflow="ellipsis", max_width=most)
     for name in metrics:
-        table.add_column(Text(_short(name)), justify="right", overflow="fold", min_width=9)
+        table.add_column(Text(short(name)), justify="right", overflow="fold", min_width=9)
     alike = _alike(looks)
     for look in shown:
         table.add_row(*_row(look, alike, metrics, dots=dots))
@@ -100,10 +100,6 @@ def _alike(looks: Sequence[Look]) -> set[str]:
     """What was typed for all of them."""
     several = [set(look.typed) for look in looks if look.typed]
     return set.intersection(*several) if several else set()
-
-
-def _short(metric: str) -> str:
-    return f"valid {metric.rpartition('/')[2]}" if "/valid/" in metric else metric
 
 
 def _row(look: Look, alike: set[str], metrics: Sequence[str], *, dots: bool) -> list[Text]:

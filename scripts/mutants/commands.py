@@ -641,4 +641,11 @@ MUTANTS = [
         "            pages.of_multirun(path)\n",
         "sweep::test_its_page_is_named",
     ),
+    Mutant(
+        "looking: a store of all jobs is not named",
+        "commands/looking.py",
+        "return lines + _in_one_place(found)",
+        "return lines",
+        "tracker_names::test_a_store_of_all_jobs_of_a_multirun_is_named_once",
+    ),
 ]

@@ -474,4 +474,11 @@ MUTANTS = [
         "left = time_left(done, done",
         "followed::test_how_far_a_long_loop_is_and_how_long_it_takes",
     ),
+    Mutant(
+        "terminal: a mean is shown without what it is of",
+        "terminal.py",
+        ' if name.partition("/")[0] in _STATISTICS else',
+        " if False else",
+        "messages::test_a_statistic_is_shown_with_what_it_is_of",
+    ),
 ]
