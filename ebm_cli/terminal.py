@@ -73,7 +73,7 @@ _streams = {name: Lasting(name) for name in ("stderr", "stdout")}
 
 
 def short(metric: str) -> str:
-    """`ais/valid/log_likelihood` as `valid log_likelihood`, and `gap/valid/mean`, the mean of a gap, as `valid gap mean`."""
+    """`ais/valid/log_likelihood` as `valid log_likelihood`; `gap/valid/mean`, of a gap, as `valid gap mean`."""
     evaluation, split, name = [*metric.split("/", 2), "", ""][:3]
     if split not in ("train", "valid", "test") or not name:
         return metric

@@ -13,6 +13,7 @@ from test_tracker import _nobody, info, spec  # noqa: F401 - a fixture
 from ebm_cli.commands import looking
 from ebm_cli.commands import train as command
 from ebm_cli.commands.configuration import merged
+from ebm_cli.commands.places import rooted
 from ebm_cli.errors import RunError
 from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.registry import load_components
@@ -205,6 +206,13 @@ def test_a_store_of_all_jobs_of_a_multirun_is_named_once(monkeypatch):
     ]
     Path("sweep/1/config.yaml").write_text(yaml.safe_dump({"tracker": {"name": "of yore"}}))
     assert looking.at_sweep(found) == []
+
+
+@pytest.mark.parametrize("name", ["trackio", ["csv", "trackio"]])
+def test_a_resumed_run_finds_the_store_from_any_working_directory(tmp_path, name):
+    load_components()
+    tracker = {"name": name, "project": "rel", "folder": "store"}
+    assert rooted({"tracker": tracker})["tracker"] == tracker | {"folder": str(tmp_path / "store")}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def _mapped(group: str, values: Any, change: Callable[[Any], Any]) -> Any:
     if not isinstance(values, Mapping):
         return values
     name = values.get("name")
-    files, within = registry.file_keys(group, name), registry.nested_keys(group, name)
+    several = name if isinstance(name, list) else [name]  # as of trackers, which share their keys
+    files = {key for one in several for key in registry.file_keys(group, one)}
+    within = registry.nested_keys(group, name)
     inner = {key: _mapped(within[key], values[key], change) for key in within if key in values}
     return {**values, **inner, **{key: change(values[key]) for key in files if key in values}}
 

@@ -648,4 +648,11 @@ MUTANTS = [
         "return lines",
         "tracker_names::test_a_store_of_all_jobs_of_a_multirun_is_named_once",
     ),
+    Mutant(
+        "places: files of several trackers stay relative",
+        "commands/places.py",
+        "name if isinstance(name, list) else [name]  #",
+        "[name]  #",
+        "tracker_names::test_a_resumed_run_finds_the_store_from_any_working_directory",
+    ),
 ]
