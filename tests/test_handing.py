@@ -1,6 +1,7 @@
 """Launchers that hand the jobs of a multirun to another program: Slurm and Ray, started for the tests."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,11 @@ from helpers import slurm
 from helpers.cli import TINY, assert_refused, ebm, outcome
 
 from ebm_cli.cli import launching
+from ebm_cli.cli.ray import check_room
+from ebm_cli.cli.slurm import SlurmLauncher
+from ebm_cli.commands import multi
+from ebm_cli.errors import UserError
+from ebm_cli.record.run import Run
 
 WORDS = [*TINY, "device.threads=1", "device.compile=never", "seed=1,2"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=debug", "hydra.launcher.mem_gb=1"]
@@ -56,6 +62,78 @@ def test_where_no_slurm_is_that_is_said(monkeypatch):
     assert_refused(answer, "there is no sbatch or srun here; start it where Slurm is")
 
 
+def squeue_says(monkeypatch, folder: Path, *numbers: str) -> None:
+    """A stand-in for Slurm, which has these jobs in its queue."""
+    for name, said in {"squeue": "\n".join(numbers), "sbatch": "", "srun": ""}.items():
+        (folder / name).write_text(f"#!/bin/sh\necho '{said}'\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.fixture
+def handed_over(tmp_path, monkeypatch):
+    """A multirun of two jobs, none of which has begun; Slurm has the second in its queue, as 7_1."""
+    bins = tmp_path / "bin"
+    bins.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(multi, "train", lambda request: 75)
+        assert ebm("train -m hydra.sweep.dir=sweep", *WORDS).code == 1
+    Run(Path("sweep")).write_json("slurm.json", {"0": "7_0", "1": "7_1"})
+    squeue_says(monkeypatch, bins, "7_1", "9")
+    return bins
+
+
+def test_jobs_in_the_queue_of_slurm_are_begun_by_no_other_launcher(handed_over, monkeypatch):
+    answer = ebm("train -m resume=sweep")
+    assert_refused(answer, "job 1 is in the queue of Slurm as 7_1", "hydra/launcher=submitit_slurm", "scancel 7_1")
+    squeue_says(monkeypatch, handed_over, "9")
+    monkeypatch.setattr(multi, "train", lambda request: 75)
+    assert ebm("train -m resume=sweep").code == 1
+
+
+def test_jobs_in_the_queue_of_slurm_are_not_submitted_again(handed_over, monkeypatch):
+    submitted = []
+    monkeypatch.setattr(launching, "find_spec", lambda name: True)
+    monkeypatch.setattr(
+        SlurmLauncher, "_submitted", lambda self, jobs: submitted.extend(job.name for job in jobs) or {}
+    )
+    monkeypatch.setattr(SlurmLauncher, "_wait", lambda self, waiting: None)
+    answer = ebm("train -m resume=sweep hydra/launcher=submitit_slurm")
+    assert submitted == ["0"]
+    assert "in Slurm already, and not submitted again: job 1 as 7_1\n" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("num_gpus=1.5", "hydra.launcher.num_gpus = 1.5: is a part of one GPU or a whole number of them"),
+        ("resources={GPU:1}", "hydra.launcher.resources.GPU: is said by hydra.launcher.num_gpus"),
+        ("resources={a100:-1}", "hydra.launcher.resources.a100 = -1: must be greater than or equal to 0"),
+        ("address=127.0.0.1:1", "hydra.launcher.address: no Ray on 127.0.0.1:1 (Connection refused); start one with"),
+        ("address=ray://127.0.0.1:1", "no Ray on ray://127.0.0.1:1 (Connection refused)"),
+        ("address=127.0.0.1:99999", "no Ray on 127.0.0.1:99999"),
+    ],
+)
+def test_keys_of_ray_are_checked(words, said, monkeypatch):
+    monkeypatch.setattr(launching, "find_spec", lambda name: True)
+    answer = ebm("train -m hydra.sweep.dir=sweep hydra/launcher=ray", f"hydra.launcher.{words}", *WORDS)
+    assert_refused(answer, said)
+    assert not Path("sweep").exists()
+
+
+def test_what_ray_on_this_machine_has_not_is_not_waited_for():
+    there = {"CPU": 2.0, "memory": 4e9, "node:127.0.0.1": 1.0}
+    check_room({"CPU": 2, "GPU": 0, "memory": 4e9}, there)
+    for needs, said in [
+        ({"GPU": 0.5}, "hydra.launcher.num_gpus = 0.5: Ray on this machine has 0; let a job need less"),
+        ({"CPU": 3}, "hydra.launcher.num_cpus = 3: Ray on this machine has 2;"),
+        ({"memory": 9e9}, "hydra.launcher.memory_gb = 9: Ray on this machine has 4;"),
+        ({"a100": 1}, "hydra.launcher.resources.a100 = 1: Ray on this machine has 0;"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(said)):
+            check_room(needs, there)
+
+
 def swept(directory: str, words: list[str], environment=None) -> subprocess.Popen:
     command = [sys.executable, "-m", "ebm_cli", "train", "-m", *words, f"hydra.sweep.dir={directory}"]
     return subprocess.Popen(
@@ -77,6 +155,7 @@ def cluster(tmp_path_factory):
         yield environment
 
 
+@pytest.mark.slurm
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_slurm_gives_what_this_process_gives_and_requeues_what_is_preempted(cluster):
@@ -96,6 +175,7 @@ def test_slurm_gives_what_this_process_gives_and_requeues_what_is_preempted(clus
     assert equal("here", "slurm")
 
 
+@pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(200)
 def test_ray_gives_what_this_process_gives():

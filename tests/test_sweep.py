@@ -12,6 +12,7 @@ from helpers.cli import TINY, assert_refused, digest, ebm, facts, outcome, snaps
 from test_resume import Killed, at_step, die
 
 from ebm_cli.commands import multi, sweep
+from ebm_cli.commands.configuration import Request
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.record import lease, ledger
 from ebm_cli.record.run import create
@@ -259,6 +260,20 @@ def test_a_job_that_another_process_trains_is_left_to_it(begun):
     assert answer.code == 1
     assert begun.seen == [1, 2]
     assert [job["status"] for job in facts(Path("sweep"), "summary.json")["jobs"]] == ["done", "running"]
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("pruned", 0), ("running", 75)])
+def test_a_job_that_waited_in_a_queue_while_another_process_did_it_is_left_alone(begun, status, code):
+    """A launcher begins it all the same: it was handed over before."""
+    swept("seed=1,2")
+    home = Path("sweep/1")
+    multi.Run(home).update_metadata(status=status)
+    request = Request(facts(home.parent, "sweep.json"), {}, (), home, home.parent)
+    with lease.claimed(home, ""):
+        before = snapshot(home)
+        assert multi.job(request) == code
+        assert snapshot(home) == before
+    assert begun.seen == [1, 2]
 
 
 def test_values_that_json_tells_apart():

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -59,7 +60,7 @@ class SlurmSpec:
     array_parallelism: Count
     setup: list[str] | None
     stderr_to_stdout: bool
-    additional_parameters: dict[str, Any]
+    additional_parameters: dict[str, Any] | None
 
 
 class SlurmJob:
@@ -110,7 +111,8 @@ class SlurmLauncher(Handing):
     def hand_over(self, jobs: Sequence[Work]) -> None:
         with watching() as stop:
             stop.noted()  # no job may be in Slurm and not be known here
-            waiting = self._queued([job.name for job in jobs])
+            waiting = waiting_in(self.sweep)
+            self._say_again(waiting)
             waiting |= self._submitted([job for job in jobs if job.name not in waiting])
             try:
                 stop.at_once()
@@ -119,15 +121,13 @@ class SlurmLauncher(Handing):
                 _say_how_to_go_on(waiting)
                 raise
 
-    def _queued(self, names: Sequence[str]) -> dict[str, str]:
-        """Jobs that an earlier call submitted, and that are not over."""
-        from ebm_cli.record.run import Run
+    def _say_again(self, waiting: Mapping[str, str]) -> None:
+        """That what an earlier call submitted is waited for and not submitted again."""
+        from ebm_cli.terminal import output
 
-        known = Run(self.sweep).read_json(_KNOWN)
-        there = in_queue() if known else set()
-        if there is None:
-            raise RunError("squeue does not say which jobs are in the queue; try again when Slurm answers")
-        return {name: known[name] for name in names if known.get(name) in there}
+        if waiting:
+            numbers = ", ".join(f"{name} as {number}" for name, number in sorted(waiting.items()))
+            output.print(f"in Slurm already, and not submitted again: job {numbers}", soft_wrap=True)
 
     def _submitted(self, jobs: Sequence[Work]) -> dict[str, str]:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -150,7 +150,7 @@ class SlurmLauncher(Handing):
 
         keys = asdict(self.keys)
         folder, timeouts = keys.pop("submitit_folder"), keys.pop("max_num_timeout")
-        keys["additional_parameters"] = {"requeue": True, **keys["additional_parameters"]}
+        keys["additional_parameters"] = {"requeue": True, **(keys["additional_parameters"] or {})}
         executor = submitit.AutoExecutor(cluster="slurm", folder=folder, slurm_max_num_timeout=timeouts)
         named = {key if key in _OF_ANY_QUEUE else f"slurm_{key}": value for key, value in keys.items()}
         executor.update_parameters(**{key: value for key, value in named.items() if value is not None})
@@ -162,12 +162,40 @@ class SlurmLauncher(Handing):
         from ebm_cli.terminal import output
 
         began = time.monotonic()
-        output.print(f"{len(waiting)} jobs in Slurm: squeue --jobs={_numbers(waiting)}", soft_wrap=True)
+        output.print(f"{_count(waiting)} in Slurm: squeue --jobs={_numbers(waiting)}", soft_wrap=True)
         while waiting:
             time.sleep(min(_LONGEST, 1 + (time.monotonic() - began) / 20))
             there = in_queue()
             for name in [name for name, job in waiting.items() if there is not None and job not in there]:
                 output.print(f"job {name}: {sweep.state(self.sweep / name)} (Slurm's {waiting.pop(name)})")
+
+
+def waiting_in(path: Path) -> dict[str, str]:
+    """Jobs of a multirun that a call submitted and that are not over: directory -> number in Slurm.
+
+    Raises RunError if Slurm does not say.
+    """
+    from ebm_cli.record.run import Run
+
+    known = Run(path).read_json(_KNOWN)
+    there = in_queue() if known else set()
+    if there is None:
+        raise RunError("squeue does not say which jobs are in the queue; try again when Slurm answers")
+    return {name: number for name, number in known.items() if number in there}
+
+
+def check_none_waits(path: Path) -> None:
+    """Raise UserError if a job of a multirun that another launcher is to do stands in the queue of Slurm."""
+    from ebm_cli.commands import sweep
+
+    if not (path / _KNOWN).exists() or shutil.which("squeue") is None:
+        return
+    queued = [(name, job) for name, job in waiting_in(path).items() if sweep.state(path / name) not in sweep.LEFT_ALONE]
+    for name, number in queued[:1]:
+        raise UserError(
+            f"resume = {path}: job {name} is in the queue of Slurm as {number}; take the multirun up with "
+            f"hydra/launcher=submitit_slurm, or take the job out first: scancel {' '.join(job for _, job in queued)}"
+        )
 
 
 def in_queue() -> set[str] | None:
@@ -182,10 +210,14 @@ def _say_how_to_go_on(waiting: Mapping[str, str]) -> None:
 
     numbers = _numbers(waiting)
     output.print(
-        f"{len(waiting)} jobs go on in Slurm: squeue --jobs={numbers} shows them, scancel {numbers.replace(',', ' ')} "
-        "stops them with checkpoints",
+        f"{_count(waiting)} left in Slurm: squeue --jobs={numbers} shows which, scancel {numbers.replace(',', ' ')} "
+        "stops with checkpoints",
         soft_wrap=True,
     )
+
+
+def _count(waiting: Mapping[str, str]) -> str:
+    return f"{len(waiting)} job{'s' if len(waiting) > 1 else ''}"
 
 
 def _numbers(waiting: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from ebm_cli.cli.composing import QuickLoader, plain_data, seen_from_here
 from ebm_cli.cli.elsewhere import Elsewhere
 from ebm_cli.cli.launching import Handing
 from ebm_cli.cli.ray import RayLauncher
-from ebm_cli.cli.slurm import SlurmLauncher
+from ebm_cli.cli.slurm import SlurmLauncher, check_none_waits
 from ebm_cli.cli.words import plain, quoted
 from ebm_cli.errors import UserError
 
@@ -60,6 +60,8 @@ class LedgerSweeper(Sweeper):
         words = [self._anchored(word) for word in given if word not in self.plugins]
         path = seen_from_here(Path(str(self.config.hydra.sweep.dir)).absolute())
         launch = partial(self._launch, path)
+        if not isinstance(self.launcher, SlurmLauncher):
+            check_none_waits(path)
         self.task.outcome.swept = multi.run(path, words, self._wanted(words), launch, self._orders())
 
     def _anchored(self, word: str) -> str:

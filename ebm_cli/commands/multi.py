@@ -109,6 +109,10 @@ def job(request: Request) -> int:
     if halted is not None:
         output.print(f"job {name} is not begun: {halted}")
         return 75
+    became = sweep.state(request.directory)
+    if became in sweep.LEFT_ALONE:  # it waited in a queue, and another process was there first
+        output.print(f"job {name} is not begun: it is {became} already")
+        return 75 if became == "running" else 0
     code = _trained(request, name)
     if code in (1, 2) and request.fail_fast:
         sweep.halt(request.sweep, f"job {name} failed, and fail_fast=true")

@@ -25,6 +25,9 @@ BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment", "noti
 _HALT = "halt"
 _LOSSES = 2  # of a job with others before it is done alone; and once more then
 _DYING = 10.0  # seconds in which killed processes have ended
+LEFT_ALONE = ("done", "pruned", "running")
+"""States of jobs that are not begun."""
+
 _KNOWN = ("done", "pruned", "failed", "stopped", "running", "died")
 
 
@@ -116,7 +119,7 @@ def work(found: Ledger, launch: Callable[[Sequence[Entry]], None], orders: Order
 
 def _undone(found: Ledger, entries: Iterable[Entry]) -> list[Entry]:
     """Jobs that are not done and that no process trains."""
-    return [entry for entry in entries if state(found.home(entry)) not in ("done", "pruned", "running")]
+    return [entry for entry in entries if state(found.home(entry)) not in LEFT_ALONE]
 
 
 def _batches(due: Sequence[Entry], losses: Mapping[int, int], orders: Orders) -> list[list[Entry]]:
