@@ -18,6 +18,7 @@ from typing_extensions import override
 from ebm_cli.record import files
 
 log = logging.getLogger("ebm")
+_SILENCE = 2.0  # seconds after which a line says how far it is
 _PLAIN_WIDTH = 160  # of what goes to a file or a pipe, where no window sets it
 
 
@@ -232,6 +233,26 @@ def pace(rate: float) -> str:
     if rate < 1:
         return f"{1 / rate:.3g} s/step"
     return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
+
+
+@contextmanager
+def beginning() -> Iterator[None]:
+    """Who stops a command within is told that nothing was begun, so that there is nothing to take up."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("no job was begun: the same command does it all", soft_wrap=True)
+        raise
+
+
+def told(work: Sequence[T], what: str) -> Iterator[T]:
+    """Each in turn; where that takes long, a line every two seconds says how far it is."""
+    last = time.monotonic()
+    for done, one in enumerate(work):
+        if time.monotonic() - last > _SILENCE:
+            last = time.monotonic()
+            console.print(f"{done} of {len(work)} {what}", soft_wrap=True)
+        yield one
 
 
 def time_left(steps: int, rate: float) -> str:

@@ -1,8 +1,11 @@
 """A multirun that is taken up again: which jobs there are, which of them are still to be done, and doing just those."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 from helpers.cli import TINY, assert_refused, digest, ebm, facts, outcome, snapshot
 from test_resume import Killed, at_step, die
 
+from ebm_cli import terminal
+from ebm_cli.cli import sweeper
 from ebm_cli.commands import multi, sweep
 from ebm_cli.commands.configuration import Request
 from ebm_cli.errors import RunError, UserError
@@ -185,7 +190,10 @@ def test_jobs_that_would_share_a_folder_are_refused(begun):
     ("line", "words"),
     [
         ("resume=", "resume is empty"),
-        ("resume=nowhere", "resume = nowhere: no multirun is there (it has no sweep.json)"),
+        ("resume=nowhere", "resume = nowhere: no multirun is there (there is no such folder)"),
+        ("resume=sweep/sweep.json", "no multirun is there (it is a file)"),
+        ("resume=empty", "resume = empty: no multirun is there (the folder is empty)"),
+        ("resume=.", "resume = .: no multirun is there (it has no sweep.json)"),
         ("resume=auto", "resume = auto: say which directory it is about, hydra.sweep.dir=DIR"),
         ("resume=sweep hydra.sweep.dir=other", "a multirun is taken up where it is, in sweep"),
         ("'resume=[sweep,sweep]'", "one multirun is taken up at a time"),
@@ -193,6 +201,7 @@ def test_jobs_that_would_share_a_folder_are_refused(begun):
 )
 def test_a_multirun_that_is_not_there(begun, line, words):
     swept("seed=1,2")
+    Path("empty").mkdir()
     assert_refused(ebm(f"train -m {line} seed=1,2"), words)
     assert_refused(ebm("train resume=sweep"), "is a multirun; take it up again with ebm train -m resume=sweep")
 
@@ -318,8 +327,18 @@ def test_a_folder_of_a_job_that_leads_elsewhere_is_not_entered(begun):
     Path("elsewhere").mkdir()
     shutil.rmtree("sweep/1")
     Path("sweep/1").symlink_to(Path("elsewhere").absolute())
-    assert_refused(again(), "hydra.sweep.dir = sweep", "sweep/1")
+    assert_refused(
+        again(), "job 1 of sweep: it is a link, which is not followed", "its folder is sweep/1, so move away"
+    )
     assert not list(Path("elsewhere").iterdir())
+
+
+def test_a_file_in_the_place_of_a_job_is_named(begun):
+    swept("seed=1,2")
+    shutil.rmtree("sweep/1")
+    Path("sweep/1").write_text("mine")
+    assert_refused(again(), "job 1 of sweep: ", "its folder is sweep/1, so move away what is there")
+    assert Path("sweep/1").read_text() == "mine"
 
 
 def test_files_are_found_from_another_folder(begun, monkeypatch):
@@ -376,6 +395,90 @@ def test_a_folder_with_brackets_is_taken_up(begun):
     answer = ebm("train -m tracker=none seed=1,2", "hydra.sweep.dir=[x] $HOME")
     line = answer.out.partition("take up what is not done with: ebm ")[2].splitlines()[0]
     assert ebm(line).code == 0
+
+
+def test_a_request_to_stop_while_jobs_are_planned_says_that_none_was_begun(begun, monkeypatch):
+    def asked(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    original = sweep.planned
+    monkeypatch.setattr(sweep, "planned", asked)
+    answer = swept("seed=1,2")
+    assert answer.code == 75
+    assert "no job was begun: the same command does it all\n" in answer.err
+    assert not Path("sweep").exists()
+
+
+def test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on(begun, monkeypatch):
+    def asked(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(self)
+
+    original = ledger.Ledger.write
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.Ledger, "write", asked)
+        answer = swept("seed=1,2")
+    assert answer.code == 75
+    assert begun.seen == []
+    assert "take up what is not done with: ebm train -m resume=sweep\n" in answer.out
+    assert "report" not in answer.out + answer.err  # there is nothing to report of
+    assert again().code == 0
+
+
+def test_who_waits_for_the_plan_is_told_how_far_it_is(begun, monkeypatch):
+    clock = iter(range(0, 10_000, 1))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    assert list(terminal.told([], "x")) == []
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown):
+        assert list(terminal.told(range(7), "jobs planned")) == list(range(7))
+    assert shown.getvalue() == "2 of 7 jobs planned\n5 of 7 jobs planned\n"
+
+
+def test_jobs_are_planned_by_a_loop_that_tells(begun, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sweeper, "told", lambda work, what: seen.append((len(work), what)) or iter(work))
+    swept("seed=1,2,3")
+    assert seen == [(3, "jobs planned")]
+
+
+def test_a_done_job_without_its_summary_says_so(begun):
+    swept("seed=1,2")
+    Path("sweep/1/summary.json").unlink()
+    answer = again()
+    assert answer.code == 0
+    assert begun.seen == [1, 2]
+    assert "1: its summary.json is missing, so what it measured is not known" in " ".join(answer.out.split())
+
+
+def test_the_seconds_of_a_killed_session_count_until_its_newest_checkpoint(monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Killed):  # noqa: PT012 - patched for this call alone
+        at_step(patched, 6, die)
+        ebm("train hydra.run.dir=run", *TINY, "save_every=4")
+    spent = facts(Path("run"))
+    assert 0 < spent["training_seconds"] <= spent["seconds"] + 0.01
+    multi.Run(Path("run")).update_metadata(seconds=1000.0, training_seconds=500.0)
+    assert ebm("train resume=run").code == 0
+    summary = facts(Path("run"), "summary.json")
+    assert 1000 < summary["seconds"] < 1100
+    assert 500 < summary["training_seconds"] < 600
+
+
+@pytest.mark.long
+def test_an_interrupted_job_whose_data_changed_is_refused_as_one_run_is(monkeypatch):
+    rows = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float)
+    np.savez("rows.npz", train=rows)
+    words = [*TINY, "dataset=npz", "dataset.path=rows.npz", "save_every=4", "seed=1,2"]
+    with monkeypatch.context() as patched, pytest.raises(Killed):  # noqa: PT012 - patched for this call alone
+        at_step(patched, 6, die)
+        ebm("train -m hydra.sweep.dir=sweep", *words)
+    np.savez("rows.npz", train=1 - rows)
+    before = outcome(Path("sweep/0"))
+    answer = again()
+    assert answer.code == 1
+    assert "job 0 failed: resume = sweep/0: its dataset now reads other rows than it was trained on" in answer.out
+    assert outcome(Path("sweep/0")) == before
 
 
 def test_a_job_that_cannot_go_on_says_why(begun, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 from ebm_cli.cli.tuning import check_no_search
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError
+from ebm_cli.record.runs import instead
 
 SWEEP = "sweep.json"
 ORDERS = ("retries", "fail_fast")
@@ -48,9 +49,9 @@ def _again(path: str, words: list[str]) -> list[str]:
         raise UserError(f"resume = {path}: one multirun is taken up at a time, resume=DIR")
     check_no_search(path)
     if not os.path.isfile(Path(path) / SWEEP):
-        one = os.path.isfile(Path(path) / "config.yaml")
-        why = "one run is there, and no multirun; leave out -m" if one else f"no multirun is there (it has no {SWEEP})"
-        raise UserError(f"resume = {path}: {why}")
+        if os.path.isfile(Path(path) / "config.yaml"):
+            raise UserError(f"resume = {path}: one run is there, and no multirun; leave out -m")
+        raise UserError(f"resume = {path}: no multirun is there ({instead(Path(path)) or f'it has no {SWEEP}'})")
     from ebm_cli.record import ledger
 
     anew = {_key(word) for word in words}

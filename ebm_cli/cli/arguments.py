@@ -10,6 +10,7 @@ from ebm_cli.cli.listing import choices, keys_of, no_choice
 from ebm_cli.cli.tuning import BASE, KEYS, check_no_search, is_space, tuned
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError, nearest
+from ebm_cli.record.runs import instead
 
 _PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
 _FILE_KEYS = ("path", "root", "file", "folder", "contacts", "vocabulary_file")  # of a part, whatever group it is of
@@ -179,7 +180,7 @@ def _check_resume(value: str, place: str | None) -> None:
         check_no_search(path)
         if os.path.isfile(Path(path) / SWEEP):
             raise UserError(f"resume = {path}: is a multirun; take it up again with ebm train -m resume={quote(path)}")
-        raise UserError(f"resume = {path}: no run is there (it has no config.yaml)")
+        raise UserError(f"resume = {path}: no run is there ({instead(Path(path)) or 'it has no config.yaml'})")
     if place is not None:
         raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {path}; leave it out")
 

@@ -26,6 +26,7 @@ from ebm_cli.cli.ray import RayLauncher
 from ebm_cli.cli.slurm import SlurmLauncher, check_none_waits
 from ebm_cli.cli.words import plain, quoted
 from ebm_cli.errors import UserError
+from ebm_cli.terminal import beginning, told
 
 ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BY_NUMBER = "${hydra.job.num}"
@@ -62,7 +63,9 @@ class LedgerSweeper(Sweeper):
         launch = partial(self._launch, path)
         if not isinstance(self.launcher, SlurmLauncher):
             check_none_waits(path)
-        self.task.outcome.swept = multi.run(path, words, self._wanted(words), launch, self._orders())
+        with beginning():
+            wanted = self._wanted(words)
+        self.task.outcome.swept = multi.run(path, words, wanted, launch, self._orders())
 
     def _anchored(self, word: str) -> str:
         """The same with absolute paths: the multirun may be taken up from another folder."""
@@ -96,7 +99,7 @@ class LedgerSweeper(Sweeper):
 
         parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         found = []
-        for combination in BasicSweeper.split_arguments(parsed, None)[0]:
+        for combination in told(BasicSweeper.split_arguments(parsed, None)[0], "jobs planned"):
             config = self.loader.load_sweep_config(self.config, [*combination, *self.plugins])
             if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
                 raise UserError("hydra.sweep.dir: is one folder for all jobs; name what is swept in hydra.sweep.subdir")

@@ -8,6 +8,7 @@ from shlex import quote
 
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError
+from ebm_cli.record.runs import instead
 
 FILE, SWEEP = "tune.json", "sweep.json"
 BASE = {"tune": "train"}
@@ -130,7 +131,7 @@ def _check_search(path: str) -> None:
         raise UserError(f"resume = {path}: is a multirun; take it up again with ebm train -m resume={quote(path)}")
     if os.path.isfile(Path(path) / "config.yaml"):
         raise UserError(f"resume = {path}: is one run; go on with it by ebm train resume={quote(path)}")
-    raise UserError(f"resume = {path}: no search is there (it has no {FILE})")
+    raise UserError(f"resume = {path}: no search is there ({instead(Path(path)) or f'it has no {FILE}'})")
 
 
 def check_no_search(path: str) -> None:

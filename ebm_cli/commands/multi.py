@@ -25,7 +25,7 @@ from ebm_cli.record import lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, Run
 from ebm_cli.signals import StopRequest, watching
-from ebm_cli.terminal import console, logging_to, output
+from ebm_cli.terminal import beginning, console, logging_to, output
 from ebm_cli.tracker import several
 
 _LONGEST_LABEL = 128  # characters, as many as wandb shows
@@ -44,11 +44,14 @@ def run(
     """
     registry.load_components()
     url = notify.address(wanted[0].config) if wanted else None
-    found = sweep.planned(path, arguments, [replace(one, config=rooted(one.config)) for one in wanted], orders)
+    with beginning():
+        found = sweep.planned(path, arguments, [replace(one, config=rooted(one.config)) for one in wanted], orders)
     with watching() as stop, claimed(path):
+        stop.noted()  # until it is known how to take them up
         found.write()
-        _say_what_is_there(found)
         try:
+            stop.at_once()
+            _say_what_is_there(found)
             sweep.work(found, launch, orders, stop)
         finally:
             stop.noted()  # however it ended, it is written down undisturbed

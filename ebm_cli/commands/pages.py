@@ -19,8 +19,9 @@ def of_run(home: Path) -> None:
 
 
 def of_multirun(home: Path) -> None:
-    """The same of a multirun, as far as its jobs are."""
-    _tried(home, lambda: write_multirun(home))
+    """The same of a multirun, as far as its jobs are; nothing where none was begun."""
+    if runs.any_in(home):
+        _tried(home, lambda: write_multirun(home))
 
 
 def write_run(home: Path) -> None:
@@ -31,11 +32,10 @@ def write_run(home: Path) -> None:
 
 
 def write_multirun(home: Path) -> None:
-    """Write the page into the directory of the multirun; nothing where no job was begun."""
+    """Write the page into the directory of the multirun. Raises UserError where no job was begun."""
     from ebm_cli.page.made import page
 
-    begun = runs.named([str(home)])
-    _replace(home, page(begun, home.name, home, runs.not_begun(home)))
+    _replace(home, page(runs.named([str(home)]), home.name, home, runs.not_begun(home)))
 
 
 def _replace(home: Path, text: str) -> None:

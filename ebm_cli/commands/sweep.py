@@ -220,12 +220,15 @@ def _check_beside(wanted: Sequence[Wanted], given: Sequence[str]) -> None:
 
 
 def _check_links(path: Path, entries: Iterable[Entry]) -> None:
-    """Raise UserError for a folder of a job that leads elsewhere."""
-    try:
-        for entry in entries:
+    """Raise UserError for what has the place of a job's folder and is none, or leads elsewhere."""
+    for entry in entries:
+        try:
             files.names(path, entry.directory)
-    except OSError as error:
-        raise UserError(f"hydra.sweep.dir = {path}: {of_file(error)}") from error
+        except OSError as error:
+            raise UserError(
+                f"job {entry.number} of {path}: {of_file(error)}; its folder is {path / entry.directory}, so move "
+                "away what is there"
+            ) from error
 
 
 def _refused(home: Path) -> bool:

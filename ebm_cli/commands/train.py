@@ -1,7 +1,7 @@
 """`ebm train`: a new run, or one resumed where it stopped."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +130,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     home.write_json("metadata.json", {**meta, **about})
     known = _shown_as(session, meta, request)
     tracker = together([guarded(process.apart(spec, name), known) for name, spec in session.trackers.items()])
-    recorder = Recorder(home, own, tracker, session.schedule, session.evaluations)
+    recorder = Recorder(home, own, tracker, session.schedule, session.evaluations, spent=_until_now(spent))
     _be_judged(recorder, session, request)
     ending = Ending()
     if own.taken_from:
@@ -210,6 +210,12 @@ def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[s
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def _until_now(spent: Mapping[str, float]) -> Callable[[], dict[str, float]]:
+    """Asked later, the same seconds with those that have passed since."""
+    before, began = dict(spent), time.perf_counter()
+    return lambda: {name: seconds + time.perf_counter() - began for name, seconds in before.items()}
 
 
 @contextmanager

@@ -70,6 +70,8 @@ def read(path: Path) -> Facts:
     failed = summary.get("failed")
     if isinstance(failed, dict):
         remarks = (*remarks, *(f"evaluation {name} failed: {why}" for name, why in failed.items()))
+    if status == "done" and not summary:
+        remarks = (*remarks, "its summary.json is missing, so what it measured is not known: ebm evaluate run=PATH")
     ended = summary.get("steps") if status == "done" else None
     step = ended if isinstance(ended, int) else max(run.logged_step(), run.recorded_step())
     typed = frozenset(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in overrides)

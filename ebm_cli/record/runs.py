@@ -25,10 +25,17 @@ def named(words: Sequence[str]) -> list[Path]:
     for word in words:
         runs = [run for place in _places(word) for run in _below(place)]
         if not runs:
-            raise UserError(f"{word}: no run is there; name a run directory, a multirun, or a folder that holds some")
+            raise UserError(
+                f"{word}: no run is there{_why(word)}; name a run directory, a multirun, or a folder that holds some"
+            )
         for run in runs:
             found.setdefault(os.path.realpath(run), run)
     return list(found.values())
+
+
+def any_in(directory: Path) -> bool:
+    """Whether a run is there or below."""
+    return next(iter(_below(directory)), None) is not None
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -47,6 +54,25 @@ def _places(word: str) -> list[Path]:
     if os.path.lexists(path) or not _PATTERN.search(word):
         return [path]
     return [Path(found) for found in sorted(glob.glob(str(path), recursive=True), key=natural)]
+
+
+def _why(word: str) -> str:
+    """What is there instead, where that is plain."""
+    path = Path(word).expanduser()
+    if _PATTERN.search(word) and not os.path.lexists(path):
+        return " (nothing has such a name)"
+    return f" ({reason})" if (reason := instead(path)) else ""
+
+
+def instead(path: Path) -> str:
+    """What is at a path that was to be a folder of runs: no folder, nothing in it, jobs that wait; else nothing."""
+    if not os.path.lexists(path):
+        return "there is no such folder"
+    if not os.path.isdir(path):
+        return "it is a file"
+    if not os.listdir(path):
+        return "the folder is empty"
+    return "no job of this multirun has begun" if not_begun(path) else ""
 
 
 def _below(place: Path) -> list[Path]:

@@ -75,6 +75,7 @@ class Recorder:
     against: Against | None = None
     judge: Judge | None = None
     ended: bool = False  # the judge has ended the run
+    spent: Callable[[], Mapping[str, float]] = dict  # seconds until this moment, kept in case the process is killed
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """Which checkpoints will stay, and what is watched."""
@@ -198,9 +199,10 @@ class Recorder:
             "best": best,
         }
         checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
-        if not self.saved:
-            self.saved = True
-            self.run.update_metadata(checkpoint=state.step)  # so that its loss would be noticed
+        first = {} if self.saved else {"checkpoint": state.step}  # so that its loss would be noticed
+        self.saved = True
+        if facts := {**first, **self.spent()}:
+            self.run.update_metadata(**facts)
         protected = self.ladder | ({state.best.step} if state.best else set())
         checkpoint.prune(self.run.checkpoints, state.step, self.schedule.keep_last, protected)
 

@@ -2,10 +2,24 @@
 
 import copy
 import os
+import re
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import open_dict
 
 _FOUND: dict = {}
+_OF_A_SWEEP = re.compile(r"hydra\.(sweep\.dir|sweeper\.(trials|startup|search|search_seed|pruner|resume))=[\w./]+$")
+"""Words that set a value of the sweep and nothing else: set on a copy, as Hydra sets them."""
+
+
+def _set(loader, config, values, overrides) -> None:
+    if not values:
+        return
+    parser = OverridesParser.create(config_loader=loader)
+    ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), config)
+    with open_dict(config.hydra):
+        config.hydra.overrides.hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
 
 
 def remember(monkeypatch) -> None:
@@ -16,11 +30,14 @@ def remember(monkeypatch) -> None:
         path = tuple((each.provider, each.path) for each in loader.config_search_path.get_path())
         if any(place.startswith("file:") for _, place in path) or any("searchpath" in word for word in overrides):
             return compose(loader, config_name, overrides, *how, **named)
-        asked = (config_name, *overrides, path, *how, *named.items())
+        values = [word for word in overrides if _OF_A_SWEEP.match(word)]
+        words = [word for word in overrides if word not in values]
+        asked = (config_name, *words, path, *how, *named.items())
         if asked not in _FOUND:
-            _FOUND[asked] = compose(loader, config_name, overrides, *how, **named)
+            _FOUND[asked] = compose(loader, config_name, words, *how, **named)
         config = copy.deepcopy(_FOUND[asked])
         config.hydra.runtime.cwd = os.getcwd()
+        _set(loader, config, values, overrides)
         return config
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
