@@ -280,6 +280,19 @@ def test_what_is_there_is_not_trained_again(trained):
     assert "the last 100 proposals were all trials that are there: the search ends" in answer.out
 
 
+def test_a_sampler_that_names_the_same_again_and_again_does_not_end_the_search(trained, monkeypatch):
+    """As that of gp does once the best is at an end of the space."""
+    at_random, original = pytest.importorskip("optuna").samplers.RandomSampler, study._sampler
+
+    def same(*arguments, **named):
+        found = original(*arguments, **named)
+        return found if isinstance(found, at_random) else at_random(0)
+
+    monkeypatch.setattr(study, "_sampler", same)
+    assert tuned("trials=5 startup=1 pruner=none").code == 0
+    assert trained.seen == [0, 1, 2, 3, 4]
+
+
 def test_a_metric_that_no_run_reports_ends_it_at_once(trained):
     trained.reports = {f"{METRIC}_", "ais/valid/log_z"}
     answer = tuned()

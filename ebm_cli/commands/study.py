@@ -26,6 +26,7 @@ JOB = "job"
 PRUNED = "pruned"
 
 _STUDY = "ebm"
+_STUCK = 3  # proposals in a row that are there already, after which others are drawn at random
 _FEWEST = 8  # trials from which it can be said what mattered
 
 
@@ -61,7 +62,8 @@ class Study:
 
     def propose(self) -> Any:
         """The next trial."""
-        self._study.sampler = _sampler(self.search, len(self.proposed()))
+        jobs = [trial.user_attrs[JOB] for trial in self.proposed()]
+        self._study.sampler = _sampler(self.search, len(jobs), stuck=_repeats(jobs) >= _STUCK)
         with quiet():
             return self._study.ask({axis.key: _distribution(axis) for axis in self.axes})
 
@@ -201,12 +203,21 @@ def _distribution(axis: Axis) -> Any:
     return distributions.FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
-def _sampler(search: Search, proposals: int) -> Any:
-    """For one proposal; `startup` of them are drawn at random."""
+def _repeats(jobs: Sequence[int]) -> int:
+    """How many of the last proposals were runs that were there."""
+    seen, count = set[int](), 0
+    for job in jobs:
+        count = count + 1 if job in seen else 0
+        seen.add(job)
+    return count
+
+
+def _sampler(search: Search, proposals: int, *, stuck: bool) -> Any:
+    """For one proposal; `startup` of them are drawn at random, and those after one sampler came to name the same."""
     samplers = _optuna().samplers
     text = f"{search.search_seed} {proposals}".encode()
     seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
-    if search.search == "random" or proposals < search.startup:
+    if search.search == "random" or proposals < search.startup or stuck:
         return samplers.RandomSampler(seed)
     with quiet():
         if search.search == "gp":

@@ -320,4 +320,11 @@ MUTANTS = [
         "",
         "compare_table::test_a_reason_that_many_runs_failed_for_stands_once",
     ),
+    Mutant(
+        "facts: a summary that is missing is not said",
+        "comparison/facts.py",
+        'if status == "done" and not summary:',
+        "if False:",
+        "sweep::test_a_done_job_without_its_summary_says_so",
+    ),
 ]

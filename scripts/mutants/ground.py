@@ -481,4 +481,18 @@ MUTANTS = [
         " if False else",
         "messages::test_a_statistic_is_shown_with_what_it_is_of",
     ),
+    Mutant(
+        "terminal: who stops a plan is not told that nothing was begun",
+        "terminal.py",
+        '        console.print("no job was begun: the same command does it all", soft_wrap=True)\n',
+        "",
+        "sweep::test_a_request_to_stop_while_jobs_are_planned_says_that_none_was_begun",
+    ),
+    Mutant(
+        "terminal: a long plan is silent",
+        "terminal.py",
+        "> _SILENCE:",
+        "> 1e9:",
+        "sweep::test_who_waits_for_the_plan_is_told_how_far_it_is",
+    ),
 ]
