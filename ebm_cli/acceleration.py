@@ -1,8 +1,11 @@
 """What `auto` means for a device, whether compiling repays its cost, and in which arithmetic products are formed."""
 
+import os
+import shutil
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,21 +20,21 @@ _PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
 _PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is taken for each
 # On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
 _PER_TRANSITION = 1e-3
+_PER_UPDATE = 8.5e-4  # the same for each update of the weights that is one region, whatever its size
 # Multiplications in one product below which two threads are no faster than one, measured.
 _SHARED = 2e6
 _DIGITS = {"fixed16": 2, "fixed24": 3}
 
 
-def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSpec, str]:
-    """The settings with every auto replaced, and a sentence on it.
+def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None) -> tuple[DeviceSpec, str]:
+    """The settings with every auto replaced, and a sentence on it; `unfit`: why no training step is one region.
 
     Raises UserError if compiled code or fixed point is asked for and impossible.
     """
     on_cuda = torch.cuda.is_available() and spec.kind != "cpu"
-    missing = None if spec.compile == "never" else _missing(spec, model, on_cuda, work)
-    if spec.compile == "always" and missing:
-        raise UserError(f"device.compile = always: {missing}; use device.compile=never")
-    compiled = spec.compile != "never" and missing is None
+    how, missing = _how(spec, model, work, unfit, on_cuda=on_cuda)
+    if spec.compile in ("always", "updates") and missing:
+        raise UserError(f"device.compile = {spec.compile}: {missing}; use device.compile=never")
     lacking = _no_fixed_point(model, on_cuda)
     if spec.precision == "tf32" and not on_cuda:
         raise UserError("device.precision = tf32: a CPU has no such products; use fp32 or bf16")
@@ -39,11 +42,32 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work) -> tuple[DeviceSp
         raise UserError(f"device.precision = {spec.precision}: {lacking}; use device.precision=fp32")
     precision = spec.precision
     if precision == "auto":
-        precision = "fixed16" if compiled and lacking is None else "fp32"
-    decided = replace(spec, compile="always" if compiled else "never", precision=precision)
-    if compiled:
-        return decided, "inner loops compiled, which the first steps wait for"
-    return decided, f"inner loops not compiled: {missing or 'device.compile=never, as typed or as the run began'}"
+        precision = "fixed16" if how == "always" and lacking is None else "fp32"
+    return replace(spec, compile=how, precision=precision), _said(how, missing)
+
+
+def _how(
+    spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None, *, on_cuda: bool
+) -> tuple[Literal["updates", "always", "never"], str | None]:
+    """What is compiled, and why not everything that was asked for, or for auto might have been."""
+    if spec.compile == "never":
+        return "never", None
+    if spec.compile == "updates":
+        return "updates", unfit or _no_compiler()
+    missing = _missing(spec, model, on_cuda, work)
+    if missing is None or spec.compile == "always":
+        return "always", missing
+    if not unfit and work.updates * _PER_UPDATE >= _COST and not _no_compiler():
+        return "updates", None
+    return "never", missing
+
+
+def _said(how: str, missing: str | None) -> str:
+    if how == "always":
+        return "inner loops compiled, which the first steps wait for"
+    if how == "updates":
+        return "training steps compiled"
+    return f"inner loops not compiled: {missing or 'device.compile=never, as typed or as the run began'}"
 
 
 def threads(spec: DeviceSpec, model: EnergyModel, rows: int) -> int | None:
@@ -85,13 +109,9 @@ def _no_triton() -> str | None:
 
 
 def _no_compiler() -> str | None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return "there is no C++ compiler (install g++)"
+    name = os.environ.get("CXX", "g++")  # the one that PyTorch takes; asking it would import its compiler, for seconds
+    if shutil.which(name) is None:
+        return f"there is no C++ compiler (install {name})"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return None if header.exists() else f"{header} is missing (install the headers of this Python)"
 

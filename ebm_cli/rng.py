@@ -15,7 +15,8 @@ The first dimension of a draw counts rows (chains); row r depends on r alone, no
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,15 +49,15 @@ class Key:
 
     def at_row(self, row: int) -> "Key":
         """The same stream from this row on."""
-        return replace(self, row=row)
+        return self if row == self.row else Key(self.digest, row)
 
     def after(self, rows: int) -> "Key":
         """The same stream, so many rows further down."""
-        return replace(self, row=self.row + rows)
+        return Key(self.digest, self.row + rows)
 
     def spread(self, count: int) -> "Key":
         """The same stream where every row has become `count` rows, one after the other."""
-        return replace(self, row=self.row * count)
+        return Key(self.digest, self.row * count)
 
     def words(self) -> list[int]:
         """What a `Counter` carries: the hash as four 32-bit words, and the row."""
@@ -92,21 +93,36 @@ AnyKey = Key | Counter
 
 def stream(seed: int, *path: int | str) -> Key:
     """The key of one purpose in a run: `stream(seed, "chains", step)`."""
-    return Key(hashlib.blake2b(_encode((seed, *path)), digest_size=16).digest())
+    found = _begun(seed, *path[:-1]).copy()
+    found.update(_encode(path[-1:]))
+    return Key(found.digest())
+
+
+@lru_cache(maxsize=256)
+def _begun(*path: int | str) -> "hashlib.blake2b":
+    """The hash of a path that goes on: what differs from step to step is its end."""
+    return hashlib.blake2b(_encode(path), digest_size=16)
 
 
 def counters(keys: Sequence[Key], device: Device = _CPU) -> Tensor:
     """The words of these keys, (len(keys), 5) int64: one transfer for all the draws of a compiled loop."""
-    return torch.tensor([key.words() for key in keys], dtype=torch.int64).to(device, non_blocking=True)
+    hashes = np.frombuffer(b"".join(key.digest for key in keys), "<u4").reshape(-1, 4).astype(np.int64)
+    rows = np.array([[key.row] for key in keys], np.int64).reshape(-1, 1)
+    return torch.from_numpy(np.concatenate([hashes, rows], 1)).to(device, non_blocking=True)
 
 
 def _encode(path: Sequence[int | str]) -> bytes:
     """Injective encoding: parts are tagged by type and carry their length, so ("a", 1) differs from ("a1",)."""
-    parts = (part.encode() if isinstance(part, str) else b"%d" % part for part in path)
-    return b"".join(
-        b"%c%d:%s" % (b"s"[0] if isinstance(source, str) else b"i"[0], len(part), part)
-        for source, part in zip(path, parts, strict=True)
-    )
+    return b"".join([_text(part) if isinstance(part, str) else _tagged(b"i", b"%d" % part) for part in path])
+
+
+@lru_cache(maxsize=256)
+def _text(part: str) -> bytes:
+    return _tagged(b"s", part.encode())
+
+
+def _tagged(tag: bytes, part: bytes) -> bytes:
+    return b"%b%d:%b" % (tag, len(part), part)
 
 
 def _lane(lane: int, path: Sequence[int | str]) -> int:

@@ -18,7 +18,8 @@ from ebm_cli.model.exponential_family import BernoulliProduct
 from ebm_cli.rng import Counter, stream
 from ebm_cli.sampler.base import transitions
 from ebm_cli.space import Real
-from ebm_cli.training.step import execute, plan
+from ebm_cli.training.plan import plan
+from ebm_cli.training.step import execute
 
 # counter, key -> words: Random123's kat_vectors, the lines of philox4x32 with 10 rounds.
 KNOWN = [

@@ -14,7 +14,8 @@ from ebm_cli import rng
 from ebm_cli.objective.likelihood import Likelihood
 from ebm_cli.rng import Counter, stream
 from ebm_cli.sampler.base import transitions
-from ebm_cli.training.step import execute, plan, train_step
+from ebm_cli.training.plan import plan
+from ebm_cli.training.step import execute, train_step
 
 POLICIES = list(shipped("chains"))
 ASKS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2", "unique_dim")

@@ -35,7 +35,7 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
 from ebm_cli.tracker import several
 from ebm_cli.tracker.base import TrackerSpec
-from ebm_cli.training import checks
+from ebm_cli.training import checks, whole_step
 from ebm_cli.training.loop import Restored, Schedule, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
@@ -144,13 +144,15 @@ def accelerated(
     asked = parts.device.spec
     assert asked is not None
     total = Work(*(sum(column) for column in zip(*work, strict=True)))
-    spec, said = resolved(asked, state.model, total)
-    spec = for_evaluation(spec) if evaluating else spec
+    if evaluating and asked.compile == "updates":
+        asked = replace(asked, compile="never")
     rows = parts.loop.batch_size + parts.components.chains.slots
+    at_once = rows_at_once(state.model.drawn, parts.device.bytes_left(), parts.device.torch)
+    spec, said = resolved(asked, state.model, total, whole_step.refusal(parts, state, at_once))
+    spec = for_evaluation(spec) if evaluating else spec
     spec = replace(spec, threads=threads(spec, state.model, rows))
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
     device = spec.applied(parts.device)
-    at_once = rows_at_once(state.model.drawn, device.bytes_left(), device.torch)
     engine = Engine(compiled=device.engine.compiled, rows=at_once)
     return (
         replace(parts, device=replace(device, engine=engine)),

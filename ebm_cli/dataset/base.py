@@ -280,7 +280,7 @@ def batch_index(train: Split, step: int, size: int, seed: int) -> Tensor:
     first, last = step * size, (step + 1) * size
     passes = [_order(rows, epoch, seed) for epoch in range(first // rows, (last - 1) // rows + 1)]
     offset = first - first // rows * rows
-    return torch.cat(passes)[offset : offset + size]
+    return (torch.cat(passes) if len(passes) > 1 else passes[0])[offset : offset + size]
 
 
 @lru_cache(maxsize=4)

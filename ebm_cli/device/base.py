@@ -17,7 +17,7 @@ from ebm_cli.registry import register
 
 _THREADS = torch.get_num_threads()  # torch's own choice, before a run of this process makes another
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed16", "fixed24"]
-Compile = Literal["auto", "always", "never"]
+Compile = Literal["auto", "updates", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Device:
     ranks: Ranks = ALONE
     memory: float | None = None  # GB
     spec: "DeviceSpec | None" = None  # the settings it was opened with
+    whole_steps: bool = False  # whether a training step is one compiled region where it can be
 
     def bytes_left(self, held: int = 0) -> int:
         """What this process may still take, beside the `held` bytes that it has taken."""
@@ -52,8 +53,9 @@ CPU = Device(torch.device("cpu"), "CPU", "fp32")
 class DeviceSpec:
     """`kind` auto takes the GPU if there is one. `threads` null: one for small products, else torch's choice.
 
-    `compile` always: the inner loops become compiled regions, which takes some ten seconds and then draws other random
-    numbers, several times as fast; auto: if the run is long enough to repay it.
+    `compile` updates: each training step becomes one compiled region, which takes some ten seconds once on a machine
+    and is kept for later runs; it draws other random numbers, several times as fast. always: so do the inner loops of
+    evaluations, in every run anew. auto: what the run is long enough to repay.
 
     `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones);
     fixed24, fixed16 (products with binary units in fixed point of so many bits, fast on a CPU with 8-bit integer
@@ -92,9 +94,10 @@ class DeviceSpec:
         """An open device with these settings, of which threads, precision and compiling may be others than before."""
         _set_threads(self.threads)
         torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
-        engine = Engine(compiled=True) if self.compile == "always" else EAGER
-        said = _describe(device.torch)
-        return replace(device, description=said, precision=self.precision, engine=engine, spec=self)
+        always = self.compile == "always"
+        engine = Engine(compiled=True) if always else EAGER
+        whole, said = always or self.compile == "updates", _describe(device.torch)
+        return replace(device, description=said, precision=self.precision, engine=engine, spec=self, whole_steps=whole)
 
 
 @contextmanager

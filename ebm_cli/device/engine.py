@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from typing_extensions import override
 
 from ebm_cli.rng import AnyKey, Counter, Device, Key, counters
 
@@ -17,10 +18,11 @@ Scalars = TypeVar("Scalars", bound=tuple[Any, ...])
 
 
 class Work(NamedTuple):
-    """How much chains move: transitions times chains, and transitions alone."""
+    """How much chains move, transitions times chains and transitions alone; and how often weights are updated."""
 
     moves: int
     transitions: int
+    updates: int = 0
 
 
 class Engine:
@@ -56,12 +58,12 @@ class Engine:
         """The keys in the form that regions draw from."""
         return [Counter(words) for words in counters(keys, device).unbind()] if self.compiled and keys else keys
 
-    def scalars(self, values: Scalars, device: Device) -> Scalars:
-        """The numbers in the form that regions take: as tensors, so that another value needs no other code."""
+    def scalars(self, values: Sequence[Scalars], device: Device) -> Sequence[Scalars]:
+        """Equally many numbers each, in the form that regions take: tensors, so that others need no other code."""
         if not self.compiled:
             return values
         found = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
-        return type(values)(*found.unbind())
+        return [type(values[0])(*row.unbind()) for row in found.unbind()]
 
 
 def _configure_compiler() -> None:
@@ -71,4 +73,17 @@ def _configure_compiler() -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a CUDA toolkit without a CUDA device
 
 
+class _Inline(Engine):
+    """Within a region: draws are those of compiled code, and what is called is part of the region."""
+
+    def __init__(self) -> None:
+        super().__init__(compiled=False)
+        self.compiled = True
+
+    @override
+    def region(self, function: Function) -> Function:
+        return function
+
+
 EAGER = Engine(compiled=False)
+INLINE = _Inline()

@@ -84,8 +84,14 @@ class Gradient(NamedTuple):
 
 def updated(model: EnergyModel, auxiliary: Auxiliary | None) -> dict[str, Tensor]:
     """All parameters that are updated by gradients, by the names under which these are given."""
+    own = dict(model.named_parameters())
+    return {name: p for name, p in parameters(model, auxiliary).items() if name in own or p.requires_grad}
+
+
+def parameters(model: EnergyModel, auxiliary: Auxiliary | None) -> dict[str, Tensor]:
+    """All there are, by the same names; those of the objective may stay as they are."""
     named = {} if auxiliary is None else dict(auxiliary.named_parameters())
-    return {**dict(model.named_parameters()), **{f"auxiliary.{n}": p for n, p in named.items() if p.requires_grad}}
+    return {**dict(model.named_parameters()), **{f"auxiliary.{name}": p for name, p in named.items()}}
 
 
 def undecayed(auxiliary: Auxiliary | None) -> frozenset[str]:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ebm_cli.rng import Counter
 from ebm_cli.sampler.base import engine_for
+from ebm_cli.training.plan import Inputs, Planner, plan
 from ebm_cli.training.state import Parts, TrainState
-from ebm_cli.training.step import Execution, Inputs, Values, execute, plan
+from ebm_cli.training.step import Execution, Values, execute
 
 _WARM_UP = 3  # executions before the capture: the first compiles, and libraries allocate what they keep
 
@@ -19,11 +19,14 @@ def execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
 
     A graph is used only after it has reproduced a plain step to the bit.
     """
+    plain = Execution(Planner(parts), execute)
     if not capturable(parts, state):
-        return execute, None
+        return plain, None
     with _restored(state):
         graph = Graph(parts, state, plan(parts, state))
-    return (graph.replay, None) if _reproduces(graph, parts, state) else (execute, "CUDA graph differs; not used")
+    if not _reproduces(graph, parts, state):
+        return plain, "CUDA graph differs; not used"
+    return plain._replace(execute=graph.replay), None
 
 
 def capturable(parts: Parts, state: TrainState) -> bool:
@@ -39,7 +42,7 @@ class Graph:
     """A captured step. It reads the inputs from tensors of its own and changes the state in place."""
 
     def __init__(self, parts: Parts, state: TrainState, inputs: Inputs) -> None:
-        self.own = _cloned(inputs)
+        self.own = inputs.replaced([tensor.clone() for tensor in inputs.tensors()])
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -58,34 +61,10 @@ class Graph:
         return self.values._replace(metrics=self.values.metrics.clone(), norms=self.values.norms.clone())
 
 
-def _tensors(inputs: Inputs) -> list[Tensor]:
-    keys = [inputs.binarize, inputs.chains, *inputs.sampler, inputs.objective]
-    words = [key.words for key in keys if isinstance(key, Counter)]
-    scalars = [value for value in inputs.at if isinstance(value, Tensor)]
-    return [inputs.rows, inputs.slots, inputs.targets, inputs.others, *words, *scalars]
-
-
 def _by_type(inputs: Inputs) -> list[list[Tensor]]:
     """Tensors that one kernel can copy together."""
-    found = _tensors(inputs)
+    found = inputs.tensors()
     return [[tensor for tensor in found if tensor.dtype == dtype] for dtype in (torch.int64, torch.float64)]
-
-
-def _cloned(inputs: Inputs) -> Inputs:
-    def own(key: Counter) -> Counter:
-        return Counter(key.words.clone(), key.lane)
-
-    return inputs._replace(
-        rows=inputs.rows.clone(),
-        slots=inputs.slots.clone(),
-        targets=inputs.targets.clone(),
-        others=inputs.others.clone(),
-        binarize=own(inputs.binarize),  # type: ignore[arg-type]
-        chains=own(inputs.chains),  # type: ignore[arg-type]
-        sampler=[own(key) for key in inputs.sampler],  # type: ignore[arg-type]
-        objective=own(inputs.objective),  # type: ignore[arg-type]
-        at=type(inputs.at)(*(value.clone() for value in inputs.at)),  # type: ignore[union-attr]
-    )
 
 
 @contextmanager

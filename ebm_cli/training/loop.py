@@ -27,9 +27,9 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.training.cuda_graph import execution
+from ebm_cli.training import cuda_graph, whole_step
 from ebm_cli.training.state import Best, Parts, TrainState
-from ebm_cli.training.step import Report, Standstill, check, check_weights, gather_chains, train_step
+from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
@@ -339,7 +339,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     schedule, total = recorder.schedule, parts.loop.steps
     recorder.begin(total, state.step, parts.components.sampler)
     saved, unread = state.step or None, list[Report]()
-    how, said = execution(parts, state)
+    how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display:
@@ -363,6 +363,14 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         if saved != state.step:
             recorder.save(parts, state)
         _agree(parts, stop)
+
+
+def _execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
+    """How steps are done, and a sentence on what could not be."""
+    device = parts.device
+    if device.whole_steps and whole_step.refusal(parts, state, device.engine.rows) is None:
+        return whole_step.execution(parts, state), None
+    return cuda_graph.execution(parts, state)
 
 
 def _display(display: StepDisplay, recorder: Recorder | Follower, step: int, last: Report) -> None:

@@ -230,13 +230,13 @@ def _left(device: Device, data: Data) -> int:
 
 
 def training_work(parts: Parts) -> Work:
-    """How far the chains move during the whole run."""
-    if not parts.components.objective.negatives:
-        return Work(0, 0)
+    """How far the chains move during the whole run, and its updates."""
     policy, loop = parts.components.chains, parts.loop
+    if not parts.components.objective.negatives:
+        return Work(0, 0, loop.steps)
     slots = policy.choose(loop.batch_size, stream(0))
     transitions = policy.work(loop.steps)
-    return Work(transitions * (len(slots) or loop.batch_size), transitions)
+    return Work(transitions * (len(slots) or loop.batch_size), transitions, loop.steps)
 
 
 def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *, trains: bool = True) -> TrainState:

@@ -16,38 +16,23 @@ from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
 from ebm_cli.acceleration import arithmetic
 from ebm_cli.chains import Chains
-from ebm_cli.dataset.base import Split, batch_index
+from ebm_cli.dataset.base import Split
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import RunError
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, undecayed, updated
+from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, parameters, undecayed
 from ebm_cli.optimizer import At, Named, Optimizer
-from ebm_cli.rng import AnyKey, stream
+from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Differentiable, Info, Sampler, engine_for, shown, transitions
 from ebm_cli.sampler.standstill import ran_away, stuck
 from ebm_cli.space import Space
+from ebm_cli.training.plan import Inputs, plan
 from ebm_cli.training.state import Parts, TrainState
 
 _WINDOW = 100  # steps over which chains must have moved
-_TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
-
-
-class Inputs(NamedTuple):
-    """What one step draws and where: all that differs from step to step beside the state."""
-
-    rows: Tensor  # of the training data, (batch,) int64
-    slots: Tensor  # of the chain store, (chains of all ranks,) int64, perhaps none
-    targets: Tensor  # slots that these chains are put into
-    others: Tensor  # slots of other chains to compare them with, perhaps none
-    own: slice  # which of these chains are this rank's
-    first: int  # number of this rank's first row in the batch
-    binarize: AnyKey
-    chains: AnyKey
-    sampler: Sequence[AnyKey]  # one for each transition
-    objective: AnyKey
-    at: At
+TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
 
 
 class Moves(NamedTuple):
@@ -107,62 +92,58 @@ class Report:
         return {**named, "learning_rate": self.rate}
 
 
-Execution = Callable[[Parts, TrainState, Inputs], Values]
+class Execution(NamedTuple):
+    """How the next update is planned, and how it is then done."""
+
+    plan: Callable[[Parts, TrainState], Inputs]
+    execute: Callable[[Parts, TrainState, Inputs], Values]
 
 
 def train_step(parts: Parts, state: TrainState, how: Execution | None = None) -> Report:
     """One update. Whether its numbers were finite is for `check` to find out."""
-    values = (how or execute)(parts, state, plan(parts, state))
+    how = how or PLAIN
+    values = how.execute(parts, state, how.plan(parts, state))
     state.step += 1
     loop = parts.loop
     return Report(state.step, parts.components.optimizer.rate(state.step - 1, loop.steps), values)
 
 
-def plan(parts: Parts, state: TrainState) -> Inputs:
-    """Everything random or scheduled about the next update, as a function of (seed, step); of it this rank's rows."""
-    loop, components, device, step = parts.loop, parts.components, parts.device.torch, state.step
-    engine, policy, update = parts.device.engine, components.chains, components.optimizer
-    rows = batch_index(parts.data.train, step, loop.batch_size, loop.seed)
-    key = stream(loop.seed, "chains", step)
-    slots = policy.choose(loop.batch_size, key)
-    others = policy.others(loop.batch_size, key) if components.objective.through else slots[:0]
-    mine, own = parts.device.ranks.share(len(rows)), parts.device.ranks.share(len(slots) or len(rows))
-    sampler_key = stream(loop.seed, "sampler", step).at_row(own.start)
-    taken = policy.transitions(step, loop.steps) if components.objective.negatives else 0
-    moves = [sampler_key.fold(i) for i in range(taken)]
-    first = [stream(loop.seed, "binarize", step).at_row(mine.start), key.at_row(own.start)]
-    binarize, chains, objective = engine.keys([*first, stream(loop.seed, "objective", step)], device)
-    at = engine.scalars(At(step, update.rate(step, loop.steps), update.averaging(step, loop.steps)), device)
-    return Inputs(
-        rows[mine].to(device, non_blocking=True),
-        slots.to(device, non_blocking=True),
-        policy.targets(slots, step).to(device, non_blocking=True),
-        others.to(device, non_blocking=True),
-        own,
-        mine.start,
-        binarize,
-        chains,
-        engine_for(components.sampler, state.model, engine).keys(moves, device),
-        objective,
-        at,
-    )
+class Subject(NamedTuple):
+    """All that an update reads and changes, beside its inputs."""
+
+    data: Split
+    moves: Moves
+    objective: Objective
+    weights: Weights
+    store: Store
+
+
+def subject(parts: Parts, state: TrainState) -> Subject:
+    """That of a run."""
+    components, data = parts.components, parts.data.train
+    moves = Moves(components.chains, components.sampler, data.space, parts.device, components.objective.through)
+    weights = Weights(components.optimizer, state.model, state.auxiliary, state.optimizer, state.average)
+    return Subject(data, moves, components.objective, weights, Store(state.store, state.ages))
+
+
+def compiles(of: Subject) -> bool:
+    """Whether the gradient is made of operations that can be compiled."""
+    auxiliary = of.weights.auxiliary
+    return of.weights.model.compiles and not of.objective.differentiates and (auxiliary is None or auxiliary.compiles)
 
 
 @torch.no_grad()
 def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     """The update itself: one compiled region where that is possible, otherwise a few."""
-    components, ranks, data = parts.components, parts.device.ranks, parts.data.train
-    model, objective = arithmetic(state.model, parts.device), components.objective
-    weights = Weights(components.optimizer, state.model, state.auxiliary, state.optimizer, state.average)
-    moves = Moves(components.chains, components.sampler, parts.data.space, parts.device, objective.through)
-    store = Store(state.store, state.ages)
-    auxiliary = state.auxiliary
-    compiles = model.compiles and not objective.differentiates and (auxiliary is None or auxiliary.compiles)
-    engine = parts.device.engine if compiles else parts.device.engine.uncompiled()
+    of = subject(parts, state)
+    data, moves, objective, weights, store = of
+    ranks, model = parts.device.ranks, arithmetic(state.model, parts.device)
+    engine = parts.device.engine if compiles(of) else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
-        return engine.region(_whole)(data, moves, objective, weights, model, store, inputs)
+        return engine.region(whole)(of, model, inputs)
     x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
-    rows = GradRows(Batch(x, labels=_labels(data, objective, inputs), first=inputs.first, auxiliary=auxiliary), {})
+    labels = _labels(data, objective, inputs)
+    rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary), {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine, objective.places)
@@ -173,30 +154,25 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     return engine.region(_apply)(objective, weights, _averaged(gradient, ranks), inputs.at)
 
 
+PLAIN = Execution(plan, execute)
+
+
 def _fits_one_region(moves: Moves, engine: Engine, inputs: Inputs) -> bool:
     """Everything compiled, few transitions, nothing to split and nobody to share with."""
-    if not (engine.compiled and moves.sampler.compiles) or len(inputs.sampler) > _TOGETHER:
+    if not (engine.compiled and moves.sampler.compiles) or len(inputs.sampler) > TOGETHER:
         return False
     chains = len(inputs.slots) or len(inputs.rows)
     return moves.device.ranks.count == 1 and len(engine.slices(len(inputs.rows) + chains)) == 1
 
 
-def _whole(
-    data: Split,
-    moves: Moves,
-    objective: Objective,
-    weights: Weights,
-    model: EnergyModel,
-    store: Store,
-    inputs: Inputs,
-) -> Values:
-    """Batch, chains, gradient and update in one region."""
-    batch = Batch(
-        data.rows(inputs.rows, inputs.binarize), labels=_labels(data, objective, inputs), first=inputs.first,
-        auxiliary=weights.auxiliary,
-    )  # fmt: skip
-    rows = _moved(moves, model, store, batch, inputs, EAGER)
-    return _update(objective, weights, model, rows, inputs.objective, inputs.at)
+def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:
+    """Batch, chains, gradient and update in one region, with the products as `model` forms them."""
+    x = of.data.rows(inputs.rows, inputs.binarize)
+    labels = _labels(of.data, of.objective, inputs)
+    rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=of.weights.auxiliary), {})
+    if of.objective.negatives:
+        rows = _moved(of.moves, model, of.store, rows.batch, inputs, EAGER)
+    return _update(of.objective, of.weights, model, rows, inputs.objective, inputs.at)
 
 
 def _labels(data: Split, objective: Objective, inputs: Inputs) -> Tensor | None:
@@ -299,14 +275,14 @@ def _gradient(objective: Objective, model: EnergyModel, rows: GradRows, key: Any
 
 def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -> Values:
     """Clip, update, average; what came out."""
-    how, parameters = weights.optimizer, updated(weights.model, weights.auxiliary)
+    how, named = weights.optimizer, parameters(weights.model, weights.auxiliary)
     grads = objective.finish(weights.model, gradient)
     norms = optimizer.norms(grads)
     norm = torch.linalg.vector_norm(norms)
     if how.clip is not None:
         grads = optimizer.clipped(grads, how.clip, norm)
-    optimizer.apply(how, parameters, grads, weights.moments, at, undecayed(weights.auxiliary))
-    optimizer.average(weights.average, parameters, at.keep)
+    optimizer.apply(how, named, grads, weights.moments, at, undecayed(weights.auxiliary))
+    optimizer.average(weights.average, named, at.keep)
     metrics = {**gradient.metrics, "gradient_norm": norm}
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), tuple(grads), norms)
 

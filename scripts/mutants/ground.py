@@ -219,8 +219,8 @@ MUTANTS = [
     Mutant(
         "rng: parts of a path only joined",
         "rng.py",
-        'b"%c%d:%s" % (b"s"[0] if isinstance(source, str) else b"i"[0], len(part), part)',
-        "part",
+        'return b"%b%d:%b" % (tag, len(part), part)',
+        "return part",
         "rng::test_other_keys_give_other_numbers",
     ),
     Mutant(
@@ -494,5 +494,19 @@ MUTANTS = [
         "> _SILENCE:",
         "> 1e9:",
         "sweep::test_who_waits_for_the_plan_is_told_how_far_it_is",
+    ),
+    Mutant(
+        "auto: short runs compile their steps",
+        "acceleration.py",
+        "work.updates * _PER_UPDATE >= _COST and",
+        "",
+        "whole_step::test_auto_compiles_steps_alone_where_that_repays",
+    ),
+    Mutant(
+        "auto: steps that cannot be compiled are",
+        "acceleration.py",
+        "if not unfit and work",
+        "if work",
+        "whole_step::test_auto_compiles_steps_alone_where_that_repays",
     ),
 ]

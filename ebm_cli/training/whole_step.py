@@ -1,0 +1,101 @@
+"""A whole training step as one library, compiled ahead of time: in small models calls take longer than products."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ebm_cli.acceleration import arithmetic
+from ebm_cli.device.ahead import Library, library
+from ebm_cli.device.engine import INLINE
+from ebm_cli.device.leaves import Leaves
+from ebm_cli.optimizer import Optimizer
+from ebm_cli.sampler.base import engine_for
+from ebm_cli.terminal import log
+from ebm_cli.training.plan import Inputs, Planner
+from ebm_cli.training.state import Parts, TrainState
+from ebm_cli.training.step import TOGETHER, Execution, Subject, Values, compiles, subject, whole
+
+
+def refusal(parts: Parts, state: TrainState, at_once: int) -> str | None:
+    """Why the steps of a run cannot be one region each, or None; `at_once` rows may be in flight."""
+    components, device, batch = parts.components, parts.device, parts.loop.batch_size
+    if device.torch.type != "cpu":
+        return "on a GPU a CUDA graph does it"
+    if device.ranks.count > 1:
+        return "ranks exchange gradients within a step"
+    if not compiles(subject(parts, state)):
+        return "this objective or model is not compiled"
+    chains = components.chains.slots or batch if components.objective.negatives else 0
+    if batch * components.objective.places + chains > at_once:
+        return "rows and chains are worked on in groups"
+    if not components.objective.negatives:
+        return None
+    moves = components.chains.transitions
+    if not engine_for(components.sampler, state.model, INLINE).compiled:
+        return "this sampler is not compiled"
+    longest = max(moves(0, parts.loop.steps), moves(parts.loop.steps, parts.loop.steps))
+    return None if longest <= TOGETHER else f"more than {TOGETHER} transitions a step are regions of their own"
+
+
+def execution(parts: Parts, state: TrainState) -> Execution:
+    """Steps planned some at a time, each of them one call of a library."""
+    device = replace(parts.device, engine=INLINE)
+    return Execution(Planner(replace(parts, device=device)), WholeStep(parts, state))
+
+
+class WholeStep:
+    """Calls libraries, one for each number of transitions, with the tensors of a run, which they change in place."""
+
+    def __init__(self, parts: Parts, state: TrainState) -> None:
+        of = subject(replace(parts, device=replace(parts.device, engine=INLINE)), state)
+        self.leaves = Leaves(of._replace(weights=of.weights._replace(optimizer=_rateless(of.weights.optimizer))))
+        self.tensors = [tensor.detach() for tensor in self.leaves.tensors]
+        self.libraries: dict[int, Library] = {}
+
+    def __call__(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:
+        """The update."""
+        count = len(inputs.sampler)
+        if count not in self.libraries:
+            self.libraries[count] = self._library(inputs)
+        call, facts = self.libraries[count]
+        metrics, norms = call([*inputs.tensors(), *self.tensors])
+        return Values(facts["names"], metrics, facts["moved"], norms)
+
+    def _library(self, inputs: Inputs) -> Library:
+        named = (self.leaves.description(), inputs.own, inputs.first, len(inputs.sampler))
+        found = library(_Step(self.leaves, inputs), [*inputs.tensors(), *self.tensors], self._identity(named), _say)
+        return found._replace(facts={name: tuple(values) for name, values in found.facts.items()})
+
+    def _identity(self, named: object) -> str | None:
+        """None where code outside this package takes part, which may change without our seeing it."""
+        return None if self.leaves.foreign else repr(named)
+
+
+def _rateless(optimizer: Optimizer) -> Optimizer:
+    """The same for any schedule of the rate and of averaging: these numbers are inputs of each step."""
+    return replace(optimizer, lr=1.0, schedule="constant", final_lr=0.0, warmup=0, ema_start=0.0)
+
+
+def _say() -> None:
+    log.info("compiling the training step, some ten seconds; later runs of this shape find it there")
+
+
+class _Step:
+    """A step as a function of tensors."""
+
+    def __init__(self, leaves: Leaves, inputs: Inputs) -> None:
+        self.leaves, self.inputs = leaves, inputs
+        self.said: dict[str, tuple[str, ...]] = {}
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        own = len(self.inputs.tensors())
+        of: Subject = self.leaves.replaced(tensors[own:])
+        model = arithmetic(of.weights.model, of.moves.device)
+        values = whole(of, model, self.inputs.replaced(tensors[:own]))
+        self.said = {"names": values.names, "moved": values.moved}
+        return [values.metrics, values.norms]
+
+    def facts(self) -> Any:
+        """Names of the numbers that come out."""
+        return self.said
