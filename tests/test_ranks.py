@@ -155,16 +155,15 @@ def test_only_training_is_shared(tmp_path):
         assert_refused(answer, "device.ranks = 2: only training is shared among processes")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 @pytest.mark.long
-def test_a_signal_while_ranks_start_ends_them_all(tmp_path, number, code):
+def test_a_signal_while_ranks_start_ends_them_all(tmp_path):
     command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, "device.ranks=2", f"hydra.run.dir={tmp_path / 'run'}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     ranks = wait_for_children(process.pid)
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
+    assert process.returncode == 130, said
     assert "Traceback" not in said
     assert "ebm train: " in said
     assert all(not os.path.exists(f"/proc/{pid}") for pid in ranks)

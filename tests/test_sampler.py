@@ -39,9 +39,7 @@ invariant_defined_kernels = pytest.mark.parametrize(
 
 def forgetting(pairs):
     """Parameters: kernels with a written matrix forget as that does, one model of bits stands for their many steps."""
-    long = [pair for pair in pairs if pair in DEFINED and pair[1] != "boltzmann-binary"]
-    kept = marked_slow([pair for pair in pairs if pair not in long])
-    return kept + [pytest.param(*pair, marks=pytest.mark.long) for pair in long]
+    return marked_slow([pair for pair in pairs if pair not in DEFINED or pair[1] == "boltzmann-binary"])
 
 
 def test_every_sampler_has_a_target():

@@ -124,7 +124,7 @@ def assert_whole(run: Path, code: int, expected: int, said: str) -> None:
 @pytest.mark.timeout(200 + 100 * MOMENTS)
 @pytest.mark.parametrize(
     ("name", "begin"),
-    [*((name, fork) for name in COMMANDS), ("train", program), ("evaluate", program)],
+    [*((name, fork) for name in COMMANDS), ("train", program)],  # all commands begin alike
     ids=lambda value: {fork: "torch in memory", program: "from the start"}.get(value, value),
 )
 def test_at_any_moment(name, begin, tmp_path):

@@ -3,7 +3,6 @@
 import importlib
 import os
 import pkgutil
-import re
 import shutil
 import sys
 import tempfile
@@ -11,12 +10,14 @@ import time
 from pathlib import Path
 
 import _forks
+import _in_place
+import _together
 import _warm
-from _mutant import EVERY, ROOT, copy_tree, link_tree
+import pytest
+from _mutant import EVERY, LIMIT, PYTEST, ROOT, copy_tree, judgement, link_tree
 
 PARALLEL = 2
 PRISTINE = "pristine"
-LIMIT = 300  # seconds until a mutant is taken to hang, which is noticed too
 
 
 def mutants():
@@ -31,21 +32,34 @@ def environment(target):
     return {"EBM_DATA": str(data), **os.environ, "PYTHONPATH": target, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def pytest_on(tests):
-    """Arguments of pytest: until the first failure."""
-    return ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:anyio", *tests]
-
-
 def run(tests, tree):
-    """pytest's exit code in a fork that has what is in `tree`."""
-    import pytest
-
+    """pytest's exit code in a fork that has what is in `tree`; it stops at the first failure."""
     os.chdir(tree)
     os.environ.update(environment(tree))
-    return pytest.main(pytest_on(tests))
+    return pytest.main(["-x", *PYTEST, *tests])
 
 
-def judged(chosen, folder):
+def in_place(chosen, folder):
+    """For each group of those that change functions alone: (mutant, caught, what was said, seconds) of each, and the control."""
+    pristine = os.path.join(folder, PRISTINE)
+    groups = _together.groups(mutant for mutant in chosen if _in_place.changes(mutant, pristine))
+    places = {files: os.path.join(folder, "-".join(Path(file).stem for file in files)) for files in groups}
+
+    def judge(files):
+        link_tree(pristine, places[files])
+        os.environ.update(environment(places[files]))
+        return _together.judge(groups[files], files, pristine, places[files])
+
+    for files, _, output, _ in _forks.each(list(groups), judge, PARALLEL, 10 * LIMIT):
+        judgements = _together.told(groups[files], places[files])
+        if not judgements[0]:
+            print(f"one by one, as what {' '.join(files)} notice was not judged together: {output[-1000:]}")
+        yield judgements
+        for place in (places[files], f"{places[files]}.tmp"):
+            shutil.rmtree(place, ignore_errors=True)  # what a test left behind may write there still
+
+
+def imported(chosen, folder):
     """(mutant, whether it was caught, the test that caught it or else what happened, seconds) in their order."""
     places = {mutant: os.path.join(folder, str(number)) for number, mutant in enumerate(chosen)}
 
@@ -55,12 +69,9 @@ def judged(chosen, folder):
         _warm.follow(places[mutant], mutant.file)
         return run([*mutant.test_files, *mutant.selection], places[mutant])
 
-    for mutant, code, output, seconds in _forks.each(chosen, seeded, PARALLEL, LIMIT):
-        shutil.rmtree(places[mutant])
-        first = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
-        known = code in (0, 1, None) or first
-        said = first.group(1) if first else f"pytest exit status {code}: {output[-300:]}" * (code != 0)
-        yield mutant, bool(known and code != 0), said, seconds
+    for mutant, status, output, seconds in _forks.each(chosen, seeded, PARALLEL, LIMIT):
+        shutil.rmtree(places[mutant], ignore_errors=True)
+        yield mutant, *judgement(status, output), seconds
 
 
 def control(caught, folder):
@@ -75,14 +86,29 @@ def control(caught, folder):
     return [output[-2000:] for _, code, output, _ in every if code]
 
 
-def shown(judgements):
-    """How many mutants were caught, and for each (its file, the test that did); every judgement is printed."""
-    count, caught = 0, []
+def judged(chosen, folder):
+    """The mutants that were caught, the tests that did, and what failed without any; every judgement is printed.
+
+    What is not caught in place, as far as that was tried, is tried once more with what the bug reaches imported anew.
+    """
+    caught, tests, failures = set(), set(), []
+    for judgements, failed in in_place(chosen, folder):
+        known = [each for each in judgements if each[1]]
+        caught |= {mutant for mutant, *_ in known}
+        tests |= _shown(known)
+        failures += [failed] * bool(failed)
+    rest = []
+    for each in imported([mutant for mutant in chosen if mutant not in caught], folder):
+        tests |= _shown([each])
+        caught |= {each[0]} if each[1] else set()
+        rest += [(each[0].file, each[2])] * (each[1] and each[2].startswith("tests/"))
+    return caught, tests, failures + control(rest, folder)
+
+
+def _shown(judgements):
     for mutant, noticed, first, seconds in judgements:
-        count += noticed
-        caught += [(mutant.file, first)] * (noticed and first.startswith("tests/"))
         print(f"{'CAUGHT' if noticed else 'MISSED'} {seconds:4.1f} s  {mutant.what}  |  {first}", flush=True)
-    return count, caught
+    return {first for _, noticed, first, _ in judgements if noticed and first.startswith("tests/")}
 
 
 def main(words):
@@ -100,18 +126,16 @@ def main(words):
     if not chosen:
         print(f"no mutant's file and description hold {' and '.join(words)}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="ebm-mutants-") as folder:
-        pristine = os.path.join(folder, PRISTINE)
-        copy_tree(pristine)
-        _warm.load(pristine)
-        count, caught = shown(judged(chosen, folder))
-        failures = control(caught, folder)
+    with tempfile.TemporaryDirectory(prefix="ebm-mutants-", ignore_cleanup_errors=True) as folder:
+        copy_tree(os.path.join(folder, PRISTINE))
+        _warm.load(os.path.join(folder, PRISTINE))
+        caught, tests, failures = judged(chosen, folder)
     if failures:
         print("these tests fail on the unchanged code too:", *failures, sep="\n", file=sys.stderr)
         return 2
-    print(f"{count} of {len(chosen)} caught in {time.monotonic() - begin:.0f} s", end="; ")
-    print(f"the {len({test for _, test in caught})} tests that caught them pass on the unchanged code")
-    return 1 if count < len(chosen) else 0
+    print(f"{len(caught)} of {len(chosen)} caught in {time.monotonic() - begin:.0f} s", end="; ")
+    print(f"the {len(tests)} tests that caught them pass on the unchanged code")
+    return 1 if len(caught) < len(chosen) else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import traceback
 
 for _package in (
     *("torch", "numpy", "sklearn.metrics", "sklearn.decomposition", "pydantic.dataclasses", "pydantic.type_adapter"),
-    *("hydra.main", "omegaconf", "rich", "zuko", "PIL.Image", "safetensors.torch", "platformdirs"),
+    *("hydra.main", "omegaconf", "rich", "zuko", "platformdirs", "safetensors.torch", "safetensors.numpy"),
+    *("PIL.Image", "PIL.JpegImagePlugin"),
+    *("jinja2", "arviz_stats.base", "scipy.signal", "scipy.stats", "torch.fx.experimental.symbolic_shapes", "wandb"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("pytest", "_pytest.logging", "xdist.plugin", "xdist.looponfail", "pytest_timeout"),
 ):
     importlib.import_module(_package)
@@ -37,7 +40,7 @@ def each(items, call, parallel, limit):
             fork = done.pop(items[shown])
             yield fork.item, fork.status, fork.output(), fork.seconds
             shown += 1
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 class Fork:
@@ -83,6 +86,8 @@ def _call(call, item, file):
     except BaseException:  # noqa: BLE001  whatever it is must be told, and must not run on in the fork
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # whatever a test has done to them
+            os._exit(status)

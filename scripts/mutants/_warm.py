@@ -8,24 +8,29 @@ import sys
 from functools import cache
 from pathlib import Path
 
-PACKAGE = "ebm_cli"
+import _in_place
+import hydra
+from _in_place import PACKAGE, module_of
 
 
 def load(tree):
     """Import every part from the copy at `tree`, which takes half as long as a quick test."""
     sys.path.insert(0, tree)
-    registry = importlib.import_module(f"{PACKAGE}.registry")
-    registry.load_components()
-    for name in ("cli.main", "commands.train", "commands.evaluate", "commands.sample"):
-        importlib.import_module(f"{PACKAGE}.{name}")
-    _imports(tree)
+    for name in sorted(_imports(tree)):
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
+    sys.modules[f"{PACKAGE}.registry"].load_components()
+    with hydra.initialize_config_module(f"{PACKAGE}.conf", version_base="1.3"):
+        hydra.compose("train", ["model=rbm", "evaluation=[]"])  # Hydra's parser learns as it reads
+    del sys.modules[f"{PACKAGE}.conf"]
+    _in_place.find()
     gc.freeze()
 
 
 def follow(tree, file):
     """In a fork: what comes from `file` is forgotten, so that it is imported from `tree`, as all else from here on."""
-    old, sys.path[0] = sys.path[0], tree
-    reached = _reached(old, ".".join((PACKAGE, *Path(file).with_suffix("").parts)).removesuffix(".__init__"))
+    old = sys.path[0]
+    reached = _reached(old, module_of(file))
     table = sys.modules[f"{PACKAGE}.registry"]._TABLE
     for key in [key for key, cls in table.items() if cls.__module__ in reached]:
         del table[key]
@@ -33,6 +38,12 @@ def follow(tree, file):
         package, _, attribute = name.rpartition(".")
         vars(sys.modules.get(package, sys)).pop(attribute, None)
         del sys.modules[name]
+    move(old, tree)
+
+
+def move(old, tree):
+    """In a fork: what was imported from `old` passes for imported from `tree`, as all is from here on."""
+    sys.path[0] = tree
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == PACKAGE:
             _move(module, old, tree)
