@@ -73,7 +73,13 @@ MUTANTS = [
         "if False:",
         "keys::test_a_key_without_effect_that_was_typed_is_refused",
     ),
-    Mutant("evaluations: a failure is forgotten", "commands/evaluate.py", "    findings.check()\n", "", "together"),
+    Mutant(
+        "evaluations: a failure is forgotten",
+        "commands/evaluate.py",
+        "    findings.check()\n",
+        "",
+        "together::test_an_evaluation_that_fails_loses_none_of_the_others",
+    ),
     Mutant(
         "evaluate: other data pass for the run's own",
         "commands/judged.py",
@@ -212,7 +218,7 @@ MUTANTS = [
         "commands/train.py",
         'own = _claimed(request.directory, "resume = ", held) if leads and job.found is not None else None',
         "own = None",
-        "lease",
+        "lease::test_a_run_that_is_being_trained_is_refused_and_stays_as_it_is",
     ),
     Mutant(
         "records: what another configuration will not log again is dropped",
@@ -240,7 +246,7 @@ MUTANTS = [
         "commands/train.py",
         "    findings.check()\n",
         "",
-        "together",
+        "together::test_an_evaluation_that_fails_loses_none_of_the_others",
     ),
     Mutant(
         "trained: an older checkpoint is taken unsaid",
@@ -331,7 +337,7 @@ MUTANTS = [
         "registry.py",
         "if key in FILE_KEYS or _of(Files, marks)}",
         "if key in FILE_KEYS}",
-        "places",
+        "places::test_a_run_on_a_plugins_file_goes_on_from_another_folder",
     ),
     Mutant(
         "places: only marked files are known",
@@ -478,7 +484,7 @@ MUTANTS = [
         "commands/stopping.py",
         "                told.add((home, process))\n",
         "                told.add((home, process))\n                return\n",
-        "joblib",
+        "joblib::test_a_request_to_stop_reaches_the_jobs_of_this_call_alone",
     ),
     Mutant(
         "stopping: a request interrupts the launcher",

@@ -778,7 +778,7 @@ MUTANTS = [
         "evaluation/together.py",
         "(*result.warnings, *lost)",
         "result.warnings",
-        "together",
+        "together::test_numbers_that_are_not_finite_are_null_with_a_sentence",
     ),
     Mutant(
         "together: only the first of several warnings",

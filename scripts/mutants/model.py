@@ -735,6 +735,6 @@ MUTANTS = [
         "model/real_boltzmann.py",
         "grad + x",
         "grad",
-        "model",
+        "model::test_energy_and_grad_agrees_with_finite_differences",
     ),
 ]

@@ -103,7 +103,7 @@ MUTANTS = [
         "record/lease.py",
         'if holder.get("boot") is None or holder["boot"] != _boot():',
         'if holder.get("boot") is None:',
-        "lease",
+        "lease::test_one_that_died_gives_way_at_once",
     ),
     Mutant(
         "lease: a silent process elsewhere is trusted for ever",
@@ -117,7 +117,7 @@ MUTANTS = [
         "record/lease.py",
         "self._lost = self._lost or _found(self.directory)[0] != self._identity",
         "self._lost = self._lost",
-        "lease",
+        "lease::test_a_lease_that_is_lost_is_noticed",
     ),
     Mutant(
         "lease: no heartbeat",
@@ -138,14 +138,14 @@ MUTANTS = [
         "record/plain_json.py",
         "return value if math.isfinite(value) else None",
         "return value",
-        "together",
+        "together::test_what_is_not_finite_is_null",
     ),
     Mutant(
         "json: infinities pass for finite",
         "record/plain_json.py",
         "value is not None and math.isfinite(value)",
         "value is not None and value == value",
-        "together",
+        "together::test_what_is_not_finite_is_null",
     ),
     Mutant(
         "records: the summary of an earlier end stays while the run goes on",

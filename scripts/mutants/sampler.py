@@ -463,6 +463,6 @@ MUTANTS = [
         "sampler/block_gibbs.py",
         "backwards=not self.backwards",
         "backwards=self.backwards",
-        "sampler",
+        "sampler::test_reversal_is_the_time_reversal",
     ),
 ]

@@ -113,7 +113,7 @@ MUTANTS = [
         "training/loop.py",
         "finite(values).get(monitor)",
         "values.get(monitor)",
-        "together",
+        "together::test_numbers_that_are_not_finite_are_null_with_a_sentence",
     ),
     Mutant(
         "data: that they were moved is no case of its own",
