@@ -212,9 +212,12 @@ def inverted(logits: Tensor, u: Tensor) -> Tensor:
 
 
 def reached(weight: Tensor, u: Tensor) -> Tensor:
-    """The same of weights (K, ...) in the place of exp(logits - max), the values first: draws in proportion to them."""
+    """The same of weights (K, ...) in the place of exp(logits - max), the values first: draws in proportion to them.
+
+    u (...) is float64: u < 1 times a sum is less than the sum after rounding, too.
+    """
     total = weight.cumsum(0, dtype=torch.float64)
-    return (total <= u * total[-1]).sum(0).clamp_max(len(total) - 1)
+    return (total <= u * total[-1]).sum(0)
 
 
 def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:

@@ -39,15 +39,18 @@ class PottsSites(CategoricalSites):
     def _put(self, site: Site, number: Tensor) -> None:
         put_site(self.places, site, number + self.h.shape[1] * site)
 
+    @torch.no_grad()
     @override
     def sweep(self, order: Sequence[Site], u: Tensor) -> None:
         """The same as in general, by the values alone: x is written down once, at the end."""
+        weight = self.h.new_empty(self.h.shape[1], len(self.x))
         for site, level in zip(order, u.double().T.contiguous().unbind(), strict=True):
-            self._put(site, rng.reached(self._weights(site), level))
+            self._weigh(site, weight)
+            self._put(site, rng.reached(weight, level))
         self.x.copy_(one_hot.one_hot(self.places, self.h.shape[1], self.x.dtype))
 
-    def _weights(self, site: Site) -> Tensor:
+    def _weigh(self, site: Site, out: Tensor) -> None:
         """exp(logits - max), (K, chains): operations on rows are fast, and so is torch's exp2 beside its exp."""
         h = self.h[site]
-        fields = torch.add(self.fields.at(self.places, site), h).T.contiguous()
-        return fields.sub_(fields.amax(0)).mul_(_LOG2_E).exp2_()
+        torch.add(self.fields.at(self.places, site).T, h.T if h.dim() > 1 else h[:, None], out=out)
+        out.sub_(out.amax(0)).mul_(_LOG2_E).exp2_()
