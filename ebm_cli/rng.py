@@ -214,9 +214,9 @@ def inverted(logits: Tensor, u: Tensor) -> Tensor:
 def reached(weight: Tensor, u: Tensor) -> Tensor:
     """The same of weights (K, ...) in the place of exp(logits - max), the values first: draws in proportion to them.
 
-    u (...) is float64: u < 1 times a sum is less than the sum after rounding, too.
+    Sums are in the arithmetic of the weights, of which u (...) is, too; u < 1 times a sum is less than it after rounding.
     """
-    total = weight.cumsum(0, dtype=torch.float64)
+    total = weight.cumsum(0)
     return (total <= u * total[-1]).sum(0)
 
 

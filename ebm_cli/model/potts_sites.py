@@ -44,7 +44,7 @@ class PottsSites(CategoricalSites):
     def sweep(self, order: Sequence[Site], u: Tensor) -> None:
         """The same as in general, by the values alone: x is written down once, at the end."""
         weight = self.h.new_empty(self.h.shape[1], len(self.x))
-        for site, level in zip(order, u.double().T.contiguous().unbind(), strict=True):
+        for site, level in zip(order, u.T.contiguous().unbind(), strict=True):
             self._weigh(site, weight)
             self._put(site, rng.reached(weight, level))
         self.x.copy_(one_hot.one_hot(self.places, self.h.shape[1], self.x.dtype))

@@ -33,8 +33,8 @@ def gains(model: EnergyModel, state: InformedState) -> Tensor:
     """
     space = model.space
     if isinstance(space, Categorical):
-        x, slope = space.table(state.x), space.table(-state.grad)
-        return slope - (slope * x).sum(2, keepdim=True)
+        slope = space.table(-state.grad)
+        return slope - slope.gather(2, numbers(space, state.x)[:, :, None])
     return (-state.grad * (cast(TwoValued, space).flipped(state.x) - state.x)).flatten(1)[:, :, None]
 
 
@@ -55,3 +55,9 @@ def accept(
 def accepted(log_ratio: Tensor, key: AnyKey) -> Tensor:
     """True with probability min(1, exp(log_ratio)), (chains,) bool; where that is nan, False."""
     return rng.uniform(log_ratio.shape, key, log_ratio.device, log_ratio.dtype) < log_ratio.exp()
+
+
+def numbers(space: Categorical, x: Tensor) -> Tensor:
+    """Of the values that the sites have, (chains, D) int64: a product with 0, 1, 2 ..., faster than a search of the ones."""
+    table = space.table(x)
+    return (table @ torch.arange(space.values, dtype=x.dtype, device=x.device)).long()
