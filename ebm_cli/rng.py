@@ -214,7 +214,7 @@ def inverted(logits: Tensor, u: Tensor) -> Tensor:
 def reached(weight: Tensor, u: Tensor) -> Tensor:
     """The same of weights (K, ...) in the place of exp(logits - max), the values first: draws in proportion to them.
 
-    Sums are in the arithmetic of the weights, of which u (...) is, too; u < 1 times a sum is less than it after rounding.
+    Sums are in the arithmetic of the weights, as u (...) is; u < 1 times a sum is less than it after rounding, too.
     """
     total = weight.cumsum(0)
     return (total <= u * total[-1]).sum(0)

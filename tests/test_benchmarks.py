@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.components import ROOT
 
-QUICK = ("gibbs_boltzmann", "gwg", "replicated_softmax", "boltzmann_nce")  # the others compile, or take long
+QUICK = ("gibbs_boltzmann", "gwg", "replicated_softmax", "boltzmann_nce", "potts")  # the others compile, or take long
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ from helpers.components import component
 from helpers.models import small_model
 from helpers.statistics import assert_close
 
+from ebm_cli import rng
 from ebm_cli.model import one_hot, potts
 from ebm_cli.model.base import CategoricalSites
 from ebm_cli.rng import stream, uniform
@@ -50,6 +51,19 @@ def test_moments_of_pairs_are_those_of_products():
     whole = torch.einsum("nia,njb->ijab", v, u)
     expected = torch.stack([whole[i, j] for j in range(SITES) for i in range(j)])
     assert_close(one_hot.pair_moments(places, u), expected, **EXACT)
+
+
+def test_draws_by_weights_are_inversions():
+    """Also at the ends: a weight of 0 is never drawn, and the largest u below 1 draws the last that is not 0."""
+    weight = torch.tensor([0.0, 1.0, 3.0, 0.0])[:, None].expand(4, 5)
+    u = torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2.0**-24])
+    assert rng.reached(weight, u).tolist() == [1, 1, 2, 2, 2]
+
+
+def test_a_search_among_many_values_is_the_count():
+    logits, u = uniform((7, 300), stream(0, "l"), dtype=torch.float64) * 9, uniform((7,), stream(0, "u")).double()
+    total = (logits - logits.amax(1, keepdim=True)).exp().cumsum(1)
+    assert torch.equal(rng.inverted(logits, u), (total <= u[:, None] * total[:, -1:]).sum(1))
 
 
 # Models
@@ -119,6 +133,15 @@ def test_conditionals_and_their_gradients_are_those_of_the_formula(found):
         assert_close(one, other, **EXACT)
 
 
+def test_logits_of_a_site_of_each_chain_are_those_of_the_site(found):
+    made, x = found
+    site = torch.arange(8).mul(5).remainder(12)
+    with torch.no_grad():
+        sites = made.sites(x)
+        expected = torch.stack([sites.logits(i)[n] for n, i in enumerate(site.tolist())])
+        assert_close(sites.logits(site), expected, **EXACT)
+
+
 ORDERS = {
     "systematic": list(range(12)),
     "reverse": list(range(11, -1, -1)),
@@ -137,6 +160,17 @@ def test_a_sweep_is_one_site_after_the_other(found, order):
     assert torch.equal(own.x, plain.x)
     assert not torch.equal(own.x, made.space.table(x))
     assert torch.equal(own.places, one_hot.places(own.x))
+
+
+def test_a_sweep_of_strong_couplings_is_finite():
+    """Fields of hundreds in float32, where exp of a field itself would overflow: values are those of the largest."""
+    made = model("complete").float()
+    with torch.no_grad():
+        made.J.mul_(300)
+        sites = made.sites(made.space.noise(20, stream(0, "x")))
+        sites.sweep(range(12), uniform((20, 12), stream(0, "u")))
+        assert torch.equal(sites.logits(11).argmax(1), sites.x[:, 11].argmax(1))
+    assert made.space.contains(sites.x.reshape(-1, *made.space.shape))
 
 
 @pytest.mark.parametrize("backwards", [False, True])

@@ -99,6 +99,10 @@ def test_what_is_kept_is_made_anew_now_and_then(way, monkeypatch):
     assert seen == [(3, False), (6, False)]
 
 
+def test_spins_of_all_pairs_list_no_neighbours():
+    assert MODELS["ising"]().neighbours.shape == (9, 1)
+
+
 def test_a_sweep_of_spins_forms_its_couplings_once(monkeypatch):
     model, calls = MODELS["ising"](), []
     whole = Ising.coupling

@@ -41,9 +41,9 @@ class Ising(Blocked, Quadratic):
         self.J, self.b = nn.Parameter(J), nn.Parameter(b)
         self.dense = len(edges) > _DENSE * space.sites * (space.sites - 1) / 2
         self.register_buffer("edges", edges)  # saved: a file of edges may change
-        table = graph.around(edges, space.sites)
-        self.register_buffer("neighbours", table[0], persistent=False)
-        self.register_buffer("edge_of", table[1], persistent=False)
+        listed = edges[:0] if self.dense else edges  # of many edges the matrix alone is read
+        for name, table in zip(("neighbours", "edge_of"), graph.around(listed, space.sites), strict=True):
+            self.register_buffer(name, table, persistent=False)
         for number, colour in enumerate(graph.coloured(edges, space.sites)):
             self.register_buffer(f"colour{number}", colour, persistent=False)
 

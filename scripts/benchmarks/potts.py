@@ -229,7 +229,7 @@ CASES = (
     Case("potts_lattice", f"A sweep of {LATTICE}.", lattice_makers, (times_faster(BUILD, OURS, 50.0),), OURS,
          rounds=3, warmup=1),
     Case("potts_lattice_memory", f"Peak resident memory of sweeps of {LATTICE}.", memory_makers,
-         (Required("MB", most, 200.0, at_least=False),), unit=MEGABYTES, rounds=3, warmup=0),
+         (Required("MB", most, 200.0, at_least=False),), OURS, unit=MEGABYTES, rounds=3, warmup=0),
     training_case(53, 5),
     training_case(200, 2),
 )  # fmt: skip

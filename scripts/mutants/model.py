@@ -511,7 +511,14 @@ MUTANTS = [
         "model/potts_fields.py",
         "rows = places + self.by_site.shape[1] * site[:, None]",
         "rows = places + self.by_site.shape[1] * site[:1, None]",
-        "conditionals::test_conditionals_of_sites",
+        "potts_fields::test_logits_of_a_site_of_each_chain_are_those_of_the_site",
+    ),
+    Mutant(
+        "rng: draws by weights reach the value before",
+        "rng.py",
+        "return (total <= u * total[-1]).sum(0)\n",
+        "return (total[:-1] < u * total[-1]).sum(0) * 0\n",
+        "potts_fields::test_draws_by_weights_are_inversions",
     ),
     Mutant(
         "potts: a sweep forgets what it drew",
@@ -519,6 +526,13 @@ MUTANTS = [
         "            self._put(site, rng.reached(",
         "            self.places.clone()[:, 0].add_(rng.reached(",
         "potts_fields::test_a_sweep_is_one_site_after_the_other",
+    ),
+    Mutant(
+        "potts: a sweep keeps the largest of another chain",
+        "model/potts_sites.py",
+        "out.amax(0)",
+        "out.amax(1, keepdim=True)",
+        "potts_fields::test_a_sweep_of_strong_couplings_is_finite",
     ),
     Mutant(
         "potts: weights of a sweep are powers of two",
@@ -554,6 +568,13 @@ MUTANTS = [
         "after = before - fields",
         "after = before - 0 * fields",
         "quadratic::test_energies_and_slopes_follow_the_changes",
+    ),
+    Mutant(
+        "ising: neighbours listed where nobody reads them",
+        "model/ising.py",
+        "edges[:0] if self.dense else edges",
+        "edges",
+        "quadratic::test_spins_of_all_pairs_list_no_neighbours",
     ),
     Mutant(
         "ising: couplings formed anew for every colour",

@@ -251,7 +251,7 @@ MUTANTS = [
     Mutant(
         "gains: not relative to the present value",
         "sampler/informed.py",
-        "return slope - (slope * x).sum(2, keepdim=True)",
+        "return slope - slope.gather(2, numbers(space, state.x)[:, :, None])",
         "return slope",
         "sampler::test_one_step_is_the_definition[gwg-potts-categorical]",
     ),
