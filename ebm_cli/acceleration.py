@@ -20,7 +20,8 @@ _PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
 _PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is taken for each
 # On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
 _PER_TRANSITION = 1e-3
-_PER_UPDATE = 8.5e-4  # the same for each update of the weights that is one region, whatever its size
+# The same of a training step that is one library, whatever its size, for each update, where no earlier run has made it.
+_COST_OF_STEPS, _PER_UPDATE = 14.0, 7.8e-4
 # Multiplications in one product below which two threads are no faster than one, measured.
 _SHARED = 2e6
 _DIGITS = {"fixed16": 2, "fixed24": 3}
@@ -57,7 +58,7 @@ def _how(
     missing = _missing(spec, model, on_cuda, work)
     if missing is None or spec.compile == "always":
         return "always", missing
-    if not unfit and work.updates * _PER_UPDATE >= _COST and not _no_compiler():
+    if not unfit and work.updates * _PER_UPDATE >= _COST_OF_STEPS and not _no_compiler():
         return "updates", None
     return "never", missing
 

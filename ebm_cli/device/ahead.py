@@ -23,7 +23,8 @@ from torch import Tensor
 _KEPT = 200  # libraries that stay, the last used ones; each has some three megabytes
 _OPTIONS = {
     "cpp.vec_isa_ok": True,  # the widest that the processor names; trying each out takes seconds
-    "aot_inductor.compile_wrapper_opt_level": "O1",
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # it calls kernels; more would take seconds and save microseconds
+    "aot_inductor.precompile_headers": False,  # which takes longer than a library
 }
 
 

@@ -53,9 +53,9 @@ CPU = Device(torch.device("cpu"), "CPU", "fp32")
 class DeviceSpec:
     """`kind` auto takes the GPU if there is one. `threads` null: one for small products, else torch's choice.
 
-    `compile` updates: each training step becomes one compiled region, which takes some ten seconds once on a machine
-    and is kept for later runs; it draws other random numbers, several times as fast. always: so do the inner loops of
-    evaluations, in every run anew. auto: what the run is long enough to repay.
+    `compile` updates: each training step becomes one compiled region, which takes some fifteen seconds, once on a
+    machine: it is kept for later runs. It draws other random numbers, several times as fast. always: so do the inner
+    loops of evaluations, in every run anew. auto: what the run is long enough to repay.
 
     `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones);
     fixed24, fixed16 (products with binary units in fixed point of so many bits, fast on a CPU with 8-bit integer

@@ -78,7 +78,7 @@ def _rateless(optimizer: Optimizer) -> Optimizer:
 
 
 def _say() -> None:
-    log.info("compiling the training step, some ten seconds; later runs of this shape find it there")
+    log.info("compiling the training step, some fifteen seconds; later runs of this shape find it there")
 
 
 class _Step:

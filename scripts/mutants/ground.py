@@ -498,7 +498,7 @@ MUTANTS = [
     Mutant(
         "auto: short runs compile their steps",
         "acceleration.py",
-        "work.updates * _PER_UPDATE >= _COST and",
+        "work.updates * _PER_UPDATE >= _COST_OF_STEPS and",
         "",
         "whole_step::test_auto_compiles_steps_alone_where_that_repays",
     ),
