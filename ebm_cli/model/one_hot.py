@@ -24,6 +24,14 @@ def one_hot(places: Tensor, values: int, dtype: torch.dtype) -> Tensor:
     return F.embedding(places % values, torch.eye(values, dtype=dtype, device=places.device))
 
 
+def write(places: Tensor, table: Tensor) -> None:
+    """The same into v (rows, sites, K)."""
+    _, sites, values = table.shape
+    number = places - values * torch.arange(sites, device=places.device)
+    unit = torch.eye(values, dtype=table.dtype, device=table.device)
+    torch.index_select(unit, 0, number.flatten(), out=table.view(-1, values))
+
+
 def product(places: Tensor, matrix: Tensor) -> Tensor:
     """v M, (rows, C), for M (columns of v, C)."""
     rows, sites = places.shape

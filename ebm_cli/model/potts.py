@@ -4,6 +4,7 @@ import copy
 from typing import Annotated, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
@@ -19,6 +20,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Categorical, Space
 
+_VECTOR = 8  # columns of a matrix are summed up so many at a time
 _AT_ONCE = 2**22  # numbers of the rows that are laid out along edges
 _DENSE = 0.3  # share of all pairs from which on couplings are formed as a matrix
 
@@ -53,10 +55,14 @@ class Potts(Blocked, Quadratic):
         """J_ij and J_ji of each edge and then zeros, (2 edges + 1, K, K): row b of a matrix is felt where x_j is b."""
         return torch.cat([self.J, self.J.transpose(1, 2), torch.zeros_like(self.J[:1])])
 
-    def by_site(self) -> Tensor:
-        """J by the site that feels it, (D, D, K, K): J_ij(a, b) stands at (i, j, b, a); of a dense model."""
+    def by_site(self, columns: int = 0) -> Tensor:
+        """J by the site that feels it, (D, D K, K): J_ij(a, b) stands at (i, j K + b, a); of a dense model.
+
+        With more `columns` than K the others are zero.
+        """
         sites, values = self.space.sites, self.space.values
-        return self.matrices().index_select(0, self.felt.flatten()).reshape(sites, sites, values, values)
+        matrices = F.pad(self.matrices(), (0, max(0, columns - values)))
+        return matrices.index_select(0, self.felt.flatten()).reshape(sites, sites * values, -1)
 
     @override
     def coupling(self) -> Tensor:
@@ -67,10 +73,10 @@ class Potts(Blocked, Quadratic):
         blocks = blocks.index_put((first, second), self.J).index_put((second, first), self.J.transpose(1, 2))
         return blocks.permute(0, 2, 1, 3).reshape(sites * values, sites * values)
 
-    def fields(self) -> Fields:
-        """What gives J x site by site."""
+    def fields(self, columns: int = 0) -> Fields:
+        """What gives J x site by site; a dense model may have columns of zeros beside its own."""
         if self.dense:
-            return DenseFields(self.by_site().flatten(1, 2))
+            return DenseFields(self.by_site(columns), self.space.values)
         return EdgeFields(self.matrices(), self.neighbours, self.felt)
 
     @override
@@ -167,7 +173,8 @@ class Potts(Blocked, Quadratic):
     @override
     def sites(self, x: Tensor) -> PottsSites:
         """Conditionals from the rows of J that the other sites' values choose."""
-        return PottsSites(self.fields(), self.h, self.space.table(x))
+        whole = _VECTOR * -(-self.space.values // _VECTOR)
+        return PottsSites(self.fields(whole), self.h, self.space.table(x))
 
     @torch.no_grad()
     def zero_sum(self) -> tuple[Tensor, Tensor]:

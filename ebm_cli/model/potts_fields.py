@@ -22,21 +22,24 @@ class Fields(ABC):
 
 
 class DenseFields(Fields):
-    """From J by the site that feels it, (D, D K, K): a sweep reads one such matrix after the other, each from cache."""
+    """From J by the site that feels it, (D, D K, at least K): a sweep reads such a matrix after the other.
 
-    def __init__(self, by_site: Tensor) -> None:
-        self.by_site = by_site
+    Columns beyond the `values` are there for whole vectors of a processor.
+    """
+
+    def __init__(self, by_site: Tensor, values: int) -> None:
+        self.by_site, self.values = by_site, values
 
     @override
     def at(self, places: Tensor, site: Site) -> Tensor:
         if isinstance(site, int):
-            return one_hot.product(places, self.by_site[site])
+            return one_hot.product(places, self.by_site[site])[:, : self.values]
         rows = places + self.by_site.shape[1] * site[:, None]
-        return one_hot.product(rows, self.by_site.flatten(0, 1))
+        return one_hot.product(rows, self.by_site.flatten(0, 1))[:, : self.values]
 
     @override
     def of(self, places: Tensor, sites: Tensor | None = None) -> Tensor:
-        return one_hot.products(places, self.by_site if sites is None else self.by_site[sites])
+        return one_hot.products(places, self.by_site if sites is None else self.by_site[sites])[:, :, : self.values]
 
 
 class EdgeFields(Fields):

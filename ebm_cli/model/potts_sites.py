@@ -47,7 +47,7 @@ class PottsSites(CategoricalSites):
         for site, level in zip(order, u.T.contiguous().unbind(), strict=True):
             self._weigh(site, weight)
             self._put(site, rng.reached(weight, level))
-        self.x.copy_(one_hot.one_hot(self.places, self.h.shape[1], self.x.dtype))
+        one_hot.write(self.places, self.x)
 
     def _weigh(self, site: Site, out: Tensor) -> None:
         """exp(logits - max), (K, chains): operations on rows are fast, and so is torch's exp2 beside its exp."""
