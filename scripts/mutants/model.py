@@ -521,6 +521,13 @@ MUTANTS = [
         "potts_fields::test_draws_by_weights_are_inversions",
     ),
     Mutant(
+        "potts: positions are not written down after a sweep",
+        "model/potts_sites.py",
+        "        one_hot.write(self.places, self.x)\n",
+        "",
+        "potts_fields::test_a_sweep_is_one_site_after_the_other",
+    ),
+    Mutant(
         "potts: a sweep forgets what it drew",
         "model/potts_sites.py",
         "            self._put(site, rng.reached(",
