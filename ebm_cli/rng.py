@@ -107,8 +107,8 @@ def _begun(*path: int | str) -> "hashlib.blake2b":
 def counters(keys: Sequence[Key], device: Device = _CPU) -> Tensor:
     """The words of these keys, (len(keys), 5) int64: one transfer for all the draws of a compiled loop."""
     hashes = np.frombuffer(b"".join(key.digest for key in keys), "<u4").reshape(-1, 4).astype(np.int64)
-    rows = np.array([[key.row] for key in keys], np.int64).reshape(-1, 1)
-    return torch.from_numpy(np.concatenate([hashes, rows], 1)).to(device, non_blocking=True)
+    rows = np.fromiter((key.row for key in keys), np.int64, len(keys))
+    return torch.from_numpy(np.column_stack([hashes, rows])).to(device, non_blocking=True)
 
 
 def _encode(path: Sequence[int | str]) -> bytes:

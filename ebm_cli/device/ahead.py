@@ -92,10 +92,16 @@ def traced(function: Callable[..., Any], tensors: Sequence[Tensor]) -> torch.fx.
     from torch.fx.experimental.proxy_tensor import make_fx
 
     pure = torch.func.functionalize(function, remove="mutations")
-    make = make_fx(pure, decomposition_table=select_decomp_table(), tracing_mode="fake")
+    table = {**select_decomp_table(), torch.ops.aten.addmm.default: _addmm}
+    make = make_fx(pure, decomposition_table=table, tracing_mode="fake")
     with torch.no_grad():
         graph: torch.fx.GraphModule = make(*(tensor.detach() for tensor in tensors))
     return graph
+
+
+def _addmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta bias + alpha x y: what is added to a product is added by the code that reads it, not copied before it."""
+    return beta * bias + alpha * (x @ y)
 
 
 def _compiled(graph: torch.fx.GraphModule, path: Path) -> None:

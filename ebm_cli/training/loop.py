@@ -1,6 +1,7 @@
 """The loop of a training run: steps, and at the steps that are due logging, evaluation and saving."""
 
 import dataclasses
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -342,7 +343,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)
-    with recorder.disk_watched(state), StepDisplay(total, state.step) as display:
+    with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         while state.step < total and not recorder.ended and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
             step, last = state.step, unread[-1]
@@ -363,6 +364,16 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         if saved != state.step:
             recorder.save(parts, state)
         _agree(parts, stop)
+
+
+@contextmanager
+def _not_searched() -> Iterator[None]:
+    """Within, no search for garbage looks through what is there before: the libraries, half a million objects."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:

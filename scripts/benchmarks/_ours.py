@@ -92,12 +92,26 @@ def training_step(
 
 def updates(config: dict[str, dict[str, Any]], data: Data, batch_size: int, where: Device) -> Callable[[], None]:
     """One whole update of the run that this configuration describes."""
-    choice = {group: values["name"] for group, values in config.items()}
-    loop = training.Loop(steps=10**6, batch_size=batch_size, seed=0)
-    components = training.build_components(config, choice)
-    parts, state = training.assemble(components, loop, where, data, choice)
+    parts, state = run_of(config, data, batch_size, where)
 
     def update() -> None:
         step.train_step(parts, state)
 
     return update
+
+
+def run_of(
+    config: dict[str, dict[str, Any]], data: Data, batch_size: int, where: Device
+) -> tuple[training.Parts, training.TrainState]:
+    """That run before its first step."""
+    registry.load_components()
+    choice = {group: values["name"] for group, values in config.items()}
+    loop = training.Loop(steps=10**6, batch_size=batch_size, seed=0)
+    components = training.build_components(config, choice)
+    return training.assemble(components, loop, where, data, choice)
+
+
+def digits() -> Data:
+    """Binarised at one half."""
+    registry.load_components()
+    return registry.build("dataset", configuration("dataset", "digits")).load((Binary,))
