@@ -1,5 +1,6 @@
 """What `auto` becomes, why, and that a run remembers it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers.models import small_model
 from ebm_cli import acceleration
 from ebm_cli.acceleration import resolved
 from ebm_cli.device import base as device_module
+from ebm_cli.device import launch
 from ebm_cli.device.engine import Work
 from ebm_cli.errors import UserError
 from ebm_cli.space import Binary
@@ -131,6 +133,15 @@ def test_small_products_take_one_thread():
     assert torch.get_num_threads() == 2
 
 
+def test_cores_that_a_process_may_not_use_do_not_count(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launch.threads_each(2) == {"OMP_NUM_THREADS": "1"}
+    with pytest.raises(UserError, match=r"device.threads = 3: this process may use 2 of the machine's 64 cores"):
+        device(threads=3).open()
+
+
 def test_torchs_own_choice_comes_back():
     """After a small job of a multirun a larger one may have all threads again."""
     device(threads=1).open()
@@ -148,4 +159,4 @@ def test_evaluation_is_never_coarser_than_float32():
 
 def test_arithmetic_and_threads_this_machine_lacks_are_refused():
     assert_refused(train("device.precision=tf32 device=cpu"), "device.precision = tf32: a CPU has no such products")
-    assert_refused(train("device.threads=100000"), "device.threads = 100000: this machine has")
+    assert_refused(train("device.threads=100000"), "device.threads = 100000: this process may use")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ebm_cli.device import memory
 from ebm_cli.device.engine import EAGER, Engine
-from ebm_cli.device.ranks import ALONE, Ranks, current, local_rank
+from ebm_cli.device.ranks import ALONE, Ranks, cores, current, local_rank
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -112,9 +112,11 @@ def evaluation_precision() -> Iterator[None]:
 
 
 def _set_threads(wanted: int | None) -> None:
-    cores = os.cpu_count() or 1
-    if wanted and wanted > cores:
-        raise UserError(f"device.threads = {wanted}: this machine has {cores} cores, more threads would only be slower")
+    if wanted and wanted > cores():
+        raise UserError(
+            f"device.threads = {wanted}: this process may use {cores()} of the machine's {os.cpu_count()} cores, more "
+            "threads would only be slower"
+        )
     torch.set_num_threads(wanted or _THREADS)
 
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from ebm_cli.device.ranks import cores
 from ebm_cli.errors import RunError
 from ebm_cli.signals import EXIT_CODES, StopRequest, watching
 
@@ -141,4 +142,4 @@ def _free_port() -> int:
 
 def threads_each(count: int) -> dict[str, str]:
     """As many CPU threads in all as one process would have."""
-    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores() // count))}

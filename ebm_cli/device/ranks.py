@@ -96,6 +96,11 @@ def _told() -> Iterator[None]:
 ALONE = Ranks()
 
 
+def cores() -> int:
+    """Those that this process may use: a scheduler or taskset may have given it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def current() -> Ranks:
     """The ranks this process was started among: alone, unless torchrun or `launch` set the environment."""
     return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))

@@ -1,5 +1,6 @@
 """The update of a small model, where calls take longer than products: the job that `ebm train` does as shipped."""
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -33,6 +34,7 @@ def makers(quick: bool) -> Mapping[str, Maker]:
 def spent(update: Callable[[], object]) -> Contender:
     """Seconds of the processor for an update, on one thread, which all of these are fastest on."""
     torch.set_num_threads(1)
+    gc.freeze()  # as training does
 
     def unit() -> float:
         began = time.process_time()

@@ -136,4 +136,11 @@ MUTANTS = [
         "forms, ",
         "whole_step::test_a_name_is_of_code_machine_shapes_and_threads",
     ),
+    Mutant(
+        "cores: all of the machine, whoever may use them",
+        "device/ranks.py",
+        "len(os.sched_getaffinity(0)) if",
+        "os.cpu_count() if",
+        "acceleration::test_cores_that_a_process_may_not_use_do_not_count",
+    ),
 ]
