@@ -174,7 +174,7 @@ def test_ctrl_c_before_training_leaves_nothing(monkeypatch, tmp_path):
     ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
 )
 def test_the_program_itself_ends_with_these_codes(number, code, tmp_path):
-    words = [*TINY, "steps=1000000", "log_every=100", "hydra.run.dir=run"]
+    words = [*TINY, "steps=1000000", "device.compile=never", "log_every=100", "hydra.run.dir=run"]
     process = subprocess.Popen([*PROGRAM, "train", *words], stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         if (tmp_path / "run" / "metrics.jsonl").exists() and (tmp_path / "run" / "metrics.jsonl").stat().st_size:

@@ -221,7 +221,7 @@ def _check_beside(wanted: Sequence[Wanted], given: Sequence[str]) -> None:
 
 def _check_links(path: Path, entries: Iterable[Entry]) -> None:
     """Raise UserError for what has the place of a job's folder and is none, or leads elsewhere."""
-    for entry in entries:
+    for entry in entries if path.is_dir() else ():
         try:
             files.names(path, entry.directory)
         except OSError as error:
