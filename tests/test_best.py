@@ -140,24 +140,26 @@ class Fixed(Evaluation):
 
     while_training = True
 
-    def __init__(self, values):
-        self.values = values
+    def __init__(self, values, name, wide):
+        self.values, self.name, self.wide = values, name, wide
 
     def evaluate(self, subject):
         rows = torch.tensor(self.values[subject.model.W[0, 0].item() == 1])
-        return Result({"fixed/score": rows.mean().item()}, by_row={"fixed/score": rows})
+        log_z = {"fixed/log_z_low": 7 - self.wide / 2, "fixed/log_z_high": 7 + self.wide / 2}
+        return Result({self.name: rows.mean().item(), **log_z}, by_row={self.name: rows})
 
 
-def of_two_steps(tmp_path, last, best):
+def of_two_steps(tmp_path, last, best, name="score", wide=0.0):
     """A run at step 9 whose best was step 4, where its first weight was 1 instead of 2."""
     tmp_path.mkdir(exist_ok=True)
     parts, state = small_run()
     state.model.W.data[0, 0] = 1.0
     checkpoint.save(tmp_path / "checkpoints", 4, state.tensors(), {})
     state.model.W.data[0, 0] = 2.0
-    state.step, state.best = 9, Best(4, 0.5, "fixed/valid/score")
+    state.step, state.best = 9, Best(4, 0.5, f"fixed/valid/{name}")
     parts = replace(parts, data=replace(parts.data, valid=parts.data.train))
-    return Trained(Run(tmp_path), parts, state, {"fixed": Fixed({True: best, False: last})}, "fixed/valid/score", "")
+    fixed = Fixed({True: best, False: last}, f"fixed/{name}", wide)
+    return Trained(Run(tmp_path), parts, state, {"fixed": fixed}, f"fixed/valid/{name}", "")
 
 
 def test_the_state_is_that_of_the_last_step_again(tmp_path):
@@ -179,6 +181,16 @@ def test_within_the_error_the_last_is_judged(tmp_path):
     with judged(of_two_steps(tmp_path / "b", [0.0, 9.0, 20.0], [1.1, 9.9, 21.0]), "best") as found:
         assert found.which == "best"
         assert "1.00 ± 0.06 less" in found.warnings[0]
+
+
+def test_the_error_of_log_z_counts_though_all_rows_share_it(tmp_path):
+    """0.1 less for every row, of two estimates of log Z that err by 0.04 or by 0.2 each."""
+    last, best = [0.0, 1.0, 2.0], [0.1, 1.1, 2.1]
+    for wide, which in ((0.08, "best"), (0.4, "last")):
+        with judged(of_two_steps(tmp_path / which, last, best, "log_likelihood", wide), "best") as found:
+            assert found.which == which
+    with judged(of_two_steps(tmp_path / "score", last, best, "score", 0.4), "best") as found:
+        assert found.which == "best", "a score has no log Z"
 
 
 def test_what_is_no_checkpoint_to_judge_is_refused():

@@ -1,5 +1,6 @@
 """Which checkpoint the final evaluation judges, the best or the last, and how far the two are apart."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from ebm_cli.training.state import Best, Parts, TrainState
 
 Which = Literal["best", "last"]
 _SURE = 2  # standard errors
+_NORMAL = 1.959963984540054  # of these to each end of a 95 % interval
 _COMMAND = "ebm evaluate run={run} checkpoint=best{plugins}"
 
 
@@ -71,10 +73,14 @@ class Judged:
 
 
 class Seen(NamedTuple):
-    """The monitored metric of a state: its mean, and its value for each row where that is known."""
+    """The monitored metric of a state: its mean, and its value for each row where that is known.
+
+    `common` is the standard error of what all rows share, log Z.
+    """
 
     mean: float
     by_row: Tensor | None
+    common: float = 0.0
 
 
 class Sides(NamedTuple):
@@ -177,8 +183,17 @@ def _seen(trained: Trained, parts: Parts, evaluation: Evaluation, metric: str) -
     subject = subject_of(parts, trained.state, "valid", metric.split("/")[0])
     with evaluation_precision():
         result = measured(evaluation.while_it_trains(), subject)
-    mean = on_split(result.metrics, "valid").get(metric)
-    return None if mean is None else Seen(mean, on_split(result.by_row, "valid").get(metric))
+    found = on_split(result.metrics, "valid")
+    by_row = on_split(result.by_row, "valid").get(metric)
+    return Seen(found[metric], by_row, _common(found, metric)) if metric in found else None
+
+
+def _common(found: Mapping[str, float], metric: str) -> float:
+    """The error of a log-likelihood that is not of its rows: of log Z, by the width of its 95 % interval."""
+    place, _, name = metric.rpartition("/")
+    if name != "log_likelihood":
+        return 0.0
+    return (found.get(f"{place}/log_z_high", 0.0) - found.get(f"{place}/log_z_low", 0.0)) / (2 * _NORMAL)
 
 
 def _as_many(train: Split, count: int) -> Split | None:
@@ -191,11 +206,12 @@ def _as_many(train: Split, count: int) -> Split | None:
 
 
 def below(last: Seen, best: Seen) -> tuple[float, float]:
-    """How far the last is below the best, and the standard error of that over rows; 0 where rows are not known."""
+    """How far the last is below the best, and the standard error of that: over rows where these are known, of log Z."""
+    common = math.hypot(last.common, best.common)
     if last.by_row is None or best.by_row is None or len(last.by_row) < 2:
-        return best.mean - last.mean, 0.0
+        return best.mean - last.mean, common
     difference = best.by_row - last.by_row
-    return difference.mean().item(), difference.std().item() / len(difference) ** 0.5
+    return difference.mean().item(), math.hypot(difference.std().item() / len(difference) ** 0.5, common)
 
 
 def _compared(trained: Trained, both: Pair, wanted: Which) -> Judged:

@@ -703,4 +703,11 @@ MUTANTS = [
         "or False:",
         "tune::test_a_sampler_that_names_the_same_again_and_again_does_not_end_the_search",
     ),
+    Mutant(
+        "best: the error of log Z does not count",
+        "commands/best.py",
+        "    common = math.hypot(last.common, best.common)\n",
+        "    common = 0.0\n",
+        "best::test_the_error_of_log_z_counts_though_all_rows_share_it",
+    ),
 ]
