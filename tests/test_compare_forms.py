@@ -1,5 +1,6 @@
 """`ebm compare`: the table at every width, csv, JSON, Markdown and LaTeX, whatever runs are called."""
 
+import csv
 import io
 import json
 import os
@@ -77,12 +78,23 @@ def test_latex_is_a_tabular_in_which_nothing_is_a_command(evil):
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
+def test_the_columns_of_a_csv_have_names_of_their_own():
+    """Also where the error of a mean over seeds is called as a metric is."""
+    for seed in (1, 2):
+        written(Path(f"s{seed}"), {"seed": seed}, {EXACT: -seed, "ais/above": 1.0 * seed, "ais/above_error": 0.1})
+    heads = next(csv.reader(io.StringIO(ebm("compare s1 s2 format=csv").out)))
+    assert len(heads) == len(set(heads))
+    assert {"ais/above", "ais/above_error", "ais/above_error_of_mean"} <= set(heads)
+
+
 def test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten():
     exact(Path("a"), [-1.0])
     assert ebm("compare a out=made/t.csv").code == 0
     assert Path("made/t.csv").read_text() == ebm("compare a format=csv").out
     before = Path("made/t.csv").read_bytes()
     assert_refused(ebm("compare a out=made/t.csv"), "is there already")
+    assert_refused(ebm("compare a out=t.xlsx"), "out = t.xlsx: .xlsx cannot be written", ".csv, .json, .md")
+    assert ebm("compare a out=t.dat format=json").code == 0
     assert Path("made/t.csv").read_bytes() == before
 
 

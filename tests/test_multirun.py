@@ -63,7 +63,7 @@ def test_a_job_that_fails_does_not_stop_the_others(line, why):
 def test_a_repeated_multirun_is_refused_and_changes_nothing():
     assert sweep("seed=1,2").code == 0
     before = snapshot(Path("sweep"))
-    assert_refused(sweep("seed=3,4"), "hydra.sweep.dir = sweep: the jobs of another multirun are there", "resume=auto")
+    assert_refused(sweep("seed=3,4"), "hydra.sweep.dir = sweep: the jobs of a multirun are there", "resume=auto")
     assert snapshot(Path("sweep")) == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.cli import ebm
+from helpers.cli import assert_refused, ebm
 from helpers.pages import Parsed
 from helpers.runs import EXACT, evaluated, written
 
@@ -347,6 +347,7 @@ def test_the_command_writes_where_it_is_told(tmp_path, monkeypatch):
     assert ebm("report", str(one)).code == 0, "its own page may be replaced"
     assert ebm("report", str(one), str(two), "out=both.html").code == 0
     assert "2 runs" in Parsed((tmp_path / "both.html").read_text()).text
+    assert_refused(ebm("report", str(one), "out=page.pdf"), "out = page.pdf: a page is written as HTML")
 
 
 @pytest.mark.parametrize("word", ["out=there.html", "out="])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebm_cli.cli.plain import Usage, check_free, taken_apart, write
+from ebm_cli.errors import UserError
 
 USAGE = Usage(
     "compare",
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     form = words.one_of("format", formats.FORMATS, _of_ending(out, formats.SUFFIXES))
     if out is not None:
         check_free(out)
+        _check_ending(out, formats.SUFFIXES, said="format" in words.values)
     metrics = words.listed("metrics")
     asked = Asked(metrics, words.listed("by"), words.values.get("sort"))
     sheet = compared(runs.named(words.named), asked, remarks=_waiting(words.named))
@@ -57,6 +59,14 @@ def _waiting(named: Sequence[str]) -> list[str]:
 
     counts = {word: len(runs.not_begun(Path(word).expanduser())) for word in named}
     return [f"{word}: {count} jobs have not begun" for word, count in counts.items() if count]
+
+
+def _check_ending(out: str, endings: dict[str, str], *, said: bool) -> None:
+    """Raise UserError for an ending that is another kind of file than can be written, unless the format is said."""
+    ending = Path(out).suffix.removeprefix(".")
+    if ending and ending not in endings and not said:
+        known = ", ".join(f".{each}" for each in endings)
+        raise UserError(f"out = {out}: .{ending} cannot be written; end it with one of {known}, or say format=")
 
 
 def _of_ending(out: str | None, endings: dict[str, str]) -> str:

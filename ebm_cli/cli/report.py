@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     else:
         place = out if out is not None else "report.html"
         check_free(place)
+        if Path(place).suffix not in (".html", ".htm"):
+            raise UserError(f"out = {place}: a page is written as HTML; name it FILE.html")
         write(place, _page(paths, words.named))
     output.print(f"report: {place}", soft_wrap=True, highlight=False)
     return 0

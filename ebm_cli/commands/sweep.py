@@ -174,13 +174,13 @@ def _found(path: Path, *, resume: bool) -> Ledger:
     if ledger.there(path):
         if not resume:
             raise UserError(
-                f"hydra.sweep.dir = {path}: the jobs of another multirun are there; take it up again with resume=auto, "
+                f"hydra.sweep.dir = {path}: the jobs of a multirun are there; take it up again with resume=auto, "
                 "or name another directory"
             )
         return ledger.read(path)
     if next(path.glob("*/metadata.json"), None) is not None:
         raise UserError(
-            f"hydra.sweep.dir = {path}: the jobs of another multirun are there, without a {ledger.NAME} to take it up "
+            f"hydra.sweep.dir = {path}: the jobs of a multirun are there, without a {ledger.NAME} to take it up "
             "by; name another directory"
         )
     return Ledger(path)

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ebm_cli.comparison.groups import Group
@@ -48,7 +48,8 @@ def _csv(sheet: Sheet) -> str:
     found = io.StringIO()
     table = csv.writer(found, lineterminator="\n")
     columns = [*sheet.columns, *sheet.left_out]
-    heads = [head for column in columns for head in _heads(column)]
+    names = {column.name for column in columns}
+    heads = [head for column in columns for head in _heads(column, names)]
     table.writerow([*heads, "not_comparable", "directories"])
     for number, group in enumerate(sheet.rows):
         cells = [cell for column in columns for cell in _cells(sheet, column, number)]
@@ -57,12 +58,15 @@ def _csv(sheet: Sheet) -> str:
     return found.getvalue()
 
 
-def _heads(column: Column) -> list[str]:
+def _heads(column: Column, names: Collection[str] = ()) -> list[str]:
     if column.kind == "likelihood":
         return ["log_likelihood_low", "log_likelihood", "log_likelihood_high", "log_likelihood_error"]
     if column.kind == "difference":
         return ["difference", "difference_error", "difference_to", "verdict"]
-    return [column.name, *([f"{column.name}_error"] if any(cell.error is not None for cell in column.cells) else [])]
+    if all(cell.error is None for cell in column.cells):
+        return [column.name]
+    error = f"{column.name}_error"
+    return [column.name, error if error not in names else f"{column.name}_error_of_mean"]  # a metric may be called so
 
 
 def _cells(sheet: Sheet, column: Column, number: int) -> Iterator[Any]:

@@ -234,4 +234,18 @@ MUTANTS = [
         "",
         "sweep::test_a_multirun_that_is_not_there",
     ),
+    Mutant(
+        "compare: any ending is written",
+        "cli/compare.py",
+        "if ending and ending not in endings and not said:",
+        "if False:",
+        "compare_forms::test_the_ending_of_a_file_says_the_form_and_nothing_is_overwritten",
+    ),
+    Mutant(
+        "report: any ending is written",
+        "cli/report.py",
+        'if Path(place).suffix not in (".html", ".htm"):',
+        "if False:",
+        "report::test_the_command_writes_where_it_is_told",
+    ),
 ]

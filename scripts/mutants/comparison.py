@@ -327,4 +327,11 @@ MUTANTS = [
         "if False:",
         "sweep::test_a_done_job_without_its_summary_says_so",
     ),
+    Mutant(
+        "formats: two columns of a csv have one name",
+        "comparison/formats.py",
+        "error if error not in names else",
+        "error if True else",
+        "compare_forms::test_the_columns_of_a_csv_have_names_of_their_own",
+    ),
 ]
