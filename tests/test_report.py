@@ -264,6 +264,56 @@ def test_later_evaluations_count(tmp_path):
     assert answered(path)["Do the chains mix?"] == "bad"
 
 
+FEW = "ais: only 3.5 of 200 chains carry the estimate, its interval is too narrow"
+OLD = {
+    "ais/log_likelihood": -50.0, "raise/log_likelihood": -52.1, "ais/gap": 2.1, "ais/weight_ess": 3.5,
+    "ais/above_independent": 4.0, "chains/r_hat": 4.29,
+}  # fmt: skip
+NEW = {
+    "ais/log_likelihood": -51.0, "raise/log_likelihood": -51.02, "ais/gap": 0.02, "ais/weight_ess": 150.0,
+    "ais/above_independent": 3.0,
+}  # fmt: skip
+SPOKEN = (
+    ("INFO", "verdict: better than independent units by 4.00 nats a row (log-likelihood by AIS)"),
+    ("WARNING", FEW), ("WARNING", "evaluation ais failed: too hot"), ("WARNING", APART),
+)  # fmt: skip
+
+
+def test_an_evaluation_done_again_speaks_in_place_of_the_former_one(tmp_path):
+    path = run(tmp_path / "run", OLD, SPOKEN)
+    assert "3.5 of 200" in Parsed(page([path], "run")).text
+    evaluated(path, "2026-01-01", {**NEW, "warnings": {"ais": []}})
+    text = Parsed(page([path], "run")).text
+    assert not [word for word in ("3.5 of 200", "too hot", "temperatures=20000 ", "4.00 nats") if word in text]
+    assert "Better than independent units by 3.00 nats a row" in text
+    assert "R-hat 4.29" in text, "chains were not looked at again"
+    evaluated(path, "2026-01-02", {"chains/r_hat": 1.009, "warnings": {"chains": ["a new doubt about chains"]}})
+    text = Parsed(page([path], "run")).text
+    assert "4.29" not in text
+    assert "chains: a new doubt about chains" in text
+    evaluated(path, "2026-01-03", {"chains/r_hat": 1.009, "chains/autocorrelation_time": 3.0})
+    assert "Its chains mix: R-hat is 1.009" in Parsed(page([path], "run")).text
+
+
+@pytest.mark.parametrize("results", [{"step": 9, "chains/r_hat": 1.0}, {"chains/valid/r_hat": 1.0}])
+def test_what_is_of_another_step_or_split_leaves_the_warnings(results, tmp_path):
+    path = run(tmp_path / "run", OLD, SPOKEN)
+    evaluated(path, "2026-01-01", {**results, "warnings": {"chains": []}})
+    assert "they do not mix in 2000 steps" in Parsed(page([path], "run")).text
+
+
+def test_an_evaluation_writes_down_what_it_warned_of(tmp_path, monkeypatch):
+    from ebm_cli.evaluation.base import Result
+    from ebm_cli.evaluation.exact import Exact
+
+    few = ("steps=2", "batch_size=10", "tracker=none", "device=cpu", "evaluation=[exact]", "model.hidden=2")
+    assert ebm("train", *few, f"hydra.run.dir={tmp_path}/run").code == 0
+    monkeypatch.setattr(Exact, "evaluate", lambda *_: Result({}, warnings=("a doubt",)))
+    assert ebm("evaluate", f"run={tmp_path}/run", "evaluation=[exact]").code == 0
+    (file,) = tmp_path.glob("run/evaluations/*/results.json")
+    assert json.loads(file.read_text())["warnings"] == {"exact": ["a doubt"]}
+
+
 @pytest.mark.parametrize("gap", [-0.9, 0.02, 0.9, 1.1])
 def test_a_bracket_is_good_only_where_its_ends_are_in_order_and_near(gap, tmp_path):
     metrics = {"ais/log_likelihood": -50.0, "raise/log_likelihood": -50.0 - gap, "ais/gap": gap, "ais/weight_ess": 90.0}

@@ -9,7 +9,8 @@ from helpers.models import small_model, target
 from test_evaluation import subject
 
 from ebm_cli.commands import report
-from ebm_cli.commands.verdict import above, runaway, sentences, verdict
+from ebm_cli.commands.verdict import runaway, verdict
+from ebm_cli.evaluation.above import above, sentences
 from ebm_cli.evaluation.samples import spread_beside
 from ebm_cli.space import Binary
 

@@ -74,13 +74,13 @@ def evaluate(config: Mapping[str, Any]) -> int:
 
 
 def _write(home: Run, trained: Trained, asked: Settings, seconds: float, findings: Findings) -> None:
-    """results.json; what was found on other data than the run's own stands under keys that say so."""
+    """results.json, with what the evaluations warned of; what was found on other data stands under keys that say so."""
     about: dict[str, Any] = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
     if trained.others is not None:
         findings.relabel(judged.OTHER)
         about["data"] = dict(trained.others)
     keep_rows(home, trained.parts.data, asked.split, findings)
-    home.write_json("results.json", {**about, **findings.record})
+    home.write_json("results.json", {**about, "warnings": findings.warnings, **findings.record})
 
 
 def _show(trained: Trained, asked: Settings, findings: Findings) -> None:

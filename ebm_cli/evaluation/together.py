@@ -21,11 +21,13 @@ _FAILURES = (RunError, UserError, ArithmeticError, AttributeError, LookupError, 
 class Findings:
     """Numbers by name, those that are not finite too; which evaluations failed, and why; what was judged.
 
+    `warnings`: those of each evaluation that did not fail, by its name, none of them an empty list.
     `by_row` and `index`: those of the results, by the same names as the numbers.
     """
 
     numbers: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
     about: dict[str, object] = field(default_factory=dict)
     by_row: dict[str, Tensor] = field(default_factory=dict)
     index: dict[str, Tensor] = field(default_factory=dict)
@@ -83,6 +85,8 @@ def one_by_one(
         result = findings.made(name, evaluation, subject(name))
         if name in findings.failed:
             log.error("evaluation %s failed: %s", name, findings.failed[name])
+        else:
+            findings.warnings[name] = [*result.warnings]
         for line in result.said:
             log.info("%s", line)
         for warning in result.warnings:

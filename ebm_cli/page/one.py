@@ -9,7 +9,7 @@ import yaml
 
 from ebm_cli.comparison.facts import Facts
 from ebm_cli.errors import UserError
-from ebm_cli.page import bars, curves, diagnostics, findings, log, pictures, weights
+from ebm_cli.page import bars, curves, diagnostics, findings, pictures, said, weights
 from ebm_cli.page.bars import Bars
 from ebm_cli.page.chart import Chart
 from ebm_cli.page.curves import Series
@@ -70,7 +70,7 @@ def seen(name: str, facts: Facts) -> Seen:
     series = curves.read(facts.path)
     found = Seen(name, facts, series, ())
     watched = series[found.monitored].values if found.monitored else []
-    return Seen(name, facts, series, findings.answers(facts, log.newest(facts.path), watched, found.monitored))
+    return Seen(name, facts, series, findings.answers(facts, said.of_run(facts), watched, found.monitored))
 
 
 def whole(run: Seen, room: int) -> Whole:
