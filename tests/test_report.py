@@ -423,3 +423,25 @@ def test_every_answer_that_is_not_good_says_what_to_do(tmp_path):
     found = findings.answers(one_facts(run(tmp_path / "run", {})), [], [])
     assert findings.headline(found)[0] == "unknown"
     assert any("evaluation=[chains]" in step for step in findings.steps_to_take(one_facts(tmp_path / "run"), found))
+
+
+def test_a_pruned_run_tells_of_what_it_measured_and_can_go_on(tmp_path):
+    config = {"checkpoint": {"monitor": "exact/valid/log_likelihood"}}
+    path = run(tmp_path / "run", {}, facts={"status": "pruned"}, curve=RISING, config=config)
+    text = Parsed(page([path], "run")).text
+    assert "While training exact/valid/log_likelihood came to -19.30" in text
+    assert "exact/valid/log_likelihood was -19.30 at best and -19.30 last" in text
+    assert "No figure on validation rows was watched" not in text
+    assert f"ebm train resume={path}" in text
+
+
+def test_a_figure_that_rises_and_then_falls_slowly_has_not_converged(tmp_path):
+    falling = [-30.0, -25.0, -20.0, *(-20.0 - 0.2 * i for i in range(1, 9))]
+    path = run(tmp_path / "run", said=GOOD, curve=falling)
+    assert answered(path)["Has it converged?"] == "unsure"
+    assert "was -20 at best and is -21.6, 1.6 less" in Parsed(page([path], "run")).text
+
+
+def test_how_far_a_figure_moved_says_from_where(tmp_path):
+    text = Parsed(page([run(tmp_path / "run", said=GOOD, curve=RISING)], "run")).text
+    assert "moved by +0.1 over the last 3 of 8 looks, by +10.7 since the first" in text

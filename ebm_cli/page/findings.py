@@ -24,7 +24,6 @@ _KINDS = {
 _OF_THE_PAGE = "report.html was not written"
 _LITTLE = 0.05  # of the whole rise
 _LATE = 4  # the last part in so many
-_LATELY = "over the last quarter of the run"
 
 
 class Answer(NamedTuple):
@@ -46,8 +45,8 @@ def answers(run: Facts, lines: Sequence[Line], monitored: Sequence[float], name:
         _learned(lines, sorted_out.pop("learned", [])),
         _converged(run, monitored, name),
         _mixing(run, sorted_out.pop("mixing", [])),
-        _likelihood(run, sorted_out.pop("likelihood", [])),
-        _overfit(run, sorted_out.pop("overfit", [])),
+        _likelihood(run, sorted_out.pop("likelihood", []), monitored, name),
+        _overfit(run, sorted_out.pop("overfit", []), monitored, name),
     ]
     rest = sorted_out.get("other", [])
     return [
@@ -118,7 +117,7 @@ def _ended(run: Facts, said: list[str]) -> Answer:
         "pruned": "It was ended early, since other runs of its search were better",
     }  # fmt: skip
     state: State = "unknown" if run.status == "running" else "unsure"
-    advice = "" if run.status in ("running", "pruned") else "Go on where it stopped: `ebm train resume=outputs/RUN`"
+    advice = "" if run.status == "running" else "Go on where it stopped: `ebm train resume=outputs/RUN`"
     return Answer(
         question, state, f"{word.get(run.status, 'It is not done')}, at step {run.step}.", _linked(texts), advice
     )
@@ -149,17 +148,18 @@ def _converged(run: Facts, monitored: Sequence[float], name: str) -> Answer:
     if len(values) < _LATE:
         advice = "Look more often: `ebm train eval_every=500`" if run.status == "done" else ""
         return Answer(question, "unknown", "It was looked at too rarely to say.", advice=advice)
-    late = values[-1] - values[-1 - len(values) // _LATE]
+    looks = len(values) // _LATE
+    late, fallen = values[-1] - values[-1 - looks], max(values) - values[-1]
     whole = max(values) - min(values)
-    if late > _LITTLE * whole and values[-1] >= max(values) - _LITTLE * whole:
-        text = f"It was still getting better: {name} rose by {late:.3g} {_LATELY}."
+    lately = f"over the last {looks + 1} of {len(values)} looks"
+    if late > _LITTLE * whole and fallen <= _LITTLE * whole:
+        text = f"It was still getting better: {name} rose by {late:.3g} {lately}."
         return Answer(question, "unsure", text, advice=f"Train on: `ebm train resume=outputs/RUN steps={2 * run.step}`")
-    if late < -_LITTLE * whole:
-        return Answer(question, "unsure", f"It is past its best: {name} fell by {-late:.3g} {_LATELY}.")
+    if fallen > _LITTLE * whole:
+        text = f"It is past its best: {name} was {max(values):.4g} at best and is {values[-1]:.4g}, {fallen:.3g} less."
+        return Answer(question, "unsure", text)
     return Answer(
-        question,
-        "good",
-        f"{name} moved by {late:+.3g} {_LATELY}, {whole:.3g} in all.",
+        question, "good", f"{name} moved by {late:+.3g} {lately}, by {values[-1] - values[0]:+.3g} since the first."
     )
 
 
@@ -185,12 +185,15 @@ def _mixing(run: Facts, said: list[str]) -> Answer:
     )
 
 
-def _likelihood(run: Facts, said: list[str]) -> Answer:
+def _likelihood(run: Facts, said: list[str], monitored: Sequence[float], name: str) -> Answer:
     """From the figures, which `ebm evaluate` may have replaced since the run spoke."""
     question = "Is the likelihood known, and between which bounds?"
     found = likelihood.judged(run.metrics)
     if found is None or found.kind == "pseudo_likelihood":
-        return Answer(question, "unknown", "No likelihood of held-out rows was measured.", advice=_MEASURE)
+        text = "No likelihood of test rows was measured."
+        if monitored and name.endswith("/valid/log_likelihood") and not name.startswith("pseudo_likelihood/"):
+            text = f"{text} While training {name} came to {monitored[-1]:.2f}."
+        return Answer(question, "unknown", text, advice=_MEASURE)
     known = {name: value for name, value in run.metrics.items() if math.isfinite(value)}
     warnings = _linked(dict.fromkeys([*said, *contradictions(known)]))
     if found.doubtful is not None:
@@ -220,7 +223,7 @@ def _likelihood(run: Facts, said: list[str]) -> Answer:
 _ANNEAL = "Anneal more slowly: `ebm evaluate run=outputs/RUN evaluation=[ais] evaluation.ais.temperatures=20000`"
 
 
-def _overfit(run: Facts, said: list[str]) -> Answer:
+def _overfit(run: Facts, said: list[str], monitored: Sequence[float], name: str) -> Answer:
     question = "Does it overfit?"
     if said:
         named = any("the model overfits" in sentence for sentence in said)
@@ -229,6 +232,9 @@ def _overfit(run: Facts, said: list[str]) -> Answer:
         return Answer(question, "bad", text, _linked(said))
     names = [name.removeprefix("best/") for name in run.metrics if name.startswith("best/") and name != "best/step"]
     steps = [run.metrics.get(f"{which}/step") for which in ("best", "last")]
+    if (not names or None in steps) and monitored and "/valid/" in name:
+        text = f"It was not judged: {name} was {max(monitored):.2f} at best and {monitored[-1]:.2f} last."
+        return Answer(question, "unknown", text)
     if not names or None in steps:
         kept = run.settings.get("dataset.valid") != 0
         advice = "" if kept else "Keep validation rows: `ebm train dataset.valid=100`"

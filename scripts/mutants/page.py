@@ -129,4 +129,18 @@ MUTANTS = [
         "findings.warnings[name] = []",
         "report::test_an_evaluation_writes_down_what_it_warned_of",
     ),
+    Mutant(
+        "page: a curve past its best has converged",
+        "page/findings.py",
+        "if fallen > _LITTLE * whole:",
+        "if late < -_LITTLE * whole:",
+        "report::test_a_figure_that_rises_and_then_falls_slowly_has_not_converged",
+    ),
+    Mutant(
+        "page: what a pruned run measured is not told",
+        "page/findings.py",
+        'monitored and "/valid/" in name:',
+        "False:",
+        "report::test_a_pruned_run_tells_of_what_it_measured_and_can_go_on",
+    ),
 ]
