@@ -445,3 +445,11 @@ def test_a_figure_that_rises_and_then_falls_slowly_has_not_converged(tmp_path):
 def test_how_far_a_figure_moved_says_from_where(tmp_path):
     text = Parsed(page([run(tmp_path / "run", said=GOOD, curve=RISING)], "run")).text
     assert "moved by +0.1 over the last 3 of 8 looks, by +10.7 since the first" in text
+
+
+def test_a_run_that_diverged_did_so_at_the_step_that_it_names(tmp_path):
+    path = run(tmp_path / "run", **ILL["diverged"][0], curve=[-30.0])
+    text = Parsed(page([path], "run")).text
+    assert "grew without bound, at step 3." in text
+    assert "It did not come far enough to say" in text
+    assert "looked at too rarely" not in text

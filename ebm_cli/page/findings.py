@@ -1,6 +1,7 @@
 """What a person wants to know of a run first, each answered in a sentence: did it end well, did it learn, and so on."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from shlex import quote
 from typing import Literal, NamedTuple
@@ -22,6 +23,7 @@ _KINDS = {
 }
 """Words by which a warning is known to answer one of the questions."""
 _OF_THE_PAGE = "report.html was not written"
+_AT_STEP = re.compile(r"step (\d+): ")
 _LITTLE = 0.05  # of the whole rise
 _LATE = 4  # the last part in so many
 
@@ -111,7 +113,8 @@ def _ended(run: Facts, said: list[str]) -> Answer:
     if run.status == "failed":
         diverged = any("not finite (" in text for text in texts)
         how = "It diverged: the numbers grew without bound" if diverged else "It failed"
-        return Answer(question, "bad", f"{how}, at step {run.step}.", _linked(texts))
+        named = next((match[1] for match in map(_AT_STEP.match, texts) if match), run.step)
+        return Answer(question, "bad", f"{how}, at step {named}.", _linked(texts))
     word = {
         "running": "It is still running", "stopped": "It was stopped", "died": "Its process died",
         "pruned": "It was ended early, since other runs of its search were better",
@@ -147,7 +150,8 @@ def _converged(run: Facts, monitored: Sequence[float], name: str) -> Answer:
     values = [value for value in monitored if math.isfinite(value)]
     if len(values) < _LATE:
         advice = "Look more often: `ebm train eval_every=500`" if run.status == "done" else ""
-        return Answer(question, "unknown", "It was looked at too rarely to say.", advice=advice)
+        text = "It was looked at too rarely to say." if advice else "It did not come far enough to say."
+        return Answer(question, "unknown", text, advice=advice)
     looks = len(values) // _LATE
     late, fallen = values[-1] - values[-1 - looks], max(values) - values[-1]
     whole = max(values) - min(values)

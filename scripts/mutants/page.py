@@ -143,4 +143,11 @@ MUTANTS = [
         "False:",
         "report::test_a_pruned_run_tells_of_what_it_measured_and_can_go_on",
     ),
+    Mutant(
+        "page: a run diverged at the last step that was logged",
+        "page/findings.py",
+        'f"{how}, at step {named}."',
+        'f"{how}, at step {run.step}."',
+        "report::test_a_run_that_diverged_did_so_at_the_step_that_it_names",
+    ),
 ]
