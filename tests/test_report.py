@@ -453,3 +453,12 @@ def test_a_run_that_diverged_did_so_at_the_step_that_it_names(tmp_path):
     assert "grew without bound, at step 3." in text
     assert "It did not come far enough to say" in text
     assert "looked at too rarely" not in text
+
+
+def test_an_advised_command_is_that_of_the_run_with_words_replaced(tmp_path):
+    words = ["dataset=points_2d", "model=mlp", "optimizer.lr=9", "hydra.run.dir=there", "notify.url=https://abc123"]
+    facts = {**ILL["diverged"][0]["facts"], "overrides": words}
+    path = run(tmp_path / "run", **{**ILL["diverged"][0], "facts": facts})
+    text = Parsed(page([path], "run")).text
+    wanted = "ebm train dataset=points_2d model=mlp notify.url=REDACTED optimizer.lr=0.02 optimizer.clip=10"
+    assert wanted in text[text.index("What to do next") :]

@@ -10,7 +10,7 @@ from ebm_cli.comparison import likelihood
 from ebm_cli.comparison.facts import Facts
 from ebm_cli.evaluation.bracket import AGREEMENT, WIDE, bracket, contradictions
 from ebm_cli.evaluation.table import UNSURE
-from ebm_cli.page import catalogue
+from ebm_cli.page import catalogue, command
 from ebm_cli.page.catalogue import Entry
 from ebm_cli.page.log import Line
 
@@ -82,7 +82,7 @@ def steps_to_take(run: Facts, found: Iterable[Answer]) -> list[str]:
     place = quote(str(run.path))
     if not advice:
         advice = ["Nothing needs to be mended. Draw from it: `ebm sample run=outputs/RUN n=100`"]
-    return [text.replace("outputs/RUN", place) for text in dict.fromkeys(advice)]
+    return [command.advised(run, text.replace("outputs/RUN", place)) for text in dict.fromkeys(advice)]
 
 
 def _sorted_out(said: Iterable[str]) -> dict[str, list[str]]:

@@ -3,20 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
 import yaml
 
 from ebm_cli.comparison.facts import Facts
 from ebm_cli.errors import UserError
-from ebm_cli.page import bars, curves, diagnostics, findings, pictures, said, weights
+from ebm_cli.page import bars, command, curves, diagnostics, findings, pictures, said, weights
 from ebm_cli.page.bars import Bars
 from ebm_cli.page.chart import Chart
 from ebm_cli.page.curves import Series
 from ebm_cli.page.findings import Answer, State
 from ebm_cli.page.pictures import Picture
 from ebm_cli.page.weights import Weights
-from ebm_cli.record.run import Run, is_secret, open_existing
+from ebm_cli.record.run import Run, open_existing
 
 _PRIVATE, _HIDDEN = "notify", "REDACTED"
 _FACTS = ("started", "commit", "python", "machine", "device")
@@ -85,7 +84,7 @@ def whole(run: Seen, room: int) -> Whole:
         weights=found,
         figures=[(name, f"{value:.6g}") for name, value in run.facts.metrics.items()],
         configuration=_configuration(path),
-        command=command(run.facts),
+        command=command.of_run(run.facts),
         about=_about(run.facts),
     )
 
@@ -98,19 +97,6 @@ def _configuration(path: Path) -> str:
         return str(error)
     kept = {key: _HIDDEN if key == _PRIVATE and value else value for key, value in config.items()}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
-
-
-def command(facts: Facts) -> str:
-    """What makes it anew, as far as its files tell."""
-    words = Run(facts.path).read_json("metadata.json").get("overrides")
-    kept = words if isinstance(words, list) else []
-    return " ".join(["ebm train", *(quote(_shown(str(word))) for word in kept)])
-
-
-def _shown(word: str) -> str:
-    key, equals, _ = word.partition("=")
-    private = is_secret(key) or key.lstrip("+").partition(".")[0] == _PRIVATE
-    return f"{key}={_HIDDEN}" if equals and private else word
 
 
 def _about(facts: Facts) -> list[tuple[str, str]]:

@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     Mutant(
         "page: a credential on the command line is shown",
-        "page/one.py",
+        "page/command.py",
         "private = is_secret(key) or",
         "private =",
         "report::test_a_credential_that_was_typed_is_not_shown",
@@ -149,5 +149,12 @@ MUTANTS = [
         'f"{how}, at step {named}."',
         'f"{how}, at step {run.step}."',
         "report::test_a_run_that_diverged_did_so_at_the_step_that_it_names",
+    ),
+    Mutant(
+        "page: an advised command drops the words of the run",
+        "page/command.py",
+        "*(quote(_shown(word)) for word in old), *new",
+        "*new",
+        "report::test_an_advised_command_is_that_of_the_run_with_words_replaced",
     ),
 ]

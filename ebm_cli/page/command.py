@@ -1,0 +1,43 @@
+"""The command that a run was made by, and what it becomes by an advice."""
+
+import re
+from collections.abc import Sequence
+from shlex import quote
+
+from ebm_cli.comparison.facts import Facts
+from ebm_cli.record.run import Run, is_secret
+
+_PRIVATE, _HIDDEN = "notify", "REDACTED"
+_TRAIN = re.compile(r"`ebm train (?!resume=)([^`]*)`")
+
+
+def of_run(facts: Facts) -> str:
+    """What makes it anew, as far as its files tell."""
+    return " ".join(["ebm train", *(quote(_shown(word)) for word in _words(facts))])
+
+
+def advised(facts: Facts, advice: str) -> str:
+    """The same advice with every `ebm train KEY=VALUE` as the command of this run with these words replaced."""
+    return _TRAIN.sub(lambda match: f"`{_replaced(facts, match[1].split())}`", advice)
+
+
+def _replaced(facts: Facts, new: Sequence[str]) -> str:
+    """Without what belongs to a part that is replaced by another, and in a directory of its own."""
+    gone = {*map(_key, new), "hydra", "resume"}
+    old = [word for word in _words(facts) if not {_key(word), _key(word).partition(".")[0]} & gone]
+    return " ".join(["ebm train", *(quote(_shown(word)) for word in old), *new])
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _words(facts: Facts) -> list[str]:
+    words = Run(facts.path).read_json("metadata.json").get("overrides")
+    return [str(word) for word in words] if isinstance(words, list) else []
+
+
+def _shown(word: str) -> str:
+    key, equals, _ = word.partition("=")
+    private = is_secret(key) or key.lstrip("+").partition(".")[0] == _PRIVATE
+    return f"{key}={_HIDDEN}" if equals and private else word
