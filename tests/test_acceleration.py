@@ -83,12 +83,12 @@ def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
         resolved(device(compile="always"), small_model("rbm", Binary((2, 2))), LONG, None)
 
 
-@pytest.mark.long
-def test_a_missing_compiler_is_found_missing():
-    from torch._inductor import config
-
-    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        assert "no C++ compiler" in acceleration._no_compiler()
+def test_a_missing_compiler_is_found_missing(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert acceleration._no_compiler() == "there is no C++ compiler (install no-such-compiler)"
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    assert acceleration._no_compiler() == "there is no C++ compiler (install g++)"
 
 
 def test_units_count_what_a_transition_draws():
