@@ -441,3 +441,52 @@ def test_several_processes_at_a_time():
     assert {status for _, status, _ in trials_of_real()} <= {"done", "pruned"}
     assert ebm("tune resume=search trials=7 n_jobs=2").code == 0
     assert len(trials_of_real()) == 7
+
+
+def trained_on(number: int, value: float, **facts) -> Path:
+    """What `ebm train resume=search/NUMBER steps=16` leaves."""
+    home = Run(Path("search", str(number)))
+    home.append_metrics(16, {METRIC: value})
+    changes = [{"step": 8, "overrides": ["steps=16", "tracker=csv"], "before": {}}]
+    home.update_metadata(changes=changes, **{"status": "done", "error": None} | facts)
+    home.write_json("summary.json", {"status": "done", "steps": 16, "seconds": 9.0})
+    return home.path
+
+
+@pytest.mark.parametrize(("before", "pruner"), [("done", "none"), ("pruned", "median"), ("failed", "none")])
+def test_a_trial_that_was_trained_on_is_worth_what_its_own_files_say(trained, before, pruner):
+    trained.fails = {2}
+    tuned(f"trials=14 startup=6 pruner={pruner}")
+    was = facts(Path("search"), "summary.json")["best"][0]
+    other = next(n for n, (_, status, _) in enumerate(trials()) if status == before and n != was["trial"])
+    trained_on(other, -0.001)
+    answer = again()
+    assert answer.code == 0
+    assert trials()[other][1:] == ("done", [-0.001])
+    assert f"best trial {other}: {METRIC} = -0.001 (max)" in answer.out
+    words = answer.out.partition("train it again with: ebm ")[2].splitlines()[0]
+    assert "steps=16" in words
+    assert "steps=8" not in words
+    assert "tracker=none" in words
+    assert trials()[was["trial"]][2] == list(was["metrics"].values())
+    more = again("trials=15")
+    assert f"best so far: trial {other}, -0.001" in more.out
+
+
+def test_the_best_that_got_worse_while_it_was_trained_on_is_no_longer_the_best(trained):
+    tuned("trials=6 pruner=none")
+    best = facts(Path("search"), "summary.json")["best"][0]["trial"]
+    trained_on(best, -100.0)
+    again()
+    assert trials()[best][2] == [-100.0]
+    assert facts(Path("search"), "summary.json")["best"][0]["trial"] != best
+
+
+def test_of_a_trial_that_is_trained_on_and_not_done_the_value_is_said_to_be_of_an_earlier_step(trained):
+    tuned("trials=6 pruner=none")
+    before = trials()[1]
+    trained_on(1, -0.001, status="stopped")
+    answer = again()
+    assert trials()[1][1:] == ("stopped", before[2])
+    assert "the value is of an earlier step" in " ".join(answer.out.split())
+    assert "best trial 1:" not in answer.out

@@ -35,6 +35,7 @@ class Study:
 
     def __init__(self, path: Path, search: Search, axes: Sequence[Axis]) -> None:
         self.path, self.search, self.axes = path, search, axes
+        self.since: dict[int, Sequence[float] | None] = {}  # by the number of a run: what its own files say of it
         optuna = _optuna()
         directions = [f"{one}imize" for one in search.direction]
         with _readable(path):
@@ -80,12 +81,18 @@ class Study:
         with quiet():
             self._study.tell(number, list(values) if values is not None else None, state)
 
+    def worth(self, trial: Any) -> Sequence[float] | None:
+        """Of a trial that is done, by the files of its run where those were read; None of any other."""
+        told: Sequence[float] | None = trial.values if trial.state.name == "COMPLETE" else None
+        return self.since.get(trial.user_attrs[JOB], told)
+
     def best(self) -> list[Any]:
         """The best trial; of several metrics those to which none is better in all (the Pareto front)."""
-        done = [trial for trial in self.proposed() if trial.values is not None and trial.state.name == "COMPLETE"]
+        done = [trial for trial in self.proposed() if self.worth(trial) is not None]
         signs = [1 if one == "max" else -1 for one in self.search.direction]
         merit = {
-            trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in done
+            trial.number: [sign * value for sign, value in zip(signs, self.worth(trial) or (), strict=True)]
+            for trial in done
         }
         front = [trial for trial in done if not any(_beats(merit[other.number], merit[trial.number]) for other in done)]
         apart = {trial.user_attrs[JOB]: trial for trial in reversed(front)}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ebm_cli.commands import multi
-from ebm_cli.commands.search import Search
+from ebm_cli.commands import multi, sweep
+from ebm_cli.commands.search import Search, key_of
 from ebm_cli.commands.study import JOB, Study
 from ebm_cli.errors import RunError
 from ebm_cli.record import files
@@ -36,6 +36,18 @@ def values(home: Path, entry: Entry, search: Search) -> list[float] | None:
             return None
         found.append(value)
     return found
+
+
+def read_anew(found: Ledger, study: Study) -> None:
+    """Let the files of runs that are done say what they are worth: a trial may be trained on since the study heard.
+
+    The study keeps what it was told, and proposes by that.
+    """
+    ended = {trial.user_attrs[JOB] for trial in study.proposed() if trial.state.is_finished()}
+    for entry in found.entries:
+        home = found.home(entry)
+        if entry.number in ended and sweep.state(home) == "done" and files.there(home, "metrics.jsonl"):
+            study.since[entry.number] = values(home, entry, study.search)
 
 
 def _value(home: Path, metric: str, *, best: bool) -> float | None:
@@ -69,12 +81,13 @@ def line(entry: Entry, became: str, found: Sequence[float] | None, study: Study)
     own = " ".join(word for word in entry.overrides if word.partition("=")[0] in {axis.key for axis in study.axes})
     worth = "its metric is missing or no finite number" if became == "done" and found is None else _shown(found or [])
     best = study.best()
-    so_far = f"; best so far: trial {best[0].user_attrs[JOB]}, {_shown(best[0].values)}" if len(best) == 1 else ""
+    so_far = f"; best so far: trial {best[0].user_attrs[JOB]}, {_shown(study.worth(best[0]) or ())}" if len(best) == 1 else ""
     return Text.assemble((f"trial {entry.directory}", "bold"), f" ({own}): {became} {worth}".rstrip(), so_far)
 
 
 def show(found: Ledger, study: Study) -> list[dict[str, Any]]:
     """Print a line for each trial and what is to be known of the best; write both to summary.json. Returns the jobs."""
+    read_anew(found, study)
     best, importances = study.best(), study.importances()
     rows = _rows(found, study)
     output.print(_table(found, study, rows, {trial.user_attrs[JOB] for trial in best}))
@@ -85,7 +98,7 @@ def show(found: Ledger, study: Study) -> list[dict[str, Any]]:
     if len(best) > 1:
         output.print("* none is better in all metrics")
     for fact in facts if len(facts) == 1 else []:
-        output.print(f"best trial {fact['trial']}: {_named(study, best[0].values)}", soft_wrap=True)
+        output.print(f"best trial {fact['trial']}: {_named(study, fact['metrics'].values())}", soft_wrap=True)
         output.print(f"run directory {fact['directory']}", soft_wrap=True)
         output.print(f"train it again with: {fact['command']}", soft_wrap=True)
     if importances:
@@ -102,11 +115,7 @@ def _rows(found: Ledger, study: Study) -> list[tuple[Entry, dict[str, Any]]]:
     rows = []
     for entry in found.entries:
         job = multi.record(entry.directory, found.home(entry), entry.overrides)
-        trial = first.get(entry.number)
-        job["values"] = list(trial.values) if trial is not None and trial.values is not None else None
-        if job["status"] == "done" and trial is not None and trial.state.name == "FAIL":
-            job |= {"status": "failed", "error": "its metric is missing or no finite number"}
-        rows.append((entry, job))
+        rows.append((entry, job | _worth(study, first.get(entry.number), job)))
     sign = -1 if study.search.direction[0] == "max" else 1
 
     def place(row: tuple[Entry, dict[str, Any]]) -> tuple[int, float, int]:
@@ -114,6 +123,21 @@ def _rows(found: Ledger, study: Study) -> list[tuple[Entry, dict[str, Any]]]:
         return _ORDER.index(row[1]["status"]), worth, row[0].number
 
     return sorted(rows, key=place)
+
+
+def _worth(study: Study, trial: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial was worth, by the files of its run if that is done, and what is to be said of it."""
+    told = trial.values if trial is not None else None
+    if job["status"] == "done" and trial is not None and trial.state.is_finished():
+        worth = study.worth(trial)
+        if worth is not None:
+            return {"values": list(worth)}
+        return {"values": None, "status": "failed", "error": "its metric is missing or no finite number"}
+    about: dict[str, Any] = {"values": list(told) if told is not None else None}
+    if told is not None and job["status"] != "pruned":
+        earlier = "the value is of an earlier step"
+        about["error"] = f"{job['error']}; {earlier}" if job["error"] else earlier
+    return about
 
 
 def _table(found: Ledger, study: Study, rows: Sequence[tuple[Entry, Mapping[str, Any]]], best: set[int]) -> Table:
@@ -134,8 +158,8 @@ def _table(found: Ledger, study: Study, rows: Sequence[tuple[Entry, Mapping[str,
 def _facts(found: Ledger, study: Study, trial: Any) -> dict[str, Any]:
     """A trial that is best, and the command that does it again."""
     entry = next(one for one in found.entries if one.number == trial.user_attrs[JOB])
-    metrics = dict(zip(study.search.metric, trial.values, strict=True))
-    command = " ".join(["ebm train", *(quote(word) for word in entry.overrides)])
+    metrics = dict(zip(study.search.metric, study.worth(trial) or (), strict=True))
+    command = " ".join(["ebm train", *map(quote, _words(found, entry))])
     return {
         "trial": entry.number,
         "metrics": metrics,
@@ -145,7 +169,15 @@ def _facts(found: Ledger, study: Study, trial: Any) -> dict[str, Any]:
     }
 
 
-def _named(study: Study, found: Sequence[float]) -> str:
+def _words(found: Ledger, entry: Entry) -> list[str]:
+    """Of a trial, with what was changed where it was trained on."""
+    changes = Run(found.home(entry)).read_json("metadata.json").get("changes", [])
+    typed = [word for change in changes for word in change.get("overrides", [])]
+    later = [word for word in typed if key_of(word).partition(".")[0] not in sweep.BESIDE]
+    return list({key_of(word): word for word in [*entry.overrides, *later]}.values())
+
+
+def _named(study: Study, found: Iterable[float]) -> str:
     pairs = zip(study.search.metric, study.search.direction, found, strict=True)
     return ", ".join(f"{metric} = {value:.6g} ({direction})" for metric, direction, value in pairs)
 

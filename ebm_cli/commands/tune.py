@@ -104,6 +104,7 @@ class Tuning:
         for trial in self.study.proposed():
             if trial.user_attrs[JOB] not in self.entries:
                 self._enter(self._entry(trial.user_attrs[JOB], trial.params))
+        trials.read_anew(found, self.study)
 
     @property
     def complete(self) -> bool:

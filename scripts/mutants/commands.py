@@ -627,6 +627,13 @@ MUTANTS = [
         "tune::test_where_all_fail_it_ends",
     ),
     Mutant(
+        "tune: a trial that was trained on keeps its earlier value",
+        "commands/trials.py",
+        "study.since[entry.number] = values(home, entry, study.search)",
+        "values(home, entry, study.search)",
+        "tune::test_the_best_that_got_worse_while_it_was_trained_on_is_no_longer_the_best",
+    ),
+    Mutant(
         "tune: the monitored metric counts at the end",
         "commands/trials.py",
         "return max(numbers) if best else numbers[-1]",
