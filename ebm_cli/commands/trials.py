@@ -81,7 +81,9 @@ def line(entry: Entry, became: str, found: Sequence[float] | None, study: Study)
     own = " ".join(word for word in entry.overrides if word.partition("=")[0] in {axis.key for axis in study.axes})
     worth = "its metric is missing or no finite number" if became == "done" and found is None else _shown(found or [])
     best = study.best()
-    so_far = f"; best so far: trial {best[0].user_attrs[JOB]}, {_shown(study.worth(best[0]) or ())}" if len(best) == 1 else ""
+    so_far = ""
+    if len(best) == 1:
+        so_far = f"; best so far: trial {best[0].user_attrs[JOB]}, {_shown(study.worth(best[0]) or ())}"
     return Text.assemble((f"trial {entry.directory}", "bold"), f" ({own}): {became} {worth}".rstrip(), so_far)
 
 
