@@ -316,8 +316,8 @@ MUTANTS = [
     Mutant(
         "rng: a counter does not know its row",
         "rng.py",
-        ".tolist(), self.row]",
-        ".tolist(), 0]",
+        "(key.row for key in keys)",
+        "(0 for key in keys)",
         "rng::test_a_draw_of_some_rows_is_those_rows_of_the_whole",
     ),
     Mutant(
