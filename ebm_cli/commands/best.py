@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.comparison.likelihood import log_z_error
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.base import evaluation_precision
 from ebm_cli.evaluation.base import Evaluation, measured, on_split
@@ -24,7 +25,6 @@ from ebm_cli.training.state import Best, Parts, TrainState
 
 Which = Literal["best", "last"]
 _SURE = 2  # standard errors
-_NORMAL = 1.959963984540054  # of these to each end of a 95 % interval
 _COMMAND = "ebm evaluate run={run} checkpoint=best{plugins}"
 
 
@@ -189,11 +189,9 @@ def _seen(trained: Trained, parts: Parts, evaluation: Evaluation, metric: str) -
 
 
 def _common(found: Mapping[str, float], metric: str) -> float:
-    """The error of a log-likelihood that is not of its rows: of log Z, by the width of its 95 % interval."""
+    """The error of a log-likelihood that is not of its rows: of log Z."""
     place, _, name = metric.rpartition("/")
-    if name != "log_likelihood":
-        return 0.0
-    return (found.get(f"{place}/log_z_high", 0.0) - found.get(f"{place}/log_z_low", 0.0)) / (2 * _NORMAL)
+    return log_z_error(place, found) if name == "log_likelihood" else 0.0
 
 
 def _as_many(train: Split, count: int) -> Split | None:

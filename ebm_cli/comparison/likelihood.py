@@ -47,9 +47,15 @@ def _by(name: str, known: Mapping[str, float]) -> Likelihood:
     middle = known[f"{name}/log_likelihood"]
     low, high = _bounds(name, middle, known)
     gap_error = known.get("ais/gap_standard_error", 0.0) if name == "ais" else 0.0
-    wide = known.get(f"{name}/log_z_high", 0.0) - known.get(f"{name}/log_z_low", 0.0)
-    error = wide / _STANDARD if f"{name}/log_z_low" in known and name not in _EXACT else 0.0
+    error = 0.0 if name in _EXACT else log_z_error(name, known)
     return Likelihood(name, f"{name}/log_likelihood", middle, low, high, error, gap_error, doubtful=doubt(name, known))
+
+
+def log_z_error(place: str, known: Mapping[str, float]) -> float:
+    """Standard error of the log Z found at `place`, by the width of its 95 % interval; 0 where there is none."""
+    if f"{place}/log_z_low" not in known:
+        return 0.0
+    return (known.get(f"{place}/log_z_high", 0.0) - known[f"{place}/log_z_low"]) / _STANDARD
 
 
 def _bounds(name: str, middle: float, known: Mapping[str, float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from shlex import quote
 from ebm_cli.comparison.facts import Facts
 from ebm_cli.record.run import Run, is_secret
 
-_PRIVATE, _HIDDEN = "notify", "REDACTED"
+PRIVATE, HIDDEN = "notify", "REDACTED"
 _TRAIN = re.compile(r"`ebm train (?!resume=)([^`]*)`")
 
 
@@ -39,5 +39,5 @@ def _words(facts: Facts) -> list[str]:
 
 def _shown(word: str) -> str:
     key, equals, _ = word.partition("=")
-    private = is_secret(key) or key.lstrip("+").partition(".")[0] == _PRIVATE
-    return f"{key}={_HIDDEN}" if equals and private else word
+    private = is_secret(key) or key.lstrip("+").partition(".")[0] == PRIVATE
+    return f"{key}={HIDDEN}" if equals and private else word

@@ -17,7 +17,6 @@ from ebm_cli.page.pictures import Picture
 from ebm_cli.page.weights import Weights
 from ebm_cli.record.run import Run, open_existing
 
-_PRIVATE, _HIDDEN = "notify", "REDACTED"
 _FACTS = ("started", "commit", "python", "machine", "device")
 
 
@@ -95,7 +94,7 @@ def _configuration(path: Path) -> str:
         config = open_existing(path)[1]
     except UserError as error:
         return str(error)
-    kept = {key: _HIDDEN if key == _PRIVATE and value else value for key, value in config.items()}
+    kept = {key: command.HIDDEN if key == command.PRIVATE and value else value for key, value in config.items()}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
