@@ -59,10 +59,6 @@ class Key:
         """The same stream where every row has become `count` rows, one after the other."""
         return Key(self.digest, self.row * count)
 
-    def words(self) -> list[int]:
-        """What a `Counter` carries: the hash as four 32-bit words, and the row."""
-        return [*np.frombuffer(self.digest, "<u4").tolist(), self.row]
-
 
 @dataclass(frozen=True, slots=True)
 class Counter:
@@ -71,7 +67,7 @@ class Counter:
     Draws of one region are told apart by `lane`, a 32-bit hash of the path taken from the region's own key.
     """
 
-    words: Tensor  # (5,) int64: `Key.words()`
+    words: Tensor  # (5,) int64: the hash as four 32-bit words, and the row
     lane: int = 0
 
     def fold(self, *path: int | str) -> "Counter":
