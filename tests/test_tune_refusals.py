@@ -25,6 +25,24 @@ def trained(monkeypatch):
         ("model.hidden=4,8", ["model.hidden='choice(4,8)'", "ebm train -m"]),
         ("model.hidden=interval(4,8)", ["range(4,9)"]),
         ("model.hidden=range(0.5,4)", ["whole numbers", "interval(0.5,4)"]),
+        ("model.hidden=range(16)", ["model.hidden=range(16)", "range(1,16)", "from 1 on, below 16"]),
+        ("model.hidden=range(0)", ["model.hidden=range(0)", "range takes whole numbers, range(a,b)"]),
+        ("optimizer.lr=interval(0.001,0.3,lgo)", ["interval takes two numbers, interval(a,b) or interval(a,b,log)"]),
+        ("optimizer.lr=interval(0.001)", ["interval takes two numbers"]),
+        ("optimizer.lr=interval(0.001,0.3", ["interval takes two numbers"]),
+        ("optimizer.lr=tag(log,interval(0.001)", ["interval takes two numbers"]),
+        ("optimizer.lr=interval[0.001,0.3]", ["interval takes two numbers"]),
+        (
+            "model.hidden=range(4,64,log,2)",
+            ["range takes whole numbers", "range(a,b,step) or range(a,b,log)"],
+        ),
+        ("model.hidden=choice()", ["choice takes the values, choice(x,y,...)"]),
+        ("'model.hidden=choice 4,8'", ["choice takes the values, choice(x,y,...)"]),
+        ("model.hidden=choise(4,8)", ["no space is called choise; did you mean choice?", "choice(x,y,...)"]),
+        (
+            "optimizer.lr=uniform(0.001,0.3)",
+            ["no space is called uniform", "interval(a,b)", "range(a,b)", "choice(x,y,...)", "put quotes around"],
+        ),
         ("model.hidden=range(4,5)", ["holds nothing to search"]),
         ("optimizer.lr=interval(1,0.1)", ["holds nothing to search", "lower end first"]),
         ("optimizer.lr=interval(0,1)", ["optimizer.lr = 0.0"]),
@@ -61,7 +79,7 @@ def trained(monkeypatch):
     ],
 )
 def test_refusals(trained, line, words):
-    assert_refused(ebm("tune tracker=none", *line.split()), *words)
+    assert_refused(ebm(f"tune tracker=none {line}"), *words)
     assert not any(Path().iterdir())
 
 

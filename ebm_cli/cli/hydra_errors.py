@@ -4,6 +4,7 @@ import re
 
 from ebm_cli.cli.listing import GROUPS, Choice, choices_of, keys_of, no_choice, packaged
 from ebm_cli.cli.meant import key_meant, not_installed, word_meant
+from ebm_cli.cli.spaces import sentence
 from ebm_cli.errors import nearest
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
@@ -50,7 +51,8 @@ def _unparsed(error: Exception, text: str, command: str) -> str | None:
         meant = word_meant(override, command)
         near = f"; did you mean {meant}?" if meant else "" if override in words else nearest(override, words)
         return f"{override}: not of the form KEY=VALUE{near} (see: ebm {command} --help)"
-    return f"{override}: not understood; put quotes around a value with special characters: KEY='\"VALUE\"'"
+    space = sentence(override) if command == "tune" else None
+    return space or f"{override}: not understood; put quotes around a value with special characters: KEY='\"VALUE\"'"
 
 
 def _not_a_name(error: Exception, text: str, command: str) -> str | None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from typing_extensions import override
 
 from ebm_cli.cli.composing import plain_data, seen_from_here
+from ebm_cli.cli.spaces import one_end, sentence
 from ebm_cli.cli.sweeper import ALONE, PLUGINS, LedgerSweeper
 from ebm_cli.cli.tuning import KEYS, is_space
 from ebm_cli.errors import RunError, UserError, advice, of_file
@@ -86,9 +87,8 @@ def _axis(one: Override) -> Any:
     key, space = one.get_key_element(), one.value()
     if one.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
         values = str(one.input_line).partition("=")[2]
-        raise UserError(
-            f"{one.input_line}: a search chooses, {key}='choice({values})'; every combination of values: ebm train -m"
-        )
+        way = f"a search chooses, {key}='choice({values})'; every combination of values: ebm train -m"
+        raise UserError(sentence(str(one.input_line)) or f"{one.input_line}: {way}")
     tags: set[str] = getattr(space, "tags", set())
     for tag in sorted(tags - {"log"}):
         raise UserError(f"{key}: no tag is called {tag}; write interval(a,b,log)")
@@ -98,6 +98,8 @@ def _axis(one: Override) -> Any:
         whole = isinstance(space.start, int) and isinstance(space.end, int)
         return Axis(key, "int" if whole else "float", space.start, space.end, log="log" in tags)
     if isinstance(space, RangeSweep):
+        if unclear := one_end(str(one.input_line)):
+            raise UserError(unclear)
         return _range(key, space, log="log" in tags)
     return Axis(key, "choice", choices=tuple(one.sweep_string_iterator()))
 

@@ -39,7 +39,8 @@ direction: max          max or min, or a list
 trials: 40              runs in all
 startup: 10             of them drawn at random first
 pruner: null            none, median, halving, hyperband: runs that are worse than others end early
-                        null: median where the metric is measured while training, at every eval_every
+                        null: median where the metric is measured while training. Once more than a fifth of the steps
+                        is trained, an evaluation (eval_every) ends what is worse than half of the others were by then
 search: tpe             tpe, random, gp, nsga2
 search_seed: null       of the proposals; null: seed
 n_jobs: 1               at a time, each a process

@@ -248,4 +248,18 @@ MUTANTS = [
         "if False:",
         "report::test_the_command_writes_where_it_is_told",
     ),
+    Mutant(
+        "tune: what a space takes is not said",
+        "cli/hydra_errors.py",
+        'space = sentence(override) if command == "tune" else None',
+        "space = None",
+        "tune_refusals::test_refusals",
+    ),
+    Mutant(
+        "tune: a range without a beginning begins at 0",
+        "cli/tuner.py",
+        "if unclear := one_end(str(one.input_line)):",
+        "if unclear := None:",
+        "tune_refusals::test_refusals",
+    ),
 ]
