@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from ebm_cli.comparison import leader
 from ebm_cli.comparison.groups import EACH
 from ebm_cli.comparison.making import Asked, compared
 from ebm_cli.comparison.sheet import Column, Sheet, more, some
@@ -29,7 +30,7 @@ def show(sheet: Sheet, console: Console = output, *, whole: bool = False) -> Non
 
 
 def show_jobs(paths: Sequence[Path], title: str, console: Console = output) -> None:
-    """Print a row for each run, and below a row for those that differ in nothing but their seed, where there are some.
+    """Print a row for each run, which is the best, and a row for those that differ in nothing but their seed.
 
     Nothing is printed of no runs.
     """
@@ -38,6 +39,8 @@ def show_jobs(paths: Sequence[Path], title: str, console: Console = output) -> N
     each = compared(paths, Asked(by=(EACH,)), title)
     means = compared(paths, None, f"{title}, means over seeds")
     show(each, console)
+    if best := leader.sentence(each.rows):
+        console.print(Text(literal(best)), highlight=False, soft_wrap=True)
     if len(means.rows) < len(each.rows):
         show(means, console)
 

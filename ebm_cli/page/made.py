@@ -26,13 +26,20 @@ _ROOM = 2_000_000  # bytes of pictures in all
 _MOST = 12  # runs that are shown whole
 
 
-def page(paths: Sequence[Path], title: str, home: Path | None = None, waiting: Sequence[str] = ()) -> str:
+def page(
+    paths: Sequence[Path],
+    title: str,
+    home: Path | None = None,
+    waiting: Sequence[str] = (),
+    said: Sequence[str] = (),
+) -> str:
     """HTML on the runs in these directories. In the page of a multirun in `home` each has a link to its own page.
 
-    `waiting`: jobs that have no run directory yet. Raises UserError where no such run is.
+    `waiting`: jobs that have no run directory yet. `said`: what a search says of its trials. Raises UserError where no
+    such run is.
     """
     runs = [one.seen(name, facts.read(path)) for name, path in zip(names(paths), paths, strict=True)]
-    side_by_side = board(runs, title) if len(runs) > 1 else None
+    side_by_side = board(runs, title, said) if len(runs) > 1 else None
     order = side_by_side.order if side_by_side else runs
     whole = [(run, one.whole(run, _ROOM // min(len(runs), _MOST))) for run in order[:_MOST]]
     return _written(title, order, whole, side_by_side, home, waiting)

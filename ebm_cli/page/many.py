@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ebm_cli.comparison import leader
 from ebm_cli.comparison.groups import EACH
 from ebm_cli.comparison.making import Asked, compared
 from ebm_cli.comparison.sheet import Column, Sheet
@@ -21,9 +22,13 @@ _WIDE = 100.0  # largest over smallest of a key, from which on its axis is logar
 
 @dataclass(frozen=True)
 class Board:
-    """`order`: the runs in the order of the sheet's rows. `metric`: the heading of the figure that charts show."""
+    """`order`: the runs in the order of the sheet's rows. `metric`: the heading of the figure that charts show.
+
+    `said`: which run is the best, and what else is to be known of all of them.
+    """
 
     sheet: Sheet
+    said: Sequence[str]
     order: Sequence[Seen]
     metric: str
     parallel: Chart | None
@@ -32,8 +37,8 @@ class Board:
     bars: Bars | None
 
 
-def board(runs: Sequence[Seen], title: str) -> Board:
-    """All of them side by side."""
+def board(runs: Sequence[Seen], title: str, said: Sequence[str] = ()) -> Board:
+    """All of them side by side. `said` is what their search says of them, if they are of one."""
     sheet = compared([run.facts.path for run in runs], Asked(by=(EACH,)), title)
     by_path = {run.facts.path: run for run in runs}
     order = [by_path[row.runs[0].path] for row in sheet.rows]
@@ -41,8 +46,10 @@ def board(runs: Sequence[Seen], title: str) -> Board:
     settings = [column for column in sheet.columns if column.kind == "setting"]
     few = {run.name: run for run in order[:_MOST_CURVES]}
     monitored = next((run.monitored for run in order if run.monitored), "")
+    best = leader.sentence(sheet.rows)
     return Board(
         sheet,
+        said or ([best] if best else []),
         order,
         figure.heading if figure else "",
         _parallel(order, settings, figure) if figure and settings else None,
