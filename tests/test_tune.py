@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
+from helpers.pages import Parsed
+from helpers.runs import written
 from test_resume import Killed
 
-from ebm_cli.commands import multi, pruning, study, tune
+from ebm_cli.commands import multi, pages, pruning, study, tune
 from ebm_cli.errors import RunError
 from ebm_cli.record import ledger
 from ebm_cli.record.run import Run, create
@@ -102,12 +104,59 @@ def test_the_best_trial_is_found_and_named(trained):
     assert value > -0.5
     assert best["params"]["model.hidden"] == "8"
     number = best["trial"]
-    assert f"best trial {number}: {METRIC} = {value:.6g} (max)\nrun directory search/{number}\n" in answer.out
+    said = f"best trial {number}: {METRIC} = {value:.6g} (max), best of 16 by the validation split"
+    assert f"{said}\nrun directory search/{number}\n" in answer.out
+    assert facts(Path("search"), "summary.json")["said"][0] == said
     words = answer.out.partition("train it again with: ebm ")[2].splitlines()[0]
     assert f"optimizer.lr={best['params']['optimizer.lr']!r} model.hidden=8" in words
     assert ebm(f"{words} hydra.run.dir=once_more --cfg job").code == 0
     assert sum(facts(Path("search"), "summary.json")["importances"].values()) == pytest.approx(1)
-    assert "what mattered: " in answer.out
+    done = sum(status == "done" for _, status, _ in found)
+    assert f"what mattered among the {done} that are done: " in answer.out
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        pytest.param("trials=9 pruner=none", None, marks=pytest.mark.long),
+        ("trials=7 pruner=none", "not known yet: it takes 8 trials that are done, 7 are"),
+        ("trials=9 pruner=none metric=x/y", "not known: all that are done are worth the same"),
+        pytest.param("trials=8 metric=[seconds,steps]", "not known of several metrics", marks=pytest.mark.long),
+    ],
+)
+def test_why_it_is_not_known_what_mattered(trained, monkeypatch, line, why):
+    monkeypatch.setattr(tune, "check_metric", lambda config, search: [])
+    answer = tuned(line)
+    assert ("what mattered: " in answer.out) == (why is not None)
+    assert why is None or f"what mattered: {why}\n" in answer.out
+    assert [text for text in facts(Path("search"), "summary.json")["said"] if text.startswith("what mattered")]
+
+
+def test_of_one_key_it_is_plain_what_mattered(trained):
+    assert "what mattered" not in tuned("trials=3", space="'model.hidden=choice(4,8,12)'").out
+
+
+def test_the_best_by_the_test_split_is_said_to_be_optimistic(trained, monkeypatch):
+    monkeypatch.setattr(tune, "check_metric", lambda config, search: [])
+    assert "x/y = 0.5 (max), best of 3 by the test split: optimistic\n" in tuned("metric=x/y trials=3").out
+
+
+def test_the_page_of_a_search_names_its_best_trial(tmp_path):
+    """By what was searched for, whatever its runs monitored."""
+    for number in range(3):
+        config = {"checkpoint": {"monitor": "ais/valid/log_likelihood"}, "optimizer": {"lr": 0.1 + number}}
+        written(Path("search", str(number)), config, {"best/ais/valid/log_likelihood": -20.0 + number})
+    said = ["best trial 0: seconds = 3 (min), best of 3", "what mattered: <b>nothing</b>"]
+    Path("search/summary.json").write_text(json.dumps({"said": said}))
+    pages.write_multirun(Path("search"))
+    assert "best run: 2 " in Parsed(Path("search/report.html").read_text()).text
+    Path("search/tune.json").write_text("{}")
+    for other, there in ((said, True), ("best", False), ([1], False)):
+        Path("search/summary.json").write_text(json.dumps({"said": other}))
+        pages.write_multirun(Path("search"))
+        text = Parsed(Path("search/report.html").read_text()).text
+        assert all((line in text) == there for line in said)
+        assert ("best run: 2 " in text) != there
 
 
 def test_the_table_has_the_best_first_and_a_column_for_each_key(trained):
@@ -317,7 +366,7 @@ def test_several_metrics(trained):
     beaten = {n for n, (a, b) in enumerate(found) if any((c >= a and d <= b) and (c, d) != (a, b) for c, d in found)}
     assert best == set(range(6)) - beaten
     assert 0 in best
-    assert "* none is better in all metrics" in answer.out
+    assert f"none is better in all metrics than these (*): trials {', '.join(map(str, sorted(best)))}\n" in answer.out
     assert ebm(f"tune {FIXED} {SPACE} metric=a,b direction=[max,min,max]").code == 2
 
 
@@ -463,7 +512,7 @@ def test_a_trial_that_was_trained_on_is_worth_what_its_own_files_say(trained, be
     answer = again()
     assert answer.code == 0
     assert trials()[other][1:] == ("done", [-0.001])
-    assert f"best trial {other}: {METRIC} = -0.001 (max)" in answer.out
+    assert f"best trial {other}: {METRIC} = -0.001 (max), best of " in answer.out
     words = answer.out.partition("train it again with: ebm ")[2].splitlines()[0]
     assert "steps=16" in words
     assert "steps=8" not in words

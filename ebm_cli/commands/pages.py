@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 
+from ebm_cli.commands import search
 from ebm_cli.errors import UserError, advice, of_file
 from ebm_cli.record import files, runs
+from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
 
 NAME = "report.html"
@@ -35,7 +37,13 @@ def write_multirun(home: Path) -> None:
     """Write the page into the directory of the multirun. Raises UserError where no job was begun."""
     from ebm_cli.page.made import page
 
-    _replace(home, page(runs.named([str(home)]), home.name, home, runs.not_begun(home)))
+    _replace(home, page(runs.named([str(home)]), home.name, home, runs.not_begun(home), _said(home)))
+
+
+def _said(home: Path) -> list[str]:
+    """What a search says of its trials; nothing where it is none."""
+    found = Run(home).read_json("summary.json").get("said") if search.there(home) else None
+    return found if isinstance(found, list) and all(isinstance(line, str) for line in found) else []
 
 
 def _replace(home: Path, text: str) -> None:

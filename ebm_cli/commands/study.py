@@ -100,10 +100,22 @@ class Study:
         found = sorted(apart.values(), key=lambda trial: trial.number)
         return found if len(signs) > 1 else found[:1]
 
+    def done(self) -> list[Any]:
+        """The trials that the study was told to be done."""
+        return [trial for trial in self.proposed() if trial.state.name == "COMPLETE"]
+
+    def unknown(self) -> str | None:
+        """Why it cannot be known how much each key mattered, or None."""
+        done = self.done()
+        if len(self.search.metric) > 1:
+            return "not known of several metrics"
+        if len(done) < _FEWEST:
+            return f"not known yet: it takes {_FEWEST} trials that are done, {len(done)} are"
+        return None if len({trial.value for trial in done}) > 1 else "not known: all that are done are worth the same"
+
     def importances(self) -> dict[str, float]:
         """How much each key mattered, in shares of 1, by PED-ANOVA (Watanabe et al. 2023); nothing if unknown."""
-        done = [trial for trial in self.proposed() if trial.state.name == "COMPLETE"]
-        if len(self.search.metric) > 1 or len(done) < _FEWEST or len(self.axes) < 2:
+        if self.unknown() or len(self.axes) < 2:
             return {}
         importance = _optuna().importance
         try:
@@ -111,7 +123,7 @@ class Study:
                 found = importance.get_param_importances(
                     self._study, evaluator=importance.PedAnovaImportanceEvaluator()
                 )
-        except (ValueError, RuntimeError):  # as where all values are the same
+        except (ValueError, RuntimeError):  # as where a key had one value in all of them
             return {}
         return {key: float(value) for key, value in found.items() if math.isfinite(value)}
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebm_cli.commands import multi, sweep
-from ebm_cli.commands.search import Search, key_of
+from ebm_cli.commands.search import Search, key_of, measured_while_training
 from ebm_cli.commands.study import JOB, Study
 from ebm_cli.errors import RunError
 from ebm_cli.record import files
@@ -19,6 +19,7 @@ from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import output
 
+_SPLIT = {True: "validation split", False: "test split: optimistic"}
 _ORDER = ("done", "pruned", "running", "stopped", "died", "new", "failed")
 
 
@@ -96,17 +97,36 @@ def show(found: Ledger, study: Study) -> list[dict[str, Any]]:
     facts = [_facts(found, study, trial) for trial in best]
     jobs = [job for _, job in sorted(rows, key=lambda row: row[0].number)]
     about = {"metric": study.search.metric, "direction": study.search.direction}
-    Run(found.path).write_json("summary.json", {"jobs": jobs, **about, "best": facts, "importances": importances})
-    if len(best) > 1:
-        output.print("* none is better in all metrics")
-    for fact in facts if len(facts) == 1 else []:
-        output.print(f"best trial {fact['trial']}: {_named(study, fact['metrics'].values())}", soft_wrap=True)
-        output.print(f"run directory {fact['directory']}", soft_wrap=True)
-        output.print(f"train it again with: {fact['command']}", soft_wrap=True)
-    if importances:
-        shares = "  ".join(f"{key} {value:.2f}" for key, value in importances.items())
-        output.print(f"what mattered: {shares}", soft_wrap=True)
+    first, mattered = _best(study, facts, jobs), _mattered(study, importances)
+    said = [*first, *mattered]
+    Run(found.path).write_json(
+        "summary.json", {"jobs": jobs, **about, "best": facts, "importances": importances, "said": said}
+    )
+    commands = [line for fact in facts if len(facts) == 1
+                for line in (f"run directory {fact['directory']}", f"train it again with: {fact['command']}")]  # fmt: skip
+    for line in (*first, *commands, *mattered):
+        output.print(line, soft_wrap=True)
     return jobs
+
+
+def _best(study: Study, facts: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which trial is the best, of how many, and by which split, or which are where there are several metrics."""
+    if len(facts) > 1:
+        return [f"none is better in all metrics than these (*): trials {', '.join(str(f['trial']) for f in facts)}"]
+    tried = sum(job["values"] is not None for job in jobs)
+    splits = {_SPLIT[measured_while_training(name)] for name in study.search.metric if "/" in name}
+    by = f" by the {' and the '.join(sorted(splits))}" if splits else ""
+    named = [f"best trial {fact['trial']}: {_named(study, fact['metrics'].values())}" for fact in facts]
+    return [f"{line}, best of {tried}{by}" for line in named]
+
+
+def _mattered(study: Study, importances: Mapping[str, float]) -> list[str]:
+    """The share of each key, or why it is not known."""
+    shares = "  ".join(f"{key} {value:.2f}" for key, value in importances.items())
+    if importances:
+        return [f"what mattered among the {len(study.done())} that are done: {shares}"]
+    why = study.unknown() or "not known: the trials that are done do not tell"
+    return [f"what mattered: {why}"] if len(study.axes) > 1 else []
 
 
 def _rows(found: Ledger, study: Study) -> list[tuple[Entry, dict[str, Any]]]:
