@@ -102,9 +102,9 @@ def show(found: Ledger, study: Study) -> list[dict[str, Any]]:
     Run(found.path).write_json(
         "summary.json", {"jobs": jobs, **about, "best": facts, "importances": importances, "said": said}
     )
-    commands = [line for fact in facts if len(facts) == 1
-                for line in (f"run directory {fact['directory']}", f"train it again with: {fact['command']}")]  # fmt: skip
-    for line in (*first, *commands, *mattered):
+    only = facts[0] if len(facts) == 1 else None
+    again = [f"run directory {only['directory']}", f"train it again with: {only['command']}"] if only else []
+    for line in (*first, *again, *mattered):
         output.print(line, soft_wrap=True)
     return jobs
 
