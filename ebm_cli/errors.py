@@ -1,4 +1,4 @@
-"""The two ways in which a command can fail that are not a bug in this package, and names near to an unknown one."""
+"""The two ways in which a command can fail that are not a bug in this package, and what errors advise."""
 
 import errno
 
@@ -33,6 +33,15 @@ def advice(error: OSError) -> str:
 def of_file(error: OSError) -> str:
     """What the operating system says, and of which file if it tells."""
     return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
+
+
+_UNPINNED = ("trackio",)  # which takes no pillow as new as that of constraints.txt
+
+
+def install(extra: str) -> str:
+    """The command that installs what an optional part needs. It works in a clone alone: no index has this package."""
+    pins = "" if extra in _UNPINNED else "-c constraints.txt "
+    return f"in the folder of the clone: .venv/bin/pip install {pins}-e '.[{extra}]'"
 
 
 def nearest(word: str, choices: list[str]) -> str:

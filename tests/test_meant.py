@@ -1,12 +1,16 @@
 """What nearly says what was meant is answered with the way out."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from helpers.cli import assert_refused, ebm, trained
+from helpers.components import ROOT
 
 from ebm_cli.cli import meant
 from ebm_cli.cli.listing import GROUPS, choices, keys_of
+from ebm_cli.errors import install
 
 LINES = {
     "train k=10 objective=cd": "unknown key k; did you mean chains.steps?",
@@ -53,3 +57,14 @@ def test_what_only_other_commands_take():
 def test_what_is_offered_is_there():
     known = {*keys_of("train"), *(f"{group}={name}" for group in GROUPS for name in choices(group)), "hydra.run.dir"}
     assert set(meant._SAME.values()) <= known
+
+
+def test_an_extra_is_installed_by_words_that_work_in_a_clone():
+    """What is named is an extra of the clone, at the pinned versions where these allow it."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    code = "".join(path.read_text() for path in (ROOT / "ebm_cli").rglob("*.py"))
+    called = {*re.findall(r"install\([\"'](\w+)[\"']\)", code), *meant._EXTRAS["hydra/launcher"].values()}
+    assert called == {"fidelity", "mlflow", "tensorboard", "trackio", "joblib", "slurm", "ray", "tune"}
+    assert called <= {*extras}
+    assert install("ray") == "in the folder of the clone: .venv/bin/pip install -c constraints.txt -e '.[ray]'"
+    assert install("trackio") == "in the folder of the clone: .venv/bin/pip install -e '.[trackio]'"

@@ -11,6 +11,7 @@ from helpers.docs import PAGES, ROOT, commands, small, write_data, write_files
 from ebm_cli.cli import listing
 from ebm_cli.cli.main import COMMANDS, dispatch
 from ebm_cli.dataset import stdlib_docs, text
+from ebm_cli.errors import install
 from ebm_cli.yardstick import classifier
 
 _TEXT = re.compile(r"```.*?```", re.DOTALL)
@@ -45,6 +46,14 @@ def test_every_link_leads_somewhere(page):
 def test_every_chapter_is_in_the_index():
     linked = {Path(target).stem for target in _LINK.findall(PAGES["index"].read_text())}
     assert linked == set(PAGES) - {"README", "index"}
+
+
+def test_extras_are_installed_as_the_program_says():
+    page = PAGES["running"].read_text().partition("## Extras")[2]
+    for extra in ("mlflow,slurm", "trackio"):
+        assert install(extra).removeprefix("in the folder of the clone: ") in page
+    everywhere = [*PAGES.values(), *(ROOT / "conf").rglob("*.yaml"), *(ROOT / "ebm_cli").rglob("*.py")]
+    assert not [path for path in everywhere if "ebm-cli[" in path.read_text()]
 
 
 def _anchors(path: Path) -> set[str]:

@@ -18,7 +18,7 @@ import yaml
 from helpers import wandb_reader
 from PIL import Image
 
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, install
 from ebm_cli.registry import build, load_components
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec
 from ebm_cli.tracker.guard import Guarded, guarded
@@ -316,7 +316,7 @@ def test_tensorboard_reads_back(tmp_path):
 def test_tensorboard_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     for attempt in (spec("tensorboard").check, lambda: spec("tensorboard").open(info(tmp_path))):
-        with pytest.raises(UserError, match=re.escape("pip install 'ebm-cli[tensorboard]'")):
+        with pytest.raises(UserError, match=re.escape(install("tensorboard"))):
             attempt()
     assert not (tmp_path / "tensorboard").exists()
 

@@ -49,7 +49,7 @@ DONE = {"mlflow": "FINISHED", "trackio": "done"}
 @pytest.fixture(params=["mlflow", "trackio"])
 def name(request, monkeypatch, tmp_path):
     """In an empty directory, with no process that waits since another test."""
-    pytest.importorskip(request.param, reason=f"{request.param} is not installed (ebm-cli[{request.param}])")
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed (extra {request.param})")
     monkeypatch.setattr(process, "_waiting", {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

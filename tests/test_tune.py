@@ -10,7 +10,7 @@ from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
 from test_resume import Killed
 
 from ebm_cli.commands import multi, pruning, study, tune
-from ebm_cli.errors import RunError
+from ebm_cli.errors import RunError, install
 from ebm_cli.record import ledger
 from ebm_cli.record.run import Run, create
 from ebm_cli.training import loop
@@ -374,7 +374,7 @@ def test_without_optuna(monkeypatch):
     found = tune_spec = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else tune_spec(name))
     assert found is tune_spec
-    assert_refused(ebm("tune model.hidden=choice(4,8)"), "optuna", "pip install 'ebm-cli[tune]'")
+    assert_refused(ebm("tune model.hidden=choice(4,8)"), "optuna", install("tune"))
 
 
 def test_a_request_to_stop_leaves_a_line_that_goes_on(trained, monkeypatch):

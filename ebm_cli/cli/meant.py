@@ -3,6 +3,7 @@
 import os
 
 from ebm_cli.cli.listing import group_of
+from ebm_cli.errors import install
 
 _SAME = {
     "k": "chains.steps", "cd_k": "chains.steps", "n_gibbs": "chains.steps", "gibbs_steps": "chains.steps",
@@ -42,6 +43,6 @@ def not_installed(group: str, name: str) -> str | None:
         return None
     known = _EXTRAS[group]
     if name in known:
-        return f"{group}={name} is not installed; it comes with: pip install 'ebm-cli[{known[name]}]'"
+        return f"{group}={name} is not installed; it comes with an extra, {install(known[name])}"
     there = f"basic, and with extras {', '.join(known)}" if known else "basic"
     return f"no {group} named {name} (one of: {there})"

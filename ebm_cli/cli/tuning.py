@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from ebm_cli.cli.words import plain, quoted, taken
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, install
 from ebm_cli.record.runs import instead
 
 FILE, SWEEP = "tune.json", "sweep.json"
@@ -76,7 +76,7 @@ def check_installed() -> None:
     """Raise UserError without optuna."""
     if importlib.util.find_spec("optuna") is None:
         raise UserError(
-            "optuna, which proposes the trials, is not installed; it comes with: pip install 'ebm-cli[tune]'"
+            f"optuna, which proposes the trials, is not installed; it comes with an extra, {install('tune')}"
         )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, install
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec
 from ebm_cli.tracker.mlflow_run import MlflowTracker, Record, named
@@ -50,9 +50,7 @@ class Mlflow(TrackerSpec):
         database = scheme.partition("+")[0] in _DATABASES
         for package in ("mlflow", "sqlalchemy", "alembic") if database else ("mlflow",):
             if importlib.util.find_spec(package) is None:
-                raise UserError(
-                    f"tracker=mlflow: the {package} package is not installed; pip install 'ebm-cli[mlflow]'"
-                )
+                raise UserError(f"tracker=mlflow: the {package} package is not installed; {install('mlflow')}")
         if scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
             cause = "tracker.tracking_uri" if self.tracking_uri else "MLFLOW_TRACKING_URI"
             raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, install
 from ebm_cli.record import files
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import RunInfo, Tracker, TrackerSpec, finite, shown
@@ -69,9 +69,7 @@ class Tensorboard(TrackerSpec):
     def check(self) -> None:
         """Raise UserError if the optional package is missing."""
         if importlib.util.find_spec("tensorboard") is None:
-            raise UserError(
-                "tracker=tensorboard: the tensorboard package is not installed; pip install 'ebm-cli[tensorboard]'"
-            )
+            raise UserError(f"tracker=tensorboard: the tensorboard package is not installed; {install('tensorboard')}")
 
     @override
     def open(self, run: RunInfo) -> Tracker:

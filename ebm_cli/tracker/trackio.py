@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, install
 from ebm_cli.registry import register
 from ebm_cli.tracker.base import End, RunInfo, Tracker, TrackerSpec, finite, lacking, shown
 
@@ -121,7 +121,7 @@ class Trackio(TrackerSpec):
     def check(self) -> None:
         """Raise UserError if the optional package is missing."""
         if importlib.util.find_spec("trackio") is None:
-            raise UserError("tracker=trackio: the trackio package is not installed; pip install 'ebm-cli[trackio]'")
+            raise UserError(f"tracker=trackio: the trackio package is not installed; {install('trackio')}")
 
     @override
     def open(self, run: RunInfo) -> Tracker:

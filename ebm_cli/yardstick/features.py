@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebm_cli.errors import install
 from ebm_cli.space import Space
 
 _WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names the file it downloads
@@ -50,7 +51,7 @@ def weights() -> Path:
 def no_inception() -> str | None:
     """What is missing for Inception's features, in words, or None."""
     if find_spec("torch_fidelity") is None:
-        return "the package torch-fidelity is not installed (pip install 'ebm-cli[fidelity]')"
+        return f"the package torch-fidelity is not installed ({install('fidelity')})"
     return None if weights().is_file() else f"its weights are not at {weights()}"
 
 

@@ -509,4 +509,11 @@ MUTANTS = [
         "if work",
         "whole_step::test_auto_compiles_steps_alone_where_that_repays",
     ),
+    Mutant(
+        "errors: an extra is looked for under the name of the package",
+        "errors.py",
+        """-e '.[{extra}]'\"""",
+        """'ebm-cli[{extra}]'\"""",
+        "meant::test_an_extra_is_installed_by_words_that_work_in_a_clone",
+    ),
 ]
