@@ -26,6 +26,7 @@ def test_a_short_one_says_nothing(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("hasty")
 def test_annealing_bridges_and_long_runs_say_so_and_find_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained()

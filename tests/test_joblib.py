@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.cli import TINY, facts, outcome
+from helpers.cli import TINY, ebm, facts, outcome
 from hydra.core.hydra_config import HydraConfig
 
 from ebm_cli import terminal
@@ -196,16 +196,25 @@ def test_lines_of_a_job_among_others_name_it(monkeypatch):
     assert not stream.isatty()
 
 
+JOBS = (*TINY, "device.threads=1", "steps=500", "save_every=100", "log_every=100", "seed=1,2,3")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What comes of the jobs one after the other."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert ebm("train -m", *JOBS, f"hydra.sweep.dir={folder}").code == 0
+    return [outcome(folder / number) for number in "012"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["TERM", "INT", "KILL a worker"])
-def test_joblib(how):
+def test_joblib(how, undisturbed):
     """Stopped with checkpoints, or a worker killed: in the end all is as if nothing had happened."""
-    words = [*TINY, "device.threads=1", "steps=500", "save_every=100", "log_every=100", "seed=1,2,3"]
-    command = [sys.executable, "-m", "ebm_cli", "train", "-m", *words]
-    subprocess.run([*command, "hydra.sweep.dir=whole"], check=True, capture_output=True)
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command = [sys.executable, "-m", "ebm_cli", "train", "-m", *JOBS, *launcher, "hydra.sweep.dir=sweep"]
     with open("said.txt", "w") as said:
-        process = subprocess.Popen([*command, *launcher, "hydra.sweep.dir=sweep"], stdout=said, stderr=said)
+        process = subprocess.Popen(command, stdout=said, stderr=said)
     until_step(Path("sweep/0"))
     if how.startswith("KILL"):
         os.kill(facts(Path("sweep/0"), lease.NAME)["pid"], signal.SIGKILL)
@@ -215,10 +224,12 @@ def test_joblib(how):
         assert process.wait(120) == {"TERM": 75, "INT": 130}[how]
         jobs = facts(Path("sweep"), "summary.json")["jobs"]
         assert {job["status"] for job in jobs} == {"stopped", "new"} or jobs[1]["status"] == "new"
-        subprocess.run([*command, *launcher, "hydra.sweep.dir=sweep", "resume=auto"], check=True, capture_output=True)
+        if how == "TERM":
+            subprocess.run([*command, "resume=auto"], check=True, capture_output=True)
+        else:  # also without that launcher
+            assert ebm("train -m", *JOBS, "hydra.sweep.dir=sweep", "resume=auto").code == 0
     assert "Traceback" not in Path("said.txt").read_text()
-    for number in "012":
-        assert outcome(Path("sweep", number)) == outcome(Path("whole", number))
+    assert [outcome(Path("sweep", number)) for number in "012"] == undisturbed
 
 
 def until_step(home: Path) -> None:

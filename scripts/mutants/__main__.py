@@ -11,6 +11,7 @@ from pathlib import Path
 
 import _forks
 import _in_place
+import _passed
 import _together
 import _warm
 import pytest
@@ -39,7 +40,7 @@ def run(tests, tree):
     return pytest.main(["-x", *PYTEST, *tests])
 
 
-def in_place(chosen, folder):
+def in_place(chosen, folder, known):
     """For each group of those that change functions alone: (mutant, caught, what was said, seconds) of each, and the control."""
     pristine = os.path.join(folder, PRISTINE)
     groups = _together.groups(mutant for mutant in chosen if _in_place.changes(mutant, pristine))
@@ -48,7 +49,7 @@ def in_place(chosen, folder):
     def judge(files):
         link_tree(pristine, places[files])
         os.environ.update(environment(places[files]))
-        return _together.judge(groups[files], files, pristine, places[files])
+        return _together.judge(groups[files], files, pristine, places[files], known)
 
     for files, _, output, _ in _forks.each(list(groups), judge, PARALLEL, 10 * LIMIT):
         judgements = _together.told(groups[files], places[files])
@@ -86,13 +87,13 @@ def control(caught, folder):
     return [output[-2000:] for _, code, output, _ in every if code]
 
 
-def judged(chosen, folder):
+def judged(chosen, folder, known):
     """The mutants that were caught, the tests that did, and what failed without any; every judgement is printed.
 
-    What is not caught in place, as far as that was tried, is tried once more with what the bug reaches imported anew.
+    Tests that are known to pass without are not run without. What is not caught in place, as far as that was tried, is tried once more with what the bug reaches imported anew.
     """
     caught, tests, failures = set(), set(), []
-    for judgements, failed in in_place(chosen, folder):
+    for judgements, failed in in_place(chosen, folder, known):
         known = [each for each in judgements if each[1]]
         caught |= {mutant for mutant, *_ in known}
         tests |= _shown(known)
@@ -101,7 +102,7 @@ def judged(chosen, folder):
     for each in imported([mutant for mutant in chosen if mutant not in caught], folder):
         tests |= _shown([each])
         caught |= {each[0]} if each[1] else set()
-        rest += [(each[0].file, each[2])] * (each[1] and each[2].startswith("tests/"))
+        rest += [(each[0].file, each[2])] * (each[1] and each[2].startswith("tests/") and each[2] not in known)
     return caught, tests, failures + control(rest, folder)
 
 
@@ -111,8 +112,25 @@ def _shown(judgements):
     return {first for _, noticed, first, _ in judgements if noticed and first.startswith("tests/")}
 
 
+def split(words):
+    """Words, and what stands behind --passed."""
+    at = words.index("--passed") if "--passed" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
+def known_of(tree, found="", *reports):
+    """The tests that need not be run without a bug, where `reports` are of a tree of the digest `found`."""
+    if not reports:
+        return set()
+    if found != _passed.digest(tree):
+        print("the tree is not that of the reports: all tests that catch a bug are run without")
+        return set()
+    return _passed.slow(reports)
+
+
 def main(words):
     """Every mutant, then what caught them without any; the exit code."""
+    words, reports = split(words)
     every = mutants()
     wrong = [why for mutant in every for why in mutant.mismatches()]
     if wrong:
@@ -128,13 +146,15 @@ def main(words):
         return 2
     with tempfile.TemporaryDirectory(prefix="ebm-mutants-", ignore_cleanup_errors=True) as folder:
         copy_tree(os.path.join(folder, PRISTINE))
+        known = known_of(os.path.join(folder, PRISTINE), *reports)
         _warm.load(os.path.join(folder, PRISTINE))
-        caught, tests, failures = judged(chosen, folder)
+        caught, tests, failures = judged(chosen, folder, known)
     if failures:
         print("these tests fail on the unchanged code too:", *failures, sep="\n", file=sys.stderr)
         return 2
     print(f"{len(caught)} of {len(chosen)} caught in {time.monotonic() - begin:.0f} s", end="; ")
-    print(f"the {len(tests)} tests that caught them pass on the unchanged code")
+    again = len(tests - known)
+    print(f"the {len(tests)} tests that caught them pass on the unchanged code, {again} of them just now")
     return 1 if len(caught) < len(chosen) else 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS, FILES = ("ebm_cli", "conf", "tests"), ("pyproject.toml", "README.md")  # what is copied
 EVERY = ["-m", ""]  # tests, the long ones too
 PYTEST = ["-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:anyio"]
 LIMIT = 300  # seconds until a mutant is taken to hang, which is noticed too
@@ -79,9 +80,9 @@ def judgement(status, output):
 
 def copy_tree(target):
     """The code, its configuration and its tests; `ebm_cli/conf` leads to the copied configuration."""
-    for folder in ("ebm_cli", "conf", "tests"):  # with their bytecode, which holds for files as old as before
+    for folder in FOLDERS:  # with their bytecode, which holds for files as old as before
         shutil.copytree(ROOT / folder, Path(target, folder))
-    for name in ("pyproject.toml", "README.md"):
+    for name in FILES:
         shutil.copy(ROOT / name, target)
     os.symlink("../conf", Path(target, "ebm_cli", "conf"))
 

@@ -17,12 +17,12 @@ RESULTS = "results"
 class Together:
     """A plugin of pytest that runs no test itself; the file of results gets a line for each mutant, and one of the control.
 
-    The bug stands in the file too, for processes that a test starts. In the end all tests that noticed a bug are run
-    in a fork that has none.
+    The bug stands in the file too, for processes that a test starts. In the end all tests that noticed a bug, but those
+    of which it is known that they pass without, are run in a fork that has none.
     """
 
-    def __init__(self, mutants, pristine, tree):
-        self.mutants, self.pristine, self.tree = mutants, pristine, tree
+    def __init__(self, mutants, pristine, tree, known):
+        self.mutants, self.pristine, self.tree, self.known = mutants, pristine, tree, known
 
     @pytest.hookimpl(tryfirst=True)  # before the tests' own, which freezes what is there
     def pytest_collection_finish(self):
@@ -61,7 +61,8 @@ class Together:
 
     def control(self, noticed, session):
         """In a fork: whether a test fails that noticed a bug where there is none."""
-        every = [item for item in session.items if item.nodeid.partition(" - ")[0] in noticed]  # as `judgement` cuts it
+        items = [item for item in session.items if item.nodeid not in self.known]
+        every = [item for item in items if item.nodeid.partition(" - ")[0] in noticed]  # as `judgement` cuts it
         return run(every, session, first=False)
 
 
@@ -85,11 +86,11 @@ def groups(mutants):
     return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
-def judge(mutants, files, pristine, tree):
+def judge(mutants, files, pristine, tree, known):
     """In a fork: the mutants that these files notice; `told` finds what came of it."""
     _warm.move(pristine, tree)
     os.chdir(tree)
-    plugin = Together(mutants, pristine, tree)
+    plugin = Together(mutants, pristine, tree, known)
     return pytest.main([*PYTEST, *EVERY, "--capture=no", f"--basetemp={tree}.tmp", *files], plugins=[plugin])
 
 

@@ -1,0 +1,38 @@
+"""What the suite has found already of a tree: the slow ones among the tests that passed need not show it again.
+
+Started as a program it says which tree this is.
+"""
+
+import hashlib
+from pathlib import Path
+from xml.etree import ElementTree
+
+from _mutant import FILES, FOLDERS, ROOT
+
+SLOW = 0.5  # seconds; what is quicker is run again, also among the files and in the process of the mutants
+
+
+def digest(root):
+    """Of every file that a copy of the tree at `root` has."""
+    found = hashlib.sha256()
+    paths = [path for folder in FOLDERS for path in Path(root, folder).rglob("*")]
+    for path in sorted([*paths, *(Path(root, name) for name in FILES)]):
+        name = path.relative_to(root)
+        if path.is_file() and "__pycache__" not in name.parts and name.parts[:2] != ("ebm_cli", "conf"):
+            found.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def slow(reports):
+    """The tests that took long and passed, in reports that pytest writes as JUnit XML."""
+    cases = [case for report in reports for case in ElementTree.parse(report).iter("testcase")]
+    passed = [case for case in cases if not {each.tag for each in case} & {"failure", "error", "skipped"}]
+    return {
+        f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
+        for case in passed
+        if float(case.get("time")) >= SLOW
+    }
+
+
+if __name__ == "__main__":
+    print(digest(ROOT))
