@@ -5,9 +5,12 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
 from test_resume import at_step
+
+from ebm_cli.commands import multi
 
 
 @pytest.fixture(autouse=True)
@@ -40,16 +43,12 @@ def test_four_jobs():
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("model.hidden=0,4", "model.hidden = 0: must be greater than or equal to 1"),
         ("optimizer.lr=1e38,0.1", "is not finite"),
-        pytest.param(
-            "steps=12 sampler=block_gibbs,gibbs objective.centered=true,false model.hidden=4 seed=-1,1",
-            "seed = -1",
-            marks=pytest.mark.long,
-        ),
+        ("dataset=npz dataset.path=nowhere.npz,rows.npz", "nowhere.npz"),
     ],
 )
 def test_a_job_that_fails_does_not_stop_the_others(line, why):
+    np.savez("rows.npz", train=np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float))
     answer = sweep(line)
     assert answer.code == 1
     assert "Traceback" not in answer.err
@@ -58,6 +57,40 @@ def test_a_job_that_fails_does_not_stop_the_others(line, why):
     assert jobs()[-1]["status"] == "done"
     assert "failed" in answer.out
     assert why.split()[-1] in answer.out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("model.hidden=16,-3,64", ["job 1: model.hidden = -3: must be greater than or equal to 1; no job was begun"]),
+        ("seed=1,2,-1 model.hidden=0,4", ["jobs 0, 1: model.hidden = 0: ", "; jobs 2, 5: seed = -1: must be "]),
+        ("seed=-1 model.hidden=1,2,3,4,5,6,7", ["jobs 0, 1, 2, 3, 4 and 2 more: seed = -1"]),
+        ("sampler=gibbs,mala", ["job 1: sampler=mala wants a", "model=rbm is not; samplers that fit: "]),
+        ("steps=1,-1,-2,-3,-4,-5", ["job 3: steps = -3: must be ", "; and 2 more jobs; no job was begun"]),
+        ("device.ranks=2 batch_size=10,11", ["job 1: batch_size = 11", "device.ranks"]),
+        ("batch_size=10,20 tracker.colour=red", ["colour"]),
+        ("model=product,rbm model.parts=[nowhere]", ["model.parts"]),
+        ("+stpes=1,2", ["jobs 0, 1: unknown key stpes; did you mean steps?"]),
+    ],
+)
+def test_what_is_wrong_with_any_job_is_said_before_the_first_begins(line, words):
+    assert_refused(sweep(line), *words)
+    assert not Path("sweep").exists()
+
+
+def test_a_multirun_that_is_taken_up_with_a_wrong_value_is_left_as_it_was():
+    assert sweep("seed=1,2").code == 0
+    before = snapshot(Path("sweep"))
+    assert_refused(ebm("train -m resume=sweep seed=3,-4"), "job 3: seed = -4: must be greater than or equal to 0")
+    assert snapshot(Path("sweep")) == before
+
+
+def test_several_trackers_are_looked_at_as_each_job_has_them(monkeypatch):
+    begun = []
+    monkeypatch.setattr("ebm_cli.tracker.process.start", lambda name: None)
+    monkeypatch.setattr(multi, "train", lambda request: begun.append(request.config["seed"]) or 0)
+    ebm("train -m hydra.sweep.dir=sweep seed=1,2 tracker=[wandb,csv] tracker.project=mine")
+    assert begun == [1, 2]
 
 
 def test_a_repeated_multirun_is_refused_and_changes_nothing():

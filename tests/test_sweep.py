@@ -362,12 +362,12 @@ def test_a_whole_number_may_have_a_point(begun):
 
 def test_a_job_that_was_a_slip_goes_when_it_is_not_asked_for_again(begun, monkeypatch):
     def refusing(request):
-        if request.config["batch_size"] == 0:
-            raise UserError("batch_size = 0: must be at least 1")
+        if request.config["batch_size"] == 11:
+            raise UserError("batch_size = 11: the data have other ideas")
         return begun(request)
 
     monkeypatch.setattr(multi, "train", refusing)
-    assert swept("batch_size=10,0 retries=2").code == 1
+    assert swept("batch_size=10,11 retries=2").code == 1
     assert ebm("train -m resume=sweep").code == 1  # it is asked for again
     assert begun.seen == [0]
     assert again("batch_size=10,20").code == 0

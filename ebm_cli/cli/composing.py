@@ -78,6 +78,19 @@ def _resolved(composed: Any, key: str) -> Any:
     return OmegaConf.to_container(value, resolve=True)
 
 
+def name_trackers(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Of `tracker=[a,b]` Hydra keeps the keys of both, but the last name alone."""
+    typed = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == "tracker"]
+    if typed and typed[-1].startswith("[") and isinstance(config.get("tracker"), dict):
+        names = [name.strip().strip("'\"") for name in typed[-1].strip("[]").split(",")]
+        config["tracker"]["name"] = [name for name in names if name]
+
+
+def chosen_parts(hydra: Any) -> dict[str, str]:
+    """What was chosen in each group, by Hydra's own keys of a configuration."""
+    return {str(group): str(name) for group, name in hydra.runtime.choices.items() if "/" not in str(group)}
+
+
 def seen_from_here(path: Path) -> Path:
     """As seen from the working directory, which is what messages show, if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

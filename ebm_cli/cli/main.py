@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -313,7 +313,9 @@ class _Job:
 def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
     from hydra.types import RunMode
 
-    _name_trackers(config, hydra.overrides.task)
+    from ebm_cli.cli.composing import chosen_parts, name_trackers
+
+    name_trackers(config, hydra.overrides.task)
     _start_tracker(config)
     from ebm_cli.commands import multi, train
     from ebm_cli.commands.configuration import Request
@@ -323,21 +325,13 @@ def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
         raise UserError("-m: under torchrun each process would be a multirun; use ebm train -m device.ranks=N")
     request = Request(
         config,
-        {str(k): str(v) for k, v in hydra.runtime.choices.items() if "/" not in str(k)},
+        chosen_parts(hydra),
         tuple(hydra.overrides.task),
         directory,
         Path(str(hydra.sweep.dir)) if multirun else None,
         multirun and bool(hydra.sweeper.get("fail_fast")),
     )
     return multi.job(request) if multirun else train.train(request)
-
-
-def _name_trackers(config: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Of `tracker=[a,b]` Hydra keeps the keys of both, but the last name alone."""
-    typed = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == "tracker"]
-    if typed and typed[-1].startswith("[") and isinstance(config.get("tracker"), dict):
-        names = [name.strip().strip("'\"") for name in typed[-1].strip("[]").split(",")]
-        config["tracker"]["name"] = [name for name in names if name]
 
 
 def _start_tracker(config: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from typing_extensions import override
 
 from ebm_cli.cli.arguments import is_file
-from ebm_cli.cli.composing import QuickLoader, plain_data, seen_from_here
+from ebm_cli.cli.composing import QuickLoader, chosen_parts, name_trackers, plain_data, seen_from_here
 from ebm_cli.cli.elsewhere import Elsewhere
 from ebm_cli.cli.launching import Handing
 from ebm_cli.cli.ray import RayLauncher
@@ -104,7 +104,9 @@ class LedgerSweeper(Sweeper):
             if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
                 raise UserError("hydra.sweep.dir: is one folder for all jobs; name what is swept in hydra.sweep.subdir")
             place = self._place(config)
-            found.append(Wanted(tuple(combination), plain_data(config), place))
+            plain = plain_data(config)
+            name_trackers(plain, combination)
+            found.append(Wanted(tuple(combination), plain, place, chosen_parts(config.hydra)))
         return found
 
     def _place(self, config: DictConfig) -> Callable[[int], str]:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 from typing_extensions import override
 
-from ebm_cli.cli.composing import plain_data, seen_from_here
+from ebm_cli.cli.composing import chosen_parts, plain_data, seen_from_here
 from ebm_cli.cli.spaces import one_end, sentence
 from ebm_cli.cli.sweeper import ALONE, PLUGINS, LedgerSweeper
 from ebm_cli.cli.tuning import KEYS, is_space
@@ -76,8 +76,7 @@ class TuneSweeper(LedgerSweeper):
         from ebm_cli.commands.tune import Composed
 
         config = self.loader.load_sweep_config(self.config, [*words, *self.plugins])
-        chosen = {str(key): str(name) for key, name in config.hydra.runtime.choices.items() if "/" not in str(key)}
-        return Composed(plain_data(config), chosen, tuple(config.hydra.overrides.task))
+        return Composed(plain_data(config), chosen_parts(config.hydra), tuple(config.hydra.overrides.task))
 
 
 def _axis(one: Override) -> Any:

@@ -4,8 +4,9 @@ import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -69,16 +70,23 @@ def checked(cls: type[T], values: Mapping[str, Any], prefixes: Mapping[str, str]
 
     `prefixes` says where in the configuration a key stands, if not at the top.
     """
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    known, spec = [field.name for field in fields(cls)], cast(Any, cls)  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise UserError(f"unknown key {(prefixes or {}).get(key, '')}{key}{nearest(key, known)}")
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(dict(values)), strict=True)
+        found: T = _adapter(spec).validate_json(json.dumps(dict(values)), strict=True)
     except ValidationError as error:
         detail = error.errors()[0]
         prefix = (prefixes or {}).get(str(detail["loc"][0]), "").rstrip(".")
         raise UserError(registry.explain(detail, prefix, known)) from error
+    return found
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    """Made once: that of all the jobs of a multirun is asked for before the first begins."""
+    return TypeAdapter(cls)
 
 
 def loop_and_schedule(config: Mapping[str, Any]) -> tuple[Loop, Schedule]:
@@ -147,6 +155,19 @@ def evaluations(config: Mapping[str, Any]) -> dict[str, Evaluation]:
 def ranks_wanted(config: Mapping[str, Any]) -> int:
     """How many processes are to train together."""
     return registry.build("device", config["device"]).ranks
+
+
+def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
+    """Raise UserError for a wrong key and for parts that do not fit each other, as far as nothing need be read."""
+    check_keys(config)
+    loop, _ = loop_and_schedule(config)
+    reporting(config)
+    evaluations(config)
+    components, shared = build_components(config, choice), Ranks(0, ranks_wanted(config))
+    several.built(config["tracker"])
+    checks.check_shares(components.chains, loop.batch_size, shared)
+    checks.check_batch(components.objective, loop.batch_size)
+    checks.check_sparse(components.model, components.optimizer, shared, choice)
 
 
 def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:

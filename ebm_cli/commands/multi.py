@@ -13,7 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from ebm_cli import registry
-from ebm_cli.commands import looking, notify, pages, sweep
+from ebm_cli.commands import beforehand, looking, notify, pages, sweep
 from ebm_cli.commands.configuration import Request
 from ebm_cli.commands.notify import Notice
 from ebm_cli.commands.places import rooted
@@ -44,8 +44,10 @@ def run(
     """
     registry.load_components()
     url = notify.address(wanted[0].config) if wanted else None
+    jobs = [replace(one, config=rooted(one.config)) for one in wanted]
     with beginning():
-        found = sweep.planned(path, arguments, [replace(one, config=rooted(one.config)) for one in wanted], orders)
+        found = sweep.planned(path, arguments, jobs, orders)
+        beforehand.check(found, jobs)
     with watching() as stop, claimed(path):
         stop.noted()  # until it is known how to take them up
         found.write()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Wanted:
     overrides: tuple[str, ...]
     config: Mapping[str, Any]  # whole, as plain data, the paths of files absolute
     place: Callable[[int], str]  # where a job of this number lies, below the directory of the sweep
+    chosen: Mapping[str, str] = field(default_factory=dict)  # group -> choice, as typed or by default
 
 
 @dataclass(frozen=True)

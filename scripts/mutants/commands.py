@@ -787,4 +787,25 @@ MUTANTS = [
         "return found or []",
         "tune_best::test_the_page_of_a_search_names_its_best_trial",
     ),
+    Mutant(
+        "multirun: jobs are looked at one by one as they begin",
+        "commands/multi.py",
+        "        beforehand.check(found, jobs)\n",
+        "",
+        "multirun::test_what_is_wrong_with_any_job_is_said_before_the_first_begins",
+    ),
+    Mutant(
+        "beforehand: the first job that is wrong speaks for all",
+        "commands/beforehand.py",
+        "bad.setdefault(why, []).append(number)",
+        "bad.setdefault(why, [number])",
+        "multirun::test_what_is_wrong_with_any_job_is_said_before_the_first_begins",
+    ),
+    Mutant(
+        "beforehand: of several trackers one is looked at",
+        "cli/sweeper.py",
+        "            name_trackers(plain, combination)\n",
+        "",
+        "multirun::test_several_trackers_are_looked_at_as_each_job_has_them",
+    ),
 ]
