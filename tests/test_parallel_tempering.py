@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.cli import assert_refused, ebm
 from helpers.components import FALSE_ALARM, component, shipped
+from helpers.data import small_data
 from helpers.matrices import matrix_of
 from helpers.models import double_states, exact_p, small_model
 from helpers.statistics import assert_close, assert_mean, chi_square
@@ -16,6 +17,7 @@ from ebm_cli import chains, registry
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation import ais
 from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z import enumeration
 from ebm_cli.log_z.paths import BipartitePath
 from ebm_cli.model.base import EnergyModel
@@ -335,6 +337,31 @@ def test_it_is_no_exact_kernel_of_one_configuration_but_its_kernel_is():
     parts, state = small_run()
     about = ais.Subject(state.model, parts.data, "test", sampler, state.store, stream(0), parts.device)
     assert isinstance(annealing_path(about, 0.4), BipartitePath)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("ais", {"chains": 10, "temperatures": 20, "raise_points": 4, "raise_chains": 2, "bootstrap": 100}),
+        ("bridge", {"chains": 10, "rungs": 3, "steps": 20, "bootstrap": 100}),
+    ],
+)
+def test_a_sampler_that_has_no_part_in_annealing_is_named(name, keys):
+    """The keys of replicas change no figure of such an estimate, and whoever chose them is told."""
+    model, evaluation = small_model("rbm", Binary((2,))).float(), component("evaluation", name, **keys)
+    data = small_data(model.space, 20)
+
+    def found(sampler):
+        return evaluation.evaluate(Subject(model, data, "test", sampler, torch.empty(0), stream(0)))
+
+    plain, replicas = found(component("sampler", "block_gibbs")), found(tempering())
+    assert replicas.metrics == plain.metrics
+    assert plain.said == ()
+    [sentence] = replicas.said
+    assert sentence.startswith(
+        "sampler=parallel_tempering has no part in annealing, whose chains are moved by its kernel"
+    )
+    assert "block_gibbs" in sentence
 
 
 # What is refused

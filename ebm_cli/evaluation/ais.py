@@ -12,7 +12,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.engine import EAGER, Engine, Work
-from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.evaluation.annealing import annealing_path, without_part
 from ebm_cli.evaluation.base import (
     Evaluation,
     Result,
@@ -144,7 +144,8 @@ class AIS(Evaluation):
             }
         slow = moves is not None and moves.least < _SLUGGISH
         hardly = (f"{moves.said()}, so the estimate is hardly annealed; {_SLOWER}",) if moves and slow else ()
-        return Result(metrics, warnings=(*hardly, *self._warnings(metrics)), by_row=by_row, index=index)
+        doubts, beside = (*hardly, *self._warnings(metrics)), without_part(subject)
+        return Result(metrics, warnings=doubts, said=beside, by_row=by_row, index=index)
 
     def _warnings(self, metrics: dict[str, float]) -> tuple[str, ...]:
         """A few chains carry the estimate, so that its interval is too narrow; or the two ends of the bracket disagree.

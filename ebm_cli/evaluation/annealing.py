@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebm_cli import registry
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
@@ -42,6 +43,19 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
         assert isinstance(base, GaussianProduct)
         return GaussianRBMPath(base, model, subject.sampler.inner)
     return GeometricPath(base, subject.model, subject.sampler.inner)
+
+
+def without_part(subject: Subject) -> tuple[str, ...]:
+    """A sentence where the sampler is more than the kernel that the path is moved by."""
+    sampler = subject.sampler
+    if sampler.inner is sampler:
+        return ()
+    names = {cls: name for name, cls in registry.components("sampler").items()}
+    whole, kernel = names[type(sampler)], names[type(sampler.inner)]
+    return (
+        f"sampler={whole} has no part in annealing, whose chains are moved by its kernel {kernel} alone: a path needs "
+        "moves that leave each of its densities invariant",
+    )
 
 
 def independent_units(data: Data, model: EnergyModel, base_mix: float) -> Normalised:

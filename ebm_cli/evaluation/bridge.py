@@ -11,7 +11,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation.ais import interval, likelihood, unnormalised
-from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.evaluation.annealing import annealing_path, without_part
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.invariance import refusal_to_anneal
@@ -104,7 +104,7 @@ class Bridge(Evaluation):
         warnings = [still] if still is not None and seen.alive.min() < _AWAKE else []
         warnings += [_apart(overlap)] * (overlap < _OVERLAP)
         by_row = {"bridge/log_likelihood": log_f - log_z}
-        return Result(metrics, warnings=tuple(warnings), by_row=by_row)
+        return Result(metrics, warnings=tuple(warnings), said=without_part(subject), by_row=by_row)
 
     def _unusable(self, seen: "Climb", still: str | None) -> Result | None:
         """What there is to say where log Z cannot be found, or None."""

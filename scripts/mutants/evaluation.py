@@ -1011,4 +1011,11 @@ MUTANTS = [
         "in zip(order, keys, strict=True):",
         "followed::test_annealing_says_how_far_it_is",
     ),
+    Mutant(
+        "annealing: a sampler that has no part in it is not named",
+        "evaluation/annealing.py",
+        "    if sampler.inner is sampler:",
+        "    if True:",
+        "parallel_tempering::test_a_sampler_that_has_no_part_in_annealing_is_named",
+    ),
 ]
