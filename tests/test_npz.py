@@ -27,7 +27,7 @@ def npz(tmp_path: Path, held_out: float = 0.1, **arrays):
         (np.eye(4), np.eye(4, dtype=np.float32) * 0.5, "grey", np.float32),
         (np.eye(4), np.eye(4) * 1.5, "real", np.float32),
         (np.eye(4), -np.eye(4), "real", np.float32),
-        (np.eye(4, dtype=np.int64), np.eye(4, dtype=np.int64) * 255, "real", np.float32),
+        (np.eye(4, dtype=np.int64) * 300, np.eye(4, dtype=np.int64) * 70_000, "real", np.float32),
     ],
 )
 def test_npz_kind_of_values_is_judged_on_all_splits(tmp_path, train, test, values, dtype):

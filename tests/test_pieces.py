@@ -100,7 +100,8 @@ def test_grey_levels_are_looked_at_without_a_copy():
 
 
 def test_the_mean_of_pieces_is_that_of_the_whole(monkeypatch, rows):
-    monkeypatch.setattr("ebm_cli.dataset.base._AT_ONCE", 100)
+    monkeypatch.setattr("ebm_cli.dataset.stored._AT_ONCE", 100)
+    monkeypatch.setattr("ebm_cli.dataset.stored._BYTES_AT_ONCE", 100)
     for grey in (torch.from_numpy(rows), torch.from_numpy(rows).float()):
         split = Split(Box((3, 4)), grey, 255.0, stochastic=False, labels=None)
         torch.testing.assert_close(split.mean(), (grey.double().mean(0) / 255).float(), rtol=0, atol=1e-7)

@@ -12,6 +12,7 @@ from helpers.components import component
 from PIL import Image
 
 from ebm_cli.dataset import kinds
+from ebm_cli.dataset.files import read_npz
 from ebm_cli.errors import UserError
 from ebm_cli.space import Binary, Box, Categorical, Real, Spin
 
@@ -153,12 +154,6 @@ def test_arrays_that_are_not_read_are_said(tmp_path):
 # Files of another kind
 
 
-def _npy() -> bytes:
-    file = io.BytesIO()
-    np.save(file, ROWS)
-    return file.getvalue()
-
-
 def _archive(name: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -167,7 +162,6 @@ def _archive(name: str) -> bytes:
 
 
 KINDS = {
-    "npy": (_npy(), r"it is an .npy file.*numpy.savez\('FILE.npz', train=numpy.load\('FILE.npy'\)\)"),
     "csv": (b"a,b\n1,2\n", r"it is a table in text.*numpy.loadtxt"),
     "gzip": (gzip.compress(b">a\nAC\n"), "it is packed by gzip; unpack it by gunzip -k FILE"),
     "bzip2": (b"BZh91AY", "it is packed by bzip2; unpack it"),
@@ -207,6 +201,15 @@ def test_archives_of_another_kind_are_refused(tmp_path):
         component("dataset", "npz", path=str(tmp_path / "own.npz")).read()
 
 
+def test_a_table_that_needs_its_names_says_how_an_array_file_becomes_one(tmp_path):
+    np.save(tmp_path / "own.npz.npy", codes((1, 2)))
+    (tmp_path / "own.npz.npy").rename(tmp_path / "own.npz")
+    with pytest.raises(
+        UserError, match=r"it is an .npy file.*numpy.savez\('FILE.npz', train=numpy.load\('FILE.npy'\)\)"
+    ):
+        read_npz(tmp_path / "own.npz", ("train",), "said")
+
+
 def test_noise_of_bytes_has_no_kind(tmp_path):
     (tmp_path / "file").write_bytes(bytes(range(200, 256)))
     assert kinds.found(tmp_path / "file") is None
@@ -216,6 +219,6 @@ def test_noise_of_bytes_has_no_kind(tmp_path):
 def test_the_command_line_says_it_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("codes.npz", train=codes((1, 2)))
-    np.save("x.npy", ROWS)
+    Path("x.csv").write_text("a,b\n1,2\n")
     assert_refused(ebm("train dataset=npz dataset.path=codes.npz tracker=none"), "codes.npz", "1 and 2 alone")
-    assert_refused(ebm("train dataset=npz dataset.path=x.npy tracker=none"), "x.npy", "it is an .npy file")
+    assert_refused(ebm("train dataset=npz dataset.path=x.csv tracker=none"), "x.csv", "it is a table in text")

@@ -12,6 +12,8 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.comparison.likelihood import log_z_error
 from ebm_cli.dataset.base import Split
+from ebm_cli.dataset.sparse import SparseRows
+from ebm_cli.dataset.stored import some
 from ebm_cli.device.base import evaluation_precision
 from ebm_cli.evaluation.base import Evaluation, measured, on_split
 from ebm_cli.evaluation.table import Numbers
@@ -196,11 +198,11 @@ def _common(found: Mapping[str, float], metric: str) -> float:
 
 def _as_many(train: Split, count: int) -> Split | None:
     """As many training rows, or None of documents."""
-    if not isinstance(train.stored, Tensor):
+    if isinstance(train.stored, SparseRows):
         return None
     index = rng.permutation(len(train), rng.stream(0, "as many"))[:count].to(train.stored.device)
     labels, weights = (None if t is None else t[index.to(t.device)] for t in (train.labels, train.weights))
-    return replace(train, stored=train.stored[index], labels=labels, weights=weights)
+    return replace(train, stored=some(train.stored, index), labels=labels, weights=weights)
 
 
 def below(last: Seen, best: Seen) -> tuple[float, float]:

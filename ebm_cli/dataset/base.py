@@ -1,10 +1,11 @@
-"""Data in memory: what a dataset file must deliver, and what training and evaluation read from it."""
+"""Data: what a dataset file must deliver, and what training and evaluation read from it."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,15 +18,15 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.dataset.density import Density
 from ebm_cli.dataset.levels import check_grey
-from ebm_cli.dataset.pieces import as_bytes, pieces
+from ebm_cli.dataset.pieces import pieces
 from ebm_cli.dataset.reads import observed
 from ebm_cli.dataset.sparse import SparseRows
+from ebm_cli.dataset.stored import LARGE, FileRows, PackedRows, Stored, packed, packed_pieces, parts, tensors
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Units, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
-_AT_ONCE = 2**20  # numbers that are summed at once
 _HASHED_AT_ONCE = 1000  # rows
 Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
 
@@ -34,7 +35,7 @@ Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
 class Arrays:
     """One split as it was read: values (n, *shape), and integer labels and weights of the rows where there are some."""
 
-    values: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32] | SparseRows
+    values: NDArray[Any] | SparseRows | PackedRows | FileRows
     labels: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
 
@@ -83,7 +84,9 @@ class Raw:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split on one device. `grey / scale` is the value, or the probability of a 1 if `stochastic`.
+    """Rows of one split on one device, in the bytes they need, of which `rows` makes numbers.
+
+    `stored / scale` is the value, or the probability of a 1 if `stochastic`.
 
     `weights` (n,) say how often a row is drawn in training relative to the others, where they are not all equal.
     In real spaces `levels` grey values are spread evenly, level k of K over (k + u) / K, u uniform on [0, 1), so that
@@ -91,7 +94,7 @@ class Split:
     """
 
     space: Space
-    stored: Tensor | SparseRows
+    stored: Stored
     scale: float
     stochastic: bool
     labels: Tensor | None
@@ -138,7 +141,7 @@ class Split:
     def fingerprint(self) -> str:
         """Of its rows as `all()` has them, drawn bits and noise included; of counts as they are stored."""
         digest = hashlib.blake2b(digest_size=16)
-        sparse = [] if isinstance(self.stored, Tensor) else [*self.stored.tensors()]
+        sparse = [*self.stored.tensors()] if isinstance(self.stored, SparseRows) else []
         for part in sparse or self.pieces(_HASHED_AT_ONCE):
             values = part.cpu().numpy()
             digest.update(f"{values.dtype}{values.shape[1:]}".encode())
@@ -160,18 +163,29 @@ class Split:
             count = self.stored.of_columns().double()
             return (count / count.sum()).float()
         if isinstance(self.space, Words):
+            assert isinstance(self.stored, Tensor)
             count = torch.bincount(self.stored[:, -1].cpu().long(), minlength=self.space.values)
             return (count.double() / len(self)).float().to(self.stored.device)
         if isinstance(self.space, Categorical):
-            weights = torch.ones(len(self), dtype=torch.float64) if self.weights is None else self.weights.cpu()
-            sites = self.stored.flatten(1).cpu().unbind(1)
-            counts = [torch.bincount(site.long(), weights, minlength=self.space.values) for site in sites]
-            return (torch.stack(counts) / self.size).float().reshape(self.space.shape).to(self.stored.device)
-        parts = self.stored.split(max(1, _AT_ONCE * len(self) // self.stored.numel()))
-        total = sum((part.sum(0, dtype=torch.float64) for part in parts[1:]), parts[0].sum(0, dtype=torch.float64))
-        mean = (total / len(self) / self.scale).float()
+            counts = self._counts(self.space.values)
+            return (counts / self.size).float().reshape(self.space.shape).to(self.stored.device)
+        sums = (part.sum(0, dtype=torch.float64) for part in parts(self.stored))
+        mean = (reduce(torch.add, sums) / len(self) / self.scale).float()
         mean = (mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean
         return self.space.of_unit(mean) if isinstance(self.space, Box) else mean
+
+    def _counts(self, values: int) -> Tensor:
+        """How often each value of each site is there, with the weights of the rows, (sites, values) float64."""
+        weights = torch.ones(len(self), dtype=torch.float64) if self.weights is None else self.weights.cpu()
+        assert not isinstance(self.stored, SparseRows)
+        whole = [self.stored] if isinstance(self.stored, Tensor) else parts(self.stored)
+        found, first = torch.zeros(self.space.sites, values, dtype=torch.float64), 0
+        for part in whole:
+            weight = weights[first : first + len(part)]
+            sites = part.flatten(1).cpu().unbind(1)
+            found += torch.stack([torch.bincount(site.long(), weight, minlength=values) for site in sites])
+            first += len(part)
+        return found
 
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""
@@ -212,10 +226,9 @@ class Data:
         """Of all rows, labels and weights: the same for the same data alone."""
         digest = hashlib.blake2b(digest_size=16)
         for split in (self.train, self.valid, self.test):
-            for part in () if split is None else _tensors(split):
-                values = np.empty(0) if part is None else part.cpu().numpy()
-                digest.update(f"{values.dtype}{values.shape}".encode())
-                for piece in pieces(values):
+            for kind, shape, content in () if split is None else _contents(split):
+                digest.update(f"{kind}{shape}".encode())
+                for piece in content:
                     digest.update(np.ascontiguousarray(piece).data)
         digest.update("\n".join(self.words).encode())
         return digest.hexdigest()
@@ -224,7 +237,8 @@ class Data:
     def bytes(self) -> int:
         """Bytes of memory that rows, labels and weights take."""
         splits = [split for split in (self.train, self.valid, self.test) if split is not None]
-        return sum(part.nbytes for split in splits for part in _tensors(split) if part is not None)
+        held = [part for split in splits for part in (*tensors(split.stored), split.labels, split.weights)]
+        return sum(part.nbytes for part in held if part is not None)
 
     @property
     def kind(self) -> str:
@@ -261,10 +275,30 @@ class Data:
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
 
 
-def _tensors(split: Split) -> tuple[Tensor | None, ...]:
-    """All that makes its rows."""
-    rows = (split.stored,) if isinstance(split.stored, Tensor) else tuple(split.stored.tensors())
-    return (*rows, split.labels, split.weights)
+_Content = tuple[Any, tuple[int, ...], Iterator[NDArray[Any]]]
+
+
+def _contents(split: Split) -> Iterator[_Content]:
+    """Type, shape and numbers of all that makes its rows, whatever bytes they are stored in."""
+    if isinstance(split.stored, SparseRows):
+        yield from (_content(tensor.cpu().numpy()) for tensor in split.stored.tensors())
+    elif isinstance(split.stored, Tensor) and not _narrow(split):
+        yield _content(split.stored.cpu().numpy())
+    else:
+        kind = np.dtype(np.float32 if _narrow(split) else str(split.stored.dtype).removeprefix("torch."))
+        content = (part.cpu().numpy().astype(kind, copy=False) for part in parts(split.stored))
+        yield kind, tuple(split.stored.shape), content
+    for part in (split.labels, split.weights):
+        yield _content(np.empty(0) if part is None else part.cpu().numpy())
+
+
+def _content(array: NDArray[Any]) -> _Content:
+    return array.dtype, array.shape, pieces(array)
+
+
+def _narrow(split: Split) -> bool:
+    """Whether real numbers are stored in integers that hold them."""
+    return isinstance(split.space, Real) and split.scale == 1 and not split.stored.dtype.is_floating_point
 
 
 def batch_index(train: Split, step: int, size: int, seed: int) -> Tensor:
@@ -389,9 +423,19 @@ class Dataset(ABC):
         """What the values are taken for, where that is not plain. Raises UserError if they are not what they seem."""
         if raw.spins and not isinstance(space, Spin):
             return ("the data are -1 and 1, this model has bits: -1 is 0, in samples too",)
-        values = {name: part.values for name, part in raw.splits().items()}
-        grey = {name: array for name, array in values.items() if array.dtype == np.uint8}
-        return check_grey(grey, self.said, self.codes_are) if raw.values == "grey" and grey else ()
+        grey = _levels(raw) if raw.values == "grey" else {}
+        return check_grey(grey, self.said, self.codes_are) if grey else ()
+
+
+def _levels(raw: Raw) -> dict[str, NDArray[np.uint8]]:
+    """The splits that are stored as uint8; of rows that stay in a file all that it has, once."""
+    found: dict[str, NDArray[np.uint8]] = {}
+    for name, part in raw.splits().items():
+        values = part.values.bytes.numpy() if isinstance(part.values, FileRows) else part.values
+        kind = part.values.dtype
+        if kind in (np.uint8, torch.uint8) and isinstance(values, np.ndarray):
+            found |= {name: values} if not any(np.may_share_memory(values, array) for array in found.values()) else {}
+    return found
 
 
 Added = Annotated[float, Field(ge=0)]
@@ -482,20 +526,37 @@ def _split(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) ->
         raise UserError(f"dataset: the {name} split is empty")
     if isinstance(part.values, SparseRows):
         return Split(space, part.values, 1.0, stochastic=False, labels=_labels(part, name))
-    array: NDArray[Any] = np.ascontiguousarray(part.values)
+    found: Any = part.values if isinstance(part.values, PackedRows | FileRows) else np.ascontiguousarray(part.values)
     shape = space.site_shape
-    if array.shape[1:] != shape:
-        raise UserError(f"dataset: rows of the {name} split have shape {array.shape[1:]}, those of train {shape}")
-    scale = 255.0 if values == "grey" and array.dtype == np.uint8 else 1.0
+    if found.shape[1:] != shape:
+        raise UserError(f"dataset: rows of the {name} split have shape {found.shape[1:]}, those of train {shape}")
+    scale = 255.0 if values == "grey" and found.dtype in (np.uint8, torch.uint8) else 1.0
     if method == "threshold" and values == "grey":
         half = scale / 2
-        array, scale = as_bytes(array, lambda part: part >= half), 1.0
-    if values == "grey" and method == "none" and isinstance(space, Categorical):
+        found, scale = _of_each(found, lambda part: part >= half, packs=True), 1.0
+    elif values == "grey" and method == "none" and isinstance(space, Categorical):
         top, white = space.values - 1, scale
-        array, scale = as_bytes(array, lambda part: np.rint(part / white * top)), 1.0
+        found, scale = _of_each(found, lambda part: np.rint(part / white * top)), 1.0
+    elif values == "binary" and isinstance(found, np.ndarray) and found.size >= LARGE:
+        found = packed(found, lambda part: part > 0)
+    stored = torch.from_numpy(found) if isinstance(found, np.ndarray) else found
     weights = None if part.weights is None else torch.from_numpy(part.weights)
     stochastic = method == "stochastic" and values == "grey"
-    return Split(space, torch.from_numpy(array), scale, stochastic, _labels(part, name), weights)
+    return Split(space, stored, scale, stochastic, _labels(part, name), weights)
+
+
+def _of_each(values: Any, number: Callable[[NDArray[Any]], NDArray[Any]], *, packs: bool = False) -> Any:
+    """`number` of every value, a byte each, or packed where they `pack` and are many."""
+    if isinstance(values, PackedRows):
+        return values  # bits already
+    content = pieces(values) if isinstance(values, np.ndarray) else (part.numpy() for part in parts(values))
+    if packs and math.prod(values.shape) >= LARGE:
+        return packed_pieces(map(number, content), values.shape)
+    found, first = np.empty(values.shape, np.uint8), 0
+    for piece in map(number, content):
+        found[first : first + len(piece)] = piece
+        first += len(piece)
+    return found
 
 
 def _labels(part: Arrays, name: str) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Small images with fixed official splits, common in work on binary models: one .npz file each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -7,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from ebm_cli.dataset.arrays import Bits, compact, whole
 from ebm_cli.dataset.base import Arrays, Binarize, Dataset, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, has_digest, missing, read_npz
+from ebm_cli.dataset.stored import PackedRows
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -32,25 +35,27 @@ def read_splits(path: Path, values: Values, labelled: bool, shape: tuple[int, ..
     keys = (*SPLITS, *LABELS) if labelled else SPLITS
     if not path.is_file():
         raise UserError(missing(path.parent, f"{path.name} (keys {', '.join(keys)})"))
-    arrays = read_npz(path, keys, str(path))
+    arrays = read_npz(path, SPLITS, str(path), compact if values == "binary" else whole)
+    arrays |= read_npz(path, LABELS, str(path)) if labelled else {}
     for key in keys:
         if key not in arrays:
             raise UserError(f"{path}: has no key {key}; it must have {', '.join(keys)}")
     for key in SPLITS:
         _check(arrays[key], values, shape, f"{path}: key {key}")
     labels = [arrays[key].astype(np.int64) for key in LABELS] if labelled else [None] * 3
-    return raw_of([arrays[key] for key in SPLITS], labels, values)
+    found = [array.packed if isinstance(array, Bits) else array for array in map(arrays.__getitem__, SPLITS)]
+    return raw_of(found, labels, values)
 
 
-def _check(array: NDArray[Any], values: Values, shape: tuple[int, ...], said: str) -> None:
+def _check(array: NDArray[Any] | Bits, values: Values, shape: tuple[int, ...], said: str) -> None:
     if array.dtype != np.uint8 or array.shape != (len(array), *shape) or len(array) == 0:
         due = ", ".join(map(str, ("n", *shape)))
         raise UserError(f"{said} has type {array.dtype} and shape {array.shape}, it must be uint8 and ({due})")
-    if values == "binary" and array.max() > 1:
+    if values == "binary" and not isinstance(array, Bits) and array.max() > 1:
         raise UserError(f"{said} has values up to {array.max()}, it must have 0 and 1 alone")
 
 
-def raw_of(arrays: list[NDArray[Any]], labels: list[Any], values: Values) -> Raw:
+def raw_of(arrays: Sequence[NDArray[Any] | PackedRows], labels: list[Any], values: Values) -> Raw:
     """The three official splits with their labels."""
     train, valid, test = (Arrays(*pair) for pair in zip(arrays, labels, strict=True))
     return Raw(values, train, valid, test)

@@ -18,15 +18,16 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import platformdirs
-from numpy.typing import NDArray
 
 from ebm_cli.dataset import kinds
+from ebm_cli.dataset.arrays import Place, compact, header, whole
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError
 
 Install = Callable[[Path, Path], None]
 TIMEOUT = 10.0  # seconds without a byte from a mirror before the next one is tried
 _DEFLATES = 1100  # bytes, at most, that deflate makes one of
+_LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
 
 
@@ -145,7 +146,10 @@ def _timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def read_npz(path: Path, keys: Sequence[str], said: str) -> dict[str, NDArray[Any]]:
+Reader = Callable[[IO[bytes], Place | None], Any]
+
+
+def read_npz(path: Path, keys: Sequence[str], said: str, read: Reader = whole) -> dict[str, Any]:
     """Those of the arrays `keys` that the file has. Raises UserError, beginning with `said`, if it cannot be read."""
     if not path.is_file():
         raise UserError(f"{said}: there is no such file")
@@ -154,27 +158,62 @@ def read_npz(path: Path, keys: Sequence[str], said: str) -> dict[str, NDArray[An
         raise UserError(f"{said}: not an .npz file: {kinds.instead(path, cut_short)}")
     if (kinds.found(path) or ("npz",))[0] in ("pickle", "table"):
         raise UserError(f"{said}: not an .npz file: {kinds.instead(path, '')}")
-    key = "the list of arrays"
-    found: dict[str, NDArray[Any]] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            present = [key for key in keys if f"{key}.npy" in archive.namelist()]
-            size = 0
-            for key in present:
-                size += declared(archive, f"{key}.npy", path.stat().st_size)
-            memory.check_room(size, said)
-            for key in present:
-                with archive.open(f"{key}.npy") as member:
-                    found[key] = np.asarray(np.lib.format.read_array(member, allow_pickle=False), order="C")
-    except MemoryError as error:
-        raise UserError(f"{said}: there is not enough memory for {key}; take fewer rows") from error
-    except UNREADABLE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{said}: cannot read {key} ({reason}); write plain number arrays with numpy.savez") from error
+    found: dict[str, Any] = {}
+    with _said(said) as reading, zipfile.ZipFile(path) as archive:
+        present = [key for key in keys if f"{key}.npy" in archive.namelist()]
+        size = 0
+        for reading.key in present:
+            size += declared(archive, f"{reading.key}.npy", path.stat().st_size, maps=read is compact)
+        memory.check_room(size, said)
+        for reading.key in present:
+            with archive.open(f"{reading.key}.npy") as member:
+                found[reading.key] = read(member, _place(archive, f"{reading.key}.npy", path))
     return found
 
 
-def declared(archive: zipfile.ZipFile, name: str, file_size: int) -> int:
+def read_npy(path: Path, said: str, read: Reader) -> Any:
+    """The array of a .npy file. Raises UserError, beginning with `said`, if it cannot be read."""
+    with _said(said) as reading, path.open("rb") as file:
+        reading.key = "its array"
+        memory.check_room(_taken(file, path.stat().st_size, maps=read is compact), said)
+        file.seek(0)
+        return read(file, Place(path, 0))
+
+
+@dataclass
+class _Reading:
+    """What of a file is read at the moment."""
+
+    key: str = "the list of arrays"
+
+
+@contextmanager
+def _said(said: str) -> Iterator[_Reading]:
+    """Within, an array that cannot be read becomes a UserError that names it."""
+    reading = _Reading()
+    try:
+        yield reading
+    except MemoryError as error:
+        raise UserError(f"{said}: there is not enough memory for {reading.key}; take fewer rows") from error
+    except UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        way = "write plain number arrays with numpy.savez"
+        raise UserError(f"{said}: cannot read {reading.key} ({reason}); {way}") from error
+
+
+def _place(archive: zipfile.ZipFile, name: str, path: Path) -> Place | None:
+    """Where an array lies in the archive, if it is not packed."""
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED:
+        return None
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        head = file.read(_LOCAL_HEADER)
+    name_and_extra = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+    return Place(path, member.header_offset + _LOCAL_HEADER + name_and_extra)
+
+
+def declared(archive: zipfile.ZipFile, name: str, file_size: int, *, maps: bool = False) -> int:
     """Bytes that reading an array of an .npz file takes, by its header: itself, and what it is converted to.
 
     Raises ValueError if the header, or the list of the archive of `file_size` bytes, claims more than can be there.
@@ -184,24 +223,19 @@ def declared(archive: zipfile.ZipFile, name: str, file_size: int) -> int:
     if member.file_size > most * min(member.compress_size, file_size) + _DEFLATES:
         raise ValueError(f"{member.file_size} bytes cannot be in a file of {file_size}")
     with archive.open(name) as file:
-        shape, by_columns, kind = _header(file)
-        size, there = math.prod(shape) * kind.itemsize, member.file_size - file.tell()
-    if size != there and not kind.hasobject:
-        raise ValueError(f"its header declares {size} bytes, there are {there}")
-    converted = 0 if kind.itemsize == 1 or kind == np.float32 else 4 * math.prod(shape)
-    return size + max(converted, size if by_columns else 0)
+        return _taken(file, member.file_size, maps=maps and member.compress_type == zipfile.ZIP_STORED)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape of the array in a .npy file, whether its columns lie together, and its type."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]} of the format, which plain numbers do not need")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, kind = read(file)
-    if any(length < 0 for length in shape):
-        raise ValueError(f"a shape of {shape}")
-    return shape, by_columns and len(shape) > 1, kind
+def _taken(file: IO[bytes], length: int, *, maps: bool) -> int:
+    """The same of a .npy file of so many bytes; of one that is mapped what its bits would take, and its rows' order."""
+    about = header(file)
+    there = length - file.tell()
+    if about.size != there and not about.kind.hasobject:
+        raise ValueError(f"its header declares {about.size} bytes, there are {there}")
+    if maps and about.maps:
+        return math.prod(about.shape) // 8 + 8 * about.shape[0]
+    converted = 0 if about.kind.itemsize == 1 or about.kind == np.float32 else 4 * math.prod(about.shape)
+    return about.size + max(converted, about.size if about.by_columns else 0)
 
 
 def npz_size(path: Path, keys: Sequence[str]) -> int:
@@ -209,7 +243,7 @@ def npz_size(path: Path, keys: Sequence[str]) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             there = [f"{key}.npy" for key in keys if f"{key}.npy" in archive.namelist()]
-            return sum(declared(archive, name, path.stat().st_size) for name in there)
+            return sum(declared(archive, name, path.stat().st_size, maps=True) for name in there)
     except UNREADABLE:
         return 0
 

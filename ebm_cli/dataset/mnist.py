@@ -5,8 +5,9 @@ import io
 import math
 import zlib
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.files import Remote, data_root, download, move, unpack
+from ebm_cli.dataset.stored import LARGE, PackedRows, packed_pieces
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -27,6 +29,7 @@ class TorchvisionFiles(Protocol):
     mirrors: list[str]
 
 
+_WHITE = 255
 _AT_ONCE = 2**20  # bytes that are unpacked at once
 Valid = Annotated[int, Field(ge=0)]
 
@@ -62,18 +65,25 @@ class IdxImages(GreyDataset):
         return Raw("grey", _rows(train, slice(cut)), _rows(train, slice(cut, None)) if self.valid else None, test)
 
     def _pair(self, raw: Path, names: list[str]) -> Arrays:
-        images, labels = (read_idx(_present(raw, name), dims) for name, dims in zip(names, (3, 1), strict=True))
+        bits = self.upright_bits if self.binarize == "threshold" else None
+        images, labels = read_idx(_present(raw, names[0]), 3, bits), read_idx(_present(raw, names[1]), 1)
         if len(images) != len(labels):
             raise UserError(
                 f"{raw}: {names[0]} has {len(images)} rows and {names[1]} {len(labels)}; replace both files"
             )
+        assert isinstance(labels, np.ndarray)
         return Arrays(images, labels.astype(np.int64))
+
+    def upright_bits(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Those of images (n, 28, 28) that are binarised at one half, as they stand upright."""
+        found: NDArray[np.bool_] = images >= _WHITE / 2
+        return found
 
 
 def _rows(part: Arrays, rows: slice) -> Arrays:
     assert part.labels is not None
-    assert isinstance(part.values, np.ndarray)
-    return Arrays(part.values[rows], part.labels[rows])
+    values = part.values.part(rows) if isinstance(part.values, PackedRows) else cast(Any, part.values)[rows]
+    return Arrays(values, part.labels[rows])
 
 
 def _present(raw: Path, name: str) -> Path:
@@ -81,37 +91,57 @@ def _present(raw: Path, name: str) -> Path:
     return packed if packed.exists() else raw / name
 
 
-def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
-    """An idx file of bytes with `dims` dimensions, packed with gzip if its name ends in .gz.
+Bits = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
+
+
+def read_idx(path: Path, dims: int, bits: Bits | None = None) -> NDArray[np.uint8] | PackedRows:
+    """An idx file of bytes with `dims` dimensions, packed with gzip if its name ends in .gz; or `bits` of its rows.
 
     Layout: 0, 0, 8 (unsigned byte), `dims`, then each dimension as a big-endian 32-bit number, then the values.
     Raises UserError naming the file if it is anything else.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return _read_idx(file, path, dims)
+            return _read_idx(file, path, dims, bits)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it to download it again") from error
 
 
-def _read_idx(file: io.BufferedIOBase, path: Path, dims: int) -> NDArray[np.uint8]:
+def _read_idx(file: io.BufferedIOBase, path: Path, dims: int, bits: Bits | None) -> NDArray[np.uint8] | PackedRows:
     """The array in a file that is open; no more is read, nor memory taken, than its head says and there is."""
     head = file.read(4 + 4 * dims)
     if head[:4] != bytes((0, 0, 8, dims)) or len(head) < 4 + 4 * dims:
         raise UserError(f"{path}: not an idx file of bytes with {dims} dimensions; delete it to download it again")
-    shape = [int(size) for size in np.frombuffer(head, ">u4", dims, 4)]
+    shape = tuple(int(size) for size in np.frombuffer(head, ">u4", dims, 4))
     due = math.prod(shape)
-    memory.check_room(due, str(path))
-    found = np.empty(due, np.uint8)
-    there = 0
-    while there < due and (part := file.read(min(_AT_ONCE, due - there))):
-        found[there : there + len(part)] = np.frombuffer(part, np.uint8)
-        there += len(part)
-    more = file.read(1)
-    if there != due or more:
-        has = f"more than {len(head) + due}" if more else len(head) + there
-        raise UserError(f"{path}: has {has} bytes unpacked, {len(head) + due} are due; delete it to download it again")
-    return found.reshape(shape)
+    packs = bits is not None and due >= LARGE
+    memory.check_room(due // 8 if packs else due, str(path))
+    rows = _pieces(file, path, len(head), shape)
+    if bits is not None and packs:
+        return packed_pieces(map(bits, rows), shape)
+    found, there = np.empty(shape, np.uint8), 0
+    for piece in rows:
+        found[there : there + len(piece)] = piece
+        there += len(piece)
+    return found
+
+
+def _pieces(file: io.BufferedIOBase, path: Path, head: int, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
+    """The rows of an array, some at a time, from a file that stands behind its head of so many bytes."""
+    row, due = math.prod(shape[1:]), math.prod(shape)
+    step = max(1, _AT_ONCE // max(1, row))
+    for first in range(0, shape[0], step):
+        rows = min(step, shape[0] - first)
+        content = file.read(rows * row)
+        if len(content) < rows * row:
+            raise _of_another_size(path, str(head + first * row + len(content)), head + due)
+        yield np.frombuffer(content, np.uint8).reshape(rows, *shape[1:])
+    if file.read(1):
+        raise _of_another_size(path, f"more than {head + due}", head + due)
+
+
+def _of_another_size(path: Path, there: str, due: int) -> UserError:
+    return UserError(f"{path}: has {there} bytes unpacked, {due} are due; delete it to download it again")
 
 
 def _fetch_each(source: TorchvisionFiles, raw: Path, absent: list[str]) -> None:
@@ -215,7 +245,13 @@ class EMNIST(IdxImages):
     def _pair(self, raw: Path, names: list[str]) -> Arrays:
         part = super()._pair(raw, names)
         assert part.labels is not None
-        assert isinstance(part.values, np.ndarray)
         first = 1 if self.split == "letters" else 0
-        upright: NDArray[np.uint8] = np.ascontiguousarray(part.values.transpose(0, 2, 1), np.uint8)
+        if isinstance(part.values, PackedRows):
+            return Arrays(part.values, part.labels - first)
+        upright: NDArray[np.uint8] = np.ascontiguousarray(cast(Any, part.values).transpose(0, 2, 1), np.uint8)
         return Arrays(upright, part.labels - first)
+
+    @override
+    def upright_bits(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Of images that lie transposed."""
+        return super().upright_bits(images).transpose(0, 2, 1)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BYTES = 2**24
+_BYTES = 2**20
 
 Test = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The rows of an array (n, *shape) in order, views of at most 16 MB each, or one row."""
+    """The rows of an array (n, *shape) in order, views of at most a megabyte each, or one row."""
     step = rows_of(array)
     return (array[first : first + step] for first in range(0, len(array), step))
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from ebm_cli import registry, rng
 from ebm_cli.dataset.base import Data, Dataset, Split
+from ebm_cli.dataset.stored import tensors
 from ebm_cli.errors import UserError
 from ebm_cli.noise.base import Noise, NoiseSpec
 from ebm_cli.registry import register
@@ -37,15 +38,17 @@ class Rows(Noise):
 
     def __init__(self, split: Split) -> None:
         super().__init__()
-        assert isinstance(split.stored, Tensor)
         self.split = split
-        self.register_buffer("stored", split.stored, persistent=False)  # it moves with the rest, and is no result
+        (stored,) = tensors(split.stored)  # of documents, which no model is contrasted with, there would be more
+        self.register_buffer("stored", stored, persistent=False)  # it moves with the rest, and is no result
 
     @override
     def sample(self, n: int, key: AnyKey) -> Tensor:
         """With repetition; what is random about a row is drawn anew."""
         index = rng.integers(len(self.stored), (n, 1), key.fold("rows"), self.stored.device).squeeze(1)
-        return self.split.to(self.stored.device).rows(index, key.fold("binarize"))
+        if self.split.stored.device != self.stored.device:
+            self.split = self.split.to(self.stored.device)
+        return self.split.rows(index, key.fold("binarize"))
 
     @override
     def log_prob(self, x: Tensor) -> Tensor:

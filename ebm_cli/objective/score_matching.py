@@ -10,6 +10,8 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.sparse import SparseRows
+from ebm_cli.dataset.stored import parts
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.registry import register
@@ -74,8 +76,9 @@ class ScoreMatching(Objective):
                 f"objective.variant = {self.variant}: is for data without walls, shades of grey end at black and white;"
                 " set objective.variant=denoising"
             )
-        assert isinstance(data.train.stored, Tensor)
-        low, high = data.train.stored.flatten(1).aminmax(dim=0)
+        assert not isinstance(data.train.stored, SparseRows)
+        ends = [part.flatten(1).aminmax(dim=0) for part in parts(data.train.stored)]
+        low, high = torch.stack([end.min for end in ends]).amin(0), torch.stack([end.max for end in ends]).amax(0)
         still = (low == high).nonzero().flatten().tolist()
         if still:
             return (

@@ -1,18 +1,12 @@
 """`_memory.py BATCH CHAINS K SITES HIDDEN`: train so for a few steps and print the peak resident memory in bytes.
 
-Eager, since the compiler's own memory, some hundred MB once, is no part of what grows. VmHWM, since the ru_maxrss of a
-process begins at that of its parent.
+Eager, since the compiler's own memory, some hundred MB once, is no part of what grows.
 """
 
 import sys
 
 from _ours import Size, training_step
-
-
-def peak() -> int:
-    """Of this process so far."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+from _peak import peak
 
 
 def main(size: Size) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from _memory import peak
+from _peak import peak
 from potts import lattice
 
 if __name__ == "__main__":
