@@ -35,6 +35,26 @@ def composed_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_undeclared():
+    """Whatever a test measures, an evaluation that says what it reports reports nothing else."""
+    from ebm_cli import registry
+    from ebm_cli.evaluation.base import Result
+
+    original = Result.__init__
+
+    def checked(self, metrics, *values, **named):
+        original(self, metrics, *values, **named)
+        kinds = registry.components("evaluation")
+        for name in metrics:
+            reports = getattr(kinds.get(name.partition("/")[0]), "reports", ())
+            assert not reports or name in reports, f"{name} is not among the reports of its evaluation"
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Result, "__init__", checked)
+        yield
+
+
 @pytest.fixture
 def hasty(monkeypatch):
     """A classifier of few steps, where it matters that there is one and not how often it is right."""

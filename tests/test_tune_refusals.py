@@ -67,6 +67,23 @@ def trained(monkeypatch):
         ("model.hidden=choice(4,8) metric=[seconds,steps] pruner=median", ["several metrics"]),
         ("model.hidden=choice(4,8) metric=[seconds,seconds]", ["twice"]),
         ("model.hidden=choice(4,8) metric=pseudo_likelihod/valid/x", ["no evaluation reports it"]),
+        (
+            "model.hidden=choice(4,8) metric=ais/valid/log_likelyhood",
+            ["ais does not report it; did you mean ais/valid/log_likelihood"],
+        ),
+        ("model.hidden=choice(4,8) metric=raise/log_likelyhood", ["did you mean raise/log_likelihood"]),
+        (
+            "model.hidden=choice(4,8) metric=pseudo_likelihood/valid/zz",
+            ["it reports pseudo_likelihood/valid/log_pseudo_likelihood, pseudo_likelihood/valid/standard_error"],
+        ),
+        ("model.hidden=choice(4,8) metric=[seconds,exact/kll]", ["exact does not report it; did you mean exact/kl"]),
+        ("model.hidden=choice(4,8) metric=second", ["no run reports it; did you mean seconds"]),
+        ("model.hidden=choice(4,8) metric=gradient_nrom", ["did you mean gradient_norm"]),
+        ("model.hidden=choice(4,8) metric=units/ded", ["metric = units/ded: no evaluation reports it"]),
+        (
+            "model.hidden=choice(4,8) metric=log_likelihood",
+            ["say whose it is", "metric=exact/valid/log_likelihood or ais/valid/log_likelihood"],
+        ),
         ("model.hidden=choice(4,8) metric=ais/valid/log_likelyhood evaluation=[chains]", ["evaluation=[chains,ais]"]),
         ("model.hidden=choice(4,8) metric=chains/valid/r_hat", ["evaluation.chains.while_training=true"]),
         (f"model.hidden=choice(4,8) metric={METRIC} eval_every=0", ["eval_every=N"]),

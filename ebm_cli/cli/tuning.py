@@ -18,7 +18,9 @@ KEYS = ("metric", "direction", "trials", "startup", "pruner", "search", "search_
 """Keys of the search and of no run."""
 
 _KEPT = ("metric", "direction", "trials", "startup", "pruner", "search", "search_seed")  # in tune.json
-_ANEW = ("trials", "n_jobs", "tracker", "device", "plugins", "hydra")  # may be said when a search goes on
+_ANEW = ("trials", "n_jobs", "metric", "direction", "pruner", "tracker", "device", "plugins", "hydra")
+"""What may be said when a search goes on; by what its trials are judged, while none has a value."""
+
 _PAGES = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version"}
 _SPACE = re.compile(r"=\s*(interval|range|choice|tag|int|float|sort)\(")
 _LOG = re.compile(r"\b(interval|range)\(([^()]*?),\s*log\s*\)")
@@ -106,7 +108,9 @@ def _taken_up(path: str, words: list[str]) -> list[str]:
             raise UserError(f"{key}: a search goes on with the words it began with; leave it out, or start another")
     anew = {search.key_of(word) for word in others}
     kept = search.read(Path(path))
-    own = [f"{key}={_typed(getattr(kept, key))}" for key in _KEPT if key not in anew]
+    usual = "metric" in anew and kept.pruner == search.usual_pruner(kept.metric)  # that of the other may differ
+    kept_keys = [key for key in _KEPT if key not in anew and not (key == "pruner" and usual)]
+    own = [f"{key}={_typed(getattr(kept, key))}" for key in kept_keys]
     before = [word for word in ledger.read(Path(path)).arguments if search.key_of(word) not in anew]
     return ["hydra.sweeper.resume=true", f"hydra.sweep.dir={quoted(path)}", *own, *before, *others]
 

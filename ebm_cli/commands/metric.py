@@ -8,8 +8,16 @@ from ebm_cli.commands import composition
 from ebm_cli.commands.configuration import check_keys, evaluations, loop_and_schedule, reporting
 from ebm_cli.commands.search import Search, measured_while_training
 from ebm_cli.errors import UserError, nearest
-from ebm_cli.evaluation.base import Evaluation, on_split
+from ebm_cli.evaluation.base import Evaluation, of_split, on_split
 from ebm_cli.tracker import several
+
+_OF_A_RUN = ("seconds", "training_seconds", "steps", "judged_step", "loss", "gradient_norm", "learning_rate")
+_OF_OBJECTIVES = ("log_z", "accuracy", "cross_entropy")  # which some log by the name that an evaluation has too
+_BESIDE = (
+    *("units/hidden", "units/dead", "units/saturated", "units/duplicate"),
+    *("baseline/independent", "best/step", "last/step"),
+)
+"""What the end of a run finds besides its evaluations."""
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -30,9 +38,13 @@ def check_metric(config: Mapping[str, Any], search: Search) -> list[str]:
     chosen, (loop, schedule) = evaluations(config), loop_and_schedule(config)
     notes = []
     for name in search.metric:
-        if "/" not in name:  # of the training itself, such as seconds: the first trial shows whether it is there
+        if "/" not in name:
+            _check_of_the_run(name, chosen, plugins=bool(config["plugins"]))
+            continue
+        if name in (*_BESIDE, f"best/{schedule.monitor}", f"last/{schedule.monitor}"):
             continue
         evaluation = _of(name, chosen)
+        _check_reported(name, evaluation)
         if not measured_while_training(name):
             notes.append(_optimistic(name))
         elif not (evaluation.while_training and schedule.eval_every):
@@ -46,6 +58,37 @@ def check_metric(config: Mapping[str, Any], search: Search) -> list[str]:
             f"eval_every={max(1, loop.steps // 10)} would"
         )
     return notes
+
+
+def _check_of_the_run(name: str, chosen: Mapping[str, Evaluation], *, plugins: bool) -> None:
+    """A name without an evaluation: of the run itself, or logged by its objective, as the first evaluation shows.
+
+    Raises UserError for one that is spelt nearly as one that every run has, or that an evaluation reports.
+    """
+    if name in _OF_A_RUN:
+        return
+    reported = [_while_trained(each) for one in chosen.values() for each in one.reports]
+    owners = [each for each in reported if each.rpartition("/")[2] == name and name not in _OF_OBJECTIVES]
+    if owners:
+        raise UserError(f"metric = {name}: say whose it is, metric={' or '.join(owners)}")
+    near = "" if plugins else nearest(name, [*_OF_A_RUN])
+    if near:
+        raise UserError(f"metric = {name}: no run reports it{near}")
+
+
+def _check_reported(name: str, evaluation: Evaluation) -> None:
+    """Raises UserError for what the evaluation is known not to find."""
+    found = evaluation.reports
+    if found and not {*found} & {name, *(of_split({name: 0}, split).popitem()[0] for split in ("valid", "train"))}:
+        known = [_while_trained(each) for each in found] if measured_while_training(name) else [*found]
+        alike = nearest(name.rpartition("/")[2], [each.rpartition("/")[2] for each in known])
+        near = nearest(name, known) if alike else f"; it reports {', '.join(known)}"
+        raise UserError(f"metric = {name}: {name.partition('/')[0]} does not report it{near}")
+
+
+def _while_trained(name: str) -> str:
+    """What a metric is called on the validation split."""
+    return on_split({name: 0}, "valid").popitem()[0]
 
 
 def _of(name: str, chosen: Mapping[str, Evaluation]) -> Evaluation:

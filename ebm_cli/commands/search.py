@@ -13,6 +13,8 @@ from ebm_cli.record import files, plain_json
 from ebm_cli.registry import explain
 
 NAME = "tune.json"
+BY = ("metric", "direction", "pruner")
+"""Keys by which trials are judged: they stay once a trial has a value."""
 
 Value = float | int | str
 Count = Annotated[int, Field(ge=1)]
@@ -66,6 +68,8 @@ class Search:
     pruner: Literal["none", "median", "halving", "hyperband"] = "none"
     search: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
     search_seed: Annotated[int, Field(ge=0)] = 0
+    study: str = "ebm"
+    """Which one of the journal: another metric, as long as no trial has a value, makes another study of it."""
 
     @property
     def while_training(self) -> bool:
@@ -76,6 +80,11 @@ class Search:
 def measured_while_training(metric: str) -> bool:
     """Names of the final evaluation have no split in them."""
     return metric.split("/")[1:2] in (["valid"], ["train"])
+
+
+def usual_pruner(metric: Sequence[str]) -> str:
+    """Where none is typed."""
+    return "median" if len(metric) == 1 and measured_while_training(metric[0]) else "none"
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def built(values: dict[str, Any]) -> Search:
     if len(set(metric)) != len(metric):
         raise UserError(f"metric = {','.join(metric)}: names one twice; leave it out")
     if given.get("pruner") is None:
-        given["pruner"] = "median" if len(metric) == 1 and measured_while_training(metric[0]) else "none"
+        given["pruner"] = usual_pruner(metric)
     found = _checked(given)
     if found.pruner != "none" and not found.while_training:
         why = "is measured at the end of a run" if len(metric) == 1 else "are several metrics"

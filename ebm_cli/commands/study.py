@@ -8,11 +8,13 @@ proposals there were: so a search that is taken up again proposes what it would 
 
 import fcntl
 import hashlib
+import itertools
 import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ JOB = "job"
 """Under this name a trial has the number of its run; one without was torn off while it was proposed."""
 PRUNED = "pruned"
 
-_STUDY = "ebm"
 _STUCK = 3  # proposals in a row that are there already, after which others are drawn at random
+_FEWEST_DONE = 4  # trials, before one is pruned
 _FEWEST = 8  # trials from which it can be said what mattered
 
 
@@ -41,7 +43,7 @@ class Study:
         directions = [f"{one}imize" for one in search.direction]
         with _readable(path):
             self._study = optuna.create_study(
-                study_name=_STUDY, storage=_storage(path), directions=directions, load_if_exists=True
+                study_name=search.study, storage=_storage(path), directions=directions, load_if_exists=True
             )
         for trial in self.proposed():
             self.words(trial.params)
@@ -81,6 +83,11 @@ class Study:
         state = {"done": states.COMPLETE, "pruned": states.PRUNED}.get(became, states.FAIL)
         with quiet():
             self._study.tell(number, list(values) if values is not None else None, state)
+
+    def add(self, trial: Any) -> None:
+        """One more, as optuna makes it."""
+        with quiet():
+            self._study.add_trial(trial)
 
     def worth(self, trial: Any) -> Sequence[float] | None:
         """Of a trial that is done, by the files of its run where those were read; None of any other."""
@@ -128,15 +135,51 @@ class Study:
         return {key: float(value) for key, value in found.items() if math.isfinite(value)}
 
 
+def judged(path: Path, search: Search) -> bool:
+    """Whether some trial of a search that is there has a value, be it of an early step. Nothing is written."""
+    if not files.there(path, JOURNAL):
+        return False
+    optuna = _optuna()
+    with _readable(path):
+        storage = _storage(path, mend=False)
+        if search.study not in optuna.study.get_all_study_names(storage):
+            return False
+        found = optuna.load_study(study_name=search.study, storage=storage).get_trials(deepcopy=False)
+    return any(trial.values or trial.intermediate_values for trial in found)
+
+
+def renewed(path: Path, was: Search, search: Search, axes: Sequence[Axis]) -> Search:
+    """The search with a study of its own in the journal, whose trials are those of the former one, of no value yet.
+
+    Until tune.json names it, it is nobody's.
+    """
+    optuna = _optuna()
+    states = optuna.trial.TrialState
+    former = Study(path, was, axes).trials()
+    names = optuna.study.get_all_study_names(_storage(path))
+    free = next(name for count in itertools.count(1) if (name := f"{was.study}-{count}") not in names)
+    new = replace(search, study=free)
+    found, seen = Study(path, new, axes), set[int]()
+    for trial in former:
+        job = trial.user_attrs.get(JOB)
+        state = states.FAIL if job is None or job in seen else states.RUNNING  # what came of it, its run says
+        seen |= {job}
+        found.add(optuna.trial.create_trial(
+            state=state, params=trial.params, distributions=trial.distributions, user_attrs=trial.user_attrs
+        ))  # fmt: skip
+    return new
+
+
 def running(trial: Trial) -> Any:
     """A trial of a search, for the run that it is, which reports to it."""
     optuna = _optuna()
     with _readable(trial.path):
-        storage = _storage(trial.path, mend=False)
+        storage, name = _storage(trial.path, mend=False), trial.search.study
         study = optuna.load_study(
-            study_name=_STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(0), pruner=_pruner(trial)
+            study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(0), pruner=_pruner(trial)
         )
-        identity = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(_STUDY), trial.number)
+        number = storage.get_study_id_from_name(name)
+        identity = storage.get_trial_id_from_study_id_trial_number(number, trial.number)
     return optuna.trial.Trial(study, identity)
 
 
@@ -252,7 +295,7 @@ def _pruner(trial: Trial) -> Any:
     pruners, (every, total) = _optuna().pruners, trial.steps
     kind, least = trial.search.pruner, max(1, every, total // WARM_UP)
     if kind == "median":
-        return Median(min(5, trial.search.startup), total)
+        return Median(min(_FEWEST_DONE, trial.search.startup), total)
     if kind == "halving":
         return pruners.SuccessiveHalvingPruner(min_resource=least)
     if kind == "hyperband":

@@ -6,7 +6,7 @@ was killed the study has not heard: it is taken up again before another is propo
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -19,8 +19,8 @@ from ebm_cli.commands.metric import check_config, check_metric
 from ebm_cli.commands.notify import Notice
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.pruning import no_such_metric
-from ebm_cli.commands.search import Axis, Search, Trial
-from ebm_cli.commands.study import JOB, Study
+from ebm_cli.commands.search import BY, Axis, Search, Trial
+from ebm_cli.commands.study import JOB, Study, judged, renewed
 from ebm_cli.commands.workers import Here, Processes, Workers
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.record import ledger
@@ -67,6 +67,7 @@ def run(call: Call) -> int:
     _check_place(call)
     url = notify.address(_check_space(call))
     with watching() as stop, multi.claimed(call.path):
+        call = _settled(call)
         tuning = Tuning(call, _ledger(call), url)
         try:
             tuning.work(Here() if call.n_jobs == 1 else Processes(call.n_jobs, stop), stop)
@@ -87,7 +88,8 @@ def _conclude(tuning: "Tuning", stop: StopRequest, answer: int) -> None:
     for line in looking.at_sweep(tuning.found):
         output.print(line, soft_wrap=True)
     if not tuning.complete:
-        output.print(f"go on with: {_again(call)}", soft_wrap=True)
+        way = " metric=NAME, one of those that it reports" if tuning.unmeasured else ""
+        output.print(f"go on with: {_again(call)}{way}", soft_wrap=True)
     with logging_to(None):
         notice.wait()
 
@@ -99,7 +101,7 @@ class Tuning:
         self.call, self.found, self.url = call, found, url
         self.study = Study(call.path, call.search, call.axes)
         self.entries = {entry.number: entry for entry in found.entries}
-        self.exhausted = False
+        self.exhausted = self.unmeasured = False
         self._composed: dict[int, Composed] = {}  # of runs that are about to begin
         for trial in self.study.proposed():
             if trial.user_attrs[JOB] not in self.entries:
@@ -209,6 +211,7 @@ class Tuning:
         for metric in self.call.search.metric:
             measured = any(searching.measured_while_training(name) for name in reported)
             if metric not in reported and (measured if self.call.search.while_training else "status" in reported):
+                self.unmeasured = True
                 raise RunError(no_such_metric(metric, reported))
         ended = [trial for trial in self.study.proposed() if trial.state.is_finished()]
         if len(ended) == _HOPELESS and all(trial.state.name == "FAIL" for trial in ended):
@@ -237,10 +240,12 @@ def _check_place(call: Call) -> None:
 
 def _check_same(call: Call, was: Search) -> None:
     """Raise UserError for a word that would make another search of it."""
-    for key in ("metric", "direction", "startup", "pruner", "search", "search_seed"):
+    for key in ("startup", "search", "search_seed", *BY):
         before, now = getattr(was, key), getattr(call.search, key)
-        if before != now:
-            raise UserError(f"{key} = {_word(now)}: this search has {_word(before)}; leave it out, or start another")
+        if before == now or (key in BY and not judged(call.path, was)):
+            continue
+        why = "its trials have values by it; start another" if key in BY else "leave it out, or start another"
+        raise UserError(f"{key} = {_word(now)}: this search has {_word(before)}; {why}")
     if ledger.there(call.path):
         other = searching.differing(_kept(ledger.read(call.path).arguments), _kept(call.arguments))
         if other is not None:
@@ -254,6 +259,16 @@ def _word(value: object) -> str:
 def _kept(words: Sequence[str]) -> list[str]:
     """Without those that change where runs are done and who is told."""
     return [word for word in words if searching.key_of(word).partition(".")[0] not in sweep.BESIDE]
+
+
+def _settled(call: Call) -> Call:
+    """With the study of a search that goes on; of one that is judged by something else, another one."""
+    if not searching.there(call.path):
+        return call
+    was = searching.read(call.path)
+    if all(getattr(was, key) == getattr(call.search, key) for key in BY):
+        return replace(call, search=replace(call.search, study=was.study))
+    return replace(call, search=renewed(call.path, was, call.search, call.axes))
 
 
 def _ledger(call: Call) -> Ledger:

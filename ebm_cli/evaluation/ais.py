@@ -19,6 +19,7 @@ from ebm_cli.evaluation.base import (
     Subject,
     bits_per_dimension,
     learned_log_z,
+    likelihoods,
     standard_error,
     without_density,
 )
@@ -76,6 +77,11 @@ class AIS(Evaluation):
 
     standing = 20
     compared = ("ais/log_likelihood", "raise/log_likelihood")
+    reports = (
+        *likelihoods("ais", "log_z", "log_z_low", "log_z_high", "learned_log_z", "learned_log_z_error"),
+        *("ais/bits_per_dimension", "ais/weight_ess", "ais/log_weight_std", "ais/gap", "ais/gap_standard_error"),
+        *("raise/log_likelihood", "raise/points"),
+    )
 
     @classmethod
     @override

@@ -26,6 +26,12 @@ Picture = NDArray[np.uint8]
 T = TypeVar("T")
 
 
+def likelihoods(name: str, *more: str) -> tuple[str, ...]:
+    """Names of what an evaluation finds that finds the log-likelihood of rows, and of more under its own name."""
+    found = ("log_likelihood", "standard_error", "above_independent", "above_independent_error", *more)
+    return tuple(f"{name}/{metric}" for metric in found)
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: a model, the data it was trained on, and the split it is held to."""
@@ -98,6 +104,8 @@ class Evaluation(ABC):
     """Where its lines stand in the last table: likelihoods first, then chains, then all else."""
     compared: ClassVar[tuple[str, ...]] = ()
     """Metrics by which runs are compared, which have the first columns of the table of a multirun."""
+    reports: ClassVar[tuple[str, ...]] = ()
+    """All metrics that it may find, `ais/log_z`; none where their names depend on its keys, the data or the model."""
 
     @classmethod
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:

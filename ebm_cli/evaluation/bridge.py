@@ -12,7 +12,7 @@ from ebm_cli import rng
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation.ais import interval, likelihood, unnormalised
 from ebm_cli.evaluation.annealing import annealing_path, without_part
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, without_density
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
@@ -56,6 +56,7 @@ class Bridge(Evaluation):
     moves_anywhere = True
 
     standing = 30
+    reports = likelihoods("bridge", "log_z", "log_z_low", "log_z_high", "bits_per_dimension", "overlap", "lag")
 
     @classmethod
     @override

@@ -29,6 +29,8 @@ class Classify(Evaluation):
 
     while_training: bool
 
+    reports = ("classify/accuracy", "classify/cross_entropy", "classify/calibration_error")
+
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         return None if isinstance(model, Classifier) else "this model gives no p(y | x), it is not classifying"

@@ -12,7 +12,16 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.evaluation.ais import forward, interval, unnormalised, weight_ess
-from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, bits_per_dimension, some_rows, standard_error
+from ebm_cli.evaluation.base import (
+    Evaluation,
+    Picture,
+    Result,
+    Subject,
+    bits_per_dimension,
+    likelihoods,
+    some_rows,
+    standard_error,
+)
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
@@ -74,6 +83,11 @@ class DBNBound(Evaluation):
     steps: Count
 
     asks_for_energy = False
+    reports = (
+        *likelihoods("dbn_bound", "log_z", "log_z_low", "log_z_high", "bits_per_dimension", "layers", "weight_ess"),
+        *("dbn_bound/first_rbm_log_likelihood", "dbn_bound/first_rbm_log_z", "dbn_bound/exact_log_likelihood"),
+        *("dbn_bound/gain", "dbn_bound/gain_standard_error", "dbn_bound/gain_low", "dbn_bound/gain_high"),
+    )
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

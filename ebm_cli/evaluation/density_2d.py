@@ -11,7 +11,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli.dataset.density import Density
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, standard_error, without_density
+from ebm_cli.evaluation.base import (
+    Evaluation,
+    Result,
+    Subject,
+    learned_log_z,
+    likelihoods,
+    standard_error,
+    without_density,
+)
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.model.families import Family
@@ -95,6 +103,8 @@ class Density2D(Evaluation):
     while_training: bool
     side: Annotated[int, Field(ge=10)]
     margin: Annotated[float, Field(ge=1)]
+
+    reports = likelihoods("density_2d", "log_z", "learned_log_z", "learned_log_z_error", "kl", "mode_error")
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

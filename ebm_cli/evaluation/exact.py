@@ -9,7 +9,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli.dataset.base import Truth
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, bits_per_dimension, learned_log_z, standard_error
+from ebm_cli.evaluation.base import (
+    Evaluation,
+    Result,
+    Subject,
+    bits_per_dimension,
+    learned_log_z,
+    likelihoods,
+    standard_error,
+)
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.table import Numbers, plus_minus
 from ebm_cli.log_z import enumeration
@@ -40,6 +48,9 @@ class Exact(Evaluation):
 
     standing = 10
     compared = ("exact/log_likelihood", "exact/perplexity")
+    reports = likelihoods(
+        "exact", "log_z", "learned_log_z", "learned_log_z_error", "kl", "bits_per_dimension", "perplexity"
+    )
 
     @classmethod
     @override

@@ -32,6 +32,10 @@ class PseudoLikelihood(Evaluation):
     points: Annotated[int, Field(ge=1)] | None
 
     standing = 40
+    reports = (
+        *("pseudo_likelihood/log_pseudo_likelihood", "pseudo_likelihood/standard_error", "pseudo_likelihood/rows"),
+        *("pseudo_likelihood/above_independent", "pseudo_likelihood/above_independent_error"),
+    )
 
     @classmethod
     @override

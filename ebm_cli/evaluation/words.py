@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.text import START, UNKNOWN
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods, standard_error
 from ebm_cli.evaluation.baseline import compared
 from ebm_cli.model.base import Conditional, EnergyModel
 from ebm_cli.model.log_bilinear import LogBilinear
@@ -42,6 +42,7 @@ class WordPrediction(Evaluation):
     of_words: ClassVar[bool] = True
 
     compared = ("words/perplexity",)
+    reports = likelihoods("words", "perplexity", "unigram_perplexity", "unnormalised_perplexity", "log_z", "log_z_std")
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

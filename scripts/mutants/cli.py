@@ -262,4 +262,11 @@ MUTANTS = [
         "if unclear := None:",
         "tune_refusals::test_refusals",
     ),
+    Mutant(
+        "tune: the pruner of a metric is that of another",
+        "cli/tuning.py",
+        'usual = "metric" in anew and',
+        "usual = False and",
+        "tune_metric",
+    ),
 ]

@@ -643,8 +643,8 @@ MUTANTS = [
     Mutant(
         "tune: another search is taken for this one",
         "commands/tune.py",
-        "        if before != now:\n            raise",
-        "        if False:\n            raise",
+        "        if before == now or (",
+        "        if True or (",
         "tune_refusals::test_a_search_goes_on_with_its_own_words",
     ),
     Mutant(
@@ -807,5 +807,40 @@ MUTANTS = [
         "            name_trackers(plain, combination)\n",
         "",
         "multirun::test_several_trackers_are_looked_at_as_each_job_has_them",
+    ),
+    Mutant(
+        "metric: what an evaluation does not report is searched for",
+        "commands/metric.py",
+        "        _check_reported(name, evaluation)\n",
+        "",
+        "tune_refusals::test_refusals",
+    ),
+    Mutant(
+        "metric: a name of no evaluation is searched for",
+        "commands/metric.py",
+        '            _check_of_the_run(name, chosen, plugins=bool(config["plugins"]))\n',
+        "",
+        "tune_refusals::test_refusals",
+    ),
+    Mutant(
+        "tune: a search with values is judged by something else",
+        "commands/tune.py",
+        "(key in BY and not judged(call.path, was))",
+        "key in BY",
+        "tune_metric::test_once_a_trial_has_a_value_the_metric_stays",
+    ),
+    Mutant(
+        "tune: what is done is worth nothing by another metric",
+        "commands/study.py",
+        "in seen else states.RUNNING  #",
+        "in seen else states.FAIL  #",
+        "tune_metric::test_a_run_that_was_interrupted_goes_on",
+    ),
+    Mutant(
+        "tune: another direction is not that of the study",
+        "commands/study.py",
+        "new = replace(search, study=free)",
+        "new = replace(search, study=was.study)",
+        "tune_metric",
     ),
 ]
