@@ -1,7 +1,10 @@
 """Every test runs on one CPU thread: small tensors gain nothing from more, and tests may run side by side."""
 
 import gc
+import os
 import signal
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's and scipy's, which reads it once: before they are imported
 
 import pytest
 import torch

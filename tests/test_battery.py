@@ -63,9 +63,12 @@ def bit_frequencies(flat):
 
 def bit_pairs(flat):
     """Each pair of bits of one word, and each pair of bits of two successive words, is equal half the time."""
-    bits = bits_of(flat[: 2**20]).astype(np.float32) * 2 - 1
-    n = len(bits) - 1
-    inside, across = bits[:-1].T @ bits[:-1], bits[:-1].T @ bits[1:]
+    flat, n, some = flat[: 2**20], min(len(flat), 2**20) - 1, 2**14  # as many at once as a cache holds
+    inside, across = np.zeros((2, 32, 32), np.float32)  # exact: whole numbers below 2^24
+    for first in range(0, n, some):
+        bits = bits_of(flat[first : first + some + 1]).astype(np.float32) * 2 - 1
+        inside += bits[:-1].T @ bits[:-1]
+        across += bits[:-1].T @ bits[1:]
     return [normal_tail(z / n**0.5) for z in [*inside[np.triu_indices(32, 1)], *across.ravel()]]
 
 

@@ -123,13 +123,13 @@ def lattice_makers(quick: bool) -> Mapping[str, Maker]:
 
 def memory_makers(quick: bool) -> Mapping[str, Maker]:
     """The peak of a process that makes sweeps, beyond that of one with a lattice of four sites."""
-    return {OURS: lambda: lambda: resident(SIDE, 100) - smallest()}
+    return {OURS: lambda: lambda: resident(SIDE, 100) - smallest(1 if quick else 3)}
 
 
 @cache
-def smallest() -> float:
+def smallest(times: int) -> float:
     """Of the imports, the threads and all else that every run needs."""
-    return min(resident(2, 2) for _ in range(3))
+    return min(resident(2, 2) for _ in range(times))
 
 
 def resident(side: int, chains: int) -> float:
