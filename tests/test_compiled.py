@@ -93,6 +93,7 @@ def plain_update(parts, plain, x, x_neg, step):
     return {**found.metrics, "gradient_norm": norm}
 
 
+@pytest.mark.long
 def test_training_steps_are_those_of_the_plain_code(engine):
     """Chains, metrics and the whole update at each of 6 steps, of which all but the first need no further code."""
     adam = shipped("optimizer")["adam"] | {"clip": 0.5, "ema": 0.9, "ema_start": 0.05, "warmup": 2}

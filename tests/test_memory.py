@@ -261,6 +261,7 @@ def test_the_data_are_part_of_what_a_run_needs(tmp_path):
 def test_every_rank_has_the_data(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", train=np.zeros((4000, 8, 8), np.uint8))
     monkeypatch.setattr(memory, "available", lambda device: 2 * memory.PROCESS + 500_000)
+    monkeypatch.setattr("ebm_cli.commands.train.launch", lambda *_: 0)  # nothing is to be begun
     answer = train_line("dataset=npz dataset.path=a.npz device.ranks=2")
     assert_refused(answer, "2 processes 1 GB", "data of each 512 kB", "device.ranks")
 
