@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
-from test_resume import Killed
+from test_resume import Killed, at_step
 
 from ebm_cli.commands import multi, pruning, study, tune
 from ebm_cli.errors import RunError, install
@@ -391,15 +394,30 @@ def test_a_request_to_stop_leaves_a_line_that_goes_on(trained, monkeypatch):
         patched.setattr(multi, "train", stopped)
         answer = tuned("trials=2")
     assert answer.code == 75
-    assert "go on with: ebm tune resume=search\n" in answer.out
+    assert "go on with the search: ebm tune resume=search\n" in answer.out
     assert again().code == 0
     assert trained.seen == [0, 1]
 
 
 def real(line: str, directory: str = "search"):
     tiny = [word for word in TINY if not word.startswith("evaluation")]
-    words = [*tiny, "evaluation=[pseudo_likelihood]", "eval_every=3", "save_every=4", *line.split()]
-    return ebm(f"tune hydra.sweep.dir={directory} metric={METRIC} 'optimizer.lr=interval(0.001,10,log)'", *words)
+    words = [*tiny, "evaluation=[pseudo_likelihood]", "eval_every=3", "save_every=4", f"metric={METRIC}", *line.split()]
+    return ebm(f"tune hydra.sweep.dir={directory} 'optimizer.lr=interval(0.001,10,log)'", *words)
+
+
+@pytest.mark.parametrize("metric", [METRIC, "seconds"])
+def test_both_ways_to_go_on_are_said_where_a_search_is_stopped(metric, monkeypatch):
+    with monkeypatch.context() as patched:
+        at_step(patched, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        answer = real(f"trials=2 metric={metric}")
+    assert answer.code == 130
+    [one] = re.findall(r"^go on with this run alone: ebm (.*)$", answer.err, re.MULTILINE)
+    [all_of_them] = re.findall(r"^go on with the search: ebm (.*)$", answer.out, re.MULTILINE)
+    assert "go on with: " not in answer.out + answer.err
+    assert ebm(one).code == 0
+    assert facts(Path("search/0"))["status"] == "done"
+    assert ebm(all_of_them).code == 0
+    assert [status for _, status, _ in trials_of_real()] == ["done", "done"]
 
 
 def test_a_run_that_is_pruned_ends_there_with_a_checkpoint(monkeypatch):

@@ -26,7 +26,7 @@ def test_measured_while_training(trained):
     answer = tuned(f"trials=3 {words}")
     assert answer.code == 1
     assert WRONG in answer.err
-    assert "go on with: ebm tune resume=search metric=NAME, one of those that it reports\n" in answer.out
+    assert "go on with the search: ebm tune resume=search metric=NAME, one of those that it reports\n" in answer.out
     more = again(f"metric={OTHER}")
     assert more.code == 0, more.err
     assert [(status, values is None) for _, status, values in trials()] == [("failed", True), *[("done", False)] * 2]

@@ -146,7 +146,8 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
         tracker.ended(End(ending.status, ending.code, ending.why.get("error")))
         farewell = tracker.close({**_rounded(spent), **ending.results.known})
         notice.wait()
-    _finish(session, summary, ending.code, farewell, page=kept)
+    way = "go on with" if request.sweep is None else "go on with this run alone"
+    _finish(session, summary, ending.code, (farewell, way), page=kept)
     return ending.code
 
 
@@ -289,9 +290,11 @@ def _show(session: Session, summary: Mapping[str, Any], code: int) -> None:
         report.show(str(session.run.path), summary, "test")
 
 
-def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: str | None, *, page: bool) -> None:
+def _finish(
+    session: Session, summary: Mapping[str, Any], code: int, said: tuple[str | None, str], *, page: bool
+) -> None:
     """What the user reads last."""
-    home = session.run.path
+    home, (farewell, way) = session.run.path, said
     _show(session, summary, code)
     if farewell:
         log.info("%s", farewell)
@@ -303,7 +306,7 @@ def _finish(session: Session, summary: Mapping[str, Any], code: int, farewell: s
         done = session.state.step == session.parts.loop.steps
         log.info("stopped %s; %s", "while evaluating, training is complete" if done else
                  f"at step {session.state.step}", have)  # fmt: skip
-        log.info("go on with: ebm train resume=%s%s", quote(str(home)), session.plugins)
+        log.info("%s: ebm train resume=%s%s", way, quote(str(home)), session.plugins)
     shown = [name for name in files.names(home, "samples") if name.endswith(".png")] if code == 0 else []
     pictures = [str(home / "samples" / name) for name in shown if not name.startswith(("step-", "samples."))]
     grid = home / "samples" / "samples.png"

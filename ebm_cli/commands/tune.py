@@ -89,7 +89,7 @@ def _conclude(tuning: "Tuning", stop: StopRequest, answer: int) -> None:
         output.print(line, soft_wrap=True)
     if not tuning.complete:
         way = " metric=NAME, one of those that it reports" if tuning.unmeasured else ""
-        output.print(f"go on with: {_again(call)}{way}", soft_wrap=True)
+        output.print(f"go on with the search: {_again(call)}{way}", soft_wrap=True)
     with logging_to(None):
         notice.wait()
 

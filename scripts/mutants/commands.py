@@ -314,8 +314,8 @@ MUTANTS = [
     Mutant(
         "train: the way on lacks the plugins",
         "commands/train.py",
-        '        log.info("go on with: ebm train resume=%s%s", quote(str(home)), session.plugins)',
-        '        log.info("go on with: ebm train resume=%s", quote(str(home)))',
+        '        log.info("%s: ebm train resume=%s%s", way, quote(str(home)), session.plugins)',
+        '        log.info("%s: ebm train resume=%s", way, quote(str(home)))',
         "messages::test_a_run_with_plugins_that_was_stopped_says_them_with_the_way_on",
     ),
     Mutant(
@@ -842,5 +842,12 @@ MUTANTS = [
         "new = replace(search, study=free)",
         "new = replace(search, study=was.study)",
         "tune_metric",
+    ),
+    Mutant(
+        "train: a run of a search says how to go on as if it were all there is",
+        "commands/train.py",
+        'way = "go on with" if request.sweep is None else "go on with this run alone"',
+        'way = "go on with"',
+        "tune::test_both_ways_to_go_on_are_said_where_a_search_is_stopped",
     ),
 ]
