@@ -11,6 +11,7 @@ import torch
 
 from ebm_cli.device.base import Device, DeviceSpec
 from ebm_cli.device.engine import Work
+from ebm_cli.device.stack import current
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
 
@@ -24,6 +25,7 @@ _PER_TRANSITION = 1e-3
 _COST_OF_STEPS, _PER_UPDATE = 14.0, 7.8e-4
 # Multiplications in one product below which two threads are no faster than one, measured.
 _SHARED = 2e6
+_STEPS = {"updates": "training steps compiled", "ahead": "training steps and annealing compiled"}
 _DIGITS = {"fixed16": 2, "fixed24": 3}
 
 
@@ -34,7 +36,7 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None
     """
     on_cuda = torch.cuda.is_available() and spec.kind != "cpu"
     how, missing = _how(spec, model, work, unfit, on_cuda=on_cuda)
-    if spec.compile in ("always", "updates") and missing:
+    if spec.compile in ("always", "updates", "ahead") and missing:
         raise UserError(f"device.compile = {spec.compile}: {missing}; use device.compile=never")
     lacking = _no_fixed_point(model, on_cuda)
     if spec.precision == "tf32" and not on_cuda:
@@ -49,12 +51,14 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None
 
 def _how(
     spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None, *, on_cuda: bool
-) -> tuple[Literal["updates", "always", "never"], str | None]:
+) -> tuple[Literal["updates", "ahead", "always", "never"], str | None]:
     """What is compiled, and why not everything that was asked for, or for auto might have been."""
     if spec.compile == "never":
         return "never", None
-    if spec.compile == "updates":
-        return "updates", unfit or _no_compiler()
+    if spec.compile in ("updates", "ahead"):
+        return spec.compile, unfit or _no_compiler()
+    if spec.compile == "auto" and current() is not None and not unfit and not _no_compiler():
+        return "ahead", None
     missing = _missing(spec, model, on_cuda, work)
     if missing is None or spec.compile == "always":
         return "always", missing
@@ -66,8 +70,8 @@ def _how(
 def _said(how: str, missing: str | None) -> str:
     if how == "always":
         return "inner loops compiled, which the first steps wait for"
-    if how == "updates":
-        return "training steps compiled"
+    if how in _STEPS:
+        return _STEPS[how]
     return f"inner loops not compiled: {missing or 'device.compile=never, as typed or as the run began'}"
 
 

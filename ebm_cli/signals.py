@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from types import FrameType
 
@@ -32,6 +33,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.times = 0  # that one came
         self.raised = False  # a KeyboardInterrupt was, in whatever disguise it arrives
         self._answer = _Answer.NOTED  # until somebody is ready for a KeyboardInterrupt
 
@@ -66,16 +68,21 @@ class StopRequest:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler of all of them."""
-        again = self.signal is not None
-        self.ask(number)
-        first = self._answer is _Answer.AT_ONCE and not again
-        impatient = self._answer is not _Answer.NOTED and again and number == signal.SIGINT
-        if first or impatient:
-            self.raised = True
+        if self.reached(number):
             raise KeyboardInterrupt
 
+    def reached(self, number: int) -> bool:
+        """Take note of one; whether it is a KeyboardInterrupt."""
+        again = self.signal is not None
+        self.ask(number)
+        self.times += 1
+        first = self._answer is _Answer.AT_ONCE and not again
+        impatient = self._answer is not _Answer.NOTED and again and number == signal.SIGINT
+        self.raised = self.raised or first or impatient
+        return first or impatient
 
-_current: StopRequest | None = None
+
+_current: ContextVar[StopRequest | None] = ContextVar("stop", default=None)
 
 
 @contextmanager
@@ -85,18 +92,24 @@ def watching(afterwards: signal.Handlers | None = None) -> Iterator[StopRequest]
     Handlers are then put back or, for a program that ends there, replaced by `afterwards`. Outside the main thread,
     where Python sets no handlers, nothing is collected.
     """
-    global _current
-    if _current is not None:
-        yield _current
+    there = _current.get()
+    if there is not None:
+        yield there
         return
-    _current = request = StopRequest()
+    request = StopRequest()
+    _current.set(request)
     before = _installed(request.receive) if threading.current_thread() is threading.main_thread() else {}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if afterwards is None else afterwards)
-        _current = None
+        _current.set(None)
+
+
+def asked_by(request: StopRequest) -> None:
+    """From here on this piece of work, one of several in this thread, is asked to stop by that request alone."""
+    _current.set(request)
 
 
 def finishing() -> None:
@@ -104,9 +117,10 @@ def finishing() -> None:
 
     Raises KeyboardInterrupt for one that came before.
     """
-    if _current is not None:
-        _current.at_once()
-        _current.noted()
+    request = _current.get()
+    if request is not None:
+        request.at_once()
+        request.noted()
 
 
 def unheard() -> None:

@@ -5,10 +5,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -86,6 +87,62 @@ def plain_console(**options: Any) -> Console:
     return Console(markup=False, emoji=False, **options)
 
 
+class Board:
+    """How far pieces of work are that go on side by side, in one line for all of them now and then."""
+
+    def __init__(self) -> None:
+        self.began = self.printed = time.perf_counter()
+        self.first: dict[str, int] = {}
+        self.steps: dict[str, tuple[int, int]] = {}
+
+    def show(self, name: str, step: int, total: int) -> None:
+        """One of them has come so far."""
+        self.first.setdefault(name, step)
+        self.steps[name] = step, total
+        now = time.perf_counter()
+        if now - self.printed > _PLAIN_LINE_SECONDS and not self.behind(step):
+            self.printed = now
+            console.print(self.line(now - self.began), soft_wrap=True, highlight=False)
+
+    def behind(self, step: int) -> bool:
+        """Whether others have still to come so far."""
+        return any(other < step for other, total in self.steps.values() if other < total)
+
+    def line(self, seconds: float) -> str:
+        """How far all are, how fast, and how long the last will take."""
+        rate = sum(step - self.first[name] for name, (step, _) in self.steps.items()) / max(1e-9, seconds)
+        going = [(step, total) for step, total in self.steps.values() if step < total]
+        left = sum(total - step for step, total in going)
+        step, total = min(going, default=(0, 0))
+        words = f"{len(going)} jobs in step", f"step {step}/{total}", pace(rate), time_left(left, rate)
+        return "  ".join(filter(None, words))
+
+
+class _Beside(NamedTuple):
+    """A piece of work among others in this process."""
+
+    name: str
+    board: Board
+
+
+_beside: ContextVar[_Beside | None] = ContextVar("beside", default=None)
+
+
+@contextmanager
+def beside_others(name: str, board: Board) -> Iterator[None]:
+    """Within, only warnings are shown, with the name, and how far it is on the board; its log file has all."""
+    before = _beside.set(_Beside(name, board))
+    try:
+        yield
+    finally:
+        _beside.reset(before)
+
+
+def alone() -> bool:
+    """Whether this work has the terminal for itself."""
+    return _beside.get() is None
+
+
 def _console(name: str) -> Console:
     options: dict[str, Any] = {"file": cast("IO[str]", _streams[name]), "stderr": name == "stderr"}
     console = plain_console(**options)
@@ -125,8 +182,11 @@ class _ConsoleHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        style = "yellow" if record.levelno >= logging.WARNING else None
-        console.print(record.getMessage(), style=style, soft_wrap=True, highlight=False)
+        style, beside = "yellow" if record.levelno >= logging.WARNING else None, _beside.get()
+        if beside is not None and style is None:
+            return
+        name = f"job {beside.name} | " if beside else ""
+        console.print(f"{name}{record.getMessage()}", style=style, soft_wrap=True, highlight=False)
 
 
 class _FileHandler(logging.FileHandler):
@@ -160,7 +220,9 @@ def logging_to(file: Path | None) -> Iterator[None]:
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.DEBUG)
     log.propagate = False
+    own = _beside.get()
     for handler in handlers:
+        handler.addFilter(lambda _: _beside.get() is own)
         log.addHandler(handler)
     try:
         yield
@@ -186,7 +248,7 @@ class StepDisplay:
             TextColumn("{task.fields[numbers]}", markup=False),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and alone()),
         )
 
     def __enter__(self) -> "StepDisplay":
@@ -203,6 +265,10 @@ class StepDisplay:
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """The newest numbers, how fast the loop is and how long it will take."""
+        beside = _beside.get()
+        if beside is not None:
+            beside.board.show(beside.name, step, self.total)
+            return
         rate, now = self.rate(step), time.perf_counter()
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         words: dict[str, Any] = {"rate": pace(rate), "left": time_left(self.total - step, rate), "numbers": numbers}

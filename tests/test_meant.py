@@ -23,7 +23,7 @@ LINES = {
     "train --model.hidden 5": "write model.hidden=VALUE",
     "train steps=1e4": "steps = 10000: must be a whole number without a point; write steps=10000",
     "train model.hidden=8.0": "model.hidden = 8: must be a whole number without a point; write model.hidden=8",
-    "train -m hydra/launcher=clouds seed=0,1": "no hydra/launcher named clouds (one of: basic, and with extras ",
+    "train -m hydra/launcher=clouds seed=0,1": "no hydra/launcher named clouds (one of: basic, stacked, and with ",
     "train -m hydra/sweeper=optuna seed=0,1": "it would search by the exit code of a job",
     "list rbm": "no group 'rbm'; it is a choice of a group: ebm list model rbm",
 }

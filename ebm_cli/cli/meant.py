@@ -44,5 +44,5 @@ def not_installed(group: str, name: str) -> str | None:
     known = _EXTRAS[group]
     if name in known:
         return f"{group}={name} is not installed; it comes with an extra, {install(known[name])}"
-    there = f"basic, and with extras {', '.join(known)}" if known else "basic"
+    there = f"basic, stacked, and with extras {', '.join(known)}" if known else "basic"
     return f"no {group} named {name} (one of: {there})"

@@ -24,11 +24,13 @@ from ebm_cli.cli.elsewhere import Elsewhere
 from ebm_cli.cli.launching import Handing
 from ebm_cli.cli.ray import RayLauncher
 from ebm_cli.cli.slurm import SlurmLauncher, check_none_waits
+from ebm_cli.cli.stacked import StackedLauncher
 from ebm_cli.cli.words import plain, quoted
 from ebm_cli.errors import UserError
 from ebm_cli.terminal import beginning, told
 
 ALONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+STACKED = "hydra_plugins.ebm.StackedLauncher"
 _BY_NUMBER = "${hydra.job.num}"
 _SAID_AGAIN = ("hydra/launcher", "hydra.launcher", "hydra.sweep.subdir")
 PLUGINS = ("plugins=", "+plugins=", "++plugins=")
@@ -48,7 +50,8 @@ class LedgerSweeper(Sweeper):
         self.loader = cast(Any, QuickLoader(hydra_context.config_loader))
         context = HydraContext(config_loader=self.loader, callbacks=hydra_context.callbacks)
         self.alone = config.hydra.launcher._target_ == ALONE  # in this process, a job at a time
-        task = task_function if self.alone else Elsewhere(task_function)
+        here = self.alone or config.hydra.launcher._target_ == STACKED
+        task = task_function if here else Elsewhere(task_function)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(context, task, config)
 
     @override
@@ -127,5 +130,5 @@ def register() -> None:
     """Make them known to Hydra, which takes plugins from the name space `hydra_plugins` alone."""
     from ebm_cli.cli.tuner import TuneSweeper
 
-    for plugin in (LedgerSweeper, TuneSweeper, SlurmLauncher, RayLauncher):
+    for plugin in (LedgerSweeper, TuneSweeper, SlurmLauncher, RayLauncher, StackedLauncher):
         Plugins.instance().class_name_to_class[f"hydra_plugins.ebm.{plugin.__name__}"] = plugin

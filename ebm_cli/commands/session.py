@@ -25,6 +25,7 @@ from ebm_cli.commands.places import rooted
 from ebm_cli.dataset.base import Data
 from ebm_cli.device import ranks
 from ebm_cli.device.engine import Engine, Work
+from ebm_cli.device.loops import Loops
 from ebm_cli.device.memory import rows_at_once
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, refusal
@@ -154,11 +155,16 @@ def accelerated(
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
     device = spec.applied(parts.device)
     engine = Engine(compiled=device.engine.compiled, rows=at_once)
+    loops = Loops(at_once, _say_compiling) if spec.compile == "ahead" else None
     return (
-        replace(parts, device=replace(device, engine=engine)),
+        replace(parts, device=replace(device, engine=engine, loops=loops)),
         {**config, "device": {**config["device"], **decided}},
         f"{said}; precision {spec.precision}",
     )
+
+
+def _say_compiling() -> None:
+    log.info("compiling a step of annealing, some ten seconds; later runs of this shape find it there")
 
 
 def feasible(

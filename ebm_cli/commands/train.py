@@ -286,7 +286,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
 def _show(session: Session, summary: Mapping[str, Any], code: int) -> None:
     if summary["status"] == "pruned":
         log.info("pruned at step %d: others were better by then", session.state.step)
-    elif code == 0 or "failed" in summary:
+    elif terminal.alone() and (code == 0 or "failed" in summary):
         report.show(str(session.run.path), summary, "test")
 
 

@@ -13,12 +13,15 @@ import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from ebm_cli.device import stack
+from ebm_cli.device.stack import Made
 
 _KEPT = 200  # libraries that stay, the last used ones; each has some three megabytes
 _OPTIONS = {
@@ -28,11 +31,23 @@ _OPTIONS = {
 }
 
 
-class Library(NamedTuple):
-    """A compiled function, which changes some of the tensors that it is given in place, and what was said of it."""
+Graph = tuple[torch.fx.GraphModule, Any]  # operations, and facts about their results
 
-    call: Callable[[list[Tensor]], list[Tensor]]
-    facts: Any
+
+class Library:
+    """A compiled function, and what was said of its results."""
+
+    def __init__(self, path: Path, facts: Path) -> None:
+        self._run = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
+        self.facts = json.loads(facts.read_text(encoding="utf-8"))
+        self._seen: Sequence[Tensor] = ()
+        self._lasting: list[Tensor] = []
+
+    def call(self, changing: Sequence[Tensor], lasting: Sequence[Tensor]) -> list[Tensor]:
+        """The results. The same sequence `lasting` holds the same tensors; some may be changed in place."""
+        if lasting is not self._seen:
+            self._seen, self._lasting = lasting, [tensor.detach() for tensor in lasting]
+        return self._run([*changing, *self._lasting])
 
 
 class Traced(Protocol):
@@ -47,52 +62,93 @@ class Traced(Protocol):
         ...
 
 
-def library(
-    function: Traced, tensors: Sequence[Tensor], identity: str | None, begins: Callable[[], None] = lambda: None
-) -> Library:
-    """The function for tensors like these, from disk where it is there; `identity` None: compiled in any case.
+class Wanted(NamedTuple):
+    """A function that is to be a library, what it is called with, and what names it.
 
-    `begins` is called before that. Equal identities are taken for equal functions as far as shapes and types of tensors
-    do not tell them apart.
+    Equal identities are taken for equal functions as far as shapes and types of tensors do not tell them apart; None:
+    compiled in any case. It is called with tensors that differ from call to call and with some that last; `changes`
+    says that it changes these in place. `begins` is called before it is compiled.
     """
+
+    function: Traced
+    changing: Sequence[Tensor]
+    lasting: Sequence[Tensor]
+    identity: str | None
+    changes: bool
+    begins: Callable[[], None]
+
+
+def library(wanted: Wanted) -> Made:
+    """From disk where it is there. Among runs that go in step it is that of all of them, as one of them sees it."""
+    tensors, lane = [*wanted.changing, *wanted.lasting], stack.current()
+    if lane is None or wanted.identity is None:
+        return _library(partial(_graph, wanted.function, tensors), tensors, wanted.identity, wanted.begins)
+    kind = stack.Kind(_name(wanted.identity, tensors), wanted.changes, partial(_stacked, wanted))
+    return stack.Member(lane, kind)
+
+
+def _graph(function: Traced, tensors: Sequence[Tensor]) -> Graph:
+    return traced(function, tensors), function.facts()
+
+
+def _stacked(
+    wanted: Wanted, dims: Sequence[int | None], changing: Sequence[Tensor], lasting: Sequence[Tensor]
+) -> Library:
+    """The same of several runs at once."""
+    tensors = [*changing, *lasting]
+
+    def graph() -> Graph:
+        one = traced(wanted.function, [*wanted.changing, *wanted.lasting], whole=True)
+        return traced(_along(one, dims), tensors), wanted.function.facts()
+
+    return _library(graph, tensors, repr((wanted.identity, *dims)), wanted.begins)
+
+
+def _along(graph: Callable[..., list[Tensor]], dims: Sequence[int | None]) -> Callable[..., list[Tensor]]:
+    """The same for each of several runs, which lie along these dimensions of the tensors; None: they share it."""
+    mapped = torch.vmap(lambda *tensors: tuple(graph(*tensors)), in_dims=tuple(dims))
+    return lambda *tensors: list(mapped(*tensors))
+
+
+def _library(
+    graph: Callable[[], Graph], tensors: Sequence[Tensor], identity: str | None, begins: Callable[[], None]
+) -> Library:
     folder = _folder() if identity is not None else None
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="ebm-") as place:  # loaded code needs its file no longer
             begins()
-            return _loaded(*_made(function, tensors, Path(place)))
+            return Library(*_made(graph, Path(place)))
     found = folder / f"{_name(identity or '', tensors)}.so"
     if not found.exists():
         with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as place:
             begins()
-            new, facts = _made(function, tensors, Path(place))
+            new, facts = _made(graph, Path(place))
             os.replace(facts, found.with_suffix(".json"))
             os.replace(new, found)
         _prune(folder)
     os.utime(found)
-    return _loaded(found, found.with_suffix(".json"))
+    return Library(found, found.with_suffix(".json"))
 
 
-def _loaded(path: Path, facts: Path) -> Library:
-    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    return Library(runner.run, json.loads(facts.read_text(encoding="utf-8")))
-
-
-def _made(function: Traced, tensors: Sequence[Tensor], place: Path) -> tuple[Path, Path]:
+def _made(graph: Callable[[], Graph], place: Path) -> tuple[Path, Path]:
     """Paths of the library and of its facts, within a folder."""
-    graph = traced(function, tensors)
+    operations, said = graph()
     path, facts = place / "library.so", place / "facts.json"
-    _compiled(graph, path)
-    facts.write_text(json.dumps(function.facts()), encoding="utf-8")
+    _compiled(operations, path)
+    facts.write_text(json.dumps(said), encoding="utf-8")
     return path, facts
 
 
-def traced(function: Callable[..., Any], tensors: Sequence[Tensor]) -> torch.fx.GraphModule:
-    """The operations of the function, none of which changes a tensor until all results are there."""
+def traced(function: Callable[..., Any], tensors: Sequence[Tensor], *, whole: bool = False) -> torch.fx.GraphModule:
+    """The operations of the function, none of which changes a tensor until all results are there.
+
+    `whole`: not taken apart into those that the compiler takes, some of which know of no runs side by side.
+    """
     from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
     pure = torch.func.functionalize(function, remove="mutations")
-    table = {**select_decomp_table(), torch.ops.aten.addmm.default: _addmm}
+    table = {} if whole else {**select_decomp_table(), torch.ops.aten.addmm.default: _addmm}
     make = make_fx(pure, decomposition_table=table, tracing_mode="fake")
     with torch.no_grad():
         graph: torch.fx.GraphModule = make(*(tensor.detach() for tensor in tensors))

@@ -17,7 +17,7 @@ from ebm_cli.registry import register
 
 _THREADS = torch.get_num_threads()  # torch's own choice, before a run of this process makes another
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fixed16", "fixed24"]
-Compile = Literal["auto", "updates", "always", "never"]
+Compile = Literal["auto", "updates", "ahead", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Device:
     memory: float | None = None  # GB
     spec: "DeviceSpec | None" = None  # the settings it was opened with
     whole_steps: bool = False  # whether a training step is one compiled region where it can be
+    loops: Engine | None = None  # for stages of evaluations that are called thousands of times, if another
+
+    @property
+    def repeating(self) -> Engine:
+        """What executes these."""
+        return self.loops or self.engine
 
     def bytes_left(self, held: int = 0) -> int:
         """What this process may still take, beside the `held` bytes that it has taken."""
@@ -54,8 +60,8 @@ class DeviceSpec:
     """`kind` auto takes the GPU if there is one. `threads` null: one for small products, else torch's choice.
 
     `compile` updates: each training step becomes one compiled region, which takes some fifteen seconds, once on a
-    machine: it is kept for later runs. It draws other random numbers, several times as fast. always: so do the inner
-    loops of evaluations, in every run anew. auto: what the run is long enough to repay.
+    machine: it is kept for later runs. It draws other random numbers, several times as fast. ahead: each temperature of
+    AIS is one too. always: so are the inner loops of evaluations, in every run anew. auto: what the run repays.
 
     `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones);
     fixed24, fixed16 (products with binary units in fixed point of so many bits, fast on a CPU with 8-bit integer
@@ -96,7 +102,7 @@ class DeviceSpec:
         torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
         always = self.compile == "always"
         engine = Engine(compiled=True) if always else EAGER
-        whole, said = always or self.compile == "updates", _describe(device.torch)
+        whole, said = always or self.compile in ("updates", "ahead"), _describe(device.torch)
         return replace(device, description=said, precision=self.precision, engine=engine, spec=self, whole_steps=whole)
 
 

@@ -126,7 +126,7 @@ class AIS(Evaluation):
         path = annealing_path(subject, self.base_mix)
         moves = Moves(self.temperatures) if subject.sampler.inner.rejects else None
         key = subject.key.fold("forward")
-        log_w, _ = forward(path, self.chains, self.temperatures, key, subject.device.engine, moves)
+        log_w, _ = forward(path, self.chains, self.temperatures, key, subject.device.repeating, moves)
         if moves is not None and not moves.least:
             return Result({}, warnings=(f"{moves.said()}, so there is no estimate; {_SLOWER}",))
         log_z = path.log_z_base + log_mean_exp(log_w).item()
@@ -187,7 +187,7 @@ class AIS(Evaluation):
         chosen = rng.permutation(len(log_p), subject.key.fold("points"))[: self.raise_points].to(log_p.device)
         x = subject.held_out.fixed(chosen)
         key = subject.key.fold("reverse")
-        lower = reverse_log_p(path, x, self.raise_chains, self.temperatures, key, subject.device.engine)
+        lower = reverse_log_p(path, x, self.raise_chains, self.temperatures, key, subject.device.repeating)
         return chosen, log_p[chosen] - lower
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from ebm_cli.dataset.base import Data, Dataset
 from ebm_cli.device import memory
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Work
+from ebm_cli.device.stack import common
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
@@ -169,7 +171,8 @@ def load_data(components: Components, device: Device, *, again: bool = False) ->
     if again and path is not None and not Path(path).exists():
         raise UserError(f"dataset.path = {path}: nothing is there; where they are now can be said: dataset.path=PATH")
     with memory.bounded(device.memory if device.torch.type == "cpu" else None), memory.watched(device.torch):
-        data = components.dataset.load(components.model.spaces)
+        read = partial(components.dataset.load, components.model.spaces)
+        data = common(repr((components.dataset, components.model.spaces)), read)
     memory.tidy()
     checks.check_support(data, components.model)
     if components.model.support is not None:  # of models of counts and the like, which are densities of nothing else

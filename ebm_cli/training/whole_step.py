@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ebm_cli.acceleration import arithmetic
-from ebm_cli.device.ahead import Library, library
+from ebm_cli.device.ahead import Made, Wanted, library
 from ebm_cli.device.engine import INLINE
 from ebm_cli.device.leaves import Leaves
 from ebm_cli.optimizer import Optimizer
@@ -50,22 +50,27 @@ class WholeStep:
     def __init__(self, parts: Parts, state: TrainState) -> None:
         of = subject(replace(parts, device=replace(parts.device, engine=INLINE)), state)
         self.leaves = Leaves(of._replace(weights=of.weights._replace(optimizer=_rateless(of.weights.optimizer))))
-        self.tensors = [tensor.detach() for tensor in self.leaves.tensors]
-        self.libraries: dict[int, Library] = {}
+        self.tensors = self.leaves.tensors
+        self.libraries: dict[int, Made] = {}
+        self.said: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     def __call__(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:
         """The update."""
         count = len(inputs.sampler)
         if count not in self.libraries:
             self.libraries[count] = self._library(inputs)
-        call, facts = self.libraries[count]
-        metrics, norms = call([*inputs.tensors(), *self.tensors])
-        return Values(facts["names"], metrics, facts["moved"], norms)
+        metrics, norms = self.libraries[count].call(inputs.tensors(), self.tensors)
+        if count not in self.said:
+            facts = self.libraries[count].facts
+            self.said[count] = tuple(facts["names"]), tuple(facts["moved"])
+        names, moved = self.said[count]
+        return Values(names, metrics, moved, norms)
 
-    def _library(self, inputs: Inputs) -> Library:
+    def _library(self, inputs: Inputs) -> Made:
         named = (self.leaves.description(), inputs.own, inputs.first, len(inputs.sampler))
-        found = library(_Step(self.leaves, inputs), [*inputs.tensors(), *self.tensors], self._identity(named), _say)
-        return found._replace(facts={name: tuple(values) for name, values in found.facts.items()})
+        function = _Step(self.leaves, inputs)
+        identity = self._identity(named)
+        return library(Wanted(function, inputs.tensors(), self.tensors, identity, changes=True, begins=_say))
 
     def _identity(self, named: object) -> str | None:
         """None where code outside this package takes part, which may change without our seeing it."""

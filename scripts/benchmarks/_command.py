@@ -21,14 +21,14 @@ class TrainingRun(NamedTuple):
     training: float  # as its summary.json says
 
 
-def ebm(*arguments: str) -> float:
-    """Seconds that one command takes."""
-    environment = dict(os.environ)
+def ebm(*arguments: str, root: str | None = None) -> float:
+    """Seconds that one command takes, of the code in another folder where one is named."""
+    environment = dict(os.environ) if root is None else {**os.environ, "PYTHONPATH": root}
     if SHARED_DATA.exists():
         environment.setdefault("EBM_DATA", str(SHARED_DATA))
     begin = time.perf_counter()
     command = [sys.executable, "-m", "ebm_cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ebm {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return time.perf_counter() - begin

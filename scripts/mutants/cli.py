@@ -269,4 +269,11 @@ MUTANTS = [
         "usual = False and",
         "tune_metric",
     ),
+    Mutant(
+        "stacked: a job has the configuration that Hydra read last",
+        "cli/stacked.py",
+        'return partial(setattr, HydraConfig.instance(), "cfg", HydraConfig.instance().cfg)',
+        "return partial(int)",
+        "stacked::test_each_job_has_the_configuration_of_its_own",
+    ),
 ]

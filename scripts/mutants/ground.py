@@ -516,4 +516,32 @@ MUTANTS = [
         """'ebm-cli[{extra}]'\"""",
         "meant::test_an_extra_is_installed_by_words_that_work_in_a_clone",
     ),
+    Mutant(
+        "terminal: lines of one run go to the files of all",
+        "terminal.py",
+        "handler.addFilter(lambda _: _beside.get() is own)",
+        "handler.addFilter(lambda _: True)",
+        "stack::test_a_run_beside_others_shows_warnings_with_its_name_and_logs_all",
+    ),
+    Mutant(
+        "terminal: everything of runs beside each other is shown",
+        "terminal.py",
+        "        if beside is not None and style is None:",
+        "        if False:",
+        "stack::test_a_run_beside_others_shows_warnings_with_its_name_and_logs_all",
+    ),
+    Mutant(
+        "terminal: the board tells the first, not the last",
+        "terminal.py",
+        "        step, total = min(going, default=(0, 0))",
+        "        step, total = max(going, default=(0, 0))",
+        "stack::test_the_board_tells_the_last_of_those_that_go_on",
+    ),
+    Mutant(
+        "auto: jobs in step are not compiled",
+        "acceleration.py",
+        '    if spec.compile == "auto" and current() is not None',
+        "    if False and current() is not None",
+        "stacked::test_one_that_fails_stops_alone",
+    ),
 ]

@@ -1,0 +1,95 @@
+"""Loops of evaluations that take one step thousands of times, each step one call of a library."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+from torch import Tensor
+from typing_extensions import override
+
+from ebm_cli.device.ahead import Made, Wanted, library
+from ebm_cli.device.engine import Engine, Function
+from ebm_cli.device.leaves import Leaves
+from ebm_cli.rng import Counter
+
+
+class Loops(Engine):
+    """Its regions are stages `f(fixed, state, *changing) -> state`; each becomes a library, traced once for all runs.
+
+    What `fixed` holds is looked at once for each object. State and what changes are tensors, counters, and tuples of
+    these. Draws are those of compiled code.
+    """
+
+    def __init__(self, rows: int, begins: Callable[[], None]) -> None:
+        super().__init__(compiled=False, rows=rows)
+        self.compiled, self.begins = True, begins
+
+    @override
+    def region(self, function: Function) -> Function:
+        if function not in self._regions:
+            self._regions[function] = Stage(function, self.begins)
+        return cast(Function, self._regions[function])
+
+
+class Stage:
+    """One function as libraries, one for each form of what it is called with; `begins` is called before one is made."""
+
+    def __init__(self, function: Any, begins: Callable[[], None]) -> None:
+        self.function, self.begins = function, begins
+        self.libraries: dict[Any, Made] = {}
+        self.seen: tuple[Any, list[Tensor]] = (None, [])
+
+    def __call__(self, fixed: Any, state: Any, *changing: Any) -> Any:
+        """The next state."""
+        if fixed is not self.seen[0]:
+            self.seen, self.libraries = (fixed, Leaves(fixed).tensors), {}
+        moving = [*_flat((state, changing))]
+        form = tuple(tensor.shape for tensor in moving)
+        if form not in self.libraries:
+            self.libraries[form] = self._library((fixed, state, changing), moving)
+        return _filled(state, iter(self.libraries[form].call(moving, self.seen[1])))
+
+    def _library(self, parts: Any, moving: Sequence[Tensor]) -> Made:
+        leaves = Leaves((self.function, parts))
+        identity = None if leaves.foreign else leaves.description()
+        function = _Called(self.function, parts)
+        return library(Wanted(function, moving, self.seen[1], identity, changes=False, begins=self.begins))
+
+
+class _Called:
+    """The stage as a function of tensors: those of state and of what changes, then those within what is fixed."""
+
+    def __init__(self, function: Any, parts: tuple[Any, Any, tuple[Any, ...]]) -> None:
+        self.function = function
+        self.fixed, self.state, self.changing = parts
+        self.leaves = Leaves(self.fixed)
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        count = len(tensors) - len(self.leaves.tensors)
+        fixed = self.leaves.replaced(tensors[count:])
+        state, changing = _filled((self.state, self.changing), iter(tensors[:count]))
+        return [*_flat(self.function(fixed, state, *changing))]
+
+    def facts(self) -> Any:
+        """Nothing: the next state has the form of the last."""
+        return {}
+
+
+def _flat(value: Any) -> Iterator[Tensor]:
+    """The tensors in tuples and counters, in their order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Counter):
+        yield value.words
+    else:
+        for inner in value:
+            yield from _flat(inner)
+
+
+def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same tuples and counters with these tensors in their places."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, Counter):
+        return Counter(next(tensors), value.lane)
+    inner = [_filled(each, tensors) for each in value]
+    return value._make(inner) if hasattr(value, "_make") else tuple(inner)

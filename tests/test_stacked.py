@@ -1,0 +1,147 @@
+"""Jobs of a multirun in step: each is the run that it is alone, and what becomes of one is nothing to the others."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.cli import TINY, assert_refused, ebm, facts, last_step, outcome, train
+from helpers.libraries import uncompiled
+from helpers.statistics import assert_close
+from hydra.core.hydra_config import HydraConfig
+from safetensors.torch import load_file
+from test_compiled import COMPILER
+from test_resume import at_step
+
+STACKED = "hydra/launcher=stacked"
+AIS = "while_training=false temperatures=3 chains=10 raise_points=5"
+FULL = " ".join(
+    ["evaluation=[ais,samples] checkpoint.monitor=null", *(f"evaluation.ais.{word}" for word in AIS.split())]
+)
+
+
+@pytest.fixture(autouse=True)
+def made(tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return None if "compiled" in request.node.name else uncompiled(monkeypatch)
+
+
+def sweep(line: str, directory: str = "sweep"):
+    return ebm("train -m", *TINY, f"hydra.sweep.dir={directory}", STACKED, *line.split())
+
+
+def tensors(run):
+    return load_file(last_step(Path(run)) / "state.safetensors")
+
+
+def logged(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one, other):
+    """Chains to the bit, everything else but for roundings."""
+    first, second = tensors(one), tensors(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        if name in ("chains", "ages"):
+            assert torch.equal(tensor, second[name])
+        assert_close(tensor, second[name], rtol=1e-5, atol=1e-6)
+    for line, its in zip(logged(one), logged(other), strict=True):
+        assert line.keys() == its.keys()
+        numbers = {name for name, value in line.items() if isinstance(value, float) and "second" not in name}
+        assert [line[name] for name in numbers] == pytest.approx([its[name] for name in numbers], rel=1e-4, abs=1e-5)
+
+
+def test_each_job_is_the_run_that_it_is_alone(made):
+    """Training and what is measured, of rates and seeds; one call for all of them."""
+    answer = sweep(f"seed=1,2 optimizer.lr=0.01,0.2 {FULL}")
+    assert answer.code == 0, answer.err
+    assert set(made.calls) == {4}
+    assert len(made.identities) == 3, "a step of training, and those of annealing up and down"
+    assert "training steps and annealing compiled" in Path("sweep/3/train.log").read_text()
+    assert "training steps" not in answer.err
+    for number, words in enumerate(["seed=1 optimizer.lr=0.01", "seed=1 optimizer.lr=0.2", "seed=2 optimizer.lr=0.01"]):
+        assert train(f"{words} {FULL} device.compile=ahead", f"alone{number}").code == 0
+        assert_same_run(f"sweep/{number}", f"alone{number}")
+    config = yaml.safe_load(Path("sweep/0/config.yaml").read_text())
+    assert config == yaml.safe_load(Path("alone0/config.yaml").read_text())
+    assert config["device"]["compile"] == "ahead"
+
+
+def test_each_job_has_the_configuration_of_its_own(monkeypatch):
+    """Hydra keeps one for the process; what a job asks it for, in the middle of the others too, is its own."""
+    seen = {}
+    at_step(monkeypatch, 3, lambda: seen.setdefault(str(HydraConfig.get().job.num), HydraConfig.get().overrides.task))
+    assert sweep("seed=1,2,3 steps=5").code == 0
+    assert {number: next(word for word in words if "seed" in word) for number, words in seen.items()} == {
+        "0": "seed=1", "1": "seed=2", "2": "seed=3",
+    }  # fmt: skip
+
+
+def test_one_that_fails_stops_alone():
+    answer = sweep("seed=1,2 optimizer.lr=0.01,1e38")
+    assert answer.code == 1
+    assert [facts(Path("sweep", name))["status"] for name in "0123"] == ["done", "failed", "done", "failed"]
+    assert answer.err.count("job 1 | ") == answer.err.count("job 3 | ") == 1
+    assert "job 0" not in answer.err
+    assert train("seed=2 optimizer.lr=0.01 device.compile=ahead", "alone").code == 0
+    assert_same_run("sweep/2", "alone")
+
+
+@pytest.mark.long
+def test_other_shapes_and_plain_samplers_go_their_own_way(made):
+    """Two of each shape in step; a sampler of single sites trains as it does alone."""
+    answer = sweep("seed=1,2 model.hidden=4,8")
+    assert answer.code == 0, answer.err
+    assert set(made.calls) == {2}
+    assert len(made.identities) == 2
+    made.calls.clear()
+    assert sweep("seed=1,2 sampler=gibbs", "sites").code == 0
+    assert not made.calls
+    assert train("seed=2 sampler=gibbs", "alone").code == 0
+    assert outcome(Path("sites/1")) == outcome(Path("alone"))
+
+
+def test_a_stopped_multirun_is_taken_up_to_the_bit_with_others_of_its_kind(monkeypatch):
+    """All stop after the step in progress with a checkpoint; taken up they end as if nobody had stopped them."""
+    line = "seed=1,2,3 optimizer.lr=0.1 optimizer.schedule=constant save_every=5"
+    assert sweep(line, "whole").code == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))
+        answer = sweep(line)
+    assert answer.code == 75
+    stopped = [facts(Path("sweep", name)) for name in "012"]
+    assert [found["status"] for found in stopped] == ["stopped"] * 3
+    assert {found["step"] for found in stopped} <= {7, 8}
+    assert f"ebm train -m resume=sweep {STACKED}" in answer.out
+    assert ebm(f"train -m resume=sweep {STACKED}").code == 0
+    for name in "012":
+        assert outcome(Path("sweep", name)) == outcome(Path("whole", name))
+    again = ebm(f"train -m resume=sweep {STACKED} seed=1,2,3,4")
+    assert again.code == 0
+    assert "3 done" in again.out
+    assert facts(Path("sweep/3"))["status"] == "done"
+
+
+@pytest.mark.long
+def test_so_many_at_a_time(made):
+    assert sweep("seed=1,2,3,4,5 hydra.launcher.together=2").code == 0
+    assert set(made.calls) == {2}
+    assert_refused(
+        sweep("seed=1,2 hydra.launcher.together=0", "other"), "hydra.launcher.together = 0",
+    )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler here: nothing can be compiled")
+def test_compiled_for_several_a_job_is_what_it_is_among_others():
+    """To the bit, whether two or three go in step; and but for roundings what it is alone."""
+    line = "optimizer.lr=0.1 steps=40"
+    assert sweep(f"{line} seed=1,2,3").code == 0
+    assert sweep(f"{line} seed=1,2", "two").code == 0
+    assert [outcome(Path("two", name)) for name in "01"] == [outcome(Path("sweep", name)) for name in "01"]
+    assert train(f"{line} seed=2 device.compile=ahead", "alone").code == 0
+    assert_same_run("two/1", "alone")
