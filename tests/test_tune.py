@@ -12,7 +12,7 @@ import pytest
 from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
 from test_resume import Killed, at_step
 
-from ebm_cli.commands import multi, pruning, study, tune
+from ebm_cli.commands import multi, pruning, search, study, tune
 from ebm_cli.errors import RunError, install
 from ebm_cli.record import ledger
 from ebm_cli.record.run import Run, create
@@ -190,6 +190,14 @@ def test_a_search_is_a_function_of_its_seed(trained, sampler):
 def test_each_random_proposal_is_another(trained):
     tuned("trials=3 search=random")
     assert trained.seen == [0, 1, 2]
+
+
+def test_the_end_of_an_interval_is_one_point():
+    """A sampler that climbs in the logarithm comes to it but for rounding, and again."""
+    axis = search.Axis("optimizer.lr", "float", 0.001, 1.0, log=True)
+    assert [axis.word(value) for value in (1.0, 0.9999999999999991)] == ["optimizer.lr=1.0"] * 2
+    assert axis.word(0.0010000000000000002) == "optimizer.lr=0.001"
+    assert axis.word(0.999999) == "optimizer.lr=0.999999"
 
 
 def test_without_a_seed_of_its_own_it_is_that_of_the_runs(trained):

@@ -40,6 +40,12 @@ def test_why_it_is_not_known_what_mattered(trained, monkeypatch, line, why):
     assert [text for text in facts(Path("search"), "summary.json")["said"] if text.startswith("what mattered")]
 
 
+def test_a_run_that_was_proposed_twice_is_one_that_is_done(trained):
+    answer = tuned("trials=9 pruner=none", space="'model.hidden=choice(4,8,12)' 'optimizer.lr=choice(0.1,0.01,0.001)'")
+    assert Path("search/study.journal").read_text().count('"job"') > 9
+    assert "what mattered among the 9 that are done: " in answer.out
+
+
 def test_of_one_key_it_is_plain_what_mattered(trained):
     assert "what mattered" not in tuned("trials=3", space="'model.hidden=choice(4,8,12)'").out
 

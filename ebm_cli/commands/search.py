@@ -1,5 +1,6 @@
 """What `ebm tune` searches: the space, by which metric, and how. `tune.json` in its directory keeps the latter."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ebm_cli.record import files, plain_json
 from ebm_cli.registry import explain
 
 NAME = "tune.json"
+_ROUNDING = 1e-12
 BY = ("metric", "direction", "pruner")
 """Keys by which trials are judged: they stay once a trial has a value."""
 
@@ -54,6 +56,8 @@ class Axis:
 
     def word(self, value: Value) -> str:
         """As the command line has it."""
+        if self.kind == "float":  # an end but for rounding is that end, and no other run
+            value = next((end for end in self.ends if math.isclose(float(end), float(value), rel_tol=_ROUNDING)), value)
         return f"{self.key}={value if isinstance(value, str) else repr(value)}"
 
 

@@ -116,8 +116,8 @@ class Study:
         done = self.done()
         if len(self.search.metric) > 1:
             return "not known of several metrics"
-        if len(done) < _FEWEST:
-            return f"not known yet: it takes {_FEWEST} trials that are done, {len(done)} are"
+        if (runs := len({trial.user_attrs[JOB] for trial in done})) < _FEWEST:
+            return f"not known yet: it takes {_FEWEST} trials that are done, {runs} are"
         return None if len({trial.value for trial in done}) > 1 else "not known: all that are done are worth the same"
 
     def importances(self) -> dict[str, float]:

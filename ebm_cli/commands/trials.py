@@ -124,7 +124,8 @@ def _mattered(study: Study, importances: Mapping[str, float]) -> list[str]:
     """The share of each key, or why it is not known."""
     shares = "  ".join(f"{key} {value:.2f}" for key, value in importances.items())
     if importances:
-        return [f"what mattered among the {len(study.done())} that are done: {shares}"]
+        done = {trial.user_attrs[JOB] for trial in study.done()}
+        return [f"what mattered among the {len(done)} that are done: {shares}"]
     why = study.unknown() or "not known: the trials that are done do not tell"
     return [f"what mattered: {why}"] if len(study.axes) > 1 else []
 

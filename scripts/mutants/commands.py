@@ -850,4 +850,18 @@ MUTANTS = [
         'way = "go on with"',
         "tune::test_both_ways_to_go_on_are_said_where_a_search_is_stopped",
     ),
+    Mutant(
+        "tune: the end of an interval is several points",
+        "commands/search.py",
+        'if self.kind == "float":  #',
+        "if False:  #",
+        "tune::test_the_end_of_an_interval_is_one_point",
+    ),
+    Mutant(
+        "tune: a run counts as often as it was proposed",
+        "commands/trials.py",
+        "done = {trial.user_attrs[JOB] for trial in study.done()}",
+        "done = study.done()",
+        "tune_best::test_a_run_that_was_proposed_twice_is_one_that_is_done",
+    ),
 ]
