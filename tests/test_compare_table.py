@@ -10,6 +10,7 @@ from helpers.cli import assert_refused, ebm
 from helpers.runs import EXACT, ais, evaluated, exact, lines_of, table, written
 
 from ebm_cli.comparison import digits
+from ebm_cli.comparison.making import compared
 from ebm_cli.record import runs
 
 
@@ -80,6 +81,13 @@ def test_two_runs_of_one_seed_are_said():
     exact(Path("a"), [-1.0])
     exact(Path("b"), [-1.0])
     assert "a, b: two runs have the same seed" in table("a", "b")
+
+
+def test_jobs_that_have_not_begun_have_no_seed_in_common():
+    exact(Path("a"), [-1.0])
+    exact(Path("b"), [-1.0], {"seed": 1})
+    sheet = compared([Path("a"), Path("b"), Path("new"), Path("newer")])
+    assert not [note for note in sheet.notes if "seed" in note]
 
 
 def test_a_mean_says_of_how_many_runs_it_is():

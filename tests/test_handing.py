@@ -16,7 +16,8 @@ from ebm_cli.cli.ray import check_room
 from ebm_cli.cli.slurm import SlurmLauncher
 from ebm_cli.commands import multi
 from ebm_cli.errors import UserError, install
-from ebm_cli.record.run import Run
+from ebm_cli.record import lease
+from ebm_cli.record.run import Run, create
 
 WORDS = [*TINY, "device.threads=1", "device.compile=never", "seed=1,2"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=debug", "hydra.launcher.mem_gb=1"]
@@ -95,6 +96,28 @@ def test_jobs_in_the_queue_of_slurm_are_not_submitted_again(handed_over, monkeyp
     answer = ebm("train -m resume=sweep hydra/launcher=submitit_slurm")
     assert submitted == ["0"]
     assert "in Slurm already, and not submitted again: job 1 as 7_1\n" in answer.out
+
+
+def test_jobs_that_are_all_at_work_in_slurm_are_waited_for(handed_over, monkeypatch):
+    squeue_says(monkeypatch, handed_over, "7_0", "7_1")
+    monkeypatch.setattr(launching, "find_spec", lambda name: True)
+    jobs = [Run(Path("sweep", name)) for name in "01"]
+    for job in jobs:
+        create(job.path, {"seed": 1, "tracker": {"name": "none"}}, overrides=[])
+        job.update_metadata(status="running")
+
+    def over(self, waiting):
+        assert waiting == {"0": "7_0", "1": "7_1"}
+        for job in jobs:
+            job.update_metadata(status="done")
+            job.write_json("summary.json", {"status": "done"})
+
+    monkeypatch.setattr(SlurmLauncher, "_wait", over)
+    with lease.claimed(jobs[0].path, ""), lease.claimed(jobs[1].path, ""):
+        answer = ebm("train -m resume=sweep hydra/launcher=submitit_slurm")
+    assert answer.code == 0, answer
+    assert "in Slurm already, and not submitted again: job 0 as 7_0, 1 as 7_1\n" in answer.out
+    assert "take up" not in answer.out
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,21 @@ def test_a_run_that_is_put_there_meanwhile_is_left_alone(monkeypatch):
     assert facts(Path("sweep/1"))["status"] == "done"
 
 
+def test_a_job_that_begins_after_its_data_changed_is_refused():
+    rows = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float)
+    np.savez("rows.npz", train=rows)
+    np.savez("more.npz", train=rows)
+    assert sweep("dataset=npz dataset.path=rows.npz seed=1,2").code == 0
+    np.savez("rows.npz", train=1 - rows)
+    answer = ebm("train -m resume=sweep seed=3 dataset.path=rows.npz,more.npz")
+    assert answer.code == 1
+    assert "rows.npz: holds other rows than when jobs of sweep began before; put those back, or " in answer.out
+    assert [job["status"] for job in jobs()] == ["done", "done", "failed", "done"]
+    np.savez("rows.npz", train=rows)
+    assert ebm("train -m resume=sweep").code == 0
+    assert facts(Path("sweep/2"))["status"] == "done"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_whole_multirun(number, code, monkeypatch):
     at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))

@@ -114,6 +114,8 @@ class SlurmLauncher(Handing):
             waiting = waiting_in(self.sweep)
             self._say_again(waiting)
             waiting |= self._submitted([job for job in jobs if job.name not in waiting])
+            if not waiting:
+                return
             try:
                 stop.at_once()
                 self._wait(waiting)

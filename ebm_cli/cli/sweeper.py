@@ -68,7 +68,9 @@ class LedgerSweeper(Sweeper):
             check_none_waits(path)
         with beginning():
             wanted = self._wanted(words)
-        self.task.outcome.swept = multi.run(path, words, wanted, launch, self._orders())
+        waits = isinstance(self.launcher, SlurmLauncher)
+        settle = partial(self.launcher.launch, [], initial_job_idx=0) if waits else None
+        self.task.outcome.swept = multi.run(path, words, wanted, launch, self._orders(), settle)
 
     def _anchored(self, word: str) -> str:
         """The same with absolute paths: the multirun may be taken up from another folder."""

@@ -37,9 +37,11 @@ def run(
     wanted: Sequence[Wanted],
     launch: Callable[[Sequence[Entry]], None],
     orders: Orders,
+    settle: Callable[[], object] | None = None,
 ) -> int:
     """Do the jobs that are not done yet, show what became of all, and return the exit code: 0 if all are done.
 
+    `settle` waits for jobs that an earlier call handed over and that are at work still.
     Raises UserError before anything is written if the jobs cannot be those of the directory.
     """
     registry.load_components()
@@ -55,6 +57,8 @@ def run(
             stop.at_once()
             _say_what_is_there(found)
             sweep.work(found, launch, orders, stop)
+            if settle is not None and not stop.signal:
+                settle()
         finally:
             stop.noted()  # however it ended, it is written down undisturbed
             answer = table(path)

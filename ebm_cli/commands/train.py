@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ebm_cli import terminal
-from ebm_cli.commands import finished, notify, pages, pruning, report
+from ebm_cli.commands import finished, notify, pages, pruning, report, same_data
 from ebm_cli.commands.best import judged
 from ebm_cli.commands.configuration import Request, check_launch, choices, ranks_wanted
 from ebm_cli.commands.kept_rows import keep_rows
@@ -70,6 +70,8 @@ def _begin(request: Request, job: Job, stop: StopRequest, held: ExitStack) -> in
     own = _claimed(request.directory, "resume = ", held) if leads and job.found is not None else None
     with logging_to(None):
         session = prepare(request, job if job.found is None else configured(request))
+    if leads and job.found is None and request.sweep is not None:
+        same_data.check(request.sweep, session.config, session.parts.data)
     device = session.parts.device
     held.enter_context(ranks.joined(device.torch))
     device.ranks.check_same(session.state.step, device.torch)

@@ -84,9 +84,10 @@ def joined(names: Sequence[str]) -> str:
 
 
 def same_seed(groups: Sequence[Group]) -> list[str]:
-    """Groups in which two runs have one seed, by name: their values are no independent draws."""
-    return [
-        group.name
-        for group in groups
-        if len(group.runs) > len({keys.shown(run.settings.get(SEED)) for run in group.runs})
-    ]
+    """Groups in which two runs that measured something have one seed, by name: these are no independent draws."""
+    found = []
+    for group in groups:
+        seeds = [keys.shown(run.settings[SEED]) for run in group.runs if run.metrics and SEED in run.settings]
+        if len(seeds) > len(set(seeds)):
+            found.append(group.name)
+    return found

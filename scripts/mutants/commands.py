@@ -802,6 +802,20 @@ MUTANTS = [
         "multirun::test_what_is_wrong_with_any_job_is_said_before_the_first_begins",
     ),
     Mutant(
+        "multirun: a job begins with whatever rows are there",
+        "commands/same_data.py",
+        "    if read in known:",
+        "    if False:",
+        "multirun::test_a_job_that_begins_after_its_data_changed_is_refused",
+    ),
+    Mutant(
+        "multirun: jobs that are at work elsewhere are not waited for",
+        "commands/multi.py",
+        "                settle()\n",
+        "                pass\n",
+        "handing::test_jobs_that_are_all_at_work_in_slurm_are_waited_for",
+    ),
+    Mutant(
         "beforehand: of several trackers one is looked at",
         "cli/sweeper.py",
         "            name_trackers(plain, combination)\n",

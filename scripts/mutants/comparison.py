@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "compare: one seed twice passes for two",
         "comparison/groups.py",
-        "if len(group.runs) > len({",
-        "if 0 > len({",
+        "if len(seeds) > len(set(seeds)):",
+        "if False:",
         "compare_table::test_two_runs_of_one_seed_are_said",
     ),
     Mutant(
@@ -368,5 +368,12 @@ MUTANTS = [
         "if best := leader.sentence(each.rows):",
         "if best := None:",
         "leader",
+    ),
+    Mutant(
+        "compare: jobs that have not begun are of one seed",
+        "comparison/groups.py",
+        "keys.shown(run.settings[SEED]) for run in group.runs if run.metrics and SEED in run.settings]",
+        "keys.shown(run.settings.get(SEED)) for run in group.runs]",
+        "compare_table::test_jobs_that_have_not_begun_have_no_seed_in_common",
     ),
 ]
