@@ -1,10 +1,11 @@
 """Hydra's complaints in one sentence with the nearest names; `cli` alone imports Hydra, so errors come as text."""
 
 import re
+from shlex import quote
 
 from ebm_cli.cli.listing import GROUPS, Choice, choices_of, keys_of, no_choice, packaged
 from ebm_cli.cli.meant import key_meant, not_installed, word_meant
-from ebm_cli.cli.spaces import sentence
+from ebm_cli.cli.spaces import of_a_search, sentence
 from ebm_cli.errors import nearest
 
 _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not in '[^']*')")
@@ -14,6 +15,7 @@ _UNKNOWN_GROUP = re.compile(r"Could not override '([^']+)'\.\s*No match in the d
 _APPEND_HINT = re.compile(r"To append to your (?:config|default list) use \S+")
 _NOISE = re.compile(r"(Config search path:|See https://|full_key:|object_type=|reference_type=).*", re.DOTALL)
 _ELSEWHERE = "which is not chosen here"
+_SPACE = re.compile(r"Sweep parameters '([^']*)' requires --multirun")
 _SWEPT = re.compile(r"Ambiguous value for argument '([^']*)'")
 
 
@@ -35,6 +37,11 @@ def explain(error: Exception, command: str, *, resumes: bool = False, place: str
 
 
 def _swept(error: Exception, text: str, command: str) -> str | None:
+    space = _SPACE.search(text)
+    if space:
+        word = space.group(1)
+        way = f"several values need -m (ebm {command} -m {quote(word)})"
+        return of_a_search(word) or f"{word.replace('=', ' = ', 1)}: {way}"
     found = _SWEPT.search(text)
     if not found:
         return None
@@ -51,7 +58,7 @@ def _unparsed(error: Exception, text: str, command: str) -> str | None:
         meant = word_meant(override, command)
         near = f"; did you mean {meant}?" if meant else "" if override in words else nearest(override, words)
         return f"{override}: not of the form KEY=VALUE{near} (see: ebm {command} --help)"
-    space = sentence(override) if command == "tune" else None
+    space = sentence(override) if command == "tune" else of_a_search(override)
     return space or f"{override}: not understood; put quotes around a value with special characters: KEY='\"VALUE\"'"
 
 

@@ -12,6 +12,7 @@ _TAKES = {
 _WRAPPED = re.compile(r"^\s*(?:tag|sort|shuffle|int|float|str)\s*\([^()]*?(?=\b(?:interval|range|choice)\b)")
 _NAME = re.compile(r"^\s*([A-Za-z_]+)\s*(?=[(\[{])|^\s*(interval|range|choice)\b")
 _QUOTES = "put quotes around a value with special characters: KEY='\"VALUE\"'"
+_INTERVAL = re.compile(r"=\s*(tag\s*\([^()]*)?interval\s*\(")
 
 
 def sentence(word: str) -> str | None:
@@ -24,6 +25,11 @@ def sentence(word: str) -> str | None:
         return f"{word}: {_TAKES[name]}"
     all_of_them = "; ".join(_TAKES.values())
     return f"{word}: no space is called {name}{nearest(name, [*_TAKES])} ({all_of_them}); or {_QUOTES}"
+
+
+def of_a_search(word: str) -> str | None:
+    """That a word is for `ebm tune`, if it has an interval."""
+    return f"{word}: is a space of a search; take ebm tune" if _INTERVAL.search(word) else None
 
 
 def one_end(word: str) -> str | None:

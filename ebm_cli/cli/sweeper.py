@@ -11,6 +11,7 @@ from typing import Any, cast
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -24,6 +25,7 @@ from ebm_cli.cli.elsewhere import Elsewhere
 from ebm_cli.cli.launching import Handing
 from ebm_cli.cli.ray import RayLauncher
 from ebm_cli.cli.slurm import SlurmLauncher, check_none_waits
+from ebm_cli.cli.spaces import of_a_search
 from ebm_cli.cli.stacked import StackedLauncher
 from ebm_cli.cli.words import plain, quoted
 from ebm_cli.errors import UserError
@@ -104,6 +106,9 @@ class LedgerSweeper(Sweeper):
 
         parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         found = []
+        for one in parsed:
+            if isinstance(one.value(), IntervalSweep):
+                raise UserError(of_a_search(str(one.input_line)))
         for combination in told(BasicSweeper.split_arguments(parsed, None)[0], "jobs planned"):
             config = self.loader.load_sweep_config(self.config, [*combination, *self.plugins])
             if config.hydra.sweep.dir != self.config.hydra.sweep.dir:

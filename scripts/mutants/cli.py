@@ -251,7 +251,7 @@ MUTANTS = [
     Mutant(
         "tune: what a space takes is not said",
         "cli/hydra_errors.py",
-        'space = sentence(override) if command == "tune" else None',
+        'space = sentence(override) if command == "tune" else of_a_search(override)',
         "space = None",
         "tune_refusals::test_refusals",
     ),
@@ -275,5 +275,19 @@ MUTANTS = [
         'return partial(setattr, HydraConfig.instance(), "cfg", HydraConfig.instance().cfg)',
         "return partial(int)",
         "stacked::test_each_job_has_the_configuration_of_its_own",
+    ),
+    Mutant(
+        "multirun: an interval is left to Hydra",
+        "cli/sweeper.py",
+        "if isinstance(one.value(), IntervalSweep):",
+        "if False:",
+        "bad_input::test_a_key_or_value_that_is_wrong",
+    ),
+    Mutant(
+        "a range without -m is left to Hydra",
+        "cli/hydra_errors.py",
+        "    if space:\n        word =",
+        "    if False:\n        word =",
+        "bad_input::test_a_key_or_value_that_is_wrong",
     ),
 ]
