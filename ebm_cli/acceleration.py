@@ -90,7 +90,7 @@ def for_evaluation(spec: DeviceSpec) -> DeviceSpec:
 def _missing(spec: DeviceSpec, model: EnergyModel, on_cuda: bool, work: Work) -> str | None:
     """Why inner loops are not compiled, or None."""
     if spec.compile == "auto" and not work.transitions:
-        return "no chains move"
+        return "nothing here moves chains for long"
     if spec.compile == "auto" and _saving(model, on_cuda, work) < _COST:
         return "too short to repay compiling (device.compile=always insists)"
     return _no_triton() if on_cuda else _no_compiler()

@@ -22,9 +22,11 @@ from ebm_cli import registry, terminal
 from ebm_cli.cli.main import dispatch
 from ebm_cli.commands import multi
 from ebm_cli.commands.configuration import FREE
+from ebm_cli.comparison.facts import Facts
 from ebm_cli.errors import UserError, advice
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.classify import calibration
+from ebm_cli.page.command import advised
 from ebm_cli.record import run
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary
@@ -299,3 +301,33 @@ def test_so_it_is_with_a_pipe(words):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_monitor_is_to_be_chosen_from_figures_and_not_from_their_errors():
+    home = trained("eval_every=4 evaluation=[pseudo_likelihood,samples] checkpoint.monitor=mine/valid/score")
+    [line] = [
+        line for line in (home / "train.log").read_text().splitlines() if "is not measured while training" in line
+    ]
+    assert "pseudo_likelihood/valid/log_pseudo_likelihood" in line
+    assert "standard_error" not in line
+    assert "/rows" not in line
+
+
+def test_who_asks_for_chains_alone_is_not_told_what_else_is_not_measured():
+    trained()
+    answer = ebm(
+        "evaluate run=run device=cpu evaluation=[chains] evaluation.chains.steps=20 evaluation.chains.chains=4"
+    )
+    assert answer.code == 0
+    assert "nothing measured" not in answer.out + answer.err
+    assert "no chains move" not in answer.out + answer.err
+
+
+def test_an_advice_goes_beyond_what_the_run_had(tmp_path):
+    settings = {"optimizer.lr": 0.008, "evaluation.ais.temperatures": 20000, "chains.steps": 1}
+    facts = Facts(
+        tmp_path, settings, configured=True, typed=frozenset(), status="done", step=1, error="", metrics={}, sources={}
+    )
+    said = "`ebm train optimizer.lr=0.02 chains.steps=5`, `ebm evaluate run=RUN evaluation.ais.temperatures=20000`"
+    wanted = "`ebm train optimizer.lr=0.002 chains.steps=5`, `ebm evaluate run=RUN evaluation.ais.temperatures=80000`"
+    assert advised(facts, said) == wanted

@@ -119,5 +119,5 @@ def _evaluate(
     for result in one_by_one(chosen, subject, findings):
         images |= dict(result.images)
         files |= dict(result.files)
-    conclude(subject("verdict"), findings, asked.split)
+    conclude(subject("verdict"), findings, asked.split, asked=False)
     return findings, images, files

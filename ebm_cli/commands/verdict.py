@@ -15,28 +15,29 @@ _FAR = 10.0  # nats
 _STEADY = 4  # times its own spread
 
 
-def verdict(subject: Subject, found: Mapping[str, float]) -> Result:
+def verdict(subject: Subject, found: Mapping[str, float], *, asked: bool = True) -> Result:
     """`baseline/independent`, `units/...` and sentences, from what the evaluations found, named without the split.
 
-    Independent units are in the units of the data, as the likelihoods beside them are (`measured`).
+    Where no likelihood was `asked` for, that there is none is not said. Independent units are in the units of the data,
+    as the likelihoods beside them are (`measured`).
     """
     units = idle_units(subject)
     beside = independent(subject, subject.held_out)
     metrics = dict(units.metrics)
     if beside is not None:
         metrics["baseline/independent"] = beside.mean().item() - subject.model.space.log_volume
-    said, warnings = sentences(above(found), known=beside is not None)
+    said, warnings = sentences(above(found), known=asked and beside is not None)
     if isinstance(subject.model, BernoulliProduct | CategoricalProduct | GaussianUnits):
         said, warnings = (), ()  # it is what others are compared with
     return Result(metrics, said=said, warnings=(*units.warnings, *warnings))
 
 
-def conclude(subject: Subject, findings: Findings, label: str) -> None:
+def conclude(subject: Subject, findings: Findings, label: str, *, asked: bool = True) -> None:
     """Add to the findings of a split, whose keys are labelled so, and say what there is to say of them all."""
     named = of_split(findings.known, label)
     for sentence in contradictions(named):
         log.warning("%s", sentence)
-    result = verdict(subject, named)
+    result = verdict(subject, named, asked=asked)
     findings.numbers |= on_split(result.metrics, label)
     for line in result.said:
         log.info("%s", line)

@@ -8,6 +8,14 @@ from ebm_cli.comparison.facts import Facts
 from ebm_cli.record.run import Run, is_secret
 
 PRIVATE, HIDDEN = "notify", "REDACTED"
+_SETS = re.compile(r"\b([\w.]+)=(\d+(?:\.\d+)?(?:e-?\d+)?)(?=[\s`])")
+_LESS = ("optimizer.lr",)
+_MORE = (
+    "steps", "chains.steps", "sampler.temperatures", "evaluation.ais.temperatures", "evaluation.ais.chains",
+    "evaluation.chains.steps", "evaluation.bridge.rungs", "evaluation.bridge.steps",
+    "evaluation.perplexity.temperatures",
+)  # fmt: skip
+_FACTOR = 4
 _TRAIN = re.compile(r"`ebm train (?!resume=)([^`]*)`")
 
 
@@ -18,7 +26,18 @@ def of_run(facts: Facts) -> str:
 
 def advised(facts: Facts, advice: str) -> str:
     """The same advice with every `ebm train KEY=VALUE` as the command of this run with these words replaced."""
-    return _TRAIN.sub(lambda match: f"`{_replaced(facts, match[1].split())}`", advice)
+    beyond = _SETS.sub(lambda match: _beyond(facts, match[1], match[2]), advice)
+    return _TRAIN.sub(lambda match: f"`{_replaced(facts, match[1].split())}`", beyond)
+
+
+def _beyond(facts: Facts, key: str, value: str) -> str:
+    """The word as advised or, where the run had as little or as much of it already, four times beyond that."""
+    own, wanted = facts.settings.get(key), float(value)
+    if isinstance(own, int | float) and key in _LESS and own <= wanted:
+        return f"{key}={own / _FACTOR:g}"
+    if isinstance(own, int | float) and key in _MORE and own >= wanted:
+        return f"{key}={own * _FACTOR}"
+    return f"{key}={value}"
 
 
 def _replaced(facts: Facts, new: Sequence[str]) -> str:

@@ -151,7 +151,7 @@ class Recorder:
             self.warned = True
             log.warning(
                 "checkpoint.monitor = %s is not measured while training (%s): no best checkpoint is kept",
-                monitor, ", ".join(values),
+                monitor, ", ".join(name for name in values if not name.endswith(_ABOUT)),
             )  # fmt: skip
         return None
 
@@ -322,6 +322,7 @@ def _text(found: object) -> str | None:
     return None if found is None else str(found)
 
 
+_ABOUT = ("standard_error", "/rows")  # ends of names that say how sure another figure is, or of how many rows
 OTHER_DATA = "its dataset now reads other rows than it was trained on"
 
 

@@ -816,6 +816,13 @@ MUTANTS = [
         "handing::test_jobs_that_are_all_at_work_in_slurm_are_waited_for",
     ),
     Mutant(
+        "evaluate: who asks for one thing is told that others are not measured",
+        "commands/evaluate.py",
+        ", asked=False)",
+        ")",
+        "messages::test_who_asks_for_chains_alone_is_not_told_what_else_is_not_measured",
+    ),
+    Mutant(
         "beforehand: of several trackers one is looked at",
         "cli/sweeper.py",
         "            name_trackers(plain, combination)\n",

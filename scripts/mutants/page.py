@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "advice: a rate above the run's own is advised as lower",
+        "page/command.py",
+        "key in _LESS and own <= wanted",
+        "False",
+        "messages::test_an_advice_goes_beyond_what_the_run_had",
+    ),
+    Mutant(
+        "advice: as many temperatures as there were are advised as more",
+        "page/command.py",
+        "key in _MORE and own >= wanted",
+        "False",
+        "messages::test_an_advice_goes_beyond_what_the_run_had",
+    ),
+    Mutant(
         "page: what a run says is markup",
         "page/made.py",
         "autoescape=True",

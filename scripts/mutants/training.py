@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "loop: errors are offered as metrics to monitor",
+        "training/loop.py",
+        "for name in values if not name.endswith(_ABOUT)",
+        "for name in values",
+        "messages::test_the_monitor_is_to_be_chosen_from_figures_and_not_from_their_errors",
+    ),
+    Mutant(
         "families: rows beyond the support are let in",
         "training/checks.py",
         "if model.support is None:",
