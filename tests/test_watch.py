@@ -163,12 +163,12 @@ def test_a_multirun(width):
     swept("done", "failed", "new", "died", "stopped")
     text = shown("sweep", width=width)
     lines = text.splitlines()
-    assert lines[0] == "5 runs: 1 failed, 1 died, 1 stopped, 1 new, 1 done".ljust(len(lines[0]))
+    assert lines[0] == "1 of 5 runs done: 1 failed, 1 died, 1 stopped, 1 not begun".ljust(len(lines[0]))
     rows = [line.split() for line in lines if line[:1].isdigit()][1:]
-    assert [row[:3] for row in rows if row[1] != "new"] == [
+    assert [row[:3] for row in rows if row[1] != "not"] == [
         ["0", "seed=0", "done"], ["1", "seed=1", "failed"], ["3", "seed=3", "died"], ["4", "seed=4", "stopped"],
     ]  # fmt: skip
-    assert ["2", "new"] in rows
+    assert ["2", "not", "begun"] in rows
     assert "lr=1" not in text
     assert max(map(len, lines)) <= width
     assert ("energy_gap" in lines[1] + lines[2]) == (width == 160)

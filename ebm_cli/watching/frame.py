@@ -32,7 +32,8 @@ def of_run(look: Look, width: int, height: int, *, dots: bool) -> RenderableType
 def of_many(looks: Sequence[Look], width: int, *, rows: int | None, dots: bool) -> RenderableType:
     """A line for each, those first that are at work or went wrong where there is no room for all."""
     counts = Counter(look.state for look in looks)
-    said = ", ".join(f"{counts[state]} {state}" for state in sorted(counts, key=_rank))
+    done = counts.pop("done", 0)
+    said = ", ".join(f"{counts[state]} {_said(state)}" for state in sorted(counts, key=_rank))
     shown = list(looks)
     if rows is not None and len(shown) > rows:
         shown = sorted(looks, key=lambda look: _rank(look.state))[:rows]
@@ -45,7 +46,7 @@ def of_many(looks: Sequence[Look], width: int, *, rows: int | None, dots: bool) 
     alike = _alike(looks)
     for look in shown:
         table.add_row(*_row(look, alike, metrics, dots=dots))
-    heading = Text(f"{len(looks)} runs: {said}", style="bold")
+    heading = Text(f"{done} of {len(looks)} runs done{f': {said}' if said else ''}", style="bold")
     more = [Text(f"and {len(looks) - len(shown)} more")] if len(shown) < len(looks) else []
     return Group(heading, table, *more)
 
@@ -80,7 +81,11 @@ def _heading(look: Look, width: int, *, dots: bool) -> Text:
 
 def _state(look: Look) -> str:
     trained = look.state == "running" and look.steps is not None and look.step >= look.steps
-    return "evaluating" if trained else look.state
+    return "evaluating" if trained else _said(look.state)
+
+
+def _said(state: str) -> str:
+    return "not begun" if state == "new" else state
 
 
 def _progress(look: Look, length: int, *, dots: bool) -> str:

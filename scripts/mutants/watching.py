@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "frame: nobody counts what is done",
+        "watching/frame.py",
+        'counts.pop("done", 0)',
+        "0",
+        "watch::test_a_multirun",
+    ),
+    Mutant(
+        "frame: a job that has not begun has a word of the program's own",
+        "watching/frame.py",
+        'return "not begun" if state == "new" else state',
+        "return state",
+        "watch::test_a_multirun",
+    ),
+    Mutant(
         "watch: curves are upside down",
         "watching/curve.py",
         "return rows - 1 - min(",
