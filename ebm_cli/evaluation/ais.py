@@ -318,7 +318,8 @@ def _walk(
     region, x, last = engine.region(stage), weighted[0].x, max(order)
     betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
     keys = engine.keys([key.fold(k) for k in order], x.device)
-    for k, each in followed([*zip(order, keys, strict=True)], "annealing: temperature"):
+    way = "annealing: temperature" if order.step > 0 else "annealing back, for RAISE: temperature"
+    for k, each in followed([*zip(order, keys, strict=True)], way):
         before = weighted[0].x
         weighted = region(path, weighted, betas[k], betas[k - 1], each)
         if moves is not None:

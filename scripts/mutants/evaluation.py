@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "ais: the way back looks like the way up once more",
+        "evaluation/ais.py",
+        '"annealing: temperature" if order.step > 0 else',
+        '"annealing: temperature" if True else',
+        "followed::test_annealing_says_how_far_it_is",
+    ),
+    Mutant(
         "rows: documents under the numbers of others",
         "evaluation/perplexity.py",
         "index={_PER_WORD: every.row}",
