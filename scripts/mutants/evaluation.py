@@ -1014,7 +1014,7 @@ MUTANTS = [
     Mutant(
         "ais: it says nothing for as long as it takes",
         "evaluation/ais.py",
-        'in followed([*zip(order, keys, strict=True)], "annealing: temperature"):',
+        "in followed([*zip(order, keys, strict=True)], way):",
         "in zip(order, keys, strict=True):",
         "followed::test_annealing_says_how_far_it_is",
     ),
