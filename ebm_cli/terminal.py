@@ -238,6 +238,7 @@ class StepDisplay:
     def __init__(self, total: int, first: int) -> None:
         self.total, self.first = total, first
         self.started = self.printed = time.perf_counter()
+        self.reported = False
         self.task: TaskID | None = None
         self.bar = Progress(
             TextColumn("step", markup=False),
@@ -260,7 +261,7 @@ class StepDisplay:
         self.bar.stop()
 
     def rate(self, step: int) -> float:
-        """Steps per second since the loop began."""
+        """Steps per second since the first report, before it since the loop began."""
         return (step - self.first) / max(1e-9, time.perf_counter() - self.started)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -278,6 +279,8 @@ class StepDisplay:
         if step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
             log.info("%s", "  ".join(filter(None, (f"step {step}/{self.total}", *words.values()))))
+        if not self.reported:  # what the first steps waited for, such as compiling, is no pace
+            self.first, self.started, self.reported = step, now, True
 
 
 def followed(items: Sequence[T], what: str) -> Iterator[T]:
@@ -285,9 +288,10 @@ def followed(items: Sequence[T], what: str) -> Iterator[T]:
     began = said = time.perf_counter()
     for done, item in enumerate(items):
         now = time.perf_counter()
+        began = now if done == 1 else began  # the first waits for what is compiled
         if now - said > _FOLLOWED_SECONDS:
             said = now
-            left = time_left(len(items) - done, done / (now - began))
+            left = time_left(len(items) - done, (done - 1) / max(1e-9, now - began))
             log.info("%s", "  ".join(filter(None, (f"{what} {done}/{len(items)}", left))))
         yield item
 

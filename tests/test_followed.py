@@ -17,7 +17,16 @@ def said(monkeypatch):
 
 def test_how_far_a_long_loop_is_and_how_long_it_takes(said):
     assert [*terminal.followed(range(10), "rung")] == [*range(10)]
-    assert said == ["rung 2/10  0:00:48 left", "rung 5/10  0:00:24 left", "rung 8/10  0:00:09 left"]
+    assert said == ["rung 2/10  0:00:32 left", "rung 5/10  0:00:20 left", "rung 8/10  0:00:08 left"]
+
+
+def test_what_the_first_item_waits_for_is_no_pace(monkeypatch):
+    """Its code is compiled then: 100 s, and one for each of the others."""
+    lines, seconds = [], iter([0, 0, 100, 101, 102, 111, 112])
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(terminal.log, "info", lambda form, *words: lines.append(form % words))
+    assert len([*terminal.followed(range(6), "rung")]) == 6
+    assert lines == ["rung 1/6", "rung 4/6  0:00:07 left"]
 
 
 def test_a_short_one_says_nothing(monkeypatch):

@@ -55,6 +55,21 @@ def test_the_rate_of_a_resumed_run_counts_its_own_steps(clock):
     assert display.rate(1200) == 20
 
 
+def test_what_the_first_steps_wait_for_is_no_pace(clock, caplog):
+    """Compiling takes most of the time until the first report; from then on steps are counted from there."""
+    with terminal.logging_to(None), caplog.at_level("INFO"), terminal.StepDisplay(total=1000, first=0) as display:
+        terminal.log.addHandler(caplog.handler)
+        clock[0] += 50
+        display.show(100, {})
+        for step in (400, 1000):
+            clock[0] += (step - 100) / 50
+            display.show(step, {})
+    terminal.log.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 100/1000  2.0/s  0:07:30 left", "step 400/1000  50/s  0:00:12 left", "step 1000/1000  38/s",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rate", "said"),
     [(0, ""), (0.004, "250 s/step"), (0.4, "2.5 s/step"), (0.96, "1.04 s/step"), (1, "1.0/s"), (2.34, "2.3/s"),

@@ -470,8 +470,8 @@ MUTANTS = [
     Mutant(
         "followed: the time left is that of what is done",
         "terminal.py",
-        "left = time_left(len(items) - done, done",
-        "left = time_left(done, done",
+        "left = time_left(len(items) - done, (done - 1)",
+        "left = time_left(done, (done - 1)",
         "followed::test_how_far_a_long_loop_is_and_how_long_it_takes",
     ),
     Mutant(
@@ -543,5 +543,19 @@ MUTANTS = [
         '    if spec.compile == "auto" and current() is not None',
         "    if False and current() is not None",
         "stacked::test_one_that_fails_stops_alone",
+    ),
+    Mutant(
+        "terminal: compiling counts as pace of the steps",
+        "terminal.py",
+        "        if not self.reported:  #",
+        "        if False:  #",
+        "messages::test_what_the_first_steps_wait_for_is_no_pace",
+    ),
+    Mutant(
+        "terminal: compiling counts as pace of a loop",
+        "terminal.py",
+        "began = now if done == 1 else began",
+        "began = began",
+        "followed::test_what_the_first_item_waits_for_is_no_pace",
     ),
 ]
