@@ -1,11 +1,15 @@
 """`ebm` and `python -m ebm_cli`. Nothing heavy is imported before the command is known."""
 
+import gc
 import os
 import signal
 import sys
 from typing import Any
 
 from ebm_cli.signals import StopRequest, watching
+
+_OBJECTS = 50_000
+"""New ones before garbage is searched for: with Python's 700 a tenth of a start goes into searching libraries."""
 
 
 def main() -> int:
@@ -15,6 +19,7 @@ def main() -> int:
     CPython 3.11 ends the process by SIGINT at its end, whatever the exit code.
     """
     sys.unraisablehook = _unraisable
+    gc.set_threshold(_OBJECTS)
     with watching(afterwards=signal.SIG_IGN) as stop:  # what was done is done, also while the interpreter ends
         code = _dispatched(stop)
     guard = sys.modules.get("ebm_cli.tracker.guard")
