@@ -148,6 +148,17 @@ def test_grey_levels_of_a_file_are_binarised_and_numbered_in_pieces(tmp_path, th
     assert_array_equal(data.train.all(), due.astype(np.float32))
 
 
+@pytest.mark.usefixtures("_everything_is_large")
+def test_columns_of_a_file_are_standardised(tmp_path):
+    """Which makes other numbers, in memory, and leaves the file as it is."""
+    np.save(tmp_path / "own.npy", REAL)
+    settings = {"path": str(tmp_path / "own.npy"), "standardise": True}
+    train = component("dataset", "npz", **settings).load((Real,)).train
+    torch.testing.assert_close(train.all().mean(0), torch.zeros(3, 5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(train.all().std(0, correction=0), torch.ones(3, 5))
+    assert_array_equal(np.load(tmp_path / "own.npy"), REAL)
+
+
 def test_small_integers_stay_small(tmp_path):
     """And have the hash of the same numbers as float32."""
     for times, kind in ((1, torch.uint8), (-100, torch.int16), (1000, torch.float32)):

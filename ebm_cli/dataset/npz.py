@@ -90,15 +90,17 @@ class Npz(GreyDataset):
         if self.path is None:
             raise UserError("dataset.path = null: name the .npz file, dataset.path=FILE")
         said = f"dataset.path = {self.path}"
-        read = whole if self.categories or self.standardise else compact
-        parts, remarks = read_parts(Path(self.path).expanduser(), said, read)
+        parts, remarks = read_parts(Path(self.path).expanduser(), said, whole if self.categories else compact)
         found = [part.values for part in parts.values()]
         spins = any(array.low == -1 if isinstance(array, Bits) else array.min() < 0 for array in found)
         values, arrays = self._converted(found, said)
         standard = values in ("grey", "real") and self.standardise
-        arrays = found if standard else arrays
+        if standard:
+            arrays = [array.plain() if isinstance(array, Bits) else array for array in found]
+        else:
+            arrays = [file_rows(array) if isinstance(array, np.memmap) else array for array in arrays]
         final = {
-            name: FileSplit(part.key, file_rows(array) if isinstance(array, np.memmap) else array, part.labels)
+            name: FileSplit(part.key, array, part.labels)
             for (name, part), array in zip(parts.items(), arrays, strict=True)
         }
         for name in ("test", "valid"):
