@@ -129,7 +129,7 @@ class Npz(GreyDataset):
         """By the headers in the file; 0 where it cannot be read, of which `read` says why."""
         return 0 if self.path is None else npz_size(Path(self.path).expanduser(), (*SPLITS, *LABELS, UNNAMED))
 
-    def _converted(self, arrays: list[NDArray[Any]], said: str) -> tuple[Values, list[NDArray[Any]]]:
+    def _converted(self, arrays: list[Any], said: str) -> tuple[Values, list[Any]]:
         if self.categories is None:
             return convert(arrays, said)
         return "categorical", [*self._numbered(arrays, said)]
