@@ -39,6 +39,26 @@ def composed_once():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def margins_of_any_width():
+    """Everything of a figure is drawn; finding margins takes twice as long, and `laid_out` has them for who looks."""
+    from ebm_cli.record import picture
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield _told_of_axes(monkeypatch, picture.Drawing, lambda at: at[0][0].figure.set_layout_engine("none"))
+
+
+def _told_of_axes(monkeypatch, drawing, tell):
+    original = drawing.__init__
+
+    def made(self, at):
+        original(self, at)
+        tell(at)
+
+    monkeypatch.setattr(drawing, "__init__", made)
+    return original
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_undeclared():
     """Whatever a test measures, an evaluation that says what it reports reports nothing else."""
     from ebm_cli import registry
@@ -73,6 +93,14 @@ def small_text(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return text_file(tmp_path, *SENTENCES)
+
+
+@pytest.fixture
+def laid_out(monkeypatch, margins_of_any_width):
+    """Figures with the margins that they have outside tests."""
+    from ebm_cli.record import picture
+
+    monkeypatch.setattr(picture.Drawing, "__init__", margins_of_any_width)
 
 
 @pytest.fixture

@@ -101,6 +101,8 @@ def test_jobs_in_the_queue_of_slurm_are_not_submitted_again(handed_over, monkeyp
 def test_jobs_that_are_all_at_work_in_slurm_are_waited_for(handed_over, monkeypatch):
     squeue_says(monkeypatch, handed_over, "7_0", "7_1")
     monkeypatch.setattr(launching, "find_spec", lambda name: True)
+    submitted = []
+    monkeypatch.setattr(SlurmLauncher, "_submitted", lambda self, jobs: submitted.extend(jobs) or {})
     jobs = [Run(Path("sweep", name)) for name in "01"]
     for job in jobs:
         create(job.path, {"seed": 1, "tracker": {"name": "none"}}, overrides=[])
@@ -118,6 +120,7 @@ def test_jobs_that_are_all_at_work_in_slurm_are_waited_for(handed_over, monkeypa
     assert answer.code == 0, answer
     assert "in Slurm already, and not submitted again: job 0 as 7_0, 1 as 7_1\n" in answer.out
     assert "take up" not in answer.out
+    assert not submitted
 
 
 @pytest.mark.parametrize(

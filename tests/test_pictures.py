@@ -21,6 +21,8 @@ from ebm_cli.record import picture, run
 from ebm_cli.rng import stream, uniform
 from ebm_cli.space import Binary, Box, Categorical, Real
 
+pytestmark = pytest.mark.usefixtures("laid_out")
+
 
 def tiles(pixels: np.ndarray, rows: int, height: int, width: int) -> np.ndarray:
     """The images of a grid, (rows, columns, height, width) or with three colours last, one pixel for each of theirs."""

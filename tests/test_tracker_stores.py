@@ -213,7 +213,7 @@ def test_mlflow_refuses_a_folder(server, monkeypatch):
 )
 def test_a_package_that_is_missing_is_named(server, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"^tracker={name}: the {package} package is .*'ebm-cli\[{name}\]'$"):
+    with pytest.raises(UserError, match=rf"^tracker={name}: the {package} package is .*'\.\[{name}\]'$"):
         spec(name).check()
 
 

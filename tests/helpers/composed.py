@@ -5,10 +5,12 @@ import os
 import re
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 _FOUND: dict = {}
+_READ: dict = {}
 _OF_A_SWEEP = re.compile(r"hydra\.(sweep\.dir|sweeper\.(trials|startup|search|search_seed|pruner|resume))=[\w./]+$")
 """Words that set a value of the sweep and nothing else: set on a copy, as Hydra sets them."""
 
@@ -41,3 +43,17 @@ def remember(monkeypatch) -> None:
         return config
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
+    _remember_files(monkeypatch)
+
+
+def _remember_files(monkeypatch) -> None:
+    """Give a copy of what stands in a packaged file: to read it takes a third of the time of composing."""
+    read = ImportlibResourcesConfigSource.load_config
+
+    def load_config(source, config_path):
+        asked = source.path, source.provider, config_path
+        if asked not in _READ:
+            _READ[asked] = read(source, config_path)
+        return copy.deepcopy(_READ[asked])
+
+    monkeypatch.setattr(ImportlibResourcesConfigSource, "load_config", load_config)
