@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.libraries import uncompiled
 
-from ebm_cli.device import stack
+from ebm_cli.device import ahead, stack
 from ebm_cli.device.ahead import Wanted, library
 from ebm_cli.device.stack import Stack, common
 from ebm_cli.signals import StopRequest, watching
@@ -109,6 +109,41 @@ def test_one_that_is_not_there_yet_has_its_slot():
 
     cases = [(1.0, False), (2.0, True)]
     assert in_step(*(partial(work, *case) for case in cases)) == [work(*case) for case in cases]
+
+
+def test_two_kinds_of_calls_change_the_same_tensors():
+    """In turn, as steps with more and fewer transitions do: what one has changed the other goes on with."""
+
+    def work(first):
+        x, w, said, found = torch.full((3,), first), torch.zeros(3), [], {}
+        lasting = [x, w, CONSTANT]
+        for i in range(7):
+            name, step = ["two", "three", "two", "two", "three", "two", "two"][i], torch.tensor(0.5 * i)
+            wanted = Wanted(Walk(), [step], lasting, name, changes=True, begins=lambda: None)
+            found[name] = found.get(name) or library(wanted)
+            said.append(found[name].call([step], lasting)[0].item())
+        return said, x.tolist(), w.tolist()
+
+    works = [partial(work, float(i)) for i in range(3)]
+    assert in_step(*works) == [work() for work in works]
+
+
+def test_a_call_that_fails_is_an_error_of_each_that_made_it(monkeypatch):
+    """Which each of them answers as it would alone; one at another call goes on."""
+
+    def work(first, name):
+        try:
+            return walk(first, 2, name=name)
+        except RuntimeError as error:
+            return str(error)
+
+    def failing(self, dims, changing, lasting):
+        raise RuntimeError("no memory for that")
+
+    good = ahead._stacked
+    monkeypatch.setattr(ahead, "_stacked", lambda w, *more: (failing if w.identity == "bad" else good)(w, *more))
+    found = in_step(partial(work, 0.0, "bad"), partial(work, 1.0, "good"), partial(work, 2.0, "bad"))
+    assert found == ["no memory for that", walk(1.0, 2), "no memory for that"]
 
 
 def test_one_alone_is_calculated_as_one_of_two(calls):

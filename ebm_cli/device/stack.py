@@ -140,10 +140,18 @@ class _Group:
         slot = self.slots[lane]
         if not self.given:
             self.given, self.seen = [changing] * self.count, [lasting] * self.count
-        new = lasting is not self.seen[slot] or slot not in self.own
+        new = lasting is not self.seen[slot] or slot not in self.own or self._elsewhere(slot)
         self.given[slot], self.seen[slot] = changing, lasting
         self.own.add(slot)
         return [slot] if new else []
+
+    def _elsewhere(self, slot: int) -> bool:
+        """Whether calls of another kind took what lasts of this run, and changes, into their own room."""
+        if self.kind.changes:
+            for whole, dim, own in zip(self.lasting, self.dims or (), self.seen[slot], strict=True):
+                if dim is not None and own.numel():
+                    return own.data_ptr() != whole[slot].data_ptr()
+        return False
 
     def _settle(self, places: Sequence[int], changing: Sequence[Tensor]) -> None:
         """What lasts of these lies with that of all; where it is changed, it is there from now on."""
@@ -259,7 +267,7 @@ class Stack(Generic[R]):
         outside = self.keep()
         lane.restore()
         try:
-            if isinstance(answer, KeyboardInterrupt):
+            if isinstance(answer, BaseException):
                 return lane.greenlet.throw(answer)
             return lane.greenlet.switch(answer)
         finally:
@@ -283,7 +291,10 @@ class Stack(Generic[R]):
         group = min(groups, key=lambda each: (self.order.index(each.kind.name), -len(groups[each])))
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
-        answers = group.called(groups[group], self.alive)
+        try:
+            answers: Sequence[Any] = group.called(groups[group], self.alive)
+        except (RuntimeError, MemoryError, OSError) as error:  # of memory, or of the compiler: each says so of itself
+            answers = [error] * len(groups[group])
         torch.set_num_threads(before)
         return [*zip(groups[group], answers, strict=True)]
 

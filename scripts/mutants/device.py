@@ -237,7 +237,7 @@ MUTANTS = [
     Mutant(
         "stack: who is to be interrupted at once goes on",
         "device/stack.py",
-        "            if isinstance(answer, KeyboardInterrupt):",
+        "            if isinstance(answer, BaseException):",
         "            if False:",
         "stack::test_a_request_to_stop_reaches_each_as_it_asked_for",
     ),
@@ -261,5 +261,19 @@ MUTANTS = [
         "    if lane is None or wanted.identity is None:",
         "    if True:",
         "stack::test_runs_in_step_do_what_each_does_alone",
+    ),
+    Mutant(
+        "stack: what another kind of call has changed is not seen",
+        "device/stack.py",
+        " or self._elsewhere(slot)",
+        "",
+        "stack::test_two_kinds_of_calls_change_the_same_tensors",
+    ),
+    Mutant(
+        "stack: a call that fails ends all",
+        "device/stack.py",
+        "        except (RuntimeError, MemoryError, OSError) as error:  # of memory",
+        "        except ZeroDivisionError as error:  # of memory",
+        "stack::test_a_call_that_fails_is_an_error_of_each_that_made_it",
     ),
 ]
