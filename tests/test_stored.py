@@ -1,6 +1,7 @@
 """Rows in few bytes, packed or in their file, are the same rows: to a model, to hashes and to means."""
 
 import gzip
+import sys
 import tracemalloc
 import warnings
 
@@ -204,6 +205,18 @@ def test_a_file_larger_than_memory_is_read(tmp_path, monkeypatch):
     assert data.bytes < values.nbytes / 100
     with pytest.raises(UserError, match=r"reading it takes 16 MB of memory, 8 MB are available"):
         component("dataset", "npz", path=str(tmp_path / "savez_compressed.npz")).load((Box,))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_read_of_a_file_is_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "MAPPED", 2**20)
+    values = DRAWS.integers(0, 256, (64_000, 1000), np.uint8)
+    np.save(tmp_path / "own.npy", values)
+    before = memory.taken(torch.device("cpu"))
+    data = component("dataset", "npz", path=str(tmp_path / "own.npy")).load((Box,))
+    mean = data.train.mean()
+    assert memory.taken(torch.device("cpu")) - before < values.nbytes / 2
+    torch.testing.assert_close(mean, data.train.mean(), atol=0, rtol=0)
 
 
 @pytest.mark.usefixtures("_everything_is_large")

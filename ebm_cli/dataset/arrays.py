@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ebm_cli.dataset.stored import LARGE, FileRows, PackedRows, packed_pieces, parts
+from ebm_cli.dataset.stored import LARGE, FileRows, PackedRows, mapped, packed_pieces, parts
 
 MAPPED = 2**26
 """Bytes of an array from which on it stays in its file, where it lies there as it would in memory."""
@@ -62,9 +62,10 @@ class Header(NamedTuple):
             yield np.frombuffer(content, self.kind).reshape(rows, *self.shape[1:])
 
 
-def file_rows(array: NDArray[Any]) -> FileRows:
+def file_rows(array: "np.memmap[Any, Any]") -> FileRows:
     """The rows of an array that `compact` has mapped."""
     content = torch.from_numpy(array.reshape(len(array), -1).view(np.uint8))
+    mapped(content, cast(Any, array)._mmap)
     return FileRows(content, torch.arange(len(array)), _KINDS[array.dtype.str[1:]], array.shape[1:])
 
 

@@ -21,7 +21,7 @@ from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.pieces import pieces
 from ebm_cli.dataset.reads import observed
 from ebm_cli.dataset.sparse import SparseRows
-from ebm_cli.dataset.stored import LARGE, FileRows, PackedRows, Stored, packed, packed_pieces, parts, tensors
+from ebm_cli.dataset.stored import LARGE, FileRows, PackedRows, Stored, give_back, packed, packed_pieces, parts, tensors
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Units, Words
@@ -393,6 +393,9 @@ class Dataset(ABC):
         if isinstance(space, Real):
             splits = {name: self._shaded(split, raw) for name, split in splits.items()}
         remarks = (*raw.remarks, *self._remarks(raw, space))
+        for split in splits.values():
+            if isinstance(split.stored, FileRows):
+                give_back(split.stored)
         return Data(
             space, splits["train"], splits.get("valid"), splits["test"], method, raw.truth, raw.words, remarks,
             raw.letters,

@@ -4,9 +4,11 @@ Only what is taken out, a batch or a piece, becomes numbers as models get them.
 """
 
 import math
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -108,6 +110,22 @@ class FileRows:
         return replace(self, order=self.order[rows])
 
 
+_maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+"""Of files whose rows stay in them, by the address of the first."""
+
+
+def mapped(content: Tensor, file: mmap.mmap) -> None:
+    """What was read of the rows `content` (n, bytes) can be given back, for they lie in this file."""
+    _maps[content.data_ptr()] = file
+
+
+def give_back(rows: FileRows) -> None:
+    """What was read of their file, so far, to the system; it is read again when it is asked for."""
+    file = _maps.get(rows.bytes.data_ptr())
+    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
 Stored = Tensor | SparseRows | PackedRows | FileRows
 
 
@@ -135,6 +153,8 @@ def parts(stored: Tensor | PackedRows | FileRows) -> Iterator[Tensor]:
     else:
         for first in range(0, len(stored), rows):
             yield stored[torch.arange(first, min(first + rows, len(stored)), device=stored.device)]
+            if isinstance(stored, FileRows):
+                give_back(stored)
 
 
 def some(stored: Tensor | PackedRows | FileRows, index: Tensor) -> Tensor | PackedRows | FileRows:

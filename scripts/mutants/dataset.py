@@ -476,4 +476,11 @@ MUTANTS = [
         "    if False:",
         "stored::test_images_are_binarised_as_they_are_unpacked",
     ),
+    Mutant(
+        "what was read of a mapped file stays",
+        "dataset/stored.py",
+        "file.madvise(mmap.MADV_DONTNEED)",
+        "pass",
+        "stored::test_what_was_read_of_a_file_is_given_back",
+    ),
 ]
