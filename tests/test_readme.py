@@ -17,8 +17,6 @@ from ebm_cli.yardstick import classifier
 _TEXT = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _TYPED = [(page, words) for page in PAGES for words in commands(page)]
-_WRITTEN = ("benchmarks", "binary_tabular", "cd_versus_likelihood", "paradigms", "replicated_softmax", "results")
-"""Chapters that report what came out of runs; their commands are many and alike."""
 
 
 def test_the_readme_is_one_page():
