@@ -105,6 +105,7 @@ def test_other_shapes_and_plain_samplers_go_their_own_way(made):
     assert outcome(Path("sites/1")) == outcome(Path("alone"))
 
 
+@pytest.mark.long
 def test_a_stopped_multirun_is_taken_up_to_the_bit_with_others_of_its_kind(monkeypatch):
     """All stop after the step in progress with a checkpoint; taken up they end as if nobody had stopped them."""
     line = "seed=1,2,3 optimizer.lr=0.1 optimizer.schedule=constant save_every=5"

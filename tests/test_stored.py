@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.components import component
+from helpers.idx import idx
 from numpy.testing import assert_array_equal
 
 from ebm_cli import rng
@@ -244,3 +245,21 @@ def test_an_array_file_is_the_training_rows(tmp_path):
     (tmp_path / "own.npy").write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"cannot read its array .its header declares 12120 bytes, there are 12119"):
         component("dataset", "npz", path=str(tmp_path / "own.npy")).load((Real,))
+
+
+def test_numbers_that_are_no_grey_levels_are_refused_where_they_become_bits_as_they_are_read(tmp_path):
+    """A large file of codes 0 to 2, all of them black at one half; levels up to 200 are taken."""
+    for top, refused in ((2, True), (200, False)):
+        folder = tmp_path / str(top) / "KMNIST" / "raw"
+        folder.mkdir(parents=True)
+        for stem, count in (("train", 10_001), ("t10k", 20)):
+            images = np.tile((np.arange(784) % 2 * top).reshape(28, 28), (count, 1, 1))
+            images[0, 0, 0] = 1
+            (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images), 1))
+            (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(count))))
+        dataset = component("dataset", "kmnist", root=str(tmp_path / str(top)), binarize="threshold")
+        if refused:
+            with pytest.raises(UserError, match=r"its uint8 values are 0, 1 and 2 alone, .*nearly black"):
+                dataset.load((Binary,))
+        else:
+            assert isinstance(dataset.load((Binary,)).train.stored, PackedRows)

@@ -431,10 +431,13 @@ class Dataset(ABC):
 
 
 def _levels(raw: Raw) -> dict[str, NDArray[np.uint8]]:
-    """The splits that are stored as uint8; of rows that stay in a file all that it has, once."""
+    """The splits that are stored as uint8; of rows that stay in a file all that it has, of bits their levels, once."""
     found: dict[str, NDArray[np.uint8]] = {}
     for name, part in raw.splits().items():
         values = part.values.bytes.numpy() if isinstance(part.values, FileRows) else part.values
+        if isinstance(values, PackedRows):
+            found |= {name: np.array(values.values, np.uint8)} if values.values else {}
+            continue
         kind = part.values.dtype
         if kind in (np.uint8, torch.uint8) and isinstance(values, np.ndarray):
             found |= {name: values} if not any(np.may_share_memory(values, array) for array in found.values()) else {}

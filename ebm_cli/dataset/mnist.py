@@ -6,6 +6,7 @@ import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 
@@ -118,12 +119,25 @@ def _read_idx(file: io.BufferedIOBase, path: Path, dims: int, bits: Bits | None)
     memory.check_room(due // 8 if packs else due, str(path))
     rows = _pieces(file, path, len(head), shape)
     if bits is not None and packs:
-        return packed_pieces(map(bits, rows), shape)
+        return _bits_of_grey(rows, bits, shape)
     found, there = np.empty(shape, np.uint8), 0
     for piece in rows:
         found[there : there + len(piece)] = piece
         there += len(piece)
     return found
+
+
+def _bits_of_grey(rows: Iterator[NDArray[np.uint8]], bits: Bits, shape: tuple[int, ...]) -> PackedRows:
+    """The bits alone; but which levels there were, so that it can be seen whether they are any."""
+    there = np.zeros(256, np.int64)
+
+    def looked_at() -> Iterator[NDArray[np.bool_]]:
+        for piece in rows:
+            there[:] += np.bincount(piece.reshape(-1), minlength=256)
+            yield bits(piece)
+
+    found = packed_pieces(looked_at(), shape)
+    return replace(found, values=tuple(np.flatnonzero(there).tolist()))
 
 
 def _pieces(file: io.BufferedIOBase, path: Path, head: int, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:

@@ -30,6 +30,7 @@ class PackedRows:
 
     bytes: Tensor  # (n, ceil(sites / 8)) uint8
     row: tuple[int, ...]
+    values: tuple[int, ...] = ()  # the bytes that were there, each once, where these are bits of grey levels
 
     dtype = torch.uint8
     """Of rows that are taken out."""

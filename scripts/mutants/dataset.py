@@ -483,4 +483,11 @@ MUTANTS = [
         "pass",
         "stored::test_what_was_read_of_a_file_is_given_back",
     ),
+    Mutant(
+        "stored: nobody knows which levels became bits",
+        "dataset/mnist.py",
+        "    return replace(found, values=tuple(np.flatnonzero(there).tolist()))",
+        "    return found",
+        "stored::test_numbers_that_are_no_grey_levels_are_refused_where_they_become_bits_as_they_are_read",
+    ),
 ]
