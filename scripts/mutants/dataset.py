@@ -488,6 +488,6 @@ MUTANTS = [
         "dataset/mnist.py",
         "    return replace(found, values=tuple(np.flatnonzero(there).tolist()))",
         "    return found",
-        "stored::test_numbers_that_are_no_grey_levels_are_refused_where_they_become_bits_as_they_are_read",
+        "image_evaluations::test_grey_images_are_compared_with_binary_ones_as_bits",
     ),
 ]
