@@ -58,6 +58,11 @@ class StopRequest:
             self.raised = True
             raise KeyboardInterrupt
 
+    def interrupted(self) -> KeyboardInterrupt:
+        """What to raise in work that cannot come to the end of its step."""
+        self.raised = True
+        return KeyboardInterrupt()
+
     def after_step(self) -> None:
         """From here on a signal is noted, and somebody looks; a Ctrl-C after it raises KeyboardInterrupt."""
         self._answer = _Answer.AFTER_STEP

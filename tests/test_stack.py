@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.libraries import uncompiled
 
+from ebm_cli import terminal
 from ebm_cli.device import ahead, stack
 from ebm_cli.device.ahead import Wanted, library
 from ebm_cli.device.stack import Stack, common
@@ -303,6 +304,29 @@ def test_a_request_to_stop_reaches_each_as_it_asked_for():
     assert outer.times == 2
 
 
+def test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins(calls):
+    """Who comes to a call of a new kind is interrupted, as is who has not begun; others finish their step."""
+    outer, said, begun = StopRequest(), [], []
+    outer.noted()
+
+    def work(number, kinds):
+        with watching() as stop:
+            try:
+                stop.at_once()
+                begun.append(number)
+                stop.after_step()
+                for kind in kinds:
+                    walk(0.0, 1, pause=lambda i: number == 1 and outer.receive(signal.SIGINT, None), name=kind)
+                said.append((number, stop.exit_code))
+            except KeyboardInterrupt:
+                said.append((number, "interrupted", stop.raised))
+
+    in_step(partial(work, 0, ["one"]), partial(work, 1, ["one", "two"]), partial(work, 2, []), stop=outer, most=2)
+    assert begun == [0, 1]
+    assert said == [(0, "interrupted", True), (1, "interrupted", True), (2, "interrupted", True)]
+    assert not calls
+
+
 def test_an_error_of_one_is_raised():
     def bad():
         walk(0.0, 1)
@@ -312,7 +336,8 @@ def test_an_error_of_one_is_raised():
         in_step(bad, partial(walk, 0.0, 3))
 
 
-def test_a_run_beside_others_shows_warnings_with_its_name_and_logs_all(tmp_path, capfd):
+def test_a_run_beside_others_shows_warnings_with_its_name_and_logs_all(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(terminal._streams["stderr"], "gone", None)  # of a closed one in another test
     board = Board()
 
     def work(name):

@@ -251,6 +251,8 @@ class Stack(Generic[R]):
     def _let_go(self, answers: Iterable[tuple[Lane, Any]]) -> None:
         """Let runs go on with these answers until each waits or ends."""
         for lane, answer in answers:
+            if self.stop.signal is not None and not lane.greenlet:
+                lane.stop.ask(self.stop.signal)  # it has not begun, and sees so before it does
             found = self._go_on(lane, answer)
             if lane.greenlet.dead:
                 self.done[lane] = found
@@ -289,6 +291,8 @@ class Stack(Generic[R]):
         for lane in self.alive:
             groups.setdefault(self._group(lane), []).append(lane)
         group = min(groups, key=lambda each: (self.order.index(each.kind.name), -len(groups[each])))
+        if asked is not None and group.dims is None:  # nobody waits for the compiler who was asked to stop
+            return [(lane, lane.stop.interrupted()) for lane in groups[group]]
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:

@@ -276,4 +276,18 @@ MUTANTS = [
         "        except ZeroDivisionError as error:  # of memory",
         "stack::test_a_call_that_fails_is_an_error_of_each_that_made_it",
     ),
+    Mutant(
+        "stack: who is asked to stop waits for the compiler",
+        "device/stack.py",
+        "        if asked is not None and group.dims is None:",
+        "        if False:",
+        "stack::test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins",
+    ),
+    Mutant(
+        "stack: runs begin after a request to stop",
+        "device/stack.py",
+        "            if self.stop.signal is not None and not lane.greenlet:",
+        "            if False:",
+        "stack::test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins",
+    ),
 ]
