@@ -290,7 +290,9 @@ def own_model(folder: Path, module: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(Path.cwd()))
 
 
-@pytest.mark.parametrize(("folder", "flag"), [("conf", ""), ("elsewhere", "--config-dir=elsewhere")])
+@pytest.mark.parametrize(
+    ("folder", "flag"), [("conf", ""), pytest.param("elsewhere", "--config-dir=elsewhere", marks=pytest.mark.long)]
+)
 def test_a_users_own_model(folder, flag, monkeypatch):
     module = f"own_model_{folder}"
     own_model(Path(folder), module, monkeypatch)

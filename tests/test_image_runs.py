@@ -44,6 +44,7 @@ def test_an_image_run_from_start_to_long_chains(tmp_path, monkeypatch):
     assert "did you mean" in answer.err
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_stops_by_name_and_leaves_a_healthy_checkpoint(tmp_path, monkeypatch):
     """A step that is far too long: within 25 steps, the reason on the screen, and the run can be sampled."""
     monkeypatch.chdir(tmp_path)

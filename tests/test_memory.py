@@ -135,6 +135,7 @@ def test_other_errors_stay_what_they_are():
         raise RuntimeError("shape mismatch")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives memory back in this way")
 @pytest.mark.parametrize("kept", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_freed_memory_is_kept_for_what_comes_next(kept):

@@ -125,6 +125,7 @@ def test_a_run_that_is_put_there_meanwhile_is_left_alone(monkeypatch):
     assert facts(Path("sweep/1"))["status"] == "done"
 
 
+@pytest.mark.long
 def test_a_job_that_begins_after_its_data_changed_is_refused():
     rows = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float)
     np.savez("rows.npz", train=rows)

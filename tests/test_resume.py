@@ -252,6 +252,7 @@ def _coupled() -> None:
     assert answer.code == 0, answer.err
 
 
+@pytest.mark.long
 def test_other_data_are_noticed():
     """Refused where training would go on, said where something is only measured."""
     _points(50, 0)

@@ -55,6 +55,7 @@ def assert_same_run(one, other):
         assert [line[name] for name in numbers] == pytest.approx([its[name] for name in numbers], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.long
 def test_each_job_is_the_run_that_it_is_alone(made):
     """Training and what is measured, of rates and seeds; one call for all of them."""
     answer = sweep(f"seed=1,2 optimizer.lr=0.01,0.2 {FULL}")

@@ -221,6 +221,7 @@ def test_without_the_rows_of_the_run_samples_have_no_picture(run, rows, why):
     assert files == {"samples.npz"}
 
 
+@pytest.mark.long
 def test_while_training_plots_get_rarer(tmp_path):
     """Images come at every evaluation; a plot costs more than they do."""
     np.savez(tmp_path / "table.npz", train=bits(200, 9))

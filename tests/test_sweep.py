@@ -341,6 +341,7 @@ def test_a_file_in_the_place_of_a_job_is_named(begun):
     assert Path("sweep/1").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_files_are_found_from_another_folder(begun, monkeypatch):
     np.savez("rows.npz", train=np.zeros((20, 4)))
     np.savez("more.npz", train=np.ones((20, 4)))

@@ -323,6 +323,7 @@ def test_a_metric_of_the_end_is_looked_for_in_the_first_run(trained):
     assert trained.seen == [0]
 
 
+@pytest.mark.long
 def test_several_metrics(trained):
     answer = tuned(f"metric={METRIC},seconds direction=max,min trials=6")
     assert answer.code == 0, answer.err
