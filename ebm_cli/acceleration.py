@@ -36,7 +36,7 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None
     """
     on_cuda = torch.cuda.is_available() and spec.kind != "cpu"
     how, missing = _how(spec, model, work, unfit, on_cuda=on_cuda)
-    if spec.compile in ("always", "updates", "ahead") and missing:
+    if spec.compile in ("always", *_STEPS) and missing:
         raise UserError(f"device.compile = {spec.compile}: {missing}; use device.compile=never")
     lacking = _no_fixed_point(model, on_cuda)
     if spec.precision == "tf32" and not on_cuda:
