@@ -42,6 +42,10 @@ class StopRequest:
         """130 for Ctrl-C, 75 for another signal, None without one."""
         return EXIT_CODES[self.signal] if self.signal else None
 
+    def code(self, answer: int) -> int:
+        """The exit code of work that came to this answer; 0 stays 0: all was done before, or in spite of, a signal."""
+        return answer and (self.exit_code or answer)
+
     @property
     def said(self) -> str:
         """The signal in words."""

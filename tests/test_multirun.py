@@ -147,3 +147,14 @@ def test_a_signal_ends_the_whole_multirun(number, code, monkeypatch):
     assert sweep("seed=1,2,3").code == code
     assert [job["status"] for job in jobs()] == ["stopped", "new", "new"]
     assert facts(Path("sweep/0"))["status"] == "stopped"
+
+
+def test_a_signal_that_comes_when_all_jobs_are_done_changes_nothing(monkeypatch):
+    def asked(path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(path)
+
+    original = multi.table
+    monkeypatch.setattr(multi, "table", asked)
+    assert sweep("seed=1,2").code == 0
+    assert [job["status"] for job in jobs()] == ["done", "done"]

@@ -408,6 +408,16 @@ def test_a_request_to_stop_leaves_a_line_that_goes_on(trained, monkeypatch):
     assert trained.seen == [0, 1]
 
 
+def test_a_signal_that_comes_when_all_trials_are_done_changes_nothing(trained, monkeypatch):
+    def asked(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    original = tune.trials.show
+    monkeypatch.setattr(tune.trials, "show", asked)
+    assert tuned("trials=2").code == 0
+
+
 def real(line: str, directory: str = "search"):
     tiny = [word for word in TINY if not word.startswith("evaluation")]
     words = [*tiny, "evaluation=[pseudo_likelihood]", "eval_every=3", "save_every=4", f"metric={METRIC}", *line.split()]

@@ -62,7 +62,7 @@ def run(
         finally:
             stop.noted()  # however it ended, it is written down undisturbed
             answer = table(path)
-            notice = Notice(url, notify.of_sweep(str(path.absolute()), _listed(path), _became(stop, answer)))
+            notice = Notice(url, notify.of_sweep(str(path.absolute()), _listed(path), became(stop, answer)))
             with logging_to(None):
                 pages.of_multirun(path)
             for line in looking.at_sweep(found):
@@ -71,7 +71,7 @@ def run(
                 output.print(f"take up what is not done with: {_again(path, orders)}", soft_wrap=True)
             with logging_to(None):
                 notice.wait()
-    return stop.exit_code or answer
+    return stop.code(answer)
 
 
 def _listed(path: Path) -> list[dict[str, Any]]:
@@ -80,10 +80,11 @@ def _listed(path: Path) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else []
 
 
-def _became(stop: StopRequest, answer: int) -> str:
-    if stop.exit_code:
-        return "stopped"
-    return "failed" if answer else "done"
+def became(stop: StopRequest, answer: int) -> str:
+    """`done`, `failed` or `stopped`: the word for several runs that came to this answer."""
+    if not answer:
+        return "done"
+    return "stopped" if stop.exit_code else "failed"
 
 
 def _say_what_is_there(found: Ledger) -> None:

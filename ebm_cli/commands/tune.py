@@ -75,14 +75,14 @@ def run(call: Call) -> int:
             stop.noted()
             answer = 0 if tuning.complete and tuning.study.best() else 1
             _conclude(tuning, stop, answer)
-        return stop.exit_code or answer
+        return stop.code(answer)
 
 
 def _conclude(tuning: "Tuning", stop: StopRequest, answer: int) -> None:
     """What the user reads last, the page, and word to who wants it."""
     call, path = tuning.call, tuning.call.path
     jobs = trials.show(tuning.found, tuning.study)
-    status = "stopped" if stop.exit_code else "failed" if answer else "done"
+    status = multi.became(stop, answer)
     notice = Notice(tuning.url, notify.of_sweep(str(path.absolute()), jobs, status))
     pages.of_multirun(path)
     for line in looking.at_sweep(tuning.found):

@@ -690,6 +690,20 @@ MUTANTS = [
         "sweep::test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on",
     ),
     Mutant(
+        "multirun: a signal after the last job makes all of it unfinished",
+        "commands/multi.py",
+        "return stop.code(answer)",
+        "return stop.exit_code or answer",
+        "multirun::test_a_signal_that_comes_when_all_jobs_are_done_changes_nothing",
+    ),
+    Mutant(
+        "tune: a signal after the last trial makes all of it unfinished",
+        "commands/tune.py",
+        "return stop.code(answer)",
+        "return stop.exit_code or answer",
+        "tune::test_a_signal_that_comes_when_all_trials_are_done_changes_nothing",
+    ),
+    Mutant(
         "pages: one is tried where no job was begun",
         "commands/pages.py",
         "    if runs.any_in(home):\n",
