@@ -61,8 +61,8 @@ def completed(line: str, monkeypatch) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     {
-        "ebm tr": {"train"},
-        "ebm ": {"train", "tune", "sample", "evaluate", "compare", "watch", "report", "list"},
+        "ebm tr": {"train", "transform"},
+        "ebm ": {"train", "tune", "sample", "evaluate", "score", "transform", "compare", "watch", "report", "list"},
         "ebm watch o": {"once="},
         "ebm train mod": {"model=", "model."},
         "ebm train model=rb": {"model=rbm"},

@@ -47,7 +47,7 @@ def needs(name):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("ebm tra", ["train"]),
+        ("ebm trai", ["train"]),
         ("ebm list sampler gwg", ["gwg"]),
         ("ebm watch on", ["once="]),
         ("ebm compare format=m", ["format=md"]),
@@ -64,7 +64,7 @@ def test_fish(shell, line, words):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("ebm tra", "train"),
+        ("ebm trai", "train"),
         ("ebm list sampler gw", "list sampler gwg"),
         ("ebm watch outp", "watch outputs"),
         ("ebm compare format=m", "compare format=md"),
@@ -75,7 +75,7 @@ def test_zsh(shell, line, found):
 
 
 @needs("bash")
-@pytest.mark.parametrize(("line", "found"), [("ebm tra", "train"), ("ebm compare format=m", "compare format=md")])
+@pytest.mark.parametrize(("line", "found"), [("ebm trai", "train"), ("ebm compare format=m", "compare format=md")])
 def test_bash(shell, line, found):
     command = ["bash", "--norc", "-i"]
     assert f"GOT {found}" in typed(command, "PS1='READY''> '; source ./bash\n", f"{line}\t\n")

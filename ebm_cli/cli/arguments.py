@@ -12,9 +12,14 @@ from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.record.runs import instead
 
-_PATH_KEYS = ("run", "resume", "out", "hydra.run.dir", "hydra.sweep.dir")
+_PATH_KEYS = ("run", "resume", "out", "data", "hydra.run.dir", "hydra.sweep.dir")
 _FILE_KEYS = ("path", "root", "file", "folder", "contacts", "vocabulary_file")  # of a part, whatever group it is of
-_OF_RUNS = {"sample": ("sampler", "model"), "evaluate": ("sampler", "dataset", "noise", "model")}
+_OF_RUNS = {
+    "sample": ("sampler", "model"),
+    "evaluate": ("sampler", "dataset", "noise", "model"),
+    "score": ("dataset", "model"),
+    "transform": ("dataset", "model"),
+}
 _FILES = re.compile(rf"(dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})=")
 _ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
 _FLAGS = {  # Hydra's, and whether a value may follow

@@ -26,6 +26,8 @@ COMMANDS = {
     "tune": "search for the best values of keys",
     "sample": "draw from a trained model",
     "evaluate": "measure a trained model",
+    "score": "energy and log p of your own rows",
+    "transform": "hidden activities of your own rows",
     "compare": "runs side by side: where they differ, what was measured, which is better",
     "watch": "live curves of a run that trains, or the state of a multirun",
     "report": "a page on runs: what came out, what is wrong, what to do next",
@@ -50,6 +52,7 @@ first things to try:
   ebm tune optimizer.lr='interval(0.001,0.3,log)' model.hidden='choice(16,64)'
   ebm sample run=outputs/RUN n=100
   ebm evaluate run=outputs/RUN evaluation=[ais,chains]
+  ebm score run=outputs/RUN data=FILE           energies and log p of your own rows
   ebm watch outputs/RUN                         curves, while it trains
   ebm compare outputs/RUN outputs/OTHER         side by side, with what is known of the difference
   ebm report outputs/RUN                        a page: what is wrong, what to do next, curves, pictures
@@ -301,9 +304,8 @@ class _Job:
                 if code == 2:  # of a process that did the work and said why
                     _remove_empty(directory, self.there)
                 return code
-            from ebm_cli.commands import evaluate, sample
-
-            return sample.sample(config) if self.command == "sample" else evaluate.evaluate(config)
+            done: int = getattr(import_module(f"ebm_cli.commands.{self.command}"), self.command)(config)
+            return done
         except (UserError, KeyboardInterrupt):
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 _remove_empty(directory, self.there)

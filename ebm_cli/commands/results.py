@@ -1,4 +1,4 @@
-"""Where `ebm sample` and `ebm evaluate` write what they find: a folder made before any work, to see that it can be."""
+"""Where commands on a trained run write what they find: a folder made before any work, to see that it can be."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

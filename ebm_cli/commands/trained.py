@@ -1,4 +1,4 @@
-"""A trained run, opened for `ebm sample` and `ebm evaluate`."""
+"""A trained run, opened for the commands on one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
-from ebm_cli.dataset import kinds
+from ebm_cli.dataset import kinds, own_rows
 from ebm_cli.dataset.base import Dataset
+from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
 
 GAPS = "-."
-_STOP = "*"
+_STOP, _OPEN = "*", "?"
 _NUCLEOTIDES = frozenset("ACGTUN-.")
 _PACKED = ("gzip", "packed", "npy", "npz", "pickle", "table", "image", "other", "utf16")
 _ALIGNED = ("stockholm", "clustal", "nexus")
@@ -40,6 +42,24 @@ class Aligned(Dataset):
     alphabet: Annotated[str, Field(min_length=2, max_length=256)]
     unknown: Annotated[str, Field(min_length=1, max_length=1)] | None
     inserts: Literal["refuse", "drop"]
+
+    @override
+    def own_rows(self, path: Path, said: str, array: str | None) -> OwnRows:
+        """Aligned sequences, with their names as labels; a question mark is a site to be drawn."""
+        kind, _ = kinds.found(path) or ("", "")
+        if kind != "fasta":
+            return own_rows.read(path, said, array)
+        records = read_fasta(path, said)
+        filled = [Record(name, letters.replace(_OPEN, self.alphabet[0])) for name, letters in records]
+        rows, _ = self.numbers(filled, said)
+        names = np.array([record.name for record in records])
+        open_sites = [[letter == _OPEN for letter in self._sites(record.letters)] for record in records]
+        places = tuple(f"sequence {number} ({record.name})" for number, record in enumerate(records, 1))
+        return OwnRows(rows, np.array(open_sites, np.bool_), names, places)
+
+    def _sites(self, letters: str) -> str:
+        """Without insert columns."""
+        return "".join(letter for letter in letters if letter in self.alphabet or not _is_insert(letter))
 
     def numbers(self, records: list[Record], said: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Places in the alphabet, (records, length), and remarks. Raises UserError naming sequence and letter."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, reduce
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
+from ebm_cli.dataset import own_rows
 from ebm_cli.dataset.density import Density
 from ebm_cli.dataset.levels import check_grey
+from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.dataset.pieces import pieces
 from ebm_cli.dataset.reads import observed
 from ebm_cli.dataset.sparse import SparseRows
@@ -358,6 +361,10 @@ class Dataset(ABC):
     def read(self) -> Raw:
         """The arrays. Raises UserError naming folder and files when they are missing, malformed or empty."""
 
+    def own_rows(self, path: Path, said: str, array: str | None) -> OwnRows:
+        """Rows of the user's own from a file of the kind that such data come in, `said` being how it was named."""
+        return own_rows.read(path, said, array)
+
     def bytes_to_read(self) -> int:
         """Bytes of memory that `read` takes, where headers tell; 0 where only reading can."""
         return 0
@@ -389,9 +396,9 @@ class Dataset(ABC):
             method = "none"
             self._refuse_bits(raw)
         space = _space(raw, method, accepted, lambda: self.bounds)
-        splits = {name: _split(part, raw, method, name, space) for name, part in raw.splits().items()}
+        splits = {name: split_of(part, raw, method, name, space) for name, part in raw.splits().items()}
         if isinstance(space, Real):
-            splits = {name: self._shaded(split, raw) for name, split in splits.items()}
+            splits = {name: self.shaded(split, raw) for name, split in splits.items()}
         remarks = (*raw.remarks, *self._remarks(raw, space))
         for split in splits.values():
             if isinstance(split.stored, FileRows):
@@ -410,8 +417,8 @@ class Dataset(ABC):
                 f"dataset.binarize = {wanted}: needs values in [0, 1] or uint8, the data go beyond; rescale them"
             )
 
-    def _shaded(self, split: Split, raw: Raw) -> Split:
-        """The split with what is added to its values."""
+    def shaded(self, split: Split, raw: Raw) -> Split:
+        """The split, of real numbers, with what is added to its values."""
         if raw.values != "grey" or not self.spreads_levels:
             return replace(split, noise=self.added)
         levels = 256 if isinstance(split.stored, Tensor) and split.stored.dtype == torch.uint8 else raw.categories
@@ -526,7 +533,8 @@ def _space(
     return Categorical((*shape, 2 if binary else raw.categories)) if kind is Categorical else kind(shape)
 
 
-def _split(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) -> Split:
+def split_of(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) -> Split:
+    """The rows of a split in a space. Raises UserError naming the split if it is empty or of another shape."""
     values = raw.values
     if len(part.values) == 0:
         raise UserError(f"dataset: the {name} split is empty")

@@ -26,6 +26,8 @@ class EnergyModel(nn.Module, ABC):
     space: Space
     called: ClassVar[str] = "energy"
     """What a model is that has this class's capability, in a word for messages."""
+    energy_is: ClassVar[str] = "energy"
+    """What E(x) is called: of models whose hidden units are summed out the free energy."""
     compiles: ClassVar[bool] = False
     """Whether its methods are tensor operations that `torch.compile` can trace, its gradients in closed form."""
     couplings: ClassVar[tuple[str, ...]] = ()
@@ -112,6 +114,15 @@ class EnergyModel(nn.Module, ABC):
     def activities(self, x: Tensor) -> list[Tensor]:
         """p(h_j = 1 | x) of binary hidden units, (batch, units) for each layer of them; none here."""
         return []
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """What the model makes of x (batch, *shape) on the way to its energy, (batch, numbers) by name.
+
+        Here the activities of hidden units, `hidden`, or `hidden_1`, `hidden_2` ... of several layers; nothing of a
+        model that has none.
+        """
+        layers = self.activities(x)
+        return {"hidden": layers[0]} if len(layers) == 1 else {f"hidden_{i}": p for i, p in enumerate(layers, 1)}
 
     def sites(self, x: Tensor) -> "Sites":
         """Chains at positions x, ready to be updated site by site (discrete spaces)."""
@@ -246,6 +257,7 @@ class Quadratic(EnergyModel):
 class WithHidden(Blocked):
     """Binary hidden units h, given which all visible ones can be summed out."""
 
+    energy_is = "free_energy"
     hidden: int
 
     @property

@@ -33,6 +33,11 @@ class Product(EnergyModel):
         """sum_i w_i E_i(x), (batch,)."""
         return self.weights @ torch.stack([part.energy(x) for part in cast(list[EnergyModel], self.parts)])
 
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """Those of each part, `part_1_hidden`, ..."""
+        return _of_parts(self.parts, x)
+
 
 class Mixture(EnergyModel):
     """E(x) = -log sum_i pi_i exp(-E_i(x) - log Z_i) = -log p(x), so log Z is 0; pi = softmax of `logits`.
@@ -52,9 +57,24 @@ class Mixture(EnergyModel):
     @override
     def energy(self, x: Tensor) -> Tensor:
         """-log sum_i pi_i exp(-E_i(x) - log Z_i), (batch,)."""
+        return -self._log_shares(x).logsumexp(0)
+
+    def _log_shares(self, x: Tensor) -> Tensor:
+        """log pi_i - E_i(x) - log Z_i, (parts, batch)."""
         f = torch.stack([-part.energy(x) for part in cast(list[EnergyModel], self.parts)])
         log_z = [p.log_z() if isinstance(p, Normalised) else z for p, z in zip(self.parts, self.known, strict=True)]
-        return -(f + (self.logits.log_softmax(0) - torch.stack(log_z))[:, None]).logsumexp(0)
+        return f + (self.logits.log_softmax(0) - torch.stack(log_z))[:, None]
+
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`part`: p(i | x) of each part i; and those of each part."""
+        return {"part": self._log_shares(x).softmax(0).T, **_of_parts(self.parts, x)}
+
+
+def _of_parts(parts: nn.ModuleList, x: Tensor) -> dict[str, Tensor]:
+    """Features of each part, by its number, from 1, and their name."""
+    numbered = enumerate(cast(list[EnergyModel], parts), 1)
+    return {f"part_{i}_{name}": found for i, part in numbered for name, found in part.features(x).items()}
 
 
 class NormalisedMixture(Mixture, Normalised):

@@ -142,8 +142,17 @@ class Convolutional(EnergyModel):
 
     def outputs(self, x: Tensor) -> Tensor:
         """f(x), (batch, outputs)."""
-        f: Tensor = self.last(F.silu(self.hidden(self.convolutions(self._seen(x)))))
+        f: Tensor = self.last(self._units(x))
         return f
+
+    def _units(self, x: Tensor) -> Tensor:
+        """silu(A silu(convolutions) + a), (batch, hidden)."""
+        return F.silu(self.hidden(self.convolutions(self._seen(x))))
+
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`penultimate`: the units that f is linear in."""
+        return {"penultimate": self._units(x)}
 
     @override
     def energy(self, x: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ class Flow(Normalised):
         return z.square().sum(1) / 2 - log_det + self._constant()
 
     @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`latent`: z, (batch, sites)."""
+        return {"latent": self.layers()((x.flatten(1) - self.mean) / self.spread)}
+
+    @override
     def log_z(self) -> Tensor:
         """0, whatever the parameters."""
         return torch.zeros((), dtype=self.mean.dtype, device=self.mean.device, requires_grad=True)

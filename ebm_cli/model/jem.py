@@ -32,6 +32,11 @@ class JEM(Convolutional, Classifier):
         return -f.softmax(1)
 
     @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`penultimate`, and `class`: p(y | x) of each class y."""
+        return {**super().features(x), "class": self.outputs(x).softmax(1)}
+
+    @override
     def logits(self, x: Tensor) -> Tensor:
         return self.outputs(x)
 

@@ -39,6 +39,11 @@ class LogBilinear(Conditional):
         return -((self._predicted(self._vectors(context)) * self.Q[word]).sum(1) + self.b[word])
 
     @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`predicted`: r, the vector that the context predicts for the word after it."""
+        return {"predicted": self._predicted(self._vectors(x[:, :-1].long()))}
+
+    @override
     def scores(self, context: Tensor) -> Tensor:
         """r.q_w + b_w for every word w, (batch, V)."""
         return self._predicted(self._vectors(context.long())) @ self.Q.T + self.b

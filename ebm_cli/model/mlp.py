@@ -47,11 +47,20 @@ class MLP(EnergyModel):
     def energy(self, x: Tensor) -> Tensor:
         """-f(a x) + |x - m|^2 / (2 w^2), (batch,)."""
         v = x.flatten(1)
-        features = self.input_scale * v
-        for layer in self.layers:
-            features = nn.functional.silu(layer(features))
-        energy: Tensor = -self.last(features).squeeze(1)
+        energy: Tensor = -self.last(self._units(v)).squeeze(1)
         return energy if self.spread is None else energy + (v - self.mean).square().sum(1) / (2 * self.spread**2)
+
+    def _units(self, v: Tensor) -> Tensor:
+        """Those of the last layer, (batch, units)."""
+        units = self.input_scale * v
+        for layer in self.layers:
+            units = nn.functional.silu(layer(units))
+        return units
+
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`penultimate`: the units that f is linear in."""
+        return {"penultimate": self._units(x.flatten(1))}
 
 
 @register("model", "mlp")

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -41,9 +41,18 @@ class Multiscale(EnergyModel):
     @override
     def energy(self, x: Tensor) -> Tensor:
         """(batch,)."""
-        image = x.reshape(-1, *self.image)
-        energies = [expert(pooled(image, 2**r)) for r, expert in enumerate(self.experts)]
+        energies = [expert(image) for expert, image in self._seen(x)]
         return sum(energies[1:], energies[0])
+
+    def _seen(self, x: Tensor) -> list[tuple[ConvNet, Tensor]]:
+        """Each network with its x_r."""
+        image = x.reshape(-1, *self.image)
+        return [(cast(ConvNet, expert), pooled(image, 2**r)) for r, expert in enumerate(self.experts)]
+
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`penultimate_1`, ... of each network, from the finest scale on."""
+        return {f"penultimate_{r}": e.features(image)["penultimate"] for r, (e, image) in enumerate(self._seen(x), 1)}
 
 
 def pooled(image: Tensor, side: int) -> Tensor:

@@ -53,6 +53,11 @@ class ReplicatedSoftmax(WithHidden):
         """sigmoid of the hidden logits."""
         return [self.hidden_logits(x).sigmoid()]
 
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`topic`: p(h_j = 1 | v) of each topic j."""
+        return {"topic": self.activities(x)[0]}
+
     @property
     @override
     def drawn(self) -> int:

@@ -66,12 +66,23 @@ class ResNet(EnergyModel):
         v = x.flatten(1)
         if isinstance(self.space, Categorical):
             log_base = v @ self.base.log()
-            image = x.reshape(-1, *_size(self.space), self.channels).permute(0, 3, 1, 2)
         else:
             log_base = v @ self.base.logit() + torch.log1p(-self.base).sum()
+        return -self.last(self._channels_of(x)).squeeze(1) - log_base
+
+    def _channels_of(self, x: Tensor) -> Tensor:
+        """Means over pixels of the last block's channels, (batch, width)."""
+        if isinstance(self.space, Categorical):
+            image = x.reshape(-1, *_size(self.space), self.channels).permute(0, 3, 1, 2)
+        else:
             image = 2 * x.reshape(-1, self.channels, *_size(self.space)) - 1
-        features = self.blocks(self.down(self.first(image)))
-        return -self.last(features.mean((2, 3))).squeeze(1) - log_base
+        found: Tensor = self.blocks(self.down(self.first(image))).mean((2, 3))
+        return found
+
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`penultimate`: the channels that f is linear in."""
+        return {"penultimate": self._channels_of(x)}
 
 
 def _size(space: Space) -> tuple[int, ...]:

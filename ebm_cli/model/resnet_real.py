@@ -70,8 +70,17 @@ class ImageResNet(EnergyModel):
     @override
     def energy(self, x: Tensor) -> Tensor:
         """(batch,)."""
-        features = self.blocks(self.first(2 * self.space.brightness(x).reshape(-1, *self.image) - 1))
-        return self.last(features.sum((2, 3))).squeeze(1)
+        return self.last(self._channels_of(x)).squeeze(1)
+
+    def _channels_of(self, x: Tensor) -> Tensor:
+        """Sums over pixels of the last block's channels, (batch, width)."""
+        found: Tensor = self.blocks(self.first(2 * self.space.brightness(x).reshape(-1, *self.image) - 1)).sum((2, 3))
+        return found
+
+    @override
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """`penultimate`: the channels that the energy is linear in."""
+        return {"penultimate": self._channels_of(x)}
 
     @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:

@@ -1,7 +1,7 @@
 """The run directory: together with `checkpoint` and the trackers, the only code that writes to disk for a run.
 
 `config.yaml` `metadata.json` `metrics.jsonl` `summary.json` `rows.npz` `train.log` `vocabulary.txt` `checkpoints/`
-`samples/` `evaluations/`.
+`samples/` `evaluations/` `scores/` `features/`.
 """
 
 import errno

@@ -490,4 +490,25 @@ MUTANTS = [
         "    return found",
         "image_evaluations::test_grey_images_are_compared_with_binary_ones_as_bits",
     ),
+    Mutant(
+        "own rows: an array mask is not looked at",
+        "dataset/own_rows.py",
+        "missing |= _checked_mask(mask, values, said)",
+        "_checked_mask(mask, values, said)",
+        "score::test_cells_without_a_value_are_missing",
+    ),
+    Mutant(
+        "own rows: standardised by the deviation alone",
+        "dataset/conformed.py",
+        "((values - mean) / deviation)",
+        "(values / deviation)",
+        "score::test_rows_are_scaled_as_the_data_of_each_kind",
+    ),
+    Mutant(
+        "own rows: not spread as the run's are",
+        "dataset/conformed.py",
+        "dataset.shaded(split, raw) if isinstance(space, Real) else split",
+        "split",
+        "score::test_noise_and_levels_are_added_as_in_evaluations",
+    ),
 ]

@@ -439,8 +439,8 @@ MUTANTS = [
     Mutant(
         "multiscale: every network sees every pixel",
         "model/multiscale.py",
-        "expert(pooled(image, 2**r))",
-        "expert(pooled(image, 1))",
+        "pooled(image, 2**r)) for r, expert",
+        "pooled(image, 1)) for r, expert",
         "continuous_models::test_a_product_over_scales_is_the_sum_over_networks",
     ),
     Mutant(
@@ -764,5 +764,19 @@ MUTANTS = [
         "grad + x",
         "grad",
         "model::test_energy_and_grad_agrees_with_finite_differences",
+    ),
+    Mutant(
+        "features: of a mixture the parts' weights alone",
+        "model/composition.py",
+        '"part": self._log_shares(x).softmax(0).T',
+        '"part": self._log_shares(x).softmax(1).T',
+        "score::test_parts_of_a_mixture_share_a_row",
+    ),
+    Mutant(
+        "features: classes without softmax",
+        "model/jem.py",
+        '"class": self.outputs(x).softmax(1)',
+        '"class": self.outputs(x)',
+        "score::test_what_the_energy_is_made_of",
     ),
 ]

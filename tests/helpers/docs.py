@@ -20,7 +20,7 @@ from ebm_cli.dataset.binary_tabular import VARIABLES
 ROOT = Path(__file__).parents[2]
 PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
-_CELL = re.compile(r"`(ebm (?:train|sample|evaluate) [^`]*=[^`]*)`")
+_CELL = re.compile(r"`(ebm (?:train|sample|evaluate|score|transform) [^`]*=[^`]*)`")
 
 AT_MOST = {
     "steps": 8, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
@@ -147,6 +147,8 @@ def write_files(folder: Path) -> None:
     np.savez(folder / "FILE.npz", train=random.gamma(2.0, 1.0, (60, 4)))
     np.savez(folder / "BITS.npz", train=random.integers(0, 2, (60, 16), dtype=np.uint8))
     np.savez(folder / "OTHER.npz", train=random.integers(0, 2, (60, 8, 8), dtype=np.uint8))
+    lines = (",".join(f"{value:g}" for value in row) for row in random.integers(0, 17, (20, 64)) / 16)
+    (folder / "ROWS.csv").write_text("\n".join(lines) + "\n")
     letters = np.array(list("-ACDEFGHIKLMNPQRSTVWY"))
     rows = ("".join(letters[random.integers(0, 21, 12)]) for _ in range(40))
     (folder / "FAMILY.fasta").write_text("".join(f">{i}\n{row}\n" for i, row in enumerate(rows)))

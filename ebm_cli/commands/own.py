@@ -1,0 +1,79 @@
+"""Rows that the user brings to a trained run, read as the run's own data were, and what is found of them, written."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_cli.commands.trained import Trained, its_data
+from ebm_cli.dataset.conformed import Conformed, conformed, values_of
+from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.errors import RunError, UserError
+from ebm_cli.record.run import Run
+from ebm_cli.terminal import log
+
+Format = Literal["csv", "npz"]
+Columns = Mapping[str, NDArray[Any]]
+
+
+def read(trained: Trained, key: str, path: str, array: str | None) -> tuple[OwnRows, Conformed]:
+    """The rows in a file that `key` names, as they are and as the run's model takes them. Raises UserError."""
+    said, dataset, space = f"{key} = {path}", trained.parts.components.dataset, trained.parts.data.space
+    own = dataset.own_rows(Path(path).expanduser(), said, array)
+    values = values_of(dataset, space, None)
+    if values is None:
+        values = values_of(dataset, space, _data(trained))
+    return own, conformed(dataset, own, values, space, said)
+
+
+def _data(trained: Trained) -> Any:
+    """The run's own data, which say what kind of values theirs are; None, with a warning, if they are not there."""
+    try:
+        return its_data(trained)
+    except (UserError, RunError) as error:
+        log.warning("%s; what kind of values the run's data were is not known, those of the file alone decide", error)
+        return None
+
+
+def check_all_there(own: OwnRows, key: str, path: str) -> None:
+    """Raise UserError for a value that is missing."""
+    gaps = own.missing.reshape(len(own.missing), -1)
+    if gaps.any():
+        row, site = (int(number) for number in np.argwhere(gaps)[0])
+        raise UserError(
+            f"{key} = {path}, {own.place(row)}: value {site + 1} is missing; fill it in, for example by ebm sample "
+            f"given={path}"
+        )
+
+
+def written(home: Run, name: str, columns: Columns, form: Format) -> Path:
+    """A file `name`.csv or `name`.npz of columns (n,), or (n, m), which are m columns of a table."""
+    if form == "npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **columns)
+        return home.write_bytes(f"{name}.npz", buffer.getvalue())
+    text = io.StringIO()
+    flat = _flat(columns)
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(flat)
+    table.writerows(zip(*(column.tolist() for column in flat.values()), strict=True))
+    return home.write_text(f"{name}.csv", text.getvalue())
+
+
+def _flat(columns: Columns) -> dict[str, NDArray[Any]]:
+    """One column each: `hidden` of two is hidden_1 and hidden_2."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        wide = column.reshape(len(column), -1)
+        found |= {name: column} if column.ndim == 1 else {f"{name}_{i + 1}": wide[:, i] for i in range(wide.shape[1])}
+    return found
+
+
+def beside(own: OwnRows) -> dict[str, NDArray[Any]]:
+    """What goes before all columns: the numbers of the rows, from 1, and their labels."""
+    found: dict[str, NDArray[Any]] = {"row": np.arange(1, len(own.values) + 1)}
+    return found if own.labels is None else found | {"label": own.labels}

@@ -1,0 +1,182 @@
+"""Rows of the user's own in a file of one array or a table in text, with cells that are to be drawn."""
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_cli.dataset import kinds
+from ebm_cli.dataset.arrays import whole
+from ebm_cli.dataset.files import npz_keys, read_npy, read_npz
+from ebm_cli.errors import UserError
+
+NAMES = ("rows", "samples", "msa")
+"""Arrays that are taken for the rows where several could be: `ebm sample` writes samples, alignments have msa."""
+
+_MASK, _LABELS = "mask", ("labels", "label")
+_SEPARATORS = ",\t;"
+_Line = tuple[int, list[str]]
+_WAY = "name an .npz or .npy file of an array (n, *shape), or a table in text, .csv"
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """Values (n, *any) as they are in the file, 0 where `missing` (n, *any) says that there is none.
+
+    `labels` (n,) are carried along. `places` says where row i is, as "line 3", where that is not its number.
+    """
+
+    values: NDArray[Any]
+    missing: NDArray[np.bool_]
+    labels: NDArray[Any] | None = None
+    places: tuple[str, ...] = ()
+
+    def place(self, row: int) -> str:
+        """Where a row is in the file, in words."""
+        return self.places[row] if self.places else f"row {row + 1}"
+
+
+def read(path: Path, said: str, array: str | None) -> OwnRows:
+    """The rows of a file; `array` names the array of an .npz file.
+
+    Missing are NaN among floating-point numbers, what the array `mask` of an .npz file has 1 for, and empty cells of a
+    table. Raises UserError, beginning with `said`, with the first thing wrong.
+    """
+    if not path.is_file():
+        raise UserError(f"{said}: there is no such file")
+    kind, _ = kinds.found(path) or ("", "")
+    if kind == "npz":
+        return _of_npz(path, said, array)
+    if array is not None:
+        raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
+    if kind == "npy":
+        return _of_array(read_npy(path, said, lambda file, place: whole(file)), None, None, said, "its array")
+    if kind in ("csv", "text"):
+        return _of_table(path, said)
+    raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
+
+
+def _of_npz(path: Path, said: str, array: str | None) -> OwnRows:
+    there = npz_keys(path)
+    beside = {_MASK, *_LABELS, *(key for key in there if key.endswith(("_label", "_labels")))}
+    key = array or _the_array([name for name in there if name not in beside], said)
+    if key not in there:
+        raise UserError(f"array = {key}: {said} has no such array; it has {', '.join(there)}")
+    labels = next((name for name in (f"{key}_label", f"{key}_labels", *_LABELS) if name in there), None)
+    found = read_npz(path, [key, *([labels] if labels else []), *([_MASK] if _MASK in there else [])], said)
+    return _of_array(found[key], found.get(_MASK), found[labels] if labels else None, said, key)
+
+
+def _the_array(names: list[str], said: str) -> str:
+    """The one that holds the rows."""
+    chosen = next((name for name in NAMES if name in names), names[0] if len(names) == 1 else None)
+    if chosen is None:
+        which = f"several arrays, {', '.join(names)}" if names else "no array of rows"
+        raise UserError(f"{said}: has {which}; say which holds the rows, array=NAME")
+    return chosen
+
+
+def _of_array(values: NDArray[Any], mask: Any, labels: Any, said: str, key: str) -> OwnRows:
+    if values.dtype.kind not in "biuf" or values.ndim < 2 or values.size == 0:
+        raise UserError(
+            f"{said}: {key} has type {values.dtype} and shape {values.shape}; it must be numbers (n, *shape), one row "
+            "per configuration"
+        )
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
+    if mask is not None:
+        missing |= _checked_mask(mask, values, said)
+    return OwnRows(np.where(missing, 0, values).astype(values.dtype), missing, _checked_labels(labels, values, said))
+
+
+def _checked_mask(mask: NDArray[Any], values: NDArray[Any], said: str) -> NDArray[np.bool_]:
+    if mask.shape != values.shape or mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+        raise UserError(
+            f"{said}: mask has type {mask.dtype} and shape {mask.shape}; it must be bool of shape {values.shape}, true "
+            "for cells that are to be drawn"
+        )
+    return mask.astype(np.bool_)
+
+
+def _checked_labels(labels: Any, values: NDArray[Any], said: str) -> NDArray[Any] | None:
+    if labels is not None and (labels.shape != (len(values),) or labels.dtype.kind not in "biufU"):
+        raise UserError(
+            f"{said}: its labels have type {labels.dtype} and shape {labels.shape}; they must be numbers or text of "
+            f"shape {(len(values),)}, one for each row"
+        )
+    found: NDArray[Any] | None = labels
+    return found
+
+
+def _of_table(path: Path, said: str) -> OwnRows:
+    """A table of numbers, whose first line may name the columns; one called label or labels is carried along."""
+    lines = list(_lines(path, said))
+    names = [cell.strip() for cell in lines[0][1]] if lines else []
+    if all(map(_is_number, names)):
+        names = []
+    lines = lines[1:] if names else lines
+    if not lines:
+        raise UserError(f"{said}: holds no row of numbers; {_WAY}")
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
+    label = next((names.index(name) for name in _LABELS if name in names), None)
+    values = _numbers(lines, len(names) or len(lines[0][1]), label, said)
+    labels = None if label is None else np.array([cells[label].strip() for _, cells in lines])
+    found = _of_array(values, None, labels, said, "the table")
+    places = tuple(f"line {number}" for number, _ in lines)
+    return replace(found, values=found.values.astype(np.int64 if _whole(values) else np.float64), places=places)
+
+
+def _numbers(lines: list[_Line], width: int, label: int | None, said: str) -> NDArray[np.float64]:
+    """The cells of every line but that of the label, (lines, columns), NaN where one is empty."""
+    found = np.empty((len(lines), width - (label is not None)))
+    for row, (number, cells) in enumerate(lines):
+        if len(cells) != width:
+            raise UserError(f"{said}, line {number}: has {len(cells)} cells, the first line {width}; make them equal")
+        kept = cells if label is None else [*cells[:label], *cells[label + 1 :]]
+        found[row] = [_number(cell, said, number) for cell in kept]
+    return found
+
+
+def _lines(path: Path, said: str) -> Iterator[_Line]:
+    """Number and cells of every line that is not blank."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            separator = max(_SEPARATORS, key=first.count)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            for cells in reader:
+                if cells and (len(cells) > 1 or cells[0].strip()):
+                    yield reader.line_num, cells
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{said}: cannot be read as a table ({error}); write plain text in UTF-8") from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _number(cell: str, said: str, line: int) -> float:
+    """The value of a cell, NaN of an empty one."""
+    text = cell.strip()
+    try:
+        return float(text) if text else math.nan
+    except ValueError as error:
+        way = "write decimals with a point" if "," in text else "write numbers, and leave a cell empty that has none"
+        raise UserError(f"{said}, line {line}: {text!r} is no number; {way}") from error
+
+
+def _whole(values: NDArray[np.float64]) -> bool:
+    """Whether all that is there are whole numbers, so that they may count, or number categories or grey levels."""
+    there = values[~np.isnan(values)]
+    return bool(there.size and (np.abs(there) < 2**53).all() and (there == np.floor(there)).all())
