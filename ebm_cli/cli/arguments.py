@@ -12,7 +12,7 @@ from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.record.runs import instead
 
-_PATH_KEYS = ("run", "resume", "out", "data", "hydra.run.dir", "hydra.sweep.dir")
+_PATH_KEYS = ("run", "resume", "out", "data", "given", "hydra.run.dir", "hydra.sweep.dir")
 _FILE_KEYS = ("path", "root", "file", "folder", "contacts", "vocabulary_file")  # of a part, whatever group it is of
 _OF_RUNS = {
     "sample": ("sampler", "model"),
@@ -146,6 +146,8 @@ def _quoted_path(argument: str, *, several: bool = False) -> str:
     """Paths need no quoting by the user, whatever characters they hold; of several, commas stand between them."""
     key, equals, value = argument.partition("=")
     is_path = key in _PATH_KEYS or is_file(key)
+    if key == "given" and value.startswith("["):  # words, no file
+        return argument
     if not equals or not is_path or is_space(argument) or value[:1] in ("'", '"', "") or value in ("null", "???"):
         return argument
     apart = several and key not in _PATH_KEYS and not os.path.exists(value)

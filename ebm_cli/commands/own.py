@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebm_cli.commands.trained import Trained, its_data
+from ebm_cli.dataset import own_rows
 from ebm_cli.dataset.conformed import Conformed, conformed, values_of
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import RunError, UserError
@@ -20,10 +21,14 @@ Format = Literal["csv", "npz"]
 Columns = Mapping[str, NDArray[Any]]
 
 
-def read(trained: Trained, key: str, path: str, array: str | None) -> tuple[OwnRows, Conformed]:
-    """The rows in a file that `key` names, as they are and as the run's model takes them. Raises UserError."""
+def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool = False) -> tuple[OwnRows, Conformed]:
+    """The rows in a file that `key` names, as they are and as the run's model takes them. Raises UserError.
+
+    With `gaps` whole numbers of -1 are missing where the run's values have a least one of 0.
+    """
     said, dataset, space = f"{key} = {path}", trained.parts.components.dataset, trained.parts.data.space
     own = dataset.own_rows(Path(path).expanduser(), said, array)
+    own = own_rows.with_gaps(own, space, said) if gaps else own
     values = values_of(dataset, space, None)
     if values is None:
         values = values_of(dataset, space, _data(trained))

@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.commands import documents, results
+from ebm_cli.commands import documents, given_rows, results
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.session import accelerated
 from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
@@ -48,6 +48,9 @@ def _as_words(given: object) -> object:
     return [str(word) for word in given] if isinstance(given, list) else given
 
 
+_Given = list[str] | Annotated[str, Field(min_length=1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The keys of `ebm sample` beside its groups."""
@@ -58,7 +61,8 @@ class Settings:
     steps: Annotated[int, Field(ge=1)]
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
-    given: Annotated[list[str], BeforeValidator(_as_words)]
+    given: Annotated[_Given, BeforeValidator(_as_words)]  # words of documents, or a file of rows
+    array: Annotated[str, Field(min_length=1)] | None  # of that file
     out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
     seed: Annotated[int, Field(ge=0)]
     plugins: list[str]
@@ -74,13 +78,15 @@ def sample(config: Mapping[str, Any]) -> int:
         anew = {group: config.get(group) for group in ("sampler", "model")}
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
         trained = open_trained(wanted, with_data=False)
-        parts, state = trained.parts, trained.state
-        documents.check_keys(asked.length, asked.given, asked.start, state.model)
-        words = _words(trained, asked.given)
+        if isinstance(asked.given, str):
+            return _fill(trained, home, asked, asked.given, config)
+        parts, state, named = trained.parts, trained.state, asked.given
+        documents.check_keys(asked.length, named, asked.start, state.model)
+        words = _words(trained, named)
         model, given, likely = state.averaged_model(), None, list[str]()
         if isinstance(model, ReplicatedSoftmax):
-            given = documents.counts(asked.given, words, model)
-            likely = documents.next_words(model, given, words) if asked.given else []
+            given = documents.counts(named, words, model)
+            likely = documents.next_words(model, given, words) if named else []
             model = documents.conditional(model, given, asked.length)
         work = Work(asked.n * asked.steps, asked.steps)
         parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
@@ -88,15 +94,37 @@ def sample(config: Mapping[str, Any]) -> int:
         subject = _subject(parts, state, model, asked)
         x, scale = _drawn(subject, asked)
         x = (x if given is None else x + given).cpu()
-        space = parts.data.space
-        texts = _texts(space, x, words, given) if words else {}
-        images = {} if asked.given else _pictures(trained, x)
+        texts = _texts(parts.data.space, x, words, given) if words else {}
+        images = {} if named else _pictures(trained, x)
         finishing()
         home.write_all("", images, texts)
-        file = _written(home, space, x, scale)
+        file = _written(home, parts.data.space, x, scale)
     _show(f"{_count(asked.n, 'sample')}{_way(subject, asked)}", file, [*images], texts)
     for line in likely:
         output.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mapping[str, Any]) -> int:
+    """What `given=FILE` lacks drawn by n chains for each row; the exit code."""
+    state, sampler = trained.state, trained.parts.components.sampler
+    set_keys = {"length": asked.length is not None, "start = chains": asked.start == "chains"}
+    given_rows.keys_apart(set_keys, path)
+    model = state.averaged_model()
+    rows = given_rows.read(trained, model, sampler, path, asked.array)
+    work = Work(len(rows.known) * asked.n * asked.steps, asked.steps)
+    parts, _, said = accelerated(trained.parts, state, config, [work], evaluating=True)
+    log.info("%s at step %d; %s", asked.run, state.step, said)
+    subject = _subject(parts, state, model, asked)
+    remark = sampler.remark()
+    if remark:
+        log.warning("%s", remark)
+    filled = given_rows.drawn(subject, rows, asked.n, asked.steps)
+    finishing()
+    files = given_rows.written(home, filled, _TYPES.get(model.space.name, np.float32))
+    output.print(given_rows.said(filled, asked.n), highlight=False, soft_wrap=True)
+    for name, what in files.items():
+        output.print(f"{what}: {home.path / name}", soft_wrap=True)
     return 0
 
 

@@ -14,6 +14,7 @@ from ebm_cli.dataset import kinds
 from ebm_cli.dataset.arrays import whole
 from ebm_cli.dataset.files import npz_keys, read_npy, read_npz
 from ebm_cli.errors import UserError
+from ebm_cli.space import Discrete, Space, Spin
 
 NAMES = ("rows", "samples", "msa")
 """Arrays that are taken for the rows where several could be: `ebm sample` writes samples, alignments have msa."""
@@ -59,6 +60,22 @@ def read(path: Path, said: str, array: str | None) -> OwnRows:
     if kind in ("csv", "text"):
         return _of_table(path, said)
     raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
+
+
+def with_gaps(own: OwnRows, space: Space, said: str) -> OwnRows:
+    """The same with whole numbers of -1 taken for what is missing, where all values of the space begin at 0.
+
+    Of spins and real numbers -1 is a value. Raises UserError where bits may have been written as spins.
+    """
+    gaps = (own.values == -1) & ~own.missing
+    if own.values.dtype.kind != "i" or not gaps.any() or not isinstance(space, Discrete) or isinstance(space, Spin):
+        return own
+    if (own.values[~own.missing & ~gaps] == 1).all():
+        raise UserError(
+            f"{said}: holds -1 and 1 alone, which may be spins; mark what is missing by NaN, an array mask or empty "
+            "cells"
+        )
+    return replace(own, values=np.where(gaps, 0, own.values), missing=own.missing | gaps)
 
 
 def _of_npz(path: Path, said: str, array: str | None) -> OwnRows:

@@ -124,6 +124,10 @@ class EnergyModel(nn.Module, ABC):
         layers = self.activities(x)
         return {"hidden": layers[0]} if len(layers) == 1 else {f"hidden_{i}": p for i, p in enumerate(layers, 1)}
 
+    def of_rows(self, rows: slice) -> "EnergyModel":
+        """The model of some chains alone: itself, unless each chain has a density of its own (`model/given.py`)."""
+        return self
+
     def sites(self, x: Tensor) -> "Sites":
         """Chains at positions x, ready to be updated site by site (discrete spaces)."""
         return CategoricalEnergySites(self, x) if isinstance(self.space, Categorical) else EnergySites(self, x)
@@ -145,6 +149,9 @@ class Intractable(EnergyModel):
 
 class Normalised(EnergyModel):
     """A model whose partition function is known and that can be sampled exactly."""
+
+    independent: ClassVar[bool] = False
+    """Whether sites are independent, so that exact draws of some are draws given the others."""
 
     @abstractmethod
     def log_z(self) -> Tensor:
@@ -226,9 +233,17 @@ class Blocked(EnergyModel):
     tempers: ClassVar[bool] = True
     """Whether its blocks can be drawn at other temperatures too (`model/scaled.py`)."""
 
+    sweeps_given: ClassVar[bool] = False
+    """Whether it has `sweep_given`."""
+
     @abstractmethod
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every block drawn once given the others, in their order or the reverse of it."""
+
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """`sweep` in which the sites that are not `free` (batch, sites) bool stay, so that it leaves p(free | others)
+        invariant. Raises TypeError where there is none."""
+        raise TypeError(f"the blocks of {type(self).__name__} are not drawn in parts")
 
 
 class Quadratic(EnergyModel):
@@ -278,6 +293,7 @@ class Bipartite(WithHidden):
     """
 
     called = "bipartite"
+    sweeps_given = True
 
     @abstractmethod
     def hidden_logits(self, v: Tensor) -> Tensor:
@@ -300,6 +316,11 @@ class Bipartite(WithHidden):
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
         return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
+
+    @override
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Visible units are independent given h, so that those which are not free need only stay."""
+        return put_free(x, free, self.sweep(x, key, backwards=backwards))
 
     @override
     def activities(self, x: Tensor) -> list[Tensor]:
@@ -467,6 +488,12 @@ class LastWord(Sites):
     def log_conditional(self, site: int) -> Tensor:
         """log p(w | context)."""
         return self.model.log_prob(self.x)
+
+
+def put_free(x: Tensor, free: Tensor, drawn: Tensor) -> Tensor:
+    """x (batch, *shape) with its sites `free` (batch, sites), a number or more each, as they are in `drawn`."""
+    old, new = (part.reshape(*free.shape, -1) for part in (x, drawn))
+    return torch.where(free[:, :, None], new, old).reshape(x.shape)
 
 
 def get_site(x: Tensor, site: Site) -> Tensor:

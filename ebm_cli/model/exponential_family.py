@@ -33,6 +33,7 @@ class BernoulliProduct(Normalised):
     bits(x) is x itself in {0, 1}^D, and (x + 1) / 2 for spins.
     """
 
+    independent = True
     compiles = True
 
     space: TwoValued
@@ -92,6 +93,7 @@ class BernoulliSites(TwoValuedSites):
 class CategoricalProduct(Normalised):
     """E(x) = -b.x on one-hot x: independent sites with p(x_i = k) = softmax(b_i)_k; log Z = sum_i logsumexp b_i."""
 
+    independent = True
     compiles = True
 
     space: Categorical
@@ -150,6 +152,7 @@ class CategoricalProductSites(CategoricalSites):
 class GaussianUnits(Normalised):
     """E(x) = sum_i (x_i - m_i)^2 exp(r_i) / 2, standard deviations s_i = exp(-r_i / 2), 1 unless they are given."""
 
+    independent = True
     compiles = True
 
     def __init__(self, space: Space, mean: Tensor, std: Tensor | None = None) -> None:

@@ -19,6 +19,7 @@ _ON_SIMPLEX = 1e-4  # by which a sum of float32 shares may miss 1
 class Family(Normalised):
     """Units whose energy is finite on their family's support and +inf beyond, so that a sampler's moves stop there."""
 
+    independent = True
     support: ClassVar[Support]
     inner: ClassVar[float] = 0.5  # a number of every support, in place of those that have no energy
     has_density: ClassVar[bool] = True
@@ -207,6 +208,7 @@ class Dirichlet(Family):
     other dimensions are independent rows. It starts with sum_k a_k = K at the data mean.
     """
 
+    independent = False
     support = Support("x > 0 that sum to 1 along the last dimension", _on_simplex)
     has_density = False
 

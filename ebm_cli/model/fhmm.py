@@ -48,6 +48,7 @@ class FHMM(Blocked):
     field: Tensor
     compiles = True
     tempers = False
+    sweeps_given = True
 
     def __init__(self, space: Space, W: Tensor, b: Tensor, y: Tensor, start: float, stay: float, noise: float) -> None:
         super().__init__()
@@ -106,21 +107,33 @@ class FHMM(Blocked):
     @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every chain x_.k ~ p(x_.k | the other chains, y), one chain after the other."""
+        return self._swept(x, key, None, backwards=backwards)
+
+    @override
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """The same given also those steps of the chain that are not free, which are certain."""
+        return self._swept(x, key, free.reshape(x.shape), backwards=backwards)
+
+    def _swept(self, x: Tensor, key: AnyKey, free: Tensor | None, *, backwards: bool) -> Tensor:
         chains, rest = list(x.unbind(2)), self.residuals(x)
         for k in range(len(chains))[:: -1 if backwards else 1]:
             rest = rest + self.W[k] * chains[k]
-            chains[k] = self._draw_chain(k, rest, key.fold("chain", k)).to(x.dtype)
+            known = None if free is None else _certain(chains[k], free[:, :, k])
+            chains[k] = self._draw_chain(k, rest, key.fold("chain", k), known).to(x.dtype)
             rest = rest - self.W[k] * chains[k]
         return torch.stack(chains, 2)
 
-    def _draw_chain(self, k: int, rest: Tensor, key: AnyKey) -> Tensor:
+    def _draw_chain(self, k: int, rest: Tensor, key: AnyKey, known: Tensor | None) -> Tensor:
         """Forward filtering, backward sampling, (batch, L); rest = y - b - what the other chains add, (batch, L).
+
+        `known` (batch, L) is added to the logits of the steps.
 
         Backwards, p(x_t = 1 | x_(t+1)) = sigmoid(filtered_t +- coupling): one uniform number for each step makes a map
         from x_(t+1) to x_t, and the chain is what they give one after the other.
         """
         w = self.W[k]
-        filtered = filtered_logits(self.precision * w * (rest - w / 2) + self.field[:, k], self.coupling)
+        logits = self.precision * w * (rest - w / 2) + self.field[:, k]
+        filtered = filtered_logits(logits if known is None else logits + known, self.coupling)
         last = torch.arange(filtered.shape[1], device=filtered.device) == filtered.shape[1] - 1
         pull = torch.where(last, torch.zeros_like(self.coupling), self.coupling)
         u = rng.uniform(filtered.shape, key, filtered.device)
@@ -144,6 +157,11 @@ class FHMM(Blocked):
     def sites(self, x: Tensor) -> "FHMMSites":
         """Conditionals from cached residuals."""
         return FHMMSites(self, x)
+
+
+def _certain(x: Tensor, free: Tensor) -> Tensor:
+    """What makes the steps of a chain x (batch, L) that are not free certain: infinite logits."""
+    return torch.where(free, 0.0, torch.where(x > 0, torch.inf, -torch.inf)).to(x.dtype)
 
 
 def filtered_logits(logits: Tensor, coupling: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.functional import sigmoid, softplus
-from ebm_cli.model.base import Gradients, ModelSpec, Pullback, WithHidden
+from ebm_cli.model.base import Gradients, ModelSpec, Pullback, WithHidden, put_free
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -39,6 +39,7 @@ class GaussianRBM(WithHidden):
 
     called = "Gaussian-Bernoulli"
     tempers = False
+    sweeps_given = True
     compiles = True
     couplings = ("W",)
 
@@ -118,6 +119,11 @@ class GaussianRBM(WithHidden):
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
         return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
+
+    @override
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Visible units are independent given h, so that those which are not free need only stay."""
+        return put_free(x, free, self.sweep(x, key, backwards=backwards))
 
     @override
     def narrowest(self) -> Tensor:

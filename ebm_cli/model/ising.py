@@ -32,6 +32,7 @@ class Ising(Blocked, Quadratic):
     edge_of: Tensor
     neighbours: Tensor
     compiles = True
+    sweeps_given = True
     couplings = ("J",)
 
     def __init__(self, space: Space, edges: Tensor, J: Tensor, b: Tensor, periodic: bool | None = None) -> None:
@@ -95,12 +96,20 @@ class Ising(Blocked, Quadratic):
         """Every colour once: p(s_i = 1 | rest) = sigmoid(2 ((J s)_i + b_i))."""
         return self.swept(x, key, 1.0, backwards=backwards)
 
-    def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
-        """`sweep` of beta E, beta a number or (batch, 1)."""
+    @override
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Every colour once, of it the free sites."""
+        return self.swept(x, key, 1.0, backwards=backwards, free=free)
+
+    def swept(
+        self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool, free: Tensor | None = None
+    ) -> Tensor:
+        """`sweep` of beta E, beta a number or (batch, 1), of all sites or of the `free` (batch, sites)."""
         s, J = x.flatten(1), self.coupling() if self.dense else None
         for number, here in self.colours()[:: -1 if backwards else 1]:
             up = rng.bernoulli(2 * beta * (self.fields(s, here, J) + self.b[here]), key.fold("colour", number))
-            s = s.index_copy(1, here, (2 * up - 1).to(s.dtype))
+            new = (2 * up - 1).to(s.dtype)
+            s = s.index_copy(1, here, new if free is None else torch.where(free[:, here], new, s[:, here]))
         return s.reshape(x.shape)
 
     def colours(self) -> list[tuple[int, Tensor]]:

@@ -37,6 +37,7 @@ class Potts(Blocked, Quadratic):
     felt: Tensor
     space: Categorical
     compiles = True
+    sweeps_given = True
     couplings = ("J",)
 
     def __init__(self, space: Categorical, edges: Tensor, J: Tensor, h: Tensor) -> None:
@@ -144,13 +145,23 @@ class Potts(Blocked, Quadratic):
         """Every colour once: p(x_i | rest) = softmax(sum_j J_ij x_j + h_i)."""
         return self.swept(x, key, 1.0, backwards=backwards)
 
-    def swept(self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool) -> Tensor:
-        """`sweep` of beta E, beta a number or (batch, 1, 1)."""
+    @override
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Every colour once, of it the free sites."""
+        return self.swept(x, key, 1.0, backwards=backwards, free=free)
+
+    def swept(
+        self, x: Tensor, key: AnyKey, beta: float | Tensor, *, backwards: bool, free: Tensor | None = None
+    ) -> Tensor:
+        """`sweep` of beta E, beta a number or (batch, 1, 1), of all sites or of the `free` (batch, sites)."""
         fields, places, values = self.fields(), one_hot.places(self.space.table(x)), self.space.values
         for number, here in self.colours()[:: -1 if backwards else 1]:
             logits = fields.of(places, here) + self.h[here]
             drawn = rng.categorical(beta * logits, key.fold("colour", number))
-            places = places.index_copy(1, here, drawn + values * here)
+            new = drawn + values * here
+            places = places.index_copy(
+                1, here, new if free is None else torch.where(free[:, here], new, places[:, here])
+            )
         return one_hot.one_hot(places, values, x.dtype).reshape(x.shape)
 
     def colours(self) -> list[tuple[int, Tensor]]:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Bipartite, Blocked, CategoricalSites, EnergyModel, Site, Sites, TwoValuedSites
+from ebm_cli.model.given import Given
 from ebm_cli.model.ising import Ising
 from ebm_cli.model.potts import Potts
 from ebm_cli.rng import AnyKey
@@ -95,12 +96,20 @@ class ScaledGraph(Scaled, Blocked):
     """The same of an Ising or a Potts model, with its colours."""
 
     model: Ising | Potts
+    sweeps_given = True
 
     @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every colour once, all logits times beta."""
-        beta = self.beta[:, None] if isinstance(self.model, Ising) else self.beta[:, None, None]
-        return self.model.swept(x, key, beta, backwards=backwards)
+        return self.model.swept(x, key, self._wide(), backwards=backwards)
+
+    @override
+    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """The same of the free sites."""
+        return self.model.swept(x, key, self._wide(), backwards=backwards, free=free)
+
+    def _wide(self) -> Tensor:
+        return self.beta[:, None] if isinstance(self.model, Ising) else self.beta[:, None, None]
 
 
 class ScaledBipartite(Scaled, Bipartite):
@@ -164,12 +173,44 @@ class ScaledBipartite(Scaled, Bipartite):
         return EnergyModel.sites(self, x)
 
 
+class ScaledGiven(Scaled, Blocked):
+    """Of some sites given the others: those of the whole model at beta."""
+
+    def __init__(self, given: Given, whole: Scaled) -> None:
+        super().__init__(given, whole.beta)
+        self.given, self.whole = given, whole
+
+    @override
+    def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Those of whole configurations."""
+        return self.whole.statistics(self.given.filled(x))
+
+    @override
+    def at(self, statistics: Sequence[Tensor], beta: Tensor) -> Tensor:
+        return self.whole.at(statistics, beta)
+
+    @override
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.given.along(self.whole, x)
+
+    @override
+    def sites(self, x: Tensor) -> Sites:
+        return self.given.sites_of(self.whole, x)
+
+    @override
+    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
+        """Every block of the whole model once, of it the sites that are drawn."""
+        return self.given.swept(self.whole, x, key, backwards=backwards)
+
+
 def scaled(model: EnergyModel, beta: Tensor, *, blocks: bool) -> Scaled:
     """The model at beta (batch,); with `blocks` one that can be swept block by block.
 
     Then the joint energy of a bipartite model is scaled, otherwise that of x alone. Raises TypeError for a model whose
     blocks are of another kind.
     """
+    if isinstance(model, Given):
+        return ScaledGiven(model, scaled(model.model, beta, blocks=blocks))
     if not blocks:
         return Scaled(model, beta)
     if isinstance(model, Bipartite):

@@ -61,6 +61,12 @@ class Augmented(Differentiable[EnergyModel, AugmentedState]):
     def inner(self) -> Sampler[Any, Any]:
         return self.kernel
 
+    @property
+    @override
+    def draws_given(self) -> bool:
+        """Transforms change whole images."""
+        return False
+
     @override
     def remark(self) -> str | None:
         """What the kernel says, and what comes between its steps."""

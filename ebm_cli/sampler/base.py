@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebm_cli import terminal
 from ebm_cli.device.engine import EAGER, Engine
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space
 
@@ -55,6 +55,12 @@ class Sampler(ABC, Generic[M, S]):
     def rejects(self) -> bool:
         """Whether a step may leave a chain where it is because its proposal was not accepted."""
         return False
+
+    @property
+    def draws_given(self) -> bool:
+        """Whether it moves some sites given the others (`model/given.py`): any kernel that asks a model for no more
+        than energies, gradients, sites and blocks."""
+        return all(issubclass(Blocked, need) for need in self.needs)
 
     @property
     def replicas(self) -> int:
@@ -131,7 +137,7 @@ def transitions(
     parts = engine.slices(len(x), sampler.replicas)
     if len(parts) == 1:
         return _transitions(sampler, model, x, keys, engine)
-    found = [_transitions(sampler, model, x[p], [key.after(p.start) for key in keys], engine) for p in parts]
+    found = [_transitions(sampler, model.of_rows(p), x[p], [key.after(p.start) for key in keys], engine) for p in parts]
     ends, infos = zip(*found, strict=True)
     return torch.cat(ends), {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
 

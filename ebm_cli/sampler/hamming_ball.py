@@ -94,8 +94,10 @@ class HammingBall(Sampler[EnergyModel, HammingBallState]):
         together = max(1, _AT_ONCE // (self.ball * model.space.sites))
         parts = zip(x.split(together), sites.split(together), values.split(together), strict=True)
         found = []
-        for start, where, value in parts:
+        for number, (start, where, value) in enumerate(parts):
+            of_these = model.of_rows(slice(number * together, number * together + len(start)))
             balls = start.flatten(1)[:, None].expand(-1, self.ball, -1)
             filled = balls.scatter(2, where[:, None].expand(-1, self.ball, -1), value)
-            found.append(model.energy(filled.reshape(-1, *model.space.shape)).reshape(len(start), self.ball))
+            energies = of_these.energy(filled.reshape(-1, *model.space.shape))
+            found.append(energies.reshape(len(start), self.ball))
         return torch.cat(found)

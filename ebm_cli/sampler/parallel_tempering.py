@@ -81,6 +81,11 @@ class ParallelTempering(Sampler[EnergyModel, TemperingState]):
     def inner(self) -> Sampler[Any, Any]:
         return self.kernel
 
+    @property
+    @override
+    def draws_given(self) -> bool:
+        return self.kernel.draws_given
+
     @override
     def refusal(self, space: Space) -> str | None:
         """What the kernel says, and that replicas of different temperatures have no one best step size."""

@@ -941,4 +941,18 @@ MUTANTS = [
         "pass",
         "score::test_whether_numbers_are_grey_is_known_from_the_data_of_the_run",
     ),
+    Mutant(
+        "given: values that stay go there and back through the units",
+        "commands/given_rows.py",
+        "        _restore(asked.own, samples, filled)",
+        "        pass",
+        "given_rows::test_standardised_values_stay_as_the_file_has_them",
+    ),
+    Mutant(
+        "given: chains that disagree are nothing to speak of",
+        "commands/given_rows.py",
+        "    if apart:",
+        "    if False:",
+        "given_rows::test_chains_that_disagree_are_a_warning",
+    ),
 ]

@@ -511,4 +511,11 @@ MUTANTS = [
         "split",
         "score::test_noise_and_levels_are_added_as_in_evaluations",
     ),
+    Mutant(
+        "own rows: -1 is a value of bits",
+        "dataset/own_rows.py",
+        "missing=own.missing | gaps",
+        "missing=own.missing",
+        "given_rows::test_gaps_are_known_in_every_form",
+    ),
 ]

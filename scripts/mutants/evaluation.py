@@ -1025,4 +1025,25 @@ MUTANTS = [
         "    if True:",
         "parallel_tempering::test_a_sampler_that_has_no_part_in_annealing_is_named",
     ),
+    Mutant(
+        "given: quantiles of the last look alone",
+        "evaluation/conditional.py",
+        "drawn = looks.reshape(-1, looks.shape[2])",
+        "drawn = looks[-1]",
+        "given_rows::test_what_is_said_of_a_value",
+    ),
+    Mutant(
+        "given: R-hat of whole chains",
+        "evaluation/conditional.py",
+        "parts = np.concatenate([looks[:half], looks[-half:]], 1)",
+        "parts = looks",
+        "given_rows::test_r_hat_is_that_of_split_chains",
+    ),
+    Mutant(
+        "given: independent units are walked to",
+        "evaluation/conditional.py",
+        "    if not (isinstance(model, Normalised) and model.independent):\n        return []",
+        "    return []",
+        "given_rows::test_independent_units_are_drawn_exactly",
+    ),
 ]

@@ -465,4 +465,11 @@ MUTANTS = [
         "backwards=self.backwards",
         "sampler::test_reversal_is_the_time_reversal",
     ),
+    Mutant(
+        "hamming_ball: parts of the chains are taken for all of their rows",
+        "sampler/hamming_ball.py",
+        "model.of_rows(slice(number * together, number * together + len(start)))",
+        "model.of_rows(slice(0, len(start)))",
+        "given::test_chains_that_are_moved_in_groups_keep_their_rows",
+    ),
 ]

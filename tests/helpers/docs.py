@@ -149,6 +149,8 @@ def write_files(folder: Path) -> None:
     np.savez(folder / "OTHER.npz", train=random.integers(0, 2, (60, 8, 8), dtype=np.uint8))
     lines = (",".join(f"{value:g}" for value in row) for row in random.integers(0, 17, (20, 64)) / 16)
     (folder / "ROWS.csv").write_text("\n".join(lines) + "\n")
+    holes = (",".join("" if random.random() < 0.2 else f"{x:g}" for x in row) for row in random.random((3, 64)).round(1))
+    (folder / "GAPS.csv").write_text("\n".join(holes) + "\n")
     letters = np.array(list("-ACDEFGHIKLMNPQRSTVWY"))
     rows = ("".join(letters[random.integers(0, 21, 12)]) for _ in range(40))
     (folder / "FAMILY.fasta").write_text("".join(f">{i}\n{row}\n" for i, row in enumerate(rows)))

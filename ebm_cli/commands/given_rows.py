@@ -1,0 +1,152 @@
+"""`ebm sample given=FILE`: what is missing of the user's own rows is drawn, everything else stays."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ebm_cli.commands import own
+from ebm_cli.commands.trained import Trained
+from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.errors import RunError, UserError
+from ebm_cli.evaluation import conditional
+from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.conditional import QUANTILES, Cells
+from ebm_cli.evaluation.table import UNSURE
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.record.run import Run
+from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.standstill import lost
+from ebm_cli.space import Discrete, Real
+from ebm_cli.terminal import log
+
+_NAMES = ("row", "value", "mean", "mode", *(f"q{100 * level:g}" for level in QUANTILES), "r_hat")
+
+
+class Filled(NamedTuple):
+    """Rows as they are, their draws (rows, n, *site_shape), one value for each cell, and what is known of those drawn:
+    (cells, 2 + columns), the row and the site first."""
+
+    own: OwnRows
+    samples: NDArray[Any]
+    filled: NDArray[Any]
+    cells: NDArray[np.float64]
+
+
+class Asked(NamedTuple):
+    """The rows, in the space of the run, and which of their sites are to be drawn, (rows, sites)."""
+
+    path: str
+    own: OwnRows
+    known: Tensor
+    missing: Tensor
+
+
+def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path: str, array: str | None) -> Asked:
+    """The file, checked. Raises UserError for what cannot be drawn, before any work."""
+    why = conditional.refusal(model, sampler)
+    if why:
+        raise UserError(f"given = {path}: {why}")
+    rows, (split, missing) = own.read(trained, "given", path, array, gaps=True)
+    flat = missing.flatten(1)
+    if not flat.any():
+        raise UserError(
+            f"given = {path}: nothing is missing; mark what is to be drawn by NaN, -1 among whole numbers from 0, an "
+            "array mask, or empty cells of a table"
+        )
+    why = conditional.refusal_of(flat, model.space, sampler)
+    if why:
+        raise UserError(f"given = {path}: {why}")
+    here = trained.parts.device.torch
+    return Asked(path, rows, split.all().to(here), flat.to(here))
+
+
+def drawn(subject: Subject, asked: Asked, n: int, steps: int) -> Filled:
+    """n chains for each row. Raises RunError if any is lost."""
+    space = subject.model.space
+    whole = isinstance(space, Discrete)
+    start = space.as_data(asked.known).cpu().numpy()
+    samples = np.repeat(start[:, None], n, 1).astype(np.int16 if whole else np.float32)
+    flat, table = start.astype(samples.dtype).reshape(len(start), -1), []
+    for rows, where, ends, looks in conditional.draws(subject, asked.known, asked.missing, n, steps):
+        away = lost(ends.flatten(0, 1))
+        if away:
+            raise RunError(f"{away}; nothing was written")
+        found, index = conditional.cells(looks, whole=whole), rows.cpu().numpy()
+        sites = where.cpu().numpy()
+        samples[index] = ends.cpu().numpy().astype(samples.dtype)
+        flat[index[:, None], sites] = (found.mode if whole else found.mean).reshape(sites.shape)
+        table.append(_lines(index, sites, found))
+    filled = flat.reshape(start.shape)
+    if isinstance(space, Real) and space.units is not None:
+        _restore(asked.own, samples, filled)
+    cells = np.concatenate(table)
+    return Filled(asked.own, samples, filled, cells[np.lexsort((cells[:, 1], cells[:, 0]))])
+
+
+def _restore(rows: OwnRows, samples: NDArray[Any], filled: NDArray[Any]) -> None:
+    """Values that stay, as the file has them: there and back through the units of the run they may be rounded."""
+    there: NDArray[np.bool_] = ~rows.missing
+    values: NDArray[Any] = rows.values.astype(samples.dtype)
+    filled[there] = values[there]
+    np.copyto(samples, values[:, None], where=there[:, None])
+
+
+def _lines(rows: NDArray[Any], sites: NDArray[Any], found: Cells) -> NDArray[np.float64]:
+    """One line for each cell, (cells, columns of `_NAMES`): rows and values are numbered from 1."""
+    row = np.repeat(rows, sites.shape[1])
+    columns = (row + 1, sites.flatten() + 1, found.mean, found.mode, *found.quantiles.T, found.r_hat)
+    return np.stack(columns, 1).astype(np.float64)
+
+
+def written(home: Run, filled: Filled, kind: type) -> dict[str, str]:
+    """The names of samples.npz, imputed.csv and filled.csv, with what each holds."""
+    rows: OwnRows = filled.own
+    values: NDArray[Any] = filled.filled.astype(kind)
+    arrays = {"samples": filled.samples.astype(kind), "filled": values, "missing": rows.missing}
+    if rows.labels is not None:
+        arrays["labels"] = rows.labels
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    home.write_bytes("samples.npz", buffer.getvalue())
+    home.write_text("imputed.csv", _table(filled.cells))
+    own.written(home, "filled", own.beside(rows) | {"value": values.reshape(len(values), -1)}, "csv")
+    return {
+        "samples.npz": "the draws",
+        "imputed.csv": "mean, mode, quantiles and R-hat of each value that was drawn",
+        "filled.csv": "the rows with one value for each",
+    }
+
+
+def _table(cells: NDArray[np.float64]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_NAMES)
+    for line in cells.tolist():
+        table.writerow([int(line[0]), int(line[1]), *("" if value != value else f"{value:.8g}" for value in line[2:])])
+    return text.getvalue()
+
+
+def said(filled: Filled, n: int) -> str:
+    """How much was drawn, with a warning of chains that have not forgotten where they began."""
+    r_hat = filled.cells[:, -1]
+    apart = int((r_hat > UNSURE).sum())
+    if apart:
+        log.warning(
+            "of %d values %d have chains that disagree (R-hat above %g): take more steps, or another sampler",
+            len(r_hat), apart, UNSURE,
+        )  # fmt: skip
+    moved = r_hat[~np.isnan(r_hat)]
+    worst = f", R-hat at most {moved.max():.3f}" if len(moved) else ""
+    return f"{len(filled.samples)} rows, {len(r_hat)} values drawn by {n} chains each{worst}"
+
+
+def keys_apart(keys: Mapping[str, bool], path: str) -> None:
+    """Raise UserError for keys of `ebm sample` that say nothing of rows that are given."""
+    for key, used in keys.items():
+        if used:
+            raise UserError(f"{key}: says nothing of rows that are given (given = {path}); leave it out")
