@@ -175,7 +175,7 @@ REFUSED = {
     "length=0": "length = 0: must be greater than or equal to 1",
     "length=5 start=chains": "length = 5: the run's own chains have words of their own; use start=noise",
     "given=[red] start=chains": "given = [red]: the run's own chains have words of their own; use start=noise",
-    "given=red": 'given = "red": must be a valid array',
+    "given=red": "given = red: documents are drawn given words: name these, given=[WORD,...]",
 }
 
 

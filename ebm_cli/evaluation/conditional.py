@@ -12,7 +12,6 @@ from torch import Tensor
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Blocked, EnergyModel, Intractable, Normalised
-from ebm_cli.model.families import Family
 from ebm_cli.model.given import Given, space_of
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts
@@ -52,8 +51,8 @@ def refusal(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         return "this model has no density of some of its sites given any others; take another run"
     if isinstance(model, Normalised) and model.independent:
         return None
-    if isinstance(model, Family):
-        return "the sites of this family are bound to each other, and no chain moves on its support; take another run"
+    if model.no_conditionals is not None:
+        return f"{model.no_conditionals}; take another run"
     blocks = any(issubclass(need, Blocked) for need in sampler.inner.needs)
     if not sampler.draws_given or (blocks and not (isinstance(model, Blocked) and model.sweeps_given)):
         return "this sampler moves whole configurations alone; take another one (see: ebm list sampler)"

@@ -30,6 +30,8 @@ class EnergyModel(nn.Module, ABC):
     """What E(x) is called: of models whose hidden units are summed out the free energy."""
     compiles: ClassVar[bool] = False
     """Whether its methods are tensor operations that `torch.compile` can trace, its gradients in closed form."""
+    no_conditionals: ClassVar[str | None] = None
+    """Why no chain draws some of its sites given the others, in words, or None."""
     couplings: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that couple sites, which a penalty on couplings is for."""
     has_fixed_point: ClassVar[bool] = False

@@ -209,6 +209,7 @@ class Dirichlet(Family):
     """
 
     independent = False
+    no_conditionals = "the sites of this family are bound to each other, and no chain moves on its support"
     support = Support("x > 0 that sum to 1 along the last dimension", _on_simplex)
     has_density = False
 

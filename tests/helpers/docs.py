@@ -149,7 +149,10 @@ def write_files(folder: Path) -> None:
     np.savez(folder / "OTHER.npz", train=random.integers(0, 2, (60, 8, 8), dtype=np.uint8))
     lines = (",".join(f"{value:g}" for value in row) for row in random.integers(0, 17, (20, 64)) / 16)
     (folder / "ROWS.csv").write_text("\n".join(lines) + "\n")
-    holes = (",".join("" if random.random() < 0.2 else f"{x:g}" for x in row) for row in random.random((3, 64)).round(1))
+    grey, gaps = random.random((3, 64)).round(1), random.random((3, 64)) < 0.2
+    holes = (
+        ",".join("" if gap else f"{x:g}" for x, gap in zip(*row, strict=True)) for row in zip(grey, gaps, strict=True)
+    )
     (folder / "GAPS.csv").write_text("\n".join(holes) + "\n")
     letters = np.array(list("-ACDEFGHIKLMNPQRSTVWY"))
     rows = ("".join(letters[random.integers(0, 21, 12)]) for _ in range(40))
