@@ -13,6 +13,7 @@ from helpers.models import example, small_model
 from torch import Tensor
 
 from ebm_cli import registry
+from ebm_cli.commands.given_rows import Filled, said
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.evaluation import conditional
 from ebm_cli.evaluation.base import Subject
@@ -244,6 +245,17 @@ def test_chains_that_disagree_are_a_warning(run, tmp_path):
     answer = ebm("sample", f"run={run}", f"given={tmp_path}/rows.npy", *line)
     assert answer.code == 0
     assert "have chains that disagree (R-hat above 1.1)" in answer.err
+
+
+def test_a_few_of_many_values_are_no_warning(caplog):
+    cells = np.ones((300, 11))
+    cells[:3, -1] = 1.2
+    rows = Filled(None, np.zeros((10, 4, 30)), np.zeros((10, 30)), cells)
+    assert said(rows, 4) == "10 rows, 300 values drawn by 4 chains each, R-hat at most 1.200, of 3 above 1.1"
+    assert not caplog.records
+    cells[3, -1] = np.inf
+    assert "of 4 above 1.1" in said(rows, 4)
+    assert "of 300 values 4 have chains that disagree" in caplog.text
 
 
 def test_standardised_values_stay_as_the_file_has_them(tmp_path):

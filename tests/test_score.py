@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -164,6 +165,13 @@ def test_whether_numbers_are_grey_is_known_from_the_data_of_the_run(tmp_path):
     assert_refused(ebm(*asked, f"dataset.path={tmp_path}/moved.npz"), "row 1: value 1 is")
 
 
+def forged() -> bytes:
+    """An .npy file of a kilobyte that says it holds 2 GB."""
+    found = io.BytesIO()
+    np.lib.format.write_array_header_1_0(found, {"descr": "<f8", "fortran_order": False, "shape": (2**22, 64)})
+    return found.getvalue() + bytes(1000)
+
+
 BAD = {
     "nothing": (lambda path: None, "there is no such file"),
     "shape": (lambda path: np.save(path, np.zeros((3, 63))), "its rows have 63 values, those of the run 8x8"),
@@ -177,6 +185,8 @@ BAD = {
     "pickle": (lambda path: path.write_bytes(b"\x80\x04."), "Python pickle"),
     "ragged": (lambda path: path.write_text("1,0\n1,0,1\n"), "line 2: has 3 cells, the first line 2"),
     "comma": (lambda path: path.write_text("0;1\n0,5;1\n"), "line 2: '0,5' is no number; write decimals with a point"),
+    "under": (lambda path: path.write_text("0,1_0\n0,1\n0,1_0\n"), "line 3: '1_0' is no number; write numbers"),
+    "forged": (lambda path: path.write_bytes(forged()), "its header declares 2147483648 bytes"),
     "word": (lambda path: path.write_text("a,b\n0,1\n0,yes\n"), "line 3: 'yes' is no number"),
     "twice": (lambda path: path.write_text("a,a\n0,1\n"), "two columns are called 'a'"),
     "names": (lambda path: path.write_text("a,b\n"), "holds no row of numbers"),

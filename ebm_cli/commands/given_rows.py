@@ -24,6 +24,7 @@ from ebm_cli.sampler.standstill import lost
 from ebm_cli.space import Discrete, Real
 from ebm_cli.terminal import log
 
+_BY_CHANCE = 0.01  # of many values so few have an R-hat above the limit although chains are short alone
 _NAMES = ("row", "value", "mean", "mode", *(f"q{100 * level:g}" for level in QUANTILES), "r_hat")
 
 
@@ -135,13 +136,13 @@ def said(filled: Filled, n: int) -> str:
     """How much was drawn, with a warning of chains that have not forgotten where they began."""
     r_hat = filled.cells[:, -1]
     apart = int((r_hat > UNSURE).sum())
-    if apart:
+    if apart > _BY_CHANCE * len(r_hat):
         log.warning(
             "of %d values %d have chains that disagree (R-hat above %g): take more steps, or another sampler",
             len(r_hat), apart, UNSURE,
         )  # fmt: skip
     moved = r_hat[~np.isnan(r_hat)]
-    worst = f", R-hat at most {moved.max():.3f}" if len(moved) else ""
+    worst = f", R-hat at most {moved.max():.3f}, of {apart} above {UNSURE:g}" if len(moved) else ""
     return f"{len(filled.samples)} rows, {len(r_hat)} values drawn by {n} chains each{worst}"
 
 

@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,33 +132,27 @@ def _checked_labels(labels: Any, values: NDArray[Any], said: str) -> NDArray[Any
 
 def _of_table(path: Path, said: str) -> OwnRows:
     """A table of numbers, whose first line may name the columns; one called label or labels is carried along."""
-    lines = list(_lines(path, said))
-    names = [cell.strip() for cell in lines[0][1]] if lines else []
-    if all(map(_is_number, names)):
-        names = []
-    lines = lines[1:] if names else lines
-    if not lines:
-        raise UserError(f"{said}: holds no row of numbers; {_WAY}")
+    lines = _lines(path, said)
+    first = next(lines, (0, []))
+    names = [] if all(map(_is_number, first[1])) else [cell.strip() for cell in first[1]]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
     label = next((names.index(name) for name in _LABELS if name in names), None)
-    values = _numbers(lines, len(names) or len(lines[0][1]), label, said)
-    labels = None if label is None else np.array([cells[label].strip() for _, cells in lines])
-    found = _of_array(values, None, labels, said, "the table")
-    places = tuple(f"line {number}" for number, _ in lines)
-    return replace(found, values=found.values.astype(np.int64 if _whole(values) else np.float64), places=places)
-
-
-def _numbers(lines: list[_Line], width: int, label: int | None, said: str) -> NDArray[np.float64]:
-    """The cells of every line but that of the label, (lines, columns), NaN where one is empty."""
-    found = np.empty((len(lines), width - (label is not None)))
-    for row, (number, cells) in enumerate(lines):
-        if len(cells) != width:
-            raise UserError(f"{said}, line {number}: has {len(cells)} cells, the first line {width}; make them equal")
-        kept = cells if label is None else [*cells[:label], *cells[label + 1 :]]
-        found[row] = [_number(cell, said, number) for cell in kept]
-    return found
+    labels, places, rows = [], [], []
+    for number, cells in lines if names else chain([first], lines):
+        if len(cells) != len(first[1]):
+            due = len(first[1])
+            raise UserError(f"{said}, line {number}: has {len(cells)} cells, the first line {due}; make them equal")
+        if label is not None:
+            labels.append(cells.pop(label).strip())
+        rows.append(np.array([_number(cell, said, number) for cell in cells]))
+        places.append(f"line {number}")
+    if not rows or not len(rows[0]):
+        raise UserError(f"{said}: holds no row of numbers; {_WAY}")
+    values = np.stack(rows)
+    found = _of_array(values, None, None if label is None else np.array(labels), said, "the table")
+    return replace(found, values=found.values.astype(np.int64 if _whole(values) else np.float64), places=tuple(places))
 
 
 def _lines(path: Path, said: str) -> Iterator[_Line]:
@@ -177,7 +172,7 @@ def _lines(path: Path, said: str) -> Iterator[_Line]:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell or "nan")
+        float(cell.replace("_", "?").strip() or "nan")
     except ValueError:
         return False
     return True
@@ -187,7 +182,7 @@ def _number(cell: str, said: str, line: int) -> float:
     """The value of a cell, NaN of an empty one."""
     text = cell.strip()
     try:
-        return float(text) if text else math.nan
+        return float(text.replace("_", "?")) if text else math.nan  # Python reads 1_000 as a number
     except ValueError as error:
         way = "write decimals with a point" if "," in text else "write numbers, and leave a cell empty that has none"
         raise UserError(f"{said}, line {line}: {text!r} is no number; {way}") from error

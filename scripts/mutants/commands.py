@@ -951,7 +951,7 @@ MUTANTS = [
     Mutant(
         "given: chains that disagree are nothing to speak of",
         "commands/given_rows.py",
-        "    if apart:",
+        "    if apart > _BY_CHANCE * len(r_hat):",
         "    if False:",
         "given_rows::test_chains_that_disagree_are_a_warning",
     ),
