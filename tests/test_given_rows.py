@@ -12,14 +12,15 @@ from helpers.components import shipped
 from helpers.models import example, small_model
 from torch import Tensor
 
-from ebm_cli import registry
+from ebm_cli import registry, rng
 from ebm_cli.commands.given_rows import Filled, said
 from ebm_cli.dataset.base import placeholder
 from ebm_cli.evaluation import conditional
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.log_bilinear import LogBilinear
 from ebm_cli.rng import stream
-from ebm_cli.space import Real
+from ebm_cli.space import Real, Words
 
 SHORT = ("steps=8", "batch_size=10", "tracker=none", "device=cpu", "checkpoint.monitor=null", "evaluation=[]")
 DRAW = ("n=4", "steps=20", "device=cpu")
@@ -204,6 +205,26 @@ def test_independent_units_are_drawn_exactly():
     p = model.b.sigmoid().flatten()[1:].detach().numpy()
     count = group.looks[:, 0].reshape(-1, len(p))
     assert (np.abs(count.mean(0) - p) < 4.5 * (p * (1 - p) / len(count)) ** 0.5).all()
+
+
+def test_the_word_after_a_context_is_drawn_exactly():
+    space = Words((3,), 4)
+    model = LogBilinear(space, 2, full=False, separate=False, sparse=False)
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(rng.normal(parameter.shape, stream(1, i)))
+    known = torch.tensor([[0.0, 2.0, 0.0], [3.0, 1.0, 0.0]])
+    missing = torch.tensor([[False, False, True]] * 2)
+    subject = of(model, "gibbs")
+    assert conditional.refusal(model, subject.sampler) is None
+    assert conditional.refusal_of(missing, model, subject.sampler) is None
+    assert "the last word of a row alone" in conditional.refusal_of(~missing, model, subject.sampler)
+    (group,) = conditional.draws(subject, known, missing, 200, 1)
+    p = model.scores(known[:, :-1]).softmax(1).detach()
+    for row in range(2):
+        found = torch.bincount(torch.from_numpy(group.looks[:, row]).long().flatten(), minlength=4) / 10_000
+        assert ((found - p[row]).abs() < 4.5 * (p[row] * (1 - p[row]) / 10_000).sqrt()).all()
+        assert (group.ends[row][:, :2] == known[row, :2]).all()
 
 
 def test_what_is_said_of_a_value():

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.cli import assert_refused, ebm, facts, snapshot
+from helpers.docs import write_data
 from helpers.models import PAIRS, small_model
+from scipy.sparse import csr_array
 
 from ebm_cli import registry
 from ebm_cli.dataset import own_rows
@@ -145,6 +147,29 @@ def test_standardised_numbers_have_log_p_in_their_own_units(tmp_path):
     assert found["log_p"].mean() == pytest.approx(facts(run, "summary.json")["exact/log_likelihood"], abs=1e-9)
     (tmp_path / "data.npz").rename(tmp_path / "moved.npz")  # the units are in the checkpoint
     assert scored(run, tmp_path / "moved.npz", "array=test")["log_p"] == pytest.approx(found["log_p"])
+
+
+@pytest.mark.long
+def test_documents_have_log_p_given_their_length(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_data(tmp_path / "data")
+    file = tmp_path / "data" / "text" / "20newsgroups_2000.npz"
+    with np.load(file) as parts:
+        parts = {key: parts[f"test_{key}"] for key in ("data", "indices", "indptr", "shape", "label")}
+    counts = csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=tuple(parts["shape"])).toarray()
+    np.savez(tmp_path / "rows.npz", rows=counts, labels=parts["label"])
+    run = tmp_path / "run"
+    line = ("train model=replicated_softmax dataset=bag_of_words", f"dataset.path={file}", "model.hidden=2")
+    answer = ebm(*line, *SHORT, "evaluation=[exact]", f"hydra.run.dir={run}")
+    assert answer.code == 0, answer.err
+    found = scored(run, tmp_path / "rows.npz")
+    assert found["log_p"].mean() == pytest.approx(facts(run, "summary.json")["exact/log_likelihood"], abs=1e-9)
+    topics = table(ebm("transform", f"run={run}", f"data={tmp_path}/rows.npz", "device=cpu"))
+    assert list(topics) == ["row", "label", "topic_1", "topic_2"]
+    counts[3] = 0
+    np.savez(tmp_path / "empty.npz", rows=counts)
+    asked = ("score", f"run={run}", f"data={tmp_path}/empty.npz", "device=cpu")
+    assert_refused(ebm(*asked), "row 4: holds no word; leave such documents out")
 
 
 def test_whether_numbers_are_grey_is_known_from_the_data_of_the_run(tmp_path):

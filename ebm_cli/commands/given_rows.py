@@ -21,7 +21,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.record.run import Run
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import lost
-from ebm_cli.space import Discrete, Real
+from ebm_cli.space import Discrete, Real, Words
 from ebm_cli.terminal import log
 
 _BY_CHANCE = 0.01  # of many values so few have an R-hat above the limit although chains are short alone
@@ -59,7 +59,7 @@ def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path:
             f"given = {path}: nothing is missing; mark what is to be drawn by NaN, -1 among whole numbers from 0, an "
             "array mask, or empty cells of a table"
         )
-    why = conditional.refusal_of(flat, model.space, sampler)
+    why = conditional.refusal_of(flat, model, sampler)
     if why:
         raise UserError(f"given = {path}: {why}")
     here = trained.parts.device.torch
@@ -69,9 +69,9 @@ def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path:
 def drawn(subject: Subject, asked: Asked, n: int, steps: int) -> Filled:
     """n chains for each row. Raises RunError if any is lost."""
     space = subject.model.space
-    whole = isinstance(space, Discrete)
+    whole = isinstance(space, Discrete | Words)
     start = space.as_data(asked.known).cpu().numpy()
-    samples = np.repeat(start[:, None], n, 1).astype(np.int16 if whole else np.float32)
+    samples = np.repeat(start[:, None], n, 1).astype(np.int32 if whole else np.float32)
     flat, table = start.astype(samples.dtype).reshape(len(start), -1), []
     for rows, where, ends, looks in conditional.draws(subject, asked.known, asked.missing, n, steps):
         away = lost(ends.flatten(0, 1))

@@ -15,7 +15,7 @@ from ebm_cli.dataset import kinds
 from ebm_cli.dataset.arrays import whole
 from ebm_cli.dataset.files import npz_keys, read_npy, read_npz
 from ebm_cli.errors import UserError
-from ebm_cli.space import Discrete, Space, Spin
+from ebm_cli.space import Discrete, Space, Spin, TwoValued, Words
 
 NAMES = ("rows", "samples", "msa")
 """Arrays that are taken for the rows where several could be: `ebm sample` writes samples, alignments have msa."""
@@ -68,10 +68,10 @@ def with_gaps(own: OwnRows, space: Space, said: str) -> OwnRows:
 
     Of spins and real numbers -1 is a value. Raises UserError where bits may have been written as spins.
     """
-    gaps = (own.values == -1) & ~own.missing
-    if own.values.dtype.kind != "i" or not gaps.any() or not isinstance(space, Discrete) or isinstance(space, Spin):
+    gaps, from_zero = (own.values == -1) & ~own.missing, isinstance(space, Discrete | Words)
+    if own.values.dtype.kind != "i" or not gaps.any() or not from_zero or isinstance(space, Spin):
         return own
-    if (own.values[~own.missing & ~gaps] == 1).all():
+    if isinstance(space, TwoValued) and (own.values[~own.missing & ~gaps] == 1).all():
         raise UserError(
             f"{said}: holds -1 and 1 alone, which may be spins; mark what is missing by NaN, an array mask or empty "
             "cells"

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebm_cli import rng
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.model.base import Blocked, EnergyModel, Intractable, Normalised
+from ebm_cli.model.base import Blocked, Conditional, EnergyModel, Intractable, Normalised
 from ebm_cli.model.given import Given, space_of
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts
 from ebm_cli.sampler.base import Sampler, followed
-from ebm_cli.space import Counts, Space, Words
+from ebm_cli.space import Counts, Words
 
 QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 _LOOKS = 50  # at each chain, in the second half of its steps
@@ -47,9 +48,9 @@ def refusal(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
     """Why sites of this model cannot be drawn given others by this sampler, with the way out; or None."""
     if isinstance(model.space, Counts):
         return "documents are drawn given words: name these, given=[WORD,...]"
-    if isinstance(model, Intractable) or isinstance(model.space, Words):
+    if isinstance(model, Intractable):
         return "this model has no density of some of its sites given any others; take another run"
-    if isinstance(model, Normalised) and model.independent:
+    if _is_exact(model):
         return None
     if model.no_conditionals is not None:
         return f"{model.no_conditionals}; take another run"
@@ -59,8 +60,18 @@ def refusal(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
     return None
 
 
-def refusal_of(missing: Tensor, space: Space, sampler: Sampler[Any, Any]) -> str | None:
-    """Which key of the sampler does not suit rows with so few sites to draw, missing (rows, sites), or None."""
+def _is_exact(model: EnergyModel) -> bool:
+    """Whether draws take no chains."""
+    return isinstance(model, Conditional) or (isinstance(model, Normalised) and model.independent)
+
+
+def refusal_of(missing: Tensor, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
+    """Why the sites missing (rows, sites) cannot be drawn, such as a key that does not suit so few of them; or None."""
+    space = model.space
+    if isinstance(space, Words) and missing[:, :-1].any():
+        return "this model draws the last word of a row alone, given those before it; give all others"
+    if _is_exact(model):
+        return None
     for number in sorted({*missing.sum(1).tolist()} - {0}):
         found = sampler.refusal(space_of(space, number))
         if found:
@@ -98,11 +109,20 @@ def _group(given: Given, rows: Tensor, sampler: Sampler[Any, Any], many: tuple[i
 
 
 def _exact(given: Given, n: int, key: Key) -> list[Tensor]:
-    """Draws without steps, each of all chains; none where sites are not independent."""
-    model, count = given.model, len(given.known) * n
+    """Draws without steps, each of all chains; none where they take some."""
+    model, keys = given.model, [key.fold("exact", i) for i in range(_LOOKS)]
+    if isinstance(model, Conditional):
+        return [given.picked(_last_words(model, given.each(given.known, len(given.known) * n), key)) for key in keys]
     if not (isinstance(model, Normalised) and model.independent):
         return []
-    return [given.picked(model.sample(count, key.fold("exact", i))) for i in range(_LOOKS)]
+    return [given.picked(model.sample(len(given.known) * n, key)) for key in keys]
+
+
+def _last_words(model: Conditional, x: Tensor, key: Key) -> Tensor:
+    """x (chains, words) with the last word of each drawn given its context."""
+    sites = model.sites(x)
+    sites.sweep([0], rng.uniform((len(x), 1), key, x.device))
+    return sites.x
 
 
 def _moved(given: Given, sampler: Sampler[Any, Any], n: int, steps: int, key: Key) -> Iterator[Tensor]:

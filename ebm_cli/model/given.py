@@ -1,5 +1,6 @@
 """Some sites of each row given the others: p(x_m | x_c), proportional to exp(-E(x_m, x_c))."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -25,6 +26,7 @@ class Given(Blocked):
         super().__init__()
         self.model, self.known, self.where = model, known, where
         self.space = space_of(model.space, where.shape[1])
+        self.sites_of_whole = math.prod(model.space.site_shape)  # of words the last alone is a variable
         self.alike = bool((where == where[:1]).all())
 
     @override
@@ -65,20 +67,20 @@ class Given(Blocked):
 
     def swept(self, model: EnergyModel, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """A sweep by a model of whole configurations."""
-        free = torch.zeros(len(x), self.model.space.sites, dtype=torch.bool, device=x.device)
+        free = torch.zeros(len(x), self.sites_of_whole, dtype=torch.bool, device=x.device)
         free = free.scatter(1, self.each(self.where, len(x)), value=True)
         return self.picked(cast(Blocked, model).sweep_given(self.filled(x), free, key, backwards=backwards))
 
     def filled(self, x: Tensor) -> Tensor:
         """Whole configurations (batch, *shape) with x at the sites that are drawn."""
         whole = self.each(self.known, len(x)).to(x.dtype)
-        table = whole.reshape(len(x), self.model.space.sites, -1)
+        table = whole.reshape(len(x), self.sites_of_whole, -1)
         index = self._index(table)
         return table.scatter(1, index, x.reshape(index.shape)).reshape(whole.shape)
 
     def picked(self, whole: Tensor) -> Tensor:
         """The sites that are drawn of whole configurations, (batch, m) or (batch, m, K)."""
-        table = whole.reshape(len(whole), self.model.space.sites, -1)
+        table = whole.reshape(len(whole), self.sites_of_whole, -1)
         return table.gather(1, self._index(table)).reshape(len(whole), *self.space.shape)
 
     def each(self, of_rows: Tensor, batch: int) -> Tensor:
