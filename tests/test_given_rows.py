@@ -107,6 +107,12 @@ def test_what_cannot_be_drawn_is_refused(run, tmp_path, name, array, more, words
     assert snapshot(run) == before
 
 
+def test_given_names_a_file_or_words(run):
+    assert_refused(ebm("sample", f"run={run}", "given=", *DRAW), 'given = "": must be a file of rows, or words')
+    assert_refused(ebm("sample", f"run={run}", "given=3", *DRAW), "given = 3: ")
+    assert_refused(ebm("sample", f"run={run}", "given=[a]", *DRAW), "given = [a]: is for models of documents")
+
+
 def of(model, sampler: str, **changes) -> Subject:
     built = registry.build("sampler", shipped("sampler")[sampler] | changes)
     return Subject(model, placeholder(model.space), "test", built, torch.empty(0), stream(3, "given"))

@@ -304,6 +304,19 @@ def test_cells_without_a_value_are_missing(tmp_path):
     assert own_rows.read(tmp_path / "a.npz", "data", None).missing.tolist() == [[False, True]]
 
 
+def test_columns_that_are_numbered_have_names(tmp_path):
+    """As pandas names those of an array; of two columns 0 and 1 may be values."""
+    (tmp_path / "a.csv").write_text("0,1,2\n5,6,7\n")
+    assert own_rows.read(tmp_path / "a.csv", "data", None).values.tolist() == [[5, 6, 7]]
+    (tmp_path / "b.csv").write_text("0,1\n5,6\n")
+    assert own_rows.read(tmp_path / "b.csv", "data", None).values.tolist() == [[0, 1], [5, 6]]
+
+
+def test_what_is_wrong_among_bits_is_named():
+    with pytest.raises(UserError, match="row 2: value 1 is -1; the run's are 0 and 1"):
+        split_of("npz", "binary", Binary((2,)), [[0, 1], [-1, 1]])
+
+
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if not pair.startswith("flow")])
 def test_features_are_numbers_of_each_row(pair):
     """(rows, numbers) by name, and of a row alone what they are among others."""

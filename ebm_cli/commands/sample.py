@@ -45,6 +45,8 @@ _SHOWN, _WIDTH = 5, 120  # samples printed, and their characters
 
 def _as_words(given: object) -> object:
     """Words may be numbers, which the command line reads as such."""
+    if given == "":
+        raise ValueError("must be a file of rows, or words of documents, [WORD,...]")
     return [str(word) for word in given] if isinstance(given, list) else given
 
 

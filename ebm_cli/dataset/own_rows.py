@@ -22,6 +22,7 @@ NAMES = ("rows", "samples", "msa")
 
 _MASK, _LABELS = "mask", ("labels", "label")
 _SEPARATORS = ",\t;"
+_FEW = 2  # columns whose numbers may be values
 _Line = tuple[int, list[str]]
 _WAY = "name an .npz or .npy file of an array (n, *shape), or a table in text, .csv"
 
@@ -134,7 +135,7 @@ def _of_table(path: Path, said: str) -> OwnRows:
     """A table of numbers, whose first line may name the columns; one called label or labels is carried along."""
     lines = _lines(path, said)
     first = next(lines, (0, []))
-    names = [] if all(map(_is_number, first[1])) else [cell.strip() for cell in first[1]]
+    names = [cell.strip() for cell in first[1]] if _are_names(first[1]) else []
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
@@ -168,6 +169,14 @@ def _lines(path: Path, said: str) -> Iterator[_Line]:
                     yield reader.line_num, cells
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{said}: cannot be read as a table ({error}); write plain text in UTF-8") from error
+
+
+def _are_names(cells: list[str]) -> bool:
+    """Whether these name columns: not all are numbers, or they number the columns from 0, as pandas does."""
+    if not all(map(_is_number, cells)):
+        return True
+    numbered = [str(number) for number in range(len(cells))]
+    return len(cells) > _FEW and [cell.strip() for cell in cells] == numbered
 
 
 def _is_number(cell: str) -> bool:
