@@ -2,16 +2,19 @@
 
 import pytest
 import torch
-from helpers.models import DISCRETE, example
+from helpers.models import DISCRETE, example, small_model
 from helpers.samplers import FITTING, SAMPLERS
 
+from ebm_cli.dataset.base import placeholder
 from ebm_cli.device.engine import Engine
+from ebm_cli.evaluation import conditional
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Blocked
 from ebm_cli.model.given import Given
 from ebm_cli.rng import stream
 from ebm_cli.sampler import hamming_ball
 from ebm_cli.sampler.base import followed, run
-from ebm_cli.space import Discrete
+from ebm_cli.space import Binary, Discrete
 
 CHAINS, STEPS = 4000, 40
 QUICK = [
@@ -31,7 +34,7 @@ def rows_of(space: Discrete) -> tuple[torch.Tensor, torch.Tensor]:
     return known, torch.tensor([[0, 2], [1, 2]] if n == 3 else [[0, 1, n - 1], [0, n - 2, n - 1]])
 
 
-def conditional(model, known: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+def conditional_of(model, known: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """p(x_m | x_c) of every value of the sites `where` of one row, by the model's own energies."""
     given = Given(model, known[None], where[None])
     states = given.space.enumerate().double()
@@ -55,7 +58,7 @@ def check(label: str, name: str) -> None:
     if sampler.refusal(given.space):
         pytest.skip(f"{sampler.refusal(given.space)}")
     with torch.no_grad():
-        p = torch.stack([conditional(model, known[row], where[row]) for row in range(2)])
+        p = torch.stack([conditional_of(model, known[row], where[row]) for row in range(2)])
         draws = torch.multinomial(p, CHAINS, replacement=True, generator=torch.Generator().manual_seed(7))
         exact = given.space.enumerate().double()[draws.flatten()]
         begun = p.argmin(1)
@@ -123,3 +126,29 @@ def test_as_many_configurations_of_each_row():
     given = Given(model, *rows_of(model.space))
     with pytest.raises(ValueError, match="3 configurations of 2 rows"):
         given.energy(given.space.noise(3, stream(0, "start")).double())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("label", ["gibbs", "block_gibbs", "gwg", "dmala", "metropolis", "hamming_ball"])
+def test_means_of_twelve_sites_are_those_by_enumeration(label):
+    """As `ebm sample given=FILE` finds them: five sites of one row and seven of others, that of 2^7 states too."""
+    model = small_model("rbm", Binary((12,))).float()
+    random = torch.Generator().manual_seed(3)
+    known = (torch.rand(4, 12, generator=random) < 0.5).float()
+    missing = torch.zeros(4, 12, dtype=torch.bool)
+    for row, count in enumerate((5, 7, 7, 0)):
+        missing[row, torch.randperm(12, generator=random)[:count]] = True
+    subject = Subject(model, placeholder(model.space), "test", SAMPLERS[label], torch.empty(0), stream(3, label))
+    seen = 0
+    for group in conditional.draws(subject, known, missing, 400, 1000):
+        for place, row in enumerate(group.rows.tolist()):
+            where = group.where[place]
+            p = conditional_of(model.double(), known[row].double(), where)
+            due = p @ Binary((len(where),)).enumerate().double()
+            model.float()
+            found = torch.from_numpy(group.looks[:, place]).mean((0, 1))
+            error = (due * (1 - due) / 400).sqrt()  # of chains: looks of one are not independent
+            assert ((found - due).abs() <= 4.5 * error).all(), (found, due)
+            assert torch.equal(missing[row].nonzero().squeeze(1), where)
+            seen += 1
+    assert seen == 3
