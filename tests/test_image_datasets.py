@@ -293,11 +293,16 @@ def test_no_folder_and_no_images(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n"])
-def test_the_first_bad_file_is_named(tmp_path, content):
-    fill(tmp_path, range(4))
-    (tmp_path / "002.png").write_bytes(content)
-    (tmp_path / "003.png").write_bytes(content)
-    assert refusal(tmp_path).startswith(f"{tmp_path / '002.png'}: cannot be read as a picture (cannot identify")
+def test_all_bad_files_are_named(tmp_path, content):
+    """One with the reason; of several, in whatever splits, the names, so that they need not be found one by one."""
+    for split in ("train", "test"):
+        fill(tmp_path / split, range(4))
+    (tmp_path / "train" / "002.png").write_bytes(content)
+    one = tmp_path / "train" / "002.png"
+    assert refusal(tmp_path).startswith(f"{one}: cannot be read as a picture (cannot identify")
+    (tmp_path / "test" / "003.png").write_bytes(content)
+    said = f"dataset.path = {tmp_path}: 2 of 8 pictures cannot be read; take them out: train/002.png, test/003.png"
+    assert refusal(tmp_path) == said
 
 
 def test_a_picture_cut_short_is_named(tmp_path):

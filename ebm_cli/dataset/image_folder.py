@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".t
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SPLITS = ("train", "valid", "test")
 _FEWEST = 3  # images, one for each split
+_NAMED = 50  # pictures that cannot be read
 
 Classes = Mapping[str | None, list[Path]]
 """Files of one split by the name of their class, None if there are no classes."""
@@ -54,7 +55,9 @@ class ImageFolder(GreyDataset):
         count = sum(len(paths) for paths in splits["train"].values())
         if count + len(splits) - 1 < _FEWEST:
             raise UserError(f"{said}: too few images for training ({count}); the three splits need one each at least")
-        parts = {name: self._part(name, classes, names) for name, classes in splits.items()}
+        files = [path for classes in splits.values() for paths in classes.values() for path in paths]
+        images = dict(zip(files, self._images(files, said), strict=True))
+        parts = {name: _part(name, classes, names, images) for name, classes in splits.items()}
         for name in ("test", "valid"):
             if name not in parts:
                 way = f"put some into a subfolder {name} beside train, or lower dataset.held_out = {self.held_out}"
@@ -62,12 +65,29 @@ class ImageFolder(GreyDataset):
         train, valid, test = (Arrays(parts[name].values, parts[name].labels) for name in SPLITS)
         return Raw("grey", train, valid, test)
 
-    def _part(self, name: str, classes: Classes, names: Sequence[str]) -> FileSplit:
-        """One split, its images in the order of classes and of file names."""
-        files = [(path, label) for label, paths in classes.items() for path in paths]
-        images = np.stack([read_image(path, self.size, self.colour) for path, _ in files])
-        labels = np.array([names.index(label) for _, label in files if label is not None], np.int64)
-        return FileSplit(name, images, labels if names else None)
+    def _images(self, files: Sequence[Path], said: str) -> list[NDArray[np.uint8]]:
+        """All of them. Raises UserError naming those that cannot be read, so that they need not be found one by one."""
+        found, wrong = [], dict[Path, UserError]()
+        for path in files:
+            try:
+                found.append(read_image(path, self.size, self.colour))
+            except UserError as error:
+                wrong[path] = error
+        if len(wrong) == 1:
+            raise next(iter(wrong.values()))
+        if wrong:
+            folder = Path(cast(str, self.path)).expanduser()
+            names = [str(path.relative_to(folder)) for path in wrong]
+            listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            raise UserError(f"{said}: {len(wrong)} of {len(files)} pictures cannot be read; take them out: {listed}")
+        return found
+
+
+def _part(name: str, classes: Classes, names: Sequence[str], images: Mapping[Path, NDArray[np.uint8]]) -> FileSplit:
+    """One split, its images in the order of classes and of file names."""
+    files = [(path, label) for label, paths in classes.items() for path in paths]
+    labels = np.array([names.index(label) for _, label in files if label is not None], np.int64)
+    return FileSplit(name, np.stack([images[path] for path, _ in files]), labels if names else None)
 
 
 def find_splits(folder: Path, said: str) -> dict[str, Classes]:

@@ -518,4 +518,11 @@ MUTANTS = [
         "missing=own.missing",
         "given_rows::test_gaps_are_known_in_every_form",
     ),
+    Mutant(
+        "image_folder: the first picture that cannot be read ends the reading",
+        "dataset/image_folder.py",
+        "                wrong[path] = error",
+        "                raise",
+        "image_datasets::test_all_bad_files_are_named",
+    ),
 ]
