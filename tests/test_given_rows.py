@@ -97,13 +97,14 @@ def test_gaps_are_known_in_every_form(run, tmp_path):
         ("two.npy", np.where(np.isnan(GAPS), np.nan, 2.0), "", "row 1: value 1 is 2; the run's are 0 and 1"),
         ("flips.npy", GAPS, "sampler=gwg sampler.flips=3", "sampler.flips = 3: the data have 1 sites"),
         ("chains.npy", GAPS, "start=chains", "start = chains: says nothing of rows that are given"),
+        ("many.npy", GAPS, "n=1000000000000", "n = 1000000000000: so many draws of 4 rows take 24 TB of memory"),
         ("length.npy", GAPS, "length=3", "length: says nothing of rows that are given"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(run, tmp_path, name, array, more, words):
     np.save(tmp_path / name, array)
     before = snapshot(run)
-    assert_refused(ebm(f"sample {more}", f"run={run}", f"given={tmp_path}/{name}", *DRAW), words)
+    assert_refused(ebm("sample", f"run={run}", f"given={tmp_path}/{name}", *DRAW, *more.split()), words)
     assert snapshot(run) == before
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_cli.commands import own
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.device.memory import readable, room
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation import conditional
 from ebm_cli.evaluation.base import Subject
@@ -66,12 +67,23 @@ def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path:
     return Asked(path, rows, split.all().to(here), flat.to(here))
 
 
-def drawn(subject: Subject, asked: Asked, n: int, steps: int) -> Filled:
-    """n chains for each row. Raises RunError if any is lost."""
+def check_memory(asked: Asked, n: int, kind: type) -> None:
+    """Raise UserError if n draws (rows, n, sites) of each row, and what is found of each value, do not fit."""
+    drawn, left = int(asked.missing.sum()), room()
+    size = n * asked.missing.numel() * np.dtype(kind).itemsize + 2 * len(_NAMES) * 8 * drawn
+    if size > left:
+        raise UserError(
+            f"n = {n}: so many draws of {len(asked.missing)} rows take {readable(size)} of memory, {readable(left)} "
+            "are available; take a lower n, or the rows in parts"
+        )
+
+
+def drawn(subject: Subject, asked: Asked, n: int, steps: int, kind: type) -> Filled:
+    """n chains for each row, as numbers of this kind. Raises RunError if any is lost."""
     space = subject.model.space
     whole = isinstance(space, Discrete | Words)
     start = space.as_data(asked.known).cpu().numpy()
-    samples = np.repeat(start[:, None], n, 1).astype(np.int32 if whole else np.float32)
+    samples: NDArray[Any] = np.repeat(start.astype(kind)[:, None], n, 1)
     flat, table = start.astype(samples.dtype).reshape(len(start), -1), []
     for rows, where, ends, looks in conditional.draws(subject, asked.known, asked.missing, n, steps):
         away = lost(ends.flatten(0, 1))
@@ -104,11 +116,11 @@ def _lines(rows: NDArray[Any], sites: NDArray[Any], found: Cells) -> NDArray[np.
     return np.stack(columns, 1).astype(np.float64)
 
 
-def written(home: Run, filled: Filled, kind: type) -> dict[str, str]:
+def written(home: Run, filled: Filled) -> dict[str, str]:
     """The names of samples.npz, imputed.csv and filled.csv, with what each holds."""
     rows: OwnRows = filled.own
-    values: NDArray[Any] = filled.filled.astype(kind)
-    arrays = {"samples": filled.samples.astype(kind), "filled": values, "missing": rows.missing}
+    values: NDArray[Any] = filled.filled
+    arrays = {"samples": filled.samples, "filled": values, "missing": rows.missing}
     if rows.labels is not None:
         arrays["labels"] = rows.labels
     buffer = io.BytesIO()

@@ -113,7 +113,8 @@ def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mappi
     set_keys = {"length": asked.length is not None, "start = chains": asked.start == "chains"}
     given_rows.keys_apart(set_keys, path)
     model = state.averaged_model()
-    rows = given_rows.read(trained, model, sampler, path, asked.array)
+    rows, kind = given_rows.read(trained, model, sampler, path, asked.array), _TYPES.get(model.space.name, np.float32)
+    given_rows.check_memory(rows, asked.n, kind)
     work = Work(len(rows.known) * asked.n * asked.steps, asked.steps)
     parts, _, said = accelerated(trained.parts, state, config, [work], evaluating=True)
     log.info("%s at step %d; %s", asked.run, state.step, said)
@@ -121,9 +122,9 @@ def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mappi
     remark = sampler.remark()
     if remark:
         log.warning("%s", remark)
-    filled = given_rows.drawn(subject, rows, asked.n, asked.steps)
+    filled = given_rows.drawn(subject, rows, asked.n, asked.steps, kind)
     finishing()
-    files = given_rows.written(home, filled, _TYPES.get(model.space.name, np.float32))
+    files = given_rows.written(home, filled)
     output.print(given_rows.said(filled, asked.n), highlight=False, soft_wrap=True)
     for name, what in files.items():
         output.print(f"{what}: {home.path / name}", soft_wrap=True)

@@ -955,4 +955,11 @@ MUTANTS = [
         "    if False:",
         "given_rows::test_chains_that_disagree_are_a_warning",
     ),
+    Mutant(
+        "given: draws may be more than the memory holds",
+        "commands/given_rows.py",
+        "    if size > left:",
+        "    if False:",
+        "given_rows::test_what_cannot_be_drawn_is_refused",
+    ),
 ]
