@@ -36,6 +36,8 @@ class StopRequest:
         self.times = 0  # that one came
         self.raised = False  # a KeyboardInterrupt was, in whatever disguise it arrives
         self._answer = _Answer.NOTED  # until somebody is ready for a KeyboardInterrupt
+        self.of_one: Callable[[int], bool] = lambda _: False
+        """Whether it is a KeyboardInterrupt for the one of several pieces of work that goes on at the moment."""
 
     @property
     def exit_code(self) -> int | None:
@@ -77,7 +79,8 @@ class StopRequest:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler of all of them."""
-        if self.reached(number):
+        interrupts = self.reached(number)
+        if self.of_one(number) or interrupts:
             raise KeyboardInterrupt
 
     def reached(self, number: int) -> bool:

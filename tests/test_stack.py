@@ -237,6 +237,10 @@ def test_memory_and_the_user_bound_how_many_go_on_at_a_time(monkeypatch):
         most[0] = 0
         assert in_step(*works, most=bound) == expected
         assert most[0] == highest, "7 in equal parts of at most so many"
+    monkeypatch.setattr(stack.memory, "room", lambda: 4 * 16 * 28 * 4)
+    most[0] = 0
+    assert Stack(1, None, StopRequest(), lambda: lambda: None, beside=2).run(works) == expected
+    assert most[0] == 4, "another process takes as much"
 
 
 def test_each_keeps_what_the_process_has_once(monkeypatch):
@@ -283,18 +287,17 @@ def test_a_request_to_stop_reaches_each_as_it_asked_for():
         with watching() as stop:
             stop.at_once()
             try:
-                walk(0.0, 99, pause=lambda i: i == 1 and outer.ask_now())
+                walk(0.0, 99)
             except KeyboardInterrupt:
                 said.append(("at once", stop.exit_code, stop.raised))
 
     def after_step():
         with watching() as stop:
             stop.after_step()
-            walk(0.0, 3)
+            walk(0.0, 3, pause=lambda i: i == 1 and outer.ask_now())
             said.append(("after its step", stop.exit_code, stop.raised))
-            outer.ask_now()
             try:
-                walk(0.0, 3)
+                outer.ask_now()
             except KeyboardInterrupt:
                 said.append(("impatient", stop.exit_code, stop.raised))
 
@@ -302,6 +305,30 @@ def test_a_request_to_stop_reaches_each_as_it_asked_for():
     in_step(at_once, after_step, stop=outer)
     assert said == [("at once", 130, True), ("after its step", 130, False), ("impatient", 130, True)]
     assert outer.times == 2
+
+
+def test_a_request_to_stop_reaches_at_once_who_waits_for_nobody():
+    """Whoever goes on is told first, those that wait for a call after it; each hears of the second one too."""
+    said = []
+
+    def work(name, *, asks):
+        with watching() as stop:
+            stop.after_step()
+            walk(0.0, 1)
+            try:
+                for _ in range(2):
+                    if asks:
+                        signal.raise_signal(signal.SIGINT)
+                    said.append((name, stop.times))
+                    walk(0.0, 1)
+            except KeyboardInterrupt:
+                said.append((name, "impatient", stop.times))
+
+    with watching() as outer:
+        outer.noted()
+        in_step(partial(work, "a", asks=False), partial(work, "b", asks=True), stop=outer)
+        signal.raise_signal(signal.SIGINT)  # of no run any more
+    assert said == [("a", 0), ("b", 1), ("a", 1), ("b", "impatient", 2), ("a", "impatient", 2)]
 
 
 def test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins(calls):

@@ -1,8 +1,15 @@
 """Jobs of a multirun in step: each is the run that it is alone, and what becomes of one is nothing to the others."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +20,15 @@ from helpers.statistics import assert_close
 from hydra.core.hydra_config import HydraConfig
 from safetensors.torch import load_file
 from test_compiled import COMPILER
+from test_joblib import until_step
 from test_resume import at_step
+
+from ebm_cli.cli import stacked
+from ebm_cli.cli.stacked import Part, StackedLauncher, StackedSpec
+from ebm_cli.device import ranks
+from ebm_cli.record import lease
+from ebm_cli.signals import StopRequest
+from ebm_cli.terminal import Board
 
 STACKED = "hydra/launcher=stacked"
 AIS = "while_training=false temperatures=3 chains=10 raise_points=5"
@@ -30,7 +45,7 @@ def made(tmp_path, monkeypatch, request):
 
 
 def sweep(line: str, directory: str = "sweep"):
-    return ebm("train -m", *TINY, f"hydra.sweep.dir={directory}", STACKED, *line.split())
+    return ebm("train -m", *TINY, f"hydra.sweep.dir={directory}", STACKED, "hydra.launcher.processes=1", *line.split())
 
 
 def tensors(run):
@@ -141,9 +156,104 @@ def test_so_many_at_a_time(made):
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler here: nothing can be compiled")
 def test_compiled_for_several_a_job_is_what_it_is_among_others():
     """To the bit, whether two or three go in step; and but for roundings what it is alone."""
-    line = "optimizer.lr=0.1 steps=40"
+    line = "optimizer.lr=0.1 steps=40 hydra.launcher.processes=null"
     assert sweep(f"{line} seed=1,2,3").code == 0
     assert sweep(f"{line} seed=1,2", "two").code == 0
     assert [outcome(Path("two", name)) for name in "01"] == [outcome(Path("sweep", name)) for name in "01"]
-    assert train(f"{line} seed=2 device.compile=ahead", "alone").code == 0
+    assert train("optimizer.lr=0.1 steps=40 seed=2 device.compile=ahead", "alone").code == 0
     assert_same_run("two/1", "alone")
+    answer = sweep(f"{line} seed=1,2,3,4".replace("null", "2"), "parts")
+    assert answer.code == 0, answer.err
+    assert [outcome(Path("parts", name)) for name in "012"] == [outcome(Path("sweep", name)) for name in "012"]
+    assert len([*Path("cache").rglob("*.so")]) == 3, "of three, of one alone, and of two, which both processes call"
+    assert not [*Path("cache").rglob("*.lock")]
+
+
+PLAIN = "sampler=gibbs device.threads=1 steps=300 save_every=50 log_every=50"  # nothing of it is compiled
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What comes of each job by itself."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert ebm("train -m", *TINY, *PLAIN.split(), "seed=1,2,3,4", f"hydra.sweep.dir={folder}").code == 0
+    return [outcome(folder / name) for name in "0123"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["INT", "KILL"])
+def test_parts_in_processes_of_their_own(how, alone):
+    """Stopped with checkpoints, or one process killed: in the end all is as if nothing had happened."""
+    words = ["train", "-m", *TINY, *PLAIN.split(), "seed=1,2,3,4", STACKED, "hydra.launcher.processes=2"]
+    command = [sys.executable, "-m", "ebm_cli", *words, "hydra.sweep.dir=sweep"]
+    with open("said.txt", "w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+    until_step(Path("sweep/2"))
+    if how == "KILL":
+        os.kill(facts(Path("sweep/2"), lease.NAME)["pid"], signal.SIGKILL)
+        assert process.wait(120) == 0
+    else:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+        assert facts(Path("sweep/2"))["status"] == "stopped"
+        assert {facts(Path("sweep"), "summary.json")["jobs"][at]["status"] for at in (1, 3)} == {"new"}
+        assert ebm(*words, "hydra.sweep.dir=sweep", "resume=auto", "hydra.launcher.processes=1").code == 0
+    assert "Traceback" not in Path("said.txt").read_text()
+    assert [outcome(Path("sweep", name)) for name in "0123"] == alone
+
+
+@pytest.mark.parametrize(
+    ("jobs", "keys", "parts"),
+    [
+        (16, (None, None), [(8, None, 1), (8, None, 1)]),
+        (9, (None, None), [(4, None, 1), (5, None, 1)]),
+        (7, (None, None), [(7, None, 1)]),
+        (16, (8, None), [(8, 4, 1), (8, 4, 1)]),
+        (16, (6, None), [(16, 6, 1)]),
+        (3, (None, 1), [(3, None, 2)]),
+        (3, (None, 8), [(1, None, 1)] * 3),
+    ],
+)
+def test_how_many_processes_do_how_many_jobs(jobs, keys, parts, monkeypatch):
+    monkeypatch.setattr(ranks, "cores", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    launcher = StackedLauncher()
+    launcher.keys = StackedSpec(*keys)
+    found = launcher._parts(list(range(jobs)))
+    assert [(len(part.jobs), part.together, part.threads) for part in found] == parts
+    assert [job for part in found for job in part.jobs] == list(range(jobs))
+    assert {part.processes for part in found} == {len(parts)}
+
+
+def test_on_a_gpu_one_process_has_all_jobs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    launcher = StackedLauncher()
+    launcher.keys = StackedSpec(None, None)
+    assert len(launcher._parts(list(range(16)))) == 1
+
+
+@pytest.mark.parametrize(("killed", "signal", "raises"), [([1], None, True), ([1], 15, False), ([], None, False)])
+def test_a_process_that_is_killed_is_told_to_the_ledger(killed, signal, raises, monkeypatch):
+    """Unless a request to stop did it."""
+    workers = SimpleNamespace(begin=lambda *given: begun.append(given), busy=False, killed=killed)
+    begun, stop = [], StopRequest()
+    stop.signal = signal
+    monkeypatch.setattr("ebm_cli.commands.workers.Processes", lambda *_: workers)
+    parts = [Part([], None, 2, 1)] * 2
+    with pytest.raises(BrokenExecutor) if raises else nullcontext():
+        stacked._side_by_side(parts, Board(), stop)
+    assert [number for number, _ in begun] == [0, 1]
+
+
+def test_jobs_elsewhere_are_on_the_board(capfd, monkeypatch):
+    monkeypatch.setattr("ebm_cli.terminal._PLAIN_LINE_SECONDS", -1.0)
+    pipes = [Pipe(duplex=False) for _ in range(2)]
+    for number, (_, sender) in enumerate(pipes):
+        stacked._Sender(sender).show(str(number), 100, 300 + number)
+    pipes[0][1].close()
+    for step in (200, 250):
+        stacked._Sender(pipes[1][1]).show("1", step, 301)
+    pipes[1][1].close()
+    stacked._listen([receiver for receiver, _ in pipes], board := Board())
+    assert board.steps == {"0": (100, 300), "1": (250, 301)}
+    assert "2 jobs in step  step 100/300" in capfd.readouterr().err

@@ -21,7 +21,7 @@ from ebm_cli.commands.places import rooted
 from ebm_cli.commands.pruning import no_such_metric
 from ebm_cli.commands.search import BY, Axis, Search, Trial
 from ebm_cli.commands.study import JOB, Study, judged, renewed
-from ebm_cli.commands.workers import Here, Processes, Workers
+from ebm_cli.commands.workers import Here, Processes, Workers, in_silence
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.record import ledger
 from ebm_cli.record.ledger import Entry, Ledger
@@ -70,12 +70,19 @@ def run(call: Call) -> int:
         call = _settled(call)
         tuning = Tuning(call, _ledger(call), url)
         try:
-            tuning.work(Here() if call.n_jobs == 1 else Processes(call.n_jobs, stop), stop)
+            tuning.work(_workers(call.n_jobs, stop), stop)
         finally:
             stop.noted()
             answer = 0 if tuning.complete and tuning.study.best() else 1
             _conclude(tuning, stop, answer)
         return stop.code(answer)
+
+
+def _workers(count: int, stop: StopRequest) -> Workers:
+    if count == 1:
+        return Here()
+    stop.after_step()
+    return Processes(count, stop, in_silence)
 
 
 def _conclude(tuning: "Tuning", stop: StopRequest, answer: int) -> None:

@@ -1,10 +1,10 @@
-"""Where the jobs of a search are done: one after the other in this process, or several at a time in others."""
+"""Where work is done: one piece after the other in this process, or several at a time in others."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -66,13 +66,16 @@ class Here:
 
 
 class Processes:
-    """`count` jobs at a time, each in a silent process of its own. A request to stop is passed on to all, once."""
+    """`count` pieces of work at a time, each `do(argument)` in a process of its own.
 
-    def __init__(self, count: int, stop: StopRequest) -> None:
-        self.count, self.stop = count, stop
+    Each request to stop is passed on to all. `killed` has the names of those that a signal ended.
+    """
+
+    def __init__(self, count: int, stop: StopRequest, do: Callable[[Any], int]) -> None:
+        self.count, self.stop, self.do = count, stop, do
+        self.killed: list[int] = []
         self._running: dict[int, BaseProcess] = {}
-        self._told = False
-        stop.after_step()
+        self._told = 0
 
     @property
     def free(self) -> bool:
@@ -84,9 +87,9 @@ class Processes:
         """Whether one runs."""
         return bool(self._running)
 
-    def begin(self, name: int, request: Request) -> None:
+    def begin(self, name: int, argument: Any) -> None:
         """Start a process, in which signals wait until it answers them."""
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=(request,))
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(self.do, argument))
         with _signals_wait(), _environment(threads_each(self.count)):
             process.start()
         self._running[name] = process
@@ -96,16 +99,18 @@ class Processes:
         while True:
             self._pass_on()
             wait([process.sentinel for process in self._running.values()], _LOOK)
-            found = [name for name, process in self._running.items() if not process.is_alive()]
+            found = {name: process for name, process in self._running.items() if not process.is_alive()}
+            for name, process in found.items():
+                self._running.pop(name).join()
+                if (process.exitcode or 0) < 0:
+                    self.killed.append(name)
             if found:
-                for name in found:
-                    self._running.pop(name).join()
-                return found
+                return [*found]
 
     def _pass_on(self) -> None:
-        if self.stop.signal is None or self._told:
+        if self.stop.signal is None or self._told == self.stop.times:
             return
-        self._told = True
+        self._told = self.stop.times
         if self.stop.signal == signal.SIGINT and os.isatty(0):
             return  # a Ctrl-C on a terminal has reached every process already
         for process in self._running.values():
@@ -113,14 +118,19 @@ class Processes:
                 os.kill(process.pid, self.stop.signal)
 
 
-def _work(request: Request) -> None:
-    """What such a process does."""
+def in_silence(request: Request) -> int:
+    """The exit code of one job, which shows nothing."""
     terminal.silence()
+    return multi.job(request)
+
+
+def _work(do: Callable[[Any], int], argument: Any) -> None:
+    """What such a process does."""
     with watching(afterwards=signal.SIG_IGN) as stop:
         try:
             stop.at_once()
             threading.Thread(target=end_with_parent, daemon=True).start()
-            code = multi.job(request)
+            code = do(argument)
         except KeyboardInterrupt:
             code = stop.exit_code or 130
         stop.noted()

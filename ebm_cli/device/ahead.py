@@ -5,14 +5,15 @@ a training step of a small model both take longer than the arithmetic. Here a fu
 that go in and come out, and its library is called with nothing but those.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -120,14 +121,31 @@ def _library(
             return Library(*_made(graph, Path(place)))
     found = folder / f"{_name(identity or '', tensors)}.so"
     if not found.exists():
-        with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as place:
-            begins()
-            new, facts = _made(graph, Path(place))
-            os.replace(facts, found.with_suffix(".json"))
-            os.replace(new, found)
-        _prune(folder)
+        with _by_one(found):
+            if not found.exists():
+                _add(graph, found, begins)
     os.utime(found)
     return Library(found, found.with_suffix(".json"))
+
+
+def _add(graph: Callable[[], Graph], found: Path, begins: Callable[[], None]) -> None:
+    with tempfile.TemporaryDirectory(prefix="new-", dir=found.parent) as place:
+        begins()
+        new, facts = _made(graph, Path(place))
+        os.replace(facts, found.with_suffix(".json"))
+        os.replace(new, found)
+    _prune(found.parent)
+
+
+@contextmanager
+def _by_one(found: Path) -> Iterator[None]:
+    """Within, no other process makes this library; where the file system has no locks, several may."""
+    lock = found.with_suffix(".lock")
+    with lock.open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    lock.unlink(missing_ok=True)
 
 
 def _made(graph: Callable[[], Graph], place: Path) -> tuple[Path, Path]:

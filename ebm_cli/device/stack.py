@@ -49,6 +49,7 @@ class Lane:
 
     def __init__(self, stack: "Stack[Any]", work: Callable[[], Any]) -> None:
         self.stack, self.stop = stack, StopRequest()
+        self.told = 0  # of so many requests to stop
         self.shared = stack.shared
         self.greenlet = greenlet(lambda _: self._do(work))
         self.restore: Restore = stack.keep()
@@ -196,17 +197,18 @@ class _Group:
 class Stack(Generic[R]):
     """Does several pieces of work in step, on so many threads.
 
-    At most `most` go on at a time (None: as many as memory has room for). `keep` gives what puts the state of the
-    process back that each of them has for itself; it is asked again and again.
+    At most `most` go on at a time (None: as many as memory has room for; of it this is one of `beside` equal users).
+    `keep` gives what puts the state of the process back that each of them has for itself; it is asked again and again.
     """
 
-    def __init__(self, threads: int, most: int | None, stop: StopRequest, keep: Callable[[], Restore]) -> None:
-        self.threads, self.most, self.stop, self._outside = threads, most, stop, keep
+    def __init__(
+        self, threads: int, most: int | None, stop: StopRequest, keep: Callable[[], Restore], beside: int = 1
+    ) -> None:
+        self.threads, self.most, self.stop, self._outside, self.beside = threads, most, stop, keep, beside
         self.hub = getcurrent()
         self.shared: dict[str, Any] = {}
         self.alive: list[Lane] = []
         self.done: dict[Lane, R] = {}
-        self.told = stop.times
         self.order: list[str] = []  # of kinds of calls, by their names
 
     def keep(self) -> Restore:
@@ -223,7 +225,13 @@ class Stack(Generic[R]):
 
     def run(self, works: Sequence[Callable[[], R]]) -> list[R]:
         """What each of them returns. An error of one is raised at once."""
-        lanes = [Lane(self, work) for work in works]
+        before, self.stop.of_one = self.stop.of_one, self._heard
+        try:
+            return self._run([Lane(self, work) for work in works])
+        finally:
+            self.stop.of_one = before
+
+    def _run(self, lanes: Sequence[Lane]) -> list[R]:
         first = lanes[: _LEAST if self.most is None else min(_LEAST, self.most)]
         self._let_go((lane, None) for lane in first)
         size = self._at_a_time(len(lanes))
@@ -246,13 +254,23 @@ class Stack(Generic[R]):
             return 2**30
         own = [one for one, other in zip(*given[:2], strict=False) if one is not other]
         each = sum(tensor.nbytes for tensor in own)
-        return int(memory.room() * _SHARE / max(1, _COPIES * each))
+        return int(memory.room() * _SHARE / self.beside / max(1, _COPIES * each))
+
+    def _heard(self, number: int) -> bool:
+        """Of a request to stop, whether it interrupts the run that goes on at the moment."""
+        lane = current()
+        return lane is not None and self._told(lane, number)
+
+    def _told(self, lane: Lane, number: int) -> bool:
+        lane.told = self.stop.times
+        return lane.stop.reached(number)
 
     def _let_go(self, answers: Iterable[tuple[Lane, Any]]) -> None:
         """Let runs go on with these answers until each waits or ends."""
         for lane, answer in answers:
             if self.stop.signal is not None and not lane.greenlet:
                 lane.stop.ask(self.stop.signal)  # it has not begun, and sees so before it does
+                lane.told = self.stop.times
             found = self._go_on(lane, answer)
             if lane.greenlet.dead:
                 self.done[lane] = found
@@ -282,9 +300,9 @@ class Stack(Generic[R]):
         What was called for the first time before other kinds comes first, so that runs that are behind catch up.
         """
         asked = self.stop.signal
-        if asked is not None and self.stop.times > self.told:
-            self.told = self.stop.times
-            interrupted = [lane for lane in self.alive if lane.stop.reached(asked)]
+        if asked is not None:
+            behind = [lane for lane in self.alive if lane.told < self.stop.times]
+            interrupted = [lane for lane in behind if self._told(lane, asked)]
             if interrupted:
                 return [(lane, KeyboardInterrupt()) for lane in interrupted]
         groups: dict[_Group, list[Lane]] = {}

@@ -195,7 +195,7 @@ MUTANTS = [
     Mutant(
         "stack: memory bounds nothing",
         "device/stack.py",
-        "return int(memory.room() * _SHARE / max(1, _COPIES * each))",
+        "return int(memory.room() * _SHARE / self.beside / max(1, _COPIES * each))",
         "return 2**30",
         "stack::test_memory_and_the_user_bound_how_many_go_on_at_a_time",
     ),
@@ -230,9 +230,9 @@ MUTANTS = [
     Mutant(
         "stack: a second signal reaches nobody",
         "device/stack.py",
-        "self.stop.times > self.told",
-        "not self.told",
-        "stack::test_a_request_to_stop_reaches_each_as_it_asked_for",
+        "if lane.told < self.stop.times]",
+        "if not lane.told]",
+        "stack::test_a_request_to_stop_reaches_at_once_who_waits_for_nobody",
     ),
     Mutant(
         "stack: who is to be interrupted at once goes on",
@@ -289,5 +289,26 @@ MUTANTS = [
         "            if self.stop.signal is not None and not lane.greenlet:",
         "            if False:",
         "stack::test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins",
+    ),
+    Mutant(
+        "stack: who waits for nobody hears of no request to stop",
+        "device/stack.py",
+        "        return lane is not None and self._told(lane, number)\n",
+        "        return False\n",
+        "stack::test_a_request_to_stop_reaches_at_once_who_waits_for_nobody",
+    ),
+    Mutant(
+        "stack: a run is told twice of one request",
+        "device/stack.py",
+        "if lane.told < self.stop.times]",
+        "if True]",
+        "stack::test_a_request_to_stop_reaches_at_once_who_waits_for_nobody",
+    ),
+    Mutant(
+        "stack: other processes get no memory",
+        "device/stack.py",
+        "_SHARE / self.beside /",
+        "_SHARE /",
+        "stack::test_memory_and_the_user_bound_how_many_go_on_at_a_time",
     ),
 ]
