@@ -305,6 +305,25 @@ def test_all_bad_files_are_named(tmp_path, content):
     assert refusal(tmp_path) == said
 
 
+def test_pictures_of_ones_own_are_cut_out_alike(tmp_path):
+    fill(tmp_path, (7, 40, 90))
+    (tmp_path / "notes.txt").write_text("no picture")
+    reader = images(tmp_path)
+    found = reader.own_rows(tmp_path, "data = FOLDER", None)
+    assert found.values.tolist() == [
+        read_image(file, 8, colour=True).tolist() for file in sorted(tmp_path.glob("*.png"))
+    ]
+    assert not found.missing.any()
+    assert found.labels.tolist() == ["007.png", "040.png", "090.png"]
+    assert found.place(1) == "040.png"
+    assert reader.own_rows(tmp_path / "040.png", "data = FILE", None).values.tolist() == found.values[1:2].tolist()
+    np.save(tmp_path / "rows.npy", found.values)
+    assert (reader.own_rows(tmp_path / "rows.npy", "data = FILE", None).values == found.values).all()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="data = FOLDER: has no image"):
+        reader.own_rows(tmp_path / "none", "data = FOLDER", None)
+
+
 def test_a_picture_cut_short_is_named(tmp_path):
     picture(tmp_path / "half.png", size=(64, 64))
     (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:2000])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.npz import FileSplit, hold_out
+from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
@@ -56,7 +57,7 @@ class ImageFolder(GreyDataset):
         if count + len(splits) - 1 < _FEWEST:
             raise UserError(f"{said}: too few images for training ({count}); the three splits need one each at least")
         files = [path for classes in splits.values() for paths in classes.values() for path in paths]
-        images = dict(zip(files, self._images(files, said), strict=True))
+        images = dict(zip(files, self._images(files, Path(self.path).expanduser(), said), strict=True))
         parts = {name: _part(name, classes, names, images) for name, classes in splits.items()}
         for name in ("test", "valid"):
             if name not in parts:
@@ -65,7 +66,19 @@ class ImageFolder(GreyDataset):
         train, valid, test = (Arrays(parts[name].values, parts[name].labels) for name in SPLITS)
         return Raw("grey", train, valid, test)
 
-    def _images(self, files: Sequence[Path], said: str) -> list[NDArray[np.uint8]]:
+    @override
+    def own_rows(self, path: Path, said: str, array: str | None) -> OwnRows:
+        """The pictures of a folder, or one, cut out and brought to size alike, with their names as labels."""
+        if not path.is_dir() and not _is_image(path):
+            return super().own_rows(path, said, array)
+        files = [file for file in _visible(path) if _is_image(file)] if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"{said}: has no image; file names must end in {', '.join(SUFFIXES)}")
+        images = np.stack(self._images(files, files[0].parent, said))
+        names = [file.name for file in files]
+        return OwnRows(images, np.zeros(images.shape, np.bool_), np.array(names), tuple(names))
+
+    def _images(self, files: Sequence[Path], folder: Path, said: str) -> list[NDArray[np.uint8]]:
         """All of them. Raises UserError naming those that cannot be read, so that they need not be found one by one."""
         found, wrong = [], dict[Path, UserError]()
         for path in files:
@@ -76,7 +89,6 @@ class ImageFolder(GreyDataset):
         if len(wrong) == 1:
             raise next(iter(wrong.values()))
         if wrong:
-            folder = Path(cast(str, self.path)).expanduser()
             names = [str(path.relative_to(folder)) for path in wrong]
             listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
             raise UserError(f"{said}: {len(wrong)} of {len(files)} pictures cannot be read; take them out: {listed}")
