@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.docs import PAGES, ROOT, commands, small
+from helpers.docs import PAGES, ROOT, commands, quick, shrunk
 from helpers.models import target
 from helpers.statistics import assert_distributed, mixture
 
@@ -42,8 +42,9 @@ def test_the_page_has_the_files_of_four_parts_and_a_recipe():
 
 @pytest.mark.long
 @pytest.mark.parametrize("words", commands("extending"), ids=lambda words: " ".join(words))
-def test_a_command_of_the_page_runs(words, plugins, capfd):
-    assert dispatch(small(words)) == 0
+def test_a_command_of_the_page_runs(words, plugins, capfd, monkeypatch):
+    shrunk(monkeypatch)
+    assert dispatch(quick(words)) == 0
     out = capfd.readouterr().out
     assert "evaluation=[moments]" not in words or re.search(r"moments \(test\) +means off by \d", out)
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.docs import PAGES, ROOT, commands, small, write_data, write_files
+from helpers.docs import PAGES, ROOT, commands, quick, shrunk, write_data, write_files
 
 from ebm_cli.cli import listing
 from ebm_cli.cli.main import COMMANDS, dispatch
@@ -130,6 +130,7 @@ def workshop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EBM_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(classifier, "_UPDATES", 20)
+    shrunk(monkeypatch)
     code = "".join(path.read_text() for path in sorted(Path(email.__file__).parent.glob("*.py")))
     few = [(f"part{i}", code[i : i + 5000]) for i in range(0, len(code), 5000)]
     for module in (stdlib_docs, text):
@@ -147,7 +148,7 @@ RUNS = {
 
 
 def run(words: list[str]) -> None:
-    assert dispatch(small(words)) == 0, " ".join(small(words))
+    assert dispatch(quick(words)) == 0, " ".join(words)
 
 
 @pytest.mark.long
@@ -155,7 +156,7 @@ def run(words: list[str]) -> None:
 def test_every_command_runs_on_small_data(page, workshop, capfd):
     """One after the other, so that a command may go on where one above it ended."""
     for name in [name for name in RUNS if any(f"outputs/{name}" in word for words in commands(page) for word in words)]:
-        assert dispatch([*small(["train", f"hydra.run.dir=outputs/{name}", *RUNS[name].split()]), "eval_every=4"]) == 0
+        assert dispatch([*quick(["train", f"hydra.run.dir=outputs/{name}", *RUNS[name].split()]), "eval_every=4"]) == 0
     for words in commands(page):
         run([word.replace("SIGMA", "0.2") for word in words])
     capfd.readouterr()

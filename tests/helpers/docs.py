@@ -3,18 +3,15 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from ebm_cli.cli.search_path import UserSearchPath
 from ebm_cli.dataset.binary_tabular import VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +29,9 @@ AT_MOST = {
 
 QUICK = ("tracker=none", "eval_every=0", "device=cpu", "device.compile=never", "device.threads=1")
 
+ELSEWHERE = ("steps=8", "evaluation=[]")
+"""For jobs that other processes compose, where nothing is shrunk."""
+
 
 def blocks(page: str) -> list[tuple[str, str]]:
     """Language and text of every fenced block of a page."""
@@ -48,27 +48,40 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in typed]
 
 
-def small(words: list[str]) -> list[str]:
-    """A command whose every key that says how much work it is has a value that is small."""
+def quick(words: list[str]) -> list[str]:
+    """A command that tells nobody, on the CPU; of a run that is there it asks little."""
     command, *rest = words
     if command in ("list", "compare", "watch", "report"):
         return words
-    if command == "sample" or any(word.startswith("resume=outputs") for word in rest):
+    if command == "sample" or _takes_up(rest):
         return [command, *(_less(word) for word in rest)]
     if command == "tune":
-        return _small_search(rest)
-    single = [word.split(",")[0] if "[" not in word else word for word in rest if word != "-m"]
-    composed = _composed(command, tuple(single))
-    more = QUICK if command == "train" else ("device=cpu",)
-    return [command, *rest, *more, *_smaller(composed)]
+        kept = [word for word in rest if not word.startswith(("eval_every=", "trials="))]
+        return [command, *kept, *QUICK, "steps=8", "eval_every=4", "trials=3"]
+    more = ELSEWHERE if "hydra/launcher=joblib" in rest else ()
+    return [command, *rest, *more, *(QUICK if command == "train" else ("device=cpu",))]
 
 
-def _small_search(words: list[str]) -> list[str]:
-    """A search by two looks at each of a few short runs."""
-    sought = [word for word in words if "(" in word or word.startswith(("trials=", "hydra."))]
-    composed = _composed("train", tuple(word for word in words if word not in sought))
-    again = [*QUICK, "eval_every=4", *_smaller(composed)]
-    return ["tune", *(word for word in words if not word.startswith("eval_every=")), *again, "trials=3"]
+def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is composed for a new run or a measurement does little work."""
+    compose = ConfigLoaderImpl.load_configuration
+
+    def load_configuration(
+        loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *how: Any, **named: Any
+    ) -> DictConfig:
+        config = compose(loader, config_name, overrides, *how, **named)
+        if config_name != "sample" and not _takes_up(overrides):
+            values = OmegaConf.to_container(config, resolve=False)
+            assert isinstance(values, dict)
+            for key, most in _smaller({str(name): value for name, value in values.items() if name != "hydra"}):
+                OmegaConf.update(config, key, most)
+        return config
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
+
+
+def _takes_up(words: list[str]) -> bool:
+    return any(word.startswith("resume=outputs") for word in words)
 
 
 def _less(word: str) -> str:
@@ -78,25 +91,13 @@ def _less(word: str) -> str:
     return word if most is None or int(value) <= most else f"{key}={most}"
 
 
-@cache
-def _composed(command: str, words: tuple[str, ...]) -> dict[str, Any]:
-    GlobalHydra.instance().clear()
-    plain = [word for word in words if not word.startswith("hydra.") and "=" in word]
-    Plugins.instance().register(UserSearchPath)
-    with initialize_config_module("ebm_cli.conf", version_base="1.3"):
-        found = OmegaConf.to_container(compose(command, plain), resolve=False)
-    GlobalHydra.instance().clear()
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
-
-
-def _smaller(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _smaller(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
     for key, value in values.items():
         here = f"{path}{key}"
         if isinstance(value, Mapping):
             yield from _smaller(value, f"{here}.")
         elif isinstance(value, int) and not isinstance(value, bool) and value > AT_MOST.get(key, value):
-            yield f"{here}={AT_MOST[key]}"
+            yield here, AT_MOST[key]
 
 
 def write_data(root: Path) -> None:
