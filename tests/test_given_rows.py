@@ -15,6 +15,7 @@ from torch import Tensor
 from ebm_cli import registry, rng
 from ebm_cli.commands.given_rows import Filled, said
 from ebm_cli.dataset.base import placeholder
+from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.evaluation import conditional
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import EnergyModel
@@ -278,7 +279,9 @@ def test_chains_that_disagree_are_a_warning(run, tmp_path):
 def test_a_few_of_many_values_are_no_warning(caplog):
     cells = np.ones((300, 11))
     cells[:3, -1] = 1.2
-    rows = Filled(None, np.zeros((10, 4, 30)), np.zeros((10, 30)), cells)
+    rows = Filled(
+        OwnRows(np.zeros((10, 30)), np.zeros((10, 30), bool)), np.zeros((10, 4, 30)), np.zeros((10, 30)), cells
+    )
     assert said(rows, 4) == "10 rows, 300 values drawn by 4 chains each, R-hat at most 1.200, of 3 above 1.1"
     assert not caplog.records
     cells[3, -1] = np.inf

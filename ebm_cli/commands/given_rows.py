@@ -155,7 +155,7 @@ def said(filled: Filled, n: int) -> str:
         )  # fmt: skip
     moved = r_hat[~np.isnan(r_hat)]
     worst = f", R-hat at most {moved.max():.3f}, of {apart} above {UNSURE:g}" if len(moved) else ""
-    return f"{len(filled.samples)} rows, {len(r_hat)} values drawn by {n} chains each{worst}"
+    return f"{own.counted(filled.own)}, {len(r_hat)} values drawn by {n} chains each{worst}"
 
 
 def keys_apart(keys: Mapping[str, bool], path: str) -> None:

@@ -78,6 +78,11 @@ def _flat(columns: Columns) -> dict[str, NDArray[Any]]:
     return found
 
 
+def counted(own: OwnRows) -> str:
+    """How many rows there are, in words."""
+    return f"{len(own.values)} row{'s' * (len(own.values) != 1)}"
+
+
 def beside(own: OwnRows) -> dict[str, NDArray[Any]]:
     """What goes before all columns: the numbers of the rows, from 1, and their labels."""
     found: dict[str, NDArray[Any]] = {"row": np.arange(1, len(own.values) + 1)}

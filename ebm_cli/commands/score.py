@@ -65,7 +65,7 @@ def score(config: Mapping[str, Any]) -> int:
         file = own.written(home, "scores", own.beside(rows) | columns, asked.format)
     for sentence in said:
         output.print(sentence, highlight=False, soft_wrap=True)
-    output.print(f"{len(split)} rows: {file}", soft_wrap=True)
+    output.print(f"{own.counted(rows)}: {file}", soft_wrap=True)
     return 0
 
 

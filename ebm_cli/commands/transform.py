@@ -54,7 +54,7 @@ def transform(config: Mapping[str, Any]) -> int:
         file = own.written(home, "features", own.beside(rows) | columns, asked.format)
     for name, column in columns.items():
         output.print(f"{name}: {column.shape[1]} numbers a row", highlight=False, soft_wrap=True)
-    output.print(f"{len(split)} rows: {file}", soft_wrap=True)
+    output.print(f"{own.counted(rows)}: {file}", soft_wrap=True)
     return 0
 
 

@@ -525,4 +525,11 @@ MUTANTS = [
         "                raise",
         "image_datasets::test_all_bad_files_are_named",
     ),
+    Mutant(
+        "image_folder: pictures of one's own without their names",
+        "dataset/image_folder.py",
+        "np.array(names), tuple(names))",
+        "None, tuple(names))",
+        "image_datasets::test_pictures_of_ones_own_are_cut_out_alike",
+    ),
 ]
