@@ -36,9 +36,12 @@ def words(request):
     torch._dynamo.reset()
 
 
-def orders(words):
-    """The three ways to walk through them: along the numbers of a chain, from chain to chain, from key to key."""
-    return {"numbers": words.ravel(), "chains": words.swapaxes(1, 2).ravel(), "keys": words.transpose(1, 2, 0).ravel()}
+# The three ways to walk through them: along the numbers of a chain, from chain to chain, from key to key.
+ORDERS = {
+    "numbers": lambda words: words.ravel(),
+    "chains": lambda words: words.swapaxes(1, 2).ravel(),
+    "keys": lambda words: words.transpose(1, 2, 0).ravel(),
+}
 
 
 def normal_tail(z):
@@ -174,14 +177,19 @@ BATTERY = [
     matrix_ranks,
     hamming_weights,
 ]
+CASES = [
+    (test, order)
+    for test in BATTERY
+    for order in ORDERS
+    if test is not bit_frequencies or order == "numbers"  # counts of bits, which are the same in any order
+]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("order", ["numbers", "chains", "keys"])
-@pytest.mark.parametrize("test", BATTERY, ids=lambda test: test.__name__)
+@pytest.mark.parametrize(("test", "order"), CASES, ids=lambda each: getattr(each, "__name__", each))
 def test_battery(test, order, words):
     """False alarms of one in a million in each test of the battery, whichever of its p-values is the smallest."""
-    values = np.array(test(orders(words)[order]))
+    values = np.array(test(ORDERS[order](words)))
     assert ((values >= 0) & (values <= 1)).all()
     assert values.min() > FALSE_ALARM / len(values)
 
