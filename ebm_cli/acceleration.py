@@ -3,6 +3,7 @@
 import os
 import shutil
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,12 +26,15 @@ _PER_TRANSITION = 1e-3
 _COST_OF_STEPS, _PER_UPDATE = 14.0, 7.8e-4
 # Multiplications in one product below which two threads are no faster than one, measured.
 _SHARED = 2e6
-_STEPS = {"updates": "training steps compiled", "ahead": "training steps and annealing compiled"}
+_STEPS = {"updates": "training steps compiled", "ahead": "training steps, or their transitions, and annealing compiled"}
 _DIGITS = {"fixed16": 2, "fixed24": 3}
 
 
-def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None) -> tuple[DeviceSpec, str]:
-    """The settings with every auto replaced, and a sentence on it; `unfit`: why no training step is one region.
+Unfit = Mapping[str, str | None]
+
+
+def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: Unfit) -> tuple[DeviceSpec, str]:
+    """The settings with every auto replaced, and a sentence on it; `unfit`: why `updates` and `ahead` are impossible.
 
     Raises UserError if compiled code or fixed point is asked for and impossible.
     """
@@ -50,19 +54,19 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None
 
 
 def _how(
-    spec: DeviceSpec, model: EnergyModel, work: Work, unfit: str | None, *, on_cuda: bool
+    spec: DeviceSpec, model: EnergyModel, work: Work, unfit: Unfit, *, on_cuda: bool
 ) -> tuple[Literal["updates", "ahead", "always", "never"], str | None]:
     """What is compiled, and why not everything that was asked for, or for auto might have been."""
     if spec.compile == "never":
         return "never", None
     if spec.compile in ("updates", "ahead"):
-        return spec.compile, unfit or _no_compiler()
-    if spec.compile == "auto" and current() is not None and not unfit and not _no_compiler():
+        return spec.compile, unfit[spec.compile] or _no_compiler()
+    if spec.compile == "auto" and current() is not None and not unfit["ahead"] and not _no_compiler():
         return "ahead", None
     missing = _missing(spec, model, on_cuda, work)
     if missing is None or spec.compile == "always":
         return "always", missing
-    if not unfit and work.updates * _PER_UPDATE >= _COST_OF_STEPS and not _no_compiler():
+    if not unfit["updates"] and work.updates * _PER_UPDATE >= _COST_OF_STEPS and not _no_compiler():
         return "updates", None
     return "never", missing
 

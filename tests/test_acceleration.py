@@ -38,6 +38,9 @@ def compiler(monkeypatch):
     monkeypatch.setattr(acceleration, "_no_compiler", lambda: None)
 
 
+FITS = {"updates": None, "ahead": None}  # nothing stands in the way
+
+
 def device(**changes):
     return component("device", "cpu", **changes)
 
@@ -45,10 +48,10 @@ def device(**changes):
 @pytest.mark.usefixtures("vnni", "compiler")
 def test_a_long_run_is_compiled_and_a_short_one_is_not():
     model = small_model("rbm", Binary((2, 2)))
-    spec, said = resolved(device(), model, LONG, None)
+    spec, said = resolved(device(), model, LONG, FITS)
     assert (spec.compile, spec.precision) == ("always", "fixed16")
     assert said == "inner loops compiled, which the first steps wait for"
-    spec, said = resolved(device(), model, SHORT, None)
+    spec, said = resolved(device(), model, SHORT, FITS)
     assert (spec.compile, spec.precision) == ("never", "fp32")
     assert "too short to repay compiling (device.compile=always insists)" in said
 
@@ -56,31 +59,31 @@ def test_a_long_run_is_compiled_and_a_short_one_is_not():
 @pytest.mark.usefixtures("vnni", "compiler")
 def test_what_is_asked_for_is_done():
     model = small_model("rbm", Binary((2, 2)))
-    assert resolved(device(compile="always"), model, SHORT, None)[0].compile == "always"
-    assert resolved(device(compile="never"), model, LONG, None)[0].compile == "never"
-    assert resolved(device(precision="bf16"), model, LONG, None)[0].precision == "bf16"
-    assert resolved(device(precision="fixed24"), model, SHORT, None)[0].precision == "fixed24"
+    assert resolved(device(compile="always"), model, SHORT, FITS)[0].compile == "always"
+    assert resolved(device(compile="never"), model, LONG, FITS)[0].compile == "never"
+    assert resolved(device(precision="bf16"), model, LONG, FITS)[0].precision == "bf16"
+    assert resolved(device(precision="fixed24"), model, SHORT, FITS)[0].precision == "fixed24"
 
 
 @pytest.mark.usefixtures("compiler")
 def test_fixed_point_needs_the_instructions_and_a_model_that_has_it(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    assert resolved(device(), small_model("rbm", Binary((2, 2))), LONG, None)[0].precision == "fp32"
+    assert resolved(device(), small_model("rbm", Binary((2, 2))), LONG, FITS)[0].precision == "fp32"
     with pytest.raises(UserError, match=r"device.precision = fixed24: only CPUs with VNNI.*use device.precision=fp32"):
-        resolved(device(precision="fixed24"), small_model("rbm", Binary((2, 2))), LONG, None)
+        resolved(device(precision="fixed24"), small_model("rbm", Binary((2, 2))), LONG, FITS)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    assert resolved(device(), small_model("boltzmann", Binary((2, 2))), LONG, None)[0].precision == "fp32"
+    assert resolved(device(), small_model("boltzmann", Binary((2, 2))), LONG, FITS)[0].precision == "fp32"
     with pytest.raises(UserError, match=r"this model has no products of binary units"):
-        resolved(device(precision="fixed24"), small_model("boltzmann", Binary((2, 2))), LONG, None)
+        resolved(device(precision="fixed24"), small_model("boltzmann", Binary((2, 2))), LONG, FITS)
 
 
 def test_without_a_compiler_a_long_run_goes_on_and_says_so(monkeypatch):
     monkeypatch.setattr(acceleration, "_no_compiler", lambda: "there is no C++ compiler (install g++)")
-    spec, said = resolved(device(), small_model("rbm", Binary((2, 2))), LONG, None)
+    spec, said = resolved(device(), small_model("rbm", Binary((2, 2))), LONG, FITS)
     assert (spec.compile, spec.precision) == ("never", "fp32")
     assert said == "inner loops not compiled: there is no C++ compiler (install g++)"
     with pytest.raises(UserError, match=r"device.compile = always: there is no C\+\+ compiler .*device.compile=never"):
-        resolved(device(compile="always"), small_model("rbm", Binary((2, 2))), LONG, None)
+        resolved(device(compile="always"), small_model("rbm", Binary((2, 2))), LONG, FITS)
 
 
 def test_a_missing_compiler_is_found_missing(monkeypatch):

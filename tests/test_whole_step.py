@@ -176,17 +176,18 @@ def test_the_rate_is_no_part_of_the_code_and_the_rest_of_an_update_is():
 
 def test_auto_compiles_steps_alone_where_that_repays(monkeypatch):
     monkeypatch.setattr(acceleration, "_no_compiler", lambda: None)
+    fits, unfit = ({"updates": why, "ahead": why} for why in (None, "ranks do"))
     model, many = small_model("rbm", Binary((2, 2))), Work(10**4, 10**2, 20_000)
-    spec, said = resolved(component("device", "cpu"), model, many, None)
+    spec, said = resolved(component("device", "cpu"), model, many, fits)
     assert (spec.compile, spec.precision, said) == ("updates", "fp32", "training steps compiled")
-    assert resolved(component("device", "cpu"), model, many._replace(updates=5000), None)[0].compile == "never"
-    assert resolved(component("device", "cpu"), model, many, "ranks exchange gradients")[0].compile == "never"
+    assert resolved(component("device", "cpu"), model, many._replace(updates=5000), fits)[0].compile == "never"
+    assert resolved(component("device", "cpu"), model, many, unfit)[0].compile == "never"
     asked = component("device", "cpu", compile="updates")
-    assert resolved(asked, model, Work(0, 0, 1), None)[0].compile == "updates"
+    assert resolved(asked, model, Work(0, 0, 1), fits)[0].compile == "updates"
     with pytest.raises(UserError, match=r"device.compile = updates: ranks do; use device.compile=never"):
-        resolved(asked, model, many, "ranks do")
+        resolved(asked, model, many, unfit)
     monkeypatch.setattr(acceleration, "_no_compiler", lambda: "there is no C++ compiler (install g++)")
-    assert resolved(component("device", "cpu"), model, many, None)[0].compile == "never"
+    assert resolved(component("device", "cpu"), model, many, fits)[0].compile == "never"
 
 
 def test_a_step_that_cannot_be_compiled_is_refused(tmp_path, monkeypatch):

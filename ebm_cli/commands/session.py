@@ -36,7 +36,7 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import log
 from ebm_cli.tracker import several
 from ebm_cli.tracker.base import TrackerSpec
-from ebm_cli.training import checks, whole_step
+from ebm_cli.training import checks, long_step, whole_step
 from ebm_cli.training.loop import Restored, Schedule, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
@@ -149,7 +149,9 @@ def accelerated(
         asked = replace(asked, compile="never")
     rows = parts.loop.batch_size + parts.components.chains.slots
     at_once = rows_at_once(state.model.drawn, parts.device.bytes_left(), parts.device.torch)
-    spec, said = resolved(asked, state.model, total, whole_step.refusal(parts, state, at_once))
+    whole = whole_step.refusal(parts, state, at_once)
+    ahead = None if long_step.refusal(parts, state) is None else whole
+    spec, said = resolved(asked, state.model, total, {"updates": whole, "ahead": ahead})
     spec = for_evaluation(spec) if evaluating else spec
     spec = replace(spec, threads=threads(spec, state.model, rows))
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}

@@ -68,7 +68,8 @@ class Wanted(NamedTuple):
 
     Equal identities are taken for equal functions as far as shapes and types of tensors do not tell them apart; None:
     compiled in any case. It is called with tensors that differ from call to call and with some that last; `changes`
-    says that it changes these in place. `begins` is called before it is compiled.
+    says that it changes these in place. `begins` is called before it is compiled. `alone`: by each run for itself, also
+    among runs that go in step, because its time is that of arithmetic and not of calls.
     """
 
     function: Traced
@@ -77,12 +78,13 @@ class Wanted(NamedTuple):
     identity: str | None
     changes: bool
     begins: Callable[[], None]
+    alone: bool = False
 
 
 def library(wanted: Wanted) -> Made:
     """From disk where it is there. Among runs that go in step it is that of all of them, as one of them sees it."""
     tensors, lane = [*wanted.changing, *wanted.lasting], stack.current()
-    if lane is None or wanted.identity is None:
+    if lane is None or wanted.identity is None or wanted.alone:
         return _library(partial(_graph, wanted.function, tensors), tensors, wanted.identity, wanted.begins)
     kind = stack.Kind(_name(wanted.identity, tensors), wanted.changes, partial(_stacked, wanted))
     return stack.Member(lane, kind)

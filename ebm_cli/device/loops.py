@@ -1,8 +1,9 @@
-"""Loops of evaluations that take one step thousands of times, each step one call of a library."""
+"""Loops that take one step thousands of times, each step one call of a library: of annealing, of chains."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -10,6 +11,8 @@ from ebm_cli.device.ahead import Made, Wanted, library
 from ebm_cli.device.engine import Engine, Function
 from ebm_cli.device.leaves import Leaves
 from ebm_cli.rng import Counter
+
+_NOTHING: Sequence[Tensor] = ()  # lasts: all that such a step reads may be another at each call
 
 
 class Loops(Engine):
@@ -43,7 +46,7 @@ class Stage:
         if fixed is not self.seen[0]:
             self.seen, self.libraries = (fixed, Leaves(fixed).tensors), {}
         moving = [*_flat((state, changing))]
-        form = tuple(tensor.shape for tensor in moving)
+        form = _form(moving)
         if form not in self.libraries:
             self.libraries[form] = self._library((fixed, state, changing), moving)
         return _filled(state, iter(self.libraries[form].call(moving, self.seen[1])))
@@ -53,6 +56,70 @@ class Stage:
         identity = None if leaves.foreign else leaves.description()
         function = _Called(self.function, parts)
         return library(Wanted(function, moving, self.seen[1], identity, changes=False, begins=self.begins))
+
+
+class Moves(Engine):
+    """Its one region is the transition `f(model, state, key) -> state, info` of a sampler; all else is called as it is.
+
+    The model's tensors are read anew at each call, for training changes them. Draws are those of compiled code.
+    """
+
+    def __init__(self, rows: int, transition: Function, begins: Callable[[], None]) -> None:
+        super().__init__(compiled=False, rows=rows)
+        self.compiled, self.transition = True, transition
+        self._moved = Transition(transition, begins)
+
+    @override
+    def region(self, function: Function) -> Function:
+        return cast(Function, self._moved) if function == self.transition else function
+
+
+class Transition:
+    """One transition as libraries, one for each form of what it is called with."""
+
+    def __init__(self, function: Any, begins: Callable[[], None]) -> None:
+        self.function, self.begins = function, begins
+        self.libraries: dict[Any, Made] = {}
+        self.seen: tuple[Any, list[Tensor]] = (None, [])
+
+    def __call__(self, model: Any, state: Any, key: Counter) -> tuple[Any, dict[str, Tensor]]:
+        """The next state, and what is said of the move."""
+        if model is not self.seen[0]:
+            self.seen, self.libraries = (model, [tensor.detach() for tensor in Leaves(model).tensors]), {}
+        moving = [*self.seen[1], *_flat((state, key))]
+        form = _form(moving)
+        if form not in self.libraries:
+            self.libraries[form] = self._library((model, state, key), moving)
+        made = self.libraries[form]
+        found = iter(made.call(moving, _NOTHING))
+        return _filled(state, found), dict(zip(made.facts["names"], found, strict=True))
+
+    def _library(self, parts: Any, moving: Sequence[Tensor]) -> Made:
+        leaves = Leaves((self.function, parts))
+        identity = None if leaves.foreign else leaves.description()
+        function = _Moved(self.function, parts)
+        return library(Wanted(function, moving, _NOTHING, identity, changes=False, begins=self.begins, alone=True))
+
+
+class _Moved:
+    """A transition as a function of tensors: those of the model, then those of state and key."""
+
+    def __init__(self, function: Any, parts: tuple[Any, Any, Counter]) -> None:
+        self.function = function
+        self.model, self.state, self.key = parts
+        self.leaves = Leaves(self.model)
+        self.names: list[str] = []
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        count = len(self.leaves.tensors)
+        state, key = _filled((self.state, self.key), iter(tensors[count:]))
+        after, info = self.function(self.leaves.replaced(tensors[:count]), state, key)
+        self.names = [*info]
+        return [*_flat(after), *info.values()]
+
+    def facts(self) -> Any:
+        """Names of what is said of the move."""
+        return {"names": self.names}
 
 
 class _Called:
@@ -74,13 +141,17 @@ class _Called:
         return {}
 
 
+def _form(tensors: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape for tensor in tensors)
+
+
 def _flat(value: Any) -> Iterator[Tensor]:
     """The tensors in tuples and counters, in their order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Counter):
         yield value.words
-    else:
+    elif value is not None:
         for inner in value:
             yield from _flat(inner)
 
@@ -91,5 +162,7 @@ def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
         return next(tensors)
     if isinstance(value, Counter):
         return Counter(next(tensors), value.lane)
+    if value is None:
+        return None
     inner = [_filled(each, tensors) for each in value]
     return value._make(inner) if hasattr(value, "_make") else tuple(inner)

@@ -28,7 +28,7 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.training import cuda_graph, whole_step
+from ebm_cli.training import cuda_graph, long_step, whole_step
 from ebm_cli.training.state import Best, Parts, TrainState
 from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
@@ -382,6 +382,8 @@ def _execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
     device = parts.device
     if device.whole_steps and whole_step.refusal(parts, state, device.engine.rows) is None:
         return whole_step.execution(parts, state), None
+    if device.loops is not None and long_step.refusal(parts, state) is None:
+        return long_step.execution(parts, state), None
     return cuda_graph.execution(parts, state)
 
 

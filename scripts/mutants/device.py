@@ -251,14 +251,14 @@ MUTANTS = [
     Mutant(
         "loops: another number of chains takes the first library",
         "device/loops.py",
-        "        form = tuple(tensor.shape for tensor in moving)",
-        "        form = ()",
+        "    return tuple(tensor.shape for tensor in tensors)",
+        "    return ()",
         "loops::test_annealing_by_libraries_is_that_of_the_operations",
     ),
     Mutant(
         "ahead: runs in step do not know of each other",
         "device/ahead.py",
-        "    if lane is None or wanted.identity is None:",
+        "    if lane is None or wanted.identity is None or wanted.alone:",
         "    if True:",
         "stack::test_runs_in_step_do_what_each_does_alone",
     ),

@@ -505,7 +505,7 @@ MUTANTS = [
     Mutant(
         "auto: steps that cannot be compiled are",
         "acceleration.py",
-        "if not unfit and work",
+        'if not unfit["updates"] and work',
         "if work",
         "whole_step::test_auto_compiles_steps_alone_where_that_repays",
     ),
