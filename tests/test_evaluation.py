@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers.components import component, shipped
 from helpers.data import small_data
+from helpers.libraries import uncompiled
 from helpers.matrices import at, matrix_of
 from helpers.models import DISCRETE, PAIRS, double_states, exact_p, names_of, small_model, target
 from helpers.samplers import KNOWN, SAMPLERS, fits
@@ -15,6 +17,8 @@ from helpers.statistics import assert_close, known_log_p
 
 from ebm_cli import registry
 from ebm_cli.dataset.base import Data, Split
+from ebm_cli.device.engine import INLINE
+from ebm_cli.device.loops import Loops
 from ebm_cli.evaluation import samples
 from ebm_cli.evaluation.base import Subject, on_split
 from ebm_cli.evaluation.bracket import bracket, contradictions
@@ -286,6 +290,30 @@ def test_a_sampler_that_mixes_is_not_flagged():
     distance = torch.cdist(states, states)
     jump = (exact_p(model)[:, None] * matrix_of(SAMPLERS["block_gibbs"], model) * distance).sum().item()
     assert result.metrics["chains/jump_distance"] == pytest.approx(jump, rel=0.05)
+
+
+def test_chains_by_libraries_are_those_of_the_operations(monkeypatch):
+    """Draws are those of compiled code; one library for warm-up and the rest, another for each sampler's settings."""
+    made, model = uncompiled(monkeypatch), target("ising-spin")
+    for flips in (1, 2):
+        about = subject(model, component("sampler", "gwg", flips=flips))
+        loops = Loops(10**6, lambda: None)
+        found, expected = (
+            component("evaluation", "chains", chains=6, warmup=5, steps=30).evaluate(
+                replace(about, device=replace(about.device, loops=engine))
+            )
+            for engine in (loops, INLINE)
+        )
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
+        assert found.metrics["chains/acceptance"] < 1
+        assert found.files == expected.files
+        assert len(made.calls) == 35 * flips
+    assert len(set(made.identities)) == 2
+    about = subject(target("gaussian_rbm-real"), component("sampler", "hmc", adapt=0.65))
+    component("evaluation", "chains", chains=6, warmup=50, steps=30).evaluate(
+        replace(about, device=replace(about.device, loops=loops))
+    )
+    assert len(made.identities) == 2, "its step size would be part of a library"
 
 
 def test_acceptance_is_reported():

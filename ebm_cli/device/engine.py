@@ -45,6 +45,10 @@ class Engine:
             self._regions[function] = torch.compile(function, fullgraph=True, dynamic=False)
         return self._regions[function]  # type: ignore[return-value]
 
+    def moving(self, transition: Callable[..., Any]) -> "Engine":
+        """The engine for a loop over `transition`, its one region."""
+        return self
+
     def slices(self, n: int, copies: int = 1) -> list[slice]:
         """n rows, each of so many copies, in as few equal parts as are allowed."""
         size = max(1, -(-n // -(-n // max(1, self.rows // copies)))) if n else 1

@@ -32,6 +32,10 @@ class Loops(Engine):
             self._regions[function] = Stage(function, self.begins)
         return cast(Function, self._regions[function])
 
+    @override
+    def moving(self, transition: Callable[..., Any]) -> Engine:
+        return Moves(self.rows, transition, self.begins, alone=False)
+
 
 class Stage:
     """One function as libraries, one for each form of what it is called with; `begins` is called before one is made."""
@@ -62,12 +66,13 @@ class Moves(Engine):
     """Its one region is the transition `f(model, state, key) -> state, info` of a sampler; all else is called as it is.
 
     The model's tensors are read anew at each call, for training changes them. Draws are those of compiled code.
+    `alone`: so many chains move that no call is shared with other runs.
     """
 
-    def __init__(self, rows: int, transition: Function, begins: Callable[[], None]) -> None:
+    def __init__(self, rows: int, transition: Callable[..., Any], begins: Callable[[], None], *, alone: bool) -> None:
         super().__init__(compiled=False, rows=rows)
         self.compiled, self.transition = True, transition
-        self._moved = Transition(transition, begins)
+        self._moved = Transition(transition, begins, alone=alone)
 
     @override
     def region(self, function: Function) -> Function:
@@ -77,8 +82,8 @@ class Moves(Engine):
 class Transition:
     """One transition as libraries, one for each form of what it is called with."""
 
-    def __init__(self, function: Any, begins: Callable[[], None]) -> None:
-        self.function, self.begins = function, begins
+    def __init__(self, function: Any, begins: Callable[[], None], *, alone: bool) -> None:
+        self.function, self.begins, self.alone = function, begins, alone
         self.libraries: dict[Any, Made] = {}
         self.seen: tuple[Any, list[Tensor]] = (None, [])
 
@@ -98,7 +103,9 @@ class Transition:
         leaves = Leaves((self.function, parts))
         identity = None if leaves.foreign else leaves.description()
         function = _Moved(self.function, parts)
-        return library(Wanted(function, moving, _NOTHING, identity, changes=False, begins=self.begins, alone=True))
+        return library(
+            Wanted(function, moving, _NOTHING, identity, changes=False, begins=self.begins, alone=self.alone)
+        )
 
 
 class _Moved:
@@ -114,6 +121,7 @@ class _Moved:
         count = len(self.leaves.tensors)
         state, key = _filled((self.state, self.key), iter(tensors[count:]))
         after, info = self.function(self.leaves.replaced(tensors[:count]), state, key)
+        assert _form([*_flat(after)]) == _form([*_flat(self.state)]), "the next state has the form of the last"
         self.names = [*info]
         return [*_flat(after), *info.values()]
 

@@ -1,5 +1,6 @@
 """Do the chains mix? Convergence diagnostics of the run's sampler on the model."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,11 +11,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
+from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.table import UNSURE, Numbers
 from ebm_cli.record import plain_json
 from ebm_cli.registry import register
+from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import adapted, adapts, step_size
+from ebm_cli.sampler.base import Info, Sampler, engine_for
 from ebm_cli.sampler.standstill import stuck
 
 _SHOWN_CHAINS, _SHOWN_STEPS, _SHOWN_LAGS = 6, 300, 300
@@ -90,19 +94,43 @@ class ChainDiagnostics(Evaluation):
         if adapts(sampler):
             sampler, x = adapted(sampler, model, x, warmup, key.fold("adapt"))
             warmup = 0
-        state = sampler.init(model, x)
-        rows, infos, jumps = [], [], []
-        for i in range(warmup + self.steps):
-            before = state.x
-            state, info = sampler.step(model, state, key.fold(i))
+        state, seen = sampler.init(model, x), []
+        watch, engine = _Watch(sampler), _engine(subject, sampler)
+        moved, fixed = engine.region(watch), (model, directions)
+        for i, step in enumerate(engine.keys([key.fold(i) for i in range(warmup + self.steps)], x.device)):
+            if i < warmup and not engine.compiled:  # what nobody looks at is not measured, where that takes time
+                state, _ = sampler.step(model, state, step)
+                continue
+            state, said = moved(fixed, state, step)
             if i >= warmup:
-                flat = state.x.flatten(1)
-                rows.append(torch.cat([model.energy(state.x)[:, None], flat @ directions], 1))
-                infos.append({name: value.mean() for name, value in info.items()})
-                jumps.append((flat - before.flatten(1)).square().sum(1).sqrt().mean())
-        trace = torch.stack(rows, -1).permute(1, 0, 2).double().cpu().numpy()
-        means = {name: torch.stack([info[name] for info in infos]).mean().item() for name in infos[0]}
-        return trace, means | step_size(sampler), torch.stack(jumps).mean().item()
+                seen.append(said)
+        trace = torch.stack([said.pop("quantities") for said in seen], -1).permute(1, 0, 2).double().cpu().numpy()
+        means = {name: torch.stack([said[name] for said in seen]).mean().item() for name in seen[0]}
+        jump = means.pop("jump")
+        return trace, means | step_size(sampler), jump
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """A transition, and what is recorded of it: quantities (chains, 1 + projections), and means over the chains."""
+
+    sampler: Sampler[Any, Any]
+
+    def __call__(self, fixed: tuple[Any, Tensor], state: Any, key: AnyKey) -> tuple[Any, Info]:
+        model, directions = fixed
+        after, info = self.sampler.step(model, state, key)
+        flat = after.x.flatten(1)
+        jump = (flat - state.x.flatten(1)).square().sum(1).sqrt().mean()
+        quantities = torch.cat([model.energy(after.x)[:, None], flat @ directions], 1)
+        return after, {"quantities": quantities, "jump": jump, **{name: value.mean() for name, value in info.items()}}
+
+
+def _engine(subject: Subject, sampler: Sampler[Any, Any]) -> Engine:
+    """Libraries where this run has them; a step size found just now would be part of their code."""
+    loops = subject.device.loops
+    if loops is None or adapts(subject.sampler):
+        return EAGER
+    return engine_for(sampler, subject.model, loops.moving(_Watch(sampler)))
 
 
 def doubt(trace: NDArray[Any]) -> str | None:

@@ -30,7 +30,7 @@ def refusal(parts: Parts, state: TrainState) -> str | None:
 
 def execution(parts: Parts, state: TrainState) -> Execution:
     """Steps planned some at a time, done operation by operation but for their transitions."""
-    engine = Moves(parts.device.engine.rows, parts.components.sampler.step, _say)
+    engine = Moves(parts.device.engine.rows, parts.components.sampler.step, _say, alone=True)
     own = replace(parts, device=replace(parts.device, engine=engine))
 
     def executed(_: Parts, state: TrainState, inputs: Inputs) -> Values:

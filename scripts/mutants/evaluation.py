@@ -1046,4 +1046,18 @@ MUTANTS = [
         "    if True:\n        return []",
         "given_rows::test_independent_units_are_drawn_exactly",
     ),
+    Mutant(
+        "chains: a step size found just now is part of a library",
+        "evaluation/chains.py",
+        "if loops is None or adapts(subject.sampler):",
+        "if loops is None:",
+        "evaluation::test_chains_by_libraries_are_those_of_the_operations",
+    ),
+    Mutant(
+        "chains: libraries are not used",
+        "evaluation/chains.py",
+        "if loops is None or adapts(subject.sampler):",
+        "if True:",
+        "evaluation::test_chains_by_libraries_are_those_of_the_operations",
+    ),
 ]
