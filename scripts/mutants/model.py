@@ -821,4 +821,25 @@ MUTANTS = [
         "Given(self.model, self.known[: rows.stop - rows.start], self.where[: rows.stop - rows.start])",
         "given::test_chains_that_are_moved_in_groups_keep_their_rows",
     ),
+    Mutant(
+        "mlp: the scale of x is not in the gradient",
+        "model/mlp.py",
+        "grad = self.input_scale * back",
+        "grad = back",
+        "model::test_energy_and_grad_agrees_with_finite_differences",
+    ),
+    Mutant(
+        "mlp: the well has no slope",
+        "model/mlp.py",
+        "grad = grad + (v - self.mean) / self.spread**2",
+        "grad = grad + 0 * v",
+        "model::test_energy_and_grad_agrees_with_finite_differences",
+    ),
+    Mutant(
+        "mlp: gradients of inner layers come back past their units",
+        "model/mlp.py",
+        "at_units = back * slopes[i]",
+        "at_units = back",
+        "model::test_energy_vjp_is_the_weighted_sum_of_gradients",
+    ),
 ]
