@@ -1,19 +1,20 @@
 """Samplers and densities on real numbers."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from helpers.cli import ebm
 from helpers.components import SIGMAS, component
 from helpers.models import small_model
-from helpers.statistics import assert_mean
+from helpers.statistics import assert_close, assert_mean
 
 from ebm_cli import rng
 from ebm_cli.dataset import density
 from ebm_cli.dataset.density import KINDS
 from ebm_cli.evaluation.density_2d import Cells, compared
-from ebm_cli.model.base import Normalised
+from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
@@ -183,17 +184,18 @@ def test_a_perceptron_starts_at_its_gaussian():
     assert free.energy(x).tolist() == [0, 0, 0]
 
 
-def test_gradients_of_a_perceptron():
-    """dE/dx against finite differences."""
-    model = small_model("mlp", Real((2,)))
-    x = rng.normal((5, 2), stream(0, "x"), dtype=torch.float64)
-    _, grad = model.energy_and_grad(x)
-    for i in range(2):
-        h = torch.zeros(2, dtype=torch.float64)
-        h[i] = 1e-6
-        with torch.no_grad():
-            slope = (model.energy(x + h) - model.energy(x - h)) / 2e-6
-        assert torch.allclose(slope, grad[:, i], rtol=1e-6, atol=1e-8)
+@pytest.mark.parametrize(("scale", "spread"), [(1.0, 2.0), (3.0, None), (3.0, 2.0)])
+def test_gradients_of_a_perceptron(scale, spread):
+    """In x and in the parameters: those of automatic differentiation."""
+    model = small_model("mlp", Real((2,)), input_scale=scale, spread=spread)
+    assert all(p.abs().sum() > 0 for p in model.parameters())
+    x, weight = rng.normal((5, 2), stream(0, "x"), dtype=torch.float64), torch.arange(5.0, dtype=torch.float64)
+    for found, expected in zip(model.energy_and_grad(x), EnergyModel.energy_and_grad(model, x), strict=True):
+        assert_close(found, expected, rtol=1e-12, atol=1e-13)
+    grads, others = (form(x)[1](weight) for form in (model.energy_vjp, partial(EnergyModel.energy_vjp, model)))
+    assert [*grads] == [*others]
+    for name, grad in grads.items():
+        assert_close(grad, others[name], rtol=1e-12, atol=1e-13)
 
 
 # From the command line

@@ -826,14 +826,14 @@ MUTANTS = [
         "model/mlp.py",
         "grad = self.input_scale * back",
         "grad = back",
-        "model::test_energy_and_grad_agrees_with_finite_differences",
+        "continuous::test_gradients_of_a_perceptron",
     ),
     Mutant(
         "mlp: the well has no slope",
         "model/mlp.py",
         "grad = grad + (v - self.mean) / self.spread**2",
         "grad = grad + 0 * v",
-        "model::test_energy_and_grad_agrees_with_finite_differences",
+        "continuous::test_gradients_of_a_perceptron",
     ),
     Mutant(
         "mlp: gradients of inner layers come back past their units",
