@@ -292,6 +292,7 @@ def test_a_sampler_that_mixes_is_not_flagged():
     assert result.metrics["chains/jump_distance"] == pytest.approx(jump, rel=0.05)
 
 
+@pytest.mark.long
 def test_chains_by_libraries_are_those_of_the_operations(monkeypatch):
     """Draws are those of compiled code; one library for warm-up and the rest, another for each sampler's settings."""
     made, model = uncompiled(monkeypatch), target("ising-spin")
