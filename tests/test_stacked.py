@@ -18,12 +18,14 @@ from helpers.cli import TINY, assert_refused, ebm, facts, last_step, outcome, tr
 from helpers.libraries import uncompiled
 from helpers.statistics import assert_close
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from test_compiled import COMPILER
 from test_joblib import until_step
 from test_resume import at_step
 
 from ebm_cli.cli import stacked
+from ebm_cli.cli.launching import Work
 from ebm_cli.cli.stacked import Part, StackedLauncher, StackedSpec
 from ebm_cli.device import ranks
 from ebm_cli.record import lease
@@ -77,7 +79,7 @@ def test_each_job_is_the_run_that_it_is_alone(made):
     assert answer.code == 0, answer.err
     assert set(made.calls) == {4}
     assert len(made.identities) == 3, "a step of training, and those of annealing up and down"
-    assert "training steps and annealing compiled" in Path("sweep/3/train.log").read_text()
+    assert "training steps, or their transitions, and annealing compiled" in Path("sweep/3/train.log").read_text()
     assert "training steps" not in answer.err
     for number, words in enumerate(["seed=1 optimizer.lr=0.01", "seed=1 optimizer.lr=0.2", "seed=2 optimizer.lr=0.01"]):
         assert train(f"{words} {FULL} device.compile=ahead", f"alone{number}").code == 0
@@ -243,6 +245,18 @@ def test_a_process_that_is_killed_is_told_to_the_ledger(killed, signal, raises, 
     with pytest.raises(BrokenExecutor) if raises else nullcontext():
         stacked._side_by_side(parts, Board(), stop)
     assert [number for number, _ in begun] == [0, 1]
+
+
+def test_places_are_those_of_the_process_that_planned_them():
+    """What is said once of a multirun, such as its time, another process would say anew."""
+    OmegaConf.register_new_resolver("another_each_time", lambda: next(numbers))
+    numbers = iter(range(9))
+    sweep = {"dir": "sweep-${another_each_time:}", "subdir": "${hydra.job.num}"}
+    config = OmegaConf.create({"hydra": {"sweep": sweep, "job": {"num": 3}}})
+    OmegaConf.set_readonly(config, value=True)
+    sent = stacked._sent(Work(None, None, config))
+    assert OmegaConf.to_container(sent.config.hydra.sweep, resolve=False) == {"dir": "sweep-0", "subdir": "3"}
+    assert sent.state is None
 
 
 def test_jobs_elsewhere_are_on_the_board(capfd, monkeypatch):

@@ -24,7 +24,7 @@ from ebm_cli.signals import StopRequest, watching
 COMMANDS = {
     "train": "train a model, or resume a run",
     "tune": "search for the best values of keys",
-    "sample": "draw from a trained model",
+    "sample": "draw from a trained model, or what is missing of your own rows",
     "evaluate": "measure a trained model",
     "score": "energy and log p of your own rows",
     "transform": "hidden activities of your own rows",

@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job, setup_globals
+from omegaconf import open_dict, read_write
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import override
@@ -81,12 +82,20 @@ def _side_by_side(parts: Sequence[Part], board: Board, stop: StopRequest) -> Non
     workers, pipes = Processes(len(parts), stop, _part), [Pipe(duplex=False) for _ in parts]
     Thread(target=_listen, args=([receiver for receiver, _ in pipes], board), daemon=True).start()
     for number, (part, (_, sender)) in enumerate(zip(parts, pipes, strict=True)):
-        workers.begin(number, (part._replace(jobs=[replace(job, state=None) for job in part.jobs]), sender))
+        workers.begin(number, (part._replace(jobs=[*map(_sent, part.jobs)]), sender))
         sender.close()
     while workers.busy:
         workers.ended()
     if workers.killed and not stop.signal:
         raise BrokenExecutor("a process of jobs in step was killed")
+
+
+def _sent(job: Work) -> Work:
+    """What another process gets: places as they are here, where the time and what is unique were asked for once."""
+    with read_write(job.config), open_dict(job.config):
+        job.config.hydra.sweep.dir = str(job.config.hydra.sweep.dir)
+        job.config.hydra.sweep.subdir = job.name
+    return replace(job, state=None)
 
 
 def _listen(receivers: list[Connection], board: Board) -> None:

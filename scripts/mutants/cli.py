@@ -305,6 +305,13 @@ MUTANTS = [
         "stacked::test_a_process_that_is_killed_is_told_to_the_ledger",
     ),
     Mutant(
+        "stacked: another process says the time of the multirun anew",
+        "cli/stacked.py",
+        "job.config.hydra.sweep.dir = str(job.config.hydra.sweep.dir)",
+        "job.config.hydra.sweep.pop",
+        "stacked::test_places_are_those_of_the_process_that_planned_them",
+    ),
+    Mutant(
         "stacked: a job has the configuration that Hydra read last",
         "cli/stacked.py",
         'return partial(setattr, HydraConfig.instance(), "cfg", HydraConfig.instance().cfg)',
