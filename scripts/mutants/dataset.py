@@ -215,7 +215,7 @@ MUTANTS = [
         "dataset/image_folder.py",
         "Image.open(path, formats=FORMATS)",
         "Image.open(path)",
-        "image_datasets::test_the_first_bad_file_is_named",
+        "image_datasets::test_all_bad_files_are_named",
     ),
     Mutant(
         "image_folder: 16 bits cut off at 255",
