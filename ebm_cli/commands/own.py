@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.commands.trained import Trained, its_data
+from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
 from ebm_cli.dataset import own_rows
 from ebm_cli.dataset.conformed import Conformed, conformed, values_of
 from ebm_cli.dataset.own_rows import OwnRows
@@ -19,6 +19,20 @@ from ebm_cli.terminal import log
 
 Format = Literal["csv", "npz"]
 Columns = Mapping[str, NDArray[Any]]
+ROWS_AT_ONCE = 1000
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a command beside its groups."""
+    own = {key: value for key, value in config.items() if key not in ("device", "model", "dataset")}
+    return own | {"checkpoint": str(config["checkpoint"])}
+
+
+def opened(run: str, checkpoint: str, plugins: list[str], config: Mapping[str, Any]) -> Trained:
+    """The run, without reading its data."""
+    anew = {group: config.get(group) for group in ("model", "dataset")}
+    wanted = Wanted(Path(run), checkpoint, config["device"], plugins=plugins, **anew)
+    return open_trained(wanted, with_data=False)
 
 
 def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool = False) -> tuple[OwnRows, Conformed]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ebm_cli.commands import known_log_z, own, results
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.known_log_z import Known
-from ebm_cli.commands.trained import Trained, Wanted, open_trained
+from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import UserError
@@ -25,8 +25,6 @@ from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Discrete
 from ebm_cli.terminal import log, logging_to, output
-
-_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +44,9 @@ class Settings:
 @watched(torch.device("cpu"))
 def score(config: Mapping[str, Any]) -> int:
     """Write `scores/<time>/scores.csv` or .npz, a line for each row of the file; the exit code."""
-    settings = {key: value for key, value in config.items() if key not in ("device", "model", "dataset")}
-    asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
+    asked = checked(Settings, own.settings(config))
     with results.folder(Path(asked.run), "scores", asked.out) as home, logging_to(None):
-        anew = {group: config.get(group) for group in ("model", "dataset")}
-        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
-        trained = open_trained(wanted, with_data=False)
+        trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         if isinstance(trained.state.model, Intractable):
             raise UserError(
                 f"run = {asked.run}: its model, {trained.choice['model']}, has no energy that can be computed; "
@@ -103,7 +98,7 @@ def scores(trained: Trained, split: Split, *, pseudo: bool) -> tuple[dict[str, N
 def _of_pieces(model: EnergyModel, split: Split, value: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
     """value(x), (batch,), of all rows."""
     kind = next(model.parameters()).dtype
-    found = torch.cat([value(x.to(kind)).double().cpu() for x in split.pieces(_ROWS_AT_ONCE)])
+    found = torch.cat([value(x.to(kind)).double().cpu() for x in split.pieces(own.ROWS_AT_ONCE)])
     array: NDArray[np.float64] = found.numpy()
     return array
 

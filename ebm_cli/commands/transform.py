@@ -12,15 +12,13 @@ from pydantic import Field
 
 from ebm_cli.commands import own, results
 from ebm_cli.commands.configuration import checked
-from ebm_cli.commands.trained import Trained, Wanted, open_trained
+from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.signals import finishing
 from ebm_cli.terminal import logging_to, output
-
-_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +37,9 @@ class Settings:
 @watched(torch.device("cpu"))
 def transform(config: Mapping[str, Any]) -> int:
     """Write `features/<time>/features.csv` or .npz, a line for each row of the file; the exit code."""
-    settings = {key: value for key, value in config.items() if key not in ("device", "model", "dataset")}
-    asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
+    asked = checked(Settings, own.settings(config))
     with results.folder(Path(asked.run), "features", asked.out) as home, logging_to(None), torch.no_grad():
-        anew = {group: config.get(group) for group in ("model", "dataset")}
-        wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
-        trained = open_trained(wanted, with_data=False)
+        trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         model = trained.state.averaged_model()
         _check_features(model, trained)
         rows, (split, _) = own.read(trained, "data", asked.data, asked.array)
@@ -70,5 +65,5 @@ def _check_features(model: EnergyModel, trained: Trained) -> None:
 
 def features(model: EnergyModel, split: Split) -> dict[str, NDArray[Any]]:
     """`model.features` of all rows, (rows, numbers) float32 by name."""
-    parts = [model.features(x) for x in split.pieces(_ROWS_AT_ONCE)]
+    parts = [model.features(x) for x in split.pieces(own.ROWS_AT_ONCE)]
     return {name: np.concatenate([part[name].float().cpu().numpy() for part in parts]) for name in parts[0]}
