@@ -22,7 +22,7 @@ UNFINISHED = os.path.join(VENV, "ebm-unfinished")
 LOCK = os.path.join(VENV, "ebm-lock")
 
 PINS = ("pyproject.toml", "constraints.txt")
-EXTRAS = "dev,tensorboard,joblib,tune,docs"
+EXTRAS = "dev,tensorboard,joblib,tune,tables,hdf5,notebook,docs"
 UV = "uv==0.13.8"
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 LOWEST, ABOVE = (3, 11), (3, 14)
