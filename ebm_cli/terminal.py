@@ -212,9 +212,9 @@ class _FileHandler(logging.FileHandler):
 
 
 @contextmanager
-def logging_to(file: Path | None) -> Iterator[None]:
-    """Log lines to the terminal, and with the time and those on faults of the program to a file."""
-    handlers: list[logging.Handler] = [_ConsoleHandler(logging.INFO)]
+def logging_to(file: Path | None, level: int = logging.INFO) -> Iterator[None]:
+    """Log lines from this level on to the terminal, and with the time and those on faults of the program to a file."""
+    handlers: list[logging.Handler] = [_ConsoleHandler(level)]
     if file is not None:
         handlers.append(_FileHandler(file))
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebm_cli.commands import own
 from ebm_cli.commands.trained import Trained
+from ebm_cli.dataset.conformed import Conformed
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.device.memory import readable, room
 from ebm_cli.errors import RunError, UserError
@@ -42,7 +43,6 @@ class Filled(NamedTuple):
 class Asked(NamedTuple):
     """The rows, in the space of the run, and which of their sites are to be drawn, (rows, sites)."""
 
-    path: str
     own: OwnRows
     known: Tensor
     missing: Tensor
@@ -50,21 +50,38 @@ class Asked(NamedTuple):
 
 def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path: str, array: str | None) -> Asked:
     """The file, checked. Raises UserError for what cannot be drawn, before any work."""
+    said = f"given = {path}"
+    _check_draws(model, sampler, said)
+    return _asked(trained, model, sampler, own.read(trained, "given", path, array, gaps=True), said)
+
+
+def taken(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], rows: OwnRows, said: str) -> Asked:
+    """The same of rows that are there, `said` being how messages call them."""
+    _check_draws(model, sampler, said)
+    return _asked(trained, model, sampler, own.taken(trained, rows, said, gaps=True), said)
+
+
+def _check_draws(model: EnergyModel, sampler: Sampler[Any, Any], said: str) -> None:
     why = conditional.refusal(model, sampler)
     if why:
-        raise UserError(f"given = {path}: {why}")
-    rows, (split, missing) = own.read(trained, "given", path, array, gaps=True)
+        raise UserError(f"{said}: {why}")
+
+
+def _asked(
+    trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], found: tuple[OwnRows, Conformed], said: str
+) -> Asked:
+    rows, (split, missing) = found
     flat = missing.flatten(1)
     if not flat.any():
         raise UserError(
-            f"given = {path}: nothing is missing; mark what is to be drawn by NaN, -1 among whole numbers from 0, an "
+            f"{said}: nothing is missing; mark what is to be drawn by NaN, -1 among whole numbers from 0, an "
             "array mask, or empty cells of a table"
         )
     why = conditional.refusal_of(flat, model, sampler)
     if why:
-        raise UserError(f"given = {path}: {why}")
+        raise UserError(f"{said}: {why}")
     here = trained.parts.device.torch
-    return Asked(path, rows, split.all().to(here), flat.to(here))
+    return Asked(rows, split.all().to(here), flat.to(here))
 
 
 def check_memory(asked: Asked, n: int, kind: type) -> None:

@@ -40,8 +40,15 @@ def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool
 
     With `gaps` whole numbers of -1 are missing where the run's values have a least one of 0.
     """
-    said, dataset, space = f"{key} = {path}", trained.parts.components.dataset, trained.parts.data.space
-    own = dataset.own_rows(Path(path).expanduser(), said, array)
+    said = f"{key} = {path}"
+    return taken(
+        trained, trained.parts.components.dataset.own_rows(Path(path).expanduser(), said, array), said, gaps=gaps
+    )
+
+
+def taken(trained: Trained, own: OwnRows, said: str, *, gaps: bool) -> tuple[OwnRows, Conformed]:
+    """The same of rows that are there, `said` being how messages call them."""
+    dataset, space = trained.parts.components.dataset, trained.parts.data.space
     own = own_rows.with_gaps(own, space, said) if gaps else own
     values = values_of(dataset, space, None)
     if values is None:
@@ -58,15 +65,12 @@ def _data(trained: Trained) -> Any:
         return None
 
 
-def check_all_there(own: OwnRows, key: str, path: str) -> None:
-    """Raise UserError for a value that is missing."""
+def check_all_there(own: OwnRows, said: str, way: str) -> None:
+    """Raise UserError for a value that is missing, with the way to fill it in."""
     gaps = own.missing.reshape(len(own.missing), -1)
     if gaps.any():
         row, site = (int(number) for number in np.argwhere(gaps)[0])
-        raise UserError(
-            f"{key} = {path}, {own.place(row)}: value {site + 1} is missing; fill it in, for example by ebm sample "
-            f"given={path}"
-        )
+        raise UserError(f"{said}, {own.place(row)}: value {site + 1} is missing; fill it in, for example by {way}")
 
 
 def written(home: Run, name: str, columns: Columns, form: Format) -> Path:

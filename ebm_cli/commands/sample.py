@@ -4,15 +4,17 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ebm_cli.commands import documents, given_rows, results
 from ebm_cli.commands.configuration import checked
+from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.session import accelerated
 from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
 from ebm_cli.device.engine import Work
@@ -29,7 +31,6 @@ from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
-from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _TYPES: dict[str, type] = {
@@ -54,20 +55,40 @@ _Given = list[str] | Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The keys of `ebm sample` beside its groups."""
+class Drawing:
+    """How samples are drawn."""
 
-    run: Annotated[str, Field(min_length=1)]
-    checkpoint: str  # last, best or a step
     n: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
     given: Annotated[_Given, BeforeValidator(_as_words)]  # words of documents, or a file of rows
-    array: Annotated[str, Field(min_length=1)] | None  # of that file
-    out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
     seed: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Drawing):
+    """The keys of `ebm sample` beside its groups."""
+
+    run: Annotated[str, Field(min_length=1)]
+    checkpoint: str  # last, best or a step
+    array: Annotated[str, Field(min_length=1)] | None  # of a file of rows
+    out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
     plugins: list[str]
+
+
+class Drawn(NamedTuple):
+    """Samples x (n, *shape) in the space of the run, the step size that was found, and how they were drawn, in words.
+
+    Of documents also the vocabulary, the counts of the given words, (K,), and lines on the words that come next.
+    """
+
+    x: Tensor
+    scale: dict[str, float]
+    way: str
+    words: tuple[str, ...]
+    given: Tensor | None
+    likely: list[str]
 
 
 @watched(torch.device("cpu"))
@@ -82,53 +103,62 @@ def sample(config: Mapping[str, Any]) -> int:
         trained = open_trained(wanted, with_data=False)
         if isinstance(asked.given, str):
             return _fill(trained, home, asked, asked.given, config)
-        parts, state, named = trained.parts, trained.state, asked.given
-        documents.check_keys(asked.length, named, asked.start, state.model)
-        words = _words(trained, named)
-        model, given, likely = state.averaged_model(), None, list[str]()
-        if isinstance(model, ReplicatedSoftmax):
-            given = documents.counts(named, words, model)
-            likely = documents.next_words(model, given, words) if named else []
-            model = documents.conditional(model, given, asked.length)
-        work = Work(asked.n * asked.steps, asked.steps)
-        parts, _, said = accelerated(parts, state, config, [work], evaluating=True)
-        log.info("%s at step %d; %s", asked.run, state.step, said)
-        subject = _subject(parts, state, model, asked)
-        x, scale = _drawn(subject, asked)
-        x = (x if given is None else x + given).cpu()
-        texts = _texts(parts.data.space, x, words, given) if words else {}
-        images = {} if named else _pictures(trained, x)
+        found, space = drawn(trained, asked, asked.given, config), trained.parts.data.space
+        texts = _texts(space, found) if found.words else {}
+        images = {} if asked.given else _pictures(trained, found.x)
         finishing()
         home.write_all("", images, texts)
-        file = _written(home, parts.data.space, x, scale)
-    _show(f"{_count(asked.n, 'sample')}{_way(subject, asked)}", file, [*images], texts)
-    for line in likely:
+        file = _written(home, space, found)
+    _show(f"{_count(asked.n, 'sample')}{found.way}", file, [*images], texts)
+    for line in found.likely:
         output.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
+def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[str, Any]) -> Drawn:
+    """n samples of the run's model, of documents with the words that are `named`; `config` has the group `device`.
+
+    Raises RunError if a chain is lost.
+    """
+    parts, state = trained.parts, trained.state
+    documents.check_keys(asked.length, named, asked.start, state.model)
+    words = _words(trained, named)
+    model, given, likely = state.averaged_model(), None, list[str]()
+    if isinstance(model, ReplicatedSoftmax):
+        given = documents.counts(named, words, model)
+        likely = documents.next_words(model, given, words) if named else []
+        model = documents.conditional(model, given, asked.length)
+    subject = _subject(trained, model, asked, config, rows=1)
+    x, scale = _drawn(subject, asked)
+    x = (x if given is None else x + given).cpu()
+    return Drawn(x, scale, _way(subject, asked), words, given, likely)
+
+
 def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mapping[str, Any]) -> int:
     """What `given=FILE` lacks drawn by n chains for each row; the exit code."""
-    state, sampler = trained.state, trained.parts.components.sampler
-    set_keys = {"length": asked.length is not None, "start = chains": asked.start == "chains"}
-    given_rows.keys_apart(set_keys, path)
-    model = state.averaged_model()
-    rows, kind = given_rows.read(trained, model, sampler, path, asked.array), _TYPES.get(model.space.name, np.float32)
-    given_rows.check_memory(rows, asked.n, kind)
-    work = Work(len(rows.known) * asked.n * asked.steps, asked.steps)
-    parts, _, said = accelerated(trained.parts, state, config, [work], evaluating=True)
-    log.info("%s at step %d; %s", asked.run, state.step, said)
-    subject = _subject(parts, state, model, asked)
-    remark = sampler.remark()
-    if remark:
-        log.warning("%s", remark)
-    filled = given_rows.drawn(subject, rows, asked.n, asked.steps, kind)
+    given_rows.keys_apart({"length": asked.length is not None, "start = chains": asked.start == "chains"}, path)
+    model = trained.state.averaged_model()
+    rows = given_rows.read(trained, model, trained.parts.components.sampler, path, asked.array)
+    found = filled(trained, model, rows, asked, config)
     finishing()
-    files = given_rows.written(home, filled)
-    output.print(given_rows.said(filled, asked.n), highlight=False, soft_wrap=True)
+    files = given_rows.written(home, found)
+    output.print(given_rows.said(found, asked.n), highlight=False, soft_wrap=True)
     for name, what in files.items():
         output.print(f"{what}: {home.path / name}", soft_wrap=True)
     return 0
+
+
+def filled(
+    trained: Trained, model: EnergyModel, rows: given_rows.Asked, asked: Drawing, config: Mapping[str, Any]
+) -> Filled:
+    """What rows lack drawn by n chains for each; `config` has the group `device`."""
+    kind = _TYPES.get(model.space.name, np.float32)
+    given_rows.check_memory(rows, asked.n, kind)
+    subject = _subject(trained, model, asked, config, rows=len(rows.known))
+    remark = subject.sampler.remark()
+    if remark:
+        log.warning("%s", remark)
+    return given_rows.drawn(subject, rows, asked.n, asked.steps, kind)
 
 
 def _pictures(trained: Trained, x: Tensor) -> dict[str, Picture]:
@@ -157,9 +187,9 @@ def _words(trained: Trained, given: list[str]) -> tuple[str, ...]:
         return ()
 
 
-def _texts(space: Space, x: Tensor, words: tuple[str, ...], given: Tensor | None) -> dict[str, str]:
-    """The samples x (n, *shape) as lines of text, by the name of the file."""
-    lines = documents.lines(space, x, words, None if given is None else given.cpu())
+def _texts(space: Space, found: Drawn) -> dict[str, str]:
+    """The samples as lines of text, by the name of the file."""
+    lines = documents.lines(space, found.x, found.words, None if found.given is None else found.given.cpu())
     return {_TEXTS[space.name]: "\n".join(lines) + "\n"} if lines else {}
 
 
@@ -167,20 +197,23 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _way(subject: Subject, asked: Settings) -> str:
+def _way(subject: Subject, asked: Drawing) -> str:
     """How the samples were drawn, in words."""
     if sampled_exactly(subject, asked.start) is not None:
         return ", drawn exactly, without steps"
     return f" after {_count(asked.steps, 'step')}"
 
 
-def _subject(parts: Parts, state: TrainState, model: EnergyModel, asked: Settings) -> Subject:
-    """What is sampled, by which sampler, from which key."""
+def _subject(trained: Trained, model: EnergyModel, asked: Drawing, config: Mapping[str, Any], *, rows: int) -> Subject:
+    """What is sampled, by which sampler, from which key, by n chains for each of so many rows."""
+    state, work = trained.state, Work(rows * asked.n * asked.steps, asked.steps)
+    parts, _, said = accelerated(trained.parts, state, config, [work], evaluating=True)
+    log.info("%s at step %d; %s", trained.run.path, state.step, said)
     sampler, key = documents.moving(parts.components.sampler), stream(asked.seed, "sample", state.step)
     return Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
 
 
-def _drawn(subject: Subject, asked: Settings) -> tuple[Tensor, dict[str, float]]:
+def _drawn(subject: Subject, asked: Drawing) -> tuple[Tensor, dict[str, float]]:
     """Where chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
     sampler = subject.sampler
     if sampled_exactly(subject, asked.start) is None:
@@ -197,7 +230,7 @@ def _drawn(subject: Subject, asked: Settings) -> tuple[Tensor, dict[str, float]]
     return x, scale
 
 
-def _doubt_start(subject: Subject, asked: Settings) -> None:
+def _doubt_start(subject: Subject, asked: Drawing) -> None:
     """Warn of chains that the run does not keep, and of what its sampler has to remark."""
     kept = len(subject.store)
     if asked.start == "chains" and kept < asked.n:
@@ -219,10 +252,15 @@ def _show(said: str, file: Path, images: list[str], texts: Mapping[str, str]) ->
             output.print(f"  {short}", highlight=False, soft_wrap=True)
 
 
-def _written(home: Run, space: Space, x: Tensor, scale: Mapping[str, float]) -> Path:
+def as_data(space: Space, x: Tensor) -> NDArray[Any]:
+    """Samples x (n, *shape) as the data of the run are written, (n, *site_shape)."""
+    values: NDArray[Any] = space.as_data(x).numpy().astype(_TYPES.get(space.name, np.float32))
+    return values
+
+
+def _written(home: Run, space: Space, found: Drawn) -> Path:
     """samples.npz."""
     buffer = io.BytesIO()
-    values = space.as_data(x)
-    arrays: dict[str, Any] = {"samples": values.numpy().astype(_TYPES.get(space.name, np.float32)), **scale}
+    arrays: dict[str, Any] = {"samples": as_data(space, found.x), **found.scale}
     np.savez_compressed(buffer, **arrays)
     return home.write_bytes("samples.npz", buffer.getvalue())

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ebm_cli.commands import known_log_z, own, results
 from ebm_cli.commands.configuration import checked
-from ebm_cli.commands.known_log_z import Known
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.memory import watched
@@ -47,15 +46,10 @@ def score(config: Mapping[str, Any]) -> int:
     asked = checked(Settings, own.settings(config))
     with results.folder(Path(asked.run), "scores", asked.out) as home, logging_to(None):
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
-        if isinstance(trained.state.model, Intractable):
-            raise UserError(
-                f"run = {asked.run}: its model, {trained.choice['model']}, has no energy that can be computed; "
-                f"ebm transform run={asked.run} data={asked.data} gives its hidden activities"
-            )
+        by = scoring(trained)
         rows, (split, _) = own.read(trained, "data", asked.data, asked.array)
-        own.check_all_there(rows, "data", asked.data)
-        with torch.no_grad():
-            columns, said = scores(trained, split.to(trained.parts.device.torch), pseudo=asked.pseudo_likelihood)
+        own.check_all_there(rows, f"data = {asked.data}", f"ebm sample given={asked.data}")
+        columns, said = scores(by, split.to(trained.parts.device.torch), pseudo=asked.pseudo_likelihood)
         finishing()
         file = own.written(home, "scores", own.beside(rows) | columns, asked.format)
     for sentence in said:
@@ -64,43 +58,110 @@ def score(config: Mapping[str, Any]) -> int:
     return 0
 
 
-def scores(trained: Trained, split: Split, *, pseudo: bool) -> tuple[dict[str, NDArray[Any]], list[str]]:
+class LogLikelihood(NamedTuple):
+    """log p = -E - log Z of rows, (rows,) in nats, with its ends, and in words what log Z is known from.
+
+    The ends are those of what is known of log Z; where that is exact they are the value.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    said: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A trained run whose rows are scored: its model, in float64 where log Z is `exact`."""
+
+    trained: Trained
+    model: EnergyModel
+    exact: bool
+
+    @torch.no_grad()
+    def energy(self, split: Split) -> NDArray[np.float64]:
+        """E(x) of all rows, (rows,) in nats, with a warning of those where it is not finite."""
+        energy = self._of_pieces(split, lambda x: self.model.energy(x))
+        lost = int((~np.isfinite(energy)).sum())
+        if lost:
+            log.warning("%d of %d rows have no finite energy: the model gives them no density", lost, len(energy))
+        return energy
+
+    @torch.no_grad()
+    def log_likelihood(self, split: Split, energy: NDArray[np.float64] | None = None) -> LogLikelihood | None:
+        """Of the data in their own units; None where no evaluation of the run at that step has found log Z.
+
+        `energy` is that of the rows, where it has been computed already.
+        """
+        volume = self.model.space.log_volume
+        if self.exact:
+            value = self._of_pieces(split, lambda x: _log_p(self.model, x)) - volume
+            return LogLikelihood(value, value, value, f"exact{_given(self.model)}", exact=True)
+        known = known_log_z.found(self.trained)
+        if known is None:
+            return None
+        energy = (self.energy(split) if energy is None else energy) + volume
+        ends = (-energy - log_z for log_z in (known.value, known.high, known.low))
+        return LogLikelihood(*ends, f"log Z {known.value:.4f} {known.said}", exact=False)
+
+    @torch.no_grad()
+    def log_pseudo_likelihood(self, split: Split) -> NDArray[np.float64] | None:
+        """sum_i log p(x_i | rest) of all rows, (rows,) in nats; None where sites do not have finitely many values."""
+        if not isinstance(self.model.space, Discrete):
+            return None
+        return self._of_pieces(split, lambda x: log_pseudo_likelihood(self.model, x))
+
+    def no_log_z(self) -> str:
+        """Why log p is not known, and what finds it."""
+        home, step = self.trained.run.path, self.trained.state.step
+        return (
+            f"log p is not known: no evaluation of {home} at step {step} has found log Z; ebm evaluate run={home} "
+            f"evaluation=[ais] checkpoint={step} does, where it can"
+        )
+
+    def _of_pieces(self, split: Split, value: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+        """value(x), (batch,), of all rows."""
+        kind = next(self.model.parameters()).dtype
+        found = torch.cat([value(x.to(kind)).double().cpu() for x in split.pieces(own.ROWS_AT_ONCE)])
+        array: NDArray[np.float64] = found.numpy()
+        return array
+
+
+def scoring(trained: Trained) -> Scoring:
+    """What scores rows by that run. Raises UserError for a model without an energy."""
+    model = trained.state.averaged_model()
+    if isinstance(model, Intractable):
+        raise UserError(
+            f"run = {trained.run.path}: its model, {trained.choice['model']}, has no energy that can be computed; "
+            "ebm transform gives its hidden activities"
+        )
+    exact = isinstance(model, Conditional) or enumeration.refusal(model) is None
+    return Scoring(trained, copy.deepcopy(model).double() if exact else model, exact)
+
+
+def scores(by: Scoring, split: Split, *, pseudo: bool) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Columns (rows,) by name, in nats, and sentences on them.
 
     `energy` or `free_energy` is E(x); `log_p` = -E(x) - log Z, `log_p_lower` and `log_p_upper` its ends where log Z is
     an estimate, of the data in their own units; `log_pseudo_likelihood` is sum_i log p(x_i | rest).
     """
-    model = trained.state.averaged_model()
-    exact = isinstance(model, Conditional) or enumeration.refusal(model) is None
-    model = copy.deepcopy(model).double() if exact else model
-    energy = _of_pieces(model, split, lambda x: model.energy(x))
-    columns, said = {model.energy_is: energy}, [_mean(model.energy_is, energy)]
-    lost = int((~np.isfinite(energy)).sum())
-    if lost:
-        log.warning("%d of %d rows have no finite energy: the model gives them no density", lost, len(energy))
-    known = None if exact else known_log_z.found(trained)
-    volume = model.space.log_volume
-    if exact:
-        columns["log_p"] = _of_pieces(model, split, lambda x: _log_p(model, x)) - volume
-        said.append(f"{_mean('log_p', columns['log_p'])}, exact{_given(model)}")
-    elif known is not None:
-        columns |= _between(energy + volume, known)
-        said.append(f"{_mean('log_p', columns['log_p'])}, {_ends(columns)}, log Z {known.value:.4f} {known.said}")
+    energy, name = by.energy(split), by.model.energy_is
+    columns, said = {name: energy}, [_mean(name, energy)]
+    found = by.log_likelihood(split, energy)
+    if found is None:
+        said.append(by.no_log_z())
+    elif found.exact:
+        columns["log_p"] = found.value
+        said.append(f"{_mean('log_p', found.value)}, {found.said}")
     else:
-        said.append(_no_log_z(trained))
-    if pseudo and isinstance(model.space, Discrete):
-        found = _of_pieces(model, split, lambda x: log_pseudo_likelihood(model, x))
-        columns["log_pseudo_likelihood"] = found
-        said.append(_mean("log_pseudo_likelihood", found))
+        columns |= {"log_p": found.value, "log_p_lower": found.low, "log_p_upper": found.high}
+        said.append(f"{_mean('log_p', found.value)}, {_ends(found)}, {found.said}")
+    likely = by.log_pseudo_likelihood(split) if pseudo else None
+    if likely is not None:
+        columns["log_pseudo_likelihood"] = likely
+        said.append(_mean("log_pseudo_likelihood", likely))
     return columns, said
-
-
-def _of_pieces(model: EnergyModel, split: Split, value: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
-    """value(x), (batch,), of all rows."""
-    kind = next(model.parameters()).dtype
-    found = torch.cat([value(x.to(kind)).double().cpu() for x in split.pieces(own.ROWS_AT_ONCE)])
-    array: NDArray[np.float64] = found.numpy()
-    return array
 
 
 def _log_p(model: EnergyModel, x: Tensor) -> Tensor:
@@ -114,23 +175,9 @@ def _given(model: EnergyModel) -> str:
     return ", of the words in their order given how many they are" if isinstance(model.space, Counts) else ""
 
 
-def _between(energy: NDArray[np.float64], known: Known) -> dict[str, NDArray[Any]]:
-    """log p by the estimate of log Z, and by the ends of what is known of it."""
-    by = {"log_p": known.value, "log_p_lower": known.high, "log_p_upper": known.low}
-    return {name: -energy - log_z for name, log_z in by.items()}
-
-
 def _mean(name: str, column: NDArray[np.float64]) -> str:
     return f"{name.replace('_', ' ')}: mean {column.mean():.4f} nats"
 
 
-def _ends(columns: Mapping[str, NDArray[Any]]) -> str:
-    return f"between {columns['log_p_lower'].mean():.4f} and {columns['log_p_upper'].mean():.4f}"
-
-
-def _no_log_z(trained: Trained) -> str:
-    step = trained.state.step
-    return (
-        f"log p is not known: no evaluation of {trained.run.path} at step {step} has found log Z; ebm evaluate "
-        f"run={trained.run.path} evaluation=[ais] checkpoint={step} does, where it can"
-    )
+def _ends(found: LogLikelihood) -> str:
+    return f"between {found.low.mean():.4f} and {found.high.mean():.4f}"

@@ -41,9 +41,9 @@ def transform(config: Mapping[str, Any]) -> int:
     with results.folder(Path(asked.run), "features", asked.out) as home, logging_to(None), torch.no_grad():
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         model = trained.state.averaged_model()
-        _check_features(model, trained)
+        check_features(model, trained)
         rows, (split, _) = own.read(trained, "data", asked.data, asked.array)
-        own.check_all_there(rows, "data", asked.data)
+        own.check_all_there(rows, f"data = {asked.data}", f"ebm sample given={asked.data}")
         columns = features(model, split.to(trained.parts.device.torch))
         finishing()
         file = own.written(home, "features", own.beside(rows) | columns, asked.format)
@@ -53,7 +53,7 @@ def transform(config: Mapping[str, Any]) -> int:
     return 0
 
 
-def _check_features(model: EnergyModel, trained: Trained) -> None:
+def check_features(model: EnergyModel, trained: Trained) -> None:
     """Raise UserError for a model without any, before any row is read."""
     here = trained.parts.device.torch
     if not model.features(trained.parts.data.train.all().to(here)):

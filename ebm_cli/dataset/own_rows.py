@@ -58,7 +58,7 @@ def read(path: Path, said: str, array: str | None) -> OwnRows:
     if array is not None:
         raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
     if kind == "npy":
-        return _of_array(read_npy(path, said, lambda file, place: whole(file)), None, None, said, "its array")
+        return of_array(read_npy(path, said, lambda file, place: whole(file)), None, None, said, "its array")
     if kind in ("csv", "text"):
         return _of_table(path, said)
     raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
@@ -88,7 +88,7 @@ def _of_npz(path: Path, said: str, array: str | None) -> OwnRows:
         raise UserError(f"array = {key}: {said} has no such array; it has {', '.join(there)}")
     labels = next((name for name in (f"{key}_label", f"{key}_labels", *_LABELS) if name in there), None)
     found = read_npz(path, [key, *([labels] if labels else []), *([_MASK] if _MASK in there else [])], said)
-    return _of_array(found[key], found.get(_MASK), found[labels] if labels else None, said, key)
+    return of_array(found[key], found.get(_MASK), found[labels] if labels else None, said, key)
 
 
 def _the_array(names: list[str], said: str) -> str:
@@ -100,7 +100,8 @@ def _the_array(names: list[str], said: str) -> str:
     return chosen
 
 
-def _of_array(values: NDArray[Any], mask: Any, labels: Any, said: str, key: str) -> OwnRows:
+def of_array(values: NDArray[Any], mask: Any, labels: Any, said: str, key: str) -> OwnRows:
+    """Rows of an array (n, *any) that messages call `key`, with its mask and labels or None. Raises UserError."""
     if values.dtype.kind not in "biuf" or values.ndim < 2 or values.size == 0:
         raise UserError(
             f"{said}: {key} has type {values.dtype} and shape {values.shape}; it must be numbers (n, *shape), one row "
@@ -152,7 +153,7 @@ def _of_table(path: Path, said: str) -> OwnRows:
     if not rows or not len(rows[0]):
         raise UserError(f"{said}: holds no row of numbers; {_WAY}")
     values = np.stack(rows)
-    found = _of_array(values, None, None if label is None else np.array(labels), said, "the table")
+    found = of_array(values, None, None if label is None else np.array(labels), said, "the table")
     return replace(found, values=found.values.astype(np.int64 if _whole(values) else np.float64), places=tuple(places))
 
 

@@ -195,8 +195,8 @@ MUTANTS = [
     Mutant(
         "standardise: samples stay in other units",
         "commands/sample.py",
-        "values = space.as_data(x)",
-        "values = x",
+        "space.as_data(x).numpy()",
+        "x.numpy()",
         "tables::test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were",
     ),
     Mutant(
