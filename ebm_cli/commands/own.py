@@ -41,9 +41,8 @@ def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool
     With `gaps` whole numbers of -1 are missing where the run's values have a least one of 0.
     """
     said = f"{key} = {path}"
-    return taken(
-        trained, trained.parts.components.dataset.own_rows(Path(path).expanduser(), said, array), said, gaps=gaps
-    )
+    rows = trained.parts.components.dataset.own_rows(Path(path).expanduser(), said, array)
+    return taken(trained, rows, said, gaps=gaps)
 
 
 def taken(trained: Trained, own: OwnRows, said: str, *, gaps: bool) -> tuple[OwnRows, Conformed]:

@@ -120,7 +120,7 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
 
     Raises RunError if a chain is lost.
     """
-    parts, state = trained.parts, trained.state
+    state = trained.state
     documents.check_keys(asked.length, named, asked.start, state.model)
     words = _words(trained, named)
     model, given, likely = state.averaged_model(), None, list[str]()

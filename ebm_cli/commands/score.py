@@ -102,8 +102,8 @@ class Scoring:
         if known is None:
             return None
         energy = (self.energy(split) if energy is None else energy) + volume
-        ends = (-energy - log_z for log_z in (known.value, known.high, known.low))
-        return LogLikelihood(*ends, f"log Z {known.value:.4f} {known.said}", exact=False)
+        value, low, high = (-energy - log_z for log_z in (known.value, known.high, known.low))
+        return LogLikelihood(value, low, high, f"log Z {known.value:.4f} {known.said}", exact=False)
 
     @torch.no_grad()
     def log_pseudo_likelihood(self, split: Split) -> NDArray[np.float64] | None:

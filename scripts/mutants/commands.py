@@ -902,8 +902,8 @@ MUTANTS = [
     Mutant(
         "score: log p of standardised data in units of the model",
         "commands/score.py",
-        "log_p(model, x)) - volume",
-        "log_p(model, x))",
+        "_log_p(self.model, x)) - volume",
+        "_log_p(self.model, x))",
         "score::test_standardised_numbers_have_log_p_in_their_own_units",
     ),
     Mutant(
