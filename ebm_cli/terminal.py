@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -136,6 +136,20 @@ def beside_others(name: str, board: Board) -> Iterator[None]:
         yield
     finally:
         _beside.reset(before)
+
+
+Steps = Callable[[int, int, str], None]
+_steps: ContextVar[Steps | None] = ContextVar("steps", default=None)
+
+
+@contextmanager
+def steps_shown_by(show: Steps) -> Iterator[None]:
+    """Within, how far a loop over steps is goes there, as the step, the last one and the newest numbers."""
+    before = _steps.set(show)
+    try:
+        yield
+    finally:
+        _steps.reset(before)
 
 
 def alone() -> bool:
@@ -276,7 +290,10 @@ class StepDisplay:
         if console.is_terminal:
             assert self.task is not None
             self.bar.update(self.task, completed=step, **words)
-        if step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
+        shown_by = _steps.get()
+        if shown_by is not None:
+            shown_by(step, self.total, "  ".join(filter(None, words.values())))
+        elif step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
             log.info("%s", "  ".join(filter(None, (f"step {step}/{self.total}", *words.values()))))
         if not self.reported:  # what the first steps waited for, such as compiling, is no pace

@@ -239,24 +239,15 @@ def _taken_up(arguments: list[str]) -> bool:
 
 
 def _prepare_hydra() -> None:
-    """Let exceptions through, add the search path of the user, and a resolver for unique directory names.
+    """Let exceptions through, and add what is our own.
 
     What Hydra logs and nobody reads any more is lost, not a traceback for each line.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = False
-    import secrets
+    from ebm_cli.cli.composed import ready
 
-    from hydra.core.plugins import Plugins
-    from omegaconf import OmegaConf
-
-    from ebm_cli.cli import sweeper
-    from ebm_cli.cli.search_path import UserSearchPath
-
-    Plugins.instance().register(UserSearchPath)
-    sweeper.register()
-    unique = secrets.token_hex(2)
-    OmegaConf.register_new_resolver("ebm_unique", lambda: unique, replace=True)
+    ready()
 
 
 @dataclass

@@ -45,6 +45,12 @@ def evaluate(config: Mapping[str, Any]) -> int:
 
     Raises RunError in the end if an evaluation failed; what the others found is written before.
     """
+    measured(config)
+    return 0
+
+
+def measured(config: Mapping[str, Any]) -> Run:
+    """The folder with what was found, which is also shown. Raises RunError if an evaluation failed."""
     groups = ("sampler", "device", "evaluation", "dataset", "noise", "model")
     settings = {key: value for key, value in config.items() if key not in groups}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
@@ -70,7 +76,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
     _show(trained, asked, findings)
     output.print(f"results: {' '.join(map(str, sorted(home.path.iterdir(), key=_json_first)))}", soft_wrap=True)
     findings.check()
-    return 0
+    return home
 
 
 def _write(home: Run, trained: Trained, asked: Settings, seconds: float, findings: Findings) -> None:

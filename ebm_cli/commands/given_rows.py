@@ -152,6 +152,12 @@ def written(home: Run, filled: Filled) -> dict[str, str]:
     }
 
 
+def lines(filled: Filled) -> "np.recarray[Any, Any]":
+    """What is known of each value that was drawn, by name, as imputed.csv has it."""
+    kinds = [(name, np.int64 if name in ("row", "value") else np.float64) for name in _NAMES]
+    return np.rec.fromarrays([*filled.cells.T], dtype=kinds)
+
+
 def _table(cells: NDArray[np.float64]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

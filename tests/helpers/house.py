@@ -25,6 +25,7 @@ comparison watching
 page
 commands
 cli
+api
 __main__
 """
 

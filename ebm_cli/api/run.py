@@ -1,0 +1,227 @@
+"""A trained run as an object: what `ebm score`, `ebm transform` and `ebm sample` do, on arrays."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+from ebm_cli.api import rows
+from ebm_cli.api.pictures import Pictures, pictures_of
+from ebm_cli.api.process import computing
+from ebm_cli.api.table import metrics
+from ebm_cli.commands import given_rows, own, report, transform
+from ebm_cli.commands.configuration import checked
+from ebm_cli.commands.sample import Drawing, as_data, drawn, filled
+from ebm_cli.commands.score import LogLikelihood, Scoring, scoring
+from ebm_cli.commands.trained import Trained
+from ebm_cli.dataset.base import Split
+from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.errors import UserError
+from ebm_cli.model.base import EnergyModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """Rows with what was missing drawn.
+
+    `filled` (rows, *shape) has one value for each, the mode of sites with finitely many values, else the mean;
+    `samples` (rows, n, *shape) is where each chain ended; `missing` (rows, *shape) says which values were drawn, and
+    `cells` has a line on each of them: row and value, from 1, mean, mode, quantiles and R-hat.
+    """
+
+    filled: Any
+    samples: Any
+    missing: NDArray[np.bool_]
+    cells: np.recarray[Any, Any]
+
+    @override
+    def __repr__(self) -> str:
+        """How much was drawn, and how well."""
+        worst = np.nanmax(self.cells.r_hat) if np.isfinite(self.cells.r_hat).any() else float("nan")
+        return f"Imputed({len(self.cells)} values of {len(self.missing)} rows, R-hat at most {worst:.3f})"
+
+
+class TrainedRun:
+    """A run with the weights of one of its checkpoints.
+
+    Rows x are numpy arrays, tensors, data frames or lists (n, *shape), or the path of a file that `ebm score` takes.
+    They are read, checked and scaled as the run's own data were, so they are in the units of the data. What comes back
+    is a tensor where x is one, else a numpy array; energies and log-likelihoods are float64, in nats.
+    """
+
+    def __init__(self, trained: Trained, device: Mapping[str, Any]) -> None:
+        self._trained = trained
+        self._device = device
+        self._by: Scoring | None = None
+        model = trained.state.averaged_model()
+        self.model: EnergyModel = model.requires_grad_(requires_grad=False)
+        """The torch module: `model.W` is a parameter, `model.energy(run.rows(x))` differentiable in the rows."""
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self._trained.run.path
+
+    @property
+    def step(self) -> int:
+        """That of the checkpoint."""
+        return self._trained.state.step
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every key, as in config.yaml."""
+        return dict(self._trained.config)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was measured at the end, by name, as in summary.json; empty before."""
+        return self._trained.run.read_json("summary.json")
+
+    def rows(self, x: Any) -> Tensor:
+        """x as the model takes it, (n, *model.space.shape) on its device."""
+        with self._computing():
+            return self._split(x).all()
+
+    def energy(self, x: Any) -> Any:
+        """E(x), (n,): p(x) = exp(-E(x)) / Z; of models with hidden units the free energy."""
+        with self._computing():
+            return rows.like(x, self._scoring().energy(self._split(x)))
+
+    def log_likelihood(self, x: Any) -> LogLikelihood:
+        """log p(x) = -E(x) - log Z of each row: `value`, `low` and `high` (n,), `exact`, and `said`, what it rests on.
+
+        Where log Z is a sum of few terms, or known, it is exact and the ends are the value. Else log Z and its ends
+        are those of the newest evaluation of the run at this step. Raises UserError where there is none:
+        `ebm.evaluate(run, ["ais"])` makes one.
+        """
+        with self._computing():
+            by = self._scoring()
+            found = by.log_likelihood(self._split(x))
+        if found is None:
+            raise UserError(f'{by.no_log_z()}; from Python: ebm.evaluate(run, ["ais"])')
+        value = rows.like(x, found.value)
+        if found.exact:
+            return LogLikelihood(value, value, value, found.said, exact=True)
+        return found._replace(value=value, low=rows.like(x, found.low), high=rows.like(x, found.high))
+
+    def pseudo_log_likelihood(self, x: Any) -> Any:
+        """sum_i log p(x_i | the others), (n,), of sites with finitely many values. Raises UserError for others."""
+        with self._computing():
+            found = self._scoring().log_pseudo_likelihood(self._split(x))
+        if found is None:
+            raise UserError(
+                f"pseudo_log_likelihood: is of sites with finitely many values, those of {self.path} are "
+                f"{self.model.space.name}; energy(x) and log_likelihood(x) are of any"
+            )
+        return rows.like(x, found)
+
+    def features(self, x: Any, name: str | None = None) -> Any:
+        """What the model makes of x on the way to its energy, (n, numbers): hidden activities, penultimate layers.
+
+        Of models with several kinds of them all side by side, or the one that is named (docs/rows.md lists them).
+        Raises UserError for a model without.
+        """
+        with self._computing(), torch.no_grad():
+            transform.check_features(self.model, self._trained)
+            found = transform.features(self.model, self._split(x))
+        if name is not None and name not in found:
+            raise UserError(f"name = {name}: this model has {', '.join(found)}")
+        return rows.like(x, np.concatenate([*found.values()], 1) if name is None else found[name])
+
+    def sample(
+        self,
+        n: int = 64,
+        steps: int = 1000,
+        given: Any = None,
+        *,
+        seed: int = 0,
+        start: Literal["noise", "chains"] = "noise",
+        length: int | None = None,
+    ) -> Any:
+        """n samples (n, *shape) in the units of the data, as `ebm sample` draws them: equal for equal arguments.
+
+        With rows `given`, what they lack (NaN, -1 among whole numbers from 0, masked) is drawn by n chains for each:
+        (rows, n, *shape). Of models of documents `given` may be a list of words, and `length` says how many they have.
+        """
+        words = given if isinstance(given, list) and given and all(isinstance(one, str) for one in given) else []
+        if given is not None and not words:
+            given_rows.keys_apart({"length": length is not None, "start = chains": start == "chains"}, "rows")
+            return self.impute(given, n, steps, seed=seed).samples
+        asked = _asked(n=n, steps=steps, start=start, length=length, given=words, seed=seed)
+        with self._computing():
+            found = drawn(self._trained, asked, words, {"device": self._device})
+            return as_data(self._trained.parts.data.space, found.x)
+
+    def impute(self, x: Any, n: int = 64, steps: int = 1000, *, seed: int = 0) -> Imputed:
+        """What rows lack (NaN, -1 among whole numbers from 0, masked) drawn from p(missing | the rest) by n chains."""
+        asked = _asked(n=n, steps=steps, start="noise", length=None, given=[], seed=seed)
+        with self._computing():
+            own_rows, sampler = self._rows(x), self._trained.parts.components.sampler
+            lacking = given_rows.taken(self._trained, self.model, sampler, own_rows, rows.SAID)
+            found = filled(self._trained, self.model, lacking, asked, {"device": self._device})
+            given_rows.said(found, n)
+        return Imputed(
+            rows.like(x, found.filled), rows.like(x, found.samples), found.own.missing, given_rows.lines(found)
+        )
+
+    def metrics(self) -> "pd.DataFrame":
+        """What was logged while it trained: a line for each step, a column for each metric."""
+        return metrics(self._trained.run)
+
+    def pictures(self) -> Pictures:
+        """The pictures of the run by name, as arrays; a notebook shows them."""
+        return pictures_of(self._trained.run)
+
+    def _computing(self) -> Any:
+        """Within, this process has the run's own number of threads and its arithmetic."""
+        return computing(self._trained.parts.device)
+
+    def _scoring(self) -> Scoring:
+        self._by = self._by or scoring(self._trained)
+        return self._by
+
+    def _rows(self, x: Any) -> OwnRows:
+        return rows.taken(self._trained, x)
+
+    def _split(self, x: Any) -> Split:
+        """x, of which nothing may be missing."""
+        own_rows, (split, _) = own.taken(self._trained, self._rows(x), rows.SAID, gaps=False)
+        own.check_all_there(own_rows, rows.SAID, "run.impute(x)")
+        return split.to(self._trained.parts.device.torch)
+
+    @override
+    def __repr__(self) -> str:
+        """Where it is, what it is and how far it is trained."""
+        choice = self._trained.choice
+        return f"TrainedRun({str(self.path)!r}: {choice['model']} on {choice['dataset']}, step {self.step})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was measured, and its last pictures."""
+        said = report.rows(self.summary, "test") if self.summary else {}
+        lines = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in said.items())
+        return f"<p><code>{html.escape(repr(self))}</code></p><table>{lines}</table>{self.pictures()._repr_html_()}"
+
+
+def _asked(**keys: Any) -> Drawing:
+    """The arguments, checked as the command's keys are."""
+    return checked(Drawing, {key: _plain(value) for key, value in keys.items()})
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value.item()
+        if isinstance(value, np.generic)
+        else list(value)
+        if isinstance(value, Sequence) and not (isinstance(value, str))
+        else value
+    )

@@ -1,0 +1,233 @@
+"""`import ebm_cli`: runs as objects that do what the commands do, and leave the process as it was."""
+
+import ast
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers.cli import TINY, ebm, outcome, snapshot
+from helpers.components import ROOT
+
+import ebm_cli
+from ebm_cli import registry
+
+SHORT = (*TINY, "dataset.binarize=threshold")
+
+
+def quiet(call, *arguments, **named):
+    """What a call gives; what it says is not shown."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return call(*arguments, **named)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The directory of a run of the command."""
+    path = tmp_path_factory.mktemp("python") / "run"
+    assert ebm("train", *SHORT, f"hydra.run.dir={path}").code == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    return quiet(ebm_cli.load, home)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Grey levels of digits, as the run's own data were before they were binarised."""
+    keys = {"valid": 144, "binarize": "none", "box": "unit", "dequantise": False, "noise": 0.0}
+    return registry.build("dataset", {"name": "digits", **keys}).read().test.values[:12]
+
+
+def written(command, run, **keys):
+    """The arrays that a command writes."""
+    out = run.path.parent / f"{command}-{len(os.listdir(run.path.parent))}"
+    answer = ebm(command, f"run={run.path}", f"out={out}", "device=cpu", *(f"{k}={v}" for k, v in keys.items()))
+    assert answer.code == 0, answer.err
+    (file,) = out.glob("*.npz")
+    with np.load(file) as arrays:
+        return {name: arrays[name] for name in arrays}
+
+
+def test_scores_and_features_are_those_of_the_commands(run, rows, tmp_path):
+    np.save(tmp_path / "x.npy", rows)
+    scores = written("score", run, data=tmp_path / "x.npy", format="npz")
+    for x in (rows, rows.reshape(12, 64).tolist(), tmp_path / "x.npy", str(tmp_path / "x.npy")):
+        assert np.array_equal(run.energy(x), scores["free_energy"])
+    found = run.log_likelihood(rows)
+    assert np.array_equal(found.value, scores["log_p"])
+    assert (found.exact, found.said) == (True, "exact")
+    assert found.low is found.value is found.high
+    assert np.array_equal(run.pseudo_log_likelihood(rows), scores["log_pseudo_likelihood"])
+    hidden = written("transform", run, data=tmp_path / "x.npy", format="npz")["hidden"]
+    assert np.array_equal(run.features(rows), hidden)
+    assert np.array_equal(run.features(rows, "hidden"), hidden)
+
+
+def test_draws_are_those_of_the_command(run, rows, tmp_path):
+    assert np.array_equal(run.sample(5, steps=7, seed=3), written("sample", run, n=5, steps=7, seed=3)["samples"])
+    gaps = rows[:3].copy()
+    gaps[:, :4] = np.nan
+    np.save(tmp_path / "gaps.npy", gaps)
+    due = written("sample", run, given=tmp_path / "gaps.npy", n=6, steps=8)
+    found = run.impute(gaps, n=6, steps=8)
+    for name in ("filled", "samples", "missing"):
+        assert np.array_equal(getattr(found, name), due[name])
+    masked = np.ma.array(rows[:3].copy(), mask=np.isnan(gaps))
+    assert np.array_equal(run.sample(6, 8, given=masked), due["samples"])
+    assert list(found.cells.row[[0, -1]]) == [1, 3]
+    assert "96 values of 3 rows" in repr(found)
+
+
+def test_tensors_in_tensors_out(run, rows):
+    x = torch.from_numpy(rows)
+    for found in (run.energy(x), run.log_likelihood(x).value, run.pseudo_log_likelihood(x), run.features(x)):
+        assert isinstance(found, torch.Tensor)
+    assert run.energy(x).dtype == torch.float64
+    filled = run.impute(x.where(x < 0.5, torch.nan), n=2, steps=2).filled
+    assert isinstance(filled, torch.Tensor)
+    model_rows = run.rows(x).requires_grad_()
+    slope = torch.autograd.grad(run.model.energy(model_rows).sum(), model_rows)[0]
+    assert slope.shape == (12, 8, 8)
+    assert run.model.W.shape == (64, 8)
+
+
+def test_what_cannot_be_done_is_a_sentence(run, rows, tmp_path):
+    for call, words in {
+        lambda: ebm_cli.load(tmp_path / "none"): "no run is there",
+        lambda: ebm_cli.load(run.path, checkpoint=7): "has steps 12, last and best",
+        lambda: run.energy(rows[:, 0]): "its rows have 8 values, those of the run 8x8",
+        lambda: run.energy(rows[0, 0]): "it must be numbers (n, *shape)",
+        lambda: run.energy(np.array([["a"]])): "it must be numbers (n, *shape)",
+        lambda: run.energy(np.full((1, 64), np.nan)): "value 1 is missing; fill it in, for example by run.impute(x)",
+        lambda: run.impute(rows): "x: nothing is missing",
+        lambda: run.sample(0): "n = 0: must be greater than or equal to 1",
+        lambda: run.sample(3, given=["word"]): "is for models of documents",
+        lambda: run.features(rows, "visible"): "this model has hidden",
+        lambda: ebm_cli.train("model=rbm"): "give a list of them, such as ['model=rbm']",
+        lambda: ebm_cli.train(["model=rmb"]): "did you mean rbm",
+        lambda: ebm_cli.train(["-m"]): "flags are for the command line",
+        lambda: ebm_cli.train(["steps=3", f"hydra.run.dir={run.path}"]): "a run is there already",
+        lambda: ebm_cli.evaluate(run, "ais"): "give a list of names",
+        lambda: ebm_cli.evaluate(run, ["aiss"]): "did you mean ais",
+    }.items():
+        with pytest.raises(ebm_cli.UserError) as found:
+            quiet(call)
+        assert words in str(found.value)
+        assert "\n" not in str(found.value)
+
+
+def about_the_process():
+    """What a command sets, and a caller would miss."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    log = logging.getLogger("ebm")
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.get_deterministic_debug_mode(),
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "log": (log.level, log.propagate, [*log.handlers], logging.raiseExceptions),
+        "root": [*logging.getLogger().handlers],
+        "environment": dict(os.environ),
+        "argv": [*sys.argv],
+        "folder": os.getcwd(),
+        "hydra": (GlobalHydra.instance().is_initialized(), HydraConfig.instance().cfg),
+        "resolvers": OmegaConf.has_resolver("ebm_unique"),
+        "grad": torch.is_grad_enabled(),
+        "filters": [*warnings.filters],
+    }
+
+
+def test_a_run_equals_that_of_the_command_and_two_calls_leave_the_process_as_it_was(home, tmp_path, monkeypatch):
+    """With an application of Hydra going on, which is not disturbed."""
+    from hydra import initialize_config_module
+
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_module("ebm_cli.conf", version_base="1.3"):
+        before = about_the_process()
+        runs = [quiet(ebm_cli.train, [*SHORT, f"hydra.run.dir={name}"]) for name in ("a", "b")]
+        assert about_the_process() == before
+    for found in runs:
+        assert outcome(found.path) == outcome(home)
+        assert found.step == 12
+    named = quiet(ebm_cli.train, ["steps=0", "tracker=none", "device=cpu", "evaluation=[]", "checkpoint.monitor=null"])
+    assert named.path.parent.name == "outputs"
+    assert named.path.name.split("_")[2] == "rbm-pcd-digits"
+
+
+def test_a_request_to_stop_saves_and_ends_the_call(tmp_path, monkeypatch):
+    from ebm_cli.training import loop
+
+    steps, path = loop.train_step, tmp_path / "stopped"
+
+    def stopped(parts, state, how):
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return steps(parts, state, how)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"ebm_cli.train\(\['resume="):
+        quiet(ebm_cli.train, [*SHORT, f"hydra.run.dir={path}"])
+    assert quiet(ebm_cli.load, path).step == 5
+    monkeypatch.undo()
+    assert quiet(ebm_cli.train, [f"resume={path}"]).step == 12
+
+
+def test_a_run_that_fails_is_an_error_with_its_sentence(tmp_path):
+    with pytest.raises(ebm_cli.RunError, match="is not finite"):
+        quiet(ebm_cli.train, [*SHORT, "optimizer.lr=1e38", f"hydra.run.dir={tmp_path}/run"])
+
+
+def test_what_the_run_recorded(run, home):
+    table = run.metrics()
+    assert list(table.index) == list(range(1, 13))
+    assert table.index.name == "step"
+    assert table.loss.notna().all()
+    pictures = run.pictures()
+    assert pictures["samples"].dtype == np.uint8
+    assert next(iter(pictures)) == "step-00000012"
+    shown = run._repr_html_()
+    assert shown.count("<img") == len(pictures) - 1
+    assert "rbm on digits, step 12" in shown
+    assert run.summary["status"] == "done"
+    assert run.config["model"]["hidden"] == 8
+
+
+def test_an_evaluation_is_what_the_command_finds(home):
+    run = quiet(ebm_cli.load, home, 12)
+    words = ["evaluation.pseudo_likelihood.points=20", "device=cpu"]
+    found = quiet(ebm_cli.evaluate, run, ["pseudo_likelihood"], words)
+    assert found["step"] == run.step
+    answer = ebm("evaluate", f"run={home}", f"checkpoint={run.step}", "evaluation=[pseudo_likelihood]", *words)
+    assert answer.code == 0
+    newest = sorted((home / "evaluations").iterdir())[-1]
+    key = "pseudo_likelihood/log_pseudo_likelihood"
+    assert f'"{key}": {found[key]}' in (newest / "results.json").read_text()
+
+
+def test_nothing_is_written_by_looking(run, rows):
+    before = snapshot(run.path)
+    run.energy(rows)
+    run.sample(2, steps=2)
+    run.metrics()
+    assert snapshot(run.path) == before
+
+
+def test_names_are_typed_and_load_when_asked_for():
+    stub = ast.parse((ROOT / "ebm_cli" / "__init__.pyi").read_text())
+    typed = {
+        f"{alias.asname}": node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert typed == ebm_cli._WHERE
+    assert set(ebm_cli._WHERE) <= set(dir(ebm_cli))
+    assert not hasattr(ebm_cli, "no_such_name")
