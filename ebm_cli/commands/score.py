@@ -1,4 +1,4 @@
-"""`ebm score`: energies, log-likelihoods and pseudo-likelihoods of the user's own rows."""
+"""`ebm score`: energies, log-likelihoods and pseudo-likelihoods of the user's own rows, and what mutations cost."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ebm_cli.commands import known_log_z, own, results
+from ebm_cli.commands import known_log_z, mutants, own, results
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
@@ -21,17 +21,18 @@ from ebm_cli.errors import UserError
 from ebm_cli.evaluation.pseudo_likelihood import log_pseudo_likelihood
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
+from ebm_cli.record.run import Run
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Discrete
 from ebm_cli.terminal import log, logging_to, output
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(mutants.Asked):
     """The keys of `ebm score` beside its groups."""
 
     run: Annotated[str, Field(min_length=1)]
-    data: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1)] | None
     array: Annotated[str, Field(min_length=1)] | None
     checkpoint: str  # last, best or a step
     pseudo_likelihood: bool
@@ -42,20 +43,39 @@ class Settings:
 
 @watched(torch.device("cpu"))
 def score(config: Mapping[str, Any]) -> int:
-    """Write `scores/<time>/scores.csv` or .npz, a line for each row of the file; the exit code."""
-    asked = checked(Settings, own.settings(config))
+    """Write `scores/<time>/scores.csv` or .npz, a line for each row of the file, or mutants.csv; the exit code."""
+    given = own.settings(config)
+    asked = checked(Settings, given)
+    mutants.check_apart(given)
     with results.folder(Path(asked.run), "scores", asked.out) as home, logging_to(None):
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         by = scoring(trained)
-        rows, (split, _) = own.read(trained, "data", asked.data, asked.array)
-        own.check_all_there(rows, f"data = {asked.data}", f"ebm sample given={asked.data}")
-        columns, said = scores(by, split.to(trained.parts.device.torch), pseudo=asked.pseudo_likelihood)
-        finishing()
-        file = own.written(home, "scores", own.beside(rows) | columns, asked.format)
+        done = _of_mutants if asked.data is None else _of_rows
+        counted, file, said = done(home, by, asked)
     for sentence in said:
         output.print(sentence, highlight=False, soft_wrap=True)
-    output.print(f"{own.counted(rows)}: {file}", soft_wrap=True)
+    output.print(f"{counted}: {file}", soft_wrap=True)
     return 0
+
+
+def _of_rows(home: Run, by: "Scoring", asked: Settings) -> tuple[str, Path, list[str]]:
+    """Scores of the rows of `data`: how many there are, where they were written, and sentences on them."""
+    assert asked.data is not None
+    rows, (split, _) = own.read(by.trained, "data", asked.data, asked.array)
+    own.check_all_there(rows, f"data = {asked.data}", f"ebm sample given={asked.data}")
+    columns, said = scores(by, split.to(by.trained.parts.device.torch), pseudo=asked.pseudo_likelihood)
+    finishing()
+    return own.counted(rows), own.written(home, "scores", own.beside(rows) | columns, asked.format), said
+
+
+def _of_mutants(home: Run, by: "Scoring", asked: Settings) -> tuple[str, Path, list[str]]:
+    """The same of the mutants of `wild_type`."""
+    found = mutants.scored(by.trained, asked)
+    finishing()
+    file = own.written(home, "mutants", found.columns, asked.format)
+    home.write_all("", found.images, {})
+    said = [f"picture: {home.path / name}.png" for name in found.images]
+    return f"{len(found.columns['delta'])} mutants", file, [*found.said, *said]
 
 
 class LogLikelihood(NamedTuple):

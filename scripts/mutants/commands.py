@@ -962,4 +962,32 @@ MUTANTS = [
         "    if False:",
         "given_rows::test_what_cannot_be_drawn_is_refused",
     ),
+    Mutant(
+        "mutants: the letter of a site is that of the next",
+        "commands/mutants.py",
+        '"position": site + wild.first,',
+        '"position": site + wild.first - 1,',
+        "mutants::test_all_mutants_of_a_sequence_however_it_is_named",
+    ),
+    Mutant(
+        "mutants: two changes cost the sum of the costs",
+        "commands/mutants.py",
+        "delta[several] = found[1:] - found[0]",
+        "delta[several] = [sum(table[c] for c in listed.changes[i]) for i in several]",
+        "mutants::test_mutants_of_a_file_against_measurements",
+    ),
+    Mutant(
+        "mutants: what costs more is fitter",
+        "commands/mutants.py",
+        "spearman(-delta[there]",
+        "spearman(delta[there]",
+        "mutants::test_mutants_of_a_file_against_measurements",
+    ),
+    Mutant(
+        "mutants: rows and mutants at once are taken for mutants",
+        "commands/mutants.py",
+        "if (data is None) == (mutants is None):",
+        "if data is None and mutants is None:",
+        "mutants::test_keys_that_name_no_mutants",
+    ),
 ]

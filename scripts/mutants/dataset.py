@@ -532,4 +532,25 @@ MUTANTS = [
         "None, tuple(names))",
         "image_datasets::test_pictures_of_ones_own_are_cut_out_alike",
     ),
+    Mutant(
+        "mutations: the wild letter is not looked at",
+        "dataset/mutations.py",
+        "if wild != self.letter(site):",
+        "if False:",
+        "mutants::test_a_file_that_lists_no_mutants_of_the_wild_type",
+    ),
+    Mutant(
+        "mutations: a site before the first is one from the end",
+        "dataset/mutations.py",
+        "if not 0 <= site < len(self.values):",
+        "if not site < len(self.values):",
+        "mutants::test_a_file_that_lists_no_mutants_of_the_wild_type",
+    ),
+    Mutant(
+        "mutations: lines are counted without blank ones",
+        "dataset/mutations.py",
+        "yield reader.line_num, cells",
+        "yield len(cells), cells",
+        "mutants::test_a_file_that_lists_no_mutants_of_the_wild_type",
+    ),
 ]

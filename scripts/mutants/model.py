@@ -842,4 +842,18 @@ MUTANTS = [
         "at_units = back",
         "model::test_energy_vjp_is_the_weighted_sum_of_gradients",
     ),
+    Mutant(
+        "substitution: the second site of an edge feels the wrong side of it",
+        "model/substitution.py",
+        "model.J[edge, values[first]]",
+        "model.J[edge, :, values[first]]",
+        "mutants::test_all_substitutions_are_differences_of_energies",
+    ),
+    Mutant(
+        "substitution: the other way round",
+        "model/substitution.py",
+        "return logits.gather(1, values[:, None]) - logits",
+        "return logits - logits.gather(1, values[:, None])",
+        "mutants::test_of_many_sites_a_few_at_a_time",
+    ),
 ]

@@ -157,4 +157,11 @@ MUTANTS = [
         "(t + 1)",
         "particles::test_with_many_particles_it_is_that_sum",
     ),
+    Mutant(
+        "ranks: the interval is of half the resamples",
+        "yardstick/rank_correlation.py",
+        "[0.025, 0.975]",
+        "[0.25, 0.75]",
+        "mutants::test_the_correlation_of_ranks_and_its_interval",
+    ),
 ]
