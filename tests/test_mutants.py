@@ -196,7 +196,7 @@ def test_keys_that_name_no_mutants(run, trained, tmp_path, monkeypatch):
     for words, said in (
         (f"mutations=all wild_type=A2 run={run}", ("wild_type = A2", "no file")),
         (f"mutations=all data=FILE.csv wild_type=seq0 run={run}", ("are two things",)),
-        (f"run={run}", ("nothing to score", "data=FILE")),
+        (f"run={run}", ("data is missing", "data=FILE")),
     ):
         assert_refused(ebm(f"score device=cpu {words}"), *said)
     assert sorted(run.rglob("*")) == before

@@ -197,7 +197,7 @@ def check_apart(keys: Mapping[str, Any]) -> None:
     """Raise UserError unless it is either rows or mutants that are to be scored, by the keys `data` and `mutations`."""
     data, mutants = keys["data"], keys["mutations"]
     if (data is None) == (mutants is None):
-        said = "nothing to score" if data is None else f"data = {data} and mutations = {mutants}: are two things"
-        raise UserError(f"{said}; give either data=FILE, or mutations=all|FILE with wild_type=NAME")
+        said = "data is missing" if data is None else f"data = {data} and mutations = {mutants}: are two things"
+        raise UserError(f"{said}; give data=FILE, or mutations=all|FILE with wild_type=NAME")
     if data is not None and keys["wild_type"] is not None:
         raise UserError(f"wild_type = {keys['wild_type']}: is for mutants; add mutations=all, or leave it out")

@@ -157,7 +157,10 @@ def write_files(folder: Path) -> None:
     (folder / "GAPS.csv").write_text("\n".join(holes) + "\n")
     letters = np.array(list("-ACDEFGHIKLMNPQRSTVWY"))
     rows = ("".join(letters[random.integers(0, 21, 12)]) for _ in range(40))
-    (folder / "FAMILY.fasta").write_text("".join(f">{i}\n{row}\n" for i, row in enumerate(rows)))
+    wild = "-ACDEFGHIKLM"
+    lines = [f">{i}\n{row}\n" for i, row in enumerate(rows)]
+    (folder / "FAMILY.fasta").write_text("".join([f">NAME\n{wild}\n", *lines]))
+    (folder / "MUTANTS.csv").write_text("mutant,DMS_score\nA2G,0.1\nC3-:D4A,-1.5\nE5W,\nM12L,0.4\n")
     (folder / "PICTURES").mkdir()
     (folder / "FOLDER").mkdir()
     words = ["server", "socket", *(f"word{a}{b}" for a in "abcdef" for b in "abcdef")]
