@@ -25,6 +25,8 @@ STEPS = {
     "paths": {"sampler": {"name": "hamming_ball", "block": 3}},
     "jumps": {"sampler": "dmala"},
     "gradients": {"model": "gaussian_rbm", "sampler": "hmc", "dataset": "points_2d"},
+    "averaged weights": {"optimizer": {"name": "adam", "clip": 0.1, "ema": 0.9}},
+    "replay": {"chains": {"name": "replay", "steps": 6, "size": 30}},
     "both kinds of units": {"model": "gaussian_rbm", "sampler": "gibbs_langevin", "dataset": "points_2d"},
 }
 
@@ -40,7 +42,8 @@ def made(monkeypatch):
 )
 def test_a_step_by_libraries_is_the_step(changes, made):
     """Of two one after the other, the model another at the second: chains and weights to the bit."""
-    (parts, state), (_, other) = run_of(**changes, chains=MANY), run_of(**changes, chains=MANY)
+    changes = {"chains": MANY, **changes}
+    (parts, state), (_, other) = run_of(**changes), run_of(**changes)
     assert whole_step.refusal(parts, state, 10**6) == "more than 4 transitions a step are regions of their own"
     assert long_step.refusal(parts, state) is None
     how = long_step.execution(parts, state)
@@ -53,8 +56,8 @@ def test_a_step_by_libraries_is_the_step(changes, made):
         assert torch.equal(state.store, other.store)
         for name, tensor in state.tensors().items():
             assert_close(tensor.detach(), other.tensors()[name].detach(), rtol=1e-5, atol=1e-6)
-    assert len(made.identities) == 1, "one library for all transitions of all steps"
-    assert len(made.calls) == 2 * MANY["steps"]
+    assert len(made.identities) == 2, "one library for all transitions of all steps, one for all updates"
+    assert len(made.calls) == 2 * (MANY["steps"] + 1)
 
 
 def test_where_transitions_cannot_be_libraries_is_known():
@@ -78,8 +81,9 @@ def test_a_run_says_that_its_transitions_are_compiled_and_what_it_is(made, tmp_p
     answer = train("chains.steps=6 sampler=gwg device.compile=ahead steps=5", "run")
     assert answer.code == 0, answer.err
     assert "training steps, or their transitions, and annealing compiled" in answer.err
-    assert answer.err.count("compiling a transition of the chains") == 1
-    assert len(made.calls) == 30
+    for what in ("a transition of the chains", "the update of the weights"):
+        assert answer.err.count(f"compiling {what}") == 1
+    assert len(made.calls) == 5 * (6 + 1)
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert config["device"]["compile"] == "ahead"
 

@@ -61,8 +61,8 @@ class DeviceSpec:
 
     `compile` updates: each training step becomes one compiled region, which takes some fifteen seconds, once on a
     machine: it is kept for later runs. It draws other random numbers, several times as fast. ahead: each temperature of
-    AIS is one too, and each transition of a step that has more than four. always: so are the inner loops of
-    evaluations, in every run anew. auto: what the run repays.
+    AIS is one too, and of steps of more than four transitions each of these, and the update. always: so are the inner
+    loops of evaluations, in every run anew. auto: what the run repays.
 
     `precision` fp32; tf32 (CUDA products with 10-bit mantissas); bf16 (products of the chains with 7-bit ones);
     fixed24, fixed16 (products with binary units in fixed point of so many bits, fast on a CPU with 8-bit integer

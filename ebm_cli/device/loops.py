@@ -49,11 +49,11 @@ class Stage:
         """The next state."""
         if fixed is not self.seen[0]:
             self.seen, self.libraries = (fixed, Leaves(fixed).tensors), {}
-        moving = [*_flat((state, changing))]
+        moving = [*flat((state, changing))]
         form = _form(moving)
         if form not in self.libraries:
             self.libraries[form] = self._library((fixed, state, changing), moving)
-        return _filled(state, iter(self.libraries[form].call(moving, self.seen[1])))
+        return filled(state, iter(self.libraries[form].call(moving, self.seen[1])))
 
     def _library(self, parts: Any, moving: Sequence[Tensor]) -> Made:
         leaves = Leaves((self.function, parts))
@@ -91,13 +91,13 @@ class Transition:
         """The next state, and what is said of the move."""
         if model is not self.seen[0]:
             self.seen, self.libraries = (model, [tensor.detach() for tensor in Leaves(model).tensors]), {}
-        moving = [*self.seen[1], *_flat((state, key))]
+        moving = [*self.seen[1], *flat((state, key))]
         form = _form(moving)
         if form not in self.libraries:
             self.libraries[form] = self._library((model, state, key), moving)
         made = self.libraries[form]
         found = iter(made.call(moving, _NOTHING))
-        return _filled(state, found), dict(zip(made.facts["names"], found, strict=True))
+        return filled(state, found), dict(zip(made.facts["names"], found, strict=True))
 
     def _library(self, parts: Any, moving: Sequence[Tensor]) -> Made:
         leaves = Leaves((self.function, parts))
@@ -119,11 +119,11 @@ class _Moved:
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         count = len(self.leaves.tensors)
-        state, key = _filled((self.state, self.key), iter(tensors[count:]))
+        state, key = filled((self.state, self.key), iter(tensors[count:]))
         after, info = self.function(self.leaves.replaced(tensors[:count]), state, key)
-        assert _form([*_flat(after)]) == _form([*_flat(self.state)]), "the next state has the form of the last"
+        assert _form([*flat(after)]) == _form([*flat(self.state)]), "the next state has the form of the last"
         self.names = [*info]
-        return [*_flat(after), *info.values()]
+        return [*flat(after), *info.values()]
 
     def facts(self) -> Any:
         """Names of what is said of the move."""
@@ -141,8 +141,8 @@ class _Called:
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         count = len(tensors) - len(self.leaves.tensors)
         fixed = self.leaves.replaced(tensors[count:])
-        state, changing = _filled((self.state, self.changing), iter(tensors[:count]))
-        return [*_flat(self.function(fixed, state, *changing))]
+        state, changing = filled((self.state, self.changing), iter(tensors[:count]))
+        return [*flat(self.function(fixed, state, *changing))]
 
     def facts(self) -> Any:
         """Nothing: the next state has the form of the last."""
@@ -153,7 +153,7 @@ def _form(tensors: Sequence[Tensor]) -> tuple[torch.Size, ...]:
     return tuple(tensor.shape for tensor in tensors)
 
 
-def _flat(value: Any) -> Iterator[Tensor]:
+def flat(value: Any) -> Iterator[Tensor]:
     """The tensors in tuples and counters, in their order."""
     if isinstance(value, Tensor):
         yield value
@@ -161,10 +161,10 @@ def _flat(value: Any) -> Iterator[Tensor]:
         yield value.words
     elif value is not None:
         for inner in value:
-            yield from _flat(inner)
+            yield from flat(inner)
 
 
-def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
+def filled(value: Any, tensors: Iterator[Tensor]) -> Any:
     """The same tuples and counters with these tensors in their places."""
     if isinstance(value, Tensor):
         return next(tensors)
@@ -172,5 +172,5 @@ def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
         return Counter(next(tensors), value.lane)
     if value is None:
         return None
-    inner = [_filled(each, tensors) for each in value]
+    inner = [filled(each, tensors) for each in value]
     return value._make(inner) if hasattr(value, "_make") else tuple(inner)

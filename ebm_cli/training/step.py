@@ -148,7 +148,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine, objective.places)
     if ranks.count == 1 and len(shards) == 1:
-        return engine.region(_update)(objective, weights, model, rows, inputs.objective, inputs.at)
+        return engine.region(update)(objective, weights, model, rows, inputs.objective, inputs.at)
     gradients = [engine.region(_gradient)(objective, model, shard, inputs.objective) for shard in shards]
     gradient = Gradient(*(_mean(group) for group in zip(*gradients, strict=True)))
     return engine.region(_apply)(objective, weights, _averaged(gradient, ranks), inputs.at)
@@ -172,7 +172,7 @@ def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:
     rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=of.weights.auxiliary), {})
     if of.objective.negatives:
         rows = _moved(of.moves, model, of.store, rows.batch, inputs, EAGER)
-    return _update(of.objective, of.weights, model, rows, inputs.objective, inputs.at)
+    return update(of.objective, of.weights, model, rows, inputs.objective, inputs.at)
 
 
 def _labels(data: Split, objective: Objective, inputs: Inputs) -> Tensor | None:
@@ -287,7 +287,7 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), tuple(grads), norms)
 
 
-def _update(objective: Objective, weights: Weights, model: EnergyModel, rows: GradRows, key: AnyKey, at: At) -> Values:
+def update(objective: Objective, weights: Weights, model: EnergyModel, rows: GradRows, key: AnyKey, at: At) -> Values:
     """Gradient and update in one region."""
     return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 

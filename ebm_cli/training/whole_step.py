@@ -1,6 +1,8 @@
 """A whole training step as one library, compiled ahead of time: in small models calls take longer than products."""
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -9,12 +11,11 @@ from ebm_cli.acceleration import arithmetic
 from ebm_cli.device.ahead import Made, Wanted, library
 from ebm_cli.device.engine import INLINE
 from ebm_cli.device.leaves import Leaves
-from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import engine_for
 from ebm_cli.terminal import log
 from ebm_cli.training.plan import Inputs, Planner
 from ebm_cli.training.state import Parts, TrainState
-from ebm_cli.training.step import TOGETHER, Execution, Subject, Values, compiles, subject, whole
+from ebm_cli.training.step import TOGETHER, Execution, Subject, Values, Weights, compiles, subject, whole
 
 
 def refusal(parts: Parts, state: TrainState, at_once: int) -> str | None:
@@ -44,42 +45,52 @@ def execution(parts: Parts, state: TrainState) -> Execution:
     return Execution(Planner(replace(parts, device=device)), WholeStep(parts, state))
 
 
-class WholeStep:
-    """Calls libraries, one for each number of transitions, with the tensors of a run, which they change in place."""
+class InPlace:
+    """Calls libraries with the tensors of a run, its weights and what belongs to them, which they change in place."""
+
+    def __init__(self, parts: Any) -> None:
+        self.leaves = Leaves(parts)
+        self.tensors = self.leaves.tensors
+        self.libraries: dict[Any, Made] = {}
+        self.said: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+
+    def values(self, form: Hashable, changing: Sequence[Tensor], wanted: Callable[[], Wanted]) -> Values:
+        """What an update of this form says, for tensors that differ from call to call; its library at first."""
+        if form not in self.libraries:
+            self.libraries[form] = library(wanted())
+        metrics, norms = self.libraries[form].call(changing, self.tensors)
+        if form not in self.said:
+            facts = self.libraries[form].facts
+            self.said[form] = tuple(facts["names"]), tuple(facts["moved"])
+        names, moved = self.said[form]
+        return Values(names, metrics, moved, norms)
+
+    def identity(self, *named: object) -> str | None:
+        """None where code outside this package takes part, which may change without our seeing it."""
+        return None if self.leaves.foreign else repr((self.leaves.description(), *named))
+
+
+class WholeStep(InPlace):
+    """One library for each number of transitions."""
 
     def __init__(self, parts: Parts, state: TrainState) -> None:
         of = subject(replace(parts, device=replace(parts.device, engine=INLINE)), state)
-        self.leaves = Leaves(of._replace(weights=of.weights._replace(optimizer=_rateless(of.weights.optimizer))))
-        self.tensors = self.leaves.tensors
-        self.libraries: dict[int, Made] = {}
-        self.said: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        super().__init__(of._replace(weights=rateless(of.weights)))
 
     def __call__(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:
         """The update."""
-        count = len(inputs.sampler)
-        if count not in self.libraries:
-            self.libraries[count] = self._library(inputs)
-        metrics, norms = self.libraries[count].call(inputs.tensors(), self.tensors)
-        if count not in self.said:
-            facts = self.libraries[count].facts
-            self.said[count] = tuple(facts["names"]), tuple(facts["moved"])
-        names, moved = self.said[count]
-        return Values(names, metrics, moved, norms)
+        return self.values(len(inputs.sampler), inputs.tensors(), partial(self._wanted, inputs))
 
-    def _library(self, inputs: Inputs) -> Made:
-        named = (self.leaves.description(), inputs.own, inputs.first, len(inputs.sampler))
+    def _wanted(self, inputs: Inputs) -> Wanted:
+        identity = self.identity(inputs.own, inputs.first, len(inputs.sampler))
         function = _Step(self.leaves, inputs)
-        identity = self._identity(named)
-        return library(Wanted(function, inputs.tensors(), self.tensors, identity, changes=True, begins=_say))
-
-    def _identity(self, named: object) -> str | None:
-        """None where code outside this package takes part, which may change without our seeing it."""
-        return None if self.leaves.foreign else repr(named)
+        return Wanted(function, inputs.tensors(), self.tensors, identity, changes=True, begins=_say)
 
 
-def _rateless(optimizer: Optimizer) -> Optimizer:
+def rateless(weights: Weights) -> Weights:
     """The same for any schedule of the rate and of averaging: these numbers are inputs of each step."""
-    return replace(optimizer, lr=1.0, schedule="constant", final_lr=0.0, warmup=0, ema_start=0.0)
+    constant = replace(weights.optimizer, lr=1.0, schedule="constant", final_lr=0.0, warmup=0, ema_start=0.0)
+    return weights._replace(optimizer=constant)
 
 
 def _say() -> None:

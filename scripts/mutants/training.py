@@ -321,8 +321,8 @@ MUTANTS = [
     Mutant(
         "whole step: the rate is part of the code",
         "training/whole_step.py",
-        "optimizer=_rateless(of.weights.optimizer)",
-        "optimizer=of.weights.optimizer",
+        "return weights._replace(optimizer=constant)",
+        "return weights",
         "whole_step::test_the_rate_is_no_part_of_the_code_and_the_rest_of_an_update_is",
     ),
     Mutant(
@@ -351,6 +351,20 @@ MUTANTS = [
         "device/loops.py",
         "(model, [tensor.detach() for tensor in Leaves(model).tensors])",
         "(model, [tensor.detach().clone() for tensor in Leaves(model).tensors])",
+        "long_step::test_a_step_by_libraries_is_the_step[blocks]",
+    ),
+    Mutant(
+        "long step: the update forgets which numbers say how the chains moved",
+        "training/long_step.py",
+        "rows = GradRows(batch, dict(zip(self.names, info, strict=True)))",
+        "rows = GradRows(batch, {})",
+        "long_step::test_a_step_by_libraries_is_the_step[blocks]",
+    ),
+    Mutant(
+        "long step: every update is at the first rate",
+        "training/long_step.py",
+        "x, x_neg, labels, info, key, at = filled(self.given, iter(tensors[:own]))",
+        "x, x_neg, labels, info, key, at = (*filled(self.given, iter(tensors[:own]))[:5], At(0, 0.1, 0.998))",
         "long_step::test_a_step_by_libraries_is_the_step[blocks]",
     ),
     Mutant(
