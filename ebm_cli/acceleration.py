@@ -50,7 +50,8 @@ def resolved(spec: DeviceSpec, model: EnergyModel, work: Work, unfit: Unfit) -> 
     precision = spec.precision
     if precision == "auto":
         precision = "fixed16" if how == "always" and lacking is None else "fp32"
-    return replace(spec, compile=how, precision=precision), _said(how, missing)
+    imitated = _imitated(precision, on_cuda)
+    return replace(spec, compile=how, precision=precision), "; ".join([_said(how, missing), *imitated])
 
 
 def _how(
@@ -77,6 +78,15 @@ def _said(how: str, missing: str | None) -> str:
     if how in _STEPS:
         return _STEPS[how]
     return f"inner loops not compiled: {missing or 'device.compile=never, as typed or as the run began'}"
+
+
+def _imitated(precision: str, on_cuda: bool) -> list[str]:
+    """A sentence where products are asked for that the processor lacks: torch then forms them from float32's."""
+    if precision != "bf16" or on_cuda or os.uname().machine != "x86_64":
+        return []
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return []
+    return ["this processor has no bf16 products and imitates them, many times slower than device.precision=fp32"]
 
 
 def threads(spec: DeviceSpec, model: EnergyModel, rows: int) -> int | None:

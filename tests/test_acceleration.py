@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,6 +159,18 @@ def test_evaluation_is_never_coarser_than_float32():
     run = trained("", "run")
     answer = ebm("evaluate", f"run={run}", "evaluation=[pseudo_likelihood]", "device.precision=bf16")
     assert "precision fp32" in answer.err
+
+
+@pytest.mark.parametrize("has", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", None])
+def test_products_that_the_processor_imitates_are_said(has, monkeypatch):
+    """Without the instructions a product of 784 x 500 took 200 ms in bf16 and 9 in float32."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == has)
+    model = small_model("rbm", Binary((2, 2)))
+    for precision in ("fp32", "bf16"):
+        said = resolved(device(precision=precision), model, SHORT, FITS)[1]
+        assert ("imitates them" in said) == (has is None and precision == "bf16")
 
 
 def test_arithmetic_and_threads_this_machine_lacks_are_refused():

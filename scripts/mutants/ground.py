@@ -454,6 +454,13 @@ MUTANTS = [
         "messages::test_the_line_says_what_the_last_validation_found_and_how_long_it_will_take",
     ),
     Mutant(
+        "acceleration: bf16 that is imitated is not said",
+        "acceleration.py",
+        "if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():",
+        "if True:",
+        "acceleration::test_products_that_the_processor_imitates_are_said[None]",
+    ),
+    Mutant(
         "evaluations are compiled as coarsely as training",
         "acceleration.py",
         '"fixed24" if spec.precision.startswith("fixed") else "fp32"',
