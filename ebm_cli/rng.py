@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli import philox
@@ -266,10 +267,14 @@ def _ragged_uniform(number: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
     A row's numbers do not depend on the other rows: they are drawn in tiers of fixed, doubling widths, as many as the
     longest row needs, for all rows together or, where few are so long, for each of these.
     """
+    if isinstance(key, Key) and number.device.type == "cpu":
+        of_row, upper = _ragged_words(number.numpy().astype(np.int64), key)
+        return torch.from_numpy(of_row), torch.from_numpy(upper * 2.0**-24)
     size, device = number.long(), number.device
-    longest, first, width = int(size.max()) if len(size) else 0, 0, _TIER
+    longest, first = int(size.max()) if len(size) else 0, 0
     rows, found = [size[:0]], [torch.zeros(0, dtype=torch.float64, device=device)]
     while first < longest:
+        width = max(_TIER, first)
         left, tier = (size - first).clamp(0, width), key.fold(first)
         long = left.nonzero().squeeze(1)
         if _FEW * len(long) < len(size):
@@ -279,8 +284,38 @@ def _ragged_uniform(number: Tensor, key: AnyKey) -> tuple[Tensor, Tensor]:
         owner, place = end_to_end(left[long])
         rows.append(long[owner])
         found.append((words[owner, place] >> 8).bitwise_and_(0xFFFFFF).double().mul_(2.0**-24))
-        first, width = first + width, first + width
+        first += width
     return torch.cat(rows), torch.cat(found)
+
+
+def _ragged_words(size: NDArray[np.int64], key: Key) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """Rows and the upper 24 bits of their words, tier after tier and in each row after row."""
+    longest, first = int(size.max(initial=0)), 0
+    rows: list[NDArray[np.int64]] = [size[:0]]
+    found: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)]
+    while first < longest:
+        width = max(_TIER, first)
+        left = np.clip(size - first, 0, width)
+        long = left.nonzero()[0]
+        long = long if _FEW * len(long) < len(size) else np.arange(len(size))
+        words = _words_of_rows(long, width, key.fold(first))
+        rows.append(np.repeat(long, left[long]))
+        found.append(words[np.arange(width) < left[long, None]] >> np.uint32(8))
+        first += width
+    return np.concatenate(rows), np.concatenate(found)
+
+
+def _words_of_rows(rows: NDArray[np.int64], count: int, key: Key) -> NDArray[np.uint32]:
+    """What `_numpy_words` has in these rows, which ascend, for whole blocks: (rows, count)."""
+    blocks = count // _BLOCK
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return _raw(_philox4x64(key.after(int(rows[0])), blocks), len(rows) * blocks).reshape(len(rows), count)
+    generator, at = _philox4x64(key, blocks), 0
+    found = np.empty((len(rows), count), np.uint32)
+    for i, row in enumerate(rows.tolist()):
+        generator.advance((row - at) * blocks)
+        found[i], at = _raw(generator, blocks), row + 1
+    return found
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:
@@ -321,11 +356,12 @@ def _words(rows: int, count: int, key: AnyKey, device: Device) -> Tensor:
 def _numpy_words(rows: int, count: int, key: Key) -> Tensor:
     """int32; each row starts a block of its own, so that the counter can be set to any row."""
     blocks = -(-count // _BLOCK)
-    generator = _philox4x64(key)
-    if key.row:
-        generator.advance(key.row * blocks)
-    raw = generator.random_raw(rows * blocks * (_BLOCK // 2)).view(np.int32)
+    raw = _raw(_philox4x64(key, blocks), rows * blocks).view(np.int32)
     return torch.from_numpy(raw).reshape(rows, blocks * _BLOCK)[:, :count]
+
+
+def _raw(generator: np.random.Philox, blocks: int) -> NDArray[np.uint32]:
+    return generator.random_raw(blocks * (_BLOCK // 2)).view(np.uint32)
 
 
 def _unit(a: Tensor, b: Tensor) -> Tensor:
@@ -334,5 +370,9 @@ def _unit(a: Tensor, b: Tensor) -> Tensor:
     return (high * 2**26 + low).double() * 2.0**-53
 
 
-def _philox4x64(key: Key) -> np.random.Philox:
-    return np.random.Philox(key=np.frombuffer(key.digest, np.uint64))
+def _philox4x64(key: Key, blocks: int = 0) -> np.random.Philox:
+    """At the key's row, if each has so many blocks."""
+    generator = np.random.Philox(key=np.frombuffer(key.digest, np.uint64))
+    if key.row and blocks:
+        generator.advance(key.row * blocks)
+    return generator

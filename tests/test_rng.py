@@ -336,6 +336,19 @@ def test_lanes_are_uncorrelated():
     assert_uncorrelated(torch.stack([rng.normal((5001,), lane, dtype=torch.float64) for lane in lanes]))
 
 
+@pytest.mark.parametrize("row", [0, 7])
+def test_ragged_draws_are_those_of_each_row(row):
+    """In tiers of 64, 64, 128, ... words, each of which has a key: of all rows alike, of the few long ones alone."""
+    size = torch.tensor([3, 70, 0, 64, 900] + [1] * 40 + [200, 300])
+    key = stream(0, "ragged").at_row(row)
+    owner, u = rng._ragged_uniform(size, key)
+    for r, number in enumerate(size.tolist()):
+        tiers = [(0, 64), (64, 64), (128, 128), (256, 256), (512, 512)]
+        words = torch.cat([rng._words(1, width, key.fold(first).after(r), "cpu")[0] for first, width in tiers])
+        expected = ((words[:number].long() >> 8) & 0xFFFFFF).double() / 2**24
+        assert torch.equal(u[owner == r], expected), r
+
+
 @FORMS
 def test_shapes(engine):
     key = form(engine, stream(0))

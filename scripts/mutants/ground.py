@@ -266,14 +266,21 @@ MUTANTS = [
         "rng::test_a_large_draw_is_what_its_pieces_are",
     ),
     Mutant(
+        "rng: long rows among short ones have the words of others",
+        "rng.py",
+        "generator.advance((row - at) * blocks)",
+        "generator.advance(row * blocks)",
+        "rng::test_ragged_draws_are_those_of_each_row",
+    ),
+    Mutant(
         "rng: rows not aligned with blocks of the counter",
         "rng.py",
         (
-            "    raw = generator.random_raw(rows * blocks * (_BLOCK // 2)).view(np.int32)\n"
+            "    raw = _raw(_philox4x64(key, blocks), rows * blocks).view(np.int32)\n"
             "    return torch.from_numpy(raw).reshape(rows, blocks * _BLOCK)[:, :count]\n"
         ),
         (
-            "    raw = generator.random_raw(rows * blocks * (_BLOCK // 2)).view(np.int32)\n"
+            "    raw = _raw(_philox4x64(key, blocks), rows * blocks).view(np.int32)\n"
             "    return torch.from_numpy(raw)[: rows * count].reshape(rows, count)\n"
         ),
         "rng::test_the_streams_are_frozen",
