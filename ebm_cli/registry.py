@@ -24,6 +24,8 @@ GROUPS = (
     "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "device", "evaluation", "tracker"
 )  # fmt: skip
 _TABLE: dict[tuple[str, str], type] = {}
+_FORMER: dict[tuple[str, str], str] = {}
+"""Today's names by former ones, which runs that are there may have."""
 
 T = TypeVar("T")
 FILE_KEYS = ("path", "root", "file", "folder")
@@ -47,11 +49,19 @@ class Nested:
     group: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Later:
+    """Marks a key that came later, and what it is in runs without it: `array: Annotated[str | None, Later()]`."""
+
+    value: Any = None
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
+def register(group: str, name: str, formerly: str | None = None) -> Callable[[type[T]], type[T]]:
     """Class decorator: a checked, frozen dataclass that configuration can name as `group.name: NAME`.
 
-    Raises ValueError if the name is taken, which would make a configuration mean two things.
+    Configurations of runs may name it as it was called `formerly` too. Raises ValueError if the name is taken,
+    which would make a configuration mean two things.
     """
 
     def add(cls: type[T]) -> type[T]:
@@ -62,6 +72,8 @@ def register(group: str, name: str) -> Callable[[type[T]], type[T]]:
         config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
         component: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=config)
         _TABLE[group, name] = component
+        if formerly is not None:
+            _FORMER[group, formerly] = name
         return component
 
     return add
@@ -114,7 +126,7 @@ def nested_keys(group: str, name: object) -> dict[str, str]:
 
 def _marks(group: str, name: object) -> dict[str, list[Any]]:
     """What the annotations of a component's keys are marked with; nothing of a component that is not there."""
-    cls = components(group).get(name) if isinstance(name, str) else None
+    cls = components(group).get(_FORMER.get((group, name), name)) if isinstance(name, str) else None
     hints = {} if cls is None else get_type_hints(cls, include_extras=True)
     return {} if cls is None else {f.name: [*_within(hints[f.name])] for f in dataclasses.fields(cls)}
 
@@ -129,12 +141,20 @@ def _of(kind: type[T], marks: list[Any]) -> list[T]:
     return [mark for mark in marks if isinstance(mark, kind)]
 
 
+def todays(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a component with its present name, and with those that came after the run that has them."""
+    name = config.get("name")
+    later = {key: mark.value for key, marks in _marks(group, name).items() for mark in _of(Later, marks)}
+    named = {"name": _FORMER.get((group, name), name)} if isinstance(name, str) else {}
+    return {**later, **config, **named}
+
+
 def build(group: str, config: Mapping[str, Any], at: str | None = None) -> Any:
     """The component that `config["name"]` names, its fields checked. Raises UserError naming the key and the value.
 
     `at` is where its keys stand in the configuration, such as "sampler.kernel"; None: they are those of the group.
     """
-    place, values = at or group, dict(config)
+    place, values = at or group, todays(group, config)
     name = values.pop("name", None)
     known = components(group)
     if not isinstance(name, str) or name not in known:

@@ -86,8 +86,8 @@ DO_NOT_FIT = {
     "evaluation=[exact,ais]": "evaluation=exact: the smaller side has 64 units, enumeration goes to 20; leave it out "
     "(evaluation=[ais])",
     "device=cuda": "torch sees no CUDA device here; use device=cpu, or device=auto",
-    "dataset=npz": "dataset.path = null: name the .npz file, dataset.path=FILE",
-    "dataset=npz dataset.path=/nowhere.npz": "dataset.path = /nowhere.npz: there is no such file",
+    "dataset=array": "dataset.path = null: name the .npz file, dataset.path=FILE",
+    "dataset=array dataset.path=/nowhere.npz": "dataset.path = /nowhere.npz: there is no such file",
     "dataset.valid=2000": "dataset.valid = 2000: must be below 1437",
 }
 
@@ -215,13 +215,13 @@ def rows(*shape):
 )
 def test_arrays_of_the_users_own(arrays, words, tmp_path):
     np.savez(tmp_path / "own.npz", **arrays)
-    assert_refused(train("dataset=npz dataset.path=own.npz"), words)
+    assert_refused(train("dataset=array dataset.path=own.npz"), words)
     assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
 
 
 def test_a_batch_may_be_larger_than_the_data(tmp_path):
     np.savez(tmp_path / "own.npz", train=rows(20, 4))
-    trained("dataset=npz dataset.path=own.npz batch_size=50")
+    trained("dataset=array dataset.path=own.npz batch_size=50")
 
 
 def test_a_run_directory_may_have_any_name(tmp_path):

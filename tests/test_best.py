@@ -86,7 +86,7 @@ def test_both_are_in_the_units_of_the_data():
     rows = np.random.Generator(np.random.Philox(1)).normal(size=(60, 2)) * 1e4
     np.savez("table.npz", train=rows, valid=rows[:20], test=rows[:20])
     answer = ebm(
-        "train tracker=none device=cpu dataset=npz dataset.path=table.npz dataset.standardise=true seed=1 "
+        "train tracker=none device=cpu dataset=array dataset.path=table.npz dataset.standardise=true seed=1 "
         "model=exponential_family sampler=mala objective=exact evaluation=[exact] evaluation.exact.while_training=true "
         "checkpoint.monitor=exact/valid/log_likelihood steps=8 batch_size=60 optimizer=sgd optimizer.warmup=8 "
         "optimizer.lr=2.5 eval_every=1 hydra.run.dir=run"

@@ -51,8 +51,8 @@ def test_defaults_build_and_are_exactly_the_fields(name):
         ("emnist", {"split": "all"}),
         ("bars_and_stripes", {"side": 1}),
         ("bars_and_stripes", {"side": 7}),
-        ("npz", {"held_out": 0.0}),
-        ("npz", {"held_out": 0.6}),
+        ("array", {"held_out": 0.0}),
+        ("array", {"held_out": 0.6}),
         ("binary_tabular", {"table": "adult"}),
     ],
 )

@@ -176,7 +176,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def fitted(line):
     return ebm(
-        f"train model=exponential_family sampler=metropolis dataset=npz dataset.path=data.npz {line} evaluation=[] "
+        f"train model=exponential_family sampler=metropolis dataset=array dataset.path=data.npz {line} evaluation=[] "
         "tracker=none checkpoint.monitor=null device=cpu hydra.run.dir=run eval_every=0 save_every=0"
     )
 

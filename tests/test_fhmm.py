@@ -210,7 +210,7 @@ def test_a_run_keeps_the_series():
 @pytest.mark.usefixtures("_elsewhere")
 def test_what_does_not_fit_is_refused():
     assert_refused(ebm("train model=fhmm dataset=ising_samples dataset.side=3 model.stay=1"), "model.stay = 1")
-    answer = ebm("train model=fhmm dataset=npz dataset.path=flat.npz")
+    answer = ebm("train model=fhmm dataset=array dataset.path=flat.npz")
     assert_refused(answer, "model=fhmm takes data of shape (length, chains), these have (8,); use dataset=")
 
 

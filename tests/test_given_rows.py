@@ -33,7 +33,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     bits = (np.random.default_rng(0).random((60, 6)) < 0.4).astype(np.uint8)
     np.savez(folder / "data.npz", train=bits)
-    line = ("train dataset=npz", f"dataset.path={folder}/data.npz", "model.hidden=3", f"hydra.run.dir={folder}/run")
+    line = ("train dataset=array", f"dataset.path={folder}/data.npz", "model.hidden=3", f"hydra.run.dir={folder}/run")
     assert ebm(line[0], *line[1:], *SHORT).code == 0
     return folder / "run"
 
@@ -292,7 +292,7 @@ def test_a_few_of_many_values_are_no_warning(caplog):
 def test_standardised_values_stay_as_the_file_has_them(tmp_path):
     values = np.random.default_rng(0).normal([0.1, 5.0], [3e-5, 1e3], (80, 2)).astype(np.float32)
     np.savez(tmp_path / "data.npz", train=values)
-    line = ("train dataset=npz model=gaussian_rbm", f"dataset.path={tmp_path}/data.npz", "dataset.standardise=true")
+    line = ("train dataset=array model=gaussian_rbm", f"dataset.path={tmp_path}/data.npz", "dataset.standardise=true")
     assert ebm(*line, "model.hidden=2", f"hydra.run.dir={tmp_path}/run", *SHORT).code == 0
     gaps = values.copy()
     gaps[::2, 0] = np.nan

@@ -106,7 +106,7 @@ def test_samples_of_an_image_run_have_distances(tmp_path, monkeypatch):
 def test_images_with_channels_last_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("rgb.npz", train=np.arange(7680, dtype=np.uint8).reshape(40, 8, 8, 3))
-    answer = ebm("train model=convnet dataset=npz dataset.path=rgb.npz tracker=none")
+    answer = ebm("train model=convnet dataset=array dataset.path=rgb.npz tracker=none")
     assert answer.code == 2
     assert "the data have shape 8x8x3; store channels first" in answer.err
 
@@ -114,7 +114,7 @@ def test_images_with_channels_last_are_refused(tmp_path, monkeypatch):
 def test_floats_beyond_one_are_no_images_and_the_way_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", train=np.linspace(-1, 1, 640, dtype=np.float32).reshape(10, 8, 8))
-    answer = ebm("train model=convnet dataset=npz dataset.path=x.npz dataset.box=symmetric tracker=none")
+    answer = ebm("train model=convnet dataset=array dataset.path=x.npz dataset.box=symmetric tracker=none")
     assert answer.code == 2
     assert "rescale the data to [0, 1], or store images as uint8" in answer.err
 
@@ -122,7 +122,7 @@ def test_floats_beyond_one_are_no_images_and_the_way_is_told(tmp_path, monkeypat
 def test_a_classifier_of_samples_without_labels_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", train=np.arange(640, dtype=np.uint8).reshape(10, 8, 8))
-    answer = ebm("train model=convnet dataset=npz dataset.path=x.npz evaluation=[samples] tracker=none "
+    answer = ebm("train model=convnet dataset=array dataset.path=x.npz evaluation=[samples] tracker=none "
                  "evaluation.samples.features=classifier hydra.run.dir=run")  # fmt: skip
     assert answer.code == 2
     assert "the data have no labels to train one by; set evaluation.samples.features=none" in answer.err
@@ -134,7 +134,7 @@ def test_chains_that_ran_away_are_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = 100 + 50 * rng.normal((400, 7), stream(0)).numpy()
     np.savez("table.npz", train=table)
-    answer = ebm("train model=gaussian_rbm model.hidden=8 dataset=npz dataset.path=table.npz steps=100 tracker=none "
+    answer = ebm("train model=gaussian_rbm model.hidden=8 dataset=array dataset.path=table.npz steps=100 tracker=none "
                  "evaluation=[samples] hydra.run.dir=run")  # fmt: skip
     assert answer.code == 0
     assert "the chains have run away; standardise the data" in answer.err

@@ -175,7 +175,7 @@ def test_without_likelihood_it_is_the_cross_entropy_and_has_no_chains():
 
 # What does not fit
 
-CHOICE = {"model": "convnet", "objective": "jem", "dataset": "npz"}
+CHOICE = {"model": "convnet", "objective": "jem", "dataset": "array"}
 
 
 def data_with(labels):
@@ -194,9 +194,9 @@ def test_other_models_are_refused():
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (None, "dataset=npz: the test split has no labels, which objective=jem needs; use a labelled dataset"),
-        (LABELS + 1, r"model.classes = 3: dataset=npz: the test split has labels 1 to 3, .*; set model.classes=4"),
-        (LABELS - 1, r"model.classes = 3: dataset=npz: the test split has labels -1 to 1, .*; renumber them"),
+        (None, "dataset=array: the test split has no labels, which objective=jem needs; use a labelled dataset"),
+        (LABELS + 1, r"model.classes = 3: dataset=array: the test split has labels 1 to 3, .*; set model.classes=4"),
+        (LABELS - 1, r"model.classes = 3: dataset=array: the test split has labels -1 to 1, .*; renumber them"),
     ],
 )
 def test_labels_that_are_missing_or_beyond_the_classes_are_refused(labels, said):
@@ -296,9 +296,9 @@ def test_a_run(tmp_path, monkeypatch):
 def test_unlabelled_data_are_refused_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("data.npz", train=np.arange(160, dtype=np.uint8).reshape(10, 4, 4))
-    answer = ebm("train model=jem objective=jem dataset=npz dataset.path=data.npz tracker=none hydra.run.dir=run")
+    answer = ebm("train model=jem objective=jem dataset=array dataset.path=data.npz tracker=none hydra.run.dir=run")
     assert answer.code == 2
-    assert "dataset=npz: the train split has no labels" in answer.err
+    assert "dataset=array: the train split has no labels" in answer.err
 
 
 def test_chains_follow_the_energy_of_the_classifier():

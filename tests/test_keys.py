@@ -75,7 +75,7 @@ def _matrix(folder: Path) -> Path:
 
 def _arrays(folder: Path, rows: np.ndarray, whole: bool = False) -> Path:
     others = {"valid": rows[:9], "test": rows[9:20]} if whole else {}
-    np.savez(folder / "own.npz", train=rows, **others)
+    np.savez(folder / "own.npz", train=rows, other=rows[::2], **others)
     return folder / "own.npz"
 
 
@@ -118,7 +118,7 @@ def _root(folder: Path, file: str, rows: np.ndarray) -> None:
 LEVELS = (_random(60, 5) * 256).astype(np.uint8)
 BITS = (_random(60, 5) < 0.5).astype(np.uint8)
 SIDES = (_random(9, 28, 28) * 256).astype(np.uint8)
-NPZ = GREY | {"held_out": [0.3], "categories": [300, 256], "standardise": [True]}
+NPZ = GREY | {"array": ["other"], "held_out": [0.3], "categories": [300, 256], "standardise": [True]}
 PROTEIN = {"alphabet": ["-ACDEFGHIKLMNPQRSTVWYX"], "unknown": ["A"], "inserts": ["refuse", "drop"], "reweight": [0.3],
            "held_out": [0.3], "binarize": ["none"]}  # fmt: skip
 FOLDER = GREY | {"size": [5], "colour": [False], "held_out": [0.3]}
@@ -133,12 +133,12 @@ CASES = {
         "markov_chains", None, DRAWN | {"length": [5], "chains": [2], "start": [0.5], "stay": [0.5]}, EACH[:1]
     ),
     "ising_samples": ("ising_samples", None, DRAWN | {"side": [5], "sigma": [0.2], "bias": [0.1]}, EACH[:2]),
-    "npz of bits": ("npz", lambda f: _arrays(f, BITS), NPZ, EACH),
-    "npz of spins": ("npz", lambda f: _arrays(f, 2.0 * BITS - 1), NPZ, EACH),
-    "npz of levels": ("npz", lambda f: _arrays(f, LEVELS), NPZ, EACH),
-    "npz of levels in splits": ("npz", lambda f: _arrays(f, LEVELS, whole=True), NPZ, EACH),
-    "npz of shares": ("npz", lambda f: _arrays(f, _random(60, 5)), NPZ, EACH),
-    "npz of numbers": ("npz", lambda f: _arrays(f, _random(60, 5) * 9 - 4), NPZ, EACH),
+    "array of bits": ("array", lambda f: _arrays(f, BITS), NPZ, EACH),
+    "array of spins": ("array", lambda f: _arrays(f, 2.0 * BITS - 1), NPZ, EACH),
+    "array of levels": ("array", lambda f: _arrays(f, LEVELS), NPZ, EACH),
+    "array of levels in splits": ("array", lambda f: _arrays(f, LEVELS, whole=True), NPZ, EACH),
+    "array of shares": ("array", lambda f: _arrays(f, _random(60, 5)), NPZ, EACH),
+    "array of numbers": ("array", lambda f: _arrays(f, _random(60, 5) * 9 - 4), NPZ, EACH),
     "pictures": ("image_folder", _pictures, FOLDER, EACH),
     "pictures in splits": ("image_folder", lambda f: _pictures(f, ("train", "valid", "test")), FOLDER, EACH[2:4]),
     "mnist": ("mnist", _idx, GREY | {"valid": [3]}, EACH),

@@ -70,13 +70,13 @@ def test_levels_are_spread_for_models_of_real_numbers_too():
 
 def test_noise_is_added_to_numbers_of_any_size(tmp_path):
     np.savez(tmp_path / "x.npz", train=np.tile([[-40.0, 7.0]], (4000, 1)))
-    x = component("dataset", "npz", path=str(tmp_path / "x.npz"), noise=0.5).load((Real,)).train.all().double()
+    x = component("dataset", "array", path=str(tmp_path / "x.npz"), noise=0.5).load((Real,)).train.all().double()
     assert_mean(x[:, 0], -40)
     assert_mean((x[:, 1] - 7).square(), 0.25)
 
 
 def test_levels_nobody_knows_are_refused():
-    data = component("dataset", "npz", path="x.npz", dequantise=True)
+    data = component("dataset", "array", path="x.npz", dequantise=True)
     part = Arrays(np.zeros((3, 2), np.float32))
     with pytest.raises(UserError, match=r"^dataset.dequantise = true: "):
         _read(data, Raw("grey", part, part, part)).load((Box,))

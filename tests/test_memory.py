@@ -98,7 +98,7 @@ def test_every_item_has_its_own_way_out(line, way, tmp_path):
     np.savez(tmp_path / "rows.npz", train=rows, test=rows[:5])
     bound = "device.memory=2" if "=complete" in line or "boltzmann" in line else ""
     answer = ebm(
-        f"train dataset=npz dataset.path={tmp_path}/rows.npz {line} evaluation=[] tracker=none device=cpu "
+        f"train dataset=array dataset.path={tmp_path}/rows.npz {line} evaluation=[] tracker=none device=cpu "
         f"{bound} hydra.run.dir={tmp_path}/run"
     )
     assert_refused(answer, "not enough memory", way)
@@ -250,12 +250,12 @@ def test_the_tightest_control_group_bounds_it(tmp_path, case):
 def test_the_data_are_part_of_what_a_run_needs(tmp_path):
     """And what they take already is not counted twice."""
     np.savez(tmp_path / "a.npz", train=np.random.default_rng(0).integers(0, 256, (4000, 8, 8), np.uint8))
-    with_limit = "dataset=npz dataset.path=a.npz device.memory="
+    with_limit = "dataset=array dataset.path=a.npz device.memory="
     assert_refused(train_line(f"{with_limit}0.00001"), "a.npz: reading it takes 256 kB", "0 bytes")
     device = Device(CPU, "", "fp32", memory=memory.taken(CPU) / 1e9)
     assert device.bytes_left(10**8) == pytest.approx(10**8, abs=5 * 10**7)
     assert device.bytes_left() < 5 * 10**7
-    answer = train_line("model.hidden=100000000000 dataset=npz dataset.path=a.npz")
+    answer = train_line("model.hidden=100000000000 dataset=array dataset.path=a.npz")
     assert_refused(answer, "data 256 kB", "weights 130 TB")
 
 
@@ -263,7 +263,7 @@ def test_every_rank_has_the_data(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", train=np.zeros((4000, 8, 8), np.uint8))
     monkeypatch.setattr(memory, "available", lambda device: 2 * memory.PROCESS + 500_000)
     monkeypatch.setattr("ebm_cli.commands.train.launch", lambda *_: 0)  # nothing is to be begun
-    answer = train_line("dataset=npz dataset.path=a.npz device.ranks=2")
+    answer = train_line("dataset=array dataset.path=a.npz device.ranks=2")
     assert_refused(answer, "2 processes 1 GB", "data of each 512 kB", "device.ranks")
 
 

@@ -44,7 +44,7 @@ def test_four_jobs():
     ("line", "why"),
     [
         ("optimizer.lr=1e38,0.1", "is not finite"),
-        ("dataset=npz dataset.path=nowhere.npz,rows.npz", "nowhere.npz"),
+        ("dataset=array dataset.path=nowhere.npz,rows.npz", "nowhere.npz"),
     ],
 )
 def test_a_job_that_fails_does_not_stop_the_others(line, why):
@@ -130,7 +130,7 @@ def test_a_job_that_begins_after_its_data_changed_is_refused():
     rows = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float)
     np.savez("rows.npz", train=rows)
     np.savez("more.npz", train=rows)
-    assert sweep("dataset=npz dataset.path=rows.npz seed=1,2").code == 0
+    assert sweep("dataset=array dataset.path=rows.npz seed=1,2").code == 0
     np.savez("rows.npz", train=1 - rows)
     answer = ebm("train -m resume=sweep seed=3 dataset.path=rows.npz,more.npz")
     assert answer.code == 1

@@ -63,7 +63,7 @@ def test_names_of_jobs_are_shown_as_they_were_typed(console):
 
 def test_a_job_that_begins_and_fails_is_shown_as_it_was_typed(console):
     words = [f"dataset.path='{CLOSED}'", f"hydra.sweep.dir='{HARD}'"]
-    ebm("train -m tracker=none steps=1 dataset=npz", *words)
+    ebm("train -m tracker=none steps=1 dataset=array", *words)
     text = console.export_text()
     assert "job 0: " in text
     assert text.count(CLOSED) >= 2  # as it begins, and in the table

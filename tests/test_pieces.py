@@ -9,8 +9,9 @@ import torch
 from numpy.testing import assert_array_equal
 
 from ebm_cli.dataset import pieces
+from ebm_cli.dataset.array import convert
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.dataset.npz import FileSplit, convert, hold_out
+from ebm_cli.dataset.held_out import FileSplit, hold_out
 from ebm_cli.space import Binary, Box, Categorical, Spin
 
 

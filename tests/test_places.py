@@ -125,7 +125,7 @@ CONFIG = {
     "dataset": {"name": "protein", "path": "a.fasta", "root": None, "contacts": "b.npz", "reweight": 0.8},
     "model": {"name": "product", "parts": ["runs/a", {"name": "rbm"}], "weights": None},
     "sampler": {"name": "augmented", "kernel": {"name": "gibbs"}},
-    "noise": {"name": "dataset", "source": {"name": "npz", "path": "c.npz", "held_out": 0.1}},
+    "noise": {"name": "dataset", "source": {"name": "array", "path": "c.npz", "held_out": 0.1}},
     "evaluation": {"ood": {"name": "ood", "root": "data"}},
 }
 
@@ -158,9 +158,9 @@ def test_what_moved_may_be_given_anew_and_no_more():
     left = without(CONFIG)
     assert left["dataset"] == {"name": "protein", "reweight": 0.8}
     assert left["model"] == CONFIG["model"]
-    assert left["noise"]["source"] == {"name": "npz", "held_out": 0.1}
+    assert left["noise"]["source"] == {"name": "array", "held_out": 0.1}
     changed = given_anew(CONFIG["noise"], {"source": {"path": "d.npz"}}, "noise")
-    assert changed["source"] == {"name": "npz", "path": "d.npz", "held_out": 0.1}
+    assert changed["source"] == {"name": "array", "path": "d.npz", "held_out": 0.1}
     with pytest.raises(UserError, match=r"noise\.source\.held_out: the run keeps its own noise"):
         given_anew(CONFIG["noise"], {"source": {"held_out": 0.2}}, "noise")
 

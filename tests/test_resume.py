@@ -247,7 +247,7 @@ def _points(rows: int, seed: int) -> None:
 def _coupled() -> None:
     """A run on the graph of graph.txt."""
     words = [word for word in TINY if not word.startswith("model.")]
-    graph = "dataset=npz dataset.path=points.npz model=ising model.graph=file model.path=graph.txt"
+    graph = "dataset=array dataset.path=points.npz model=ising model.graph=file model.path=graph.txt"
     answer = ebm(f"train {graph} hydra.run.dir=run", *words)
     assert answer.code == 0, answer.err
 
@@ -256,7 +256,7 @@ def _coupled() -> None:
 def test_other_data_are_noticed():
     """Refused where training would go on, said where something is only measured."""
     _points(50, 0)
-    trained("dataset=npz dataset.path=points.npz", "run")
+    trained("dataset=array dataset.path=points.npz", "run")
     _points(50, 1)
     assert_refused(ebm("train resume=run steps=20"), "resume = run: its dataset now reads other rows")
     answer = ebm("evaluate run=run evaluation=[pseudo_likelihood]")

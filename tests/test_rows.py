@@ -160,7 +160,7 @@ def test_real_data_of_another_shape_are_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for sites in (2, 4):
         np.savez(f"{sites}.npz", train=np.random.default_rng(0).gamma(2.0, 1.0, (60, sites)))
-    line = "train model=gaussian_rbm dataset=npz dataset.path=2.npz evaluation=[samples] hydra.run.dir=run"
+    line = "train model=gaussian_rbm dataset=array dataset.path=2.npz evaluation=[samples] hydra.run.dir=run"
     assert ebm(line, *TINY[:6], "evaluation.samples.count=4", "checkpoint.monitor=null").code == 0
-    answer = ebm("evaluate run=run dataset=npz dataset.path=4.npz evaluation=[ais] device=cpu")
+    answer = ebm("evaluate run=run dataset=array dataset.path=4.npz evaluation=[ais] device=cpu")
     assert_refused(answer, "dataset: reads 4 real, the model of", "takes 2 real")

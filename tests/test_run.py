@@ -186,7 +186,7 @@ def test_a_sampler_that_does_not_fit_is_refused():
 
 def test_sampling_needs_no_data():
     np.savez("own.npz", train=np.tile(np.eye(6, dtype=np.float32), (5, 1)))
-    found = trained("dataset=npz dataset.path=own.npz")
+    found = trained("dataset=array dataset.path=own.npz")
     os.remove("own.npz")
     assert ebm("sample run=run n=3 steps=1").code == 0
     assert samples_of(found).shape == (3, 6)

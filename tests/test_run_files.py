@@ -297,7 +297,7 @@ def moved(tmp_path, monkeypatch):
     """A run on rows that then moved from old.npz to new.npz."""
     monkeypatch.chdir(tmp_path)
     np.savez("old.npz", **rows(0))
-    run = trained("dataset=npz dataset.path=old.npz")
+    run = trained("dataset=array dataset.path=old.npz")
     Path("old.npz").rename("new.npz")
     return run
 
@@ -325,7 +325,7 @@ def test_a_run_goes_on_with_its_data_where_they_are_now(moved):
     assert ebm("train resume=run steps=14 dataset.path=new.npz").code == 0
     assert yaml.safe_load((moved / "config.yaml").read_text())["dataset"]["path"] == str(Path("new.npz").absolute())
     assert ebm("train resume=run steps=15").code == 0
-    again = "train dataset=npz dataset.path=new.npz hydra.run.dir=run resume=auto model.hidden=8 batch_size=10"
+    again = "train dataset=array dataset.path=new.npz hydra.run.dir=run resume=auto model.hidden=8 batch_size=10"
     assert ebm(again).code == 0
     assert_refused(ebm(f"{again} seed=3"), "a resumed run keeps its own")
     assert facts(moved)["step"] == 15
@@ -343,7 +343,7 @@ def test_a_run_does_not_go_on_with_other_rows(moved):
 
 def test_other_rows_are_another_fact(moved):
     np.savez("other.npz", **rows(1))
-    for line in ("dataset=npz dataset.path=other.npz", "dataset.path=other.npz"):
+    for line in ("dataset=array dataset.path=other.npz", "dataset.path=other.npz"):
         answer = ebm(f"evaluate run=run evaluation=[exact] {line}")
         assert answer.code == 0, answer.err
         found = results()

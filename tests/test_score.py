@@ -143,7 +143,7 @@ def test_standardised_numbers_have_log_p_in_their_own_units(tmp_path):
     np.savez(tmp_path / "data.npz", train=values[:200], test=values[200:])
     line = (f"dataset.path={tmp_path}/data.npz", "dataset.standardise=true", "model.hidden=3", "evaluation=[exact]")
     run = tmp_path / "run"
-    assert ebm("train dataset=npz model=gaussian_rbm", *SHORT, *line, f"hydra.run.dir={run}").code == 0
+    assert ebm("train dataset=array model=gaussian_rbm", *SHORT, *line, f"hydra.run.dir={run}").code == 0
     found = scored(run, tmp_path / "data.npz", "array=test")
     assert found["log_p"].mean() == pytest.approx(facts(run, "summary.json")["exact/log_likelihood"], abs=1e-9)
     (tmp_path / "data.npz").rename(tmp_path / "moved.npz")  # the units are in the checkpoint
@@ -181,7 +181,7 @@ def test_whether_numbers_are_grey_is_known_from_the_data_of_the_run(tmp_path):
     np.save(tmp_path / "grey.npy", rng.random((4, 5)))
     run = tmp_path / "run"
     line = (f"dataset.path={tmp_path}/data.npz", "model.hidden=3", "evaluation=[]")
-    assert ebm("train dataset=npz", *SHORT, *line, f"hydra.run.dir={run}").code == 0
+    assert ebm("train dataset=array", *SHORT, *line, f"hydra.run.dir={run}").code == 0
     asked = ("score", f"run={run}", f"data={tmp_path}/grey.npy", "device=cpu")
     assert_refused(ebm(*asked), "row 1: value 1 is", "the run's are 0 and 1")
     (tmp_path / "data.npz").rename(tmp_path / "moved.npz")
@@ -236,7 +236,7 @@ def test_keys_that_do_not_fit_are_refused(run, files):
     file = files["npz"][0]
     assert_refused(ebm("score", f"run={run}"), "data is missing")
     assert_refused(ebm("score", f"run={run}", f"data={file}", "array=none"), "it has train, test, test_label")
-    assert_refused(ebm("score", f"run={run}", f"data={files['csv'][0]}", "array=x"), "is no .npz file")
+    assert_refused(ebm("score", f"run={run}", f"data={files['csv'][0]}", "array=x"), "is no file of arrays")
     assert_refused(ebm("score", f"run={run}", f"data={file}", "array=test", "format=xml"), "format")
 
 
@@ -266,8 +266,8 @@ def test_rows_are_scaled_as_the_data_of_each_kind():
     halves = split_of("digits", "grey", Binary((2,)), [[0.5, 0.49]], binarize="threshold").all()
     assert halves.tolist() == [[1.0, 0.0]]
     units = Real((2,), units=Units((1.0, 2.0), (2.0, 4.0)))
-    assert split_of("npz", "real", units, [[3.0, 0.0]]).all().tolist() == [[1.0, -0.5]]
-    assert split_of("npz", "binary", Binary((2,)), [[-1, 1]]).all().tolist() == [[0.0, 1.0]]
+    assert split_of("array", "real", units, [[3.0, 0.0]]).all().tolist() == [[1.0, -0.5]]
+    assert split_of("array", "binary", Binary((2,)), [[-1, 1]]).all().tolist() == [[0.0, 1.0]]
     assert split_of("protein", "categorical", Categorical((2, 21)), [[20, 3]]).all().argmax(2).tolist() == [[20, 3]]
     with pytest.raises(UserError, match="row 2: value 1 is 21; the run's are the numbers of categories, 0 to 20"):
         split_of("protein", "categorical", Categorical((2, 21)), [[20, 3], [21, 0]])
@@ -278,7 +278,7 @@ def test_noise_and_levels_are_added_as_in_evaluations():
     spread = split_of("digits", "grey", Box((1,), 0.0, 1.0), values, dequantise=True).all()
     assert spread.min() == pytest.approx(8 / 17, abs=0.001)
     assert spread.max() == pytest.approx(9 / 17, abs=0.001)
-    noisy = split_of("npz", "real", Real((1,)), values, noise=0.1).all()
+    noisy = split_of("array", "real", Real((1,)), values, noise=0.1).all()
     assert noisy.std().item() == pytest.approx(0.1, rel=0.1)
 
 
@@ -315,7 +315,7 @@ def test_columns_that_are_numbered_have_names(tmp_path):
 
 def test_what_is_wrong_among_bits_is_named():
     with pytest.raises(UserError, match="row 2: value 1 is -1; the run's are 0 and 1"):
-        split_of("npz", "binary", Binary((2,)), [[0, 1], [-1, 1]])
+        split_of("array", "binary", Binary((2,)), [[0, 1], [-1, 1]])
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if not pair.startswith("flow")])

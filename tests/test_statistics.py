@@ -183,7 +183,7 @@ def run(tmp_path_factory) -> tuple[Path, str]:
     """A tiny run on a table, and what it said."""
     home = tmp_path_factory.mktemp("table")
     np.savez(home / "table.npz", train=bits(200, 9))
-    answer = train(f"dataset=npz dataset.path={home}/table.npz eval_every=12", str(home / "run"))
+    answer = train(f"dataset=array dataset.path={home}/table.npz eval_every=12", str(home / "run"))
     assert answer.code == 0, answer.err
     return home / "run", answer.err
 
@@ -226,7 +226,7 @@ def test_while_training_plots_get_rarer(tmp_path):
     """Images come at every evaluation; a plot costs more than they do."""
     np.savez(tmp_path / "table.npz", train=bits(200, 9))
     words = "steps=18 eval_every=2"
-    assert train(f"dataset=npz dataset.path={tmp_path}/table.npz {words}", str(tmp_path / "table")).code == 0
+    assert train(f"dataset=array dataset.path={tmp_path}/table.npz {words}", str(tmp_path / "table")).code == 0
     assert train(words, str(tmp_path / "digits")).code == 0
     steps = {
         run: sorted(int(path.stem.removeprefix("step-")) for path in (tmp_path / run).glob("samples/step-*.png"))

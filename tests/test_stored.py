@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 
 from ebm_cli import rng
 from ebm_cli.commands.best import _as_many
-from ebm_cli.dataset import arrays, base, mnist, stored
+from ebm_cli.dataset import base, content, mnist, stored
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.dataset.mnist import read_idx
 from ebm_cli.dataset.stored import FileRows, PackedRows, packed
@@ -33,10 +33,10 @@ REAL = DRAWS.normal(size=(101, 3, 5))
 
 @pytest.fixture
 def _everything_is_large(monkeypatch):
-    for module in (arrays, base, mnist):
+    for module in (content, base, mnist):
         monkeypatch.setattr(module, "LARGE", 1)
-    monkeypatch.setattr(arrays, "MAPPED", 1)
-    monkeypatch.setattr(arrays, "_AT_ONCE", 200)
+    monkeypatch.setattr(content, "MAPPED", 1)
+    monkeypatch.setattr(content, "_AT_ONCE", 200)
     monkeypatch.setattr(stored, "_BYTES_AT_ONCE", 100)
 
 
@@ -104,7 +104,7 @@ def test_data_in_few_bytes_are_the_data(tmp_path, request, form, values, space, 
     """With rows held out, from each kind of file, as small arrays are read whole."""
     path = tmp_path / ("own.npy" if form == "npy" else "own.npz")
     np.save(path, values) if form == "npy" else getattr(np, form)(path, train=values)
-    reader = component("dataset", "npz", path=str(path))
+    reader = component("dataset", "array", path=str(path))
     whole = reader.load((space,))
     request.getfixturevalue("_everything_is_large")
     with warnings.catch_warnings(action="error"):
@@ -127,7 +127,7 @@ def test_splits_are_judged_together(tmp_path):
     both = np.concatenate([spins[:50], BITS * 1.0])
     for train, test in ((BITS * 1.0, REAL), (BITS * 1.0, spins), (both, both), (BITS, levels)):
         np.savez(tmp_path / "own.npz", train=train, valid=train[:9], test=test)
-        reader = component("dataset", "npz", path=str(tmp_path / "own.npz"))
+        reader = component("dataset", "array", path=str(tmp_path / "own.npz"))
         if train.dtype == np.uint8:
             with pytest.raises(UserError, match="its train split holds 0 and 1 alone, its test split values to 201"):
                 reader.load((Real,))
@@ -142,7 +142,7 @@ def test_splits_are_judged_together(tmp_path):
 def test_grey_levels_of_a_file_are_binarised_and_numbered_in_pieces(tmp_path, threshold):
     np.savez(tmp_path / "own.npz", train=GREY, valid=GREY[:9], test=GREY[:9])
     setting = {"binarize": "threshold"} if threshold else {}
-    data = component("dataset", "npz", path=str(tmp_path / "own.npz"), **setting).load(
+    data = component("dataset", "array", path=str(tmp_path / "own.npz"), **setting).load(
         (Binary,) if threshold else (Box,)
     )
     assert isinstance(data.train.stored, PackedRows if threshold else FileRows)
@@ -155,7 +155,7 @@ def test_columns_of_a_file_are_standardised(tmp_path):
     """Which makes other numbers, in memory, and leaves the file as it is."""
     np.save(tmp_path / "own.npy", REAL)
     settings = {"path": str(tmp_path / "own.npy"), "standardise": True}
-    train = component("dataset", "npz", **settings).load((Real,)).train
+    train = component("dataset", "array", **settings).load((Real,)).train
     torch.testing.assert_close(train.all().mean(0), torch.zeros(3, 5), atol=1e-6, rtol=0)
     torch.testing.assert_close(train.all().std(0, correction=0), torch.ones(3, 5))
     assert_array_equal(np.load(tmp_path / "own.npy"), REAL)
@@ -168,7 +168,7 @@ def test_small_integers_stay_small(tmp_path):
         hashes = []
         for array in (values, values.astype(np.float32)):
             np.savez(tmp_path / "own.npz", train=array)
-            data = component("dataset", "npz", path=str(tmp_path / "own.npz")).load((Real,))
+            data = component("dataset", "array", path=str(tmp_path / "own.npz")).load((Real,))
             hashes.append((data.fingerprint, data.train.fingerprint))
             assert data.train.stored.dtype == (kind if array is values else torch.float32)
         assert hashes[0] == hashes[1]
@@ -178,7 +178,7 @@ def test_small_integers_stay_small(tmp_path):
 def test_bits_are_never_there_one_to_a_byte(tmp_path, form):
     values = (DRAWS.random((60_000, 100)) < 0.3).astype(np.uint8)
     form(tmp_path / "own.npz", train=values)
-    reader = component("dataset", "npz", path=str(tmp_path / "own.npz"))
+    reader = component("dataset", "array", path=str(tmp_path / "own.npz"))
     tracemalloc.start()
     try:
         data = reader.load((Binary,))
@@ -190,12 +190,12 @@ def test_bits_are_never_there_one_to_a_byte(tmp_path, form):
 
 
 def test_a_file_larger_than_memory_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "MAPPED", 2**20)
+    monkeypatch.setattr(content, "MAPPED", 2**20)
     values = DRAWS.integers(0, 256, (16_000, 1000), np.uint8)
     for form in (np.savez, np.savez_compressed):
         form(tmp_path / f"{form.__name__}.npz", train=values)
     monkeypatch.setattr(memory, "available", lambda device: values.nbytes // 2)
-    reader = component("dataset", "npz", path=str(tmp_path / "savez.npz"))
+    reader = component("dataset", "array", path=str(tmp_path / "savez.npz"))
     tracemalloc.start()
     try:
         data = reader.load((Box,))
@@ -205,16 +205,16 @@ def test_a_file_larger_than_memory_is_read(tmp_path, monkeypatch):
     assert reader.bytes_to_read() < values.nbytes / 5
     assert data.bytes < values.nbytes / 100
     with pytest.raises(UserError, match=r"reading it takes 16 MB of memory, 8 MB are available"):
-        component("dataset", "npz", path=str(tmp_path / "savez_compressed.npz")).load((Box,))
+        component("dataset", "array", path=str(tmp_path / "savez_compressed.npz")).load((Box,))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_was_read_of_a_file_is_given_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "MAPPED", 2**20)
+    monkeypatch.setattr(content, "MAPPED", 2**20)
     values = DRAWS.integers(0, 256, (64_000, 1000), np.uint8)
     np.save(tmp_path / "own.npy", values)
     before = memory.taken(torch.device("cpu"))
-    data = component("dataset", "npz", path=str(tmp_path / "own.npy")).load((Box,))
+    data = component("dataset", "array", path=str(tmp_path / "own.npy")).load((Box,))
     mean = data.train.mean()
     assert memory.taken(torch.device("cpu")) - before < values.nbytes / 2
     torch.testing.assert_close(mean, data.train.mean(), atol=0, rtol=0)
@@ -232,19 +232,19 @@ def test_images_are_binarised_as_they_are_unpacked(tmp_path):
     found = read(head + GREY.tobytes())
     assert isinstance(found, PackedRows)
     assert_array_equal(found[torch.arange(len(GREY))], GREY >= 127.5)
-    for content, there in ((GREY.tobytes()[:-1], "1530"), (GREY.tobytes() + b"x", "more than 1531")):
+    for pixels, there in ((GREY.tobytes()[:-1], "1530"), (GREY.tobytes() + b"x", "more than 1531")):
         with pytest.raises(UserError, match=f"has {there} bytes unpacked, 1531 are due"):
-            read(head + content)
+            read(head + pixels)
 
 
 def test_an_array_file_is_the_training_rows(tmp_path):
     np.save(tmp_path / "own.npy", REAL)
-    data = component("dataset", "npz", path=str(tmp_path / "own.npy")).load((Real,))
+    data = component("dataset", "array", path=str(tmp_path / "own.npy")).load((Real,))
     assert f"dataset.path = {tmp_path}/own.npy: its one array is taken for train" in data.remarks
     content = (tmp_path / "own.npy").read_bytes()
     (tmp_path / "own.npy").write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"cannot read its array .its header declares 12120 bytes, there are 12119"):
-        component("dataset", "npz", path=str(tmp_path / "own.npy")).load((Real,))
+        component("dataset", "array", path=str(tmp_path / "own.npy")).load((Real,))
 
 
 def test_numbers_that_are_no_grey_levels_are_refused_where_they_become_bits_as_they_are_read(tmp_path):

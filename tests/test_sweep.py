@@ -345,7 +345,7 @@ def test_a_file_in_the_place_of_a_job_is_named(begun):
 def test_files_are_found_from_another_folder(begun, monkeypatch):
     np.savez("rows.npz", train=np.zeros((20, 4)))
     np.savez("more.npz", train=np.ones((20, 4)))
-    assert swept("dataset=npz dataset.path=rows.npz,more.npz").code == 0
+    assert swept("dataset=array dataset.path=rows.npz,more.npz").code == 0
     Path("below").mkdir()
     monkeypatch.chdir("below")
     assert ebm("train -m resume=../sweep seed=0,1").code == 0
@@ -471,7 +471,7 @@ def test_the_seconds_of_a_killed_session_count_until_its_newest_checkpoint(monke
 def test_an_interrupted_job_whose_data_changed_is_refused_as_one_run_is(monkeypatch):
     rows = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(float)
     np.savez("rows.npz", train=rows)
-    words = [*TINY, "dataset=npz", "dataset.path=rows.npz", "save_every=4", "seed=1,2"]
+    words = [*TINY, "dataset=array", "dataset.path=rows.npz", "save_every=4", "seed=1,2"]
     with monkeypatch.context() as patched, pytest.raises(Killed):  # noqa: PT012 - patched for this call alone
         at_step(patched, 6, die)
         ebm("train -m hydra.sweep.dir=sweep", *words)

@@ -21,7 +21,7 @@ from ebm_cli.space import Box, Real, Units
 SCALE, OFFSET = np.array([3.0, 4e5, 0.02]), np.array([0.0, 1e6, 5.0])
 NORMAL = np.random.Generator(np.random.Philox(1)).normal(size=(600, 3))
 ROWS = NORMAL * SCALE + OFFSET
-TABLE = "dataset=npz dataset.path=table.npz tracker=none device=cpu"
+TABLE = "dataset=array dataset.path=table.npz tracker=none device=cpu"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def _apart(tmp_path, monkeypatch):
 def loaded(rows: np.ndarray, *spaces, **keys) -> Data:
     """The data of a file with these rows in train, the first 50 of them in the other splits."""
     np.savez("table.npz", train=rows, valid=rows[:50], test=rows[:50])
-    return component("dataset", "npz", path="table.npz", **keys).load(spaces or (Real,))
+    return component("dataset", "array", path="table.npz", **keys).load(spaces or (Real,))
 
 
 # Standardised

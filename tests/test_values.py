@@ -22,7 +22,7 @@ ROWS = np.random.Generator(np.random.Philox(8)).random((60, 5))
 def npz(folder: Path, keys=(), **arrays):
     """The data set of a file with these arrays; `keys` are changes of its keys."""
     np.savez(folder / "own.npz", **arrays)
-    return component("dataset", "npz", path=str(folder / "own.npz"), **dict(keys))
+    return component("dataset", "array", path=str(folder / "own.npz"), **dict(keys))
 
 
 def codes(values, dtype=np.uint8):
@@ -134,18 +134,20 @@ def test_spins_that_become_bits_are_said(tmp_path):
 
 def test_one_array_without_a_name_is_train(tmp_path):
     np.savez(tmp_path / "own.npz", ROWS)
-    data = component("dataset", "npz", path=str(tmp_path / "own.npz")).load((Real,))
+    data = component("dataset", "array", path=str(tmp_path / "own.npz")).load((Real,))
     assert sum(map(len, (data.train, data.valid, data.test))) == len(ROWS)
-    assert "its one array, arr_0, is taken for train" in data.remarks[0]
+    assert "its one array is taken for train" in data.remarks[0]
     np.savez(tmp_path / "own.npz", ROWS, ROWS)
     with pytest.raises(UserError, match="has no key train; it has arr_0, arr_1"):
-        component("dataset", "npz", path=str(tmp_path / "own.npz")).load((Real,))
+        component("dataset", "array", path=str(tmp_path / "own.npz")).load((Real,))
 
 
 def test_arrays_that_are_not_read_are_said(tmp_path):
     labels = np.arange(60)
-    (remark,) = npz(tmp_path, train=ROWS, train_labels=labels, y=labels, test_label=labels).read().remarks
-    assert "own.npz: train_labels, y, test_label are not read; keys that are: train, valid, val, test, " in remark
+    (remark,) = (
+        npz(tmp_path, train=ROWS, train_label=labels, train_labels=labels, y=labels, test_label=labels).read().remarks
+    )
+    assert "own.npz: train_labels, y, test_label are not read; keys that are: train, valid, val, test, each " in remark
     (remark,) = npz(tmp_path, train=ROWS, names=labels).read().remarks
     assert "names is not read" in remark
     assert not npz(tmp_path, train=ROWS, train_label=labels, val=ROWS, valid_label=labels).read().remarks
@@ -165,8 +167,6 @@ KINDS = {
     "csv": (b"a,b\n1,2\n", r"it is a table in text.*numpy.loadtxt"),
     "gzip": (gzip.compress(b">a\nAC\n"), "it is packed by gzip; unpack it by gunzip -k FILE"),
     "bzip2": (b"BZh91AY", "it is packed by bzip2; unpack it"),
-    "hdf5": (b"\x89HDF\r\n\x1a\n", r"it is an HDF5 file; write numpy.savez"),
-    "matlab": (b"MATLAB 5.0 MAT-file", r"it is a MATLAB file; write numpy.savez"),
     "parquet": (b"PAR1\0\0", "it is a Parquet file"),
     "pickle": (b"\x80\x04\x95", "it is a Python pickle, which could run any code and is never read"),
     "png": (b"\x89PNG\r\n", "it is a PNG picture; name its folder with dataset=image_folder"),
@@ -182,8 +182,8 @@ KINDS = {
 def test_a_file_of_another_kind_is_called_by_its_kind(tmp_path, kind):
     content, expected = KINDS[kind]
     (tmp_path / "own.npz").write_bytes(content)
-    with pytest.raises(UserError, match=rf"^dataset.path = .*own.npz: not an .npz file: {expected}") as caught:
-        component("dataset", "npz", path=str(tmp_path / "own.npz")).read()
+    with pytest.raises(UserError, match=rf"^dataset.path = .*own.npz: not a file of arrays: {expected}") as caught:
+        component("dataset", "array", path=str(tmp_path / "own.npz")).read()
     assert "\n" not in str(caught.value)
 
 
@@ -197,8 +197,8 @@ def test_archives_are_known_by_what_they_hold(tmp_path, name, kind):
 
 def test_archives_of_another_kind_are_refused(tmp_path):
     (tmp_path / "own.npz").write_bytes(_archive("own/data.pkl"))
-    with pytest.raises(UserError, match=r"not an .npz file: it is a file of torch.save, which could run any code"):
-        component("dataset", "npz", path=str(tmp_path / "own.npz")).read()
+    with pytest.raises(UserError, match=r"not a file of arrays: it is a file of torch.save, which could run any code"):
+        component("dataset", "array", path=str(tmp_path / "own.npz")).read()
 
 
 def test_a_table_that_needs_its_names_says_how_an_array_file_becomes_one(tmp_path):
@@ -220,5 +220,5 @@ def test_the_command_line_says_it_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("codes.npz", train=codes((1, 2)))
     Path("x.csv").write_text("a,b\n1,2\n")
-    assert_refused(ebm("train dataset=npz dataset.path=codes.npz tracker=none"), "codes.npz", "1 and 2 alone")
-    assert_refused(ebm("train dataset=npz dataset.path=x.csv tracker=none"), "x.csv", "it is a table in text")
+    assert_refused(ebm("train dataset=array dataset.path=codes.npz tracker=none"), "codes.npz", "1 and 2 alone")
+    assert_refused(ebm("train dataset=array dataset.path=x.csv tracker=none"), "x.csv", "it is a table in text")

@@ -284,9 +284,9 @@ def test_all_figures_of_a_run_between_walls_are_of_one_support(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     np.savez("rows.npz", train=np.random.default_rng(0).random((4000, 2), np.float32))
     answer = ebm(
-        "train dataset=npz dataset.path=rows.npz model=mlp model.widths=[16] objective=nce noise=fitted optimizer=adam "
-        "optimizer.lr=0.003 steps=1000 tracker=none evaluation=[ais,bridge,density_2d] sampler.step_size=0.02 "
-        "evaluation.ais.chains=200 evaluation.ais.temperatures=200 evaluation.bridge.chains=200 "
+        "train dataset=array dataset.path=rows.npz model=mlp model.widths=[16] objective=nce noise=fitted "
+        "optimizer=adam optimizer.lr=0.003 steps=1000 tracker=none evaluation=[ais,bridge,density_2d] "
+        "sampler.step_size=0.02 evaluation.ais.chains=200 evaluation.ais.temperatures=200 evaluation.bridge.chains=200 "
         "dataset.binarize=none hydra.run.dir=run"
     )
     assert answer.code == 0, answer.err

@@ -1,6 +1,7 @@
 """Former names, which go on working and say what they are called."""
 
 import re
+from functools import partial
 
 _EXPERIMENTS = {
     "seed0_adversarial": "boltzmann_adversarial_fashion",
@@ -23,14 +24,24 @@ _EXPERIMENTS = {
 }
 
 
+_NAMES = {"experiment": _EXPERIMENTS, "dataset": {"npz": "array"}}
+"""By what is chosen."""
+
+
 def by_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments with today's names of recipes in place of former ones, and a sentence on each."""
+    """The arguments with today's names of recipes and data sets in place of former ones, and a sentence on each."""
     found, notes = [], []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key.lstrip("+") == "experiment" and equals:
-            former = [name for name in re.findall(r"\w+", value) if name in _EXPERIMENTS]
-            value = re.sub(r"\w+", lambda name: _EXPERIMENTS.get(name[0], name[0]), value)
-            notes += [f"experiment={name} is called {_EXPERIMENTS[name]}" for name in former]
+        group = key.lstrip("+").partition("@")[0]
+        if group in _NAMES and equals:
+            names = _NAMES[group]
+            former = [name for name in re.findall(r"\w+", value) if name in names]
+            value = re.sub(r"\w+", partial(_of_today, names), value)
+            notes += [f"{group}={name} is called {names[name]}" for name in former]
         found.append(f"{key}{equals}{value}")
     return found, notes
+
+
+def _of_today(names: dict[str, str], found: re.Match[str]) -> str:
+    return names.get(found[0], found[0])

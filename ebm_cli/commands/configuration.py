@@ -195,6 +195,8 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     UserError for one that would make it another run, or that the saved configuration lacks.
     """
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
+    named = {group: saved[group] for group in registry.GROUPS if isinstance(saved.get(group), dict)}
+    saved = {**saved, **{group: registry.todays(group, values) for group, values in named.items()}}
     result = {"report": dict(UNSAID), "notify": {"url": None}} | copy.deepcopy(dict(saved)) | command
     tracker = result.get("tracker")
     if isinstance(tracker, dict) and "wandb" in several.names(tracker):

@@ -162,6 +162,11 @@ class Split:
         Bits, categories, real numbers: of x, (*shape). Spins: of their bits. Words: share of each word among the last
         ones, (V,). Counts: share of each word among all words, (K,).
         """
+        return self._mean
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """Looked at once: rows do not change, and there may be many."""
         if isinstance(self.stored, SparseRows):
             count = self.stored.of_columns().double()
             return (count / count.sum()).float()
@@ -172,10 +177,21 @@ class Split:
         if isinstance(self.space, Categorical):
             counts = self._counts(self.space.values)
             return (counts / self.size).float().reshape(self.space.shape).to(self.stored.device)
-        sums = (part.sum(0, dtype=torch.float64) for part in parts(self.stored))
-        mean = (reduce(torch.add, sums) / len(self) / self.scale).float()
+        mean = (self._sum() / self.size / self.scale).float()
         mean = (mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean
         return self.space.of_unit(mean) if isinstance(self.space, Box) else mean
+
+    def _sum(self) -> Tensor:
+        """Of the rows as they are stored, with their weights, (*shape) float64."""
+        assert not isinstance(self.stored, SparseRows)
+        if self.weights is None:
+            return reduce(torch.add, (part.sum(0, dtype=torch.float64) for part in parts(self.stored)))
+        found, first = torch.zeros(self.stored.shape[1:], dtype=torch.float64, device=self.stored.device), 0
+        for part in parts(self.stored):
+            weights = self.weights[first : first + len(part)].to(part.device)
+            found += torch.tensordot(weights, part.double(), 1)
+            first += len(part)
+        return found
 
     def _counts(self, values: int) -> Tensor:
         """How often each value of each site is there, with the weights of the rows, (sites, values) float64."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from ebm_cli.dataset.arrays import Bits, compact, whole
 from ebm_cli.dataset.base import Arrays, Binarize, Dataset, GreyDataset, Raw, Values
+from ebm_cli.dataset.content import Bits, compact, whole
 from ebm_cli.dataset.files import Remote, data_root, download, has_digest, missing, read_npz
 from ebm_cli.dataset.stored import PackedRows
 from ebm_cli.errors import UserError

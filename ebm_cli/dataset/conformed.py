@@ -30,7 +30,8 @@ def values_of(dataset: Dataset, space: Space, data: Data | None) -> Values | Non
         return "real"
     if dataset.values is not None:
         return dataset.values
-    if getattr(dataset, "categories", None):
+    said = getattr(dataset, "categories", None)
+    if said or (isinstance(space, Categorical) and space.values > 2 and not dataset.levels):
         return "categorical"
     if data is None:
         return "real" if type(space) is Real else None

@@ -16,17 +16,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Literal
 
-import numpy as np
 import platformdirs
 
 from ebm_cli.dataset import kinds
-from ebm_cli.dataset.arrays import Place, compact, header, whole
+from ebm_cli.dataset.content import NO_NUMBERS, Header, Place, Reader, header, of_npy, whole
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError
 
 Install = Callable[[Path, Path], None]
 TIMEOUT = 10.0  # seconds without a byte from a mirror before the next one is tried
-_DEFLATES = 1100  # bytes, at most, that deflate makes one of
+DEFLATES = 1100  # bytes, at most, that deflate makes one of
 _LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
 
@@ -146,9 +145,6 @@ def _timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-Reader = Callable[[IO[bytes], Place | None], Any]
-
-
 def read_npz(path: Path, keys: Sequence[str], said: str, read: Reader = whole) -> dict[str, Any]:
     """Those of the arrays `keys` that the file has. Raises UserError, beginning with `said`, if it cannot be read."""
     if not path.is_file():
@@ -156,28 +152,28 @@ def read_npz(path: Path, keys: Sequence[str], said: str, read: Reader = whole) -
     if not zipfile.is_zipfile(path):
         cut_short = "cut short, or of another kind; write it anew with numpy.savez_compressed"
         raise UserError(f"{said}: not an .npz file: {kinds.instead(path, cut_short)}")
-    if (kinds.found(path) or ("npz",))[0] in ("pickle", "table"):
+    if (kinds.found(path) or ("npz",))[0] in ("pickle", "table", "hdf5", "mat"):
         raise UserError(f"{said}: not an .npz file: {kinds.instead(path, '')}")
     found: dict[str, Any] = {}
-    with _said(said) as reading, zipfile.ZipFile(path) as archive:
+    with naming(said) as reading, zipfile.ZipFile(path) as archive:
         present = [key for key in keys if f"{key}.npy" in archive.namelist()]
         size = 0
         for reading.key in present:
-            size += declared(archive, f"{reading.key}.npy", path.stat().st_size, maps=read is compact)
+            size += declared(archive, f"{reading.key}.npy", path.stat().st_size, maps=read is not whole)
         memory.check_room(size, said)
         for reading.key in present:
             with archive.open(f"{reading.key}.npy") as member:
-                found[reading.key] = read(member, _place(archive, f"{reading.key}.npy", path))
+                found[reading.key] = read(of_npy(member, _place(archive, f"{reading.key}.npy", path)))
     return found
 
 
 def read_npy(path: Path, said: str, read: Reader) -> Any:
     """The array of a .npy file. Raises UserError, beginning with `said`, if it cannot be read."""
-    with _said(said) as reading, path.open("rb") as file:
+    with naming(said) as reading, path.open("rb") as file:
         reading.key = "its array"
-        memory.check_room(_taken(file, path.stat().st_size, maps=read is compact), said)
+        memory.check_room(_taken(file, path.stat().st_size, maps=read is not whole), said)
         file.seek(0)
-        return read(file, Place(path, 0))
+        return read(of_npy(file, Place(path, 0)))
 
 
 @dataclass
@@ -188,8 +184,8 @@ class _Reading:
 
 
 @contextmanager
-def _said(said: str) -> Iterator[_Reading]:
-    """Within, an array that cannot be read becomes a UserError that names it."""
+def naming(said: str, way: str = "write plain number arrays with numpy.savez") -> Iterator[_Reading]:
+    """Within, an array that cannot be read becomes a UserError that names it and the `way` out."""
     reading = _Reading()
     try:
         yield reading
@@ -197,7 +193,6 @@ def _said(said: str) -> Iterator[_Reading]:
         raise UserError(f"{said}: there is not enough memory for {reading.key}; take fewer rows") from error
     except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        way = "write plain number arrays with numpy.savez"
         raise UserError(f"{said}: cannot read {reading.key} ({reason}); {way}") from error
 
 
@@ -219,23 +214,20 @@ def declared(archive: zipfile.ZipFile, name: str, file_size: int, *, maps: bool 
     Raises ValueError if the header, or the list of the archive of `file_size` bytes, claims more than can be there.
     """
     member = archive.getinfo(name)
-    most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATES}.get(member.compress_type, math.inf)
-    if member.file_size > most * min(member.compress_size, file_size) + _DEFLATES:
+    most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATES}.get(member.compress_type, math.inf)
+    if member.file_size > most * min(member.compress_size, file_size) + DEFLATES:
         raise ValueError(f"{member.file_size} bytes cannot be in a file of {file_size}")
     with archive.open(name) as file:
         return _taken(file, member.file_size, maps=maps and member.compress_type == zipfile.ZIP_STORED)
 
 
 def _taken(file: IO[bytes], length: int, *, maps: bool) -> int:
-    """The same of a .npy file of so many bytes; of one that is mapped what its bits would take, and its rows' order."""
+    """The same of a .npy file of so many bytes. Raises ValueError if its header declares others."""
     about = header(file)
     there = length - file.tell()
     if about.size != there and not about.kind.hasobject:
         raise ValueError(f"its header declares {about.size} bytes, there are {there}")
-    if maps and about.maps:
-        return math.prod(about.shape) // 8 + 8 * about.shape[0]
-    converted = 0 if about.kind.itemsize == 1 or about.kind == np.float32 else 4 * math.prod(about.shape)
-    return about.size + max(converted, about.size if about.by_columns else 0)
+    return about.taken(mapped=maps)
 
 
 def npz_size(path: Path, keys: Sequence[str]) -> int:
@@ -246,6 +238,19 @@ def npz_size(path: Path, keys: Sequence[str]) -> int:
             return sum(declared(archive, name, path.stat().st_size, maps=True) for name in there)
     except UNREADABLE:
         return 0
+
+
+def npz_headers(path: Path) -> dict[str, Header]:
+    """What an .npz file says of its arrays; one that cannot be read has no numbers."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for key in npz_keys(path):
+            try:
+                with archive.open(f"{key}.npy") as member:
+                    found[key] = header(member)
+            except (*UNREADABLE, KeyError):
+                found[key] = NO_NUMBERS
+    return found
 
 
 def npz_keys(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
-from ebm_cli.dataset.npz import FileSplit, hold_out
+from ebm_cli.dataset.held_out import FileSplit, hold_out
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register

@@ -1,9 +1,12 @@
 """What a file is by its first bytes, whatever its name says, for messages about files of another kind than is read."""
 
+import re
 import zipfile
+import zlib
 from pathlib import Path
 
 _FIRST = 4096  # bytes that are looked at
+_GZIP = 31  # as zlib calls its format
 
 _BYTES = (
     (b"\x93NUMPY", "npy", "an .npy file, one array without a name"),
@@ -11,8 +14,9 @@ _BYTES = (
     (b"BZh", "packed", "packed by bzip2"),
     (b"\xfd7zXZ", "packed", "packed by xz"),
     (b"(\xb5/\xfd", "packed", "packed by zstandard"),
-    (b"\x89HDF\r\n", "table", "an HDF5 file"),
-    (b"MATLAB 5.0", "table", "a MATLAB file"),
+    (b"\x89HDF\r\n", "hdf5", "an HDF5 file"),
+    (b"MATLAB 7.3", "hdf5", "a MATLAB file"),
+    (b"MATLAB 5.0", "mat", "a MATLAB file"),
     (b"PAR1", "table", "a Parquet file"),
     (b"ARROW1", "table", "an Arrow file"),
     (b"\x80", "pickle", "a Python pickle, which could run any code and is never read"),
@@ -20,6 +24,7 @@ _BYTES = (
     (b"\xff\xd8\xff", "image", "a JPEG picture"),
     (b"%PDF", "other", "a PDF document"),
 )
+_IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\x01-\x08]")
 _TEXTS = (
     (">", "fasta", "a FASTA file of sequences"),
     ("# STOCKHOLM", "stockholm", "an alignment in Stockholm format"),
@@ -36,6 +41,9 @@ _WAYS = {
     "packed": "unpack it",
     "csv": "write it as an .npz file by numpy.savez('FILE.npz', train=numpy.loadtxt('FILE.csv', delimiter=',')), "
     "skiprows=1 if the first line names the columns",
+    "hdf5": "use dataset=array",
+    "mat": "use dataset=array",
+    "idx": "use dataset=array",
     "image": "name its folder with dataset=image_folder",
     "fasta": "use dataset=protein",
     "mtx": "use dataset=bag_of_words if it holds counts of words",
@@ -43,6 +51,19 @@ _WAYS = {
     "clustal": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
     "nexus": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
 }
+
+
+def within(path: Path) -> tuple[str, str] | None:
+    """The same of what a file holds that may be packed by gzip."""
+    seen = found(path)
+    if seen is None or seen[0] != "gzip":
+        return seen
+    try:
+        with path.open("rb") as file:
+            head = zlib.decompressobj(_GZIP).decompress(file.read(_FIRST), _FIRST)
+    except (OSError, zlib.error):
+        return seen
+    return _of_bytes(head) or seen
 
 
 def found(path: Path) -> tuple[str, str] | None:
@@ -56,10 +77,14 @@ def found(path: Path) -> tuple[str, str] | None:
         return "empty", "empty"
     if zipfile.is_zipfile(path):
         return _of_archive(path)
+    return _of_bytes(head)
+
+
+def _of_bytes(head: bytes) -> tuple[str, str] | None:
     for begin, kind, said in _BYTES:
         if head.startswith(begin):
             return kind, said
-    return _of_text(head)
+    return ("idx", "an idx file") if _IDX.match(head) else _of_text(head)
 
 
 def _of_archive(path: Path) -> tuple[str, str]:
@@ -69,7 +94,7 @@ def _of_archive(path: Path) -> tuple[str, str]:
         return "pickle", "a file of torch.save, which could run any code and is never read"
     if any(name.startswith("xl/") for name in names):
         return "table", "an Excel workbook"
-    arrays = any(name.endswith(".npy") for name in names)
+    arrays = not names or any(name.endswith(".npy") for name in names)
     return ("npz", "an .npz file") if arrays else ("packed", "a zip archive without arrays")
 
 

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.dataset import kinds
-from ebm_cli.dataset.arrays import whole
-from ebm_cli.dataset.files import npz_keys, read_npy, read_npz
+from ebm_cli.dataset import array_files, kinds
+from ebm_cli.dataset.array_files import ENDINGS, Format
+from ebm_cli.dataset.content import whole
 from ebm_cli.errors import UserError
 from ebm_cli.space import Discrete, Space, Spin, TwoValued, Words
 
 NAMES = ("rows", "samples", "msa")
 """Arrays that are taken for the rows where several could be: `ebm sample` writes samples, alignments have msa."""
 
-_MASK, _LABELS = "mask", ("labels", "label")
+_MASK, _LABELS, _OTHERS = "mask", ("labels", "label"), ("weights", "variable_type")
 _SEPARATORS = ",\t;"
 _FEW = 2  # columns whose numbers may be values
 _Line = tuple[int, list[str]]
-_WAY = "name an .npz or .npy file of an array (n, *shape), or a table in text, .csv"
+_WAY = f"name a file of an array (n, *shape), {ENDINGS}, or a table in text, .csv"
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,18 @@ class OwnRows:
 
 
 def read(path: Path, said: str, array: str | None) -> OwnRows:
-    """The rows of a file; `array` names the array of an .npz file.
+    """The rows of a file; `array` names the array of a file of arrays.
 
-    Missing are NaN among floating-point numbers, what the array `mask` of an .npz file has 1 for, and empty cells of a
+    Missing are NaN among floating-point numbers, what the array `mask` of such a file has 1 for, and empty cells of a
     table. Raises UserError, beginning with `said`, with the first thing wrong.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{said}: there is no such file")
-    kind, _ = kinds.found(path) or ("", "")
-    if kind == "npz":
-        return _of_npz(path, said, array)
+    files, (kind, _) = array_files.of(path), kinds.found(path) or ("", "")
+    if files is not None:
+        return _of_arrays(files, path, said, array)
     if array is not None:
-        raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
-    if kind == "npy":
-        return of_array(read_npy(path, said, lambda file, place: whole(file)), None, None, said, "its array")
+        raise UserError(f"array = {array}: {said} is no file of arrays, so it has none by name; leave it out")
     if kind in ("csv", "text"):
         return _of_table(path, said)
     raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
@@ -80,14 +78,15 @@ def with_gaps(own: OwnRows, space: Space, said: str) -> OwnRows:
     return replace(own, values=np.where(gaps, 0, own.values), missing=own.missing | gaps)
 
 
-def _of_npz(path: Path, said: str, array: str | None) -> OwnRows:
-    there = npz_keys(path)
-    beside = {_MASK, *_LABELS, *(key for key in there if key.endswith(("_label", "_labels")))}
+def _of_arrays(files: Format, path: Path, said: str, array: str | None) -> OwnRows:
+    there = [*files.headers(path, said)]
+    beside = {_MASK, *_LABELS, *_OTHERS, *(key for key in there if key.endswith(("_label", "_labels", "_weights")))}
     key = array or _the_array([name for name in there if name not in beside], said)
     if key not in there:
         raise UserError(f"array = {key}: {said} has no such array; it has {', '.join(there)}")
     labels = next((name for name in (f"{key}_label", f"{key}_labels", *_LABELS) if name in there), None)
-    found = read_npz(path, [key, *([labels] if labels else []), *([_MASK] if _MASK in there else [])], said)
+    wanted = [key, *([labels] if labels else []), *([_MASK] if _MASK in there else [])]
+    found = files.read(path, wanted, said, whole)
     return of_array(found[key], found.get(_MASK), found[labels] if labels else None, said, key)
 
 
@@ -123,6 +122,8 @@ def _checked_mask(mask: NDArray[Any], values: NDArray[Any], said: str) -> NDArra
 
 
 def _checked_labels(labels: Any, values: NDArray[Any], said: str) -> NDArray[Any] | None:
+    if labels is not None and labels.shape in ((len(values), 1), (1, len(values))):
+        labels = labels.reshape(-1)  # as MATLAB has it
     if labels is not None and (labels.shape != (len(values),) or labels.dtype.kind not in "biufU"):
         raise UserError(
             f"{said}: its labels have type {labels.dtype} and shape {labels.shape}; they must be numbers or text of "

@@ -1,7 +1,8 @@
 """Large arrays a piece at a time, so that what is looked at or moved needs no copy of the whole."""
 
+import mmap
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,21 @@ Test = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The rows of an array (n, *shape) in order, views of at most a megabyte each, or one row."""
+    """The rows of an array (n, *shape) in order, views of at most a megabyte each, or one row.
+
+    What was read of a mapped array is given back to the system piece by piece.
+    """
     step = rows_of(array)
-    return (array[first : first + step] for first in range(0, len(array), step))
+    for first in range(0, len(array), step):
+        yield array[first : first + step]
+        if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            cast(Any, array)._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def ends(array: NDArray[Any]) -> tuple[Any, Any]:
+    """The least and the greatest value."""
+    found = [(piece.min(), piece.max()) for piece in pieces(array)]
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def rows_of(array: NDArray[Any]) -> int:

@@ -14,7 +14,7 @@ from ebm_cli.dataset import kinds
 from ebm_cli.dataset.alignment import GAPS, Aligned, file_alphabet, read_fasta
 from ebm_cli.dataset.base import Arrays, Binarize, Raw, Truth, Values
 from ebm_cli.dataset.files import data_root, missing, read_npz
-from ebm_cli.dataset.npz import FileSplit, hold_out
+from ebm_cli.dataset.held_out import FileSplit, hold_out
 from ebm_cli.errors import UserError
 from ebm_cli.registry import Files, register
 

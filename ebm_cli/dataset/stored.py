@@ -65,25 +65,41 @@ class PackedRows:
 
 @dataclass(frozen=True)
 class FileRows:
-    """Rows (n, *row) that stay in a file: the bytes of all there are in it, and which are meant, in which order."""
+    """Rows (n, *row) that stay in a file: the bytes of all there are in it, and which are meant, in which order.
+
+    Taken out, whole numbers below 256 may come `as_uint8`; others (x - mean) / deviation of each column with `units`.
+    """
 
     bytes: Tensor  # (rows of the file, bytes of a row) uint8, mapped
     order: Tensor  # (n,) int64
     there: torch.dtype  # of the numbers in the file
     row: tuple[int, ...]
+    as_uint8: bool = False
+    units: tuple[Tensor, Tensor] | None = None  # mean and deviation, each (sites,) float64
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Some rows, (len(index), *row): bytes as they are, other numbers as float32."""
-        found = self.bytes[self.order[index]].view(self.there).reshape(len(index), *self.row)
-        return found.to(self.dtype)
+        found = self.exact(index)
+        if self.units is not None:
+            found = (found - self.units[0]) / self.units[1]
+        return found.to(self.dtype).reshape(len(index), *self.row)
+
+    def exact(self, index: Tensor) -> Tensor:
+        """The numbers of some rows as they are in the file, (len(index), sites)."""
+        return self.bytes[self.order[index]].view(self.there)
+
+    def as_bytes(self) -> "FileRows":
+        """The same rows, of whole numbers below 256."""
+        return replace(self, as_uint8=True)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of rows that are taken out."""
-        return torch.uint8 if self.there == torch.uint8 else torch.float32
+        plain = self.units is None and (self.as_uint8 or self.there == torch.uint8)
+        return torch.uint8 if plain else torch.float32
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,15 +163,31 @@ def packed_pieces(bits: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> Packe
 
 def parts(stored: Tensor | PackedRows | FileRows) -> Iterator[Tensor]:
     """All rows in their order, some at a time."""
-    numbers = _AT_ONCE if stored.dtype.is_floating_point else _BYTES_AT_ONCE
-    rows = max(1, numbers // max(1, math.prod(stored.shape[1:])))
     if isinstance(stored, Tensor):
-        yield from stored.split(rows)
-    else:
-        for first in range(0, len(stored), rows):
-            yield stored[torch.arange(first, min(first + rows, len(stored)), device=stored.device)]
-            if isinstance(stored, FileRows):
-                give_back(stored)
+        yield from stored.split(_rows_at_once(stored))
+        return
+    for index in _indices(stored):
+        yield stored[index]
+        if isinstance(stored, FileRows):
+            give_back(stored)
+
+
+def exact_parts(stored: FileRows) -> Iterator[Tensor]:
+    """The same with the numbers of the file as float64, (rows, sites)."""
+    for index in _indices(stored):
+        yield stored.exact(index).double()
+        give_back(stored)
+
+
+def _indices(stored: PackedRows | FileRows) -> Iterator[Tensor]:
+    rows = _rows_at_once(stored)
+    for first in range(0, len(stored), rows):
+        yield torch.arange(first, min(first + rows, len(stored)), device=stored.device)
+
+
+def _rows_at_once(stored: Tensor | PackedRows | FileRows) -> int:
+    numbers = _AT_ONCE if stored.dtype.is_floating_point else _BYTES_AT_ONCE
+    return max(1, numbers // max(1, math.prod(stored.shape[1:])))
 
 
 def some(stored: Tensor | PackedRows | FileRows, index: Tensor) -> Tensor | PackedRows | FileRows:

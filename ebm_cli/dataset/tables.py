@@ -1,13 +1,15 @@
 """Columns of real numbers: brought to mean 0 and standard deviation 1, and what is doubtful about them as they are."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.stored import FileRows, exact_parts
 from ebm_cli.errors import UserError
 from ebm_cli.space import Box, Real, Units
 
@@ -18,28 +20,56 @@ _REPEATED = 10  # times that a value is there on average, of columns that are ca
 _FEWEST = 50  # rows from which on that can be told
 _NAMED = 3
 _BE = ("is", "are")
-_WAY = "dataset.standardise=true of dataset=npz brings columns to mean 0 and standard deviation 1, and samples back"
+_WAY = "dataset.standardise=true of dataset=array brings columns to mean 0 and standard deviation 1, and samples back"
 
 
-def standardised(splits: Mapping[str, NDArray[Any]], said: str) -> tuple[Units, dict[str, NDArray[np.float32]]]:
+class _Column(NamedTuple):
+    """Of each column, (sites,) float64."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+def standardised(splits: Mapping[str, Any], said: str) -> tuple[Units, dict[str, Any]]:
     """Mean and standard deviation of each column of train, and all splits in these units: (x - mean) / deviation.
 
-    Raises UserError for a column that is constant in train.
+    Rows that stay in their file stay there. Raises UserError for a column that is constant in train.
     """
-    x = splits["train"].reshape(len(splits["train"]), -1).astype(np.float64)
-    constant = np.flatnonzero(x.min(0) == x.max(0))
+    train = splits["train"]
+    column = _of_columns(train)
+    constant = np.flatnonzero(column.low == column.high)
     if len(constant):
         raise UserError(
             f"dataset.standardise = true: {_columns(constant)} of {said} {_BE[len(constant) > 1]} constant in the "
-            f"{len(x)} training rows, so there is no deviation to divide by; leave out such columns"
+            f"{len(train)} training rows, so there is no deviation to divide by; leave out such columns"
         )
-    mean, deviation = x.mean(0), x.std(0)
-    shape = splits["train"].shape[1:]
-    found = {
-        name: ((array - mean.reshape(shape)) / deviation.reshape(shape)).astype(np.float32)
-        for name, array in splits.items()
-    }
-    return Units(tuple(mean.tolist()), tuple(deviation.tolist())), found
+    found = {name: _in_units(array, column.mean, column.deviation) for name, array in splits.items()}
+    return Units(tuple(column.mean.tolist()), tuple(column.deviation.tolist())), found
+
+
+def _of_columns(train: NDArray[Any] | FileRows) -> _Column:
+    if isinstance(train, FileRows):
+        return _of_file(train)
+    x = train.reshape(len(train), -1).astype(np.float64)
+    return _Column(x.min(0), x.max(0), x.mean(0), x.std(0))
+
+
+def _of_file(train: FileRows) -> _Column:
+    """The same of rows that are read some at a time, twice: deviations are from the mean, not from 0."""
+    sums = [(part.amin(0), part.amax(0), part.sum(0)) for part in exact_parts(train)]
+    low, high, total = (torch.stack(of) for of in zip(*sums, strict=True))
+    mean = total.sum(0) / len(train)
+    squares = torch.stack([(part - mean).square().sum(0) for part in exact_parts(train)]).sum(0)
+    return _Column(low.amin(0).numpy(), high.amax(0).numpy(), mean.numpy(), (squares / len(train)).sqrt().numpy())
+
+
+def _in_units(rows: NDArray[Any] | FileRows, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> Any:
+    if isinstance(rows, FileRows):
+        return replace(rows, units=(torch.from_numpy(mean), torch.from_numpy(deviation)))
+    shape = rows.shape[1:]
+    return ((rows - mean.reshape(shape)) / deviation.reshape(shape)).astype(np.float32)
 
 
 def check_resolution(train: NDArray[Any], said: str) -> None:

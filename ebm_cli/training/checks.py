@@ -303,7 +303,7 @@ def _check_split(labels: Tensor | None, classes: int, where: str, choice: dict[s
     if labels is None:
         raise UserError(
             f"{where} has no labels, which objective={choice['objective']} needs; use a labelled dataset (digits, "
-            "mnist, ... or dataset=npz with train_label and test_label), or objective=ml_replay"
+            "mnist, ... or dataset=array with train_label and test_label), or objective=ml_replay"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:

@@ -34,7 +34,7 @@ def file_of(rows: int, *, compressed: bool) -> Path:
 def resident(rows: int, *, compressed: bool) -> float:
     """Peak resident memory, in bytes, of a process that trains on them."""
     command = [sys.executable, str(Path(__file__).with_name("_train_memory.py")), str(_command.ROOT)]
-    words = ["dataset=npz", f"dataset.path={file_of(rows, compressed=compressed)}", *_SETTINGS]
+    words = ["dataset=array", f"dataset.path={file_of(rows, compressed=compressed)}", *_SETTINGS]
     with tempfile.TemporaryDirectory(prefix="ebm-bench-") as parent:
         done = subprocess.run(
             [*command, *words, f"hydra.run.dir={parent}/run"], capture_output=True, text=True, cwd=_command.ROOT

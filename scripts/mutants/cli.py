@@ -34,8 +34,8 @@ MUTANTS = [
     Mutant(
         "renamed: the second of several recipes keeps its former name",
         "cli/renamed.py",
-        'value = re.sub(r"\\w+", lambda name: _EXPERIMENTS.get(name[0], name[0]), value)',
-        "value = _EXPERIMENTS.get(value, value)",
+        'value = re.sub(r"\\w+", partial(_of_today, names), value)',
+        "value = names.get(value, value)",
         "cli::test_former_names_of_recipes_go_on_working_and_say_the_new_one",
     ),
     Mutant(

@@ -15,7 +15,7 @@ from ebm_cli.space import Binary, Real, Spin
 def npz(tmp_path: Path, held_out: float = 0.1, **arrays):
     path = tmp_path / "own.npz"
     np.savez(path, **arrays)
-    return component("dataset", "npz", path=str(path), held_out=held_out)
+    return component("dataset", "array", path=str(path), held_out=held_out)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_npz_binary_loads_as_binary_and_grey_by_the_model(tmp_path):
 def test_npz_of_spins_is_binary(tmp_path):
     spins = np.random.Generator(np.random.Philox(3)).choice([-1.0, 1.0], (40, 3))
     np.savez(tmp_path / "spins.npz", train=spins, valid=spins, test=spins)
-    data = component("dataset", "npz", path=str(tmp_path / "spins.npz")).load((Spin,))
+    data = component("dataset", "array", path=str(tmp_path / "spins.npz")).load((Spin,))
     assert data.space == Spin((3,))
     assert np.array_equal(data.test.all().numpy(), spins)
 
 
 def test_npz_real_values_cannot_be_binarised(tmp_path):
     np.savez(tmp_path / "real.npz", train=np.random.default_rng(0).normal(size=(20, 3)))
-    reader = component("dataset", "npz", path=str(tmp_path / "real.npz"), binarize="threshold")
+    reader = component("dataset", "array", path=str(tmp_path / "real.npz"), binarize="threshold")
     with pytest.raises(UserError, match=r"dataset.binarize = threshold: needs values in"):
         reader.load((Binary,))
 
@@ -111,7 +111,7 @@ def spoilt(*values: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"data": X}, "has no key train; it has data"),
+        ({"data": X, "more": X}, "has no key train; it has data, more; name one, dataset.array=NAME"),
         ({}, "has no key train; it has none"),
         ({"train": np.array([[1, None]])}, r"cannot read train \(Object arrays"),
         ({"train": spoilt(math.nan, math.inf)}, "train has 2 of 30 values NaN or infinite"),
@@ -146,21 +146,21 @@ def test_bad_npz_is_named(tmp_path, arrays, message):
 
 
 def test_npz_path_must_be_given_and_exist(tmp_path):
-    with pytest.raises(UserError, match=r"dataset.path = null: name the .npz file, dataset.path=FILE"):
-        component("dataset", "npz").read()
-    for path in (tmp_path, tmp_path / "none.npz"):
-        with pytest.raises(UserError, match="there is no such file"):
-            component("dataset", "npz", path=str(path)).read()
+    with pytest.raises(UserError, match=r"dataset.path = null: name the file of arrays, dataset.path=FILE"):
+        component("dataset", "array").read()
+    for path, said in ((tmp_path, "a folder without idx files"), (tmp_path / "none.npz", "there is no such file")):
+        with pytest.raises(UserError, match=said):
+            component("dataset", "array", path=str(path)).read()
 
 
 def test_npz_that_is_no_archive_or_is_damaged(tmp_path):
     path = tmp_path / "bad.npz"
-    reader = component("dataset", "npz", path=str(path))
+    reader = component("dataset", "array", path=str(path))
     np.savez(path, train=X)
     whole = path.read_bytes()
     for content in (b"\0", whole[:-30]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"not an .npz file: cut short, or of another kind; write it anew"):
+        with pytest.raises(UserError, match=r"not a file of arrays: cut short, or of another kind; name"):
             reader.read()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255

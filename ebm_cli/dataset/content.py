@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 class Header(NamedTuple):
-    """What a .npy file says of its array."""
+    """What a file says of an array."""
 
     shape: tuple[int, ...]
     by_columns: bool  # of more than one dimension, whose columns lie together
@@ -40,6 +40,13 @@ class Header(NamedTuple):
         """Whether rows can be taken out of its file, and are, if the file is not packed."""
         native = self.kind.byteorder in ("|", "=", "<") and sys.byteorder == "little"
         return self.size >= MAPPED and not self.by_columns and native and self.kind.str[1:] in _KINDS
+
+    def taken(self, *, mapped: bool = False) -> int:
+        """Bytes that reading it takes, itself and what it is converted to; `mapped`: its bits and its rows' order."""
+        if mapped and self.maps:
+            return math.prod(self.shape) // 8 + 8 * self.shape[0]
+        converted = 0 if self.kind.itemsize == 1 or self.kind == np.float32 else 4 * math.prod(self.shape)
+        return self.size + max(converted, self.size if self.by_columns else 0)
 
     @property
     def may_be_packed(self) -> bool:
@@ -60,6 +67,10 @@ class Header(NamedTuple):
             if len(content) < rows * row:
                 raise ValueError("it is cut short")
             yield np.frombuffer(content, self.kind).reshape(rows, *self.shape[1:])
+
+
+NO_NUMBERS = Header((), by_columns=False, kind=np.dtype(object))
+"""Of what is none that can be read."""
 
 
 def file_rows(array: "np.memmap[Any, Any]") -> FileRows:
@@ -108,38 +119,90 @@ class Bits:
 
 
 class Place(NamedTuple):
-    """Where a .npy file lies, as it is, within a file."""
+    """Where the numbers of an array lie, as they are, within a file."""
 
     path: Path
     first: int  # byte
 
 
-def whole(file: IO[bytes], place: Place | None = None) -> NDArray[Any]:
-    """The array in a .npy file."""
-    return np.asarray(np.lib.format.read_array(file, allow_pickle=False), order="C")
+@dataclass(frozen=True)
+class Content:
+    """An array in a file that is open: what the file says of it, its rows piece after piece, or the whole of it."""
+
+    about: Header
+    pieces: Callable[[], Iterator[NDArray[Any]]]
+    whole: Callable[[], NDArray[Any]]
+    place: Place | None = None  # None: its numbers are packed, or lie in pieces
 
 
-def compact(file: IO[bytes], place: Place | None) -> NDArray[Any] | Bits:
-    """The same in few bytes: packed if all values are bits or spins, else mapped if it is large and has a place."""
+Reader = Callable[[Content], Any]
+"""What is kept of an array."""
+
+
+def of_npy(file: IO[bytes], place: Place | None) -> Content:
+    """The array in a .npy file, which begins at `place`. Raises ValueError if it is none."""
     begin = file.tell()
     about = header(file)
-    behind = file.tell() - begin
-    found = _packed(about, file) if about.may_be_packed else None
-    if found is not None:
-        return found
+    behind = file.tell()
+
+    def again(first: int) -> IO[bytes]:
+        file.seek(first)
+        return file
+
+    return Content(
+        about,
+        lambda: about.pieces(again(behind)),
+        lambda: np.lib.format.read_array(again(begin), allow_pickle=False),
+        place and Place(place.path, place.first + behind - begin),
+    )
+
+
+def of_stream(file: IO[bytes], about: Header, place: Place | None) -> Content:
+    """An array whose numbers begin where a file stands, row after row."""
+    behind = file.tell()
+
+    def again() -> Iterator[NDArray[Any]]:
+        file.seek(behind)
+        return about.pieces(file)
+
+    return Content(about, again, lambda: joined(again(), about), place)
+
+
+def joined(rows: Iterator[NDArray[Any]], about: Header) -> NDArray[Any]:
+    """Rows that come piece after piece, in one array."""
+    found, first = np.empty(about.shape, about.kind), 0
+    for piece in rows:
+        found[first : first + len(piece)] = piece
+        first += len(piece)
+    return found
+
+
+def whole(content: Content) -> NDArray[Any]:
+    """The array, row after row."""
+    return np.asarray(content.whole(), order="C")
+
+
+def unpacked(content: Content) -> NDArray[Any]:
+    """The array, mapped if it is large and has a place."""
+    about, place = content.about, content.place
     if place is not None and about.maps:
-        return np.memmap(place.path, about.kind, "c", place.first + behind, about.shape)
-    file.seek(begin)
-    return whole(file)
+        return np.memmap(place.path, about.kind, "c", place.first, about.shape)
+    return whole(content)
 
 
-def _packed(about: Header, file: IO[bytes]) -> Bits | None:
-    """The rows that are left of a file, if all their values are 1 and one of 0 and -1."""
+def compact(content: Content) -> NDArray[Any] | Bits:
+    """The same in few bytes: packed if all values are bits or spins, else `unpacked`."""
+    found = _packed(content) if content.about.may_be_packed else None
+    return unpacked(content) if found is None else found
+
+
+def _packed(content: Content) -> Bits | None:
+    """The rows, if all their values are 1 and one of 0 and -1."""
     low: int | None = None
 
     def bits() -> Iterator[NDArray[Any]]:
         nonlocal low
-        for piece in about.pieces(file):
+        for piece in content.pieces():
             if low is None:
                 low = next((value for value in (0, -1) if (piece == value).any()), None)
             if not ((piece == 1) | (piece == (low or 0))).all():
@@ -147,10 +210,10 @@ def _packed(about: Header, file: IO[bytes]) -> Bits | None:
             yield piece == 1
 
     try:
-        found = packed_pieces(bits(), about.shape)
+        found = packed_pieces(bits(), content.about.shape)
     except _OtherValuesError:
         return None
-    return Bits(found, low, about.kind)
+    return Bits(found, low, content.about.kind)
 
 
 class _OtherValuesError(Exception):
