@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from shlex import quote
 
+from ebm_cli.cli import importing
 from ebm_cli.cli.again import ORDERS, SWEEP, multirun
 from ebm_cli.cli.listing import choices, keys_of, no_choice
 from ebm_cli.cli.tuning import BASE, KEYS, check_no_search, is_space, tuned
@@ -19,6 +20,7 @@ _OF_RUNS = {
     "evaluate": ("sampler", "dataset", "noise", "model"),
     "score": ("dataset", "model"),
     "transform": ("dataset", "model"),
+    "export": ("dataset", "model"),
 }
 _FILES = re.compile(rf"(dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})=")
 _ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
@@ -35,8 +37,8 @@ def prepared(arguments: list[str], command: str) -> list[str]:
     swept = several(_checked(arguments, command))
     arguments = [_of_wandb(argument) for argument in arguments]
     found = _in_order([_quoted_path(argument, several=swept) for argument in arguments])
-    if command == "tune":
-        return tuned(found)
+    if command in ("tune", "import"):
+        return tuned(found) if command == "tune" else importing.words(found)
     if command != "train":
         return _of_the_run(found, _OF_RUNS[command])
     if swept:
@@ -52,7 +54,7 @@ def prepared(arguments: list[str], command: str) -> list[str]:
 def _checked(arguments: list[str], command: str) -> list[str]:
     """The arguments, after refusing what Hydra would answer with a page of its own usage."""
     base = BASE.get(command, command)
-    if several(arguments) and base != "train":
+    if several(arguments) and (base != "train" or command == "import"):
         raise UserError(f"{command} takes one run at a time; leave out -m, which is for ebm train")
     for argument in arguments:
         _check_flag(argument, command)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_cli import __version__
-from ebm_cli.cli import completion
+from ebm_cli.cli import completion, importing
 from ebm_cli.cli.arguments import directories_there, for_follower, prepared, several
 from ebm_cli.cli.renamed import by_new_names
 from ebm_cli.cli.tuning import BASE, KEYS
@@ -28,6 +28,8 @@ COMMANDS = {
     "evaluate": "measure a trained model",
     "score": "energy and log p of your own rows",
     "transform": "hidden activities of your own rows",
+    "import": "a run of a model that another package trained",
+    "export": "the model of a run in a file of another package",
     "compare": "runs side by side: where they differ, what was measured, which is better",
     "watch": "live curves of a run that trains, or the state of a multirun",
     "report": "a page on runs: what came out, what is wrong, what to do next",
@@ -170,8 +172,8 @@ def _complete(arguments: list[str]) -> int:
         return 0
     if words[1] not in COMMANDS:
         return 0
-    if words[1] == "tune":
-        sys.stdout.write("".join(f"{key}=\n" for key in KEYS if key.startswith(words[-1])))
+    own = {"tune": KEYS, "import": importing.KEYS}.get(words[1], ())
+    sys.stdout.write("".join(f"{key}=\n" for key in own if key.startswith(words[-1])))
     os.environ["COMP_LINE"] = " ".join(["ebm", *words[2:]])
     return _compose_and_run(words[1], arguments)
 
@@ -295,6 +297,8 @@ class _Job:
                 if code == 2:  # of a process that did the work and said why
                     _remove_empty(directory, self.there)
                 return code
+            if self.command == "import":
+                return _import(config, HydraConfig.get(), seen_from_here(directory))
             done: int = getattr(import_module(f"ebm_cli.commands.{self.command}"), self.command)(config)
             return done
         except (UserError, KeyboardInterrupt):
@@ -325,6 +329,15 @@ def _train(config: dict[str, Any], hydra: Any, directory: Path) -> int:
         multirun and bool(hydra.sweeper.get("fail_fast")),
     )
     return multi.job(request) if multirun else train.train(request)
+
+
+def _import(config: dict[str, Any], hydra: Any, directory: Path) -> int:
+    from ebm_cli.cli.composing import chosen_parts
+    from ebm_cli.commands.configuration import Request
+    from ebm_cli.commands.import_ import import_, peer
+
+    asked = peer(config.pop("peer"))
+    return import_(Request(config, chosen_parts(hydra), tuple(hydra.overrides.task), directory), asked)
 
 
 def _start_tracker(config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from ebm_cli.errors import UserError, install
 from ebm_cli.record.runs import instead
 
 FILE, SWEEP = "tune.json", "sweep.json"
-BASE = {"tune": "train"}
+BASE = {"tune": "train", "import": "train"}
 """The command whose configuration another one has."""
 
 KEYS = ("metric", "direction", "trials", "startup", "pruner", "search", "search_seed", "n_jobs")

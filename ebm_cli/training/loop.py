@@ -189,23 +189,25 @@ class Recorder:
         self.lease.check()
         if state.step == 0 and checkpoint.steps(self.run.checkpoints):
             return  # a run of no steps was resumed
-        best = state.best and dataclasses.asdict(state.best)
-        space = parts.data.space
-        logged = self.run.sync_metrics()
-        numbers = {
-            "space": described(space),
-            "data": parts.data.fingerprint,
-            "metrics_bytes": logged,
-            "metrics_sha256": self.run.metrics_sha256(logged),
-            "best": best,
-        }
-        checkpoint.save(self.run.checkpoints, state.step, state.tensors(), numbers)
+        checkpoint.save(self.run.checkpoints, state.step, state.tensors(), recorded(self.run, parts.data, state.best))
         first = {} if self.saved else {"checkpoint": state.step}  # so that its loss would be noticed
         self.saved = True
         if facts := {**first, **self.spent()}:
             self.run.update_metadata(**facts)
         protected = self.ladder | ({state.best.step} if state.best else set())
         checkpoint.prune(self.run.checkpoints, state.step, self.schedule.keep_last, protected)
+
+
+def recorded(run: Run, data: Data, best: Best | None) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors: space and hash of the data, what was logged so far, the best."""
+    logged = run.sync_metrics()
+    return {
+        "space": described(data.space),
+        "data": data.fingerprint,
+        "metrics_bytes": logged,
+        "metrics_sha256": run.metrics_sha256(logged),
+        "best": best and dataclasses.asdict(best),
+    }
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ebm_cli.dataset.binary_tabular import VARIABLES
+from helpers.peers import parameters
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -58,6 +60,8 @@ def quick(words: list[str]) -> list[str]:
     if command == "tune":
         kept = [word for word in rest if not word.startswith(("eval_every=", "trials="))]
         return [command, *kept, *QUICK, "steps=8", "eval_every=4", "trials=3"]
+    if command == "import":
+        return [command, *rest, "tracker=none", "device=cpu"]
     more = ELSEWHERE if "hydra/launcher=joblib" in rest else ()
     return [command, *rest, *more, *(QUICK if command == "train" else ("device=cpu",))]
 
@@ -161,6 +165,7 @@ def write_files(folder: Path) -> None:
     lines = [f">{i}\n{row}\n" for i, row in enumerate(rows)]
     (folder / "FAMILY.fasta").write_text("".join([f">NAME\n{wild}\n", *lines]))
     (folder / "MUTANTS.csv").write_text("mutant,DMS_score\nA2G,0.1\nC3-:D4A,-1.5\nE5W,\nM12L,0.4\n")
+    _write_peers(folder, random)
     (folder / "PICTURES").mkdir()
     (folder / "FOLDER").mkdir()
     words = ["server", "socket", *(f"word{a}{b}" for a in "abcdef" for b in "abcdef")]
@@ -169,3 +174,14 @@ def write_files(folder: Path) -> None:
         Image.fromarray(pixels).save(folder / "PICTURES" / f"{i}.png")
         (folder / "FOLDER" / f"{i}.txt").write_text(" ".join(random.choice(words, 10, replace=False)))
     (folder / "TEXT").write_text("\n".join(f"the server answers client {i % 7} on line {i % 5}" for i in range(200)))
+
+
+def _write_peers(folder: Path, random: np.random.Generator) -> None:
+    """Models that other packages could have trained, on the rows of BITS.npz and FAMILY.fasta."""
+    with h5py.File(folder / "RBM.h5", "w") as file:
+        file["model_type"] = "BBRBM"
+        shapes = {"weight_matrix": (16, 3), "vbias": (16,), "hbias": (3,)}
+        for name, shape in shapes.items():
+            file[f"update_1/params/{name}"] = random.normal(size=shape).astype(np.float32)
+    J, h = np.zeros((12, 21, 12, 21), np.float32), random.normal(size=(12, 21)).astype(np.float32)
+    parameters(folder / "params.dat", J, h, "-ACDEFGHIKLMNPQRSTVWY")

@@ -15,7 +15,7 @@ registry space graph markov
 record
 terminal device tracker
 model dataset
-sampler
+sampler peers
 noise log_z acceleration
 objective chains optimizer
 yardstick

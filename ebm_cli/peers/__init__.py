@@ -1,0 +1,1 @@
+"""Models of other packages: each of their file formats, read and written."""
