@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from ebm_cli.commands import own, results
+from ebm_cli.commands import hub, own, results
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.trained import Trained
 from ebm_cli.device.memory import watched
@@ -26,10 +26,10 @@ class Settings:
     """The keys of `ebm export` beside its groups."""
 
     run: Annotated[str, Field(min_length=1)]
-    format: Literal["rbms", "adabmdca", "npz", "fasta"]
+    format: Literal["rbms", "adabmdca", "npz", "fasta", "hub"]
     checkpoint: str  # last, best or a step
     letters: Annotated[str, Field(min_length=2)] | None  # of categories; None: those of the run's data set
-    out: Annotated[str, Field(min_length=1)] | None  # a new file; None: in exports/<time> of the run
+    out: Annotated[str, Field(min_length=1)] | None  # a new file or folder; None: in exports/<time> of the run
     plugins: list[str]
 
 
@@ -37,6 +37,8 @@ class Settings:
 def export(config: Mapping[str, Any]) -> int:
     """Write the file, and say where it is; the exit code. Raises UserError if its format cannot hold the model."""
     asked = checked(Settings, own.settings(config))
+    if asked.format == "hub":
+        return _as_folder(asked, config)
     if asked.out is not None:
         _check_free(asked.out)
     with logging_to(None):
@@ -46,6 +48,18 @@ def export(config: Mapping[str, Any]) -> int:
         place = _written(asked, content)
         log.info("%s at step %d", asked.run, trained.state.step)
     output.print(f"{asked.format}: {place}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _as_folder(asked: Settings, config: Mapping[str, Any]) -> int:
+    with results.folder(Path(asked.run), "exports", asked.out) as home, logging_to(None):
+        trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
+        content = hub.content(trained, Path(asked.run).absolute().name)
+        finishing()
+        for name, data in content.items():
+            home.write_bytes(name, data)
+        log.info("%s at step %d", asked.run, trained.state.step)
+    output.print(f"hub: {home.path}; use it as run={home.path}, or upload the folder", soft_wrap=True, highlight=False)
     return 0
 
 

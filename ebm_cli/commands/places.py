@@ -41,6 +41,11 @@ def without(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config) | {group: _left(group, config[group]) for group in _TRAINED if group in config}
 
 
+def bare(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the files' names alone, without the folders of this machine, for whoever gets the configuration."""
+    return dict(config) | {group: _mapped(group, config[group], _name) for group in _GROUPS if group in config}
+
+
 def given_anew(own: Mapping[str, Any], wanted: Mapping[str, Any], group: str) -> dict[str, Any]:
     """A group of a run's own configuration with other files. Raises UserError for a key that names none."""
     for key, value in wanted.items():
@@ -79,6 +84,12 @@ def _left(group: str, values: Any) -> Any:
     files, within = registry.file_keys(group, name), registry.nested_keys(group, name)
     kept = {key: value for key, value in values.items() if not files.get(key)}
     return kept | {key: _left(within[key], kept[key]) for key in within if key in kept}
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_name(part) for part in value]
+    return Path(value).name if isinstance(value, str) and value else value
 
 
 def _absolute(value: Any) -> Any:

@@ -14,8 +14,9 @@ from ebm_cli.commands.judged import as_trained, other_than_trained
 from ebm_cli.commands.places import given_anew, rooted
 from ebm_cli.dataset.base import Data, placeholder
 from ebm_cli.device import ranks
+from ebm_cli.device.base import Device
 from ebm_cli.errors import UserError
-from ebm_cli.record import checkpoint, lease, run
+from ebm_cli.record import checkpoint, hub, lease, run
 from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.record.run import Run
@@ -70,26 +71,36 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     choice = choices(config)
     loop, _ = loop_and_schedule(config)
     components = build_components(config, choice)
-    saved = _checkpoint(found, wanted.checkpoint)
-    device = registry.build("device", wanted.device)
-    if device.ranks > 1:
-        raise UserError(f"device.ranks = {device.ranks}: only training is shared among processes; leave it out")
-    if ranks.current().count > 1:
-        raise UserError("torchrun: only training is shared among processes; use ebm itself")
-    space, opened = recorded_space(saved), device.open()
+    bare = hub.there(found.path)
+    saved = (_of_hub if bare else _checkpoint)(found, wanted.checkpoint)
+    space, opened = recorded_space(saved), _device(wanted.device)
     data = (
         as_trained(load_data(components, opened, again=True), saved, space, found) if with_data else placeholder(space)
     )
     others = other_than_trained(saved, data, own, config) if with_data else None
     if others is not None and wanted.dataset is None:
         log.warning("%s: %s", wanted.path, OTHER_DATA)
-    parts, state = assemble(components, loop, opened, data, choice, trains=with_data)
+    parts, state = assemble(components, loop, opened, data, choice, trains=with_data and not bare)
     try:
-        tensors = saved.tensors if wanted.sampler is None else _respread(saved, parts)
-        state.load(saved.step, tensors if with_data else _for_sampling(tensors))
+        if bare:
+            state.load_model(saved.step, saved.tensors)
+        else:
+            tensors = saved.tensors if wanted.sampler is None else _respread(saved, parts)
+            state.load(saved.step, tensors if with_data else _for_sampling(tensors))
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
     return Trained(found, config, choice, parts, state, replace(saved, tensors={}), others)
+
+
+def _device(wanted: Mapping[str, Any]) -> Device:
+    """Where this process computes alone."""
+    spec = registry.build("device", wanted)
+    if spec.ranks > 1:
+        raise UserError(f"device.ranks = {spec.ranks}: only training is shared among processes; leave it out")
+    if ranks.current().count > 1:
+        raise UserError("torchrun: only training is shared among processes; use ebm itself")
+    opened: Device = spec.open()
+    return opened
 
 
 def its_data(trained: Trained) -> Data:
@@ -158,6 +169,13 @@ def _newest(found: Run) -> Checkpoint:
         behind = "%s got to step %d, its newest checkpoint is of step %d"
         log.warning(behind, found.path, found.recorded_step(), newest.step)
     return newest
+
+
+def _of_hub(found: Run, which: str) -> Checkpoint:
+    only = checkpoint.of_hub(found.path)
+    if which not in ("last", str(only.step)):
+        raise UserError(f"checkpoint={which}: {found.path} holds one model, of step {only.step}; leave it out")
+    return only
 
 
 def _checkpoint(found: Run, which: str) -> Checkpoint:

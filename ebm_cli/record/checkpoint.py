@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ebm_cli.errors import UserError, of_file
-from ebm_cli.record import files
+from ebm_cli.record import files, hub
 
 FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
@@ -102,6 +102,20 @@ def load(path: Path) -> Checkpoint:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise Invalid(f"{name} holds numbers that are not finite")
     return Checkpoint(path, step, tensors, numbers)
+
+
+def of_hub(path: Path) -> Checkpoint:
+    """The model of a folder of the hub as a checkpoint without anything else. Raises UserError."""
+    about = hub.described(path)
+    try:
+        found = safetensors.torch.load(hub.weights(path, about))
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path / hub.WEIGHTS} is no safetensors file ({error}); copy the folder anew") from error
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path / hub.WEIGHTS}: {name} holds numbers that are not finite")
+    tensors = {f"model.{name}": tensor for name, tensor in found.items()}
+    return Checkpoint(path, about["step"], tensors, {"space": about.get("space"), "data": about.get("data")})
 
 
 def _strict(data: bytes) -> Any:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ebm_cli.errors import UserError, of_file
-from ebm_cli.record import files, plain_json, rows
+from ebm_cli.record import files, hub, plain_json, rows
 
 if TYPE_CHECKING:  # whoever only reads what runs found need not wait for numpy
     import numpy as np
@@ -111,7 +111,7 @@ class Run:
     def edited(self) -> str | None:
         """A sentence if config.yaml is not what the run wrote, as far as metadata.json knows."""
         known = self.read_json("metadata.json").get("config_sha256")
-        if known in (None, _sha256(files.read(self.path, CONFIG))):
+        if known is None or known == _sha256(files.read(self.path, CONFIG)):
             return None
         return f"{self.path / CONFIG} is not as this run wrote it; what it says is taken"
 
@@ -294,7 +294,7 @@ def check_there(path: Path, said: str = "") -> None:
         found = files.there(path, CONFIG)
     except OSError as error:
         raise UserError(f"{said}{path}: {error.strerror}") from error
-    if not found:
+    if not found and not hub.there(path):
         raise UserError(f"{said}{path}: no run is there (it has no {CONFIG})")
 
 
@@ -320,6 +320,8 @@ def open_existing(path: Path, said: str = "") -> tuple[Run, dict[str, Any]]:
     `said` stands before the path in a complaint.
     """
     check_there(path, said)
+    if hub.there(path):
+        return Run(path), hub.described(path)["configuration"]
     try:
         config = _plain_yaml(files.text(path, CONFIG))
     except OSError as error:
