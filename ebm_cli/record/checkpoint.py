@@ -98,9 +98,8 @@ def load(path: Path) -> Checkpoint:
     if not known or type(step) is not int or directory(path.parent, step).name != path.name:
         raise Invalid(f"format {numbers.get('format')!r} of step {step!r} in a directory named {path.name}")
     _check_numbers(step, numbers)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise Invalid(f"{name} holds numbers that are not finite")
+    if name := _not_finite(tensors):
+        raise Invalid(f"{name} holds numbers that are not finite")
     return Checkpoint(path, step, tensors, numbers)
 
 
@@ -111,11 +110,15 @@ def of_hub(path: Path) -> Checkpoint:
         found = safetensors.torch.load(hub.weights(path, about))
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path / hub.WEIGHTS} is no safetensors file ({error}); copy the folder anew") from error
-    for name, tensor in found.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{path / hub.WEIGHTS}: {name} holds numbers that are not finite")
+    if name := _not_finite(found):
+        raise UserError(f"{path / hub.WEIGHTS}: {name} holds numbers that are not finite")
     tensors = {f"model.{name}": tensor for name, tensor in found.items()}
     return Checkpoint(path, about["step"], tensors, {"space": about.get("space"), "data": about.get("data")})
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of them that holds a number which is not finite."""
+    return next((n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
 
 
 def _strict(data: bytes) -> Any:

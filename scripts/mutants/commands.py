@@ -990,4 +990,32 @@ MUTANTS = [
         "if data is None and mutants is None:",
         "mutants::test_keys_that_name_no_mutants",
     ),
+    Mutant(
+        "import: chains of the file are thrown away",
+        "commands/import_.py",
+        "    state.store = parts.components.sampler.spread(x, space)\n",
+        "",
+        "import::test_a_run_is_made",
+    ),
+    Mutant(
+        "import: data of another kind",
+        "commands/import_.py",
+        "    _check_space(data, foreign.space, asked)\n",
+        "",
+        "import::test_refusals",
+    ),
+    Mutant(
+        "import: without data those that are at hand",
+        "commands/import_.py",
+        "request if asked.data else _without_data(request)",
+        "request",
+        "import::test_without_data",
+    ),
+    Mutant(
+        "hub: folders of the machine are published",
+        "commands/hub.py",
+        "places.bare(trained.config)",
+        "trained.config",
+        "hub::test_what_the_hub_reads",
+    ),
 ]

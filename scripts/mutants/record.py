@@ -48,8 +48,8 @@ MUTANTS = [
     Mutant(
         "checkpoint: numbers that are not finite are taken",
         "record/checkpoint.py",
-        "not tensor.isfinite().all()",
-        "tensor.isnan().all()",
+        "not t.isfinite().all()",
+        "t.isnan().all()",
         "corruption::test_damage_on_purpose",
     ),
     Mutant(
@@ -258,5 +258,19 @@ MUTANTS = [
         "isinstance(value, float) and value.is_integer()",
         "False",
         "sweep::test_a_whole_number_may_have_a_point",
+    ),
+    Mutant(
+        "hub: weights of another size are read",
+        "record/hub.py",
+        'if known.get("bytes") != there:',
+        "if False:",
+        "hub::test_a_folder_from_anybody",
+    ),
+    Mutant(
+        "hub: weights that are not those of the folder",
+        "record/hub.py",
+        'if hashlib.sha256(data).hexdigest() != known.get("sha256"):',
+        "if False:",
+        "hub::test_weights_of_the_right_size_that_are_others",
     ),
 ]
