@@ -71,7 +71,7 @@ def _likelihood(facts: Facts, found: Likelihood | None) -> list[str]:
     doubt = f" But {found.doubtful}." if found.doubtful else ""
     value = shown(found, lambda number: f"{number:.2f}")
     said = f"Log-likelihood of held-out rows: **{value}** {found.unit} ({how}).{doubt}"
-    rows = report.rows(facts.metrics, "test")
+    rows = report.rows({name: value for name, value in facts.metrics.items() if "/" in name}, "test")
     table = "\n".join(["| figure | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
     return ["## How good it is", said, table]
 
