@@ -48,10 +48,15 @@ def described(path: Path) -> dict[str, Any]:
 
 def weights(path: Path, described: Mapping[str, Any]) -> bytes:
     """model.safetensors. Raises UserError, before it is read, where its size is not the one that config.json says."""
-    known, there = described["weights"], files.size(path, WEIGHTS)
-    if known.get("bytes") != there:
-        raise UserError(f"{path / WEIGHTS} has {there} bytes, {CONFIG} says {known.get('bytes')}; copy the folder anew")
-    data = files.read(path, WEIGHTS)
+    known = described["weights"]
+    try:
+        there = files.size(path, WEIGHTS)
+        if known.get("bytes") != there:
+            said = f"{path / WEIGHTS} has {there} bytes, {CONFIG} says {known.get('bytes')}"
+            raise UserError(f"{said}; copy the folder anew")
+        data = files.read(path, WEIGHTS)
+    except OSError as error:
+        raise UserError(f"{path / WEIGHTS}: {of_file(error)}") from error
     if hashlib.sha256(data).hexdigest() != known.get("sha256"):
         raise UserError(f"{path / WEIGHTS} does not match the SHA-256 in {CONFIG}; copy the folder anew")
     return data
