@@ -28,7 +28,9 @@ def there(tmp_path_factory):
     """An imported run with its data."""
     root = tmp_path_factory.mktemp("import")
     arrays = folder(root)
-    answer = ebm("import", f"{root}/rbm.h5", "dataset=npz", f"dataset.path={root}/rows.npz", f"out={root}/run", *QUICK)
+    answer = ebm(
+        "import", f"{root}/rbm.h5", "dataset=array", f"dataset.path={root}/rows.npz", f"out={root}/run", *QUICK
+    )
     assert answer.code == 0, answer.err
     assert "rbm with 19 parameters on 4 binary rows" in answer.out
     assert f"ebm evaluate run={root}/run evaluation=[ais,bridge]\n" in answer.out

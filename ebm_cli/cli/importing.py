@@ -104,9 +104,9 @@ def _decided(found: "Foreign", typed: list[str]) -> list[str]:
     chosen += [] if found.chains is None else ["chains=persistent", f"chains.count={len(found.chains)}"]
     reader = taken(typed, "dataset")[0]
     if reader is None:
-        reader = "protein" if found.letters else "npz"
+        reader = "protein" if found.letters else "array"
         values = getattr(found.space, "values", None) if found.space.name == "categorical" else None
-        chosen += [f"dataset={reader}", *([f"dataset.categories={values}"] if values and reader == "npz" else [])]
+        chosen += [f"dataset={reader}", *([f"dataset.categories={values}"] if values and reader == "array" else [])]
     if reader == "protein" and found.letters:
         chosen.append(f"dataset.alphabet={quoted(found.letters)}")
     return chosen
