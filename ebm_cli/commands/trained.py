@@ -83,7 +83,8 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     parts, state = assemble(components, loop, opened, data, choice, trains=with_data and not bare)
     try:
         if bare:
-            state.load_model(saved.step, saved.tensors)
+            state.load_model(saved.tensors)
+            state.step = saved.step
         else:
             tensors = saved.tensors if wanted.sampler is None else _respread(saved, parts)
             state.load(saved.step, tensors if with_data else _for_sampling(tensors))

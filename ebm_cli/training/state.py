@@ -116,9 +116,8 @@ class TrainState:
             raise ValueError("ages has negative numbers")
         self.store, self.ages = tensors["chains"], tensors["ages"]
 
-    def load_model(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take over MODEL.NAME of `tensors` alone, without chains; raises ValueError as `load` does."""
-        self.step = step
+    def load_model(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over model.NAME of `tensors` alone, without chains; raises ValueError as `load` does."""
         take_over("model", self.model.state_dict(), {n: value.to(self.store.device) for n, value in tensors.items()})
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters() if name in self.average}
         self.store, self.ages = self.store[:0], self.ages[:0]
