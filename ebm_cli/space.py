@@ -257,12 +257,7 @@ class Real(Space):
     @override
     def as_data(self, x: Tensor) -> Tensor:
         """mean + deviation x."""
-        if self.units is None:
-            return x
-        mean, deviation = (
-            x.new_tensor(values, dtype=torch.float64) for values in (self.units.mean, self.units.deviation)
-        )
-        return (mean + deviation * x.flatten(1)).reshape(x.shape)
+        return x if self.units is None else in_units(x, self.units)
 
     @property
     @override
@@ -335,6 +330,88 @@ class Box(Real):
         """The density is 0 beyond the bounds."""
         inside = ((x >= self.low) & (x <= self.high)).flatten(1).all(1)
         return torch.where(inside, log_ratio, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Mixed(Space):
+    """Sites of different kinds, a table's columns: x_i is one of the numbers 0, ..., K_i - 1, or real where K_i is 0.
+
+    Densities are over the product of these sets: a sum over the numbers, an integral over the real sites. `units` say
+    what x is in the data; of sites that are numbers mean 0 and deviation 1.
+
+    Models see units (n, units): a bit (K = 2) and a real number as they are, of K > 2 values one unit each, one-hot.
+    """
+
+    name = "mixed"
+    values: tuple[int, ...]
+    units: Units | None = field(default=None, kw_only=True)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many units each site has."""
+        return tuple(count if count > 2 else 1 for count in self.values)
+
+    @property
+    def width(self) -> int:
+        """Units of all sites."""
+        return sum(self.widths)
+
+    @property
+    def reals(self) -> tuple[int, ...]:
+        """Numbers of the sites that are real."""
+        return tuple(site for site, count in enumerate(self.values) if not count)
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Of each unit the number of its site, and the value it stands for, -1 where it is the value itself."""
+        site = torch.arange(self.sites).repeat_interleave(torch.tensor(self.widths))
+        value = [range(width) if width > 1 else (-1,) for width in self.widths]
+        return site, torch.tensor([*itertools.chain.from_iterable(value)])
+
+    def as_units(self, x: Tensor) -> Tensor:
+        """The units of x (n, sites), (n, units)."""
+        site, value = (part.to(x.device) for part in self.places)
+        spread = x[:, site]
+        return torch.where(value < 0, spread, (spread == value).to(x.dtype))
+
+    @override
+    def as_data(self, x: Tensor) -> Tensor:
+        """mean + deviation x, float64."""
+        return x if self.units is None else in_units(x, self.units)
+
+    @property
+    @override
+    def log_volume(self) -> float:
+        """sum_i log deviation_i."""
+        return 0.0 if self.units is None else sum(map(math.log, self.units.deviation))
+
+    @override
+    def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
+        """Every number equally likely, real sites standard normal."""
+        real = rng.normal((n, *self.shape), key.fold("real"), device)
+        count = torch.tensor(self.values, device=device)
+        chosen = (rng.uniform((n, *self.shape), key.fold("value"), device) * count).floor()
+        return torch.where(count == 0, real, torch.minimum(chosen, (count - 1).clamp_min(0)))
+
+    @override
+    def contains(self, x: Tensor) -> bool:
+        """Whole numbers in their ranges, and finite ones."""
+        count = torch.tensor(self.values, device=x.device)
+        whole = (x == x.floor()) & (x >= 0) & (x < count)
+        return x.shape[1:] == self.shape and bool((x.isfinite() & (whole | (count == 0))).all())
+
+    @override
+    def brightness(self, x: Tensor) -> Tensor:
+        """From the first value, black, to the last one, white; real sites within their range."""
+        top = torch.tensor(self.values, device=x.device) - 1
+        low, high = x.amin(0), x.amax(0)
+        return torch.where(top > 0, x / top.clamp_min(1), (x - low) / (high - low).clamp_min(1e-12))
+
+
+def in_units(x: Tensor, units: Units) -> Tensor:
+    """mean + deviation x of each site, float64, in the shape of x (n, *shape)."""
+    mean, deviation = (x.new_tensor(values, dtype=torch.float64) for values in (units.mean, units.deviation))
+    return (mean + deviation * x.flatten(1)).reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -424,7 +501,9 @@ class Counts(Space):
         return (torch.cat([low, ends, high], 1).diff(dim=1) - 1).float()
 
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (Binary, Spin, Categorical, Real, Box, Words, Counts)}
+SPACES: dict[str, type[Space]] = {
+    space.name: space for space in (Binary, Spin, Categorical, Real, Box, Mixed, Words, Counts)
+}
 
 
 def names(spaces: tuple[type[Space], ...]) -> str:

@@ -18,7 +18,7 @@ from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.paths import GaussianRBMPath
+from ebm_cli.log_z.paths import MixtureRBMPath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.multiscale import pooled
@@ -150,7 +150,7 @@ def test_annealing_finds_log_z(sampler):
 def test_the_path_begins_at_its_base_and_ends_at_the_model():
     model = machine()
     base = randomised(component("model", "exponential_family").build(Real((2,)), torch.zeros(2), stream(0)), 3)
-    path = GaussianRBMPath(base, model, component("sampler", "block_gibbs"))
+    path = MixtureRBMPath(base, model, component("sampler", "block_gibbs"))
     state = path.observe(rng.normal((6, 2), stream(0, "x"), dtype=torch.float64))
     assert path.log_z_base == pytest.approx(base.log_z().item() + 3 * math.log(2))
     assert_close(path.log_base(state) + path.log_ratio(state, 1.0, 0.0), -model.energy(state.x), **EXACT)

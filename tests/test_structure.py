@@ -206,7 +206,6 @@ CONCRETE = {
     "evaluation/retrieval.py": "documents have topics in replicated softmax alone",
     "evaluation/topics.py": "documents have topics in replicated softmax alone",
     "evaluation/words.py": "word vectors are those of the log-bilinear model",
-    "log_z/enumeration.py": "exact draws of real numbers given hidden units",
     "log_z/transfer.py": "transfer matrices are those of lattices of spins",
     "objective/adversary.py": "which laws an adversary can be built from",
     "objective/greedy.py": "layer by layer is for deep belief networks",

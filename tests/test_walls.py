@@ -20,7 +20,7 @@ from scipy import integrate, special, stats
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.annealing import annealing_path, independent_units
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.log_z.paths import GaussianRBMPath
+from ebm_cli.log_z.paths import MixtureRBMPath
 from ebm_cli.model import truncated
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct, TruncatedProduct, product
@@ -268,7 +268,7 @@ def test_a_gaussian_machine_is_annealed_from_the_data(sampler):
     split = Split(space, rows.float(), 1.0, stochastic=False, labels=None)
     data = Data(space, split, None, split)
     path = annealing_path(Subject(model, data, "test", component("sampler", sampler), torch.empty(0), KEY), 0.4)
-    assert isinstance(path, GaussianRBMPath)
+    assert isinstance(path, MixtureRBMPath)
     expected = rows.std(0, correction=0).float().clamp_min(0.1)
     assert_close((-path.base.r.detach() / 2).exp(), expected, rtol=1e-3)
     start = path.start(4000, KEY)

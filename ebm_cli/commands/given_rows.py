@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebm_cli.commands import own
+from ebm_cli.commands import own, tables
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.conformed import Conformed
 from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.dataset.table_rows import TableRows
 from ebm_cli.device.memory import readable, room
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation import conditional
@@ -23,7 +24,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.record.run import Run
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import lost
-from ebm_cli.space import Discrete, Real, Words
+from ebm_cli.space import Discrete, Mixed, Real, Space, Words
 from ebm_cli.terminal import log
 
 _BY_CHANCE = 0.01  # of many values so few have an R-hat above the limit although chains are short alone
@@ -32,12 +33,13 @@ _NAMES = ("row", "value", "mean", "mode", *(f"q{100 * level:g}" for level in QUA
 
 class Filled(NamedTuple):
     """Rows as they are, their draws (rows, n, *site_shape), one value for each cell, and what is known of those drawn:
-    (cells, 2 + columns), the row and the site first."""
+    (cells, 2 + columns), the row and the site first; `share` (cells,) is how often the mode was drawn."""
 
     own: OwnRows
     samples: NDArray[Any]
     filled: NDArray[Any]
     cells: NDArray[np.float64]
+    share: NDArray[np.float64] = np.empty(0)
 
 
 class Asked(NamedTuple):
@@ -98,24 +100,34 @@ def check_memory(asked: Asked, n: int, kind: type) -> None:
 def drawn(subject: Subject, asked: Asked, n: int, steps: int, kind: type) -> Filled:
     """n chains for each row, as numbers of this kind. Raises RunError if any is lost."""
     space = subject.model.space
-    whole = isinstance(space, Discrete | Words)
+    whole = _whole(space)
     start = space.as_data(asked.known).cpu().numpy()
     samples: NDArray[Any] = np.repeat(start.astype(kind)[:, None], n, 1)
-    flat, table = start.astype(samples.dtype).reshape(len(start), -1), []
+    flat, table, shares = start.astype(samples.dtype).reshape(len(start), -1), [], []
     for rows, where, ends, looks in conditional.draws(subject, asked.known, asked.missing, n, steps):
         away = lost(ends.flatten(0, 1))
         if away:
             raise RunError(f"{away}; nothing was written")
-        found, index = conditional.cells(looks, whole=whole), rows.cpu().numpy()
-        sites = where.cpu().numpy()
+        index, sites = rows.cpu().numpy(), where.cpu().numpy()
+        counts = whole[sites.flatten()]
+        found = conditional.cells(looks, whole=counts)
         samples[index] = ends.cpu().numpy().astype(samples.dtype)
-        flat[index[:, None], sites] = (found.mode if whole else found.mean).reshape(sites.shape)
+        flat[index[:, None], sites] = np.where(counts, found.mode, found.mean).reshape(sites.shape)
         table.append(_lines(index, sites, found))
+        shares.append(found.share)
     filled = flat.reshape(start.shape)
-    if isinstance(space, Real) and space.units is not None:
+    if isinstance(space, Real | Mixed) and space.units is not None:
         _restore(asked.own, samples, filled)
     cells = np.concatenate(table)
-    return Filled(asked.own, samples, filled, cells[np.lexsort((cells[:, 1], cells[:, 0]))])
+    order = np.lexsort((cells[:, 1], cells[:, 0]))
+    return Filled(asked.own, samples, filled, cells[order], np.concatenate(shares)[order])
+
+
+def _whole(space: Space) -> NDArray[np.bool_]:
+    """Which sites have finitely many values, (sites,)."""
+    if isinstance(space, Mixed):
+        return np.array(space.values) > 0
+    return np.full(int(np.prod(space.site_shape)), isinstance(space, Discrete | Words))
 
 
 def _restore(rows: OwnRows, samples: NDArray[Any], filled: NDArray[Any]) -> None:
@@ -133,8 +145,9 @@ def _lines(rows: NDArray[Any], sites: NDArray[Any], found: Cells) -> NDArray[np.
     return np.stack(columns, 1).astype(np.float64)
 
 
-def written(home: Run, filled: Filled) -> dict[str, str]:
-    """The names of samples.npz, imputed.csv and filled.csv, with what each holds."""
+def written(home: Run, filled: Filled, form: tables.Format) -> dict[str, str]:
+    """The names of samples.npz, imputed.csv and filled.csv, with what each holds; of a table's rows the latter two are
+    tables of that format."""
     rows: OwnRows = filled.own
     values: NDArray[Any] = filled.filled
     arrays = {"samples": filled.samples, "filled": values, "missing": rows.missing}
@@ -143,6 +156,8 @@ def written(home: Run, filled: Filled) -> dict[str, str]:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     home.write_bytes("samples.npz", buffer.getvalue())
+    if isinstance(rows, TableRows):
+        return {"samples.npz": "the draws", **_named(home, rows, filled, form)}
     home.write_text("imputed.csv", _table(filled.cells))
     own.written(home, "filled", own.beside(rows) | {"value": values.reshape(len(values), -1)}, "csv")
     return {
@@ -156,6 +171,22 @@ def lines(filled: Filled) -> "np.recarray[Any, Any]":
     """What is known of each value that was drawn, by name, as imputed.csv has it."""
     kinds = [(name, np.int64 if name in ("row", "value") else np.float64) for name in _NAMES]
     return np.rec.fromarrays([*filled.cells.T], dtype=kinds)
+
+
+def _named(home: Run, rows: TableRows, filled: Filled, form: tables.Format) -> dict[str, str]:
+    """The table of the file without gaps, and what is known of each cell, by the names of its columns."""
+    figures = dict(zip(_NAMES, filled.cells.T, strict=True))
+    figures = {
+        **{name: figures[name] for name in ("row", "value", "mean", "mode")},
+        "mode_share": filled.share,
+        **figures,
+    }
+    tables.written(home, "imputed", tables.described(rows, figures), form)
+    tables.written(home, "filled", tables.filled(rows, filled.filled.reshape(len(filled.filled), -1)), form)
+    return {
+        f"imputed.{form}": "mean, mode, quantiles and R-hat of each cell that was drawn",
+        f"filled.{form}": "the table with one value for each",
+    }
 
 
 def _table(cells: NDArray[np.float64]) -> str:

@@ -9,10 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_cli.commands import tables
 from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
-from ebm_cli.dataset import own_rows
+from ebm_cli.dataset import own_rows, table_files, table_rows
 from ebm_cli.dataset.conformed import Conformed, conformed, values_of
 from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.dataset.table_columns import listed
+from ebm_cli.dataset.table_rows import TableRows
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
@@ -40,8 +43,11 @@ def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool
 
     With `gaps` whole numbers of -1 are missing where the run's values have a least one of 0.
     """
-    said = f"{key} = {path}"
-    rows = trained.parts.components.dataset.own_rows(Path(path).expanduser(), said, array)
+    said, file = f"{key} = {path}", Path(path).expanduser()
+    columns = tables.columns_of(trained)
+    if columns is not None and table_files.is_table(file):
+        return _by_name(table_rows.read(file, said, columns), trained, said, array)
+    rows = trained.parts.components.dataset.own_rows(file, said, array)
     return taken(trained, rows, said, gaps=gaps)
 
 
@@ -53,6 +59,17 @@ def taken(trained: Trained, own: OwnRows, said: str, *, gaps: bool) -> tuple[Own
     if values is None:
         values = values_of(dataset, space, _data(trained))
     return own, conformed(dataset, own, values, space, said)
+
+
+def _by_name(rows: TableRows, trained: Trained, said: str, array: str | None) -> tuple[OwnRows, Conformed]:
+    """Rows of a table, for a run on one."""
+    if array is not None:
+        raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
+    others = table_rows.unread(rows)
+    if others:
+        log.info("%s: columns that the run's model is not of are not looked at: %s", said, listed(others))
+    space = trained.parts.data.space
+    return rows, conformed(trained.parts.components.dataset, rows, table_rows.values_in(space), space, said)
 
 
 def _data(trained: Trained) -> Any:
@@ -69,7 +86,12 @@ def check_all_there(own: OwnRows, said: str, way: str) -> None:
     gaps = own.missing.reshape(len(own.missing), -1)
     if gaps.any():
         row, site = (int(number) for number in np.argwhere(gaps)[0])
-        raise UserError(f"{said}, {own.place(row)}: value {site + 1} is missing; fill it in, for example by {way}")
+        raise UserError(f"{said}, {own.place(row)}: {_named(own, site)} is missing; fill it in, for example by {way}")
+
+
+def _named(own: OwnRows, site: int) -> str:
+    """A value of a row in words."""
+    return f"column {own.columns.names[site]!r}" if isinstance(own, TableRows) else f"value {site + 1}"
 
 
 def written(home: Run, name: str, columns: Columns, form: Format) -> Path:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.commands import documents, given_rows, results
+from ebm_cli.commands import documents, given_rows, results, tables
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.session import accelerated
 from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
+from ebm_cli.dataset.columns import Columns
 from ebm_cli.device.engine import Work
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
@@ -37,6 +38,7 @@ _TYPES: dict[str, type] = {
     "binary": np.uint8,
     "spin": np.int8,
     "categorical": np.uint8,
+    "mixed": np.float64,
     "words": np.int32,
     "counts": np.int32,
 }  # written, by the space
@@ -73,6 +75,7 @@ class Settings(Drawing):
     run: Annotated[str, Field(min_length=1)]
     checkpoint: str  # last, best or a step
     array: Annotated[str, Field(min_length=1)] | None  # of a file of rows
+    format: tables.Format  # of tables
     out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
     plugins: list[str]
 
@@ -103,14 +106,16 @@ def sample(config: Mapping[str, Any]) -> int:
         trained = open_trained(wanted, with_data=False)
         if isinstance(asked.given, str):
             return _fill(trained, home, asked, asked.given, config)
+        columns = tables.columns_of(trained)
         found, space = drawn(trained, asked, asked.given, config), trained.parts.data.space
         texts = _texts(space, found) if found.words else {}
         images = {} if asked.given else _pictures(trained, found.x)
         finishing()
         home.write_all("", images, texts)
         file = _written(home, space, found)
+        more = found.likely if columns is None else _as_table(home, space, found.x, columns, asked.format)
     _show(f"{_count(asked.n, 'sample')}{found.way}", file, [*images], texts)
-    for line in found.likely:
+    for line in more:
         output.print(line, highlight=False, soft_wrap=True)
     return 0
 
@@ -141,7 +146,7 @@ def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mappi
     rows = given_rows.read(trained, model, trained.parts.components.sampler, path, asked.array)
     found = filled(trained, model, rows, asked, config)
     finishing()
-    files = given_rows.written(home, found)
+    files = given_rows.written(home, found, asked.format)
     output.print(given_rows.said(found, asked.n), highlight=False, soft_wrap=True)
     for name, what in files.items():
         output.print(f"{what}: {home.path / name}", soft_wrap=True)
@@ -256,6 +261,12 @@ def as_data(space: Space, x: Tensor) -> NDArray[Any]:
     """Samples x (n, *shape) as the data of the run are written, (n, *site_shape)."""
     values: NDArray[Any] = space.as_data(x).numpy().astype(_TYPES.get(space.name, np.float32))
     return values
+
+
+def _as_table(home: Run, space: Space, x: Tensor, columns: Columns, form: tables.Format) -> list[str]:
+    """Where the samples are with the names and types of the columns that the run was trained on, in a line."""
+    values = space.as_data(x).numpy().reshape(len(x), -1)
+    return [f"table: {tables.written(home, 'samples', tables.frame(values, columns), form)}"]
 
 
 def _written(home: Run, space: Space, found: Drawn) -> Path:

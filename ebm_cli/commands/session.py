@@ -23,6 +23,7 @@ from ebm_cli.commands.configuration import (
 from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.places import rooted
 from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.columns import Columns, as_json
 from ebm_cli.device import ranks
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.device.loops import Loops
@@ -212,6 +213,7 @@ def open_record(session: Session, request: Request) -> None:
             session.notes += home.go_back(session.restored.metrics_bytes, whole=whole)
             home.change(session.config, step=session.state.step, overrides=overrides)
         _record_words(home, session.parts.data.words)
+        _record_columns(home, session.parts.data.columns)
     except OSError as error:
         raise RunError(f"hydra.run.dir = {home.path}: {error.strerror} ({error.filename or home.path})") from error
 
@@ -221,6 +223,12 @@ def _agent(config: Mapping[str, Any], group: str | None) -> dict[str, str]:
     given = {"id": os.environ.get("WANDB_RUN_ID"), "wandb_sweep": os.environ.get("WANDB_SWEEP_ID")}
     known = group is None and "wandb" in several.names(config["tracker"]) and run.is_id(given["id"])
     return {key: value for key, value in given.items() if value} if known else {}
+
+
+def _record_columns(home: Run, columns: Columns | None) -> None:
+    """Those of a table, so that samples get their names, and rows of the user's own are matched by them."""
+    if columns is not None and not files.there(home.path, run.COLUMNS):
+        home.write_json(run.COLUMNS, as_json(columns))
 
 
 def _record_words(home: Run, words: Sequence[str]) -> None:

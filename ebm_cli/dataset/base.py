@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset import own_rows
+from ebm_cli.dataset.columns import Columns
 from ebm_cli.dataset.density import Density
 from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.own_rows import OwnRows
@@ -27,20 +28,24 @@ from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.dataset.stored import LARGE, FileRows, PackedRows, Stored, give_back, packed, packed_pieces, parts, tensors
 from ebm_cli.errors import UserError
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Spin, Units, Words
+from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Mixed, Real, Space, Spin, Units, Words
 
 Binarize = Literal["auto", "none", "threshold", "stochastic"]
 _HASHED_AT_ONCE = 1000  # rows
-Values = Literal["binary", "grey", "real", "categorical", "words", "counts"]
+Values = Literal["binary", "grey", "real", "categorical", "mixed", "words", "counts"]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split as it was read: values (n, *shape), and integer labels and weights of the rows where there are some."""
+    """One split as it was read: values (n, *shape), and integer labels and weights of the rows where there are some.
+
+    `missing` (n, *shape) says which values stand for ones that are missing, where there are such.
+    """
 
     values: NDArray[Any] | SparseRows | PackedRows | FileRows
     labels: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
+    missing: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,11 @@ class Raw:
 
     `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
     `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
-    "words" numbers (n, context + 1) of `words`; "counts" of each of the `words` in documents, `SparseRows` (n, K).
+    "mixed" float32, numbers of categories or real, as `columns` say; "words" numbers (n, context + 1) of `words`;
+    "counts" of each of the `words` in documents, `SparseRows` (n, K).
     `remarks` are sentences that whoever trains on the data should read; `spins` of binary values that -1 stood for 0;
-    `letters` those that categories are written as, in their order; `units` what real values were before.
+    `letters` those that categories are written as, in their order; `units` what real values were before; `sweeps` how
+    often missing values are drawn from the model at each visit, `columns` those of a table.
     """
 
     values: Values
@@ -78,6 +85,8 @@ class Raw:
     spins: bool = False
     letters: str = ""
     units: Units | None = None
+    columns: Columns | None = None
+    sweeps: int = 0
 
     def splits(self) -> dict[str, Arrays]:
         """Those there are, by name."""
@@ -94,6 +103,8 @@ class Split:
     `weights` (n,) say how often a row is drawn in training relative to the others, where they are not all equal.
     In real spaces `levels` grey values are spread evenly, level k of K over (k + u) / K, u uniform on [0, 1), so that
     the rows have a density (0: they are not), and normal numbers times `noise` are added in units of the space.
+    `missing` (n, *site_shape) values are drawn by `sweeps` sweeps of the model at each visit (`training/step.py`); what
+    is stored in their place are values of other rows.
     """
 
     space: Space
@@ -104,6 +115,8 @@ class Split:
     weights: Tensor | None = None
     levels: int = 0
     noise: float = 0.0
+    missing: Tensor | None = None
+    sweeps: int = 0
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -159,8 +172,8 @@ class Split:
     def mean(self) -> Tensor:
         """Mean over the split, with the weights of its rows.
 
-        Bits, categories, real numbers: of x, (*shape). Spins: of their bits. Words: share of each word among the last
-        ones, (V,). Counts: share of each word among all words, (K,).
+        Bits, categories, real numbers: of x, (*shape). Mixed sites: of their units, (units,). Spins: of their bits.
+        Words: share of each word among the last ones, (V,). Counts: share of each word among all words, (K,).
         """
         return self._mean
 
@@ -177,6 +190,9 @@ class Split:
         if isinstance(self.space, Categorical):
             counts = self._counts(self.space.values)
             return (counts / self.size).float().reshape(self.space.shape).to(self.stored.device)
+        if isinstance(self.space, Mixed):
+            found = (self.space.as_units(part).sum(0, dtype=torch.float64) for part in parts(self.stored))
+            return (reduce(torch.add, found) / len(self)).float()
         mean = (self._sum() / self.size / self.scale).float()
         mean = (mean * (self.levels - 1) + 0.5) / self.levels if self.levels else mean
         return self.space.of_unit(mean) if isinstance(self.space, Box) else mean
@@ -208,8 +224,8 @@ class Split:
 
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, stored=self.stored.to(device), labels=labels)
+        labels, missing = (None if part is None else part.to(device) for part in (self.labels, self.missing))
+        return replace(self, stored=self.stored.to(device), labels=labels, missing=missing)
 
 
 @dataclass(frozen=True)
@@ -226,6 +242,7 @@ class Data:
     remarks: tuple[str, ...] = ()
     letters: str = ""  # of categories, in their order, where they are written as letters
     shaded: bool = False  # whether values were shades from black to white, of which there are none beyond
+    columns: Columns | None = None  # of a table
     idle: frozenset[str] = frozenset()  # keys of the data set that were not read, and so have no effect
 
     def smoothed_mean(self) -> Tensor:
@@ -238,6 +255,9 @@ class Data:
         if isinstance(self.train.stored, SparseRows):
             words = self.train.stored.count.sum().item()
             return ((words * mean.double() + 1) / (words + len(mean))).float()
+        if isinstance(self.space, Mixed):
+            count = torch.tensor(self.space.values, device=mean.device)[self.space.places[0].to(mean.device)]
+            return torch.where(count > 0, (n * mean + 1) / (n + count), mean)
         return (n * mean + 1) / (n + self.space.values) if isinstance(self.space, Discrete | Words) else mean
 
     @cached_property
@@ -256,7 +276,9 @@ class Data:
     def bytes(self) -> int:
         """Bytes of memory that rows, labels and weights take."""
         splits = [split for split in (self.train, self.valid, self.test) if split is not None]
-        held = [part for split in splits for part in (*tensors(split.stored), split.labels, split.weights)]
+        held = [
+            part for split in splits for part in (*tensors(split.stored), split.labels, split.weights, split.missing)
+        ]
         return sum(part.nbytes for part in held if part is not None)
 
     @property
@@ -272,6 +294,9 @@ class Data:
             kind += spread + (f", noise {self.train.noise:g}" if self.train.noise else "")
         if isinstance(self.space, Categorical):
             kind += f" of {self.space.values} values"
+        if isinstance(self.space, Mixed):
+            bits, reals = self.space.values.count(2), len(self.space.reals)
+            kind += f" columns ({bits} binary, {self.space.sites - bits - reals} categorical, {reals} real)"
         if isinstance(self.space, Words):
             kind += f" of a vocabulary of {self.space.values}"
         if isinstance(self.train.stored, SparseRows):
@@ -307,7 +332,7 @@ def _contents(split: Split) -> Iterator[_Content]:
         kind = np.dtype(np.float32 if _narrow(split) else str(split.stored.dtype).removeprefix("torch."))
         content = (part.cpu().numpy().astype(kind, copy=False) for part in parts(split.stored))
         yield kind, tuple(split.stored.shape), content
-    for part in (split.labels, split.weights):
+    for part in (split.labels, split.weights, *(() if split.missing is None else (split.missing,))):
         yield _content(np.empty(0) if part is None else part.cpu().numpy())
 
 
@@ -422,7 +447,7 @@ class Dataset(ABC):
         return Data(
             space, splits["train"], splits.get("valid"), splits["test"], method, raw.truth, raw.words, remarks,
             raw.letters,
-            raw.values == "grey",
+            raw.values == "grey", raw.columns,
         )  # fmt: skip
 
     def _refuse_bits(self, raw: Raw) -> None:
@@ -522,8 +547,8 @@ class DrawnDataset(Dataset):
 
 def _space_type(values: Values, method: Binarize, accepted: tuple[type[Space], ...], categories: int) -> type[Space]:
     """Bits, unless the model takes spins or categories alone; grey values in a box, real or levels as it takes them."""
-    if values in ("categorical", "words", "counts"):
-        kinds: dict[str, type[Space]] = {"categorical": Categorical, "words": Words, "counts": Counts}
+    if values in ("categorical", "mixed", "words", "counts"):
+        kinds: dict[str, type[Space]] = {"categorical": Categorical, "mixed": Mixed, "words": Words, "counts": Counts}
         return kinds[values]
     if values == "binary" or method in ("threshold", "stochastic"):
         return next((space for space in (Binary, Spin, Categorical) if space in accepted), Binary)
@@ -537,6 +562,8 @@ def _space(
     raw: Raw, method: Binarize, accepted: tuple[type[Space], ...], bounds: Callable[[], tuple[float, float]]
 ) -> Space:
     shape, kind = raw.train.values.shape[1:], _space_type(raw.values, method, accepted, raw.categories)
+    if raw.columns is not None and (kind is Mixed or (kind not in accepted and Mixed in accepted)):
+        return Mixed(shape, tuple(column.count for column in raw.columns.columns), units=raw.units)
     binary = raw.values == "binary" or method in ("threshold", "stochastic")
     if kind is Box:
         return Box(shape, *bounds())
@@ -557,6 +584,7 @@ def split_of(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) 
     if isinstance(part.values, SparseRows):
         return Split(space, part.values, 1.0, stochastic=False, labels=_labels(part, name))
     found: Any = part.values if isinstance(part.values, PackedRows | FileRows) else np.ascontiguousarray(part.values)
+    found = found.astype(np.float32) if isinstance(space, Mixed) else found
     shape = space.site_shape
     if found.shape[1:] != shape:
         raise UserError(f"dataset: rows of the {name} split have shape {found.shape[1:]}, those of train {shape}")
@@ -572,7 +600,11 @@ def split_of(part: Arrays, raw: Raw, method: Binarize, name: str, space: Space) 
     stored = torch.from_numpy(found) if isinstance(found, np.ndarray) else found
     weights = None if part.weights is None else torch.from_numpy(part.weights)
     stochastic = method == "stochastic" and values == "grey"
-    return Split(space, stored, scale, stochastic, _labels(part, name), weights)
+    missing = None if part.missing is None else torch.from_numpy(part.missing)
+    return Split(
+        space, stored, scale, stochastic, _labels(part, name), weights, missing=missing,
+        sweeps=0 if missing is None else raw.sweeps,
+    )  # fmt: skip
 
 
 def _of_each(values: Any, number: Callable[[NDArray[Any]], NDArray[Any]], *, packs: bool = False) -> Any:

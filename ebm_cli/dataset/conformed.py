@@ -12,7 +12,7 @@ from ebm_cli.dataset.base import Arrays, Data, Dataset, Raw, Split, Values, spli
 from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
-from ebm_cli.space import Categorical, Counts, Discrete, Real, Space, Spin, Words
+from ebm_cli.space import Categorical, Counts, Discrete, Mixed, Real, Space, Spin, Units, Words
 
 _WHITE = 255
 
@@ -28,6 +28,8 @@ def values_of(dataset: Dataset, space: Space, data: Data | None) -> Values | Non
     """What kind of values the data of a run had; `data` are these where only reading can tell. None: not known."""
     if isinstance(space, Real) and space.units is not None:
         return "real"
+    if isinstance(space, Mixed):
+        return "mixed"
     if dataset.values is not None:
         return dataset.values
     said = getattr(dataset, "categories", None)
@@ -43,8 +45,8 @@ def conformed(dataset: Dataset, own: OwnRows, values: Values | None, space: Spac
     own = _shaped(own, space, said)
     kind = values or _guessed(own)
     array = _CHECKED[kind](own, space, said)
-    if isinstance(space, Real) and space.units is not None:
-        array = _standardised(array, space)
+    if isinstance(space, Real | Mixed) and space.units is not None:
+        array = _standardised(array, space.units)
     part = Arrays(array)
     raw = Raw(kind, part, None, part, categories=_categories(dataset, space), units=getattr(space, "units", None))
     method = dataset.method(kind, (type(space),)) if kind == "grey" else "none"
@@ -145,10 +147,20 @@ def _counted(own: OwnRows, space: Space, said: str) -> NDArray[np.float32]:
     return own.values.astype(np.float32)
 
 
-def _standardised(values: NDArray[Any], space: Real) -> NDArray[np.float32]:
+def _of_columns(own: OwnRows, space: Space, said: str) -> NDArray[np.float64]:
+    """Numbers of categories, or finite ones, each column by itself."""
+    assert isinstance(space, Mixed)
+    values, count = own.values.astype(np.float64), np.array(space.values)
+    whole = (values == np.floor(values)) & (values >= 0) & (values < count)
+    _refuse(own, (count > 0) & ~whole, "numbers of the categories of each column from 0", said)
+    with np.errstate(over="ignore"):
+        _refuse(own, ~np.isfinite(values.astype(np.float32)), "finite numbers (as float32)", said)
+    return values
+
+
+def _standardised(values: NDArray[Any], units: Units) -> NDArray[np.float32]:
     """(x - mean) / deviation of the run's training rows."""
-    assert space.units is not None
-    mean, deviation = (np.array(of).reshape(values.shape[1:]) for of in (space.units.mean, space.units.deviation))
+    mean, deviation = (np.array(of).reshape(values.shape[1:]) for of in (units.mean, units.deviation))
     found: NDArray[np.float32] = ((values - mean) / deviation).astype(np.float32)
     return found
 
@@ -158,6 +170,7 @@ _CHECKED: dict[Values, Any] = {
     "grey": _grey,
     "real": _numbers,
     "categorical": _numbered,
+    "mixed": _of_columns,
     "words": _words,
     "counts": _counted,
 }

@@ -20,7 +20,8 @@ from ebm_cli.space import Discrete, Space, Spin, TwoValued, Words
 NAMES = ("rows", "samples", "msa")
 """Arrays that are taken for the rows where several could be: `ebm sample` writes samples, alignments have msa."""
 
-_MASK, _LABELS, _OTHERS = "mask", ("labels", "label"), ("weights", "variable_type")
+LABELS = ("labels", "label")
+_MASK, _OTHERS = "mask", ("weights", "variable_type")
 _SEPARATORS = ",\t;"
 _FEW = 2  # columns whose numbers may be values
 _Line = tuple[int, list[str]]
@@ -80,11 +81,11 @@ def with_gaps(own: OwnRows, space: Space, said: str) -> OwnRows:
 
 def _of_arrays(files: Format, path: Path, said: str, array: str | None) -> OwnRows:
     there = [*files.headers(path, said)]
-    beside = {_MASK, *_LABELS, *_OTHERS, *(key for key in there if key.endswith(("_label", "_labels", "_weights")))}
+    beside = {_MASK, *LABELS, *_OTHERS, *(key for key in there if key.endswith(("_label", "_labels", "_weights")))}
     key = array or _the_array([name for name in there if name not in beside], said)
     if key not in there:
         raise UserError(f"array = {key}: {said} has no such array; it has {', '.join(there)}")
-    labels = next((name for name in (f"{key}_label", f"{key}_labels", *_LABELS) if name in there), None)
+    labels = next((name for name in (f"{key}_label", f"{key}_labels", *LABELS) if name in there), None)
     wanted = [key, *([labels] if labels else []), *([_MASK] if _MASK in there else [])]
     found = files.read(path, wanted, said, whole)
     return of_array(found[key], found.get(_MASK), found[labels] if labels else None, said, key)
@@ -141,7 +142,7 @@ def _of_table(path: Path, said: str) -> OwnRows:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
-    label = next((names.index(name) for name in _LABELS if name in names), None)
+    label = next((names.index(name) for name in LABELS if name in names), None)
     labels, places, rows = [], [], []
     for number, cells in lines if names else chain([first], lines):
         if len(cells) != len(first[1]):

@@ -15,13 +15,12 @@ from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
 from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.log_z.paths import BipartitePath, GaussianRBMPath, GeometricPath, Path
-from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
-from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct, product
-from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.log_z.paths import BipartitePath, GeometricPath, MixtureRBMPath, Path
+from ebm_cli.model.base import Bipartite, EnergyModel, MixtureRBM, Normalised
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.sampler.gibbs_langevin import GibbsLangevin
-from ebm_cli.space import Box, Discrete
+from ebm_cli.space import Box, Discrete, Mixed
 
 _LEAST = 0.1  # of the median standard deviation, for coordinates that hardly vary in the data
 
@@ -39,9 +38,8 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
         assert isinstance(base, BernoulliProduct | CategoricalProduct)
         return BipartitePath(base, model)
-    if isinstance(model, GaussianRBM) and isinstance(subject.sampler.inner, BlockGibbs | GibbsLangevin):
-        assert isinstance(base, GaussianProduct)
-        return GaussianRBMPath(base, model, subject.sampler.inner)
+    if isinstance(model, MixtureRBM) and isinstance(subject.sampler.inner, BlockGibbs | GibbsLangevin):
+        return MixtureRBMPath(base, model, subject.sampler.inner)
     return GeometricPath(base, subject.model, subject.sampler.inner)
 
 
@@ -62,9 +60,11 @@ def independent_units(data: Data, model: EnergyModel, base_mix: float) -> Normal
     """Units near the training data, the share `base_mix` of them uniform where the space has an end.
 
     Of bits and categories means (1 - base_mix) * data mean + base_mix / K. In a box the means and standard deviations
-    of that mixture of data and uniform rows, before the walls; on R^D those of the data.
+    of that mixture of data and uniform rows, before the walls; on R^D those of the data. Of mixed sites each so.
     """
     space = data.space
+    if isinstance(space, Mixed):
+        return of_columns(data, space, model, base_mix)
     if isinstance(space, Discrete):
         mean = data.smoothed_mean()
         return product(space, torch.lerp(mean, torch.full_like(mean, 1 / space.values), base_mix))
@@ -81,13 +81,27 @@ def mixed(space: Box, mean: Tensor, std: Tensor, share: float) -> tuple[Tensor, 
     return torch.lerp(mean, torch.full_like(mean, centre), share), variance.clamp_min(least).sqrt()
 
 
+def of_columns(data: Data, space: Mixed, model: EnergyModel, base_mix: float) -> Normalised:
+    """Units of the columns of a table near the training data."""
+    mean, std = data.smoothed_mean(), widened(moments(data.train)[1][[*space.reals]], model)
+    site, _ = space.places
+    count = torch.tensor(space.values)[site].to(mean.device)
+    mixed = torch.lerp(mean, 1 / count, base_mix)
+    return product(space, torch.where(count > 0, mixed, mean), std.float())
+
+
 def on_line(data: Data, model: EnergyModel) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of real training rows, (sites,); none is narrower than a visible unit of the model.
+    """Mean and standard deviation of real training rows, (sites,)."""
+    mean, std = moments(data.train)
+    return mean, widened(std, model)
+
+
+def widened(std: Tensor, model: EnergyModel) -> Tensor:
+    """Standard deviations of data (sites,) of which none is narrower than a visible unit of the model.
 
     Where data hardly vary the model need not be as narrow, and a path that begins within one point never leaves it.
     """
-    mean, std = moments(data.train)
     varied = std[std > 0]
     std = std.clamp_min(_LEAST * varied.median().item() if len(varied) else 1.0)
     narrowest = model.narrowest()
-    return mean, std if narrowest is None else torch.maximum(std, narrowest.double().cpu())
+    return std if narrowest is None else torch.maximum(std, narrowest.double().cpu())

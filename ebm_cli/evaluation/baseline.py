@@ -15,7 +15,7 @@ from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.base import Normalised
 from ebm_cli.model.exponential_family import product
 from ebm_cli.model.families import Family
-from ebm_cli.space import Box, Counts, Discrete, Words
+from ebm_cli.space import Box, Counts, Discrete, Mixed, Words
 
 _ROWS_AT_ONCE = 1000
 
@@ -47,6 +47,8 @@ def _fitted(data: Data) -> Callable[[Tensor], Tensor] | None:
         return _normalised(product(data.space, data.smoothed_mean()))
     rows = some_rows(data.train)
     mean, std = moments_of(rows)
+    if isinstance(data.space, Mixed):
+        mean, std = data.smoothed_mean().cpu(), std[[*data.space.reals]]
     if not (std > 0).all():
         return None
     return (

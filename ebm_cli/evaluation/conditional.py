@@ -36,10 +36,12 @@ class Group(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """What is known of sites, (sites,) each, `quantiles` (sites, 5); `r_hat` nan where no chain ever moved."""
+    """What is known of sites, (sites,) each, `quantiles` (sites, 5); `r_hat` nan where no chain ever moved; `share` is
+    how often the mode was drawn."""
 
     mean: NDArray[np.float64]
     mode: NDArray[np.float64]
+    share: NDArray[np.float64]
     quantiles: NDArray[np.float64]
     r_hat: NDArray[np.float64]
 
@@ -127,7 +129,7 @@ def _last_words(model: Conditional, x: Tensor, key: Key) -> Tensor:
 
 def _moved(given: Given, sampler: Sampler[Any, Any], n: int, steps: int, key: Key) -> Iterator[Tensor]:
     """Where the chains are at each look."""
-    x = given.space.noise(len(given.known) * n, key.fold("noise"), given.known.device)
+    x = given.noise(n, key.fold("noise"))
     warm = steps // 2
     if adapts(sampler) and warm:
         sampler, x = adapted(sampler, given, x, warm, key.fold("adapt"))
@@ -136,17 +138,23 @@ def _moved(given: Given, sampler: Sampler[Any, Any], n: int, steps: int, key: Ke
     return followed(sampler, given, x, [key.fold("steps", i) for i in range(steps)], looks)
 
 
-def cells(looks: NDArray[np.float64], *, whole: bool) -> Cells:
+def cells(looks: NDArray[np.float64], *, whole: bool | NDArray[np.bool_]) -> Cells:
     """Of draws (looks, rows, n, m): mean, mode, quantiles and R-hat of each site, row by row.
 
-    `whole` numbers have quantiles among them, and the most frequent as mode; of real ones the mode is that of the half
-    sample (Bickel & Fruehwirth 2006).
+    Numbers that are `whole`, all or those of (rows m,), have quantiles among them, and the most frequent as mode; of
+    real ones the mode is that of the half sample (Bickel & Fruehwirth 2006).
     """
     looks = np.moveaxis(looks, 2, 1).reshape(len(looks), looks.shape[2], -1)  # (looks, n, sites)
     drawn = looks.reshape(-1, looks.shape[2])
-    quantiles = np.quantile(drawn, QUANTILES, axis=0, method="inverted_cdf" if whole else "linear").T
-    mode = _most_frequent(drawn) if whole else half_sample_mode(drawn)
-    return Cells(drawn.mean(0), mode, quantiles, r_hat(looks))
+    whole = np.broadcast_to(whole, drawn.shape[1])
+    quantiles, mode = np.empty((drawn.shape[1], len(QUANTILES))), np.empty(drawn.shape[1])
+    if whole.any():
+        quantiles[whole] = np.quantile(drawn[:, whole], QUANTILES, axis=0, method="inverted_cdf").T
+        mode[whole] = _most_frequent(drawn[:, whole])
+    if not whole.all():
+        quantiles[~whole] = np.quantile(drawn[:, ~whole], QUANTILES, axis=0).T
+        mode[~whole] = half_sample_mode(drawn[:, ~whole])
+    return Cells(drawn.mean(0), mode, (drawn == mode).mean(0), quantiles, r_hat(looks))
 
 
 def _most_frequent(drawn: NDArray[np.float64]) -> NDArray[np.float64]:

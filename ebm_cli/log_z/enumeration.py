@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.log_z import transfer
-from ebm_cli.model.base import Bipartite, EnergyModel, Normalised, WithHidden
-from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.model.base import Bipartite, EnergyModel, MixtureRBM, Normalised, WithHidden
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Categorical, Counts, Discrete, Space
 
@@ -158,7 +157,7 @@ def sample(model: EnergyModel, n: int, key: Key) -> Tensor:
     """n independent draws from p(x), for spaces small enough to enumerate (or models that sample themselves)."""
     if isinstance(model, Normalised):
         return model.sample(n, key)
-    if isinstance(model, GaussianRBM):
+    if isinstance(model, MixtureRBM):
         hidden = Binary((model.hidden,))
         chosen = _drawn(_of_all(hidden, model.log_marginal, model).softmax(0), n, key.fold("hidden"))
         h = hidden.enumerate().to(next(model.parameters()))

@@ -5,7 +5,7 @@ f_beta is the unnormalised density at beta, f_0 that of the base, f_1 = exp(-E) 
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,17 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
-from ebm_cli.model.base import Bipartite, CategoricalSites, EnergyModel, Normalised, Site, Sites, TwoValuedSites
-from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
-from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.model.base import (
+    Bipartite,
+    CategoricalSites,
+    EnergyModel,
+    MixtureRBM,
+    Normalised,
+    Site,
+    Sites,
+    TwoValuedSites,
+)
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 
@@ -124,25 +132,25 @@ class BipartitePath(JointPath):
         return self.observe(self.model.draw_visible(logits, key.fold("visible")))
 
 
-class GaussianRBMPath(JointPath):
-    """The same from a Gaussian with independent units; moves are one step of `sampler`, which draws h, on p_beta.
+class MixtureRBMPath(JointPath):
+    """The same where some visible units are real, from independent units of the same kinds.
 
-    It is not compiled, since it makes a model for each beta.
+    Moves are one step of `sampler`, which draws h, on p_beta. It is not compiled, since it makes a model for each beta.
     """
 
-    def __init__(self, base: GaussianProduct, model: GaussianRBM, sampler: Sampler[Any, Any]) -> None:
+    def __init__(self, base: Normalised, model: MixtureRBM, sampler: Sampler[Any, Any]) -> None:
         super().__init__(base, model.hidden)
         self.model, self.sampler = model, sampler
 
     @override
     def observe(self, x: Tensor) -> BipartiteState:
-        """One product with W; the tilt is the difference of two squares."""
-        return BipartiteState(x, self.base.energy(x) - self.model.gaussian(x), self.model.hidden_logits(x))
+        """One product with W; the tilt is a difference of energies of independent units."""
+        return BipartiteState(x, self.base.energy(x) - self.model.at_rest(x), self.model.hidden_logits(x))
 
     @override
     def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """One step on the machine that p_beta is."""
-        model = self.model.annealed(cast(GaussianProduct, self.base), beta)
+        model = self.model.annealed(self.base, beta)
         moved, _ = self.sampler.step(model, self.sampler.init(model, state.x), key)
         return self.observe(moved.x)
 

@@ -22,9 +22,10 @@ from ebm_cli.model.base import (
     TwoValuedSites,
 )
 from ebm_cli.model.families import MEMBERS
+from ebm_cli.model.mixed_units import MixedProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin, TwoValued
+from ebm_cli.space import Binary, Box, Categorical, Mixed, Real, Space, Spin, TwoValued
 
 
 class BernoulliProduct(Normalised):
@@ -223,8 +224,11 @@ def product(space: Space, mean: Tensor, std: Tensor | None = None) -> Normalised
     """Independent units of this space with this mean (*shape), of spins that of their bits; log Z is over the space.
 
     Of real numbers Gaussian ones, of standard deviations `std` (None: 1), in a box between its walls: mean and standard
-    deviation are then those of the law before it is cut off.
+    deviation are then those of the law before it is cut off. Of mixed sites the mean is that of their units and `std`
+    that of the real ones.
     """
+    if isinstance(space, Mixed):
+        return MixedProduct(space, mean, std)
     if isinstance(space, Categorical):
         return CategoricalProduct(space, mean)
     if isinstance(space, TwoValued):
@@ -233,7 +237,7 @@ def product(space: Space, mean: Tensor, std: Tensor | None = None) -> Normalised
 
 
 _SPACES: dict[str, tuple[type[Space], ...]] = {
-    "auto": (Binary, Spin, Categorical, Real),
+    "auto": (Binary, Spin, Categorical, Real, Mixed),
     "bernoulli": (Binary, Spin),
     "categorical": (Categorical,),
 }  # of the others: Real
@@ -252,7 +256,7 @@ class ExponentialFamilySpec(ModelSpec):
     ]
 
     builds = Normalised
-    spaces = (Binary, Spin, Categorical, Real)
+    spaces = (Binary, Spin, Categorical, Real, Mixed)
 
     def __post_init__(self) -> None:
         """The family decides whether grey data are taken as bits."""

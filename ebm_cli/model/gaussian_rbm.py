@@ -12,7 +12,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.functional import sigmoid, softplus
-from ebm_cli.model.base import Gradients, ModelSpec, Pullback, WithHidden, put_free
+from ebm_cli.model.base import Gradients, MixtureRBM, ModelSpec, Normalised, Pullback
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -28,7 +28,7 @@ class Start(NamedTuple):
     min_spread: float
 
 
-class GaussianRBM(WithHidden):
+class GaussianRBM(MixtureRBM):
     """E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - c.h - (v / s^2).W h, h in {0, 1}^H (eq. 1).
 
     So p(h_j = 1 | v) = sigmoid(a_j), a = c + (v / s^2) W, and p(v | h) = N(b + W h, s^2); with h summed out
@@ -38,8 +38,6 @@ class GaussianRBM(WithHidden):
     """
 
     called = "Gaussian-Bernoulli"
-    tempers = False
-    sweeps_given = True
     compiles = True
     couplings = ("W",)
 
@@ -56,27 +54,19 @@ class GaussianRBM(WithHidden):
         """1 / s^2, (sites,)."""
         return 1 / (self.min_spread**2 + self.r.exp())
 
+    @override
     def hidden_logits(self, v: Tensor) -> Tensor:
         """a = c + (v / s^2) W, (batch, hidden)."""
         return torch.addmm(self.c, v.flatten(1) * self.precision(), self.W)
-
-    @override
-    def activities(self, x: Tensor) -> list[Tensor]:
-        """sigmoid(a(v))."""
-        return [self.hidden_logits(x).sigmoid()]
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """b + W h, (batch, sites)."""
         return torch.addmm(self.b, h, self.W.T)
 
-    def gaussian(self, v: Tensor) -> Tensor:
+    @override
+    def at_rest(self, v: Tensor) -> Tensor:
         """sum_i (v_i - b_i)^2 / (2 s_i^2), (batch,)."""
         return 0.5 * ((v.flatten(1) - self.b).square() @ self.precision())
-
-    @override
-    def energy(self, x: Tensor) -> Tensor:
-        """The free energy, hidden units summed out."""
-        return self.gaussian(x) - softplus(self.hidden_logits(x)).sum(1)
 
     @torch.no_grad()
     @override
@@ -84,7 +74,7 @@ class GaussianRBM(WithHidden):
         """dE/dv = (v - b - W sigmoid(a)) / s^2, from the same hidden logits."""
         logits = self.hidden_logits(x)
         off = x.flatten(1) - self.visible_mean(sigmoid(logits))
-        return self.gaussian(x) - softplus(logits).sum(1), (off * self.precision()).reshape(x.shape)
+        return self.at_rest(x) - softplus(logits).sum(1), (off * self.precision()).reshape(x.shape)
 
     @torch.no_grad()
     @override
@@ -103,27 +93,14 @@ class GaussianRBM(WithHidden):
             r = -0.5 * precision * (weight @ off.square()) - (coupling * W).sum(1)
             return {"W": W, "b": -(weight @ off) * precision, "c": activity.sum(0), "r": share * r}
 
-        return self.gaussian(x) - softplus(logits).sum(1), pull
+        return self.at_rest(x) - softplus(logits).sum(1), pull
 
-    def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
-        """h ~ p(h | v), (batch, hidden)."""
-        return rng.bernoulli(self.hidden_logits(v), key)
-
+    @override
     def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:
         """v ~ N(b + W h, s^2), (batch, *shape)."""
         mean = self.visible_mean(h)
         z = rng.normal(mean.shape, key, mean.device, mean.dtype)
         return (mean + self.precision().rsqrt() * z).reshape(-1, *self.space.shape)
-
-    @override
-    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
-        """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
-        return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
-
-    @override
-    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
-        """Visible units are independent given h, so that those which are not free need only stay."""
-        return put_free(x, free, self.sweep(x, key, backwards=backwards))
 
     @override
     def narrowest(self) -> Tensor:
@@ -140,12 +117,14 @@ class GaussianRBM(WithHidden):
         moved = (self.visible_mean(h).square() - self.b.square()) @ precision
         return h @ self.c + 0.5 * (moved + (math.log(2 * math.pi) - precision.log()).sum())
 
-    def annealed(self, base: GaussianProduct, beta: float | Tensor) -> "GaussianRBM":
+    @override
+    def annealed(self, base: Normalised, beta: float | Tensor) -> "GaussianRBM":
         """E_beta(v, h) = (1 - beta) E_base(v) + beta E(v, h), again such a machine, but for a constant.
 
         The precisions of both add up, 1 / s'^2 = (1 - beta) exp(r_base) + beta / s^2, and b' = s'^2 times the sum of
         m_base and b with these weights; a' = beta a, hence c' = beta c and W' = beta (s' / s)^2 W.
         """
+        assert isinstance(base, GaussianProduct)
         of_base, own = (1 - beta) * base.r.exp(), beta * self.precision()
         precision = of_base + own
         values = {

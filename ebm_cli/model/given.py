@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ebm_cli.model.base import Blocked, CategoricalSites, EnergyModel, Site, Sites, TwoValuedSites
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Categorical, Real, Space
+from ebm_cli.space import Categorical, Mixed, Real, Space
 
 
 class Given(Blocked):
@@ -51,6 +51,12 @@ class Given(Blocked):
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """Every block of the model once, of it the sites that are drawn."""
         return self.swept(cast(Blocked, self.model), x, key, backwards=backwards)
+
+    def noise(self, n: int, key: AnyKey) -> Tensor:
+        """n configurations of each row, as whole ones are maximally uninformed, (rows n, m)."""
+        if not isinstance(self.model.space, Mixed):
+            return self.space.noise(len(self.known) * n, key, self.known.device)
+        return self.picked(self.model.space.noise(len(self.known) * n, key, self.known.device))
 
     def along(self, model: EnergyModel, x: Tensor) -> tuple[Tensor, Tensor]:
         """E (batch,) by a model of whole configurations, and dE/dx."""
@@ -153,7 +159,9 @@ def _of_whole(given: Given, site: Site, chains: int) -> Site:
 
 
 def space_of(space: Space, sites: int) -> Space:
-    """That of so many sites of a space."""
+    """That of so many sites of a space; of mixed ones, which are others in each row, that of numbers."""
+    if isinstance(space, Mixed):
+        return Real((sites,))
     if isinstance(space, Categorical):
         return Categorical((sites, space.values))
     return replace(space, shape=(sites,), units=None) if isinstance(space, Real) else replace(space, shape=(sites,))

@@ -16,7 +16,7 @@ from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, pe
 from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Binary, Box, Categorical, Counts, Real, Space, Spin
+from ebm_cli.space import Binary, Box, Categorical, Counts, Mixed, Real, Space, Spin
 
 
 @register("objective", "likelihood")
@@ -48,7 +48,7 @@ class Likelihood(Objective):
     kl_steps: Annotated[int, Field(ge=1)]
     max_gap: Annotated[float, Field(gt=0)]
 
-    spaces = (Binary, Spin, Categorical, Real, Box, Counts)
+    spaces = (Binary, Spin, Categorical, Real, Box, Mixed, Counts)
     chosen_as = ("cd", "cd_replay", "exact", "ml_replay", "pcd", "short_run")
 
     @classmethod

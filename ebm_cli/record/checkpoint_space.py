@@ -1,13 +1,14 @@
 """The space of the data that a model was trained on, as its checkpoints hold it."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from ebm_cli.errors import UserError
 from ebm_cli.record.checkpoint import Checkpoint
-from ebm_cli.space import SPACES, Box, Counts, Real, Space, Units, Words
+from ebm_cli.space import SPACES, Box, Counts, Mixed, Real, Space, Units, Words
 
 _LONGEST = 2**24  # words of a document
 
@@ -19,10 +20,18 @@ def described(space: Space) -> dict[str, object]:
 
 def in_words(space: Space) -> str:
     """Shape and kind, and what else is to agree where models are compared."""
-    more = {key: value for key, value in vars(space).items() if key not in ("shape", "length", "units")}
-    beside = [f"{key} {value:g}" for key, value in more.items()]
+    named = ("shape", "length", "units")
+    more = {f.name: getattr(space, f.name) for f in dataclasses.fields(space) if f.name not in named}
+    more |= {"values": _spelled(space.values)} if isinstance(space, Mixed) else {}
+    beside = [f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in more.items()]
     beside += ["standardised"] * (getattr(space, "units", None) is not None)
     return f"{'x'.join(map(str, space.shape))} {space.name}" + (f" ({', '.join(beside)})" if beside else "")
+
+
+def _spelled(values: tuple[int, ...]) -> str:
+    """How many values each site has, as "2x3, 1x4, 5xreal": two of three, one of four, five real ones."""
+    runs = [(count, len([*group])) for count, group in itertools.groupby(values)]
+    return ", ".join(f"{number}x{count or 'real'}" for count, number in runs)
 
 
 def recorded_space(saved: Checkpoint) -> Space:
@@ -41,11 +50,24 @@ def recorded_space(saved: Checkpoint) -> Space:
         raise UserError(f"{saved.path} records {math.prod(shape)} sites, more than it holds numbers")
     if kind is Words:
         return Words(tuple(shape), _whole(saved, described, "values", sum(t.numel() for t in saved.tensors.values())))
+    if kind is Mixed:
+        return Mixed(tuple(shape), _columns(saved, described), units=_units(saved, described))
     if kind is Counts:
         return Counts(tuple(shape), _whole(saved, described, "length", _LONGEST))
     if kind is Box:
         return Box(tuple(shape), *_bounds(saved, described))
     return Real(tuple(shape), units=_units(saved, described)) if kind is Real else kind(tuple(shape))
+
+
+def _columns(saved: Checkpoint, described: Mapping[str, Any]) -> tuple[int, ...]:
+    """How many values each site has, 0 for real ones, never more than the model can have weights for."""
+    values, most = described.get("values"), sum(tensor.numel() for tensor in saved.tensors.values())
+    sites = math.prod(described["shape"])
+    if not isinstance(values, list) or len(values) != sites or len(described["shape"]) != 1:
+        raise UserError(f"{saved.path} records no known space: {described}")
+    if not all(type(v) is int and (v == 0 or v > 1) for v in values) or sum(values) > most:
+        raise UserError(f"{saved.path} records no known space: {described}")
+    return tuple(values)
 
 
 def _units(saved: Checkpoint, described: Mapping[str, Any]) -> Units | None:

@@ -33,14 +33,15 @@ if TYPE_CHECKING:  # whoever only reads what runs found need not wait for numpy
 
 CONFIG = "config.yaml"
 VOCABULARY = "vocabulary.txt"
+COLUMNS = "columns.json"
 """One word in each line, for data that are words or counts of them."""
 
 _LAST_LINES = 1 << 16  # bytes at the end of metrics.jsonl, in which there are some whole lines
 _LONGEST_CONFIG, _DEEPEST_CONFIG = 1 << 18, 100
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WRITTEN = (
-    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, "metrics.csv", rows.NAME,
-    "report.html",
+    CONFIG, "metadata.json", "metrics.jsonl", "summary.json", "train.log", VOCABULARY, COLUMNS, "metrics.csv",
+    rows.NAME, "report.html",
 )  # fmt: skip
 _FOLDERS = ("checkpoints", "samples", "aside", "images", "tensorboard", "wandb")
 _PROBE = f"probe-{os.getpid()}"

@@ -10,7 +10,7 @@ from ebm_cli.model.base import Blocked
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.space import Binary, Categorical, Counts, Real, Spin
+from ebm_cli.space import Binary, Categorical, Counts, Mixed, Real, Spin
 
 
 class BlockGibbsState(NamedTuple):
@@ -30,7 +30,7 @@ class BlockGibbs(Sampler[Blocked, BlockGibbsState]):
 
     backwards: bool
 
-    spaces = (Binary, Spin, Categorical, Real, Counts)
+    spaces = (Binary, Spin, Categorical, Real, Mixed, Counts)
     compiles = True
     needs = (Blocked,)
 

@@ -42,6 +42,22 @@ def check_loaded(space: Space, model: ModelSpec, choice: Choice) -> None:
         )
 
 
+def check_missing(data: Data, model: ModelSpec, choice: Choice) -> None:
+    """What is missing of training rows can be drawn by the model."""
+    if data.train.missing is None or _draws_missing(model):
+        return
+    specs: dict[str, Any] = registry.components("model")
+    fits = [name for name, spec in specs.items() if type(data.space) in spec.spaces and _draws_missing(spec)]
+    raise UserError(
+        f"dataset.missing = draw: model={choice['model']} draws no blocks of some sites given the others; models that "
+        f"do: {', '.join(fits)}; or set dataset.missing=drop"
+    )
+
+
+def _draws_missing(model: ModelSpec) -> bool:
+    return issubclass(model.builds, Blocked) and model.builds.sweeps_given
+
+
 def check_support(data: Data, model: ModelSpec) -> None:
     """No row has probability 0 whatever the parameters."""
     if model.support is None:

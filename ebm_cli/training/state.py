@@ -194,6 +194,7 @@ def assemble(
     Raises UserError if they do not fit the data.
     """
     checks.check_loaded(data.space, components.model, choice)
+    checks.check_missing(data, components.model, choice)
     checks.check_moves(components.sampler, data.space, components.model, choice)
     checks.check_data(components.objective, data.space, components.model, choice)
     checks.check_rows(components.objective, data)

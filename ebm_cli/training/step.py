@@ -21,7 +21,7 @@ from ebm_cli.device.base import Device
 from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import RunError
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, Tail, parameters, undecayed
 from ebm_cli.optimizer import At, Named, Optimizer
 from ebm_cli.rng import AnyKey
@@ -141,7 +141,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     engine = parts.device.engine if compiles(of) else parts.device.engine.uncompiled()
     if objective.negatives and _fits_one_region(moves, engine, inputs):
         return engine.region(whole)(of, model, inputs)
-    x = parts.device.engine.region(Split.rows)(data, inputs.rows, inputs.binarize)
+    x = _rows(data, model, inputs, parts.device.engine, engine)
     labels = _labels(data, objective, inputs)
     rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary), {})
     if objective.negatives:
@@ -167,12 +167,29 @@ def _fits_one_region(moves: Moves, engine: Engine, inputs: Inputs) -> bool:
 
 def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:
     """Batch, chains, gradient and update in one region, with the products as `model` forms them."""
-    x = of.data.rows(inputs.rows, inputs.binarize)
+    x = _rows(of.data, model, inputs, EAGER, EAGER)
     labels = _labels(of.data, of.objective, inputs)
     rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=of.weights.auxiliary), {})
     if of.objective.negatives:
         rows = _moved(of.moves, model, of.store, rows.batch, inputs, EAGER)
     return update(of.objective, of.weights, model, rows, inputs.objective, inputs.at)
+
+
+def _rows(data: Split, model: EnergyModel, inputs: Inputs, reading: Engine, drawing: Engine) -> Tensor:
+    """The batch, with what is missing of it drawn by the model given the rest."""
+    x = reading.region(Split.rows)(data, inputs.rows, inputs.binarize)
+    if data.missing is None:
+        return x
+    key = inputs.binarize.fold("missing")
+    return drawing.region(_completed)(model, x, data.missing[inputs.rows], key, data.sweeps)
+
+
+def _completed(model: EnergyModel, x: Tensor, missing: Tensor, key: AnyKey, sweeps: int) -> Tensor:
+    """x (batch, *shape) after so many sweeps of the sites that are missing (batch, *site_shape) alone."""
+    free = missing.flatten(1)
+    for sweep in range(sweeps):
+        x = cast(Blocked, model).sweep_given(x, free, key.fold(sweep), backwards=False)
+    return x
 
 
 def _labels(data: Split, objective: Objective, inputs: Inputs) -> Tensor | None:

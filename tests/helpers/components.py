@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ebm_cli import registry
-from ebm_cli.space import Binary, Box, Categorical, Counts, Real, Space, Spin, Words
+from ebm_cli.space import Binary, Box, Categorical, Counts, Mixed, Real, Space, Spin, Words
 
 registry.load_components()
 
@@ -23,6 +23,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
     Categorical: Categorical((1, 3, 3)),
     Real: Real((1, 2)),
     Box: Box((4, 4), -8.0, 8.0),  # so wide that proposals of the shipped step sizes seldom leave it
+    Mixed: Mixed((4,), (2, 0, 3, 0)),
     Words: Words((3,), 7),
     Counts: Counts((5,), 6),
 }

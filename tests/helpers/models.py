@@ -9,8 +9,9 @@ from ebm_cli import registry
 from ebm_cli.model.base import EnergyModel, Intractable
 from ebm_cli.model.exponential_family import TruncatedProduct
 from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.model.mixed_rbm import MixedRBM
 from ebm_cli.rng import stream
-from ebm_cli.space import Box, Categorical, Counts, Discrete, Space, Words
+from ebm_cli.space import Box, Categorical, Counts, Discrete, Mixed, Space, Words
 from helpers.components import SMALL, SMALL_SPACES, shipped
 
 
@@ -27,7 +28,7 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
             digest = np.frombuffer(stream(seed, "parameter", i).digest, np.uint64)
             values = np.random.Generator(np.random.Philox(key=digest)).standard_normal(tuple(parameter.shape))
             parameter.copy_(scale * torch.from_numpy(np.asarray(values)))
-        if isinstance(model, GaussianRBM):
+        if isinstance(model, GaussianRBM | MixedRBM):
             model.r.mul_(0.3)  # over widths of 4 a step of 0.1 would take thousands
     return model
 
@@ -36,7 +37,7 @@ def mean_of(space: Space) -> torch.Tensor:
     """A mean that data could have."""
     if isinstance(space, Categorical):
         return torch.arange(1.0, space.values + 1).expand(space.shape) / (space.values * (space.values + 1) / 2)
-    return torch.full(space.shape, 0.4)
+    return torch.full((space.width,) if isinstance(space, Mixed) else space.shape, 0.4)
 
 
 def small_model(choice: str, space: Space, seed: int = 1, **changes) -> EnergyModel:
