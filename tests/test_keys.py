@@ -15,7 +15,7 @@ from ebm_cli import registry
 from ebm_cli.dataset import ising_samples
 from ebm_cli.dataset.reads import observed
 from ebm_cli.errors import UserError
-from ebm_cli.space import Binary, Box, Categorical, Counts, Real, Spin, Words
+from ebm_cli.space import Binary, Box, Categorical, Counts, Mixed, Real, Spin, Words
 
 GREY = {"binarize": ["threshold", "stochastic"], "box": ["symmetric"], "dequantise": [True, False], "noise": [0.1]}
 TEXTS = {
@@ -98,6 +98,12 @@ def _family(folder: Path) -> Path:
     return folder / "family.npz"
 
 
+def _columns(folder: Path, gaps: bool) -> Path:
+    rows = [["" if gaps and u < 0.1 else int(3 * u), f"{v:.3f}"] for u, v in _random(60, 2)]
+    (folder / "table.csv").write_text("\n".join(["a,b", *(f"{a},{b}" for a, b in rows)]))
+    return folder / "table.csv"
+
+
 def _idx(folder: Path) -> None:
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -122,6 +128,14 @@ NPZ = GREY | {"array": ["other"], "held_out": [0.3], "categories": [300, 256], "
 PROTEIN = {"alphabet": ["-ACDEFGHIKLMNPQRSTVWYX"], "unknown": ["A"], "inserts": ["refuse", "drop"], "reweight": [0.3],
            "held_out": [0.3], "binarize": ["none"]}  # fmt: skip
 FOLDER = GREY | {"size": [5], "colour": [False], "held_out": [0.3]}
+
+OF_TABLE = {
+    "columns": [{"a": "numeric"}],
+    "label": ["a"],
+    "sweeps": [3],
+    "held_out": [0.3],
+    "binarize": ["none"],
+}
 
 # What is read: (data set, other keys of it that the case sets, values to try by key, spaces that models take).
 # A case that needs files makes them, and gives the value of `path`, or of `root` where it gives none.
@@ -160,6 +174,8 @@ CASES = {
     "counts": ("bag_of_words", lambda f: _counts(f, whole=False), OF_BAG, ((Counts,),)),
     "counts in splits": ("bag_of_words", lambda f: _counts(f, whole=True), OF_BAG, ((Counts,),)),
     "matrix of counts": ("bag_of_words", _matrix, OF_BAG, ((Counts,),)),
+    "table": ("table", lambda f: _columns(f, gaps=False), OF_TABLE, ((Mixed,),)),
+    "table with gaps": ("table", lambda f: _columns(f, gaps=True), OF_TABLE | {"missing": ["draw"]}, ((Mixed,),)),
     "text": (
         "text", lambda f: f / "texts.jsonl" if _table(f) else None,
         {"context": [2], "vocabulary": [5], "min_count": [90], "held_out": [0.3], "binarize": ["none"]}, ((Words,),),
@@ -185,7 +201,8 @@ def made(case: str, folder: Path) -> dict:
 def summary(data):
     """All that decides what a model gets."""
     splits = [
-        None if s is None else (s.scale, s.stochastic, s.levels, s.noise) for s in (data.train, data.valid, data.test)
+        None if s is None else (s.scale, s.stochastic, s.levels, s.noise, s.sweeps)
+        for s in (data.train, data.valid, data.test)
     ]
     return data.fingerprint, data.space, data.letters, splits
 

@@ -17,7 +17,7 @@ from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
 from ebm_cli.model.fhmm import FHMM
 from ebm_cli.rng import stream
-from ebm_cli.space import Binary, Categorical, Discrete, Real, TwoValued
+from ebm_cli.space import Binary, Categorical, Discrete, Mixed, Real, TwoValued
 
 models = pytest.mark.parametrize("name", PAIRS)
 discrete_models = pytest.mark.parametrize("name", DISCRETE)
@@ -207,7 +207,8 @@ def test_without_couplings_a_model_starts_at_the_data_mean(name):
 
 def uneven_mean(space):
     """Of every site another; that of categorical sites sums to one."""
-    mean = torch.linspace(0.05, 0.9, math.prod(space.shape)).reshape(space.shape)
+    shape = (space.width,) if isinstance(space, Mixed) else space.shape
+    mean = torch.linspace(0.05, 0.9, math.prod(shape)).reshape(shape)
     return mean / mean.sum(-1, keepdim=True) if isinstance(space, Categorical) else mean
 
 

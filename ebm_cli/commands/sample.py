@@ -97,8 +97,7 @@ class Drawn(NamedTuple):
 @watched(torch.device("cpu"))
 def sample(config: Mapping[str, Any]) -> int:
     """Run n chains, write `samples/<time>/samples.npz` with a picture or text beside it; the exit code."""
-    groups = ("sampler", "device", "model")
-    settings = {key: value for key, value in config.items() if key not in groups}
+    settings = {key: value for key, value in config.items() if key not in ("sampler", "device", "model")}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
     with results.folder(Path(asked.run), "samples", asked.out) as home, logging_to(None):
         anew = {group: config.get(group) for group in ("sampler", "model")}

@@ -69,30 +69,36 @@ class Table(Dataset):
         kind = _kind(columns)
         return Raw(
             kind, train, valid, test, categories=columns.columns[0].count if kind == "categorical" else 0,
-            remarks=(*remarks, *more, *self._guesses(columns)), units=units, columns=columns, sweeps=self.sweeps,
+            remarks=(*remarks, *more, *self._guesses(columns)), units=units, columns=columns,
+            sweeps=self.sweeps if train.missing is not None else 0,
         )  # fmt: skip
 
     def _splits(self, gaps: NDArray[np.bool_], said: str) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
         """The rows of each split, and a remark on those that are left out."""
+        if len(gaps) < _FEWEST:
+            raise UserError(f"{said}: has {len(gaps)} rows; the splits need {_FEWEST} at least")
         kept, index = np.arange(len(gaps)), {}
         for name in ("test", "valid"):
             out = max(1, round(self.held_out * len(kept)))
             order = rng.permutation(len(kept), rng.stream(0, "table", name)).numpy()
             index[name], kept = np.sort(kept[order[:out]]), np.sort(kept[order[out:]])
         index["train"] = kept
+        if not gaps.any():
+            return index, ()
         drops = {name: rows[gaps[rows]] for name, rows in index.items()}
         if self.missing == "draw":
             drops["train"] = drops["train"][:0]
         index = {name: np.setdiff1d(rows, drops[name]) for name, rows in index.items()}
         empty = next((name for name in _SPLITS if not len(index[name])), None)
         if empty is not None:
-            way = "give more rows" if not gaps.any() else "leave out columns with many gaps, or raise dataset.held_out"
-            raise UserError(f"{said}: of {len(gaps)} rows none without a missing cell is left for {empty}; {way}")
+            way = "" if self.missing == "draw" else ", or set dataset.missing=draw"
+            raise UserError(
+                f"{said}: of {len(gaps)} rows none without a missing cell is left for {empty}; leave out columns "
+                f"with many gaps, or raise dataset.held_out{way}"
+            )
         return index, self._said_of_gaps(gaps, {name: len(rows) for name, rows in drops.items()})
 
     def _said_of_gaps(self, gaps: NDArray[np.bool_], drops: dict[str, int]) -> tuple[str, ...]:
-        if not gaps.any():
-            return ()
         held = drops["valid"] + drops["test"]
         count = f"{int(gaps.sum())} of {len(gaps)} rows have missing cells"
         if self.missing == "draw":

@@ -99,13 +99,14 @@ class MixedRBM(MixtureRBM):
         inputs = self.inputs(units)
         logits = torch.addmm(self.c, inputs, self.W)
         off, reals = x[:, self.units.of_reals] - self.b[self.units.reals], self.units.reals
+        share = self.r.exp() * precision
 
         def pull(weight: Tensor) -> Gradients:
             activity = sigmoid(logits)
             W = inputs.T @ ((_HALF - activity) * weight[:, None])
             b = -(weight @ units).index_copy(0, reals, (weight @ off) * precision)
             r = -0.5 * precision * (weight @ off.square()) - (coupling * W).sum(1)[reals]
-            return {"W": W, "b": b, "c": -(weight @ activity), "r": self.r.exp() * precision * r}
+            return {"W": W, "b": b, "c": -(weight @ activity), "r": share * r}
 
         return self._at_rest(x, units, logits) - softplus(logits).sum(1), pull
 
