@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ebm_cli.dataset import kinds
 from ebm_cli.device.memory import readable, room
-from ebm_cli.errors import UserError
+from ebm_cli.errors import UserError, install
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 """Cells of text files that say there is no value."""
@@ -48,7 +48,7 @@ def library() -> Any:
         import polars
     except ImportError as error:
         raise UserError(
-            "tables are read and written by polars, which is not installed; install it: pip install 'ebm-cli[tables]'"
+            f"tables are read and written by polars, which is not installed; install it, {install('tables')}"
         ) from error
     return polars
 

@@ -159,6 +159,11 @@ def write_files(folder: Path) -> None:
         ",".join("" if gap else f"{x:g}" for x, gap in zip(*row, strict=True)) for row in zip(grey, gaps, strict=True)
     )
     (folder / "GAPS.csv").write_text("\n".join(holes) + "\n")
+    people = [[f"{random.normal():.2f}", "abc"[i % 3], ("yes", "no")[i % 2]] for i in range(60)]
+    for name, every in (("TABLE.csv", 7), ("WHOLE.csv", 100)):
+        gaps = [i % 3 if every < 9 and i % every == 0 else -1 for i in range(60)]
+        cells = [["" if j == gap else v for j, v in enumerate(row)] for row, gap in zip(people, gaps, strict=True)]
+        (folder / name).write_text("\n".join(",".join(row) for row in [["x", "kind", "is"], *cells]) + "\n")
     letters = np.array(list("-ACDEFGHIKLMNPQRSTVWY"))
     rows = ("".join(letters[random.integers(0, 21, 12)]) for _ in range(40))
     wild = "-ACDEFGHIKLM"
