@@ -264,7 +264,7 @@ def as_data(space: Space, x: Tensor) -> NDArray[Any]:
 
 def _as_table(home: Run, space: Space, x: Tensor, columns: Columns, form: tables.Format) -> list[str]:
     """Where the samples are with the names and types of the columns that the run was trained on, in a line."""
-    values = space.as_data(x).numpy().reshape(len(x), -1)
+    values = as_data(space, x).reshape(len(x), -1)
     return [f"table: {tables.written(home, 'samples', tables.frame(values, columns), form)}"]
 
 

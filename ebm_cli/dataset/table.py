@@ -22,7 +22,7 @@ _SPLITS = ("train", "valid", "test")
 
 
 @register("dataset", "table")
-class Table(Dataset):
+class OwnTable(Dataset):
     """A table from a CSV, TSV, Parquet or Feather file, whose first line names the columns.
 
     `columns` says what columns are: binary, categorical, ordinal, a list of values in their order (ordinal), numeric,

@@ -287,46 +287,22 @@ class WithHidden(Blocked):
         """log sum_v exp(-E(v, h)), (batch,), an integral where v is real; of documents that of one word."""
 
 
-class MixtureRBM(WithHidden):
-    """Visible units of which some are real, independent given binary hidden ones: a mixture of 2^H products.
+class TwoLayers(WithHidden):
+    """Visible units, independent given the hidden ones, and hidden units, independent given the visible ones.
 
-    E(v, h) = E(v, 0) - h.a(v) with hidden logits a_j, so that p(h_j = 1 | v) = sigmoid(a_j(v)) and
-    E(v) = E(v, 0) - sum_j softplus(a_j(v)).
+    p(h_j = 1 | v) = sigmoid(a_j(v)).
     """
 
-    called = "real bipartite"
+    called = "two-layer"
     sweeps_given = True
-    tempers = False
 
     @abstractmethod
     def hidden_logits(self, v: Tensor) -> Tensor:
         """a(v), (batch, hidden)."""
 
     @abstractmethod
-    def at_rest(self, v: Tensor) -> Tensor:
-        """E(v, 0), (batch,)."""
-
-    @abstractmethod
     def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:
         """v ~ p(v | h), (batch, *shape)."""
-
-    @abstractmethod
-    def annealed(self, base: Normalised, beta: float | Tensor) -> "MixtureRBM":
-        """E_beta(v, h) = (1 - beta) E_base(v) + beta E(v, h), but for a constant, of independent units as base."""
-
-    @override
-    def energy(self, x: Tensor) -> Tensor:
-        """The free energy, hidden units summed out."""
-        return self.at_rest(x) - softplus(self.hidden_logits(x)).sum(1)
-
-    @override
-    def activities(self, x: Tensor) -> list[Tensor]:
-        """sigmoid(a(v))."""
-        return [self.hidden_logits(x).sigmoid()]
-
-    def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
-        """h ~ p(h | v), (batch, hidden)."""
-        return rng.bernoulli(self.hidden_logits(v), key)
 
     @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
@@ -338,8 +314,40 @@ class MixtureRBM(WithHidden):
         """Visible units are independent given h, so that those which are not free need only stay."""
         return put_free(x, free, self.sweep(x, key, backwards=backwards))
 
+    @override
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """sigmoid(a(v))."""
+        return [self.hidden_logits(x).sigmoid()]
 
-class Bipartite(WithHidden):
+    def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
+        """h ~ p(h | v), (batch, hidden)."""
+        return rng.bernoulli(self.hidden_logits(v), key)
+
+
+class MixtureRBM(TwoLayers):
+    """Of the visible units some are real: a mixture of 2^H products.
+
+    E(v, h) = E(v, 0) - h.a(v), so that E(v) = E(v, 0) - sum_j softplus(a_j(v)).
+    """
+
+    called = "real bipartite"
+    tempers = False
+
+    @abstractmethod
+    def at_rest(self, v: Tensor) -> Tensor:
+        """E(v, 0), (batch,)."""
+
+    @abstractmethod
+    def annealed(self, base: Normalised, beta: float | Tensor) -> "MixtureRBM":
+        """E_beta(v, h) = (1 - beta) E_base(v) + beta E(v, h), but for a constant, of independent units as base."""
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """The free energy, hidden units summed out."""
+        return self.at_rest(x) - softplus(self.hidden_logits(x)).sum(1)
+
+
+class Bipartite(TwoLayers):
     """Binary visible units v and binary hidden units h, independent given each other.
 
     E(v, h) = -b.v - sum_j h_j a_j(v) with hidden logits a_j affine in v, so that
@@ -347,11 +355,6 @@ class Bipartite(WithHidden):
     """
 
     called = "bipartite"
-    sweeps_given = True
-
-    @abstractmethod
-    def hidden_logits(self, v: Tensor) -> Tensor:
-        """a(v), (batch, hidden)."""
 
     @abstractmethod
     def visible_logits(self, h: Tensor) -> Tensor:
@@ -367,24 +370,6 @@ class Bipartite(WithHidden):
         return self.free_energy(x, self.hidden_logits(x))
 
     @override
-    def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
-        """h ~ p(h | v), then v ~ p(v | h), which is reversible as a kernel on v."""
-        return self.sample_visible(self.sample_hidden(x, key.fold("hidden")), key.fold("visible"))
-
-    @override
-    def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
-        """Visible units are independent given h, so that those which are not free need only stay."""
-        return put_free(x, free, self.sweep(x, key, backwards=backwards))
-
-    @override
-    def activities(self, x: Tensor) -> list[Tensor]:
-        """sigmoid(a(v))."""
-        return [self.hidden_logits(x).sigmoid()]
-
-    def sample_hidden(self, v: Tensor, key: AnyKey) -> Tensor:
-        """h ~ p(h | v), (batch, hidden)."""
-        return rng.bernoulli(self.hidden_logits(v), key)
-
     def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:
         """v ~ p(v | h), (batch, *shape)."""
         return self.draw_visible(self.visible_logits(h), key)
