@@ -1,4 +1,4 @@
-"""What the suite has found already of a tree: the slow ones among the tests that passed need not show it again.
+"""What the suite has found already of a tree: what is slow among the tests that passed need not show it again.
 
 Started as a program it says which tree this is.
 """
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from _mutant import FILES, FOLDERS, ROOT
 
-SLOW = 0.5  # seconds; what is quicker is run again, also among the files and in the process of the mutants
+SLOW = 0.1  # seconds; what is quicker, and one test of each file, is run again among the files of the mutants
 
 
 def digest(root):

@@ -10,6 +10,7 @@ import _warm
 import pytest
 from _mutant import EVERY, LIMIT, PYTEST, judgement, link
 
+ENOUGH = 24  # mutants that are worth a process of their own, which takes two seconds to begin
 NOT_IN_PLACE = 3
 RESULTS = "results"
 
@@ -17,8 +18,8 @@ RESULTS = "results"
 class Together:
     """A plugin of pytest that runs no test itself; the file of results gets a line for each mutant, and one of the control.
 
-    The bug stands in the file too, for processes that a test starts. In the end all tests that noticed a bug, but those
-    of which it is known that they pass without, are run in a fork that has none.
+    The bug stands in the file too, for processes that a test starts. In the end tests that noticed a bug are run in a
+    fork that has none: all but those of which it is known that they pass, and one of each file in any case.
     """
 
     def __init__(self, mutants, pristine, tree, known):
@@ -61,9 +62,11 @@ class Together:
 
     def control(self, noticed, session):
         """In a fork: whether a test fails that noticed a bug where there is none."""
-        items = [item for item in session.items if item.nodeid not in self.known]
-        every = [item for item in items if item.nodeid.partition(" - ")[0] in noticed]  # as `judgement` cuts it
-        return run(every, session, first=False)
+        every = [item for item in session.items if item.nodeid.partition(" - ")[0] in noticed]  # as `judgement` cuts it
+        unknown = [item for item in every if item.nodeid not in self.known]
+        files = {item.path for item in unknown}
+        unknown += {item.path: item for item in every if item.path not in files}.values()
+        return run(unknown, session, first=False)
 
 
 def run(items, session, first):
@@ -78,12 +81,19 @@ def run(items, session, first):
 
 
 def groups(mutants):
-    """Test files -> the mutants that they notice; the largest group first."""
+    """Test files -> the mutants that they notice; the most first. Few of one file are together with those of others."""
     found = {}
     for mutant in mutants:
         files = tuple(sorted({test.partition("::")[0] for test in mutant.test_files}))
         found.setdefault(files, []).append(mutant)
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+    gathered, files, some = {}, set(), []
+    for own, more in sorted(found.items()):  # so that what shares its first file is near
+        files, some = files | set(own), [*some, *more]
+        if len(some) >= ENOUGH:
+            gathered[tuple(sorted(files))], files, some = some, set(), []
+    if some:
+        gathered[tuple(sorted(files))] = some
+    return dict(sorted(gathered.items(), key=lambda pair: -len(pair[1])))
 
 
 def judge(mutants, files, pristine, tree, known):
