@@ -226,6 +226,35 @@ def test_sites_and_letters_are_read_as_they_are_written():
         wild.changes("A0C", "here")
 
 
+# What else a run on letters writes
+
+
+def test_samples_of_letters_are_a_fasta_file_with_energies(run, trained):
+    answer = ebm("sample n=4 steps=2 device=cpu", f"run={run}")
+    assert answer.code == 0, answer.err
+    file = Path(answer.out.split("text: ")[1].split("\n")[0])
+    assert file.name == "samples.fasta"
+    lines = file.read_text().splitlines()
+    numbers = np.load(file.with_name("samples.npz"))["samples"]
+    assert lines[1::2] == ["".join(LETTERS[k] for k in row) for row in numbers]
+    expected = energies(trained.state.averaged_model(), torch.from_numpy(numbers).long())
+    names, found = zip(*(line.split(" energy=") for line in lines[::2]), strict=True)
+    assert names == (">sample_1", ">sample_2", ">sample_3", ">sample_4")
+    assert [*map(float, found)] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_contact_map_may_be_given_later_and_sites_count_from_1(run, tmp_path):
+    touching = np.eye(6, k=5) + np.eye(6, k=-5)
+    np.savez(tmp_path / "map.npz", contacts=touching)
+    line = ("evaluate evaluation=[contacts] device=cpu evaluation.contacts.separation=4", f"run={run}")
+    answer = ebm(*line, f"dataset.contacts={tmp_path}/map.npz")
+    assert answer.code == 0, answer.err
+    assert "contacts/precision_by_chance" in answer.out
+    listed = next((run / "evaluations").rglob("contacts.csv")).read_text().splitlines()
+    assert listed[0] == "i,j,score,contact"
+    assert [line.split(",")[:2] for line in listed[1:]] == [["1", "6"]]
+
+
 # Ranks
 
 

@@ -163,8 +163,9 @@ def test_a_contact_map_has_its_contacts_above_the_diagonal_and_right_ones_green(
     contacts.contact_map(score, truth, torch.tensor([[0, 3], [1, 4]]))
     left, beside = drawings[0].at[0]
     drawn = {each.get_label(): (each.get_offsets().tolist(), each.get_facecolor()[0]) for each in left.collections}
-    assert drawn["found, a contact (1)"][0] == [[3, 0]]  # site j to the right, site i down
-    assert drawn["found, none (1)"][0] == [[4, 1]]
+    assert drawn["found, a contact (1)"][0] == [[4, 1]]  # site j to the right, site i down, from 1
+    assert drawn["found, none (1)"][0] == [[5, 2]]
+    assert left.images[0].get_extent() == beside.images[0].get_extent() == [0.5, 5.5, 5.5, 0.5]
     assert drawn["found, a contact (1)"][1][1] > drawn["found, a contact (1)"][1][0]
     assert drawn["found, none (1)"][1][0] > drawn["found, none (1)"][1][1]
     assert_allclose(left.images[0].get_array(), truth)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.commands import documents, given_rows, results, tables
+from ebm_cli.commands import documents, given_rows, results, sequences, tables
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.session import accelerated
@@ -107,7 +107,7 @@ def sample(config: Mapping[str, Any]) -> int:
             return _fill(trained, home, asked, asked.given, config)
         columns = tables.columns_of(trained)
         found, space = drawn(trained, asked, asked.given, config), trained.parts.data.space
-        texts = _texts(space, found) if found.words else {}
+        texts = _texts(space, found) if found.words else sequences.files(trained, found.x)
         images = {} if asked.given else _pictures(trained, found.x)
         finishing()
         home.write_all("", images, texts)

@@ -97,10 +97,10 @@ class Contacts(Evaluation):
 
 
 def _listed(found: Tensor, score: Tensor, truth: Tensor | None) -> str:
-    """Lines `i,j,score` or `i,j,score,contact`, sites from 0, highest score first."""
+    """Lines `i,j,score` or `i,j,score,contact`, sites counted from 1, highest score first."""
     lines = ["i,j,score" + ("" if truth is None else ",contact")]
     for i, j in found.tolist():
-        lines.append(f"{i},{j},{score[i, j]:.6g}" + ("" if truth is None else f",{int(truth[i, j])}"))
+        lines.append(f"{i + 1},{j + 1},{score[i, j]:.6g}" + ("" if truth is None else f",{int(truth[i, j])}"))
     return "\n".join(lines) + "\n"
 
 
@@ -127,17 +127,18 @@ def contact_map(score: Tensor, truth: Tensor | None, found: Tensor) -> NDArray[n
     with picture.axes(1, 2) as drawing:
         left, beside = drawing.at[0]
         known = torch.zeros_like(score) if truth is None else truth.float()
-        left.imshow(known.numpy(), cmap="Greys", vmin=0, vmax=3)
+        sides = (0.5, len(score) + 0.5, len(score) + 0.5, 0.5)  # sites are counted from 1
+        left.imshow(known.numpy(), cmap="Greys", vmin=0, vmax=3, extent=sides)
         right = known[found[:, 0], found[:, 1]] > 0
         kinds = [(right, "tab:green", "found, a contact"), (~right, "tab:red", "found, none")]
         for chosen, colour, name in [(right | ~right, "tab:blue", "found")] if truth is None else kinds:
-            i, j = found[chosen].T
+            i, j = found[chosen].T + 1
             left.scatter(j, i, s=14, c=colour, label=f"{name} ({len(i)})", clip_on=False)
         title = f"the {len(found)} highest scores" + ("" if truth is None else ", contacts grey")
         left.set(title=title, xlabel="site", ylabel="site")
         left.legend(loc="lower left", fontsize=8)
         limit = float(score.abs().quantile(0.995))
-        shown = beside.imshow(score.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        shown = beside.imshow(score.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=sides)
         beside.figure.colorbar(shown, ax=beside)
         beside.set(title="scores", xlabel="site")
     return drawing.pixels

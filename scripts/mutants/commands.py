@@ -1018,4 +1018,11 @@ MUTANTS = [
         "trained.config",
         "hub::test_what_the_hub_reads",
     ),
+    Mutant(
+        "sequences: energies of the other rows",
+        "commands/sequences.py",
+        "for energy in found.tolist()]",
+        "for energy in found.flip(0).tolist()]",
+        "mutants::test_samples_of_letters_are_a_fasta_file_with_energies",
+    ),
 ]

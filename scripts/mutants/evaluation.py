@@ -1060,4 +1060,11 @@ MUTANTS = [
         "if True:",
         "evaluation::test_chains_by_libraries_are_those_of_the_operations",
     ),
+    Mutant(
+        "contacts: sites are counted from 0",
+        "evaluation/contacts.py",
+        'f"{i + 1},{j + 1},{score[i, j]:.6g}"',
+        'f"{i},{j},{score[i, j]:.6g}"',
+        "mutants::test_a_contact_map_may_be_given_later_and_sites_count_from_1",
+    ),
 ]

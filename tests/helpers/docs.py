@@ -169,6 +169,8 @@ def write_files(folder: Path) -> None:
     wild = "-ACDEFGHIKLM"
     lines = [f">{i}\n{row}\n" for i, row in enumerate(rows)]
     (folder / "FAMILY.fasta").write_text("".join([f">NAME\n{wild}\n", *lines]))
+    touching = np.abs(np.subtract.outer(np.arange(12), np.arange(12))) == 6
+    np.savez(folder / "CONTACTS.npz", contacts=touching)
     (folder / "MUTANTS.csv").write_text("mutant,DMS_score\nA2G,0.1\nC3-:D4A,-1.5\nE5W,\nM12L,0.4\n")
     _write_peers(folder, random)
     (folder / "PICTURES").mkdir()
