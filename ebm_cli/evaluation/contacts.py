@@ -13,7 +13,7 @@ from ebm_cli.dataset.alignment import GAPS
 from ebm_cli.dataset.base import Data
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.model.potts import Potts
+from ebm_cli.model.effective import couples_categories, zero_sum_couplings
 from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
@@ -26,7 +26,8 @@ _UNKNOWN = "the contacts of these data are not known, so nothing is compared; da
 class Contacts(Evaluation):
     """Share of true contacts among the L/5, L/2, L (and `top`) pairs of highest score, |i - j| > `separation`.
 
-    The score of a pair is the Frobenius norm of its couplings in the zero-sum gauge, without those of the value `gap`
+    The score of a pair is the Frobenius norm of its couplings in the zero-sum gauge (of an RBM those that its free
+    energy has in effect, `model/effective.py`), without those of the value `gap`
     (auto: the letter - or . of the data's alphabet, if it has one), corrected by the average product
     S_ij - S_i. S_.j / S_.. (Ekeberg et al. 2013, eq. 22-24; Dunn, Wahl, Gloor 2008). The precision needs data that know
     their contacts (dataset=protein).
@@ -40,7 +41,7 @@ class Contacts(Evaluation):
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Couplings between all pairs must be there."""
-        return None if isinstance(model, Potts) else "this model has no couplings between categorical sites"
+        return None if couples_categories(model) else "this model has no couplings between categorical sites"
 
     @override
     def refusal_of_data(self, data: Data) -> str | None:
@@ -63,7 +64,6 @@ class Contacts(Evaluation):
         Nothing but a warning where all couplings are 0, which rank no pair.
         """
         truth = subject.data.truth.contacts
-        assert isinstance(subject.model, Potts)
         gap, warnings = self._gap(subject.data)
         score = scores(subject.model, gap).cpu()
         if not score.isfinite().all():
@@ -104,13 +104,13 @@ def _listed(found: Tensor, score: Tensor, truth: Tensor | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def scores(model: Potts, gap: int | None) -> Tensor:
+def scores(model: EnergyModel, gap: int | None) -> Tensor:
     """Corrected scores of all pairs, symmetric (sites, sites) with zero diagonal; NaN where all couplings are 0."""
-    J, _ = model.zero_sum()
-    kept = [value for value in range(model.space.values) if value != gap]
+    pairs, J = zero_sum_couplings(model)
+    kept = [value for value in range(J.shape[1]) if value != gap]
     norm = J[:, kept][:, :, kept].flatten(1).norm(dim=1)
     sites = model.space.sites
-    first, second = model.edges.unbind(1)
+    first, second = pairs.unbind(1)
     plain = norm.new_zeros(sites, sites).index_put((first, second), norm).index_put((second, first), norm)
     mean = plain.sum(1) / (sites - 1)
     return (plain - torch.outer(mean, mean) / mean.mean()).fill_diagonal_(0)

@@ -1,0 +1,141 @@
+"""Couplings between visible sites that a model has in effect: of pairs and triples, its hidden units summed out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebm_cli.functional import softplus
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.boltzmann import Boltzmann
+from ebm_cli.model.ising import Ising
+from ebm_cli.model.potts import Potts
+from ebm_cli.model.rbm import RBM, CategoricalRBM
+
+_POINTS = 20  # of the quadrature
+_AT_ONCE = 2**20  # numbers that are formed at once
+_LEAST = 1e-30  # of what is divided by, where nothing is added
+
+
+class Couplings(NamedTuple):
+    """Pairs of sites (pairs, 2) and their couplings J_ij (pairs, K, K) in the zero-sum gauge."""
+
+    pairs: Tensor
+    J: Tensor
+
+
+def couples_spins(model: EnergyModel) -> bool:
+    """Whether `spin_couplings` takes it."""
+    return isinstance(model, Ising | Boltzmann | RBM) and not isinstance(model, CategoricalRBM)
+
+
+def couples_categories(model: EnergyModel) -> bool:
+    """Whether `zero_sum_couplings` takes it."""
+    return isinstance(model, Potts | CategoricalRBM)
+
+
+def spin_couplings(model: EnergyModel) -> Tensor:
+    """J_ij of log p(s) = sum_{i<j} J_ij s_i s_j + ... with spins s = +-1, symmetric (sites, sites), zero diagonal.
+
+    Bits are v = (1 + s) / 2, so that J is a quarter of a Boltzmann machine's. Of an RBM those of pairs in the expansion
+    of its free energy into products of spins, to the error of `pairs_of_rbm`; it has those of more sites beside them.
+    """
+    if isinstance(model, Ising):
+        return model.coupling()
+    if isinstance(model, Boltzmann):
+        return model.coupling() / 4
+    assert isinstance(model, RBM)
+    pairs, J = pairs_of_rbm(_levels(model), model.c)
+    found = J.new_zeros(model.space.sites, model.space.sites)
+    found[pairs[:, 0], pairs[:, 1]] = found[pairs[:, 1], pairs[:, 0]] = J[:, 1, 1]
+    return found
+
+
+def zero_sum_couplings(model: EnergyModel) -> Couplings:
+    """Of a Potts model its own, of an RBM with categorical sites those of pairs in effect."""
+    if isinstance(model, Potts):
+        return Couplings(model.edges, model.zero_sum()[0])
+    assert isinstance(model, CategoricalRBM)
+    return pairs_of_rbm(_levels(model), model.c)
+
+
+def spin_triples(model: EnergyModel, triples: Tensor) -> Tensor | None:
+    """J_ijk of log p(s) = ... + J_ijk s_i s_j s_k for triples (n, 3), (n,); None of models that have pairs alone."""
+    if not isinstance(model, RBM) or isinstance(model, CategoricalRBM):
+        return None
+    return _interactions(_levels(model), model.c, triples)[:, 1, 1, 1]
+
+
+def pairs_of_rbm(levels: Tensor, c: Tensor) -> Couplings:
+    """Couplings of all pairs of sites i < j of an RBM, whose site i adds `levels` (D, K, hidden) to the hidden inputs.
+
+    J_ij(a, b) = sum_m E softplus(c_m + w_im(a) + w_jm(b) + X_m), centred in a and in b, where X_m is what the other
+    sites add when every value of theirs is equally likely: the zero-sum gauge, which of bits is that of spins
+    (arXiv:2309.02292 and 2501.06108 expand the same free energy). The law of X_m is known by its first four moments,
+    which errs the less the more sites add alike.
+    """
+    pairs = torch.triu_indices(len(levels), len(levels), 1, device=levels.device).T
+    return Couplings(pairs, _interactions(levels, c, pairs))
+
+
+def _levels(model: RBM) -> Tensor:
+    """What each value of each site adds to the hidden inputs, (D, K, hidden)."""
+    if isinstance(model, CategoricalRBM):
+        return model.W.reshape(model.space.sites, model.space.values, -1)
+    return torch.stack([torch.zeros_like(model.W), model.W], 1)
+
+
+@torch.no_grad()
+def _interactions(levels: Tensor, c: Tensor, groups: Tensor) -> Tensor:
+    """Of groups (n, sites) of two or three sites, (n, K, K) or (n, K, K, K), in the precision of the model."""
+    levels, order = levels.double(), groups.shape[1]
+    mean = levels.mean(1)
+    levels, inputs = levels - mean[:, None], c.double() + mean.sum(0)
+    of_site = _cumulants(levels)
+    size = levels.shape[1] ** order * levels.shape[2]
+    found = []
+    for part in groups.split(max(1, _AT_ONCE // size)):
+        others = of_site.sum(1, keepdim=True) - of_site[:, part].sum(2)
+        found.append(_centred(_averaged(inputs + _sums(levels, part), others)))
+    return torch.cat(found).to(c)
+
+
+def _cumulants(levels: Tensor) -> Tensor:
+    """The second, third and fourth of what each site adds, all its values equally likely, (3, D, hidden)."""
+    second, third, fourth = (levels.pow(power).mean(1) for power in (2, 3, 4))
+    return torch.stack([second, third, fourth - 3 * second**2])
+
+
+def _sums(levels: Tensor, groups: Tensor) -> Tensor:
+    """What all values of the sites of a group add together, (n, K, ..., hidden)."""
+    order, found = groups.shape[1], torch.zeros((), dtype=levels.dtype, device=levels.device)
+    for place in range(order):
+        shape = [len(groups), *(levels.shape[1] if other == place else 1 for other in range(order)), levels.shape[2]]
+        found = found + levels[groups[:, place]].reshape(shape)
+    return found
+
+
+def _averaged(inputs: Tensor, cumulants: Tensor) -> Tensor:
+    """sum_m E softplus(inputs_m + X_m), (n, ...), for inputs (n, ..., hidden) and the cumulants (3, n, hidden) of X_m.
+
+    By Gauss-Hermite over z with X = sigma z, its density normal times 1 + k_3 He_3(z) / 6 + k_4 He_4(z) / 24, k_i the
+    cumulants of z (Edgeworth; the term in k_3^2 is left out).
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
+    around = (1,) * (inputs.dim() - 2)
+    second, third, fourth = (part.reshape(len(part), *around, -1) for part in cumulants)
+    spread = second.clamp_min(0).sqrt()
+    skew, tails = third / spread.pow(3).clamp_min(_LEAST) / 6, fourth / spread.pow(4).clamp_min(_LEAST) / 24
+    total = torch.zeros_like(inputs)
+    for z, weight in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True):
+        density = 1 + skew * (z**3 - 3 * z) + tails * (z**4 - 6 * z**2 + 3)
+        total += weight * density * softplus(inputs + spread * z)
+    return total.sum(-1)
+
+
+def _centred(table: Tensor) -> Tensor:
+    """Less its means over each of its axes but the first."""
+    for axis in range(1, table.dim()):
+        table = table - table.mean(axis, keepdim=True)
+    return table
