@@ -301,8 +301,16 @@ def test_all_bad_files_are_named(tmp_path, content):
     one = tmp_path / "train" / "002.png"
     assert refusal(tmp_path).startswith(f"{one}: cannot be read as a picture (cannot identify")
     (tmp_path / "test" / "003.png").write_bytes(content)
-    said = f"dataset.path = {tmp_path}: 2 of 8 pictures cannot be read; take them out: train/002.png, test/003.png"
-    assert refusal(tmp_path) == said
+    said = f"dataset.path = {tmp_path}: 2 of 8 pictures cannot be read; take them out, or pass over them by "
+    assert refusal(tmp_path) == f"{said}dataset.broken=skip: train/002.png, test/003.png"
+    raw = images(tmp_path, broken="skip").read()
+    said = "dataset.broken = skip: 2 of 8 pictures cannot be read and are passed over: train/002.png, test/003.png"
+    assert raw.remarks == (said,)
+    assert len(raw.train.values) + len(raw.valid.values) == len(raw.test.values) == 3
+    for number in range(3):
+        (tmp_path / "test" / f"{number:03}.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"no picture of test can be read"):
+        images(tmp_path, broken="skip").read()
 
 
 def test_pictures_of_ones_own_are_cut_out_alike(tmp_path):

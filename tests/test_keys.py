@@ -125,9 +125,10 @@ LEVELS = (_random(60, 5) * 256).astype(np.uint8)
 BITS = (_random(60, 5) < 0.5).astype(np.uint8)
 SIDES = (_random(9, 28, 28) * 256).astype(np.uint8)
 NPZ = GREY | {"array": ["other"], "held_out": [0.3], "categories": [300, 256], "standardise": [True]}
-PROTEIN = {"alphabet": ["-ACDEFGHIKLMNPQRSTVWYX"], "unknown": ["A"], "inserts": ["refuse", "drop"], "reweight": [0.3],
+PROTEIN = {"alphabet": ["-ACDEFGHIKLMNPQRSTVWYX"], "unknown": ["A"], "inserts": ["refuse", "drop"],
+           "ambiguous": ["drop"], "duplicates": ["weigh"], "max_gaps": [0.2], "reweight": [0.3],
            "held_out": [0.3], "binarize": ["none"]}  # fmt: skip
-FOLDER = GREY | {"size": [5], "colour": [False], "held_out": [0.3]}
+FOLDER = GREY | {"size": [5], "broken": ["skip"], "colour": [False], "held_out": [0.3]}
 
 OF_TABLE = {
     "columns": [{"a": "numeric"}],

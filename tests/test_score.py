@@ -292,7 +292,7 @@ def test_sequences_are_read_by_the_alphabet_of_the_run(tmp_path):
     assert [[dataset.alphabet[n] for n in row] for row in found.values] == [["A", "C", "-"], ["A", "-", "D"]]
     assert found.missing.tolist() == [[False] * 3, [False, True, False]]
     assert found.labels.tolist() == ["one", "two"]
-    assert found.place(1) == "sequence 2 (two)"
+    assert found.place(1) == "line 3 (two)"
 
 
 def test_cells_without_a_value_are_missing(tmp_path):

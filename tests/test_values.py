@@ -171,7 +171,7 @@ KINDS = {
     "pickle": (b"\x80\x04\x95", "it is a Python pickle, which could run any code and is never read"),
     "png": (b"\x89PNG\r\n", "it is a PNG picture; name its folder with dataset=image_folder"),
     "fasta": (b">a\nACDE\n", "it is a FASTA file of sequences; use dataset=protein"),
-    "stockholm": (b"# STOCKHOLM 1.0\n", "it is an alignment in Stockholm format; write it as aligned FASTA"),
+    "stockholm": (b"# STOCKHOLM 1.0\n", "it is an alignment in Stockholm format; use dataset=protein"),
     "text": (b"nothing of interest", "it is text; write numpy.savez"),
     "utf16": ("1,2".encode("utf-16"), "it is text in UTF-16; convert it to UTF-8"),
     "empty": (b"", "it is empty; write it anew"),

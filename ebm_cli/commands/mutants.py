@@ -62,7 +62,7 @@ def scored(trained: Trained, asked: Asked) -> Scored:
             "sequence itself, or a FASTA file"
         )
     values = _wild_type(trained, dataset, asked.wild_type)
-    wild = WildType(values, dataset.alphabet, asked.first_site)
+    wild = WildType(values, dataset.letters, asked.first_site)
     model = copy.deepcopy(trained.state.averaged_model()).double()
     if asked.mutations == ALL:
         return _of_all(model, wild)
@@ -77,15 +77,15 @@ def scored(trained: Trained, asked: Asked) -> Scored:
 def _wild_type(trained: Trained, dataset: Aligned, given: str) -> NDArray[np.int64]:
     """The numbers of its letters, (length,): of a sequence as it is, one in a file, or one by its name."""
     length, said = trained.parts.data.space.sites, f"wild_type = {given}"
-    if len(given) == length and set(given) <= set(dataset.alphabet):
-        return np.array([dataset.alphabet.index(letter) for letter in given])
+    if len(given) == length and set(given) <= set(dataset.letters):
+        return np.array([dataset.letters.index(letter) for letter in given])
     if Path(given).expanduser().is_file():
         rows, (split, _) = own.read(trained, "wild_type", given, None)
         own.check_all_there(rows, said, "its letter")
         if len(rows.values) > 1:
             raise UserError(f"{said}: holds {len(rows.values)} sequences; give a file with the one that is meant")
         return _numbers(trained, split.all())
-    letters = f" (it has {len(given)})" if set(given) <= set(dataset.alphabet) else ""
+    letters = f" (it has {len(given)})" if set(given) <= set(dataset.letters) else ""
     return _named(trained, dataset, given, f"{said}: is no sequence of {length} letters{letters} and no file")
 
 

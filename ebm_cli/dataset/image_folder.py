@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from ebm_cli.dataset.base import Arrays, GreyDataset, Raw, Values
 from ebm_cli.dataset.held_out import FileSplit, hold_out
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 # Other formats of Pillow are left out: some are read by programs that run code of the file.
@@ -21,6 +21,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SPLITS = ("train", "valid", "test")
 _FEWEST = 3  # images, one for each split
 _NAMED = 50  # pictures that cannot be read
+_FIRST = 5  # of those that are passed over
 
 Classes = Mapping[str | None, list[Path]]
 """Files of one split by the name of their class, None if there are no classes."""
@@ -34,6 +35,7 @@ class ImageFolder(GreyDataset):
     subfolders train and, if you like, valid and test, each of either kind, all of the same. Files of other types and
     names that begin with a dot are passed over. A picture is turned as its EXIF data say, its largest centred square is
     cut out and brought to `size` x `size` pixels by bicubic interpolation, with antialiasing. Transparency is ignored.
+    Pictures that cannot be read are refused all together, by name, or passed over (`broken` skip).
 
     A test and a validation split that the folder lacks are drawn from train, always the same rows: the share `held_out`
     for testing, then that share of the remainder for validation.
@@ -42,6 +44,7 @@ class ImageFolder(GreyDataset):
     path: str | None
     size: Annotated[int, Field(ge=1)]
     colour: bool
+    broken: Annotated[Literal["refuse", "skip"], Later("refuse")]
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     values: ClassVar[Values | None] = "grey"
 
@@ -53,18 +56,19 @@ class ImageFolder(GreyDataset):
         said = f"dataset.path = {self.path}"
         splits = find_splits(Path(self.path).expanduser(), said)
         names = sorted({name for classes in splits.values() for name in classes if name is not None})
-        count = sum(len(paths) for paths in splits["train"].values())
-        if count + len(splits) - 1 < _FEWEST:
-            raise UserError(f"{said}: too few images for training ({count}); the three splits need one each at least")
+        _check_count(splits, said)
         files = [path for classes in splits.values() for paths in classes.values() for path in paths]
-        images = dict(zip(files, self._images(files, Path(self.path).expanduser(), said), strict=True))
+        images, wrong = self._images(files)
+        remarks = self._of_broken(wrong, len(files), Path(self.path).expanduser(), said)
+        splits = {name: _without(wrong, classes) for name, classes in splits.items()}
+        _check_count(splits, said)
         parts = {name: _part(name, classes, names, images) for name, classes in splits.items()}
         for name in ("test", "valid"):
             if name not in parts:
                 way = f"put some into a subfolder {name} beside train, or lower dataset.held_out = {self.held_out}"
                 parts["train"], parts[name] = hold_out(parts["train"], name, self.held_out, said, way)
         train, valid, test = (Arrays(parts[name].values, parts[name].labels) for name in SPLITS)
-        return Raw("grey", train, valid, test)
+        return Raw("grey", train, valid, test, remarks=remarks)
 
     @override
     def own_rows(self, path: Path, said: str, array: str | None) -> OwnRows:
@@ -74,25 +78,60 @@ class ImageFolder(GreyDataset):
         files = [file for file in _visible(path) if _is_image(file)] if path.is_dir() else [path]
         if not files:
             raise UserError(f"{said}: has no image; file names must end in {', '.join(SUFFIXES)}")
-        images = np.stack(self._images(files, files[0].parent, said))
+        found, wrong = self._images(files)
+        _refuse_broken(wrong, len(files), files[0].parent, said)
+        images = np.stack(list(found.values()))
         names = [file.name for file in files]
         return OwnRows(images, np.zeros(images.shape, np.bool_), np.array(names), tuple(names))
 
-    def _images(self, files: Sequence[Path], folder: Path, said: str) -> list[NDArray[np.uint8]]:
-        """All of them. Raises UserError naming those that cannot be read, so that they need not be found one by one."""
-        found, wrong = [], dict[Path, UserError]()
+    def _images(self, files: Sequence[Path]) -> tuple[dict[Path, NDArray[np.uint8]], dict[Path, UserError]]:
+        """All that can be read, and what is wrong with the others, so that they need not be found one by one."""
+        found, wrong = dict[Path, NDArray[np.uint8]](), dict[Path, UserError]()
         for path in files:
             try:
-                found.append(read_image(path, self.size, self.colour))
+                found[path] = read_image(path, self.size, self.colour)
             except UserError as error:
                 wrong[path] = error
-        if len(wrong) == 1:
-            raise next(iter(wrong.values()))
-        if wrong:
-            names = [str(path.relative_to(folder)) for path in wrong]
-            listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-            raise UserError(f"{said}: {len(wrong)} of {len(files)} pictures cannot be read; take them out: {listed}")
-        return found
+        return found, wrong
+
+    def _of_broken(self, wrong: Mapping[Path, UserError], count: int, folder: Path, said: str) -> tuple[str, ...]:
+        """A remark on those that are passed over. Raises UserError where they are not to be."""
+        if not wrong:
+            return ()
+        if self.broken == "refuse":
+            _refuse_broken(wrong, count, folder, said)
+        which = _listed(wrong, folder, _FIRST)
+        return (f"dataset.broken = skip: {len(wrong)} of {count} pictures cannot be read and are passed over: {which}",)
+
+
+def _check_count(splits: Mapping[str, Classes], said: str) -> None:
+    """Raise UserError unless there is a picture for each split."""
+    count = sum(len(paths) for paths in splits["train"].values())
+    if count + len(splits) - 1 < _FEWEST:
+        raise UserError(f"{said}: too few images for training ({count}); the three splits need one each at least")
+    empty = [name for name, classes in splits.items() if not any(classes.values())]
+    if empty:
+        raise UserError(f"{said}: no picture of {empty[0]} can be read; mend them")
+
+
+def _without(wrong: Mapping[Path, UserError], classes: Classes) -> Classes:
+    return {label: [path for path in paths if path not in wrong] for label, paths in classes.items()}
+
+
+def _refuse_broken(wrong: Mapping[Path, UserError], count: int, folder: Path, said: str) -> None:
+    """Raise UserError naming the pictures that cannot be read, if there are any."""
+    if len(wrong) == 1:
+        raise next(iter(wrong.values()))
+    if wrong:
+        raise UserError(
+            f"{said}: {len(wrong)} of {count} pictures cannot be read; take them out, or pass over them by "
+            f"dataset.broken=skip: {_listed(wrong, folder, _NAMED)}"
+        )
+
+
+def _listed(paths: Mapping[Path, UserError], folder: Path, most: int) -> str:
+    names = [str(path.relative_to(folder)) for path in paths]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _part(name: str, classes: Classes, names: Sequence[str], images: Mapping[Path, NDArray[np.uint8]]) -> FileSplit:

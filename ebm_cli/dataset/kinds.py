@@ -27,6 +27,7 @@ _BYTES = (
 _IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\x01-\x08]")
 _TEXTS = (
     (">", "fasta", "a FASTA file of sequences"),
+    ("#A3M#", "fasta", "an a3m file of sequences"),
     ("# STOCKHOLM", "stockholm", "an alignment in Stockholm format"),
     ("CLUSTAL", "clustal", "an alignment in Clustal format"),
     ("#NEXUS", "nexus", "an alignment in NEXUS format"),
@@ -47,7 +48,7 @@ _WAYS = {
     "image": "name its folder with dataset=image_folder",
     "fasta": "use dataset=protein",
     "mtx": "use dataset=bag_of_words if it holds counts of words",
-    "stockholm": "write it as aligned FASTA, e.g. by esl-reformat afa FILE of HMMER",
+    "stockholm": "use dataset=protein",
     "clustal": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
     "nexus": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
 }

@@ -20,7 +20,7 @@ MUTANTS = [
     Mutant(
         "protein: insert columns are read as unknown letters",
         "dataset/alignment.py",
-        "if _is_insert(letter) and letter not in self.alphabet}",
+        "if _is_insert(letter) and letter not in self.letters}",
         "if False}",
         "potts::test_letters_that_are_no_sites_are_never_read_as_gaps",
     ),
@@ -311,8 +311,8 @@ MUTANTS = [
     Mutant(
         "protein: a sequence does not count itself",
         "dataset/protein.py",
-        "(1 / torch.cat(counts).double())",
-        "(1 / (torch.cat(counts) - 1).clamp_min(1).double())",
+        "(own / torch.cat(counts))",
+        "(own / (torch.cat(counts) - 1).clamp_min(1))",
         "potts::test_weights_share_what_is_alike",
     ),
     Mutant(
@@ -629,5 +629,47 @@ MUTANTS = [
         "return {**later, **config, **named}",
         "return {**config, **named}",
         "array_files::test_runs_of_before_are_built_as_they_were",
+    ),
+    Mutant(
+        "sequences: full stops of an a2m file are gaps",
+        "dataset/alignment.py",
+        'if inserts == {"."} and',
+        'if "." in inserts and',
+        "sequences::test_every_format_has_the_sites_of_the_query",
+    ),
+    Mutant(
+        "sequences: the reference of a Stockholm file is passed over",
+        "dataset/sequences.py",
+        "if reference else records",
+        "if False else records",
+        "sequences::test_every_format_has_the_sites_of_the_query",
+    ),
+    Mutant(
+        "sequences: several alignments are one",
+        "dataset/sequences.py",
+        "if len(ends) > 1:",
+        "if False:",
+        "sequences::test_files_that_are_no_alignment_are_refused_with_their_line",
+    ),
+    Mutant(
+        "sequences: a packed file is believed to be small",
+        "dataset/sequences.py",
+        "memory.check_room(_TAKES * size, said)",
+        "pass",
+        "sequences::test_a_packed_file_larger_than_memory_is_refused",
+    ),
+    Mutant(
+        "protein: copies do not count among those that agree",
+        "dataset/protein.py",
+        ".double() @ own for part",
+        ".double().sum(1) for part",
+        "sequences::test_sequences_that_repeat_weigh_as_many_as_they_are",
+    ),
+    Mutant(
+        "protein: rows of the user's own are left out",
+        "dataset/alignment.py",
+        'replace(self, ambiguous="refuse") if self.ambiguous == "drop" else self',
+        "self",
+        "sequences::test_letters_that_leave_the_residue_open_are_gaps_or_leave_with_their_sequence",
     ),
 ]
