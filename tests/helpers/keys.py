@@ -31,7 +31,7 @@ def keys_used(monkeypatch) -> list:
     """Filled from now on with the key of every draw: no key may serve two, their numbers would be the same."""
     used: list = []
     numpy_words, words = rng._philox4x64, philox.words
-    monkeypatch.setattr(rng, "_philox4x64", lambda key: used.append(key) or numpy_words(key))
+    monkeypatch.setattr(rng, "_philox4x64", lambda key, *at: used.append(key) or numpy_words(key, *at))
     monkeypatch.setattr(
         philox,
         "words",
