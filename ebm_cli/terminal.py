@@ -263,7 +263,7 @@ class StepDisplay:
             TextColumn("{task.fields[numbers]}", markup=False),
             console=console,
             transient=True,
-            disable=not (console.is_terminal and alone()),
+            disable=_steps.get() is not None or not (console.is_terminal and alone()),
         )
 
     def __enter__(self) -> "StepDisplay":

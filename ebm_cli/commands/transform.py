@@ -1,6 +1,6 @@
 """`ebm transform`: what a trained model makes of the user's own rows on the way to their energy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from ebm_cli.commands import own, results
 from ebm_cli.commands.configuration import checked
@@ -65,5 +66,10 @@ def check_features(model: EnergyModel, trained: Trained) -> None:
 
 def features(model: EnergyModel, split: Split) -> dict[str, NDArray[Any]]:
     """`model.features` of all rows, (rows, numbers) float32 by name."""
-    parts = [model.features(x) for x in split.pieces(own.ROWS_AT_ONCE)]
+    return of_pieces(model, split.pieces(own.ROWS_AT_ONCE))
+
+
+def of_pieces(model: EnergyModel, pieces: Iterable[Tensor]) -> dict[str, NDArray[Any]]:
+    """The same of rows that come in pieces (batch, *shape)."""
+    parts = [model.features(x) for x in pieces]
     return {name: np.concatenate([part[name].float().cpu().numpy() for part in parts]) for name in parts[0]}

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, standard_error
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.table import Numbers, plus_minus
-from ebm_cli.model.base import CategoricalEnergySites, EnergyModel, EnergySites
+from ebm_cli.model.base import CategoricalEnergySites, EnergyModel, EnergySites, TwoValuedSites
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Discrete
@@ -88,4 +89,18 @@ def log_pseudo_likelihood(model: EnergyModel, x: Tensor) -> Tensor:
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for site in range(model.space.sites):
         total += sites.log_conditional(site)
+    return total
+
+
+def expected_log_pseudo_likelihood(model: EnergyModel, x: Tensor) -> Tensor:
+    """sum_i x_i log p(1 | rest) + (1 - x_i) log p(0 | rest) of each row x (rows, sites) in [0, 1], (rows,) float64.
+
+    Of bits the log-pseudo-likelihood; numbers between are probabilities of a 1, and the rest is taken as it is.
+    """
+    sites = model.sites(x)
+    assert isinstance(sites, TwoValuedSites)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for site in range(model.space.sites):
+        logit, one = sites.logit(site).double(), x[:, site].double()
+        total += one * logsigmoid(logit) + (1 - one) * logsigmoid(-logit)
     return total

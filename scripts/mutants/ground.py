@@ -572,4 +572,25 @@ MUTANTS = [
         "began = began",
         "followed::test_what_the_first_item_waits_for_is_no_pace",
     ),
+    Mutant(
+        "sklearn: every transition draws the same",
+        "sklearn.py",
+        "self._draws += 1",
+        "self._draws = 1",
+        "sklearn::test_gibbs_draws_bits_anew_at_each_call_from_the_conditionals",
+    ),
+    Mutant(
+        "sklearn: each batch begins anew",
+        "sklearn.py",
+        "fitting.resumed(run.state, step, self._kept)",
+        "pass",
+        "sklearn::test_partial_fit_goes_on_with_weights_and_chains",
+    ),
+    Mutant(
+        "sklearn: what is wrong is said in another's words",
+        "sklearn.py",
+        "raise ValueError(str(error)) from error",
+        'raise ValueError("bad") from error',
+        "sklearn::test_parameters_are_those_of_the_command",
+    ),
 ]

@@ -26,6 +26,7 @@ page
 commands
 cli
 api
+sklearn
 __main__
 """
 
