@@ -70,8 +70,8 @@ FORM = {
 }
 DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin, "
-    "categorical, real or counts model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, hamming_ball, "
-    "metropolis, parallel_tempering",
+    "categorical, real, mixed or counts model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, "
+    "hamming_ball, metropolis, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
     "categorical; objectives that fit model=rbm: adversarial_contrastive, cd, ",
@@ -86,7 +86,7 @@ DO_NOT_FIT = {
     "evaluation=[exact,ais]": "evaluation=exact: the smaller side has 64 units, enumeration goes to 20; leave it out "
     "(evaluation=[ais])",
     "device=cuda": "torch sees no CUDA device here; use device=cpu, or device=auto",
-    "dataset=array": "dataset.path = null: name the .npz file, dataset.path=FILE",
+    "dataset=array": "dataset.path = null: name the file of arrays, dataset.path=FILE",
     "dataset=array dataset.path=/nowhere.npz": "dataset.path = /nowhere.npz: there is no such file",
     "dataset.valid=2000": "dataset.valid = 2000: must be below 1437",
 }

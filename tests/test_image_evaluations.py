@@ -209,7 +209,7 @@ def test_data_that_cannot_be_compared_are_refused_before_any_work(kmnist, tmp_pa
     assert refusal("kmnist", SPACE).startswith(
         "datasets has kmnist: its rows are 28x28 boxed in [-1, 1], those of the model 6x8 boxed in [-1, 1]"
     )
-    assert "no such data set; there are noise, shuffled, constant, bag_of_words, bars_and_stripes" in refusal(
+    assert "no such data set; there are noise, shuffled, constant, array, bag_of_words, bars_and_stripes" in refusal(
         "nosuch", SPACE
     )
     assert "no such data set" in refusal("../model/rbm", SPACE)

@@ -280,7 +280,10 @@ def test_what_does_not_fit_is_refused():
     assert_refused(ebm("train", "model=exponential_family", "objective=pcd", "objective.coupling_l1=0.1"),
                    "objective.coupling_l1 = 0.1: this model has no couplings")  # fmt: skip
     assert_refused(ebm("train", "sampler=gibbs", "sampler.updates=3"), "add sampler.scan=random")
-    assert_refused(ebm("train", "evaluation=[recover]"), "evaluation=recover: this model has no couplings")
+    assert_refused(
+        ebm("train", "model=exponential_family", "evaluation=[recover]"),
+        "evaluation=recover: this model has no couplings",
+    )
 
 
 @pytest.fixture

@@ -118,7 +118,8 @@ def test_contrast_comes_near_the_likelihood(tmp_path, small_text):
 REFUSED = {
     "optimizer.ema=0.9": "optimizer.ema = 0.9: sparse gradients leave most rows out; set it to 0, or model.spar",
     "device.ranks=2": "device.ranks = 2: sparse gradients are not exchanged; leave it out, or model.sparse=false",
-    "objective=pcd": "objective=pcd works on binary, spin, categorical, real, boxed or counts data, model=log_bilinear",
+    "objective=pcd": "objective=pcd works on binary, spin, categorical, real, boxed, mixed or counts data, "
+    "model=log_bilinear",
     "sampler=gwg": "samplers that fit: gibbs",
     "evaluation=[ais]": "evaluation=ais: it measures whole configurations, this model gives the last word of one given",
     "evaluation.words.words=[dragon]": "evaluation=words: words has dragon, which the vocabulary lacks; name others",
