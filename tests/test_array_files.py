@@ -94,6 +94,7 @@ def test_files_in_the_layout_of_rbms_say_their_kind_of_values(tmp_path, name):
     data = reader(tmp_path / name).load((Categorical,))
     assert data.space == Categorical((4, 5))
     assert not any("not read" in remark for remark in data.remarks)
+    assert np.array_equal(data.train.stored, CODES[data.train.labels])
     assert torch.equal(data.train.weights, torch.from_numpy(weights)[data.train.labels])
     assert data.test.weights is None
     WAYS[name](tmp_path / name, named | {"samples": BITS, "variable_type": "continuous"})
