@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from helpers.components import ROOT
 
 import ebm_cli
 from ebm_cli import registry
+from ebm_cli.cli.composed import composed
 
 SHORT = (*TINY, "dataset.binarize=threshold")
 
@@ -153,16 +155,19 @@ def test_a_run_equals_that_of_the_command_and_two_calls_leave_the_process_as_it_
     from hydra import initialize_config_module
 
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     with initialize_config_module("ebm_cli.conf", version_base="1.3"):
         before = about_the_process()
         runs = [quiet(ebm_cli.train, [*SHORT, f"hydra.run.dir={name}"]) for name in ("a", "b")]
         assert about_the_process() == before
+    torch.set_num_threads(threads)
     for found in runs:
         assert outcome(found.path) == outcome(home)
         assert found.step == 12
-    named = quiet(ebm_cli.train, ["steps=0", "tracker=none", "device=cpu", "evaluation=[]", "checkpoint.monitor=null"])
-    assert named.path.parent.name == "outputs"
-    assert named.path.name.split("_")[2] == "rbm-pcd-digits"
+    named = composed("train", SHORT).directory
+    assert named.parent == Path("outputs")
+    assert named.name.split("_")[2] == "rbm-pcd-digits"
 
 
 def test_a_request_to_stop_saves_and_ends_the_call(tmp_path, monkeypatch):
@@ -203,16 +208,31 @@ def test_what_the_run_recorded(run, home):
     assert run.config["model"]["hidden"] == 8
 
 
-def test_an_evaluation_is_what_the_command_finds(home):
-    run = quiet(ebm_cli.load, home, 12)
-    words = ["evaluation.pseudo_likelihood.points=20", "device=cpu"]
-    found = quiet(ebm_cli.evaluate, run, ["pseudo_likelihood"], words)
-    assert found["step"] == run.step
-    answer = ebm("evaluate", f"run={home}", f"checkpoint={run.step}", "evaluation=[pseudo_likelihood]", *words)
-    assert answer.code == 0
-    newest = sorted((home / "evaluations").iterdir())[-1]
-    key = "pseudo_likelihood/log_pseudo_likelihood"
-    assert f'"{key}": {found[key]}' in (newest / "results.json").read_text()
+def test_where_log_z_is_an_estimate_log_p_has_ends(tmp_path, rows):
+    """24 hidden units are too many for a sum; the evaluation is of the checkpoint that is open, log Z of it alone."""
+    words = (
+        "model.hidden=24",
+        "save_every=6",
+        "evaluation=[]",
+        "tracker=none",
+        "device=cpu",
+        "checkpoint.monitor=null",
+    )
+    home = tmp_path / "run"
+    assert ebm("train steps=12 batch_size=10 eval_every=0", *words, f"hydra.run.dir={home}").code == 0
+    run, last = (quiet(ebm_cli.load, home, which) for which in (6, "last"))
+    few = [f"evaluation.ais.{key}" for key in ("chains=10", "temperatures=10", "bootstrap=100", "raise_points=4")]
+    found = quiet(ebm_cli.evaluate, run, ["ais"], [*few, "device=cpu"])
+    likely = run.log_likelihood(rows)
+    assert np.allclose(likely.value, -run.energy(rows) - found["ais/log_z"])
+    assert np.allclose(
+        likely.low, -run.energy(rows) - max(found["ais/log_z_high"], found["ais/log_z"] + found["ais/gap"])
+    )
+    assert (likely.low < likely.value).all()
+    assert not likely.exact
+    assert f"by AIS of evaluations/{sorted(home.glob('evaluations/*'))[-1].name}" in likely.said
+    with pytest.raises(ebm_cli.UserError, match=r"at step 12 has found log Z.*ebm.evaluate\(run, \[\"ais\"\]\)"):
+        last.log_likelihood(rows)
 
 
 def test_nothing_is_written_by_looking(run, rows):

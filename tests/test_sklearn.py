@@ -169,7 +169,7 @@ def test_it_stands_where_bernoulli_rbm_stood():
     from sklearn.preprocessing import MinMaxScaler
 
     images, digits = load_digits(return_X_y=True)
-    train, test, due, there = train_test_split(images, digits, test_size=0.3, random_state=0)
+    train, test, due, there = train_test_split(images, digits, train_size=600, test_size=600, random_state=0)
     reached = {}
     for machine in (BernoulliRBM(), rbm()):
         machine.set_params(n_components=64, n_iter=6, batch_size=20, random_state=0)

@@ -332,4 +332,11 @@ MUTANTS = [
         "    if False:\n        word =",
         "bad_input::test_a_key_or_value_that_is_wrong",
     ),
+    Mutant(
+        "python: an application of Hydra that goes on is lost",
+        "cli/composed.py",
+        "        there.update(kept)\n",
+        "",
+        "python::test_a_run_equals_that_of_the_command_and_two_calls_leave_the_process_as_it_was",
+    ),
 ]

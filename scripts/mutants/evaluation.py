@@ -1067,4 +1067,11 @@ MUTANTS = [
         'f"{i},{j},{score[i, j]:.6g}"',
         "mutants::test_a_contact_map_may_be_given_later_and_sites_count_from_1",
     ),
+    Mutant(
+        "pseudo-likelihood: values between are zeros",
+        "evaluation/pseudo_likelihood.py",
+        "one * logsigmoid(logit) + (1 - one) * logsigmoid(-logit)",
+        "one.floor() * logsigmoid(logit) + (1 - one.floor()) * logsigmoid(-logit)",
+        "sklearn::test_a_value_between_0_and_1_is_a_probability",
+    ),
 ]

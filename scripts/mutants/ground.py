@@ -593,4 +593,11 @@ MUTANTS = [
         'raise ValueError("bad") from error',
         "sklearn::test_parameters_are_those_of_the_command",
     ),
+    Mutant(
+        "sklearn: what is no probability stays",
+        "sklearn.py",
+        "x = x.clip(0, 1)",
+        "pass",
+        "sklearn::test_what_is_no_probability_is_cut_off_and_said",
+    ),
 ]
