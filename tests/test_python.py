@@ -157,6 +157,7 @@ def test_a_run_equals_that_of_the_command_and_two_calls_leave_the_process_as_it_
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
+    logging.getLogger("ebm").setLevel("WARNING")
     with initialize_config_module("ebm_cli.conf", version_base="1.3"):
         before = about_the_process()
         runs = [quiet(ebm_cli.train, [*SHORT, f"hydra.run.dir={name}"]) for name in ("a", "b")]
