@@ -140,8 +140,7 @@ def _yaml(part: Choice) -> Path:
 @cache
 def _nodes() -> dict[str, tuple[Path, ast.ClassDef]]:
     """Every class of the package by its name."""
-    paths = sorted((ROOT / "ebm_cli").rglob("*.py"))
-    trees = ((path, ast.parse(path.read_text())) for path in paths)
+    trees = ((path, ast.parse(path.read_text())) for path in listing.files())
     return {node.name: (path, node) for path, tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

@@ -44,7 +44,7 @@ def test_a_fit_is_that_of_the_command_to_the_last_bit_and_writes_nothing(x, fitt
     assert os.listdir() == []
     np.savez("x.npz", **dict.fromkeys(("train", "valid", "test"), x.astype(np.uint8)))
     words = ("model.hidden=5", "objective=pcd", "batch_size=10", "steps=12", f"seed={fitted.seed_}", "device.threads=1")
-    line = ("dataset=npz", "dataset.path=x.npz", "evaluation=[]", "tracker=none", "checkpoint.monitor=null")
+    line = ("dataset=array", "dataset.path=x.npz", "evaluation=[]", "tracker=none", "checkpoint.monitor=null")
     assert ebm("train", *words, *line, "optimizer.lr=0.1", "hydra.run.dir=run").code == 0
     saved = load_file(last_step(tmp_path / "run") / "state.safetensors")
     assert torch.equal(saved["average.W"].T, torch.from_numpy(fitted.components_.copy()))

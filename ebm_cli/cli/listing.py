@@ -161,6 +161,10 @@ def keys_of(command: str) -> list[str]:
     return list(found)
 
 
+_NO_PART = "sklearn.py"
+"""Holds an estimator that bears the name of a model."""
+
+
 @dataclass(frozen=True)
 class ClassSource:
     """A class as its source text declares it."""
@@ -182,7 +186,12 @@ def _sources(own: Path) -> dict[str, ClassSource]:
 
 @lru_cache
 def _packaged() -> dict[str, ClassSource]:
-    return _classes(ast.parse(path.read_text()) for path in sorted(Path(str(resources.files("ebm_cli"))).rglob("*.py")))
+    return _classes(ast.parse(path.read_text()) for path in files())
+
+
+def files() -> list[Path]:
+    """Those of the package that may hold parts, and classes that parts are made of."""
+    return [path for path in sorted(Path(str(resources.files("ebm_cli"))).rglob("*.py")) if path.name != _NO_PART]
 
 
 def _classes(trees: Iterable[ast.Module]) -> dict[str, ClassSource]:
