@@ -47,13 +47,14 @@ def test_rbms_log_z_is_that_of_the_sum_over_both_layers(tmp_path):
 
 
 def test_rbms_updates(tmp_path):
-    peers.rbms_file(tmp_path / "model.h5", updates=(1, 2, 30))
+    peers.rbms_file(tmp_path / "model.h5", updates=(1, 2, 9, 30))
+    assert read(tmp_path / "model.h5").about["update"] == 30
     for wanted in ("2", "update_2"):
         found = read(tmp_path / "model.h5", checkpoint=wanted)
         assert found.about["update"] == 2
         assert not found.weights["W"].any()
         assert found.chains is None  # those of the file are of its last update
-    with pytest.raises(UserError, match=r"checkpoint = 3: .* has the updates 1, 2, 30"):
+    with pytest.raises(UserError, match=r"checkpoint = 3: .* has the updates 1, 2, 9, 30"):
         read(tmp_path / "model.h5", checkpoint="3")
 
 

@@ -36,7 +36,7 @@ MUTANTS = [
         "peers/rbms.py",
         "sorted(int(match[1])",
         "sorted(match[1]",
-        "peers::test_rbms",
+        "peers::test_rbms_updates",
     ),
     Mutant(
         "julia: arrays by rows",
