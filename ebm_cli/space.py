@@ -248,15 +248,14 @@ class Units:
 
 
 @dataclass(frozen=True)
-class Real(Space):
-    """x in R^shape; `units` say what x is in the data where that is another number."""
+class Measured(Space):
+    """Some sites are real numbers; `units` say what x is in the data where that is another number."""
 
-    name = "real"
     units: Units | None = field(default=None, kw_only=True)
 
     @override
     def as_data(self, x: Tensor) -> Tensor:
-        """mean + deviation x."""
+        """mean + deviation x of each site, float64."""
         return x if self.units is None else in_units(x, self.units)
 
     @property
@@ -264,6 +263,13 @@ class Real(Space):
     def log_volume(self) -> float:
         """sum_i log deviation_i."""
         return 0.0 if self.units is None else sum(map(math.log, self.units.deviation))
+
+
+@dataclass(frozen=True)
+class Real(Measured):
+    """x in R^shape."""
+
+    name = "real"
 
     @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
@@ -333,18 +339,17 @@ class Box(Real):
 
 
 @dataclass(frozen=True)
-class Mixed(Space):
+class Mixed(Measured):
     """Sites of different kinds, a table's columns: x_i is one of the numbers 0, ..., K_i - 1, or real where K_i is 0.
 
-    Densities are over the product of these sets: a sum over the numbers, an integral over the real sites. `units` say
-    what x is in the data; of sites that are numbers mean 0 and deviation 1.
+    Densities are over the product of these sets: a sum over the numbers, an integral over the real sites. Of sites that
+    are numbers `units` have mean 0 and deviation 1.
 
     Models see units (n, units): a bit (K = 2) and a real number as they are, of K > 2 values one unit each, one-hot.
     """
 
     name = "mixed"
     values: tuple[int, ...]
-    units: Units | None = field(default=None, kw_only=True)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -370,20 +375,7 @@ class Mixed(Space):
 
     def as_units(self, x: Tensor) -> Tensor:
         """The units of x (n, sites), (n, units)."""
-        site, value = (part.to(x.device) for part in self.places)
-        spread = x[:, site]
-        return torch.where(value < 0, spread, (spread == value).to(x.dtype))
-
-    @override
-    def as_data(self, x: Tensor) -> Tensor:
-        """mean + deviation x, float64."""
-        return x if self.units is None else in_units(x, self.units)
-
-    @property
-    @override
-    def log_volume(self) -> float:
-        """sum_i log deviation_i."""
-        return 0.0 if self.units is None else sum(map(math.log, self.units.deviation))
+        return one_for_each(x, *(part.to(x.device) for part in self.places))
 
     @override
     def noise(self, n: int, key: AnyKey, device: rng.Device = "cpu") -> Tensor:
@@ -406,6 +398,12 @@ class Mixed(Space):
         top = torch.tensor(self.values, device=x.device) - 1
         low, high = x.amin(0), x.amax(0)
         return torch.where(top > 0, x / top.clamp_min(1), (x - low) / (high - low).clamp_min(1e-12))
+
+
+def one_for_each(x: Tensor, site: Tensor, value: Tensor) -> Tensor:
+    """Of sites x (n, sites) the units (n, units) whose `Mixed.places` these are."""
+    spread = x[:, site]
+    return torch.where(value < 0, spread, (spread == value).to(x.dtype))
 
 
 def in_units(x: Tensor, units: Units) -> Tensor:

@@ -218,10 +218,6 @@ def _asked(**keys: Any) -> Drawing:
 
 
 def _plain(value: Any) -> Any:
-    return (
-        value.item()
-        if isinstance(value, np.generic)
-        else list(value)
-        if isinstance(value, Sequence) and not (isinstance(value, str))
-        else value
-    )
+    if isinstance(value, np.generic):
+        return value.item()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -24,7 +24,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.record.run import Run
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import lost
-from ebm_cli.space import Discrete, Mixed, Real, Space, Words
+from ebm_cli.space import Discrete, Measured, Mixed, Space, Words
 from ebm_cli.terminal import log
 
 _BY_CHANCE = 0.01  # of many values so few have an R-hat above the limit although chains are short alone
@@ -116,7 +116,7 @@ def drawn(subject: Subject, asked: Asked, n: int, steps: int, kind: type) -> Fil
         table.append(_lines(index, sites, found))
         shares.append(found.share)
     filled = flat.reshape(start.shape)
-    if isinstance(space, Real | Mixed) and space.units is not None:
+    if isinstance(space, Measured) and space.units is not None:
         _restore(asked.own, samples, filled)
     cells = np.concatenate(table)
     order = np.lexsort((cells[:, 1], cells[:, 0]))

@@ -12,7 +12,7 @@ from ebm_cli.dataset.base import Arrays, Data, Dataset, Raw, Split, Values, spli
 from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
-from ebm_cli.space import Categorical, Counts, Discrete, Mixed, Real, Space, Spin, Units, Words
+from ebm_cli.space import Categorical, Counts, Discrete, Measured, Mixed, Real, Space, Spin, Units, Words
 
 _WHITE = 255
 
@@ -45,7 +45,7 @@ def conformed(dataset: Dataset, own: OwnRows, values: Values | None, space: Spac
     own = _shaped(own, space, said)
     kind = values or _guessed(own)
     array = _CHECKED[kind](own, space, said)
-    if isinstance(space, Real | Mixed) and space.units is not None:
+    if isinstance(space, Measured) and space.units is not None:
         array = _standardised(array, space.units)
     part = Arrays(array)
     raw = Raw(kind, part, None, part, categories=_categories(dataset, space), units=getattr(space, "units", None))

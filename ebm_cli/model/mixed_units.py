@@ -10,7 +10,7 @@ from ebm_cli import rng
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import Gradients, Normalised, Pullback
 from ebm_cli.rng import AnyKey
-from ebm_cli.space import Mixed
+from ebm_cli.space import Mixed, one_for_each
 
 
 class MixedUnits(nn.Module):
@@ -55,8 +55,7 @@ class MixedUnits(nn.Module):
 
     def of(self, x: Tensor) -> Tensor:
         """The units of x (n, sites), (n, units)."""
-        spread = x[:, self.unit_sites]
-        return torch.where(self.unit_values < 0, spread, (spread == self.unit_values).to(x.dtype))
+        return one_for_each(x, self.unit_sites, self.unit_values)
 
     def spread(self, of_reals: Tensor, other: float | Tensor) -> Tensor:
         """(units,) with what belongs to the real sites there, and another number elsewhere."""

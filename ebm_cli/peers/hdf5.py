@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ebm_cli.dataset.files import DEFLATES
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError, install
 from ebm_cli.peers.foreign import Array
 
 _LONGEST = 1000  # characters of a text
-_DEFLATES = 1100  # bytes, at most, that a packed one stands for
 
 
 def check_installed() -> None:
@@ -60,7 +60,7 @@ class Folder:
             raise UserError(f"{where} has type {found.dtype}; it must hold numbers")
         size = int(np.prod([int(length) for length in found.shape], dtype=object)) * found.dtype.itemsize
         there = found.id.get_storage_size()
-        if size > there * (_DEFLATES if found.compression else 1):
+        if size > there * (DEFLATES if found.compression else 1):
             raise UserError(f"{where} declares {size} bytes, the file holds {there} of them; write it anew")
         memory.check_room(2 * size, where)
         values: Array = found[()]

@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ebm_cli.errors import UserError, of_file
-from ebm_cli.record import files, hub
+from ebm_cli.record import files, hub, plain_json
 
 FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
@@ -123,7 +123,7 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 def _strict(data: bytes) -> Any:
     """JSON in which every name stands once and every number is one. Raises ValueError."""
-    return json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
+    return json.loads(data, object_pairs_hook=_once, parse_constant=plain_json.no_number)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,10 +131,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a name stands twice")
     return found
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _check_numbers(step: int, numbers: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def described(path: Path) -> dict[str, Any]:
     try:
         if (files.size(path, CONFIG) or 0) > _LONGEST:
             raise UserError(f"{said} has more than {_LONGEST} bytes; it is not what ebm export wrote")
-        found = json.loads(files.text(path, CONFIG), parse_constant=_no_number)
+        found = json.loads(files.text(path, CONFIG), parse_constant=plain_json.no_number)
     except OSError as error:
         raise UserError(f"{said}: {of_file(error)}") from error
     except (ValueError, RecursionError) as error:
@@ -66,7 +66,3 @@ def config(about: Mapping[str, Any], weights: bytes) -> str:
     """config.json of a model with these weights; `about` is step, space, hash of the data and configuration."""
     sums = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
     return plain_json.dumps({"library_name": "ebm", "format": FORMAT, **about, "weights": sums}, indent=1) + "\n"
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")

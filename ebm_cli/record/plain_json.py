@@ -11,6 +11,11 @@ def dumps(value: Any, indent: int | None = None) -> str:
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
+def no_number(name: str) -> None:
+    """For `parse_constant` of `json.loads`: nan and the infinities by name are refused. Raises ValueError."""
+    raise ValueError(f"{name} is no number")
+
+
 def finite(values: Mapping[str, float | None]) -> dict[str, float]:
     """Those of the values that are finite numbers."""
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
