@@ -2,7 +2,9 @@
 
 import copy
 import math
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -28,7 +30,33 @@ class Start(NamedTuple):
     min_spread: float
 
 
-class GaussianRBM(MixtureRBM):
+class SpreadRBM(MixtureRBM):
+    """Real visible units of variances s_i^2 = min_spread^2 + exp(r_i), which are learned."""
+
+    compiles = True
+    couplings = ("W",)
+    hidden: int
+    min_spread: float
+    r: Tensor
+
+    def precision(self) -> Tensor:
+        """1 / s^2 of the real sites, (reals,)."""
+        return 1 / (self.min_spread**2 + self.r.exp())
+
+    @override
+    def narrowest(self) -> Tensor:
+        """s, (reals,)."""
+        return self.precision().rsqrt()
+
+    def with_weights(self, values: Mapping[str, Tensor]) -> Self:
+        """Such a machine with these parameters, s^2 = exp(r)."""
+        found = copy.copy(self)
+        found.min_spread = 0.0
+        found._parameters = {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()}
+        return found
+
+
+class GaussianRBM(SpreadRBM):
     """E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - c.h - (v / s^2).W h, h in {0, 1}^H (eq. 1).
 
     So p(h_j = 1 | v) = sigmoid(a_j), a = c + (v / s^2) W, and p(v | h) = N(b + W h, s^2); with h summed out
@@ -38,8 +66,6 @@ class GaussianRBM(MixtureRBM):
     """
 
     called = "Gaussian-Bernoulli"
-    compiles = True
-    couplings = ("W",)
 
     def __init__(self, space: Space, start: Start, mean: Tensor, key: Key) -> None:
         super().__init__()
@@ -49,10 +75,6 @@ class GaussianRBM(MixtureRBM):
         self.b = nn.Parameter(mean.flatten().clone())
         self.c = nn.Parameter(torch.zeros(start.hidden))
         self.r = nn.Parameter(torch.full((space.sites,), math.log(start.spread**2 - start.min_spread**2)))
-
-    def precision(self) -> Tensor:
-        """1 / s^2, (sites,)."""
-        return 1 / (self.min_spread**2 + self.r.exp())
 
     @override
     def hidden_logits(self, v: Tensor) -> Tensor:
@@ -103,11 +125,6 @@ class GaussianRBM(MixtureRBM):
         return (mean + self.precision().rsqrt() * z).reshape(-1, *self.space.shape)
 
     @override
-    def narrowest(self) -> Tensor:
-        """s, (sites,)."""
-        return self.precision().rsqrt()
-
-    @override
     def log_marginal(self, h: Tensor) -> Tensor:
         """log of the integral of exp(-E(v, h)) over v, (batch,).
 
@@ -127,26 +144,34 @@ class GaussianRBM(MixtureRBM):
         assert isinstance(base, GaussianProduct)
         of_base, own = (1 - beta) * base.r.exp(), beta * self.precision()
         precision = of_base + own
-        values = {
+        weights = {
             "W": (own / precision)[:, None] * self.W,
             "b": (of_base * base.m + own * self.b) / precision,
             "c": beta * self.c,
             "r": -precision.log(),
         }
-        found = copy.copy(self)
-        found.min_spread = 0.0
-        found._parameters = {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()}
-        return found
+        return self.with_weights(weights)
 
 
-@register("model", "gaussian_rbm")
-class GaussianRBMSpec(ModelSpec):
-    """Restricted Boltzmann machine with Gaussian visible units, whose variances are learned."""
+@dataclass(frozen=True, kw_only=True)
+class SpreadSpec(ModelSpec):
+    """The keys of machines whose variances are learned."""
 
     hidden: Annotated[int, Field(ge=1)]
     weight_std: Annotated[float, Field(ge=0)]
     spread: Annotated[float, Field(gt=0)]
     min_spread: Annotated[float, Field(ge=0)]
+
+    def start(self) -> Start:
+        """How training begins. Raises UserError if visible units are to be narrower than they may be."""
+        if self.min_spread >= self.spread:
+            raise UserError(f"model.min_spread = {self.min_spread}: must be below model.spread = {self.spread}")
+        return Start(self.hidden, self.weight_std, self.spread, self.min_spread)
+
+
+@register("model", "gaussian_rbm")
+class GaussianRBMSpec(SpreadSpec):
+    """Restricted Boltzmann machine with Gaussian visible units, whose variances are learned."""
 
     builds = GaussianRBM
     spaces = (Real,)
@@ -158,6 +183,4 @@ class GaussianRBMSpec(ModelSpec):
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> GaussianRBM:
         """W ~ N(0, weight_std^2), b the data mean, c = 0, every s = spread. Raises UserError if that is too small."""
-        if self.min_spread >= self.spread:
-            raise UserError(f"model.min_spread = {self.min_spread}: must be below model.spread = {self.spread}")
-        return GaussianRBM(space, Start(self.hidden, self.weight_std, self.spread, self.min_spread), mean, key)
+        return GaussianRBM(space, self.start(), mean, key)

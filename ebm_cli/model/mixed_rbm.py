@@ -1,19 +1,15 @@
 """Restricted Boltzmann machine whose visible units are bits, categories and real numbers, for tables."""
 
-import copy
 import math
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.errors import UserError
 from ebm_cli.functional import sigmoid, softplus
-from ebm_cli.model.base import Gradients, MixtureRBM, ModelSpec, Normalised, Pullback
-from ebm_cli.model.gaussian_rbm import Start
+from ebm_cli.model.base import Gradients, Normalised, Pullback
+from ebm_cli.model.gaussian_rbm import SpreadRBM, SpreadSpec, Start
 from ebm_cli.model.mixed_units import MixedProduct, MixedUnits, initial_bias
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -22,7 +18,7 @@ from ebm_cli.space import Mixed, Space
 _HALF = 0.5  # offset of hidden units, as likely on as off when training begins
 
 
-class MixedRBM(MixtureRBM):
+class MixedRBM(SpreadRBM):
     """E(v, h) = sum_real (v_i - b_i)^2 / (2 s_i^2) - sum_discrete b_k u_k - c.h - ((u - mu) / s^2).W (h - 1/2).
 
     u are the units of v: bits and real numbers as they are, categories one-hot; h in {0, 1}^H, s = 1 for discrete
@@ -35,8 +31,6 @@ class MixedRBM(MixtureRBM):
     """
 
     called = "mixed RBM"
-    compiles = True
-    couplings = ("W",)
 
     space: Mixed
     mu: Tensor
@@ -51,10 +45,6 @@ class MixedRBM(MixtureRBM):
         log_variance = math.log(start.spread**2 - start.min_spread**2)
         self.r = nn.Parameter(torch.full((len(space.reals),), log_variance))
         self.register_buffer("mu", mean.clone())
-
-    def precision(self) -> Tensor:
-        """1 / s^2 of the real sites, (reals,)."""
-        return 1 / (self.min_spread**2 + self.r.exp())
 
     def inputs(self, units: Tensor) -> Tensor:
         """(u - mu) / s^2, (batch, units)."""
@@ -117,11 +107,6 @@ class MixedRBM(MixtureRBM):
         return self.units.draws(fields, fields[:, self.units.reals], self.precision().rsqrt(), key)
 
     @override
-    def narrowest(self) -> Tensor:
-        """s, (reals,)."""
-        return self.precision().rsqrt()
-
-    @override
     def log_marginal(self, h: Tensor) -> Tensor:
         """log of the sum over discrete columns and the integral over real ones of exp(-E(v, h)), (batch,).
 
@@ -145,26 +130,18 @@ class MixedRBM(MixtureRBM):
         of_base, own = (1 - beta) * base.r.exp(), beta * self.precision()
         share, reals = own / (of_base + own), self.units.reals
         b = (1 - beta) * base.b + beta * self.b
-        values = {
+        weights = {
             "W": self.units.spread(share, beta)[:, None] * self.W,
             "b": b.index_copy(0, reals, (1 - share) * base.m + share * self.b[reals]),
             "c": beta * self.c,
             "r": -(of_base + own).log(),
         }
-        found = copy.copy(self)
-        found.min_spread = 0.0
-        found._parameters = {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()}
-        return found
+        return self.with_weights(weights)
 
 
 @register("model", "mixed_rbm")
-class MixedRBMSpec(ModelSpec):
+class MixedRBMSpec(SpreadSpec):
     """Restricted Boltzmann machine of a table: binary, categorical and Gaussian visible units, binary hidden ones."""
-
-    hidden: Annotated[int, Field(ge=1)]
-    weight_std: Annotated[float, Field(ge=0)]
-    spread: Annotated[float, Field(gt=0)]
-    min_spread: Annotated[float, Field(ge=0)]
 
     builds = MixedRBM
     spaces = (Mixed,)
@@ -179,6 +156,4 @@ class MixedRBMSpec(ModelSpec):
         """W ~ N(0, weight_std^2), b by the mean of the data, c = 0, every s = spread. Raises UserError if that is too
         small."""
         assert isinstance(space, Mixed)
-        if self.min_spread >= self.spread:
-            raise UserError(f"model.min_spread = {self.min_spread}: must be below model.spread = {self.spread}")
-        return MixedRBM(space, Start(self.hidden, self.weight_std, self.spread, self.min_spread), mean, key)
+        return MixedRBM(space, self.start(), mean, key)
