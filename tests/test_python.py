@@ -252,3 +252,22 @@ def test_names_are_typed_and_load_when_asked_for():
     assert typed == ebm_cli._WHERE
     assert set(ebm_cli._WHERE) <= set(dir(ebm_cli))
     assert not hasattr(ebm_cli, "no_such_name")
+
+
+def test_a_file_for_a_run_on_a_table_goes_by_the_names_of_its_columns(tmp_path):
+    """As ebm score reads it: the same energies for columns in another order, and a sentence for one that is missing."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("polars")
+    random = np.random.default_rng(0)
+    table = pandas.DataFrame({"size": random.normal(3, 2, 80), "colour": random.choice(["red", "green", "blue"], 80)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table[["colour", "size"]].to_csv(tmp_path / "other.csv", index=False)
+    table[["size"]].to_csv(tmp_path / "less.csv", index=False)
+    words = ("dataset=table", f"dataset.path={tmp_path}/t.csv", "model=mixed_rbm", "model.hidden=4", "steps=10")
+    few = ("evaluation=[]", "tracker=none", "batch_size=10", "checkpoint.monitor=null", "device=cpu", "eval_every=0")
+    answer = ebm("train", *words, *few, f"hydra.run.dir={tmp_path}/run")
+    assert answer.code == 0, answer.err
+    run = quiet(ebm_cli.load, tmp_path / "run")
+    assert np.array_equal(run.energy(tmp_path / "other.csv"), run.energy(tmp_path / "t.csv"))
+    with pytest.raises(ebm_cli.UserError, match=r"less\.csv: has no column 'colour'"):
+        run.energy(tmp_path / "less.csv")

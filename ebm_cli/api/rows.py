@@ -8,25 +8,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebm_cli.commands import own
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset import own_rows
+from ebm_cli.dataset.conformed import Conformed
 from ebm_cli.dataset.own_rows import OwnRows
 
 SAID = "x"
 
 
-def taken(trained: Trained, x: Any, said: str = SAID) -> OwnRows:
-    """Values and gaps of x: an array, tensor, data frame or list (n, *shape), or the path of a file of rows.
+def read(trained: Trained, x: Any, *, gaps: bool) -> tuple[OwnRows, Conformed]:
+    """x as it is and as the run's model takes it: an array, tensor, data frame or list (n, *shape), or a file of rows.
 
-    Missing are NaN, and what a masked array masks. Raises UserError, beginning with `said`.
+    Missing are NaN, and what a masked array masks; with `gaps` also -1 among whole numbers from 0. Raises UserError.
     """
     if isinstance(x, str | os.PathLike):
-        from pathlib import Path
-
-        return trained.parts.components.dataset.own_rows(Path(x).expanduser(), f"{said} = {x}", None)
-    values = _array(x)
+        return own.read(trained, SAID, os.fspath(x), None, gaps=gaps)
     mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
-    return own_rows.of_array(values, mask, None, said, "the array")
+    return own.taken(trained, own_rows.of_array(_array(x), mask, None, SAID, "the array"), SAID, gaps=gaps)
 
 
 def _array(x: Any) -> NDArray[Any]:

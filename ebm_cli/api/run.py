@@ -22,7 +22,6 @@ from ebm_cli.commands.sample import Drawing, as_data, drawn, filled
 from ebm_cli.commands.score import LogLikelihood, Scoring, scoring
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
-from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
 
@@ -166,8 +165,7 @@ class TrainedRun:
         """What rows lack (NaN, -1 among whole numbers from 0, masked) drawn from p(missing | the rest) by n chains."""
         asked = _asked(n=n, steps=steps, start="noise", length=None, given=[], seed=seed)
         with self._computing():
-            own_rows, sampler = self._rows(x), self._trained.parts.components.sampler
-            lacking = given_rows.taken(self._trained, self.model, sampler, own_rows, rows.SAID)
+            lacking = given_rows.taken(self._trained, rows.read(self._trained, x, gaps=True), rows.SAID)
             found = filled(self._trained, self.model, lacking, asked, {"device": self._device})
             given_rows.said(found, n)
         return Imputed(
@@ -190,12 +188,9 @@ class TrainedRun:
         self._by = self._by or scoring(self._trained)
         return self._by
 
-    def _rows(self, x: Any) -> OwnRows:
-        return rows.taken(self._trained, x)
-
     def _split(self, x: Any) -> Split:
         """x, of which nothing may be missing."""
-        own_rows, (split, _) = own.taken(self._trained, self._rows(x), rows.SAID, gaps=False)
+        own_rows, (split, _) = rows.read(self._trained, x, gaps=False)
         own.check_all_there(own_rows, rows.SAID, "run.impute(x)")
         return split.to(self._trained.parts.device.torch)
 

@@ -57,10 +57,11 @@ def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path:
     return _asked(trained, model, sampler, own.read(trained, "given", path, array, gaps=True), said)
 
 
-def taken(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], rows: OwnRows, said: str) -> Asked:
-    """The same of rows that are there, `said` being how messages call them."""
+def taken(trained: Trained, found: tuple[OwnRows, Conformed], said: str) -> Asked:
+    """The same of rows that have been read, `said` being how messages call them."""
+    model, sampler = trained.state.averaged_model(), trained.parts.components.sampler
     _check_draws(model, sampler, said)
-    return _asked(trained, model, sampler, own.taken(trained, rows, said, gaps=True), said)
+    return _asked(trained, model, sampler, found, said)
 
 
 def _check_draws(model: EnergyModel, sampler: Sampler[Any, Any], said: str) -> None:
