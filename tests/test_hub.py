@@ -11,6 +11,7 @@ import torch
 import yaml
 from helpers.cli import assert_refused, digest, ebm, facts, trained
 
+import ebm_cli
 from ebm_cli.record import checkpoint
 
 ROWS = ("run=card", "device=cpu")
@@ -52,6 +53,13 @@ def test_what_the_hub_reads(home):
     ours = checkpoint.load(home / "run" / "checkpoints" / "step-00000012").tensors
     assert torch.equal(weights["W"], ours["average.W"])  # as ebm evaluate takes them
     assert digest(home / "card" / "samples.png") == digest(home / "run" / "samples" / "samples.png")
+
+
+def test_python_shows_it_and_says_that_it_has_no_metrics(card):
+    run = ebm_cli.load(card)
+    assert "exact" in run._repr_html_()
+    with pytest.raises(ebm_cli.UserError, match=r"has no metrics\.jsonl"):
+        run.metrics()
 
 
 def test_commands_take_it_as_the_run(home, card):

@@ -254,20 +254,60 @@ def test_names_are_typed_and_load_when_asked_for():
     assert not hasattr(ebm_cli, "no_such_name")
 
 
-def test_a_file_for_a_run_on_a_table_goes_by_the_names_of_its_columns(tmp_path):
-    """As ebm score reads it: the same energies for columns in another order, and a sentence for one that is missing."""
+@pytest.fixture(scope="module")
+def on_a_table(tmp_path_factory):
+    """A table of three columns in a directory, and a run on it."""
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("polars")
-    random = np.random.default_rng(0)
-    table = pandas.DataFrame({"size": random.normal(3, 2, 80), "colour": random.choice(["red", "green", "blue"], 80)})
-    table.to_csv(tmp_path / "t.csv", index=False)
-    table[["colour", "size"]].to_csv(tmp_path / "other.csv", index=False)
-    table[["size"]].to_csv(tmp_path / "less.csv", index=False)
-    words = ("dataset=table", f"dataset.path={tmp_path}/t.csv", "model=mixed_rbm", "model.hidden=4", "steps=10")
+    home, random = tmp_path_factory.mktemp("table"), np.random.default_rng(0)
+    colour = random.choice(["red", "green", "blue"], 80)
+    table = pandas.DataFrame({"size": random.normal(3, 2, 80), "colour": colour, "sold": colour == "red"})
+    table.to_csv(home / "t.csv", index=False)
+    words = ("dataset=table", f"dataset.path={home}/t.csv", "model=mixed_rbm", "model.hidden=4", "steps=10")
     few = ("evaluation=[]", "tracker=none", "batch_size=10", "checkpoint.monitor=null", "device=cpu", "eval_every=0")
-    answer = ebm("train", *words, *few, f"hydra.run.dir={tmp_path}/run")
+    answer = ebm("train", *words, *few, f"hydra.run.dir={home}/run")
     assert answer.code == 0, answer.err
-    run = quiet(ebm_cli.load, tmp_path / "run")
-    assert np.array_equal(run.energy(tmp_path / "other.csv"), run.energy(tmp_path / "t.csv"))
+    return home, table, quiet(ebm_cli.load, home / "run")
+
+
+def test_a_file_for_a_run_on_a_table_goes_by_the_names_of_its_columns(on_a_table):
+    """As ebm score reads it: the same energies for columns in another order, and a sentence for one that is missing."""
+    home, table, run = on_a_table
+    table[["colour", "sold", "size"]].to_csv(home / "other.csv", index=False)
+    table[["size", "sold"]].to_csv(home / "less.csv", index=False)
+    assert np.array_equal(run.energy(home / "other.csv"), run.energy(home / "t.csv"))
     with pytest.raises(ebm_cli.UserError, match=r"less\.csv: has no column 'colour'"):
-        run.energy(tmp_path / "less.csv")
+        run.energy(home / "less.csv")
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_data_frame_for_a_run_on_a_table_goes_by_the_names_of_its_columns(on_a_table, library):
+    home, table, run = on_a_table
+    frame = table if library == "pandas" else pytest.importorskip("polars").DataFrame(table.to_dict("list"))
+    assert np.array_equal(run.energy(frame[["sold", "size", "colour"]]), run.energy(home / "t.csv"))
+    with pytest.raises(ebm_cli.UserError, match="x: has no column 'colour'"):
+        run.energy(frame[["size", "sold"]])
+
+
+def test_samples_of_a_run_on_a_table_are_a_data_frame_with_its_columns(on_a_table):
+    _, table, run = on_a_table
+    drawn = run.sample(6, steps=3)
+    assert list(drawn.columns) == list(table.columns)
+    assert set(drawn.colour) <= set(table.colour)
+    assert drawn["size"].dtype == float
+
+
+def test_gaps_of_a_data_frame_are_filled_in_the_types_of_its_columns(on_a_table):
+    """What is there stays as it is: of pandas NaN and None are gaps."""
+    _, table, run = on_a_table
+    gaps = table[:4].astype({"sold": object})
+    gaps.loc[:2, "colour"] = None
+    gaps.loc[3, "sold"] = None
+    gaps.loc[1, "size"] = np.nan
+    found = run.impute(gaps, n=4, steps=4)
+    assert type(found.filled) is type(table)
+    assert found.filled.notna().all().all()
+    assert found.filled.where(gaps.notna()).equals(table[:4].where(gaps.notna()))
+    assert found.samples.shape == (4, 4, 3)
+    assert len(found.cells) == 5
+    assert found.filled.sold.map(type).eq(bool).all()

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebm_cli.commands import own
+from ebm_cli.api import frames
+from ebm_cli.commands import own, tables
 from ebm_cli.commands.trained import Trained
-from ebm_cli.dataset import own_rows
+from ebm_cli.dataset import own_rows, table_rows
 from ebm_cli.dataset.conformed import Conformed
 from ebm_cli.dataset.own_rows import OwnRows
 
@@ -20,10 +21,14 @@ SAID = "x"
 def read(trained: Trained, x: Any, *, gaps: bool) -> tuple[OwnRows, Conformed]:
     """x as it is and as the run's model takes it: an array, tensor, data frame or list (n, *shape), or a file of rows.
 
-    Missing are NaN, and what a masked array masks; with `gaps` also -1 among whole numbers from 0. Raises UserError.
+    Missing are NaN, and what a masked array masks; with `gaps` also -1 among whole numbers from 0. Columns of a data
+    frame go by their names where the run was trained on a table. Raises UserError.
     """
     if isinstance(x, str | os.PathLike):
         return own.read(trained, SAID, os.fspath(x), None, gaps=gaps)
+    columns = tables.columns_of(trained) if frames.is_frame(x) else None
+    if columns is not None:
+        return own.by_name(table_rows.of_frame(frames.taken(x), SAID, columns), trained, SAID)
     mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
     return own.taken(trained, own_rows.of_array(_array(x), mask, None, SAID, "the array"), SAID, gaps=gaps)
 

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.api import rows
+from ebm_cli.api import frames, rows
 from ebm_cli.api.pictures import Pictures, pictures_of
 from ebm_cli.api.process import computing
 from ebm_cli.api.table import metrics
-from ebm_cli.commands import given_rows, own, report, transform
+from ebm_cli.commands import given_rows, own, report, tables, transform
 from ebm_cli.commands.configuration import checked
+from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.sample import Drawing, as_data, drawn, filled
 from ebm_cli.commands.score import LogLikelihood, Scoring, scoring
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
+from ebm_cli.dataset.table_rows import TableRows
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel
 
@@ -53,7 +55,8 @@ class Imputed:
 class TrainedRun:
     """A run with the weights of one of its checkpoints.
 
-    Rows x are numpy arrays, tensors, data frames or lists (n, *shape), or the path of a file that `ebm score` takes.
+    Rows x are numpy arrays, tensors, data frames or lists (n, *shape), or the path of a file that `ebm score` takes; of
+    runs on a table data frames go by the names of their columns, and samples are data frames.
     They are read, checked and scaled as the run's own data were, so they are in the units of the data. What comes back
     is a tensor where x is one, else a numpy array; energies and log-likelihoods are float64, in nats.
     """
@@ -159,7 +162,9 @@ class TrainedRun:
         asked = _asked(n=n, steps=steps, start=start, length=length, given=words, seed=seed)
         with self._computing():
             found = drawn(self._trained, asked, words, {"device": self._device})
-            return as_data(self._trained.parts.data.space, found.x)
+            values = as_data(self._trained.parts.data.space, found.x)
+            columns = tables.columns_of(self._trained)
+        return values if columns is None else frames.like(None, tables.frame(values.reshape(len(values), -1), columns))
 
     def impute(self, x: Any, n: int = 64, steps: int = 1000, *, seed: int = 0) -> Imputed:
         """What rows lack (NaN, -1 among whole numbers from 0, masked) drawn from p(missing | the rest) by n chains."""
@@ -168,9 +173,8 @@ class TrainedRun:
             lacking = given_rows.taken(self._trained, rows.read(self._trained, x, gaps=True), rows.SAID)
             found = filled(self._trained, self.model, lacking, asked, {"device": self._device})
             given_rows.said(found, n)
-        return Imputed(
-            rows.like(x, found.filled), rows.like(x, found.samples), found.own.missing, given_rows.lines(found)
-        )
+        whole = _table_of(x, found) if isinstance(found.own, TableRows) else rows.like(x, found.filled)
+        return Imputed(whole, rows.like(x, found.samples), found.own.missing, given_rows.lines(found))
 
     def metrics(self) -> "pd.DataFrame":
         """What was logged while it trained: a line for each step, a column for each metric."""
@@ -205,6 +209,12 @@ class TrainedRun:
         said = report.rows(self.summary, "test") if self.summary else {}
         lines = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in said.items())
         return f"<p><code>{html.escape(repr(self))}</code></p><table>{lines}</table>{self.pictures()._repr_html_()}"
+
+
+def _table_of(x: Any, found: Filled) -> Any:
+    """The table with its gaps filled, all columns as they are."""
+    assert isinstance(found.own, TableRows)
+    return frames.like(x, tables.filled(found.own, found.filled.reshape(len(found.filled), -1)))
 
 
 def _asked(**keys: Any) -> Drawing:

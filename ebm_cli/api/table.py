@@ -20,6 +20,8 @@ def metrics(run: Run) -> "pd.DataFrame":
         import pandas as pd
     except ImportError as error:
         raise UserError(f"pandas is not installed; it comes with an extra, {install('notebook')}") from error
+    if not files.there(run.path, run.metrics.name):
+        raise UserError(f"{run.path} has no {run.metrics.name}: it is no directory of a run that was trained here")
     steps: dict[int, dict[str, Any]] = {}
     for line in files.read(run.path, run.metrics.name).splitlines():
         found = _values(line)

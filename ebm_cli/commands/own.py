@@ -46,7 +46,9 @@ def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool
     said, file = f"{key} = {path}", Path(path).expanduser()
     columns = tables.columns_of(trained)
     if columns is not None and table_files.is_table(file):
-        return _by_name(table_rows.read(file, said, columns), trained, said, array)
+        if array is not None:
+            raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
+        return by_name(table_rows.read(file, said, columns), trained, said)
     rows = trained.parts.components.dataset.own_rows(file, said, array)
     return taken(trained, rows, said, gaps=gaps)
 
@@ -61,10 +63,8 @@ def taken(trained: Trained, own: OwnRows, said: str, *, gaps: bool) -> tuple[Own
     return own, conformed(dataset, own, values, space, said)
 
 
-def _by_name(rows: TableRows, trained: Trained, said: str, array: str | None) -> tuple[OwnRows, Conformed]:
+def by_name(rows: TableRows, trained: Trained, said: str) -> tuple[OwnRows, Conformed]:
     """Rows of a table, for a run on one."""
-    if array is not None:
-        raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
     others = table_rows.unread(rows)
     if others:
         log.info("%s: columns that the run's model is not of are not looked at: %s", said, listed(others))

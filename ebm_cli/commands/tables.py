@@ -71,6 +71,8 @@ def filled(rows: TableRows, values: NDArray[Any]) -> Any:
     own, found = rows.frame.data, []
     for i, column in enumerate(rows.columns.columns):
         there, drawn = own[column.name], series(values[:, i], column)
+        if there.dtype == polars.Boolean and drawn.dtype == polars.String:
+            drawn = drawn.str.to_lowercase() == "true"
         drawn = drawn.cast(there.dtype) if there.dtype != polars.Null else drawn
         found.append(there.cast(drawn.dtype).zip_with(there.is_not_null(), drawn))
     return own.with_columns(found)

@@ -188,7 +188,8 @@ def coded(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
     ):
         raise UserError(f"{said}: column {column.name!r} holds {str(series.dtype).lower()}, the run's is {column.type}")
     texts = series.cast(polars.String)
-    spelled = [str(value).lower() if isinstance(value, bool) else str(value) for value in column.values]
+    truths = series.dtype == polars.Boolean  # which text spells as it likes
+    spelled = [str(value).lower() if truths or isinstance(value, bool) else str(value) for value in column.values]
     place = {text: float(number) for number, text in enumerate(spelled)}
     codes = texts.replace_strict(place, default=None, return_dtype=polars.Float64)
     unknown = texts.is_not_null() & codes.is_null()

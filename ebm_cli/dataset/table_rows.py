@@ -25,7 +25,11 @@ class TableRows(OwnRows):
 
 def read(path: Path, said: str, columns: Columns) -> TableRows:
     """The rows of a file whose columns have these names, in any order; others are not looked at. Raises UserError."""
-    frame = table_files.read(path, said)
+    return of_frame(table_files.read(path, said), said, columns)
+
+
+def of_frame(frame: Frame, said: str, columns: Columns) -> TableRows:
+    """The same of a table that is there."""
     names = frame.data.columns
     for column in columns.columns:
         if column.name not in names:
