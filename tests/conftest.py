@@ -39,6 +39,16 @@ def composed_once():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def headers_once():
+    """All tests together compile many libraries, though each begins with none."""
+    from ebm_cli.device import ahead
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(ahead, "_MANY", 0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def margins_of_any_width():
     """Everything of a figure is drawn; finding margins takes twice as long, and `laid_out` has them for who looks."""
     from ebm_cli.record import picture

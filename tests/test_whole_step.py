@@ -221,6 +221,18 @@ def test_the_libraries_last_used_stay(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "b.so", "c.json", "c.so"]
 
 
+def test_headers_are_precompiled_where_many_libraries_were_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(ahead, "_MANY", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder, found = ahead._folder(), []
+    for name in "abc":
+        found.append(ahead._many())
+        (folder / f"{name}.so").touch()
+    assert found == [False, False, True]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert not ahead._many()
+
+
 def test_a_name_is_of_code_machine_shapes_and_threads(monkeypatch):
     x, names = torch.zeros(2), [ahead._name("a", [torch.zeros(2)])]
     names += [ahead._name("b", [x]), ahead._name("a", [torch.zeros(3)]), ahead._name("a", [x.double()])]

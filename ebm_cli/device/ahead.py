@@ -28,8 +28,8 @@ _KEPT = 200  # libraries that stay, the last used ones; each has some three mega
 _OPTIONS = {
     "cpp.vec_isa_ok": True,  # the widest that the processor names; trying each out takes seconds
     "aot_inductor.compile_wrapper_opt_level": "O0",  # it calls kernels; more would take seconds and save microseconds
-    "aot_inductor.precompile_headers": False,  # which takes longer than a library
 }
+_MANY = 3  # libraries that were made here: precompiling headers takes as long as it spares the next three
 
 
 Graph = tuple[torch.fx.GraphModule, Any]  # operations, and facts about their results
@@ -189,11 +189,18 @@ def _compiled(graph: torch.fx.GraphModule, path: Path) -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a CUDA toolkit without a CUDA device
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     with ExitStack() as within:
-        within.enter_context(config.patch({**_OPTIONS, "aot_inductor.output_path": str(path)}))
+        here = {"aot_inductor.output_path": str(path), "aot_inductor.precompile_headers": _many()}
+        within.enter_context(config.patch(_OPTIONS | here))
         within.enter_context(V.set_aot_compilation(True))
         within.enter_context(tracing(TracingContext(detect_fake_mode(inputs))))
         within.enter_context(torch.no_grad())
         compile_fx_inner(graph, inputs, static_input_idxs=range(len(inputs)), aot_mode=True, cpp_wrapper=True)
+
+
+def _many() -> bool:
+    """Whether so many libraries were made here that what they have in common is worth keeping."""
+    folder = _folder()
+    return folder is not None and len(list(folder.glob("*.so"))) >= _MANY
 
 
 def _name(identity: str, tensors: Sequence[Tensor]) -> str:
