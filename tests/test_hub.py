@@ -1,8 +1,10 @@
 """`ebm export format=hub`: a folder for the Hugging Face hub, that other commands read, whoever wrote it."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from helpers.cli import assert_refused, digest, ebm, facts, trained
 
 import ebm_cli
+from ebm_cli.page import command
 from ebm_cli.record import checkpoint
 
 ROWS = ("run=card", "device=cpu")
@@ -21,7 +24,10 @@ ROWS = ("run=card", "device=cpu")
 def home(tmp_path_factory):
     """A tiny run, and its folder `card`."""
     root = tmp_path_factory.mktemp("hub")
-    run = trained("evaluation=[exact,samples] model.hidden=4 eval_every=6", str(root / "run"))
+    rows = (np.random.default_rng(1).random((60, 8, 8)) < 0.5).astype(np.uint8)
+    np.savez(root / "data.npz", train=rows[:40], test=rows[40:])
+    of_file = f"dataset=array dataset.path={root}/data.npz"
+    run = trained(f"{of_file} evaluation=[exact,samples] model.hidden=4 eval_every=6", str(root / "run"))
     answer = ebm("export", f"run={run}", "format=hub", f"out={root}/card")
     assert answer.code == 0, answer.err
     return root
@@ -48,11 +54,29 @@ def test_what_the_hub_reads(home):
     assert "exact, by summing over all states" in text
     assert "![samples](samples.png)" in text
     assert "ebm train model.hidden=8" in text
+    assert "checkpoint.monitor=pseudo_likelihood/valid/log_pseudo_likelihood" in text
     assert str(home) not in text + (home / "card" / "config.json").read_text()  # no folder of this machine
     weights = safetensors.torch.load((home / "card" / "model.safetensors").read_bytes())
     ours = checkpoint.load(home / "run" / "checkpoints" / "step-00000012").tensors
     assert torch.equal(weights["W"], ours["average.W"])  # as ebm evaluate takes them
     assert digest(home / "card" / "samples.png") == digest(home / "run" / "samples" / "samples.png")
+
+
+@pytest.mark.parametrize(
+    ("word", "published"),
+    [
+        ("dataset.path=/home/ann/rows.npz", "dataset.path=rows.npz"),
+        ("dataset.path='~/my rows/rows 1.npz'", "dataset.path='rows 1.npz'"),
+        ("plugins=[/home/ann/a.py,'/home/ann/b.py']", "plugins=[a.py,'b.py']"),
+        ("dataset.path=rows/a.npz", "dataset.path=rows/a.npz"),
+        ("checkpoint.monitor=ais/valid/log_likelihood", "checkpoint.monitor=ais/valid/log_likelihood"),
+    ],
+)
+def test_the_command_is_published_without_folders_of_the_machine(tmp_path, word, published):
+    (tmp_path / "metadata.json").write_text(json.dumps({"overrides": [word]}))
+    known = SimpleNamespace(path=tmp_path)
+    assert shlex.split(command.of_run(known)) == ["ebm", "train", word]
+    assert shlex.split(command.of_run(known, folders=False)) == ["ebm", "train", published]
 
 
 def test_python_shows_it_and_says_that_it_has_no_metrics(card):
@@ -75,7 +99,7 @@ def test_commands_take_it_as_the_run(home, card):
         }  # fmt: skip
     assert found["card"].keys() == found["run"].keys()
     assert all(np.array_equal(found["card"][key], found["run"][key]) for key in found["run"])
-    answer = ebm("evaluate", *ROWS, "evaluation=[exact]", "out=measured")
+    answer = ebm("evaluate", *ROWS, "evaluation=[exact]", "out=measured", f"dataset.path={home}/data.npz")
     assert answer.code == 0, answer.err
     measured = json.loads(Path("measured/results.json").read_text())["exact/log_likelihood"]
     assert measured == pytest.approx(facts(home / "run", "summary.json")["exact/log_likelihood"], abs=1e-6)

@@ -148,9 +148,9 @@ def test_files_that_are_no_alignment_are_refused_with_their_line(tmp_path, text,
 
 
 def test_a_packed_file_larger_than_memory_is_refused(tmp_path, monkeypatch):
-    path = written(tmp_path, ">a\n" + "A" * 10**7, packed=True)
-    monkeypatch.setattr("ebm_cli.device.memory.room", lambda: 10**7)
-    with pytest.raises(UserError, match=r"reading it takes .* of memory, 10 MB are available"):
+    path = written(tmp_path, ">a\n" + "A" * 10**5, packed=True)
+    monkeypatch.setattr("ebm_cli.device.memory.room", lambda: 10**5)
+    with pytest.raises(UserError, match=r"reading it takes .* of memory, 100 kB are available"):
         alignment(path).read()
     path.write_bytes(path.read_bytes()[:-9])
     monkeypatch.undo()

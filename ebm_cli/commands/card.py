@@ -1,6 +1,5 @@
 """The README.md of a model on the hub: what it is, how likely held-out rows are and by which estimate, the commands."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -25,7 +24,6 @@ _BY = {
     "ais": "annealed importance sampling, which errs upwards, and RAISE below it",
     "bridge": "Bennett's acceptance ratio over a ladder of temperatures, 95 % interval of log Z",
 }
-_FOLDERS = re.compile(r"(?<==)['\"]?[^\s,\[\]'\"]*/([^\s,\[\]'\"/]+)")
 
 
 def text(facts: Facts, model: EnergyModel, pictures: Sequence[str], title: str) -> str:
@@ -79,10 +77,9 @@ def _likelihood(facts: Facts, found: Likelihood | None) -> list[str]:
 def _command(facts: Facts, known: Mapping[str, Any]) -> str:
     """That made it, without the folders of the machine."""
     imported = known.get("imported")
-    made = command.of_run(facts)
     if isinstance(imported, dict):
-        made = f"ebm import {quote(Path(str(imported.get('file'))).name)}  # of {imported.get('format')}"
-    return _FOLDERS.sub(r"\1", made)
+        return f"ebm import {quote(Path(str(imported.get('file'))).name)}  # of {imported.get('format')}"
+    return command.of_run(facts, folders=False)
 
 
 def _use(model: EnergyModel) -> str:

@@ -16,12 +16,14 @@ _MORE = (
     "evaluation.perplexity.temperatures",
 )  # fmt: skip
 _FACTOR = 4
+_FOLDERS = re.compile(r"""(?<=['"])[~/][^'"]*/|(?<=[=,\[])[~/][^\s,\[\]'"]*/""")
 _TRAIN = re.compile(r"`ebm train (?!resume=)([^`]*)`")
 
 
-def of_run(facts: Facts) -> str:
-    """What makes it anew, as far as its files tell."""
-    return " ".join(["ebm train", *(quote(_shown(word)) for word in _words(facts))])
+def of_run(facts: Facts, *, folders: bool = True) -> str:
+    """What makes it anew, as far as its files tell; without `folders` absolute paths are the names of files alone."""
+    words = [_shown(word) for word in _words(facts)]
+    return " ".join(["ebm train", *(quote(word if folders else _FOLDERS.sub("", word)) for word in words)])
 
 
 def advised(facts: Facts, advice: str) -> str:

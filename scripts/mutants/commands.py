@@ -1019,6 +1019,13 @@ MUTANTS = [
         "hub::test_what_the_hub_reads",
     ),
     Mutant(
+        "hub: the published command has the folders of the machine",
+        "commands/card.py",
+        "command.of_run(facts, folders=False)",
+        "command.of_run(facts)",
+        "hub::test_what_the_hub_reads",
+    ),
+    Mutant(
         "sequences: energies of the other rows",
         "commands/sequences.py",
         "for energy in found.tolist()]",

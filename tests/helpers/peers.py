@@ -13,6 +13,12 @@ def drawn(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
 
 
+def in_file(path: Path, name: str) -> np.ndarray:
+    """An array of a file that one of those below has written."""
+    with h5py.File(path) as file:
+        return np.asarray(file[name])
+
+
 def states(values: tuple, sites: int = SITES) -> np.ndarray:
     return np.array([*itertools.product(values, repeat=sites)], np.float64)
 
