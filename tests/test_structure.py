@@ -27,14 +27,14 @@ def layer(path) -> str:
 
 def imported(tree, package="ebm_cli"):
     """(line number, name below `package`) of every import of it; "" for the package itself."""
-    for node in ast.walk(tree):
+    for node in nodes(tree, (ast.Import, ast.ImportFrom)):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if module == package:
                 yield from ((node.lineno, alias.name) for alias in node.names)
             elif module.startswith(f"{package}."):
                 yield node.lineno, module.split(".")[1]
-        elif isinstance(node, ast.Import):
+        else:
             for alias in node.names:
                 if alias.name.split(".")[0] == package:
                     yield node.lineno, [*alias.name.split("."), ""][1]
@@ -42,9 +42,15 @@ def imported(tree, package="ebm_cli"):
 
 def calls(tree):
     """(line number, dotted name, node) of every call whose function has a name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+    for node in nodes(tree, (ast.Call,)):
+        if isinstance(node.func, ast.Name | ast.Attribute):
             yield node.lineno, ast.unparse(node.func), node
+
+
+@cache
+def nodes(tree, kinds):
+    """Those of these kinds, which many tests ask for."""
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
 @cache
