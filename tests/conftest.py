@@ -49,6 +49,14 @@ def headers_once():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk():
+    """No test cuts the power: a tiny run would wait fourteen times for the disk, half as long as it computes."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def margins_of_any_width():
     """Everything of a figure is drawn; finding margins takes twice as long, and `laid_out` has them for who looks."""
     from ebm_cli.record import picture

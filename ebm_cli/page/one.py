@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from ebm_cli.comparison.facts import Facts
 from ebm_cli.errors import UserError
 from ebm_cli.page import bars, command, curves, diagnostics, findings, pictures, said, weights
@@ -15,7 +13,7 @@ from ebm_cli.page.curves import Series
 from ebm_cli.page.findings import Answer, State
 from ebm_cli.page.pictures import Picture
 from ebm_cli.page.weights import Weights
-from ebm_cli.record.run import Run, open_existing
+from ebm_cli.record.run import Run, as_yaml, open_existing
 
 _FACTS = ("started", "commit", "python", "machine", "device")
 
@@ -95,7 +93,7 @@ def _configuration(path: Path) -> str:
     except UserError as error:
         return str(error)
     kept = {key: command.HIDDEN if key == command.PRIVATE and value else value for key, value in config.items()}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    return as_yaml(kept)
 
 
 def _about(facts: Facts) -> list[tuple[str, str]]:

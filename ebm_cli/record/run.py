@@ -173,8 +173,8 @@ class Run:
             for name in found:
                 files.remove(self.path, name)
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
-        self.update_metadata(changes=changes, config_sha256=_sha256(_yaml(now)))
-        files.replace(self.path, CONFIG, _yaml(now))
+        self.update_metadata(changes=changes, config_sha256=_sha256(as_yaml(now).encode()))
+        files.replace(self.path, CONFIG, as_yaml(now).encode())
 
     def changes(self, config: Mapping[str, Any]) -> bool:
         """Whether config.yaml says something else."""
@@ -248,7 +248,7 @@ def create(path: Path, config: Mapping[str, Any], **facts: Any) -> Run:
     run = Run(path)
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
-    content = _yaml(_redacted(config))
+    content = as_yaml(_redacted(config)).encode()
     try:
         files.claim(path, CONFIG, content)
     except FileExistsError:
@@ -339,8 +339,11 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _yaml(config: Mapping[str, Any]) -> bytes:
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """The text of a configuration, its keys in their order; libyaml, where it is, writes it ten times as fast."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _plain_yaml(text: str) -> Any:
