@@ -22,12 +22,13 @@ BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 _CELL = re.compile(r"`(ebm (?:train|sample|evaluate|score|transform) [^`]*=[^`]*)`")
 
 AT_MOST = {
-    "steps": 8, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
+    "steps": 4, "mixing.steps": 8, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
     "chains": 4, "temperatures": 5, "training_temperatures": 5, "rungs": 3, "warmup": 2, "count": 4, "bootstrap": 100,
     "raise_points": 2, "raise_chains": 2, "reference_steps": 5, "points": 20, "discrepancy": 10, "final_steps": 2,
-    "lda_topics": 0, "lda_iterations": 2, "particles": 4, "documents": 3, "proposals": 2, "side": 40,
+    "lda_topics": 0, "lda_iterations": 2, "particles": 4, "documents": 3, "proposals": 2, "side": 20,
+    "valid": 30, "reference_chains": 20, "size": 40, "hidden": 16, "width": 4, "widths": 8, "layers": 8, "frames": 4,
 }  # fmt: skip
-"""Keys that say how much work a run is, wherever they lie, and what is enough for a test."""
+"""Keys that say how much work a run is, wherever they lie or in one part, and what is enough for a test."""
 
 QUICK = ("tracker=none", "eval_every=0", "device=cpu", "device.compile=never", "device.threads=1")
 
@@ -56,14 +57,21 @@ def quick(words: list[str]) -> list[str]:
     if command in ("list", "compare", "watch", "report"):
         return words
     if command == "sample" or _takes_up(rest):
-        return [command, *(_less(word) for word in rest)]
+        return [command, *(_less(word) for word in _fewer(rest))]
     if command == "tune":
         kept = [word for word in rest if not word.startswith(("eval_every=", "trials="))]
         return [command, *kept, *QUICK, "steps=8", "eval_every=4", "trials=3"]
     if command == "import":
         return [command, *rest, "tracker=none", "device=cpu"]
-    more = ELSEWHERE if "hydra/launcher=joblib" in rest else ()
-    return [command, *rest, *more, *(QUICK if command == "train" else ("device=cpu",))]
+    more = (*ELSEWHERE, "hydra.launcher.n_jobs=2") if "hydra/launcher=joblib" in rest else ()
+    return [command, *_fewer(rest), *more, *(QUICK if command == "train" else ("device=cpu",))]
+
+
+def _fewer(words: list[str]) -> list[str]:
+    """Of a multirun jobs of two seeds, or of one where jobs of others are there."""
+    seeds = 1 if _takes_up(words) else 2
+    many = "-m" in words
+    return [",".join(word.split(",")[:seeds]) if many and word.startswith("seed=") else word for word in words]
 
 
 def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +103,16 @@ def _less(word: str) -> str:
     return word if most is None or int(value) <= most else f"{key}={most}"
 
 
-def _smaller(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
+def _smaller(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int | list[int]]]:
     for key, value in values.items():
         here = f"{path}{key}"
+        most = AT_MOST.get(".".join(here.split(".")[-2:]), AT_MOST.get(key))
         if isinstance(value, Mapping):
             yield from _smaller(value, f"{here}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and value > AT_MOST.get(key, value):
-            yield here, AT_MOST[key]
+        elif most is not None and isinstance(value, list):
+            yield here, [min(each, most) for each in value]
+        elif most is not None and isinstance(value, int) and not isinstance(value, bool) and value > most:
+            yield here, most
 
 
 def write_data(root: Path) -> None:
@@ -124,7 +135,8 @@ def write_data(root: Path) -> None:
 def _write_idx(folder: Path, random: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     for stem, rows in (("train", 10_100), ("t10k", 40)):
-        arrays = {"images-idx3": random.integers(0, 256, (rows, 28, 28)), "labels-idx1": np.arange(rows) % 10}
+        few = random.integers(0, 256, (40, 28, 28), dtype=np.uint8)  # over and over
+        arrays = {"images-idx3": np.resize(few, (rows, 28, 28)), "labels-idx1": np.arange(rows) % 10}
         for kind, array in arrays.items():
             head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
             (folder / f"{stem}-{kind}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
