@@ -24,7 +24,8 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import moved
 from ebm_cli.terminal import followed
 
-_HALVINGS = 60  # of the interval that holds a root: to the last bit of a float64
+_HALVINGS = 60  # of the interval that holds a root, to the last bit of a float64; each may follow as many short steps
+_CLOSE = 1e-13  # relative to 1 + |D|: the last step towards a root
 _OVERLAP = 0.03
 _ALIVE, _AWAKE = 0.1, 0.5  # shares of chains that must move at every rung for an estimate, and for a good one
 _BEHIND = 0.5  # nats: beyond, what is found to first order is no figure
@@ -207,17 +208,26 @@ def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engin
 
 
 def bennett(up: Tensor, down: Tensor) -> Tensor:
-    """D of every step, (rungs,), from u of draws below and above it, (rungs, n) each, by bisection.
+    """D of every step, (rungs,), from u of draws below and above it, (rungs, n) each, by Newton's method.
 
-    sum sigmoid(u(x) - D) falls with D and sum sigmoid(D - u(y)) rises.
+    sum sigmoid(u(x) - D) falls with D and sum sigmoid(D - u(y)) rises. The interval that holds D is halved instead
+    where a step would leave it, or is not half as long as the last.
     """
     both = torch.cat([up, down], 1)
     low, high = both.amin(1) - 1, both.amax(1) + 1
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        more = (up - middle[:, None]).sigmoid().sum(1) > (middle[:, None] - down).sigmoid().sum(1)
-        low, high = torch.where(more, middle, low), torch.where(more, high, middle)
-    return (low + high) / 2
+    at, leap = (low + high) / 2, high - low
+    for _ in range(_HALVINGS**2):
+        below, above = (up - at[:, None]).sigmoid(), (at[:, None] - down).sigmoid()
+        excess = below.sum(1) - above.sum(1)
+        low, high = torch.where(excess > 0, at, low), torch.where(excess > 0, high, at)
+        step = excess / ((below - below.square()).sum(1) + (above - above.square()).sum(1))
+        least = _CLOSE * (1 + at.abs())
+        good = (at + step >= low) & (at + step <= high) & (step.abs() <= (leap / 2).maximum(least))  # and a number
+        step = torch.where(good, step, (low + high) / 2 - at)
+        at, leap = at + step, step.abs()
+        if (leap <= least).all():
+            break
+    return at
 
 
 def least_overlap(up: Tensor, down: Tensor, ratios: Tensor) -> float:

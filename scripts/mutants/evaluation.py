@@ -244,8 +244,8 @@ MUTANTS = [
     Mutant(
         "bridge: draws of one side only",
         "evaluation/bridge.py",
-        "> (middle[:, None] - down).sigmoid().sum(1)",
-        "> (middle[:, None] - up).sigmoid().sum(1)",
+        "(at[:, None] - down).sigmoid()",
+        "(at[:, None] - up).sigmoid()",
         "bridge::test_two_gaussians_differ_by_their_constants",
     ),
     Mutant(
