@@ -74,7 +74,7 @@ def _fewer(words: list[str]) -> list[str]:
     return [",".join(word.split(",")[:seeds]) if many and word.startswith("seed=") else word for word in words]
 
 
-def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def shrunk(monkeypatch: pytest.MonkeyPatch, most: Mapping[str, int] = AT_MOST) -> None:
     """Whatever is composed for a new run or a measurement does little work."""
     compose = ConfigLoaderImpl.load_configuration
 
@@ -85,8 +85,8 @@ def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
         if config_name != "sample" and not _takes_up(overrides):
             values = OmegaConf.to_container(config, resolve=False)
             assert isinstance(values, dict)
-            for key, most in _smaller({str(name): value for name, value in values.items() if name != "hydra"}):
-                OmegaConf.update(config, key, most)
+            for key, less in _smaller({str(name): value for name, value in values.items() if name != "hydra"}, most):
+                OmegaConf.update(config, key, less)
         return config
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
@@ -103,16 +103,18 @@ def _less(word: str) -> str:
     return word if most is None or int(value) <= most else f"{key}={most}"
 
 
-def _smaller(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int | list[int]]]:
+def _smaller(
+    values: Mapping[str, Any], most: Mapping[str, int], path: str = ""
+) -> Iterator[tuple[str, int | list[int]]]:
     for key, value in values.items():
         here = f"{path}{key}"
-        most = AT_MOST.get(".".join(here.split(".")[-2:]), AT_MOST.get(key))
+        bound = most.get(".".join(here.split(".")[-2:]), most.get(key))
         if isinstance(value, Mapping):
-            yield from _smaller(value, f"{here}.")
-        elif most is not None and isinstance(value, list):
-            yield here, [min(each, most) for each in value]
-        elif most is not None and isinstance(value, int) and not isinstance(value, bool) and value > most:
-            yield here, most
+            yield from _smaller(value, most, f"{here}.")
+        elif bound is not None and isinstance(value, list):
+            yield here, [min(each, bound) for each in value]
+        elif bound is not None and isinstance(value, int) and not isinstance(value, bool) and value > bound:
+            yield here, bound
 
 
 def write_data(root: Path) -> None:
