@@ -266,7 +266,7 @@ def test_mode_weights_from_one_mode():
             left += on(x).sum().item()
         assert left == 0
         state, shares = sampler.init(model, torch.zeros(1000, SITES)), []
-        for i in range(2000):
+        for i in range(1000):
             state, _ = sampler.step(model, state, stream(0, "tempering").fold(i))
             shares.append(on(state.x))
     found = torch.stack(shares[300:]).mean().item()
