@@ -5,6 +5,7 @@ annotations, defaults are in the YAML alone. Nothing here looks up a dotted path
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -110,7 +111,7 @@ def load_plugins(modules: list[str]) -> None:
 
 def components(group: str) -> dict[str, type]:
     """Every registered component of a group by its name."""
-    return {name: cls for (g, name), cls in sorted(_TABLE.items()) if g == group}
+    return dict(sorted((name, cls) for (g, name), cls in _TABLE.items() if g == group))
 
 
 def file_keys(group: str, name: object) -> dict[str, bool]:
@@ -126,9 +127,14 @@ def nested_keys(group: str, name: object) -> dict[str, str]:
 
 def _marks(group: str, name: object) -> dict[str, list[Any]]:
     """What the annotations of a component's keys are marked with; nothing of a component that is not there."""
-    cls = components(group).get(_FORMER.get((group, name), name)) if isinstance(name, str) else None
-    hints = {} if cls is None else get_type_hints(cls, include_extras=True)
-    return {} if cls is None else {f.name: [*_within(hints[f.name])] for f in dataclasses.fields(cls)}
+    cls = _TABLE.get((group, _FORMER.get((group, name), name))) if isinstance(name, str) else None
+    return {} if cls is None else _marks_of(cls)
+
+
+@functools.cache  # annotations that are text are evaluated anew each time, and a search asks for each of its jobs
+def _marks_of(cls: Any) -> dict[str, list[Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: [*_within(hints[field.name])] for field in dataclasses.fields(cls)}
 
 
 def _within(hint: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import processes
 from helpers.cli import assert_refused, ebm
 from safetensors.torch import load_file
 
@@ -42,7 +43,10 @@ def assert_same_run(found, expected):
 
 @pytest.mark.long
 def test_two_ranks_train_as_one(tmp_path, capfd):
-    assert_as_one(tmp_path, capfd, "objective.centered=true")
+    assert_as_one(tmp_path, "objective.centered=true")
+    said = capfd.readouterr().err
+    assert "2 ranks, each CPU" in said
+    assert said.count(f"run directory {tmp_path / 'two'}") == 2, "only rank 0 speaks"
 
 
 @pytest.mark.long
@@ -54,21 +58,19 @@ def test_two_ranks_train_as_one(tmp_path, capfd):
     ],
     ids=["replay", "data"],
 )
-def test_two_ranks_train_as_one_with_other_parts(tmp_path, capfd, overrides):
-    assert_as_one(tmp_path, capfd, *overrides)
+def test_two_ranks_train_as_one_with_other_parts(tmp_path, overrides, monkeypatch):
+    processes.keep_warm(monkeypatch)
+    assert_as_one(tmp_path, *overrides)
 
 
-def assert_as_one(tmp_path, capfd, *overrides):
+def assert_as_one(tmp_path, *overrides):
     one = trained(tmp_path / "one", *overrides)
-    capfd.readouterr()
-    two, said = trained(tmp_path / "two", *overrides, ranks=2), capfd.readouterr().err
-    assert "2 ranks, each CPU" in said
-    assert said.count("run directory") == 2, "only rank 0 speaks"
-    assert_same_run(two, one)
+    assert_same_run(trained(tmp_path / "two", *overrides, ranks=2), one)
 
 
 @pytest.mark.long
-def test_a_run_resumes_with_another_number_of_ranks(tmp_path):
+def test_a_run_resumes_with_another_number_of_ranks(tmp_path, monkeypatch):
+    processes.keep_warm(monkeypatch)
     whole = trained(tmp_path / "whole", "steps=60", CONSTANT)
     trained(tmp_path / "parts", "steps=20", CONSTANT)
     for ranks, steps in ((2, 40), (1, 60)):
@@ -91,17 +93,16 @@ def test_torchrun_starts_ranks_too(tmp_path):
 
 @pytest.mark.long
 def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
-    command = [sys.executable, "-m", "ebm_cli", "train", "steps=1000000", "tracker=none", "evaluation=[]",
-               "device.ranks=2", "device.compile=never", "log_every=10",
-               f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    words = ["train", "steps=1000000", "tracker=none", "evaluation=[]", "device.ranks=2", "device.compile=never",
+             "log_every=10", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    process = processes.program(words, tmp_path / "said")
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 100
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
+    code, said = ended(process, tmp_path / "said")
+    assert code == 75, said
     assert "go on with: ebm train resume=" in said
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
@@ -110,19 +111,17 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGKILL])
 def test_a_signal_that_reaches_another_rank_alone(tmp_path, number):
     """A second machine's processes are asked to stop by its own batch system, or die."""
-    command = [sys.executable, "-m", "ebm_cli", "train", "steps=1000000", "tracker=none", "evaluation=[samples]",
-               "device.ranks=2", "device.compile=never", "log_every=10", "save_every=100",
-               f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    ranks = wait_for_children(process.pid)
+    words = ["train", "steps=1000000", "tracker=none", "evaluation=[samples]", "device.ranks=2", "device.compile=never",
+             "log_every=10", "save_every=100", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    process, ranks = with_ranks(words, tmp_path / "said")
     while not (tmp_path / "run" / "checkpoints").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.kill(max(map(int, ranks)), number)  # started last
-    _, said = process.communicate(timeout=60)
+        assert process.exitcode is None
+        time.sleep(0.02)
+    os.kill(max(ranks), number)  # started last
+    code, said = ended(process, tmp_path / "said")
     meta = json.loads((tmp_path / "run" / "metadata.json").read_text())
     killed = number == signal.SIGKILL
-    assert (process.returncode, meta["status"]) == ((1, "failed") if killed else (75, "stopped")), said
+    assert (code, meta["status"]) == ((1, "failed") if killed else (75, "stopped")), said
     assert ("rank 1 was killed by SIGKILL" if killed else "go on with: ebm train resume=") in said
     assert "Traceback" not in said
 
@@ -169,6 +168,25 @@ def test_a_signal_while_ranks_start_ends_them_all(tmp_path):
     assert all(not os.path.exists(f"/proc/{pid}") for pid in ranks)
 
 
+def with_ranks(words, output):
+    """The program, and the pids of its two ranks as soon as they are there."""
+    processes.ready()
+    before = processes.forked()
+    process = processes.program(words, output)
+    deadline = time.monotonic() + 60
+    while len(found := processes.forked() - before - {process.pid}) < 2:
+        assert time.monotonic() < deadline
+        assert process.exitcode is None, output.read_text()
+        time.sleep(0.01)
+    return process, found
+
+
+def ended(process, output):
+    """Its exit code, and what it said."""
+    process.join(60)
+    return process.exitcode, output.read_text()
+
+
 def wait_for_children(parent, count=2):
     """The pids of the ranks, as soon as they are there."""
     deadline = time.monotonic() + 60
@@ -183,12 +201,10 @@ def wait_for_children(parent, count=2):
 
 @pytest.mark.long
 def test_ranks_end_when_their_parent_is_killed(tmp_path):
-    command = [sys.executable, "-m", "ebm_cli", "train", *SHORT, "steps=1000000", "device.ranks=2",
-               f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    ranks = wait_for_children(process.pid)
+    words = ["train", *SHORT, "steps=1000000", "device.ranks=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    process, ranks = with_ranks(words, tmp_path / "said")
     process.kill()
-    process.wait()
+    process.join()
     deadline = time.monotonic() + 60
     while any(os.path.exists(f"/proc/{pid}") for pid in ranks):
         assert time.monotonic() < deadline

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import BrokenExecutor
 from contextlib import nullcontext
 from multiprocessing import Pipe
@@ -14,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from helpers import processes
 from helpers.cli import TINY, assert_refused, ebm, facts, last_step, outcome, train
 from helpers.libraries import uncompiled
 from helpers.statistics import assert_close
@@ -171,7 +170,7 @@ def test_compiled_for_several_a_job_is_what_it_is_among_others():
     assert not [*Path("cache").rglob("*.lock")]
 
 
-PLAIN = "sampler=gibbs device.threads=1 steps=300 save_every=50 log_every=50"  # nothing of it is compiled
+PLAIN = "sampler=gibbs device.threads=1 steps=60 save_every=10 log_every=10"  # nothing of it is compiled
 
 
 @pytest.fixture(scope="module")
@@ -187,16 +186,15 @@ def alone(tmp_path_factory):
 def test_parts_in_processes_of_their_own(how, alone):
     """Stopped with checkpoints, or one process killed: in the end all is as if nothing had happened."""
     words = ["train", "-m", *TINY, *PLAIN.split(), "seed=1,2,3,4", STACKED, "hydra.launcher.processes=2"]
-    command = [sys.executable, "-m", "ebm_cli", *words, "hydra.sweep.dir=sweep"]
-    with open("said.txt", "w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    process = processes.program([*words, "hydra.sweep.dir=sweep"], Path("said.txt"))
     until_step(Path("sweep/2"))
     if how == "KILL":
         os.kill(facts(Path("sweep/2"), lease.NAME)["pid"], signal.SIGKILL)
-        assert process.wait(120) == 0
     else:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
+        os.kill(process.pid, signal.SIGINT)
+    process.join(120)
+    assert process.exitcode == (0 if how == "KILL" else 130)
+    if how == "INT":
         assert facts(Path("sweep/2"))["status"] == "stopped"
         assert {facts(Path("sweep"), "summary.json")["jobs"][at]["status"] for at in (1, 3)} == {"new"}
         assert ebm(*words, "hydra.sweep.dir=sweep", "resume=auto", "hydra.launcher.processes=1").code == 0

@@ -16,24 +16,24 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import processes
 from helpers.cli import facts, last_step, trained
 
-from ebm_cli.__main__ import main
 from ebm_cli.record import checkpoint, lease
 from ebm_cli.signals import EXIT_CODES
 
 MOMENTS = int(os.environ.get("EBM_MOMENTS", "2"))
 RUN = [
-    "model.hidden=8", "steps=1500", "log_every=10", "save_every=250", "eval_every=500", "tracker=none", "device=cpu",
+    "model.hidden=8", "steps=600", "log_every=10", "save_every=100", "eval_every=200", "tracker=none", "device=cpu",
     "device.threads=1", "device.compile=never", "evaluation=[samples,pseudo_likelihood,ais]",
-    "evaluation.ais.temperatures=500",
+    "evaluation.ais.temperatures=200",
 ]  # fmt: skip
 COMMANDS = {
     "train": ["train", *RUN, "hydra.run.dir=run"],
     "ranks": ["train", *RUN, "device.ranks=2", "hydra.run.dir=run"],
-    "sample": ["sample", "run=trained", "n=50", "steps=2000"],
-    "evaluate": ["evaluate", "run=trained", "evaluation=[ais,chains]"],
-    "multirun": ["train", "-m", *RUN, "steps=300,400", "hydra.sweep.dir=run"],
+    "sample": ["sample", "run=trained", "n=50", "steps=1000"],
+    "evaluate": ["evaluate", "run=trained", "evaluation=[ais,chains]", "evaluation.ais.temperatures=1000"],
+    "multirun": ["train", "-m", *RUN, "steps=120,160", "hydra.sweep.dir=run"],
 }
 
 
@@ -48,26 +48,6 @@ def program(words: list[str], output: Path) -> subprocess.Popen:
     heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  a shell may ignore it
     with output.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, preexec_fn=heard)
-
-
-def fork(words: list[str], output: Path) -> multiprocessing.Process:
-    """The same from a process that has torch in memory already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ebm_cli.commands.train", "hydra", "helpers.cli"])
-    process = context.Process(target=_fork, args=(words, str(output), os.getcwd()))
-    process.start()
-    return process
-
-
-def _fork(words: list[str], output: str, folder: str) -> None:
-    os.chdir(folder)
-    os.setsid()
-    file = os.open(output, os.O_WRONLY | os.O_CREAT, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.argv = ["ebm", *words]
-    _timed_claim()
-    sys.exit(main())
 
 
 def ended(process: subprocess.Popen | multiprocessing.Process) -> int | None:
@@ -124,8 +104,8 @@ def assert_whole(run: Path, code: int, expected: int, said: str) -> None:
 @pytest.mark.timeout(200 + 100 * MOMENTS)
 @pytest.mark.parametrize(
     ("name", "begin"),
-    [*((name, fork) for name in COMMANDS), ("train", program)],  # all commands begin alike
-    ids=lambda value: {fork: "torch in memory", program: "from the start"}.get(value, value),
+    [*((name, processes.program) for name in COMMANDS), ("train", program)],  # all commands begin alike
+    ids=lambda value: {processes.program: "torch in memory", program: "from the start"}.get(value, value),
 )
 def test_at_any_moment(name, begin, tmp_path):
     trained("steps=20 device.threads=1", "trained")
@@ -188,27 +168,27 @@ def logged_once(run: Path) -> bool:
 def test_two_that_resume_one_run_and_one_that_is_killed(tmp_path):
     """Again and again: one gets it, the other is refused with its process id; killed, the next takes over at once."""
     words = ["train", *RUN, "eval_every=0"]
-    assert result(fork, [*words, "steps=20", "hydra.run.dir=run"], tmp_path / "first")[0] == 0
+    assert result(processes.program, [*words, "steps=20", "hydra.run.dir=run"], tmp_path / "first")[0] == 0
     again, times, run = ["train", "resume=run", "steps=10000000"], random.Random(0), tmp_path / "run"
     claimed, since = [], []
     for _ in range(MOMENTS):
         began, outputs = time.monotonic(), [tmp_path / "one", tmp_path / "two"]
-        processes = [fork(again, outputs[0])]
-        time.sleep(times.uniform(0, 3))
-        processes.append(fork(again, outputs[1]))
-        while all(process.exitcode is None for process in processes):
+        both = [processes.program(again, outputs[0], _timed_claim)]
+        time.sleep(times.uniform(0, 1))
+        both.append(processes.program(again, outputs[1], _timed_claim))
+        while all(process.exitcode is None for process in both):
             time.sleep(0.01)
-        winner = int(processes[0].exitcode is not None)
-        assert_refused(processes[1 - winner], outputs[1 - winner], processes[winner].pid)
+        winner = int(both[0].exitcode is not None)
+        assert_refused(both[1 - winner], outputs[1 - winner], both[winner].pid)
         while "resuming run at step" not in outputs[winner].read_text():
-            assert processes[winner].exitcode is None, outputs[winner].read_text()
+            assert both[winner].exitcode is None, outputs[winner].read_text()
             time.sleep(0.01)
         since.append(time.monotonic() - began)
         claimed.append(float(re.search(r"claimed in ([\d.]+) s", outputs[winner].read_text())[1]))
-        assert holder_of(run) == processes[winner].pid
+        assert holder_of(run) == both[winner].pid
         assert logged_once(run)
-        processes[winner].kill()
-        processes[winner].join()
+        both[winner].kill()
+        both[winner].join()
         assert logged_once(run)
         for output in outputs:
             output.unlink()
