@@ -68,6 +68,10 @@ def test_scores_and_features_are_those_of_the_commands(run, rows, tmp_path):
     assert np.array_equal(found.value, scores["log_p"])
     assert (found.exact, found.said) == (True, "exact")
     assert found.low is found.value is found.high
+    assert repr(found) == f"LogLikelihood({scores['log_p'].mean():.4f} nats, the mean of 12 rows, exact)"
+    assert "between -2.0000 and -1.0000" in repr(
+        found._replace(low=found.low * 0 - 2, high=found.low * 0 - 1, exact=False)
+    )
     assert np.array_equal(run.pseudo_log_likelihood(rows), scores["log_pseudo_likelihood"])
     hidden = written("transform", run, data=tmp_path / "x.npy", format="npz")["hidden"]
     assert np.array_equal(run.features(rows), hidden)
@@ -289,6 +293,28 @@ def test_a_data_frame_for_a_run_on_a_table_goes_by_the_names_of_its_columns(on_a
         run.energy(frame[["size", "sold"]])
 
 
+def test_data_frames_that_are_no_table_are_refused(on_a_table):
+    pandas = pytest.importorskip("pandas")
+    _, table, run = on_a_table
+    for frame, said in (
+        (pandas.concat([table, table[["size"]]], axis=1), "x: two columns are called 'size'; give each a name"),
+        (table[:0], "x: holds no row"),
+    ):
+        with pytest.raises(ebm_cli.UserError, match=said):
+            run.energy(frame)
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan])
+@pytest.mark.parametrize("column", ["size", "colour", "sold"])
+def test_a_column_may_be_missing_in_every_row(on_a_table, column, nothing):
+    _, table, run = on_a_table
+    found = run.impute(table[5:7].assign(**{column: nothing}), n=2, steps=2).filled
+    assert found.notna().all().all()
+    others = [name for name in table.columns if name != column]
+    assert found[others].equals(table[5:7][others])
+    assert {*map(str, found[column])} <= {*map(str, table[column])} or column == "size"
+
+
 def test_samples_of_a_run_on_a_table_are_a_data_frame_with_its_columns(on_a_table):
     _, table, run = on_a_table
     drawn = run.sample(6, steps=3)
@@ -301,13 +327,17 @@ def test_gaps_of_a_data_frame_are_filled_in_the_types_of_its_columns(on_a_table)
     """What is there stays as it is: of pandas NaN and None are gaps."""
     _, table, run = on_a_table
     gaps = table[:4].astype({"sold": object})
-    gaps.loc[:2, "colour"] = None
-    gaps.loc[3, "sold"] = None
-    gaps.loc[1, "size"] = np.nan
+    gaps.index = [91, 75, 1264, 330]
+    gaps.iloc[:3, 1] = None
+    gaps.iloc[3, 2] = None
+    gaps.iloc[1, 0] = np.nan
     found = run.impute(gaps, n=4, steps=4)
     assert type(found.filled) is type(table)
     assert found.filled.notna().all().all()
-    assert found.filled.where(gaps.notna()).equals(table[:4].where(gaps.notna()))
+    assert found.filled.where(gaps.notna()).equals(gaps.where(gaps.notna()))
     assert found.samples.shape == (4, 4, 3)
-    assert len(found.cells) == 5
+    assert list(found.cells.row) == [1, 2, 2, 3, 4]
+    assert list(found.cells.column) == ["colour", "size", "colour", "colour", "sold"]
+    assert found.cells.r_hat.dtype == found.cells["mean"].dtype == float
+    assert list(found.cells["mode"][[0, 2, 3]]) == list(found.filled.colour[:3])
     assert found.filled.sold.map(type).eq(bool).all()

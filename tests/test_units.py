@@ -41,6 +41,14 @@ def test_dead_saturated_and_duplicate_units_are_counted():
     )
 
 
+@pytest.mark.parametrize(
+    ("biases", "way"), [([-40.0, -40.0, 0.0, 0.0], "a lower optimizer.lr"), ([-40.0, 0.0, 0.0, 0.0], "more steps, in")]
+)
+def test_the_advice_is_of_what_most_units_lack(biases, way):
+    (said,) = found(rbm(biases, [LEFT] * 4)).warnings
+    assert f"take {way}" in said
+
+
 def test_units_that_differ_are_none_of_these():
     """Not even those that hardly depend on the data, as of a model that has learned nothing yet."""
     small = (0.01 * torch.randn(6, 6, generator=torch.Generator().manual_seed(0))).tolist()

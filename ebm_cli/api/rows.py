@@ -28,7 +28,7 @@ def read(trained: Trained, x: Any, *, gaps: bool) -> tuple[OwnRows, Conformed]:
         return own.read(trained, SAID, os.fspath(x), None, gaps=gaps)
     columns = tables.columns_of(trained) if frames.is_frame(x) else None
     if columns is not None:
-        return own.by_name(table_rows.of_frame(frames.taken(x), SAID, columns), trained, SAID)
+        return own.by_name(table_rows.of_frame(frames.taken(x, SAID), SAID, columns), trained, SAID)
     mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
     return own.taken(trained, own_rows.of_array(_array(x), mask, None, SAID, "the array"), SAID, gaps=gaps)
 

@@ -37,18 +37,21 @@ class Imputed:
 
     `filled` (rows, *shape) has one value for each, the mode of sites with finitely many values, else the mean;
     `samples` (rows, n, *shape) is where each chain ended; `missing` (rows, *shape) says which values were drawn, and
-    `cells` has a line on each of them: row and value, from 1, mean, mode, quantiles and R-hat.
+    `cells` has a line on each of them: row and value, from 1, mean, mode, quantiles and R-hat. Of a run on a table
+    `filled` and `cells` are data frames, in which categories have their names; in `samples` they are numbers from 0 in
+    the order of columns.json.
     """
 
     filled: Any
     samples: Any
     missing: NDArray[np.bool_]
-    cells: np.recarray[Any, Any]
+    cells: Any
 
     @override
     def __repr__(self) -> str:
         """How much was drawn, and how well."""
-        worst = np.nanmax(self.cells.r_hat) if np.isfinite(self.cells.r_hat).any() else float("nan")
+        r_hat = np.asarray(self.cells["r_hat"], np.float64)
+        worst = np.nanmax(r_hat) if np.isfinite(r_hat).any() else float("nan")
         return f"Imputed({len(self.cells)} values of {len(self.missing)} rows, R-hat at most {worst:.3f})"
 
 
@@ -173,8 +176,11 @@ class TrainedRun:
             lacking = given_rows.taken(self._trained, rows.read(self._trained, x, gaps=True), rows.SAID)
             found = filled(self._trained, self.model, lacking, asked, {"device": self._device})
             given_rows.said(found, n)
-        whole = _table_of(x, found) if isinstance(found.own, TableRows) else rows.like(x, found.filled)
-        return Imputed(whole, rows.like(x, found.samples), found.own.missing, given_rows.lines(found))
+        samples, missing = rows.like(x, found.samples), found.own.missing
+        if isinstance(found.own, TableRows):
+            whole, cells = _tables_of(x, found.own, found)
+            return Imputed(whole, samples, missing, cells)
+        return Imputed(rows.like(x, found.filled), samples, missing, given_rows.lines(found))
 
     def metrics(self) -> "pd.DataFrame":
         """What was logged while it trained: a line for each step, a column for each metric."""
@@ -211,10 +217,10 @@ class TrainedRun:
         return f"<p><code>{html.escape(repr(self))}</code></p><table>{lines}</table>{self.pictures()._repr_html_()}"
 
 
-def _table_of(x: Any, found: Filled) -> Any:
-    """The table with its gaps filled, all columns as they are."""
-    assert isinstance(found.own, TableRows)
-    return frames.like(x, tables.filled(found.own, found.filled.reshape(len(found.filled), -1)))
+def _tables_of(x: Any, own: TableRows, found: Filled) -> tuple[Any, Any]:
+    """The table with its gaps filled, all other columns and the index as they are, and a line on each gap."""
+    filled = tables.filled(own, found.filled.reshape(len(found.filled), -1))
+    return frames.like(x, filled, index=True), frames.like(x, given_rows.described(own, found))
 
 
 def _asked(**keys: Any) -> Drawing:

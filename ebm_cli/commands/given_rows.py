@@ -174,15 +174,16 @@ def lines(filled: Filled) -> "np.recarray[Any, Any]":
     return np.rec.fromarrays([*filled.cells.T], dtype=kinds)
 
 
-def _named(home: Run, rows: TableRows, filled: Filled, form: tables.Format) -> dict[str, str]:
-    """The table of the file without gaps, and what is known of each cell, by the names of its columns."""
+def described(rows: TableRows, filled: Filled) -> Any:
+    """The same of a table, a polars frame: by the names of its columns and of their categories."""
     figures = dict(zip(_NAMES, filled.cells.T, strict=True))
-    figures = {
-        **{name: figures[name] for name in ("row", "value", "mean", "mode")},
-        "mode_share": filled.share,
-        **figures,
-    }
-    tables.written(home, "imputed", tables.described(rows, figures), form)
+    first = {name: figures[name] for name in ("row", "value", "mean", "mode")}
+    return tables.described(rows, {**first, "mode_share": filled.share, **figures})
+
+
+def _named(home: Run, rows: TableRows, filled: Filled, form: tables.Format) -> dict[str, str]:
+    """The table of the file without gaps, and what is known of each cell."""
+    tables.written(home, "imputed", described(rows, filled), form)
     tables.written(home, "filled", tables.filled(rows, filled.filled.reshape(len(filled.filled), -1)), form)
     return {
         f"imputed.{form}": "mean, mode, quantiles and R-hat of each cell that was drawn",

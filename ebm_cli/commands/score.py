@@ -1,6 +1,7 @@
 """`ebm score`: energies, log-likelihoods and pseudo-likelihoods of the user's own rows, and what mutations cost."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli.commands import known_log_z, mutants, own, results
 from ebm_cli.commands.configuration import checked
@@ -89,6 +91,16 @@ class LogLikelihood(NamedTuple):
     high: Any
     said: str
     exact: bool
+
+    @override
+    def __repr__(self) -> str:
+        """The mean, and how well it is known."""
+        known = "exact" if self.exact else f"between {_average(self.low):.4f} and {_average(self.high):.4f}"
+        return f"LogLikelihood({_average(self.value):.4f} nats, the mean of {len(self.value)} rows, {known})"
+
+
+def _average(values: Any) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from ebm_cli.errors import UserError
 from ebm_cli.record.run import COLUMNS, Run
 
 Format = Literal["csv", "tsv", "parquet", "feather"]
+_NUMBERS = ("mean", "mode_share", "r_hat")
+"""What is known of a cell that is a number whatever its column is of."""
 _DIGITS = 8  # of real numbers that are drawn, which float32 holds
 
 
@@ -73,7 +75,7 @@ def filled(rows: TableRows, values: NDArray[Any]) -> Any:
         there, drawn = own[column.name], series(values[:, i], column)
         if there.dtype == polars.Boolean and drawn.dtype == polars.String:
             drawn = drawn.str.to_lowercase() == "true"
-        drawn = drawn.cast(there.dtype) if there.dtype != polars.Null else drawn
+        drawn = drawn if there.null_count() == len(there) else drawn.cast(there.dtype)
         found.append(there.cast(drawn.dtype).zip_with(there.is_not_null(), drawn))
     return own.with_columns(found)
 
@@ -96,7 +98,8 @@ def described(rows: TableRows, cells: Mapping[str, NDArray[Any]]) -> Any:
     }
     for name in names:
         found[name] = [_shown(columns[i], name, value) for i, value in zip(site, cells[name].tolist(), strict=True)]
-    return polars.DataFrame(found, strict=False)
+    numbers = [polars.col(name).cast(polars.Float64) for name in names if name in _NUMBERS]
+    return polars.DataFrame(found, strict=False).with_columns(numbers)
 
 
 def _shown(column: Column, name: str, value: float) -> str | None:

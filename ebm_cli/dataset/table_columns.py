@@ -180,6 +180,8 @@ def coded(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
     Raises UserError with the place of the first cell that is none of them.
     """
     polars, series = library(), frame.data[column.name]
+    if series.null_count() == len(series):  # whatever the type that a file or a frame gives to cells that are not there
+        return np.full(len(series), np.nan)
     if column.type in ("integer", "real"):
         values = _numbers(frame, column, said)
         return values if column.kind == "numeric" else _looked_up(frame, column, values, said)

@@ -127,11 +127,16 @@ def _check_names(names: list[str], said: str) -> None:
         raise UserError(
             f"{said}: column {names.index('') + 1} has no name; name it, or write the table without its row numbers"
         )
+    check_apart(names, said)
+    if all(_is_number(name) for name in names):
+        raise UserError(f"{said}: its first line is all numbers; it must name the columns")
+
+
+def check_apart(names: list[str], said: str) -> None:
+    """Raise UserError where two columns have one name."""
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
-    if all(_is_number(name) for name in names):
-        raise UserError(f"{said}: its first line is all numbers; it must name the columns")
 
 
 def _is_number(text: str) -> bool:

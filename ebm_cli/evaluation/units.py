@@ -66,10 +66,12 @@ def _warning(count: dict[str, int], layer: str) -> str | None:
     idle = count["dead"] + count["saturated"] + count["duplicate"]
     if idle * _MANY < count["hidden"]:
         return None
+    stuck = count["dead"] + count["saturated"] >= count["duplicate"]
+    way = "a lower optimizer.lr" if stuck else "more steps, in which they grow apart"
     return (
         f"{idle} of {count['hidden']} hidden units{layer} do no work ({count['dead']} off and {count['saturated']} on "
-        f"for practically all training rows, {count['duplicate']} the same as another); take a lower optimizer.lr, or "
-        "fewer hidden units"
+        f"for practically all training rows, {count['duplicate']} the same as another); take {way}, or fewer hidden "
+        "units"
     )
 
 
