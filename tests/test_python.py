@@ -299,6 +299,7 @@ def test_data_frames_that_are_no_table_are_refused(on_a_table):
     for frame, said in (
         (pandas.concat([table, table[["size"]]], axis=1), "x: two columns are called 'size'; give each a name"),
         (table[:0], "x: holds no row"),
+        (table.to_dict("list"), "x: is no data frame; give one with the columns size, colour, sold"),
     ):
         with pytest.raises(ebm_cli.UserError, match=said):
             run.energy(frame)

@@ -14,6 +14,7 @@ from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset import own_rows, table_rows
 from ebm_cli.dataset.conformed import Conformed
 from ebm_cli.dataset.own_rows import OwnRows
+from ebm_cli.errors import UserError
 
 SAID = "x"
 
@@ -26,9 +27,11 @@ def read(trained: Trained, x: Any, *, gaps: bool) -> tuple[OwnRows, Conformed]:
     """
     if isinstance(x, str | os.PathLike):
         return own.read(trained, SAID, os.fspath(x), None, gaps=gaps)
-    columns = tables.columns_of(trained) if frames.is_frame(x) else None
-    if columns is not None:
+    columns = tables.columns_of(trained)
+    if columns is not None and frames.is_frame(x):
         return own.by_name(table_rows.of_frame(frames.taken(x, SAID), SAID, columns), trained, SAID)
+    if columns is not None and not np.issubdtype(_array(x).dtype, np.number):
+        raise UserError(f"{SAID}: is no data frame; give one with the columns {', '.join(columns.names)}")
     mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
     return own.taken(trained, own_rows.of_array(_array(x), mask, None, SAID, "the array"), SAID, gaps=gaps)
 
