@@ -61,4 +61,25 @@ MUTANTS = [
         "state.model.state_dict()",
         "sklearn::test_a_fit_is_that_of_the_command_to_the_last_bit_and_writes_nothing",
     ),
+    Mutant(
+        "frames: filled rows lose their index",
+        "api/frames.py",
+        "x.index if index and is_frame(x) else None",
+        "None",
+        "python::test_gaps_of_a_data_frame_are_filled_in_the_types_of_its_columns",
+    ),
+    Mutant(
+        "frames: two columns of one name are one",
+        "api/frames.py",
+        "    table_files.check_apart([str(name) for name in x.columns], said)\n",
+        "",
+        "python::test_data_frames_that_are_no_table_are_refused",
+    ),
+    Mutant(
+        "frames: columns go by their order",
+        "api/rows.py",
+        "if columns is not None and frames.is_frame(x):",
+        "if False:",
+        "python::test_a_data_frame_for_a_run_on_a_table_goes_by_the_names_of_its_columns",
+    ),
 ]

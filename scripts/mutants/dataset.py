@@ -672,4 +672,11 @@ MUTANTS = [
         "self",
         "sequences::test_letters_that_leave_the_residue_open_are_gaps_or_leave_with_their_sequence",
     ),
+    Mutant(
+        "table: a column without a cell is of another type",
+        "dataset/table_columns.py",
+        "if series.null_count() == len(series):",
+        "if False:",
+        "python::test_a_column_may_be_missing_in_every_row",
+    ),
 ]

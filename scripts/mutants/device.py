@@ -311,4 +311,11 @@ MUTANTS = [
         "_SHARE /",
         "stack::test_memory_and_the_user_bound_how_many_go_on_at_a_time",
     ),
+    Mutant(
+        "ahead: headers are precompiled for a single library",
+        "device/ahead.py",
+        'len(list(folder.glob("*.so"))) >= _MANY',
+        "True",
+        "whole_step::test_headers_are_precompiled_where_many_libraries_were_made",
+    ),
 ]

@@ -1074,4 +1074,11 @@ MUTANTS = [
         "one.floor() * logsigmoid(logit) + (1 - one.floor()) * logsigmoid(-logit)",
         "sklearn::test_a_value_between_0_and_1_is_a_probability",
     ),
+    Mutant(
+        "units: those that are the same get a lower rate",
+        "evaluation/units.py",
+        'stuck = count["dead"] + count["saturated"] >= count["duplicate"]',
+        "stuck = True",
+        "units::test_the_advice_is_of_what_most_units_lack",
+    ),
 ]
