@@ -18,8 +18,7 @@ def taken(x: Any, said: str) -> Frame:
     table_files.check_apart([str(name) for name in x.columns], said)
     if not len(x):
         raise UserError(f"{said}: holds no row; give it some")
-    data = x if isinstance(x, polars.DataFrame) else polars.DataFrame(_cells(x), strict=False)
-    return Frame(data.with_columns(polars.selectors.float().fill_nan(None)), None)
+    return table_files.of_cells(x if isinstance(x, polars.DataFrame) else polars.DataFrame(_cells(x), strict=False))
 
 
 def _cells(x: Any) -> dict[str, list[Any]]:

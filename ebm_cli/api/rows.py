@@ -30,10 +30,11 @@ def read(trained: Trained, x: Any, *, gaps: bool) -> tuple[OwnRows, Conformed]:
     columns = tables.columns_of(trained)
     if columns is not None and frames.is_frame(x):
         return own.by_name(table_rows.of_frame(frames.taken(x, SAID), SAID, columns), trained, SAID)
-    if columns is not None and _array(x).dtype.kind not in "biuf":
+    array = _array(x)
+    if columns is not None and array.dtype.kind not in "biuf":
         raise UserError(f"{SAID}: is no data frame; give one with the columns {', '.join(columns.names)}")
     mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
-    return own.taken(trained, own_rows.of_array(_array(x), mask, None, SAID, "the array"), SAID, gaps=gaps)
+    return own.taken(trained, own_rows.of_array(array, mask, None, SAID, "the array"), SAID, gaps=gaps)
 
 
 def _array(x: Any) -> NDArray[Any]:

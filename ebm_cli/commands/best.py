@@ -256,7 +256,7 @@ def _overfit(both: Pair) -> str:
 def lines(values: Numbers) -> dict[str, str]:
     """Which checkpoint all of a table is of, and how the monitored metric was there and at the other one."""
     values.leave("best/", "last/", "judged")
-    if "judged_step" not in values or "judged" not in values:
+    if not values.has("judged_step", "judged"):
         return {}
     found = {"checkpoint": f"step {values['judged_step']:.0f}, the {values['judged']}"}
     for metric in (key.removeprefix("best/") for key in values if key.startswith("best/") and key != "best/step"):

@@ -1,7 +1,6 @@
 """`ebm score`: energies, log-likelihoods and pseudo-likelihoods of the user's own rows, and what mutations cost."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +94,8 @@ class LogLikelihood(NamedTuple):
     @override
     def __repr__(self) -> str:
         """The mean, and how well it is known."""
-        known = "exact" if self.exact else f"between {_average(self.low):.4f} and {_average(self.high):.4f}"
-        return f"LogLikelihood({_average(self.value):.4f} nats, the mean of {len(self.value)} rows, {known})"
-
-
-def _average(values: Any) -> float:
-    return float(values.mean()) if len(values) else math.nan
+        known = "exact" if self.exact else _ends(self)
+        return f"LogLikelihood({self.value.mean():.4f} nats, the mean of {len(self.value)} rows, {known})"
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,9 @@ def _of_binary(path: Path, said: str, kind: str) -> Frame:
         raise UserError(f"{said}: column {nested!r} is nested ({schema[nested]}); give each of its parts a column")
     with _readable(said):
         data = lazy.collect()
-    floats = polars.selectors.float()
-    names = [name for name, form in schema.items() if form.is_float()]
-    return Frame(data.with_columns(floats.fill_nan(None)) if names else data, None)
+    return of_cells(data)
+
+
+def of_cells(data: Any) -> Frame:
+    """A polars frame whose cells have their types, null where a real number is NaN."""
+    return Frame(data.with_columns(library().selectors.float().fill_nan(None)), None)

@@ -173,8 +173,9 @@ class Run:
             for name in found:
                 files.remove(self.path, name)
         changes = [*self.metadata().get("changes", []), {**about, "before": before}]
-        self.update_metadata(changes=changes, config_sha256=_sha256(as_yaml(now).encode()))
-        files.replace(self.path, CONFIG, as_yaml(now).encode())
+        content = as_yaml(now).encode()
+        self.update_metadata(changes=changes, config_sha256=_sha256(content))
+        files.replace(self.path, CONFIG, content)
 
     def changes(self, config: Mapping[str, Any]) -> bool:
         """Whether config.yaml says something else."""
