@@ -1,15 +1,19 @@
 """Energies of configurations that differ from one in few sites, of models of categories."""
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ebm_cli.functional import sigmoid
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.potts import Potts
+from ebm_cli.model.rbm import CategoricalRBM
 from ebm_cli.space import Categorical
 
 _STATES = 2**12  # configurations whose conditionals are had at once
+_FACTORS = 2**17  # of hidden units, formed at once: they stay in the processor's cache
 ROWS_AT_ONCE = 1000
 
 
@@ -17,10 +21,15 @@ ROWS_AT_ONCE = 1000
 def substitutions(model: EnergyModel, values: Tensor) -> Tensor:
     """E(x with x_i = k) - E(x) of every site and value, (D, K), x being the configuration of `values` (D,).
 
-    Of a Potts model -[g_i(k) - g_i(x_i)] with the local fields g of x; of others by their conditionals, which have the
-    logits -E(x with x_i = k) up to a constant of each site.
+    Of a Potts model -[g_i(k) - g_i(x_i)] with the local fields g of x; of an RBM from its hidden logits; of others by
+    their conditionals, which have the logits -E(x with x_i = k) up to a constant of each site.
     """
-    logits = local_fields(model, values) if isinstance(model, Potts) else _logits(model, values)
+    if isinstance(model, Potts):
+        logits = local_fields(model, values)
+    elif isinstance(model, CategoricalRBM) and _held(model.W):
+        logits = _of_hidden_units(model, values)
+    else:
+        logits = _logits(model, values)
     return logits.gather(1, values[:, None]) - logits
 
 
@@ -29,6 +38,30 @@ def local_fields(model: Potts, values: Tensor) -> Tensor:
     (first, second), edge = model.edges.unbind(1), torch.arange(len(model.edges), device=values.device)
     onto_first = model.J[edge, :, values[second]]
     return model.h.index_add(0, first, onto_first).index_add(0, second, model.J[edge, values[first]])
+
+
+def _held(weights: Tensor) -> int:
+    """Of how many hidden units the product of the factors is sure to be a number, whichever values change."""
+    low, high = weights.aminmax()
+    return int(0.8 * math.log(torch.finfo(weights.dtype).max) / max(1e-3, (high - low).item()))
+
+
+def _of_hidden_units(model: CategoricalRBM, values: Tensor) -> Tensor:
+    """b_i(k) + sum_j log[sigmoid(-a_j) + sigmoid(a_j) exp(W_ij(k) - W_ij(x_i))], (D, K), with the hidden logits a of x.
+
+    A term is softplus(a_j + the change) - softplus(a_j). Both of its parts are positive, so nothing cancels, and one
+    logarithm serves as many hidden units as their product can hold.
+    """
+    weights, held = model.W.reshape(len(values), model.space.values, -1), _held(model.W)
+    own = weights[torch.arange(len(values), device=values.device), values]
+    logits = model.c + own.sum(0)
+    off, on = sigmoid(-logits), sigmoid(logits)
+    at_once = max(1, _FACTORS // weights[0].numel())
+    found = []
+    for some, there in zip(weights.split(at_once), own.split(at_once), strict=True):
+        factors = torch.addcmul(off, on, (some - there[:, None]).exp_())
+        found.append(torch.stack([part.prod(2).log() for part in factors.split(held, 2)]).sum(0))
+    return model.b.reshape(weights.shape[:2]) + torch.cat(found)
 
 
 def _logits(model: EnergyModel, values: Tensor) -> Tensor:

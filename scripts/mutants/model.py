@@ -850,6 +850,20 @@ MUTANTS = [
         "mutants::test_all_substitutions_are_differences_of_energies",
     ),
     Mutant(
+        "substitution: hidden units that are off count as on",
+        "model/substitution.py",
+        "torch.addcmul(off, on,",
+        "torch.addcmul(on, off,",
+        "mutants::test_all_substitutions_are_differences_of_energies",
+    ),
+    Mutant(
+        "substitution: a product of more hidden units than it can hold",
+        "model/substitution.py",
+        "int(0.8 * math.log(",
+        "int(80 * math.log(",
+        "mutants::test_of_hidden_units_whose_weights_are_large",
+    ),
+    Mutant(
         "substitution: the other way round",
         "model/substitution.py",
         "return logits.gather(1, values[:, None]) - logits",
