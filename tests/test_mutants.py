@@ -254,6 +254,50 @@ def test_samples_of_letters_are_a_fasta_file_with_energies(run, trained):
     assert [*map(float, found)] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def of_rna(tmp_path_factory) -> Path:
+    """A Potts model of 30 sequences of 5 nucleotides, the alphabet by its name."""
+    folder = tmp_path_factory.mktemp("rna")
+    rows = np.random.default_rng(0).integers(0, 5, (30, 5))
+    (folder / "family.fasta").write_text(
+        "".join(f">seq{i}\n{''.join('-ACGU'[k] for k in row)}\n" for i, row in enumerate(rows))
+    )
+    data = ("dataset=protein", "dataset.alphabet=rna", f"dataset.path={folder}/family.fasta")
+    assert ebm("train model=potts", *data, *SHORT, f"hydra.run.dir={folder}/run").code == 0
+    return folder / "run"
+
+
+def test_samples_have_the_letters_of_an_alphabet_that_has_a_name(of_rna, tmp_path):
+    answer = ebm("sample n=9 steps=2 device=cpu", f"run={of_rna}", f"out={tmp_path}/new")
+    assert answer.code == 0, answer.err
+    numbers = np.load(tmp_path / "new/samples.npz")["samples"]
+    lines = (tmp_path / "new/samples.fasta").read_text().splitlines()
+    assert lines[1::2] == ["".join("-ACGU"[k] for k in row) for row in numbers]
+
+
+def test_open_sites_of_sequences_come_back_as_sequences(of_rna, tmp_path):
+    """Every draw by the name of its sequence, with its energy, and each sequence with the likeliest letters."""
+    (tmp_path / "open.fasta").write_text(">first\nA?GU-\n>second\nAC??A\n>whole\nACGUA\n")
+    answer = ebm(
+        "sample n=3 steps=20 device=cpu", f"run={of_rna}", f"given={tmp_path}/open.fasta", f"out={tmp_path}/new"
+    )
+    assert answer.code == 0, answer.err
+    assert f"sequences: {tmp_path}/new/samples.fasta" in answer.out
+    assert f"sequences: {tmp_path}/new/filled.fasta" in answer.out
+    draws = (tmp_path / "new/samples.fasta").read_text().splitlines()
+    numbers = np.load(tmp_path / "new/samples.npz")["samples"].reshape(9, 5)
+    names, found = zip(*(line.split(" energy=") for line in draws[::2]), strict=True)
+    assert names == tuple(f">{name}_{draw}" for name in ("first", "second", "whole") for draw in (1, 2, 3))
+    assert draws[1::2] == ["".join("-ACGU"[k] for k in row) for row in numbers]
+    model = own.opened(str(of_rna), "last", [], {"device": shipped("device")["cpu"]}).state.averaged_model()
+    assert [*map(float, found)] == pytest.approx(energies(model, torch.from_numpy(numbers).long()).tolist(), abs=1e-5)
+    filled = (tmp_path / "new/filled.fasta").read_text().splitlines()
+    assert [line.split(" energy=")[0] for line in filled[::2]] == [">first", ">second", ">whole"]
+    whole = np.load(tmp_path / "new/samples.npz")["filled"]
+    assert filled[1::2] == ["".join("-ACGU"[k] for k in row) for row in whole]
+    assert filled[5] == "ACGUA"
+
+
 def test_a_contact_map_may_be_given_later_and_sites_count_from_1(run, tmp_path):
     touching = np.eye(6, k=5) + np.eye(6, k=-5)
     np.savez(tmp_path / "map.npz", contacts=touching)

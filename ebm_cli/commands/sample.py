@@ -146,9 +146,13 @@ def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mappi
     found = filled(trained, model, rows, asked, config)
     finishing()
     files = given_rows.written(home, found, asked.format)
+    texts = sequences.of_filled(trained, found)
+    home.write_all("", {}, texts)
     output.print(given_rows.said(found, asked.n), highlight=False, soft_wrap=True)
     for name, what in files.items():
         output.print(f"{what}: {home.path / name}", soft_wrap=True)
+    for name in texts:
+        output.print(f"sequences: {home.path / name}", soft_wrap=True)
     return 0
 
 

@@ -1,9 +1,14 @@
-"""Samples of runs on letters as FASTA files, with their energies."""
+"""Samples of runs on letters, and sequences whose open sites were drawn, as FASTA files with their energies."""
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli.commands import own
+from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.alignment import Aligned
 from ebm_cli.model.base import EnergyModel, Intractable
@@ -17,15 +22,35 @@ def files(trained: Trained, x: Tensor) -> dict[str, str]:
     The header of each is its name and E(x) in nats, `>sample_1 energy=-12.5`, or `free_energy=` where hidden units are
     summed out; a model without an energy has the name alone.
     """
-    dataset = trained.parts.components.dataset
+    values = trained.parts.data.space.as_data(x).flatten(1).numpy()
+    content = _fasta(trained, values, [f"sample_{i}" for i in range(1, len(x) + 1)])
+    return {} if content is None else {NAME: content}
+
+
+def of_filled(trained: Trained, filled: Filled) -> dict[str, str]:
+    """The draws, `>NAME_1`, `>NAME_2`, ... of each sequence, and filled.fasta, each sequence with the likeliest letter
+    of each open site by itself; nothing of a run that is not on letters.
+
+    Sequences have their names of the file, those without one row_1, row_2, ...
+    """
+    rows, n = filled.samples.shape[:2]
+    labels = filled.own.labels
+    names = [f"row_{i}" for i in range(1, rows + 1)] if labels is None else labels.astype(str).tolist()
+    of_draws = [f"{name}_{draw}" for name in names for draw in range(1, n + 1)]
+    draws = _fasta(trained, filled.samples.reshape(rows * n, -1), of_draws)
+    whole = _fasta(trained, filled.filled.reshape(rows, -1), names)
+    return {} if draws is None or whole is None else {NAME: draws, "filled.fasta": whole}
+
+
+def _fasta(trained: Trained, values: NDArray[Any], names: list[str]) -> str | None:
+    """Sequences by the numbers of their letters (n, length), and E of each behind its name."""
+    dataset, space = trained.parts.components.dataset, trained.parts.data.space
     if not isinstance(dataset, Aligned):
-        return {}
-    numbers = trained.parts.data.space.as_data(x).flatten(1).tolist()
-    rows = ("".join(dataset.alphabet[k] for k in row) for row in numbers)
+        return None
+    letters = ["".join(row) for row in np.array(list(dataset.letters))[values.astype(np.int64)].tolist()]
+    x = space.encode(torch.from_numpy(values.astype(np.int64)).reshape(-1, *space.site_shape))
     about = _energies(trained.state.averaged_model(), x)
-    return {
-        NAME: "".join(f">sample_{i}{said}\n{row}\n" for i, (said, row) in enumerate(zip(about, rows, strict=True), 1))
-    }
+    return "".join(f">{name}{said}\n{row}\n" for name, said, row in zip(names, about, letters, strict=True))
 
 
 @torch.no_grad()

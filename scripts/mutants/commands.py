@@ -1032,4 +1032,18 @@ MUTANTS = [
         "for energy in found.flip(0).tolist()]",
         "mutants::test_samples_of_letters_are_a_fasta_file_with_energies",
     ),
+    Mutant(
+        "sequences: the letters of the alphabet's name",
+        "commands/sequences.py",
+        "np.array(list(dataset.letters))",
+        "np.array(list(dataset.alphabet))",
+        "mutants::test_samples_have_the_letters_of_an_alphabet_that_has_a_name",
+    ),
+    Mutant(
+        "sequences: a draw has the name of another sequence",
+        "commands/sequences.py",
+        "for name in names for draw in range(1, n + 1)]",
+        "for draw in range(1, n + 1) for name in names]",
+        "mutants::test_open_sites_of_sequences_come_back_as_sequences",
+    ),
 ]
