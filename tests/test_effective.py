@@ -6,6 +6,7 @@ from helpers.models import small_model
 from helpers.statistics import assert_close
 
 from ebm_cli.evaluation.contacts import scores
+from ebm_cli.model import effective
 from ebm_cli.model.effective import spin_couplings, spin_triples, zero_sum_couplings
 from ebm_cli.space import Binary, Categorical
 
@@ -43,3 +44,30 @@ def test_pairs_of_categories_are_those_of_all_states():
         assert_close(found, expected, rtol=0, atol=1e-3)
         assert expected.abs().mean() > 0.03
     assert scores(model, None).isfinite().all()
+
+
+@pytest.mark.parametrize(("scale", "nodes"), [(0, 1), (0.5, 15), (1.5, 38)])
+def test_tables_of_many_letters_are_those_of_each_pair_of_letters(scale, nodes, monkeypatch):
+    """Interpolated to 1e-7 of a hidden unit; with weights of any size, and each hidden unit with its own."""
+    model = small_model("rbm", Categorical((6, 12)), hidden=5)
+    with torch.no_grad():
+        model.W *= scale * torch.linspace(0.1, 1, 5).double() / model.W.std()
+    (pairs, J), between = zero_sum_couplings(model), effective.interpolation(*centred(model))
+    assert between is not None
+    assert len(between.inputs) == nodes
+    monkeypatch.setattr(effective, "interpolation", lambda *_: None)
+    plain = zero_sum_couplings(model)
+    assert torch.equal(pairs, plain.pairs)
+    assert_close(J, plain.J, rtol=0, atol=5e-7)
+    assert plain.J.abs().mean() >= 0.01 * scale
+
+
+def centred(model):
+    levels = model.W.detach().reshape(6, 12, -1)
+    return levels - levels.mean(1, keepdim=True), model.c.detach() + levels.mean(1).sum(0)
+
+
+def test_weights_that_would_take_too_many_nodes_are_not_interpolated():
+    levels = torch.linspace(-20, 20, 21).double().reshape(1, 21, 1)
+    assert effective.interpolation(levels, torch.zeros(1).double()) is None
+    assert effective.interpolation(levels[:, :2] / 20, torch.zeros(1).double()) is None

@@ -2,20 +2,17 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_cli.functional import softplus
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.boltzmann import Boltzmann
+from ebm_cli.model.expected_softplus import Interpolation, cumulants, expected, interpolation
 from ebm_cli.model.ising import Ising
 from ebm_cli.model.potts import Potts
 from ebm_cli.model.rbm import RBM, CategoricalRBM
 
-_POINTS = 20  # of the quadrature
 _AT_ONCE = 2**20  # numbers that are formed at once
-_LEAST = 1e-30  # of what is divided by, where nothing is added
 
 
 class Couplings(NamedTuple):
@@ -92,19 +89,20 @@ def _interactions(levels: Tensor, c: Tensor, groups: Tensor) -> Tensor:
     levels, order = levels.double(), groups.shape[1]
     mean = levels.mean(1)
     levels, inputs = levels - mean[:, None], c.double() + mean.sum(0)
-    of_site = _cumulants(levels)
-    size = levels.shape[1] ** order * levels.shape[2]
+    of_site, between = cumulants(levels), interpolation(levels, inputs) if order == 2 else None
+    size = levels.shape[2] * (levels.shape[1] ** order if between is None else between.size)
     found = []
     for part in groups.split(max(1, _AT_ONCE // size)):
         others = of_site.sum(1, keepdim=True) - of_site[:, part].sum(2)
-        found.append(_centred(_averaged(inputs + _sums(levels, part), others)))
+        found.append(_centred(_tables(levels, inputs, part, others, between)))
     return torch.cat(found).to(c)
 
 
-def _cumulants(levels: Tensor) -> Tensor:
-    """The second, third and fourth of what each site adds, all its values equally likely, (3, D, hidden)."""
-    second, third, fourth = (levels.pow(power).mean(1) for power in (2, 3, 4))
-    return torch.stack([second, third, fourth - 3 * second**2])
+def _tables(levels: Tensor, inputs: Tensor, groups: Tensor, others: Tensor, between: Interpolation | None) -> Tensor:
+    """sum_m E softplus of all values of the sites of each group, the others having the cumulants `others`."""
+    if between is not None:
+        return between.of_pairs(groups, expected(between.inputs.expand(len(groups), -1, -1), others))
+    return expected(inputs + _sums(levels, groups), others).sum(-1)
 
 
 def _sums(levels: Tensor, groups: Tensor) -> Tensor:
@@ -114,24 +112,6 @@ def _sums(levels: Tensor, groups: Tensor) -> Tensor:
         shape = [len(groups), *(levels.shape[1] if other == place else 1 for other in range(order)), levels.shape[2]]
         found = found + levels[groups[:, place]].reshape(shape)
     return found
-
-
-def _averaged(inputs: Tensor, cumulants: Tensor) -> Tensor:
-    """sum_m E softplus(inputs_m + X_m), (n, ...), for inputs (n, ..., hidden) and the cumulants (3, n, hidden) of X_m.
-
-    By Gauss-Hermite over z with X = sigma z, its density normal times 1 + k_3 He_3(z) / 6 + k_4 He_4(z) / 24, k_i the
-    cumulants of z (Edgeworth; the term in k_3^2 is left out).
-    """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
-    around = (1,) * (inputs.dim() - 2)
-    second, third, fourth = (part.reshape(len(part), *around, -1) for part in cumulants)
-    spread = second.clamp_min(0).sqrt()
-    skew, tails = third / spread.pow(3).clamp_min(_LEAST) / 6, fourth / spread.pow(4).clamp_min(_LEAST) / 24
-    total = torch.zeros_like(inputs)
-    for z, weight in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True):
-        density = 1 + skew * (z**3 - 3 * z) + tails * (z**4 - 6 * z**2 + 3)
-        total += weight * density * softplus(inputs + spread * z)
-    return total.sum(-1)
 
 
 def _centred(table: Tensor) -> Tensor:

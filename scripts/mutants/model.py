@@ -843,6 +843,27 @@ MUTANTS = [
         "model::test_energy_vjp_is_the_weighted_sum_of_gradients",
     ),
     Mutant(
+        "effective: interpolated between too few nodes",
+        "model/expected_softplus.py",
+        "_ERROR = 1e-7",
+        "_ERROR = 1e-4",
+        "effective::test_tables_of_many_letters_are_those_of_each_pair_of_letters",
+    ),
+    Mutant(
+        "effective: one middle of all hidden units",
+        "model/expected_softplus.py",
+        "return Interpolation(inputs + 2 * middle + ",
+        "return Interpolation(inputs + 2 * middle.mean() + ",
+        "effective::test_tables_of_many_letters_are_those_of_each_pair_of_letters",
+    ),
+    Mutant(
+        "effective: nodes without end",
+        "model/expected_softplus.py",
+        "    if count > min(_MOST_NODES, levels.shape[1] ** 2 // 2):\n        return None\n",
+        "",
+        "effective::test_weights_that_would_take_too_many_nodes_are_not_interpolated",
+    ),
+    Mutant(
         "substitution: the second site of an edge feels the wrong side of it",
         "model/substitution.py",
         "model.J[edge, values[first]]",
