@@ -1,14 +1,17 @@
 """`dataset=table`: what columns are taken for, rows matched by name, tables written back, and refusals."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.cli import assert_refused, ebm, snapshot
 from helpers.components import component
 
+from ebm_cli.dataset import table_files
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
 from ebm_cli.model.mixed_rbm import MixedRBM
@@ -242,6 +245,31 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         with pytest.raises(UserError) as error:
             loaded(tmp_path / name)
         assert words in str(error.value)
+
+
+def test_a_text_table_may_be_packed_by_gzip(tmp_path, monkeypatch):
+    rows = [[f"{i % 2}", f"{i}.5"] for i in range(40)]
+    plain = loaded(written(tmp_path / "plain.csv", "ab", rows))
+    packed = tmp_path / "rows.csv"
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + (tmp_path / "plain.csv").read_bytes().replace(b"\n", b"\r\n")))
+    assert torch.equal(loaded(packed).train.all(), plain.train.all())
+    assert table_files.is_table(packed)
+    lines = table_files.read(packed, "here").lines
+    assert lines is not None
+    assert lines[0] == 2
+    packed.write_bytes(gzip.compress((tmp_path / "plain.csv").read_bytes() + b"1,oh\n"))
+    with pytest.raises(UserError, match="line 42: column 'b' holds 'oh'"):
+        loaded(packed)
+    monkeypatch.setattr("ebm_cli.device.memory.room", lambda: 1000)
+    with pytest.raises(UserError, match=r"reading it takes .* of memory, 1 kB are available"):
+        loaded(packed)
+    monkeypatch.undo()
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        loaded(packed)
+    packed.write_bytes(gzip.compress(b"PAR1" + bytes(99)))
+    with pytest.raises(UserError, match="it is packed by gzip; unpack it"):
+        loaded(packed)
 
 
 def test_rows_with_gaps_are_left_out_or_drawn(tmp_path):

@@ -1,14 +1,11 @@
 """Sequences in text files, packed by gzip or not: FASTA, a2m and a3m, and Stockholm."""
 
-import gzip
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 
-from ebm_cli.dataset import kinds
-from ebm_cli.device import memory
+from ebm_cli.dataset import kinds, unpacked
 from ebm_cli.errors import UserError
 
 FORMATS = ("fasta", "stockholm")
@@ -28,7 +25,6 @@ _OTHERS = (
     "clustal",
     "nexus",
 )
-_AT_ONCE = 2**20  # bytes
 _TAKES = 12  # bytes of memory that a byte of text takes while letters become numbers
 _INSERT = ".-~_"  # what a line `#=GC RF` has for insert columns
 
@@ -47,24 +43,13 @@ def read(file: Path, said: str) -> list[Record]:
     if kind in _OTHERS:
         raise UserError(f"{said}: not a FASTA file: {kinds.instead(file, '', 'name a file of aligned sequences')}")
     try:
-        lines = _text(file, said).splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        lines = unpacked.content(file, said, _TAKES).decode("utf-8-sig").splitlines()
+    except (*unpacked.DAMAGED, UnicodeDecodeError) as error:
         raise UserError(f"{said}: cannot be read ({type(error).__name__}); name a text file in UTF-8") from error
     found = _stockholm(lines, said) if kind == "stockholm" else _fasta(lines, said)
     if not found or not found[0].letters:
         raise UserError(f"{said}: holds no sequence")
     return found
-
-
-def _text(file: Path, said: str) -> str:
-    """All of it. Raises UserError where that takes more memory than there is."""
-    packed, parts, size = (kinds.found(file) or ("",))[0] == "gzip", [], 0
-    with cast(IO[bytes], gzip.open(file)) if packed else file.open("rb") as content:
-        while part := content.read(_AT_ONCE):
-            size += len(part)
-            memory.check_room(_TAKES * size, said)
-            parts.append(part)
-    return b"".join(parts).decode("utf-8-sig")
 
 
 def _fasta(lines: list[str], said: str) -> list[Record]:

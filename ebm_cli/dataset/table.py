@@ -23,7 +23,7 @@ _SPLITS = ("train", "valid", "test")
 
 @register("dataset", "table")
 class OwnTable(Dataset):
-    """A table from a CSV, TSV, Parquet or Feather file, whose first line names the columns.
+    """A table from a CSV or TSV file, packed by gzip or not, whose first line names the columns, or Parquet or Feather.
 
     `columns` says what columns are: binary, categorical, ordinal, a list of values in their order (ordinal), numeric,
     or ignore; of the others it is guessed. Two values: binary. Text: categorical. Whole numbers of ten values at most:

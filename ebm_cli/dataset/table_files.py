@@ -1,16 +1,17 @@
-"""Tables from CSV, TSV, Parquet and Feather files: columns by name, with the places of their rows, nothing guessed."""
+"""Tables from CSV, TSV (packed by gzip or not), Parquet and Feather files: columns by name, nothing guessed."""
 
 import csv
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.dataset import kinds
+from ebm_cli.dataset import kinds, unpacked
 from ebm_cli.device.memory import readable, room
 from ebm_cli.errors import UserError, install
 
@@ -19,6 +20,8 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 _SEPARATORS = ",\t;|"
 _CELL = 48  # bytes of memory that a cell takes at most while a table is read, its text apart
 _Lines = tuple[NDArray[np.int64], NDArray[np.bool_]]  # of the rows; which of all lines are blank
+_TEXTS = ("csv", "text")  # kinds of files
+_UNPACKED = 24  # bytes of memory that a byte of a packed table takes
 _WAY = "name a table in text (.csv, .tsv), a Parquet or a Feather file"
 
 
@@ -55,8 +58,7 @@ def library() -> Any:
 
 def is_table(path: Path) -> bool:
     """Whether a file looks like one that `read` reads."""
-    kind = _kind(path)
-    return kind in ("csv", "text", "parquet", "feather")
+    return _kind(path) in (*_TEXTS, "parquet", "feather")
 
 
 def read(path: Path, said: str) -> Frame:
@@ -64,16 +66,18 @@ def read(path: Path, said: str) -> Frame:
     if not path.is_file():
         raise UserError(f"{said}: there is no such file")
     kind = _kind(path)
-    if kind not in ("csv", "text", "parquet", "feather"):
+    if kind not in (*_TEXTS, "parquet", "feather"):
         raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
-    frame = _of_text(path, said) if kind in ("csv", "text") else _of_binary(path, said, kind)
+    frame = _of_text(path, said) if kind in _TEXTS else _of_binary(path, said, kind)
     if not frame.data.height:
         raise UserError(f"{said}: holds no row; give it some below the names of the columns")
     return frame
 
 
 def _kind(path: Path) -> str:
-    kind, words = kinds.found(path) or ("", "")
+    kind, words = kinds.within(path) or ("", "")
+    if kind not in _TEXTS and unpacked.is_packed(path):
+        return "gzip"
     return {"a Parquet file": "parquet", "an Arrow file": "feather"}.get(words, kind)
 
 
@@ -91,9 +95,10 @@ def _readable(said: str) -> Iterator[None]:
 def _of_text(path: Path, said: str) -> Frame:
     """Cells as text, without blanks around them."""
     polars = library()
-    names, separator, (lines, blank) = _checked(path, said)
+    source = _unpacked(path, said) if unpacked.is_packed(path) else path
+    names, separator, (lines, blank) = _checked(source, said)
     with _readable(said):
-        found = polars.read_csv(path, separator=separator, has_header=False, new_columns=names, infer_schema=False)
+        found = polars.read_csv(source, separator=separator, has_header=False, new_columns=names, infer_schema=False)
     cells = polars.all().str.strip_chars()
     if found.height != len(blank) + 1:
         raise UserError(f"{said}: its lines cannot be told apart; leave out blank ones")
@@ -105,10 +110,23 @@ def _of_text(path: Path, said: str) -> Frame:
     return Frame(data, lines)
 
 
-def _checked(path: Path, said: str) -> tuple[list[str], str, _Lines]:
+def _unpacked(path: Path, said: str) -> bytes:
+    try:
+        return unpacked.content(path, said, _UNPACKED)
+    except unpacked.DAMAGED as error:
+        raise UserError(f"{said}: cannot be unpacked ({error}); pack it anew by gzip") from error
+
+
+def _lines_of(source: Path | bytes) -> TextIO:
+    """A text file, or what it holds, to be read by the module csv."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+
+
+def _checked(source: Path | bytes, said: str) -> tuple[list[str], str, _Lines]:
     """Names, separator and the lines of the rows. Raises UserError for a line with too many or too few cells."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _lines_of(source) as file:
             first = file.readline()
             separator = max(_SEPARATORS, key=first.count)
             file.seek(0)

@@ -653,10 +653,17 @@ MUTANTS = [
     ),
     Mutant(
         "sequences: a packed file is believed to be small",
-        "dataset/sequences.py",
-        "memory.check_room(_TAKES * size, said)",
+        "dataset/unpacked.py",
+        "memory.check_room(takes * size, said)",
         "pass",
         "sequences::test_a_packed_file_larger_than_memory_is_refused",
+    ),
+    Mutant(
+        "table: a packed file is read as it is",
+        "dataset/table_files.py",
+        "source = _unpacked(path, said) if unpacked.is_packed(path) else path",
+        "source = path",
+        "table::test_a_text_table_may_be_packed_by_gzip",
     ),
     Mutant(
         "protein: copies do not count among those that agree",
