@@ -260,6 +260,8 @@ def test_runs_at_one_value_of_a_key_are_all_drawn(tmp_path):
 def test_later_evaluations_count(tmp_path):
     path = run(tmp_path / "run", {name: value for name, value in HEALTHY.items() if "chains" not in name}, GOOD)
     assert answered(path)["Do the chains mix?"] == "unknown"
+    evaluated(path, "2025-12-31", {"mixing_time/steps": 46.0})
+    assert "after 46 steps they forgot where they were" in Parsed(page([path], "run")).text
     evaluated(path, "2026-01-01", {"chains/r_hat": 1.7})
     assert answered(path)["Do the chains mix?"] == "bad"
 

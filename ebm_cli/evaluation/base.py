@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -64,6 +65,13 @@ class Subject:
 def some_rows(split: Split, count: int, key: Key) -> Tensor:
     """At most `count` rows of a split, a random choice without repetition, (rows, *shape)."""
     return split.rows(_which(split, count, key).to(split.stored.device), key.fold("binarize"))
+
+
+def starts(split: Split, count: int, key: Key) -> Tensor:
+    """`count` of the rows of a split in a random order, again and again where there are fewer, (count, *shape)."""
+    order = rng.permutation(len(split), key.fold("rows"))
+    rows = order[torch.arange(count) % len(order)].to(split.stored.device)
+    return split.rows(rows, key.fold("binarize"))
 
 
 def _which(split: Split, count: int, key: Key) -> Tensor:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import EAGER, Engine
-from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, starts
 from ebm_cli.evaluation.table import UNSURE, Numbers
 from ebm_cli.record import plain_json
 from ebm_cli.registry import register
@@ -80,10 +80,8 @@ class ChainDiagnostics(Evaluation):
         return Result(metrics, warnings=() if r_hat < UNSURE else (apart,), files=drawn(trace))
 
     def _start(self, subject: Subject) -> Tensor:
-        split = subject.held_out
         half = self.chains // 2
-        rows = rng.permutation(len(split), subject.key.fold("rows"))
-        data = split.rows(rows[torch.arange(half) % len(rows)].to(split.stored.device), subject.key.fold("binarize"))
+        data = starts(subject.held_out, half, subject.key)
         noise = subject.model.space.noise(self.chains - half, subject.key.fold("noise"), data.device)
         return torch.cat([data, noise])
 

@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli import registry, rng
+from ebm_cli import registry
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation import mixing_table
-from ebm_cli.evaluation.base import Evaluation, Result, Subject
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, starts
 from ebm_cli.evaluation.chains import diagnose, doubt, standing
 from ebm_cli.evaluation.table import UNSURE, Numbers, Table
 from ebm_cli.model.base import EnergyModel
@@ -128,12 +128,11 @@ class Mixing(Evaluation):
 
     def _reference(self, subject: Subject) -> tuple["Reference", list[str]]:
         """The reference, and a sentence if its second half still moved."""
-        split, key, engine = subject.held_out, subject.key.fold("reference"), subject.device.engine
-        order = rng.permutation(len(split), key.fold("rows"))
-        rows = order[torch.arange(self.reference_chains) % len(order)].to(split.stored.device)
+        key, engine = subject.key.fold("reference"), subject.device.engine
+        rows = starts(subject.held_out, self.reference_chains, key)
         model, sampler = full_arithmetic(subject.model, subject.device), self._reference_sampler(subject.sampler)
         half = self.reference_steps // 2
-        before = run(sampler, model, split.rows(rows, key.fold("binarize")), half, key.fold("first"), engine)[0]
+        before = run(sampler, model, rows, half, key.fold("first"), engine)[0]
         after = run(sampler, model, before, self.reference_steps - half, key.fold("second"), engine)[0]
         reference = Reference.of(model, after, self.distances)
         # Different chains, since a chain is not independent of its own past.

@@ -175,6 +175,9 @@ def _mixing(run: Facts, said: list[str]) -> Answer:
         return Answer(
             question, "bad", "Its chains do not mix." if apart else "Its chains have a problem.", _linked(said)
         )
+    forgotten = run.metrics.get("mixing_time/steps")
+    if r_hat is None and forgotten is not None:
+        return Answer(question, "good", f"Its chains mix: after {forgotten:.0f} steps they forgot where they were.")
     if r_hat is None or not math.isfinite(r_hat):
         text = "Whether its chains mix was not measured." if r_hat is None else "Its chains could not be diagnosed."
         return Answer(

@@ -22,7 +22,7 @@ BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 _CELL = re.compile(r"`(ebm (?:train|sample|evaluate|score|transform) [^`]*=[^`]*)`")
 
 AT_MOST = {
-    "steps": 4, "mixing.steps": 8, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
+    "steps": 4, "mixing.steps": 8, "mixing_time.chains": 400, "max_steps": 3, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
     "chains": 4, "temperatures": 5, "training_temperatures": 5, "rungs": 3, "warmup": 2, "count": 4, "bootstrap": 100,
     "raise_points": 2, "raise_chains": 2, "reference_steps": 5, "points": 20, "discrepancy": 10, "final_steps": 2,
     "lda_topics": 0, "lda_iterations": 2, "particles": 4, "documents": 3, "proposals": 2, "side": 20,
