@@ -146,14 +146,18 @@ class TrainedRun:
     def sample(
         self,
         n: int = 64,
-        steps: int = 1000,
+        steps: int | Literal["auto"] = 1000,
         given: Any = None,
         *,
+        max_steps: int = 10_000,
         seed: int = 0,
         start: Literal["noise", "chains"] = "noise",
         length: int | None = None,
     ) -> Any:
         """n samples (n, *shape) in the units of the data, as `ebm sample` draws them: equal for equal arguments.
+
+        With steps="auto" they take twice the mixing time of the model and sampler, which is measured first and looked
+        for up to `max_steps`; a warning says so where chains do not mix in these.
 
         With rows `given`, what they lack (NaN, -1 among whole numbers from 0, masked) is drawn by n chains for each:
         (rows, n, *shape). Of models of documents `given` may be a list of words, and `length` says how many they have.
@@ -161,8 +165,8 @@ class TrainedRun:
         words = given if isinstance(given, list) and given and all(isinstance(one, str) for one in given) else []
         if given is not None and not words:
             given_rows.keys_apart({"length": length is not None, "start = chains": start == "chains"}, "rows")
-            return self.impute(given, n, steps, seed=seed).samples
-        asked = _asked(n=n, steps=steps, start=start, length=length, given=words, seed=seed)
+            return self._imputed(given, n, steps, seed).samples
+        asked = _asked(n=n, steps=steps, max_steps=max_steps, start=start, length=length, given=words, seed=seed)
         with self._computing():
             found = drawn(self._trained, asked, words, {"device": self._device})
             values = as_data(self._trained.parts.data.space, found.x)
@@ -171,7 +175,10 @@ class TrainedRun:
 
     def impute(self, x: Any, n: int = 64, steps: int = 1000, *, seed: int = 0) -> Imputed:
         """What rows lack (NaN, -1 among whole numbers from 0, masked) drawn from p(missing | the rest) by n chains."""
-        asked = _asked(n=n, steps=steps, start="noise", length=None, given=[], seed=seed)
+        return self._imputed(x, n, steps, seed)
+
+    def _imputed(self, x: Any, n: int, steps: int | Literal["auto"], seed: int) -> Imputed:
+        asked = _asked(n=n, steps=steps, max_steps=1, start="noise", length=None, given=[], seed=seed)
         with self._computing():
             lacking = given_rows.taken(self._trained, rows.read(self._trained, x, gaps=True), rows.SAID)
             found = filled(self._trained, self.model, lacking, asked, {"device": self._device})

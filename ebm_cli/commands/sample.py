@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.commands import documents, given_rows, results, sequences, tables
+from ebm_cli.commands import auto_steps, documents, given_rows, results, sequences, tables
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.session import accelerated
@@ -53,6 +53,13 @@ def _as_words(given: object) -> object:
     return [str(word) for word in given] if isinstance(given, list) else given
 
 
+def _or_auto(steps: object) -> object:
+    """A number of steps, or None for auto."""
+    if steps is None:
+        raise ValueError("must be a number, or auto")
+    return None if steps == "auto" else steps
+
+
 _Given = list[str] | Annotated[str, Field(min_length=1)]
 
 
@@ -61,7 +68,8 @@ class Drawing:
     """How samples are drawn."""
 
     n: Annotated[int, Field(ge=1)]
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_or_auto)]  # None: auto
+    max_steps: Annotated[int, Field(ge=1, le=10**7)]  # of auto: the longest mixing time that is looked for
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
     given: Annotated[_Given, BeforeValidator(_as_words)]  # words of documents, or a file of rows
@@ -133,9 +141,10 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
         likely = documents.next_words(model, given, words) if named else []
         model = documents.conditional(model, given, asked.length)
     subject = _subject(trained, model, asked, config, rows=1)
-    x, scale = _drawn(subject, asked)
+    taken = auto_steps.taken(subject, asked.steps, asked.start, asked.max_steps)
+    x, scale = _drawn(taken.subject, asked, taken.steps)
     x = (x if given is None else x + given).cpu()
-    return Drawn(x, scale, _way(subject, asked), words, given, likely)
+    return Drawn(x, scale | taken.found, _way(subject, asked.start, taken), words, given, likely)
 
 
 def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mapping[str, Any]) -> int:
@@ -160,6 +169,11 @@ def filled(
     trained: Trained, model: EnergyModel, rows: given_rows.Asked, asked: Drawing, config: Mapping[str, Any]
 ) -> Filled:
     """What rows lack drawn by n chains for each; `config` has the group `device`."""
+    if asked.steps is None:
+        raise UserError(
+            "steps = auto: measures chains of whole configurations, what each given row lacks mixes in a time of its "
+            "own; give a number, and look at R-hat"
+        )
     kind = _TYPES.get(model.space.name, np.float32)
     given_rows.check_memory(rows, asked.n, kind)
     subject = _subject(trained, model, asked, config, rows=len(rows.known))
@@ -205,28 +219,33 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _way(subject: Subject, asked: Drawing) -> str:
+def _way(subject: Subject, start: str, taken: auto_steps.Taken) -> str:
     """How the samples were drawn, in words."""
-    if sampled_exactly(subject, asked.start) is not None:
+    if sampled_exactly(subject, start) is not None:
         return ", drawn exactly, without steps"
-    return f" after {_count(asked.steps, 'step')}"
+    return f" after {_count(taken.steps, 'step')}{taken.why}"
 
 
 def _subject(trained: Trained, model: EnergyModel, asked: Drawing, config: Mapping[str, Any], *, rows: int) -> Subject:
     """What is sampled, by which sampler, from which key, by n chains for each of so many rows."""
-    state, work = trained.state, Work(rows * asked.n * asked.steps, asked.steps)
-    parts, _, said = accelerated(trained.parts, state, config, [work], evaluating=True)
-    log.info("%s at step %d; %s", trained.run.path, state.step, said)
-    sampler, key = documents.moving(parts.components.sampler), stream(asked.seed, "sample", state.step)
-    return Subject(model, parts.data, "test", sampler, state.chains(), key, parts.device)
+    sampler, key = documents.moving(trained.parts.components.sampler), stream(asked.seed, "sample", trained.state.step)
+    subject = Subject(model, trained.parts.data, "test", sampler, trained.state.chains(), key)
+    if asked.steps is None:
+        auto_steps.check(subject, asked.start)
+    steps = asked.steps or auto_steps.USUAL
+    parts, _, said = accelerated(
+        trained.parts, trained.state, config, [Work(rows * asked.n * steps, steps)], evaluating=True
+    )
+    log.info("%s at step %d; %s", trained.run.path, trained.state.step, said)
+    return replace(subject, data=parts.data, device=parts.device)
 
 
-def _drawn(subject: Subject, asked: Drawing) -> tuple[Tensor, dict[str, float]]:
+def _drawn(subject: Subject, asked: Drawing, steps: int) -> tuple[Tensor, dict[str, float]]:
     """Where chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
     sampler = subject.sampler
     if sampled_exactly(subject, asked.start) is None:
         _doubt_start(subject, asked)
-    x, scale = draw(subject, asked.n, asked.steps, asked.start)
+    x, scale = draw(subject, asked.n, steps, asked.start)
     away = lost(x)
     if away:
         raise RunError(f"{away}; nothing was written")

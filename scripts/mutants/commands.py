@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "steps=auto: as many steps as the mixing time",
+        "commands/auto_steps.py",
+        "return Taken(subject, 2 * time,",
+        "return Taken(subject, time,",
+        "auto_steps::test_samples_are_those_of_twice_the_mixing_time",
+    ),
+    Mutant(
+        "steps=auto: the samples have the draws of the measurement",
+        "commands/auto_steps.py",
+        'measuring = replace(subject, key=subject.key.fold("auto"))',
+        'subject = measuring = replace(subject, key=subject.key.fold("auto"))',
+        "auto_steps::test_samples_are_those_of_twice_the_mixing_time",
+    ),
+    Mutant(
+        "steps=auto: nobody is told that chains do not mix",
+        "commands/auto_steps.py",
+        'log.warning("%s", _unmixed(seen[-1], most))',
+        "pass",
+        "auto_steps::test_chains_that_do_not_mix_are_warned_of",
+    ),
+    Mutant(
+        "steps=auto: the step size is found again in the samples' own steps",
+        "commands/auto_steps.py",
+        "replace(sampler, adapt=None)",
+        "replace(sampler, adapt=0.5)",
+        "auto_steps::test_a_step_size_is_found_before",
+    ),
+    Mutant(
+        "steps=auto: real numbers have a mixing time",
+        "commands/auto_steps.py",
+        "if not isinstance(subject.model.space, Discrete):",
+        "if False:",
+        "auto_steps::test_where_it_means_nothing_is_a_sentence",
+    ),
+    Mutant(
         "train: a picture whose name begins with s is not named",
         "commands/train.py",
         'name.startswith(("step-", "samples."))',
