@@ -12,8 +12,8 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from types import ModuleType, UnionType
+from typing import Any, TypeVar, Union, cast, dataclass_transform, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -171,9 +171,7 @@ def build(group: str, config: Mapping[str, Any], at: str | None = None) -> Any:
         # JSON mode: strict about types, yet a YAML list may fill a tuple and an int a float.
         return TypeAdapter(known[name]).validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(
-            explain(error.errors()[0], place, [field.name for field in dataclasses.fields(known[name])])
-        ) from error
+        raise UserError(explain(error, known[name], place)) from error
     except UserError as error:
         raise UserError(placed(str(error), group, place)) from error
 
@@ -183,8 +181,9 @@ def placed(message: str, group: str, at: str) -> str:
     return message if at == group or f"{at}." in message else message.replace(f"{group}.", f"{at}.")
 
 
-def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:
-    """One sentence for the first thing pydantic found wrong below `prefix`."""
+def explain(error: ValidationError, cls: type, prefix: str) -> str:
+    """One sentence for the first thing pydantic found wrong with the fields of a class, below `prefix`."""
+    detail, keys = _first(error.errors(), cls), [field.name for field in dataclasses.fields(cls)]
     path = ".".join([*([prefix] if prefix else []), *(str(part) for part in detail["loc"])])
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown key {path}{nearest(str(detail['loc'][-1]), keys)} (takes: {', '.join(keys) or 'no keys'})"
@@ -193,5 +192,32 @@ def explain(detail: ErrorDetails, prefix: str, keys: list[str]) -> str:
     whole = detail["input"]
     if isinstance(whole, float) and detail["type"].startswith("int_") and whole.is_integer():
         return f"{path} = {whole:g}: must be a whole number without a point; write {path}={whole:.0f}"
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = _plain(detail["msg"])
     return f"{path} = {json.dumps(detail['input'], default=str)}: {message[0].lower()}{message[1:]}"
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _first(details: list[ErrorDetails], cls: type) -> ErrorDetails:
+    """The first of pydantic's errors; of a key that takes values of several types one for all of them, since pydantic
+    has one for each, with the type as a part of the path."""
+    first = details[0]
+    name = first["loc"][0] if first["loc"] else None
+    if len(first["loc"]) == 1 or not _takes_several(get_type_hints(cls).get(str(name))):
+        return first
+    own = [detail for detail in details if detail["loc"][0] == name]
+    within = next((detail for detail in own if len(detail["loc"]) > 2), None)
+    if within is not None:  # the one type whose parts were looked at
+        return cast(ErrorDetails, {**within, "loc": (name, *within["loc"][2:])})
+    one, *others = dict.fromkeys(_plain(detail["msg"]) for detail in own)
+    said = " or ".join([one, *(other.removeprefix("must be ") for other in others)])
+    return cast(ErrorDetails, {**first, "loc": (name,), "msg": said, "type": "several"})
+
+
+def _takes_several(hint: Any) -> bool:
+    """Whether values of more than one type, None aside, may stand for it."""
+    return (
+        get_origin(hint) in (Union, UnionType) and len([kind for kind in get_args(hint) if kind is not type(None)]) > 1
+    )

@@ -70,12 +70,6 @@ def test_what_has_no_scale_or_no_acceptance_is_refused(sampler, space, word):
     assert component("sampler", "metropolis", adapt=0.5).refusal(Real((2,))) is None
 
 
-def test_replicas_share_no_step_size():
-    kernel = {"name": "dmala", "step_size": 0.2, "adjusted": True, "adapt": 0.5}
-    found = component("sampler", "parallel_tempering", kernel=kernel).refusal(Binary((4,)))
-    assert "sampler.kernel.adapt" in str(found)
-
-
 def test_the_second_half_of_the_steps_is_a_kernel():
     """`draw` warms up and then runs the frozen sampler: the same positions as by hand."""
     model, sampler = target("rbm-binary").float(), component("sampler", "dmala", adapt=0.6)

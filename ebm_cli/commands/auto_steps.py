@@ -12,7 +12,7 @@ from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing_time import measured
 from ebm_cli.evaluation.overlap import Look, mixing_time
 from ebm_cli.evaluation.samples import sampled_exactly
-from ebm_cli.sampler.adaptation import adapted, adapts, step_size
+from ebm_cli.sampler.adaptation import Warmed, adapted, adapts, recorded
 from ebm_cli.space import Discrete
 from ebm_cli.terminal import log
 
@@ -55,8 +55,9 @@ def taken(subject: Subject, steps: int | None, start: str, most: int) -> Taken:
     if adapts(subject.sampler):
         model = full_arithmetic(subject.model, subject.device)
         sampler, _ = adapted(subject.sampler, model, begin, _WARMUP, measuring.key.fold("adapt"))
-        found, sampler = step_size(sampler), replace(sampler, adapt=None)  # type: ignore[type-var]
-        log.info("sampler.step_size = %.4g, found before the mixing time is measured", found["step_size"])
+        found, sampler = recorded(sampler), sampler.frozen() if isinstance(sampler, Warmed) else sampler
+        for name, value in found.items():
+            log.info("sampler.%s = %.4g, found before the mixing time is measured", name, value)
         subject, measuring = replace(subject, sampler=sampler), replace(measuring, sampler=sampler)
     seen = measured(measuring, begin, most, _THRESHOLD, _WARMUP)
     time = mixing_time(seen, _THRESHOLD)

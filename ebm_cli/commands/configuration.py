@@ -79,7 +79,7 @@ def checked(cls: type[T], values: Mapping[str, Any], prefixes: Mapping[str, str]
     except ValidationError as error:
         detail = error.errors()[0]
         prefix = (prefixes or {}).get(str(detail["loc"][0]), "").rstrip(".")
-        raise UserError(registry.explain(detail, prefix, known)) from error
+        raise UserError(registry.explain(error, spec, prefix)) from error
     return found
 
 

@@ -130,8 +130,7 @@ def _checked(values: dict[str, Any]) -> Search:
     try:
         return TypeAdapter(Search).validate_json(plain_json.dumps(values), strict=True)
     except ValidationError as error:
-        known = list(Search.__dataclass_fields__)
-        raise UserError(explain(error.errors()[0], "", known)) from error
+        raise UserError(explain(error, Search, "")) from error
 
 
 def write(path: Path, search: Search) -> None:

@@ -17,7 +17,7 @@ from ebm_cli.evaluation.table import UNSURE, Numbers
 from ebm_cli.record import plain_json
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import adapted, adapts, step_size
+from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Info, Sampler, engine_for
 from ebm_cli.sampler.standstill import stuck
 
@@ -105,7 +105,7 @@ class ChainDiagnostics(Evaluation):
         trace = torch.stack([said.pop("quantities") for said in seen], -1).permute(1, 0, 2).double().cpu().numpy()
         means = {name: torch.stack([said[name] for said in seen]).mean().item() for name in seen[0]}
         jump = means.pop("jump")
-        return trace, means | step_size(sampler), jump
+        return trace, means | recorded(sampler), jump
 
 
 @dataclass(frozen=True)

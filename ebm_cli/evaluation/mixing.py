@@ -24,7 +24,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
-from ebm_cli.sampler.adaptation import adapted, adapts, step_size
+from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Info, Sampler, engine_for, run
 from ebm_cli.space import TwoValued, names
 from ebm_cli.terminal import log
@@ -315,7 +315,7 @@ class Trace:
         infos = [info for _, info in self.records[len(self.records) // 2 :]]
         means = {name: torch.stack([info[name] for info in infos]).double().mean().item() for name in infos[0]}
         taken = {"steps": float(moving.step), "seconds": moving.seconds}
-        return {**effective(self.late(), self.stride, moving), **means, **taken, **step_size(moving.sampler)}
+        return {**effective(self.late(), self.stride, moving), **means, **taken, **recorded(moving.sampler)}
 
 
 def agreement(quantities: NDArray[Any]) -> float:

@@ -14,7 +14,7 @@ from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.record import picture
 from ebm_cli.registry import register
-from ebm_cli.sampler.adaptation import adapted, adapts, step_size
+from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.space import Discrete, Real, TwoValued
@@ -205,7 +205,7 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
     if adapts(sampler) and steps > 1:
         sampler, x = adapted(sampler, model, x, steps // 2, key.fold("adapt"))
         steps -= steps // 2
-        found = step_size(sampler)
+        found = recorded(sampler)
     x, info = run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)
     if "acceptance" in info:
         found["acceptance"] = info["acceptance"].mean().item()

@@ -27,8 +27,8 @@ MUTANTS = [
     Mutant(
         "steps=auto: the step size is found again in the samples' own steps",
         "commands/auto_steps.py",
-        "replace(sampler, adapt=None)",
-        "replace(sampler, adapt=0.5)",
+        "sampler.frozen() if isinstance(sampler, Warmed) else sampler",
+        "sampler",
         "auto_steps::test_a_step_size_is_found_before",
     ),
     Mutant(
@@ -396,10 +396,17 @@ MUTANTS = [
         "places::test_an_evaluation_of_a_plugin_is_one_file",
     ),
     Mutant(
+        "registry: of the types of a key the first alone is named",
+        "registry.py",
+        "    one, *others = dict.fromkeys(_plain(detail[\"msg\"]) for detail in own)",
+        "    one, *others = dict.fromkeys(_plain(detail[\"msg\"]) for detail in own[:1])",
+        "tempering::test_ladders_that_are_none_are_refused",
+    ),
+    Mutant(
         "registry: keys of a nested part are named as if it were the group's",
         "registry.py",
-        "explain(error.errors()[0], place, [",
-        "explain(error.errors()[0], group, [",
+        "raise UserError(explain(error, known[name], place))",
+        "raise UserError(explain(error, known[name], group))",
         "places::test_a_key_is_named_where_it_stands",
     ),
     Mutant(

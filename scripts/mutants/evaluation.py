@@ -1130,4 +1130,32 @@ MUTANTS = [
         "stuck = True",
         "units::test_the_advice_is_of_what_most_units_lack",
     ),
+    Mutant(
+        "round trips: a replica that comes down from the start counts",
+        "evaluation/round_trips.py",
+        "np.where(last[row, at_hot] == COLD, HOT, last[row, at_hot])",
+        "HOT",
+        "tempering::test_round_trips_are_those_of_each_replica_followed_alone",
+    ),
+    Mutant(
+        "round trips: the best rate by refusals alone",
+        "evaluation/round_trips.py",
+        "(rejected / (1 - rejected)).sum()",
+        "rejected.sum()",
+        "tempering::test_the_best_rate_is_that_of_swaps_that_forget",
+    ),
+    Mutant(
+        "tempering: too few temperatures are not doubted",
+        "evaluation/tempering.py",
+        "if rejected[worst] > _REFUSE:",
+        "if rejected[worst] > 1:",
+        "tempering::test_sentences_on_the_ladder_and_the_kernel",
+    ),
+    Mutant(
+        "tempering: the warm-up finds nothing",
+        "evaluation/tempering.py",
+        "if adapts(sampler):",
+        "if False:",
+        "tempering::test_what_is_said_of_tempering",
+    ),
 ]

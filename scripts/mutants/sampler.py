@@ -6,8 +6,8 @@ MUTANTS = [
     Mutant(
         "adaptation: away from the acceptance",
         "sampler/adaptation.py",
-        ".item() - sampler.adapt",
-        ".item() * -1 + sampler.adapt",
+        ".item() - self.adapt",
+        ".item() * -1 + self.adapt",
         "adaptation::test_finds_the_step_size_of_the_acceptance",
     ),
     Mutant(
@@ -405,8 +405,8 @@ MUTANTS = [
     Mutant(
         "tempering: replicas of neighbouring chains share their draws",
         "sampler/parallel_tempering.py",
-        'key.fold("kernel").spread(count)',
-        'key.fold("kernel")',
+        "self.kernel.init(hot, x.flatten(0, 1)), key.spread(count))",
+        "self.kernel.init(hot, x.flatten(0, 1)), key)",
         "sampler::test_some_rows_alone_move_as_in_the_whole",
     ),
     Mutant(
@@ -471,5 +471,40 @@ MUTANTS = [
         "model.of_rows(slice(number * together, number * together + len(start)))",
         "model.of_rows(slice(0, len(start)))",
         "given::test_chains_that_are_moved_in_groups_keep_their_rows",
+    ),
+    Mutant(
+        "ladder: temperatures are spaced by their number, not by refusals",
+        "sampler/ladder.py",
+        "return np.concatenate([[0.0], np.maximum(rejected, _LEAST).cumsum()])",
+        "return np.concatenate([[0.0], np.maximum(np.ones(len(rejected)), _LEAST).cumsum()])",
+        "tempering::test_pairs_reject_alike_at_the_temperatures_that_are_found",
+    ),
+    Mutant(
+        "ladder: a quarter of the swaps is refused",
+        "sampler/ladder.py",
+        "_WANTED = 0.5",
+        "_WANTED = 0.25",
+        "tempering::test_how_many_temperatures_are_wanted",
+    ),
+    Mutant(
+        "tempering: the kernel comes once, before both rounds",
+        "sampler/parallel_tempering.py",
+        '(key.fold("kernel", first), key), (first,))',
+        '(key.fold("kernel"), key), (first,))',
+        "tempering::test_alternating_swaps_and_a_step_size_for_each_temperature_are_the_definition",
+    ),
+    Mutant(
+        "tempering: one step size at all temperatures",
+        "sampler/parallel_tempering.py",
+        "kernel = dataclasses.replace(self.kernel, step_size=size)",
+        "kernel = dataclasses.replace(self.kernel, step_size=self.step_sizes[0])",
+        "tempering::test_alternating_swaps_and_a_step_size_for_each_temperature_are_the_definition",
+    ),
+    Mutant(
+        "tempering: step sizes follow the acceptance of the coldest",
+        "sampler/parallel_tempering.py",
+        'error = said["acceptance"].double().mean(0).cpu().numpy()',
+        'error = said["acceptance"].double().mean(0)[-1:].cpu().numpy()',
+        "tempering::test_each_temperature_has_its_step_size",
     ),
 ]
