@@ -29,7 +29,7 @@ _DECIMALS = 4
 class ChainDiagnostics(Evaluation):
     """Half the chains start at data, half at noise; after `warmup` steps, `steps` more are recorded.
 
-    A sampler that adapts does so in the warm-up; the `step_size` it found is reported.
+    A sampler that adapts does so in the warm-up; what it found, as `step_size`, is reported.
 
     Of the energy and of `projections` random directions: rank-normalised split R-hat and bulk and tail effective
     sample size (Vehtari et al. 2021, through arviz), and the integrated autocorrelation time, steps per independent
