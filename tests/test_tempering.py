@@ -85,7 +85,7 @@ def test_how_many_temperatures_are_wanted():
     assert all(1.8 < b / a < 2.4 for a, b in zip(ladder.rounds(777), ladder.rounds(777)[1:], strict=False))
 
 
-@pytest.mark.parametrize("swaps", ["together", "alternate"])
+@pytest.mark.parametrize("swaps", ["together", pytest.param("alternate", marks=pytest.mark.long)])
 def test_a_warm_up_finds_them(swaps):
     """Two wells: every pair within 0.05 of the others, replicas where they are at these temperatures."""
     model = two_wells()
@@ -280,6 +280,7 @@ def test_ladders_that_are_none_are_refused(keys, words):
     assert_refused(ebm("train model=rbm sampler=parallel_tempering tracker=none", *keys.split()), words)
 
 
+@pytest.mark.long
 def test_two_wells_are_travelled_between():
     """At least half of the round trips that such swaps allow, where Gibbs alone never leaves a well."""
     model = two_wells()
