@@ -22,7 +22,8 @@ from pydantic_core import ErrorDetails
 from ebm_cli.errors import UserError, nearest
 
 GROUPS = (
-    "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "device", "evaluation", "tracker"
+    "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "stop", "device",
+    "evaluation", "tracker",
 )  # fmt: skip
 _TABLE: dict[tuple[str, str], type] = {}
 _FORMER: dict[tuple[str, str], str] = {}

@@ -22,8 +22,8 @@ _OF_RUNS = {
     "transform": ("dataset", "model"),
     "export": ("dataset", "model"),
 }
-_FILES = re.compile(rf"(dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})=")
-_ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "tracker", "device")
+_OF_ITS_PART = re.compile(rf"((dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})|stop\.\w+)=")
+_ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "stop", "tracker", "device")
 _FLAGS = {  # Hydra's, and whether a value may follow
     "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
     "-m": False, "--multirun": False, "--resolve": False, "-c": True, "--cfg": True, "-p": True, "--package": True,
@@ -171,14 +171,14 @@ def _resume_in_place(arguments: list[str]) -> list[str]:
             raise UserError("resume = auto: say which directory it is about, hydra.run.dir=DIR")
         if not _holds_run(place):
             return others
-        return [f"hydra.run.dir={place}", "resume=auto", *_files_added(elsewhere)]
+        return [f"hydra.run.dir={place}", "resume=auto", *_added(elsewhere)]
     _check_resume(value, place)
-    return [f"hydra.run.dir={value}", f"resume={value}", *_files_added(others)]
+    return [f"hydra.run.dir={value}", f"resume={value}", *_added(others)]
 
 
-def _files_added(arguments: list[str]) -> list[str]:
-    """Keys that name files may be given to a run whose part of that name is another than the usual one."""
-    return [f"++{argument}" if _FILES.match(argument) else argument for argument in arguments]
+def _added(arguments: list[str]) -> list[str]:
+    """Keys that name files, and when it ends, may be given to a run whose part is another than the usual one."""
+    return [f"++{argument}" if _OF_ITS_PART.match(argument) else argument for argument in arguments]
 
 
 def _check_resume(value: str, place: str | None) -> None:

@@ -19,10 +19,11 @@ from ebm_cli.device import memory
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.stop.base import Stop
 from ebm_cli.tracker import several
 from ebm_cli.training import checks
 from ebm_cli.training.loop import Schedule
-from ebm_cli.training.state import Choice, Loop, build_components
+from ebm_cli.training.state import Choice, Components, Loop, build_components
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ T = TypeVar("T")
 UNSAID = {"checkpoint": "last"}
 """What `report` was before a run's configuration had it."""
 
+ALL_STEPS = {"name": "none"}
+"""What `stop` was before a run's configuration had it."""
+
 _UNNAMED = {"run_name": None, "group": None, "notes": None, "job_type": None}
 """Keys of wandb that the configuration of a run may lack."""
 
@@ -57,7 +61,7 @@ LOOP_KEYS = ("steps", "batch_size", "seed")
 SCHEDULE_KEYS = ("log_every", "eval_every", "save_every")
 
 FREE = (
-    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "tracker", "evaluation", "device",
+    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "stop", "tracker", "evaluation", "device",
     "notify", "plugins",
 )  # fmt: skip
 """Keys that change what is recorded, how long and where it runs, but not what is trained."""
@@ -101,6 +105,22 @@ def reporting(config: Mapping[str, Any]) -> Reporting:
     """The keys of `report`."""
     found = config.get("report", UNSAID)
     return checked(Reporting, found, dict.fromkeys((*found, *UNSAID), "report."))
+
+
+def stopping(config: Mapping[str, Any], components: Components) -> Stop:
+    """When the run ends early. Raises UserError if with these parts there is nothing to look at."""
+    found: Stop = registry.build("stop", config.get("stop", ALL_STEPS))
+    kept, every = evaluations(config).items(), config.get("eval_every")
+    measured = {part for name, one in kept if one.while_training and every for part in (name, *prefixes(type(one)))}
+    why = found.refusal(components.objective, components.chains, measured)
+    if why:
+        raise UserError(why)
+    return found
+
+
+def prefixes(evaluation: type[Evaluation]) -> set[str]:
+    """Beginnings of the names of what an evaluation finds, besides its own."""
+    return {key.split("/")[0] for key in evaluation.compared}
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
@@ -164,6 +184,7 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     reporting(config)
     evaluations(config)
     components, shared = build_components(config, choice), Ranks(0, ranks_wanted(config))
+    stopping(config, components)
     several.built(config["tracker"])
     checks.check_shares(components.chains, loop.batch_size, shared)
     checks.check_batch(components.objective, loop.batch_size)
@@ -174,6 +195,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     """Raise UserError if so many processes cannot share the work or the memory, before any of them is started."""
     components, (loop, _) = build_components(config, choice), loop_and_schedule(config)
     reporting(config)
+    stopping(config, components)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
     needed = {f"{count} processes": count * memory.PROCESS, "data of each": count * components.dataset.bytes_to_read()}
@@ -197,7 +219,8 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
     named = {group: saved[group] for group in registry.GROUPS if isinstance(saved.get(group), dict)}
     saved = {**saved, **{group: registry.todays(group, values) for group, values in named.items()}}
-    result = {"report": dict(UNSAID), "notify": {"url": None}} | copy.deepcopy(dict(saved)) | command
+    since = {"report": dict(UNSAID), "notify": {"url": None}, "stop": dict(ALL_STEPS)}
+    result = since | copy.deepcopy(dict(saved)) | command
     tracker = result.get("tracker")
     if isinstance(tracker, dict) and "wandb" in several.names(tracker):
         result["tracker"] = _UNNAMED | tracker

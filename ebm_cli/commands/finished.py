@@ -4,30 +4,56 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
-from ebm_cli.commands.configuration import UNSAID, Request
+from ebm_cli.commands.configuration import ALL_STEPS, UNSAID, Request
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.session import Job
 from ebm_cli.record import checkpoint, run
+from ebm_cli.record.run import Run
 
 AUTO = "auto"  # of `resume`: by a scheduler, which starts the same command again whatever became of it
 _BESIDE = ("resume", "plugins", "tracker", "device", "notify")  # where it would run, and who would be told
 
 
+def ended(met: str | None, steps: int) -> dict[str, Any]:
+    """What summary.json says of why training ended, of a run of so many steps at most."""
+    return {"why": "all steps"} if met is None else {"why": "target", "said": met, "of": steps}
+
+
 def said(request: Request, job: Job) -> str | None:
-    """A sentence that the run of `resume=auto` is done, with all that is asked for; None if there is work to do."""
-    if job.found is None or request.config["resume"] != AUTO:
+    """A sentence that the run is done, with all that is asked for; None if there is work to do.
+
+    Of a run that has all its steps that is so with `resume=auto` alone, since whoever names it wants it evaluated anew.
+    """
+    if job.found is None:
         return None
-    home, steps = job.found, job.config.get("steps")
-    ended = [home.read_json(name).get("status") for name in ("metadata.json", "summary.json")]
-    if ended != ["done", "done"] or checkpoint.steps(home.checkpoints)[-1:] != [steps]:
+    home, steps, met = job.found, job.config.get("steps"), _met(job.found)
+    if request.config["resume"] != AUTO and met is None:
         return None
-    saved = rooted({"report": dict(UNSAID), **run.open_existing(home.path)[1]})
-    if _asked(saved) != _asked(job.config):
+    status = [home.read_json(name).get("status") for name in ("metadata.json", "summary.json")]
+    last = steps if met is None else home.read_json("summary.json").get("steps")
+    if status != ["done", "done"] or checkpoint.steps(home.checkpoints)[-1:] != [last]:
         return None
+    if _asked(_saved(home)) != _asked(job.config):
+        return None
+    more = f"to measure more: ebm evaluate run={quote(str(home.path))}"
+    if met is None:
+        return f"{home.path} is done, {steps} steps and all its evaluations; {more}"
     return (
-        f"{home.path} is done, {steps} steps and all its evaluations; to measure more: ebm evaluate "
-        f"run={quote(str(home.path))}"
+        f"{home.path} is done: its target was met at step {last} of {steps} ({met}); to train on, change a key of stop, "
+        f"or stop=none; {more}"
     )
+
+
+def _met(home: Run) -> str | None:
+    """The target that ended a run, in words."""
+    found = home.read_json("summary.json").get("ended")
+    met = found.get("said") if isinstance(found, dict) and found.get("why") == "target" else None
+    return met if isinstance(met, str) else None
+
+
+def _saved(home: Run) -> dict[str, Any]:
+    since = {"report": dict(UNSAID), "stop": dict(ALL_STEPS)}
+    return rooted({**since, **run.open_existing(home.path)[1]})
 
 
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:

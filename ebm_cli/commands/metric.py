@@ -5,7 +5,7 @@ from typing import Any
 
 from ebm_cli import registry
 from ebm_cli.commands import composition
-from ebm_cli.commands.configuration import check_keys, evaluations, loop_and_schedule, reporting
+from ebm_cli.commands.configuration import check_keys, evaluations, loop_and_schedule, prefixes, reporting
 from ebm_cli.commands.search import Search, measured_while_training
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation, of_split, on_split
@@ -116,7 +116,7 @@ def _name(name: str, chosen: Mapping[str, Evaluation]) -> str | None:
 
 
 def _prefixes(name: str, component: type[Evaluation] | None) -> set[str]:
-    return {name} | {key.split("/")[0] for key in (component.compared if component else ())}
+    return {name} | (set() if component is None else prefixes(component))
 
 
 def _optimistic(name: str) -> str:

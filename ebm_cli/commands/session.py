@@ -19,6 +19,7 @@ from ebm_cli.commands.configuration import (
     loop_and_schedule,
     merged,
     reporting,
+    stopping,
 )
 from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.places import rooted
@@ -34,10 +35,12 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint, files, run
 from ebm_cli.record.run import Run
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.stop.base import Watch
 from ebm_cli.terminal import log
 from ebm_cli.tracker import several
 from ebm_cli.tracker.base import TrackerSpec
 from ebm_cli.training import checks, long_step, whole_step
+from ebm_cli.training.early import Early
 from ebm_cli.training.loop import Restored, Schedule, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
@@ -59,6 +62,7 @@ class Session:
     warnings: list[str]
     restored: Restored | None  # of a resumed run
     reporting: Reporting
+    early: Early
 
     @property
     def trained(self) -> Trained:
@@ -107,6 +111,7 @@ def prepare(request: Request, job: Job) -> Session:
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, trackers = _build(config, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
+    watch = watching(config, parts)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
@@ -117,8 +122,19 @@ def prepare(request: Request, job: Job) -> Session:
         notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
-    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle]
-    return Session(parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports)
+    few = watch.remark(len(state.store)) if watch is not None else None
+    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *([few] if few else [])]
+    early = Early(watch)
+    return Session(parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early)
+
+
+def watching(config: Mapping[str, Any], parts: Parts) -> Watch | None:
+    """What may end the run early; on ranks but the first it is never asked. Raises UserError if it cannot look."""
+    stop = stopping(config, parts.components)
+    why = stop.refusal_of_data(parts.data)
+    if why:
+        raise UserError(why)
+    return stop.watch(parts.data)
 
 
 def _build(

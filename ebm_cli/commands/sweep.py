@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ebm_cli.commands.configuration import ALL_STEPS
 from ebm_cli.errors import UserError, of_file
 from ebm_cli.record import files, lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
@@ -61,7 +62,8 @@ class Orders:
 
 def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a whole configuration says which job it is, by keys with dots."""
-    return ledger.flat({key: value for key, value in config.items() if key not in BESIDE})
+    kept = {key: value for key, value in config.items() if key not in BESIDE}
+    return ledger.flat({key: value for key, value in kept.items() if (key, value) != ("stop", ALL_STEPS)})
 
 
 def _word(value: object) -> str:

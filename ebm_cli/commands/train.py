@@ -78,7 +78,7 @@ def _begin(request: Request, job: Job, stop: StopRequest, held: ExitStack) -> in
     stop.at_once()
     stop.after_step()
     if not leads:
-        fit(session.parts, session.state, Follower(session.schedule), stop)
+        fit(session.parts, session.state, Follower(session.schedule, early=session.early), stop)
         return stop.exit_code or 0
     own = own or _claimed(request.directory, "hydra.run.dir = ", held)
     open_record(session, request)
@@ -132,7 +132,9 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     home.write_json("metadata.json", {**meta, **about})
     known = _shown_as(session, meta, request)
     tracker = together([guarded(process.apart(spec, name), known) for name, spec in session.trackers.items()])
-    recorder = Recorder(home, own, tracker, session.schedule, session.evaluations, spent=_until_now(spent))
+    recorder = Recorder(
+        home, own, tracker, session.schedule, session.evaluations, early=session.early, spent=_until_now(spent)
+    )
     _be_judged(recorder, session, request)
     ending = Ending()
     if own.taken_from:
@@ -143,6 +145,8 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
         stop.noted()
         spent["seconds"] += time.perf_counter() - began
         summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
+        if ending.status == "done":
+            summary["ended"] = finished.ended(session.early.met, session.parts.loop.steps)
         kept = _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
         notice = _notice(session, request, summary, ending)
         tracker.ended(End(ending.status, ending.code, ending.why.get("error")))

@@ -15,6 +15,7 @@ NEVER = (
 WHERE_TYPED = ("device", "evaluation")
 """Where it ran and what was measured: they count where a command line gave one of their keys, `device.precision=bf16`.
 """
+_AS_ABSENT = (("stop", "none"),)  # what older runs lack, which is the same
 SEED = "seed"
 
 
@@ -25,6 +26,7 @@ def counted(runs: Sequence[Facts]) -> list[dict[str, Any]]:
     """
     typed = {key for run in runs for key in run.typed if "." in key}
     found = [{key: value for key, value in run.settings.items() if _counts(key, typed)} for run in runs]
+    found = [{key: value for key, value in each.items() if (key, value) not in _AS_ABSENT} for each in found]
     whole = [each for each, run in zip(found, runs, strict=True) if run.configured]
     common = shared(whole) if whole else {}
     return [each if run.configured else {**common, **each} for each, run in zip(found, runs, strict=True)]

@@ -29,6 +29,7 @@ from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.training import cuda_graph, long_step, whole_step
+from ebm_cli.training.early import Early
 from ebm_cli.training.state import Best, Parts, TrainState
 from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
@@ -76,6 +77,7 @@ class Recorder:
     against: Against | None = None
     judge: Judge | None = None
     ended: bool = False  # the judge has ended the run
+    early: Early = field(default_factory=Early)
     spent: Callable[[], Mapping[str, float]] = dict  # seconds until this moment, kept in case the process is killed
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
@@ -108,6 +110,10 @@ class Recorder:
         self.run.append_metrics(step, values)
         self.tracker.log(step, finite(values))
         self._say(infinite(values), step)
+
+    def logged(self, name: str) -> list[float]:
+        """The numbers that a metric had so far."""
+        return self.run.logged(name)
 
     def look(self, reports: Sequence[Report], *, last: bool) -> None:
         """Warn, once, of chains that stand still."""
@@ -218,6 +224,7 @@ class Follower:
     ladder: set[int] = field(default_factory=set)
     newest: dict[str, float] = field(default_factory=dict)
     ended: bool = False
+    early: Early = field(default_factory=Early)
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """The rungs that lie ahead."""
@@ -233,6 +240,10 @@ class Follower:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Not recorded."""
+
+    def logged(self, name: str) -> list[float]:
+        """Rank 0 knows."""
+        return []
 
     def look(self, reports: Sequence[Report], *, last: bool) -> None:
         """Rank 0 does."""
@@ -334,30 +345,34 @@ def other_data(saved: Checkpoint, data: Data) -> bool:
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:
-    """Train until the last step, the verdict of a judge, or until any rank is asked to stop, as `stop` then says.
+    """Train until the last step, a target that is met, the verdict of a judge, or until a rank is asked to stop.
 
-    Either way a checkpoint of the last step is there.
+    Whichever it was, `recorder` and `stop` then say. A checkpoint of the last step is there.
 
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     schedule, total = recorder.schedule, parts.loop.steps
     recorder.begin(total, state.step, parts.components.sampler)
+    recorder.early.again(parts, state, recorder.logged)
     saved, unread = state.step or None, list[Report]()
     how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
-        while state.step < total and not recorder.ended and not _stopping(parts, state, stop):
+        while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
             step, last = state.step, unread[-1]
             evaluates, saves = _due(step, schedule.eval_every, total), recorder.saves(step, total)
-            if len(unread) == _UNREAD or _due(step, schedule.log_every, total) or evaluates or saves:
+            looks = recorder.early.due(step, total)
+            if len(unread) == _UNREAD or _due(step, schedule.log_every, total) or evaluates or saves or looks:
                 unread = _read(parts, state, recorder, unread)
             if _due(step, schedule.log_every, total):
                 recorder.metrics(step, last.numbers())
-            if evaluates or saves:
+            if evaluates or saves or looks:
                 gather_chains(parts, state)
             better = evaluates and recorder.evaluate(parts, state)
+            if looks:
+                recorder.metrics(step, recorder.early.look(parts, state, recorder.logged))
             if better or saves:
                 recorder.save(parts, state)
                 saved = step
@@ -366,7 +381,13 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
+        recorder.early.say(state.step, total)
         _agree(parts, stop)
+
+
+def _over(recorder: Recorder | Follower) -> bool:
+    """Whether the run ends before its last step."""
+    return recorder.ended or recorder.early.met is not None
 
 
 @contextmanager
@@ -392,7 +413,7 @@ def _execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
 def _display(display: StepDisplay, recorder: Recorder | Follower, step: int, last: Report) -> None:
     """The progress line of a step that was logged, once all that was due at it is done."""
     if _due(step, recorder.schedule.log_every, display.total):
-        display.show(step, {**_shown(last.numbers()), **recorder.newest})
+        display.show(step, {**_shown(last.numbers()), **recorder.newest, **recorder.early.shown})
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, float]:

@@ -37,7 +37,7 @@ SMALL = {
     "stay": 0.7,
     "noise": 3.0,
 }  # what makes a shipped model small enough to enumerate and its rarest states not too rare, where it has such a key
-INTERPOLATED = {"${batch_size}": 6}
+INTERPOLATED = {"${batch_size}": 6, "${eval_every}": 5}
 
 
 def shipped(group: str) -> dict[str, dict]:

@@ -19,7 +19,7 @@ sampler peers
 noise log_z acceleration
 objective chains optimizer
 yardstick
-evaluation
+stop evaluation
 training
 comparison watching
 page

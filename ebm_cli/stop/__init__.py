@@ -1,0 +1,1 @@
+"""When training ends before its last step: once a target is met."""
