@@ -109,6 +109,22 @@ def test_one_that_fails_stops_alone():
 
 
 @pytest.mark.long
+def test_one_that_meets_its_target_ends_alone():
+    """The others go on, and what it did is what it does by itself."""
+    line = (
+        "dataset=bars_and_stripes dataset.side=3 chains.count=200 chains.steps=2 batch_size=50 steps=60 log_every=20 "
+        "optimizer.schedule=constant stop=pearson stop.every=10 stop.target=0.3 eval_every=0 "
+        "checkpoint.monitor=null"
+    )
+    assert sweep(f"{line} optimizer.lr=0.3,0.001").code == 0
+    first, second = (facts(Path("sweep", name), "summary.json") for name in "01")
+    assert (first["ended"]["why"], second["ended"]["why"], second["steps"]) == ("target", "all steps", 60)
+    assert first["steps"] < 60
+    assert train(f"{line} optimizer.lr=0.3 device.compile=ahead", "alone").code == 0
+    assert_same_run("sweep/0", "alone")
+
+
+@pytest.mark.long
 def test_other_shapes_and_plain_samplers_go_their_own_way(made):
     """Two of each shape in step; a sampler of single sites trains as it does alone."""
     answer = sweep("seed=1,2 model.hidden=4,8")

@@ -39,8 +39,8 @@ def said(request: Request, job: Job) -> str | None:
     if met is None:
         return f"{home.path} is done, {steps} steps and all its evaluations; {more}"
     return (
-        f"{home.path} is done: its target was met at step {last} of {steps} ({met}); to train on, change a key of stop, "
-        f"or stop=none; {more}"
+        f"{home.path} is done: its target was met at step {last} of {steps} ({met}); to train on, change a key of "
+        f"stop, or stop=none; {more}"
     )
 
 

@@ -145,8 +145,6 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
         stop.noted()
         spent["seconds"] += time.perf_counter() - began
         summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
-        if ending.status == "done":
-            summary["ended"] = finished.ended(session.early.met, session.parts.loop.steps)
         kept = _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
         notice = _notice(session, request, summary, ending)
         tracker.ended(End(ending.status, ending.code, ending.why.get("error")))
@@ -203,6 +201,7 @@ def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[s
             _evaluate(session, recorder, ending.results)
         stop.at_once()
         ending.status, ending.code = "done", 0
+        ending.results.about["ended"] = finished.ended(session.early.met, session.parts.loop.steps)
         stop.noted()
     except RunError as error:
         log.error("%s", error)

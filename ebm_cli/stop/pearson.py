@@ -51,7 +51,9 @@ class Pearson(Periodic):
     def refusal_of_data(self, data: Data) -> str | None:
         """Two sites at least, which vary together; all values known."""
         if not isinstance(data.space, covariances.SPACES):
-            return f"stop=pearson: compares pairs of {names(covariances.SPACES)} sites, these data are {data.space.name}"
+            return (
+                f"stop=pearson: compares pairs of {names(covariances.SPACES)} sites, these data are {data.space.name}"
+            )
         if data.space.sites < 2:
             return "stop=pearson: compares pairs of sites, these data have one site alone; leave stop out"
         if data.train.missing is not None:

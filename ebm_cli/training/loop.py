@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -351,7 +351,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
 
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
-    schedule, total = recorder.schedule, parts.loop.steps
+    total = parts.loop.steps
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
     saved, unread = state.step or None, list[Report]()
@@ -361,28 +361,47 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
-            step, last = state.step, unread[-1]
-            evaluates, saves = _due(step, schedule.eval_every, total), recorder.saves(step, total)
-            looks = recorder.early.due(step, total)
-            if len(unread) == _UNREAD or _due(step, schedule.log_every, total) or evaluates or saves or looks:
+            last, due = unread[-1], _due_at(recorder, state.step, total)
+            if len(unread) == _UNREAD or any(due):
                 unread = _read(parts, state, recorder, unread)
-            if _due(step, schedule.log_every, total):
-                recorder.metrics(step, last.numbers())
-            if evaluates or saves or looks:
-                gather_chains(parts, state)
-            better = evaluates and recorder.evaluate(parts, state)
-            if looks:
-                recorder.metrics(step, recorder.early.look(parts, state, recorder.logged))
-            if better or saves:
-                recorder.save(parts, state)
-                saved = step
-            _display(display, recorder, step, last)
+            if _attend(parts, state, recorder, due, last):
+                saved = state.step
+            _display(display, recorder, state.step, last)
         _checked(parts, state, unread)
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
         recorder.early.say(state.step, total)
         _agree(parts, stop)
+
+
+class Due(NamedTuple):
+    """What is due at a step."""
+
+    logs: bool
+    evaluates: bool
+    looks: bool
+    saves: bool
+
+
+def _due_at(recorder: Recorder | Follower, step: int, total: int) -> Due:
+    schedule = recorder.schedule
+    logs, evaluates = _due(step, schedule.log_every, total), _due(step, schedule.eval_every, total)
+    return Due(logs, evaluates, recorder.early.due(step, total), recorder.saves(step, total))
+
+
+def _attend(parts: Parts, state: TrainState, recorder: Recorder | Follower, due: Due, last: Report) -> bool:
+    """Do what is due; whether a checkpoint was saved, after all that is logged at this step."""
+    if due.logs:
+        recorder.metrics(state.step, last.numbers())
+    if due.evaluates or due.looks or due.saves:
+        gather_chains(parts, state)
+    better = due.evaluates and recorder.evaluate(parts, state)
+    if due.looks:
+        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))
+    if better or due.saves:
+        recorder.save(parts, state)
+    return better or due.saves
 
 
 def _over(recorder: Recorder | Follower) -> bool:

@@ -38,8 +38,8 @@ class Agreement(NamedTuple):
 def of_split(split: Split) -> Covariances:
     """Of rows with their weights w, whose sum is M; of discrete sites with the pseudocount alpha = 1 / M.
 
-    f_i = (1 - alpha) sum w x_i / M + alpha / K and f_ij = (1 - alpha) sum w x_i x_j / M + alpha / K^2 (as adabmDCA 1.0.0
-    has them), hence C_ij = (1 - alpha) (cov_ij + alpha (m_i - 1/K) (m_j - 1/K)), m being the means without it.
+    f_i = (1 - alpha) sum w x_i / M + alpha / K and f_ij = (1 - alpha) sum w x_i x_j / M + alpha / K^2, as adabmDCA has
+    them, hence C_ij = (1 - alpha) (cov_ij + alpha (m_i - 1/K) (m_j - 1/K)), m being the means without it.
     """
     space, rows = split.space, max(1, _NUMBERS // math.prod(split.space.shape))
     weights = torch.ones(len(split)) if split.weights is None else split.weights.float()

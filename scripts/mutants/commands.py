@@ -37,6 +37,18 @@ MUTANTS = [
         "if not isinstance(subject.model.space, Discrete):",
         "if False:",
         "auto_steps::test_where_it_means_nothing_is_a_sentence",
+        "finished: a run that met its target is evaluated again",
+        "commands/finished.py",
+        'if request.config["resume"] != AUTO and met is None:',
+        'if request.config["resume"] != AUTO:',
+        "stop::test_resumed_it_says_so_and_does_nothing",
+    ),
+    Mutant(
+        "finished: another target is not listened to",
+        "commands/finished.py",
+        "if _asked(_saved(home)) != _asked(job.config):",
+        "if False:",
+        "stop::test_with_another_target_it_goes_on_as_if_it_had_had_it",
     ),
     Mutant(
         "train: a picture whose name begins with s is not named",

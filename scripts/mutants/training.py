@@ -4,6 +4,44 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "early: it never ends the run",
+        "training/loop.py",
+        "return recorder.ended or recorder.early.met is not None",
+        "return recorder.ended",
+        "stop::test_it_ends_at_the_first_look_that_meets_the_target",
+    ),
+    Mutant(
+        "early: a resumed run does not look again",
+        "training/loop.py",
+        "    recorder.early.again(parts, state, recorder.logged)\n",
+        "",
+        "stop::test_killed_and_resumed_it_ends_where_it_would_have",
+    ),
+    Mutant(
+        "early: it looks at every step",
+        "training/early.py",
+        "step > 0 and (step % self.watch.every == 0 or step == total)",
+        "step > 0",
+        "stop::test_it_ends_at_the_first_look_that_meets_the_target",
+    ),
+    Mutant(
+        "early: the look is logged after the checkpoint",
+        "training/loop.py",
+        (
+            "    if due.looks:\n"
+            "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
+            "    if better or due.saves:\n"
+            "        recorder.save(parts, state)\n"
+        ),
+        (
+            "    if better or due.saves:\n"
+            "        recorder.save(parts, state)\n"
+            "    if due.looks:\n"
+            "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
+        ),
+        "stop::test_with_another_target_it_goes_on_as_if_it_had_had_it",
+    ),
+    Mutant(
         "loop: errors are offered as metrics to monitor",
         "training/loop.py",
         "for name in values if not name.endswith(_ABOUT)",

@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "covariances: the weights of rows are left out of the products",
+        "yardstick/covariances.py",
+        "weighted = away * w[:, None]",
+        "weighted = away",
+        "stop::test_pearson_and_slope_are_those_of_the_definition",
+    ),
+    Mutant(
+        "covariances: no pseudocount",
+        "yardstick/covariances.py",
+        "if not isinstance(space, Discrete):\n        return found\n    alpha",
+        "if True:\n        return found\n    alpha",
+        "stop::test_pearson_and_slope_are_those_of_the_definition",
+    ),
+    Mutant(
+        "covariances: pairs of values of one site count",
+        "yardstick/covariances.py",
+        "column <= row[:, None]",
+        "column < row[:, None]",
+        "stop::test_pearson_and_slope_are_those_of_the_definition",
+    ),
+    Mutant(
+        "covariances: no mean is taken off of real sites",
+        "yardstick/covariances.py",
+        "    if not isinstance(space, Discrete):\n        pairs",
+        "    if False:\n        pairs",
+        "stop::test_pearson_and_slope_are_those_of_the_definition",
+    ),
+    Mutant(
+        "covariances: the noise counts twice",
+        "yardstick/covariances.py",
+        "variance.square().sum()).item() / 2",
+        "variance.square().sum()).item()",
+        "stop::test_the_ceiling_is_what_a_perfect_model_reaches",
+    ),
+    Mutant(
         "lda: words are shared among topics instead of topics among words",
         "yardstick/lda.py",
         "fitted.components_.sum(1, keepdims=True)",
