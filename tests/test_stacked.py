@@ -110,17 +110,13 @@ def test_one_that_fails_stops_alone():
 
 @pytest.mark.long
 def test_one_that_meets_its_target_ends_alone():
-    """The others go on, and what it did is what it does by itself."""
-    line = (
-        "dataset=bars_and_stripes dataset.side=3 chains.count=200 chains.steps=2 batch_size=50 steps=60 log_every=20 "
-        "optimizer.schedule=constant stop=pearson stop.every=10 stop.target=0.3 eval_every=0 "
-        "checkpoint.monitor=null"
-    )
-    assert sweep(f"{line} optimizer.lr=0.3,0.001").code == 0
+    """The other goes on, and each did what it does by itself; one of the first correlations is above 0.01 by chance."""
+    line = "chains.count=20 stop=pearson stop.every=2"
+    assert sweep(f"{line} stop.target=0.01,0.99").code == 0
     first, second = (facts(Path("sweep", name), "summary.json") for name in "01")
-    assert (first["ended"]["why"], second["ended"]["why"], second["steps"]) == ("target", "all steps", 60)
-    assert first["steps"] < 60
-    assert train(f"{line} optimizer.lr=0.3 device.compile=ahead", "alone").code == 0
+    assert (first["ended"]["why"], second["ended"]["why"], second["steps"]) == ("target", "all steps", 12)
+    assert first["steps"] < 12
+    assert train(f"{line} stop.target=0.01 device.compile=ahead", "alone").code == 0
     assert_same_run("sweep/0", "alone")
 
 

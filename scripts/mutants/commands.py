@@ -44,13 +44,6 @@ MUTANTS = [
         "stop::test_resumed_it_says_so_and_does_nothing",
     ),
     Mutant(
-        "finished: another target is not listened to",
-        "commands/finished.py",
-        "if _asked(_saved(home)) != _asked(job.config):",
-        "if False:",
-        "stop::test_with_another_target_it_goes_on_as_if_it_had_had_it",
-    ),
-    Mutant(
         "train: a picture whose name begins with s is not named",
         "commands/train.py",
         'name.startswith(("step-", "samples."))',
@@ -557,21 +550,21 @@ MUTANTS = [
     Mutant(
         "resume=auto: a run that is done is evaluated again",
         "commands/finished.py",
-        "if job.found is None or",
-        "if True or job.found is None or",
+        '    if request.config["resume"] != AUTO and met is None:\n',
+        "    if met is None:\n",
         "finished::test_a_run_that_is_done_is_left_as_it_is",
     ),
     Mutant(
         "resume=auto: what is new is not done",
         "commands/finished.py",
-        "if _asked(saved) != _asked(job.config):",
+        "if _asked(_saved(home)) != _asked(job.config):",
         "if False:",
         "finished::test_what_is_new_is_done",
     ),
     Mutant(
         "resume=auto: a run that failed is called done",
         "commands/finished.py",
-        'if ended != ["done", "done"] or',
+        'if status != ["done", "done"] or',
         "if",
         "finished::test_a_run_that_is_not_done_goes_on",
     ),
@@ -767,8 +760,8 @@ MUTANTS = [
     Mutant(
         "train: seconds of a killed session are lost",
         "commands/train.py",
-        ", spent=_until_now(spent))",
-        ")",
+        ", spent=_until_now(spent)\n",
+        "\n",
         "sweep::test_the_seconds_of_a_killed_session_count_until_its_newest_checkpoint",
     ),
     Mutant(

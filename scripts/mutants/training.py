@@ -39,7 +39,7 @@ MUTANTS = [
             "    if due.looks:\n"
             "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
         ),
-        "stop::test_with_another_target_it_goes_on_as_if_it_had_had_it",
+        "stop::test_killed_and_resumed_it_ends_where_it_would_have",
     ),
     Mutant(
         "loop: errors are offered as metrics to monitor",
@@ -107,8 +107,8 @@ MUTANTS = [
     Mutant(
         "ranks: the last step is agreed upon by nobody",
         "training/loop.py",
-        ("            recorder.save(parts, state)\n        _agree(parts, stop)\n"),
-        "            recorder.save(parts, state)\n",
+        ("        recorder.early.say(state.step, total)\n        _agree(parts, stop)\n"),
+        "        recorder.early.say(state.step, total)\n",
         "ranks_stop",
     ),
     Mutant(
@@ -317,7 +317,7 @@ MUTANTS = [
     Mutant(
         "loop: the progress line lacks what was measured",
         "training/loop.py",
-        "{**_shown(last.numbers()), **recorder.newest}",
+        "{**_shown(last.numbers()), **recorder.newest, **recorder.early.shown}",
         "_shown(last.numbers())",
         "messages::test_the_last_line_of_training_has_the_last_value_of_validation",
     ),
@@ -338,8 +338,8 @@ MUTANTS = [
     Mutant(
         "loop: the judge ends nothing",
         "training/loop.py",
-        "while state.step < total and not recorder.ended and",
-        "while state.step < total and",
+        "return recorder.ended or recorder.early.met is not None",
+        "return recorder.early.met is not None",
         "tune::test_a_run_that_is_pruned_ends_there_with_a_checkpoint",
     ),
     Mutant(

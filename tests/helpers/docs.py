@@ -65,7 +65,8 @@ def quick(words: list[str]) -> list[str]:
     if command == "import":
         return [command, *rest, "tracker=none", "device=cpu"]
     more = (*ELSEWHERE, "hydra.launcher.n_jobs=2") if "hydra/launcher=joblib" in rest else ()
-    return [command, *_fewer(rest), *more, *(QUICK if command == "train" else ("device=cpu",))]
+    more = ("eval_every=4",) if "stop=plateau" in rest else more  # what it looks at
+    return [command, *_fewer(rest), *(QUICK if command == "train" else ("device=cpu",)), *more]
 
 
 def _fewer(words: list[str]) -> list[str]:
