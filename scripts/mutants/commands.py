@@ -37,6 +37,8 @@ MUTANTS = [
         "if not isinstance(subject.model.space, Discrete):",
         "if False:",
         "auto_steps::test_where_it_means_nothing_is_a_sentence",
+    ),
+    Mutant(
         "finished: a run that met its target is evaluated again",
         "commands/finished.py",
         'if request.config["resume"] != AUTO and met is None:',
