@@ -23,7 +23,19 @@ _OF_RUNS = {
     "export": ("dataset", "model"),
 }
 _OF_ITS_PART = re.compile(rf"((dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})|stop\.\w+)=")
-_ONE_OF = ("dataset", "model", "objective", "chains", "noise", "sampler", "optimizer", "stop", "tracker", "device")
+_ONE_OF = (
+    "dataset",
+    "model",
+    "objective",
+    "chains",
+    "noise",
+    "sampler",
+    "optimizer",
+    "sparsity",
+    "stop",
+    "tracker",
+    "device",
+)
 _FLAGS = {  # Hydra's, and whether a value may follow
     "-h": False, "--help": False, "--hydra-help": False, "--version": False, "-r": False, "--run": False,
     "-m": False, "--multirun": False, "--resolve": False, "-c": True, "--cfg": True, "-p": True, "--package": True,

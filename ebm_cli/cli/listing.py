@@ -27,6 +27,7 @@ GROUPS = {
     "noise": "what contrastive objectives tell the data from",
     "sampler": "how chains move",
     "optimizer": "how weights follow the gradient",
+    "sparsity": "which couplings a model has",
     "stop": "when training ends before its last step",
     "evaluation": "what is measured",
     "tracker": "where a run is shown",

@@ -113,6 +113,10 @@ def stopping(config: Mapping[str, Any], components: Components) -> Stop:
     kept, every = evaluations(config).items(), config.get("eval_every")
     measured = {part for name, one in kept if one.while_training and every for part in (name, *prefixes(type(one)))}
     why = found.refusal(components.objective, components.chains, measured)
+    if components.sparsity.needs_stop and config.get("stop", ALL_STEPS) == ALL_STEPS:
+        why = "sparsity=prune: couplings are dropped whenever the target of stop is met; take stop=pearson"
+    if components.sparsity.changes and ranks_wanted(config) > 1:
+        why = f"device.ranks = {ranks_wanted(config)}: sparsity changes couplings in one process alone; leave one out"
     if why:
         raise UserError(why)
     return found
@@ -219,7 +223,7 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
     named = {group: saved[group] for group in registry.GROUPS if isinstance(saved.get(group), dict)}
     saved = {**saved, **{group: registry.todays(group, values) for group, values in named.items()}}
-    since = {"report": dict(UNSAID), "notify": {"url": None}, "stop": dict(ALL_STEPS)}
+    since = {"report": dict(UNSAID), "notify": {"url": None}, "sparsity": {"name": "none"}, "stop": dict(ALL_STEPS)}
     result = since | copy.deepcopy(dict(saved)) | command
     tracker = result.get("tracker")
     if isinstance(tracker, dict) and "wandb" in several.names(tracker):

@@ -52,7 +52,7 @@ def _met(home: Run) -> str | None:
 
 
 def _saved(home: Run) -> dict[str, Any]:
-    since = {"report": dict(UNSAID), "stop": dict(ALL_STEPS)}
+    since = {"report": dict(UNSAID), "sparsity": {"name": "none"}, "stop": dict(ALL_STEPS)}
     return rooted({**since, **run.open_existing(home.path)[1]})
 
 

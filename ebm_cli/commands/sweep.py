@@ -22,7 +22,10 @@ from ebm_cli.signals import StopRequest
 BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment", "notify")
 """Parts of a configuration that do not say which job it is: they change where it runs and who is told."""
 
-_AS_ABSENT = (("stop", {"name": "none"}),)  # parts that older multiruns lack, which is the same
+_AS_ABSENT = (
+    ("stop", {"name": "none"}),
+    ("sparsity", {"name": "none"}),
+)  # parts that older multiruns lack, which is the same
 _HALT = "halt"
 _LOSSES = 2  # of a job with others before it is done alone; and once more then
 _DYING = 10.0  # seconds in which killed processes have ended

@@ -15,7 +15,7 @@ NEVER = (
 WHERE_TYPED = ("device", "evaluation")
 """Where it ran and what was measured: they count where a command line gave one of their keys, `device.precision=bf16`.
 """
-_AS_ABSENT = (("stop", "none"),)  # what older runs lack, which is the same
+_AS_ABSENT = (("stop", "none"), ("sparsity", "none"))  # what older runs lack, which is the same
 SEED = "seed"
 
 

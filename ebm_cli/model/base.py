@@ -260,6 +260,10 @@ class Quadratic(EnergyModel):
     def coupling(self) -> Tensor:
         """J, (numbers of x, numbers of x)."""
 
+    def entries(self, name: str) -> Tensor:
+        """Which numbers of a parameter of `couplings` are read, bool in its shape: all of them."""
+        return torch.ones_like(self.get_parameter(name), dtype=torch.bool)
+
     @abstractmethod
     def slopes(self, x: Tensor, coupling: Tensor | None) -> tuple[Tensor, Tensor]:
         """E(x) (batch,) and dE/dx = -(J x + b) (batch, *shape), given J where the model is dense."""

@@ -65,6 +65,11 @@ class Boltzmann(Quadratic):
         return upper + upper.T
 
     @override
+    def entries(self, name: str) -> Tensor:
+        """Those of the strict upper triangle."""
+        return torch.ones_like(self.W, dtype=torch.bool).triu(1)
+
+    @override
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """log sigmoid(+-(x W + b)), (batch, len(sites))."""
         v = x.flatten(1)[:, sites]

@@ -17,6 +17,7 @@ from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
+from ebm_cli.sparsity.base import Sparsity
 
 _ROWS_AT_ONCE = 1000
 Choice = dict[str, str]
@@ -283,6 +284,14 @@ def check_sparse(model: ModelSpec, optimizer: Optimizer, ranks: Ranks, choice: C
         raise UserError(f"optimizer.ema = {optimizer.ema}: sparse gradients leave most rows out; set it to 0, {way}")
     if ranks.count > 1:
         raise UserError(f"device.ranks = {ranks.count}: sparse gradients are not exchanged; leave it out, {way}")
+
+
+def check_sparsity(sparsity: Sparsity, model: ModelSpec, objective: Objective, chains: Chains) -> None:
+    """The model has couplings to choose among, and there are chains to choose by."""
+    for space in model.spaces:
+        why = sparsity.refusal(model.builds, space, objective, chains)
+        if why:
+            raise UserError(why)
 
 
 def check_batch(objective: Objective, batch_size: int) -> None:

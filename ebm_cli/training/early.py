@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ebm_cli.stop.base import Logged, Watch
 from ebm_cli.terminal import log, short
-from ebm_cli.training.state import Parts, TrainState
+from ebm_cli.training.state import CHANGED, Parts, TrainState
 
 
 @dataclass
@@ -33,9 +33,11 @@ class Early:
     def again(self, parts: Parts, state: TrainState, logged: Logged) -> None:
         """The look that was due where a run goes on: it may have ended there, and then does no more.
 
-        Nothing is logged a second time. A resumed run so ends where it would have ended without the interruption.
+        Nothing is logged a second time. A resumed run so ends where it would have ended without the interruption; where
+        couplings were dropped at that step, it went on.
         """
-        if self.due(state.step, parts.loop.steps):
+        changed = state.sparsity.get(CHANGED)
+        if self.due(state.step, parts.loop.steps) and (changed is None or changed.item() != state.step):
             self.look(parts, state, logged)
 
     @property

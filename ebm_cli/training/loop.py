@@ -30,6 +30,7 @@ from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.training import cuda_graph, long_step, whole_step
 from ebm_cli.training.early import Early
+from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Best, Parts, TrainState
 from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
@@ -354,17 +355,17 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     total = parts.loop.steps
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
-    saved, unread = state.step or None, list[Report]()
+    saved, unread, sparse = state.step or None, list[Report](), Sparse(parts, state)
     how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
-            last, due = unread[-1], _due_at(recorder, state.step, total)
+            last, due = unread[-1], _due_at(recorder, sparse, state.step, total)
             if len(unread) == _UNREAD or any(due):
                 unread = _read(parts, state, recorder, unread)
-            if _attend(parts, state, recorder, due, last):
+            if _attend(sparse, recorder, due, last):
                 saved = state.step
             _display(display, recorder, state.step, last)
         _checked(parts, state, unread)
@@ -381,17 +382,19 @@ class Due(NamedTuple):
     logs: bool
     evaluates: bool
     looks: bool
+    changes: bool
     saves: bool
 
 
-def _due_at(recorder: Recorder | Follower, step: int, total: int) -> Due:
+def _due_at(recorder: Recorder | Follower, sparse: Sparse, step: int, total: int) -> Due:
     schedule = recorder.schedule
     logs, evaluates = _due(step, schedule.log_every, total), _due(step, schedule.eval_every, total)
-    return Due(logs, evaluates, recorder.early.due(step, total), recorder.saves(step, total))
+    return Due(logs, evaluates, recorder.early.due(step, total), sparse.due(step), recorder.saves(step, total))
 
 
-def _attend(parts: Parts, state: TrainState, recorder: Recorder | Follower, due: Due, last: Report) -> bool:
+def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Report) -> bool:
     """Do what is due; whether a checkpoint was saved, after all that is logged at this step."""
+    parts, state = sparse.parts, sparse.state
     if due.logs:
         recorder.metrics(state.step, last.numbers())
     if due.evaluates or due.looks or due.saves:
@@ -399,6 +402,10 @@ def _attend(parts: Parts, state: TrainState, recorder: Recorder | Follower, due:
     better = due.evaluates and recorder.evaluate(parts, state)
     if due.looks:
         recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))
+    if due.looks or due.changes:
+        changed = sparse.attend(recorder.early)
+        if changed:
+            recorder.metrics(state.step, changed)
     if better or due.saves:
         recorder.save(parts, state)
     return better or due.saves

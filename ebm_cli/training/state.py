@@ -20,14 +20,19 @@ from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Work
 from ebm_cli.device.stack import common
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import EnergyModel, ModelSpec
+from ebm_cli.model.base import EnergyModel, ModelSpec, Quadratic
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Auxiliary, Objective, updated
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.rng import permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
+from ebm_cli.sparsity.base import Sparsity
+from ebm_cli.sparsity.none import NoSparsity
 from ebm_cli.training import checks
 from ebm_cli.training.checks import Choice
+
+CHANGED = "changed"
+"""The step at which couplings last changed, in `TrainState.sparsity` beside their masks."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Components:
     noise: NoiseSpec
     objective: Objective
     optimizer: Optimizer
+    sparsity: Sparsity = field(default_factory=NoSparsity)
     initial: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -87,6 +93,12 @@ class TrainState:
     ages: Tensor  # transitions since each chain began, (slots,) int64
     best: Best | None = None  # on the held-out metric
     auxiliary: Auxiliary | None = None  # what the objective trains beside the model
+    sparsity: dict[str, Tensor] = field(default_factory=dict)  # 1 for couplings that there are, by parameter; CHANGED
+
+    @property
+    def mask(self) -> dict[str, Tensor]:
+        """What gradients of parameters are multiplied by."""
+        return {name: mask for name, mask in self.sparsity.items() if name != CHANGED}
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the step, by unique names."""
@@ -94,6 +106,7 @@ class TrainState:
         named |= {f"auxiliary.{name}": value for name, value in self._auxiliary().items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
         named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
+        named |= {f"sparsity.{name}": value for name, value in self.sparsity.items()}
         return named | {"chains": self.store, "ages": self.ages}
 
     def _auxiliary(self) -> dict[str, Tensor]:
@@ -107,6 +120,10 @@ class TrainState:
         take_over("auxiliary", self._auxiliary(), tensors)
         take_over("average", self.average, tensors)
         take_over("optimizer", self.optimizer, tensors)
+        if self.sparsity:  # which matters in training alone
+            take_over("sparsity", self.sparsity, tensors)
+        if any(((mask != 0) & (mask != 1)).any() for mask in self.mask.values()):
+            raise ValueError("sparsity has other numbers than 0 and 1")
         for name, own in (("chains", self.store), ("ages", self.ages)):
             _same_form(name, own, tensors.get(name))
         space = self.model.space
@@ -159,12 +176,14 @@ def _same_form(name: str, own: Tensor, saved: Tensor | None) -> None:
 def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     """Check every group's keys, then whether the parts fit each other. Nothing is read. Raises UserError."""
     groups = ("dataset", "model", "sampler", "chains", "noise", "objective", "optimizer")
-    parts = Components(**{group: registry.build(group, config[group]) for group in groups})
+    built = {group: registry.build(group, config[group]) for group in groups}
+    parts = Components(**built, sparsity=registry.build("sparsity", config.get("sparsity", {"name": "none"})))
     checks.check_space(parts.dataset, parts.model, choice)
     checks.check_sampler(parts.sampler, parts.model, choice)
     checks.check_objective(parts.objective, parts.model, choice)
     checks.check_noise(parts.objective, parts.noise, parts.model, choice)
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
+    checks.check_sparsity(parts.sparsity, parts.model, parts.objective, parts.chains)
     return parts
 
 
@@ -274,7 +293,21 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     if why:
         raise UserError(why)
     state.optimizer = components.optimizer.init({name: p.detach() for name, p in trained.items()})
+    state.sparsity = _sparsity(components.sparsity, model) if trains else {}
     return state
+
+
+@torch.no_grad()
+def _sparsity(sparsity: Sparsity, model: EnergyModel) -> dict[str, Tensor]:
+    """Masks as a run begins, with all couplings or none; those of the model that there are not are 0 from now on."""
+    if not sparsity.changes:
+        return {}
+    assert isinstance(model, Quadratic)
+    named = dict(model.named_parameters())
+    masks = {name: model.entries(name).to(named[name].dtype) * sparsity.dense for name in model.couplings}
+    for name, mask in masks.items():
+        named[name].mul_(mask)
+    return {**masks, CHANGED: torch.tensor(-1.0, device=named[model.couplings[0]].device)}
 
 
 def _auxiliary(components: Components, loop: Loop, data: Data, model: EnergyModel) -> Auxiliary | None:

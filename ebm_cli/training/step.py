@@ -67,6 +67,7 @@ class Weights(NamedTuple):
     auxiliary: Auxiliary | None
     moments: Named
     average: Named
+    mask: Named  # 1 for couplings that there are, 0 for others, of parameters that have a mask
 
 
 class Values(NamedTuple):
@@ -122,7 +123,7 @@ def subject(parts: Parts, state: TrainState) -> Subject:
     """That of a run."""
     components, data = parts.components, parts.data.train
     moves = Moves(components.chains, components.sampler, data.space, parts.device, components.objective.through)
-    weights = Weights(components.optimizer, state.model, state.auxiliary, state.optimizer, state.average)
+    weights = Weights(components.optimizer, state.model, state.auxiliary, state.optimizer, state.average, state.mask)
     return Subject(data, moves, components.objective, weights, Store(state.store, state.ages))
 
 
@@ -293,7 +294,8 @@ def _gradient(objective: Objective, model: EnergyModel, rows: GradRows, key: Any
 def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -> Values:
     """Clip, update, average; what came out."""
     how, named = weights.optimizer, parameters(weights.model, weights.auxiliary)
-    grads = objective.finish(weights.model, gradient)
+    found = objective.finish(weights.model, gradient)
+    grads = {name: grad * weights.mask[name] if name in weights.mask else grad for name, grad in found.items()}
     norms = optimizer.norms(grads)
     norm = torch.linalg.vector_norm(norms)
     if how.clip is not None:

@@ -18,7 +18,7 @@ model dataset
 sampler peers
 noise log_z acceleration
 objective chains optimizer
-yardstick
+yardstick sparsity
 stop evaluation
 training
 comparison watching
