@@ -75,9 +75,9 @@ def _means(model: EnergyModel, name: str, pieces: Iterable[Tensor], weights: Ten
     """Weighted mean of dE/d(-J) over rows (n, *shape), some at a time."""
     found, total, first = torch.zeros(()), 0.0, 0
     for x in pieces:
-        w = torch.ones(len(x)) if weights is None else weights[first : first + len(x)].float()
+        w = (torch.ones(len(x)) if weights is None else weights[first : first + len(x)]).to(x)
         _, pull = model.energy_vjp(x)
-        found = found.to(x.device) - pull(w.to(x.device))[name]
+        found = found.to(x) - pull(w)[name]
         total, first = total + w.double().sum().item(), first + len(x)
     return found / total
 

@@ -4,6 +4,48 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "sparse: gradients move couplings that are not there",
+        "training/step.py",
+        "grad * weights.mask[name] if name in weights.mask else grad",
+        "grad",
+        "sparsity::test_couplings_are_added_a_share_at_a_time",
+    ),
+    Mutant(
+        "sparse: the average keeps what was dropped",
+        "training/sparse.py",
+        "*(state.average[key] for key in state.average if key == name)",
+        "",
+        "sparsity::test_couplings_are_dropped_until_so_few_are_left",
+    ),
+    Mutant(
+        "sparse: the optimizer remembers what was dropped",
+        "training/sparse.py",
+        'if key.partition(".")[2] == name)]',
+        "if key == name)]",
+        "sparsity::test_couplings_are_dropped_until_so_few_are_left",
+    ),
+    Mutant(
+        "sparse: a resumed run ends where couplings were dropped",
+        "training/early.py",
+        " and (changed is None or changed.item() != state.step)",
+        "",
+        "sparsity::test_killed_after_a_round_it_goes_on_as_if_it_had_not_been",
+    ),
+    Mutant(
+        "sparse: the masks are not saved",
+        "training/state.py",
+        '        named |= {f"sparsity.{name}": value for name, value in self.sparsity.items()}\n',
+        "",
+        "sparsity::test_couplings_are_dropped_until_so_few_are_left",
+    ),
+    Mutant(
+        "sparse: rows all count alike",
+        "training/sparse.py",
+        "torch.ones(len(x)) if weights is None else",
+        "torch.ones(len(x)) if True else",
+        "sparsity::test_the_gain_is_that_of_the_likelihood_at_the_best_strength",
+    ),
+    Mutant(
         "early: it never ends the run",
         "training/loop.py",
         "return recorder.ended or recorder.early.met is not None",
@@ -30,14 +72,14 @@ MUTANTS = [
         (
             "    if due.looks:\n"
             "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
-            "    if better or due.saves:\n"
-            "        recorder.save(parts, state)\n"
+            "    if due.looks or due.changes:\n"
         ),
         (
             "    if better or due.saves:\n"
             "        recorder.save(parts, state)\n"
             "    if due.looks:\n"
             "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
+            "    if due.looks or due.changes:\n"
         ),
         "stop::test_killed_and_resumed_it_ends_where_it_would_have",
     ),
