@@ -18,9 +18,7 @@ from ebm_cli.sparsity.prune import loss
 from ebm_cli.training.sparse import _means
 
 PAIRED = ["boltzmann-binary", "ising-spin", "potts-categorical"]
-ADDED = (
-    "model=boltzmann chains.count=20 sparsity=activate sparsity.every=3 sparsity.share=0.01 optimizer=adam stop=none"
-)
+ADDED = "model=boltzmann chains.count=20 sparsity=activate sparsity.every=3 sparsity.share=0.01 optimizer=adam stop=none steps=14"
 DROPPED = (
     "model=boltzmann chains.count=20 sparsity=prune sparsity.share=0.3 sparsity.density=0.4 stop=plateau stop.every=2 "
     "stop.metric=learning_rate stop.patience=1 optimizer.momentum=0.5 optimizer.ema=0.5 optimizer.ema_start=0 steps=40"
@@ -107,7 +105,7 @@ def test_the_loss_is_kl_to_the_model_without_the_coupling(name):
 
 
 def seen():
-    data, chains = torch.tensor([0.5, 0.2, 0.9, 0.4, 0.3]), torch.tensor([0.4, 0.2, 0.2, 0.1, 0.3])
+    data, chains = torch.tensor([0.5, 0.99, 0.9, 0.4, 0.3]), torch.tensor([0.4, 0.2, 0.2, 0.1, 0.3])
     strength = torch.tensor([0.1, -2.0, 0.0, 3.0, 1.0])
     active = torch.tensor([True, True, False, False, True])
     return Seen(data, chains, strength, active, torch.tensor([True, True, True, True, True]))
