@@ -18,7 +18,10 @@ from ebm_cli.sparsity.prune import loss
 from ebm_cli.training.sparse import _means
 
 PAIRED = ["boltzmann-binary", "ising-spin", "potts-categorical"]
-ADDED = "model=boltzmann chains.count=20 sparsity=activate sparsity.every=3 sparsity.share=0.01 optimizer=adam stop=none steps=14"
+ADDED = (
+    "model=boltzmann chains.count=20 sparsity=activate sparsity.every=3 sparsity.share=0.01 optimizer=adam stop=none "
+    "steps=14"
+)
 DROPPED = (
     "model=boltzmann chains.count=20 sparsity=prune sparsity.share=0.3 sparsity.density=0.4 stop=plateau stop.every=2 "
     "stop.metric=learning_rate stop.patience=1 optimizer.momentum=0.5 optimizer.ema=0.5 optimizer.ema_start=0 steps=40"

@@ -405,8 +405,8 @@ MUTANTS = [
     Mutant(
         "registry: of the types of a key the first alone is named",
         "registry.py",
-        "    one, *others = dict.fromkeys(_plain(detail[\"msg\"]) for detail in own)",
-        "    one, *others = dict.fromkeys(_plain(detail[\"msg\"]) for detail in own[:1])",
+        '    one, *others = dict.fromkeys(_plain(detail["msg"]) for detail in own)',
+        '    one, *others = dict.fromkeys(_plain(detail["msg"]) for detail in own[:1])',
         "tempering::test_ladders_that_are_none_are_refused",
     ),
     Mutant(
