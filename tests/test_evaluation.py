@@ -40,6 +40,7 @@ SMALLER_YET = {
     "bridge": {"rungs": 4, "steps": 3},
     "chains": {"steps": 100},
     "denoise": {"steps": 3},
+    "entropy": {"steps": 2, "thetas": 4, "warmup": 2},
     "inpaint": {"steps": 3},
     "long_run": {"steps": 20, "frames": 4},
     "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},

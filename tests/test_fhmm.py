@@ -98,9 +98,9 @@ def test_annealed_is_the_mixture_up_to_a_constant():
     base = BernoulliProduct(model.space, torch.linspace(0.2, 0.7, 6)).double()
     x = double_states(model)
     mixed = Tempered(base, model, 0.3)
-    difference = model.mixed(base, 0.3).energy(x) - mixed.energy(x)
+    difference = model.mixed(base, 0.7, 0.3).energy(x) - mixed.energy(x)
     assert_close(difference, difference[:1].expand(64), **TINY)
-    assert_close(model.mixed(base, 0.3).energy_and_grad(x)[1], mixed.energy_and_grad(x)[1], **TINY)
+    assert_close(model.mixed(base, 0.7, 0.3).energy_and_grad(x)[1], mixed.energy_and_grad(x)[1], **TINY)
     assert model.energy(x)[0] != mixed.energy(x)[0]
 
 

@@ -164,9 +164,9 @@ def test_annealed_is_the_mixture_up_to_a_constant():
     model = uneven(ising((2, 2)))
     base = BernoulliProduct(model.space, torch.linspace(0.2, 0.7, 4)).double()
     x = model.space.enumerate().double()
-    difference = model.mixed(base, 0.3).energy(x) - Tempered(base, model, 0.3).energy(x)
+    difference = model.mixed(base, 0.7, 0.3).energy(x) - Tempered(base, model, 0.3).energy(x)
     assert_close(difference, difference[:1].expand(16), **TINY)
-    assert not model.mixed(base, 0.3).J.requires_grad
+    assert not model.mixed(base, 0.7, 0.3).J.requires_grad
     assert model.J.requires_grad
 
 

@@ -156,54 +156,55 @@ class MixtureRBMPath(JointPath):
 
 
 class Tempered(EnergyModel):
-    """The model p_beta itself: E_beta = (1 - beta) E_base + beta E_target."""
+    """The model p_beta itself: E_beta = share E_base + beta E_target; the share is 1 - beta unless another is given."""
 
-    def __init__(self, base: EnergyModel, target: EnergyModel, beta: Beta) -> None:
+    def __init__(self, base: EnergyModel, target: EnergyModel, beta: Beta, share: Beta | None = None) -> None:
         super().__init__()
         self.space = target.space
         self.base, self.target, self.beta = base, target, beta
+        self.share = 1 - beta if share is None else share
 
     @override
     def energy(self, x: Tensor) -> Tensor:
-        """(1 - beta) E_base(x) + beta E_target(x), (batch,)."""
-        return (1 - self.beta) * self.base.energy(x) + self.beta * self.target.energy(x)
+        """share E_base(x) + beta E_target(x), (batch,)."""
+        return self.share * self.base.energy(x) + self.beta * self.target.energy(x)
 
     @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         (base, base_grad), (target, target_grad) = self.base.energy_and_grad(x), self.target.energy_and_grad(x)
-        mixed = (1 - self.beta) * base + self.beta * target
-        return mixed, (1 - self.beta) * base_grad + self.beta * target_grad
+        mixed = self.share * base + self.beta * target
+        return mixed, self.share * base_grad + self.beta * target_grad
 
     @override
     def sites(self, x: Tensor) -> Sites:
         """Conditionals of both ends, mixed, or what the target has in their place."""
-        own = self.target.mixed_sites(self.base, self.beta, x)
+        own = self.target.mixed_sites(self.base, self.share, self.beta, x)
         if own is not None:
             return own
         base, target = self.base.sites(x), self.target.sites(x)
         if isinstance(base, CategoricalSites) and isinstance(target, CategoricalSites):
-            return TemperedCategoricalSites(self.beta, base, target)
+            return TemperedCategoricalSites(self.share, self.beta, base, target)
         assert isinstance(base, TwoValuedSites)
         assert isinstance(target, TwoValuedSites)
-        return TemperedSites(self.beta, base, target)
+        return TemperedSites(self.share, self.beta, base, target)
 
 
 def tempered(base: EnergyModel, target: EnergyModel, beta: Beta) -> EnergyModel:
     """The model p_beta; of the target's own kind where that is closed under mixing with such a base."""
-    return target.mixed(base, beta) or Tempered(base, target, beta)
+    return target.mixed(base, 1 - beta, beta) or Tempered(base, target, beta)
 
 
 class TemperedSites(TwoValuedSites):
-    """logit_beta = (1 - beta) logit_base + beta logit_target."""
+    """logit_beta = share logit_base + beta logit_target."""
 
-    def __init__(self, beta: Beta, base: TwoValuedSites, target: TwoValuedSites) -> None:
-        self.beta, self.base, self.target = beta, base, target
+    def __init__(self, share: Beta, beta: Beta, base: TwoValuedSites, target: TwoValuedSites) -> None:
+        self.share, self.beta, self.base, self.target = share, beta, base, target
         self.x, self.low = target.x, target.low
 
     @override
     def logit(self, site: Site) -> Tensor:
-        """(1 - beta) logit_base + beta logit_target, (chains,)."""
-        return (1 - self.beta) * self.base.logit(site) + self.beta * self.target.logit(site)
+        """share logit_base + beta logit_target, (chains,)."""
+        return self.share * self.base.logit(site) + self.beta * self.target.logit(site)
 
     @override
     def assign(self, site: Site, value: Tensor) -> None:
@@ -214,14 +215,14 @@ class TemperedSites(TwoValuedSites):
 class TemperedCategoricalSites(CategoricalSites):
     """The same for sites of several values."""
 
-    def __init__(self, beta: Beta, base: CategoricalSites, target: CategoricalSites) -> None:
-        self.beta, self.base, self.target = beta, base, target
+    def __init__(self, share: Beta, beta: Beta, base: CategoricalSites, target: CategoricalSites) -> None:
+        self.share, self.beta, self.base, self.target = share, beta, base, target
         self.x = target.x
 
     @override
     def logits(self, site: Site) -> Tensor:
-        """(1 - beta) logits_base + beta logits_target, (chains, K)."""
-        return (1 - self.beta) * self.base.logits(site) + self.beta * self.target.logits(site)
+        """share logits_base + beta logits_target, (chains, K)."""
+        return self.share * self.base.logits(site) + self.beta * self.target.logits(site)
 
     @override
     def assign(self, site: Site, value: Tensor) -> None:

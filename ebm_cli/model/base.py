@@ -60,12 +60,14 @@ class EnergyModel(nn.Module, ABC):
         """Standard deviations of real sites given all else, (sites,), where the model has such parameters."""
         return None
 
-    def mixed(self, base: "EnergyModel", beta: float | Tensor) -> "EnergyModel | None":
-        """(1 - beta) E_base + beta E up to a constant, as a model of its own kind; None where there is none."""
+    def mixed(self, base: "EnergyModel", share: float | Tensor, beta: float | Tensor) -> "EnergyModel | None":
+        """share E_base + beta E up to a constant, as a model of its own kind; None where there is none."""
         return None
 
-    def mixed_sites(self, base: "EnergyModel", beta: float | Tensor, x: Tensor) -> "Sites | None":
-        """`sites(x)` at (1 - beta) E_base + beta E by a form of its own; None where there is none."""
+    def mixed_sites(
+        self, base: "EnergyModel", share: float | Tensor, beta: float | Tensor, x: Tensor
+    ) -> "Sites | None":
+        """`sites(x)` at share E_base + beta E by a form of its own; None where there is none."""
         return None
 
     def in_fixed_point(self, digits: int, engine: Engine) -> "EnergyModel | None":

@@ -77,11 +77,13 @@ class Boltzmann(Quadratic):
         return F.logsigmoid((2 * v - 1) * logits)
 
     @override
-    def mixed_sites(self, base: EnergyModel, beta: float | Tensor, x: Tensor) -> "BoltzmannSites | None":
+    def mixed_sites(
+        self, base: EnergyModel, share: float | Tensor, beta: float | Tensor, x: Tensor
+    ) -> "BoltzmannSites | None":
         """With independent units those of a Boltzmann machine again."""
         if not isinstance(base, BernoulliProduct):
             return None
-        return BoltzmannSites(beta * self.coupling(), (1 - beta) * base.b + beta * self.b, x)
+        return BoltzmannSites(beta * self.coupling(), share * base.b + beta * self.b, x)
 
     @override
     def sites(self, x: Tensor) -> "BoltzmannSites":

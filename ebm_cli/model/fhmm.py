@@ -140,8 +140,8 @@ class FHMM(Blocked):
         return composed(u < sigmoid(torch.stack([filtered - pull, filtered + pull])))
 
     @override
-    def mixed(self, base: EnergyModel, beta: float | Tensor) -> "FHMM | None":
-        """E_beta = (1 - beta) E_base + beta E up to a constant, which moves nothing: again of this form."""
+    def mixed(self, base: EnergyModel, share: float | Tensor, beta: float | Tensor) -> "FHMM | None":
+        """share E_base + beta E up to a constant, which moves nothing: again of this form."""
         if not isinstance(base, BernoulliProduct):
             return None
         found = copy.copy(self)
@@ -149,7 +149,7 @@ class FHMM(Blocked):
             **self._buffers,
             "precision": beta * self.precision,
             "coupling": beta * self.coupling,
-            "field": (1 - beta) * base.b.detach().reshape(self.space.shape) + beta * self.field,
+            "field": share * base.b.detach().reshape(self.space.shape) + beta * self.field,
         }
         return found
 

@@ -118,8 +118,8 @@ class Ising(Blocked, Quadratic):
         return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
 
     @override
-    def mixed(self, base: EnergyModel, beta: float | Tensor) -> "Ising | None":
-        """E_beta = (1 - beta) E_base + beta E, again an Ising model, since E_base(s) = -b_base.(s + 1) / 2.
+    def mixed(self, base: EnergyModel, share: float | Tensor, beta: float | Tensor) -> "Ising | None":
+        """share E_base + beta E, again an Ising model, since E_base(s) = -b_base.(s + 1) / 2.
 
         The constant b_base / 2 is left out, which moves nothing.
         """
@@ -128,7 +128,7 @@ class Ising(Blocked, Quadratic):
         found = copy.copy(self)
         found._parameters = {
             "J": nn.Parameter(beta * self.J, requires_grad=False),
-            "b": nn.Parameter((1 - beta) * base.b / 2 + beta * self.b, requires_grad=False),
+            "b": nn.Parameter(share * base.b / 2 + beta * self.b, requires_grad=False),
         }
         return found
 

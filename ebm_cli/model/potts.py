@@ -170,14 +170,14 @@ class Potts(Blocked, Quadratic):
         return [(number, self.get_buffer(name)) for number, name in enumerate(names)]
 
     @override
-    def mixed(self, base: EnergyModel, beta: float | Tensor) -> "Potts | None":
-        """E_beta = (1 - beta) E_base + beta E, again a Potts model."""
+    def mixed(self, base: EnergyModel, share: float | Tensor, beta: float | Tensor) -> "Potts | None":
+        """share E_base + beta E, again a Potts model."""
         if not isinstance(base, CategoricalProduct):
             return None
         found = copy.copy(self)
         found._parameters = {
             "J": nn.Parameter(beta * self.J, requires_grad=False),
-            "h": nn.Parameter((1 - beta) * base.b + beta * self.h, requires_grad=False),
+            "h": nn.Parameter(share * base.b + beta * self.h, requires_grad=False),
         }
         return found
 

@@ -4,6 +4,76 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "entropy: chains are pushed from the target",
+        "log_z/tilted.py",
+        "field = theta * (2 * at - 1",
+        "field = -theta * (2 * at - 1",
+        "entropy::test_a_pulled_model_has_the_energy_less_theta_for_each_site[rbm-binary]",
+    ),
+    Mutant(
+        "entropy: the target's zeros do not pull",
+        "log_z/tilted.py",
+        "theta * (2 * at - 1 if",
+        "theta * (at if",
+        "entropy::test_a_pulled_model_has_the_energy_less_theta_for_each_site[rbm-binary]",
+    ),
+    Mutant(
+        "entropy: two layers without the fields",
+        "log_z/tilted.py",
+        "self.target.visible_logits(h) + self.base.b.flatten()",
+        "self.target.visible_logits(h)",
+        "entropy::test_chains_of_a_pulled_model_leave_it_invariant[rbm-binary-sampler0]",
+    ),
+    Mutant(
+        "entropy: log p of the target with the other sign",
+        "log_z/integration.py",
+        "-energy_of_goal - math.log(p)",
+        "-energy_of_goal + math.log(p)",
+        "entropy::test_exact_means_give_the_exact_entropy[choice0]",
+    ),
+    Mutant(
+        "entropy: the ends of the trapezoid count in full",
+        "log_z/integration.py",
+        "weight[0] = weight[-1] = height / 2",
+        "weight[0] = weight[-1] = height",
+        "entropy::test_exact_means_give_the_exact_entropy[choice0]",
+    ),
+    Mutant(
+        "entropy: the error of the trapezoid is added",
+        "log_z/integration.py",
+        "area.mean().item() - bias",
+        "area.mean().item() + bias",
+        "entropy::test_exact_means_give_the_exact_entropy[choice0]",
+    ),
+    Mutant(
+        "entropy: the count of the target has no error",
+        "log_z/integration.py",
+        "each = walk.energy + area - walk.there / p",
+        "each = walk.energy + area",
+        "entropy::test_the_error_is_that_of_all_three_means_of_a_chain",
+    ),
+    Mutant(
+        "entropy: what chains carry on is left out of the error",
+        "log_z/integration.py",
+        "each = walk.energy + area - walk.there / p",
+        "each = area",
+        "entropy::test_the_interval_covers_the_enumerated_entropy[potts]",
+    ),
+    Mutant(
+        "entropy: a lag of the chains widens nothing",
+        "log_z/integration.py",
+        "max(0.0, half**2 - error**2)",
+        "0.0",
+        "entropy::test_what_both_ways_differ_by_beyond_their_error_widens_the_interval",
+    ),
+    Mutant(
+        "entropy: the way down is read upwards",
+        "log_z/integration.py",
+        "differ=self.differ.flip(1)",
+        "differ=self.differ",
+        "entropy::test_the_error_is_that_of_all_three_means_of_a_chain",
+    ),
+    Mutant(
         "path: ratio of the hidden part inverted",
         "log_z/paths.py",
         "softplus(to * logits).sum(1) - softplus(origin * logits).sum(1)",
@@ -20,8 +90,8 @@ MUTANTS = [
     Mutant(
         "path: couplings of the model at every beta",
         "model/boltzmann.py",
-        "BoltzmannSites(beta * self.coupling(), (1",
-        "BoltzmannSites(self.coupling(), (1",
+        "BoltzmannSites(beta * self.coupling(), share",
+        "BoltzmannSites(self.coupling(), share",
         "ais::test_conditionals_of_a_tempered_model_are_its_energy_differences",
     ),
     Mutant(

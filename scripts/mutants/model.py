@@ -383,7 +383,7 @@ MUTANTS = [
     Mutant(
         "ising: annealed field keeps the base's",
         "model/ising.py",
-        "(1 - beta) * base.b / 2 + beta * self.b",
+        "share * base.b / 2 + beta * self.b",
         "base.b / 2 + beta * self.b",
         "ising::test_annealed_is_the_mixture_up_to_a_constant",
     ),
