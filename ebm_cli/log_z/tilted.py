@@ -1,5 +1,7 @@
 """Models pulled towards one configuration: p_theta(x) proportional to exp(-E(x) + theta n(x))."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -19,9 +21,8 @@ def agreement(space: Discrete, x: Tensor, goal: Tensor) -> Tensor:
 def pulling(space: Discrete, goal: Tensor, theta: float) -> Normalised:
     """Independent units of energy -theta n(x) + a constant: fields theta at the values of the goal (*shape)."""
     at = space.bits(goal[None]) if isinstance(space, TwoValued) else goal[None]
-    units = product(space, torch.full_like(at[0], 1 / space.values))
+    units = cast(BernoulliProduct | CategoricalProduct, product(space, torch.full_like(at[0], 1 / space.values)))
     field = theta * (2 * at - 1 if isinstance(space, TwoValued) else at)
-    assert isinstance(units, BernoulliProduct | CategoricalProduct)
     units.b = nn.Parameter(field.reshape(units.b.shape), requires_grad=False)
     return units
 
