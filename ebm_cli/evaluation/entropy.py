@@ -119,9 +119,7 @@ class Entropy(Evaluation):
         up = pull.walk(low, thetas, key.fold("up"))
         down = pull.walk(high, thetas[::-1], key.fold("down")).backwards()
         if not (up.there.any() and down.there.any()):
-            return Result(
-                {}, warnings=("chains on their way never came to the target; raise evaluation.entropy.steps",)
-            )
+            return Result({}, warnings=(_LOST,))
         metrics, warnings = self._found(pull, up, down, theta)
         return Result(
             {f"entropy/{name}": value for name, value in metrics.items()},
