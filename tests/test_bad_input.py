@@ -17,7 +17,7 @@ UNKNOWN = {
     "+model.foo=1": "unknown key model.foo (takes: hidden, weight_std)",
     "modle=rbm": "unknown key modle; did you mean model?",
     "+modle=rbm": "unknown key modle; did you mean model?",
-    "+stpes=3": "unknown key stpes; did you mean steps?",
+    "+stpes=3": "unknown key stpes; did you mean steps or stop?",
     "+checkpoint.keep=3": "unknown key checkpoint.keep",
     "model=rmb": "no model named rmb; did you mean rbm? (model is one of: boltzmann, ",
     "dataset=dna": "no dataset named dna; did you mean dataset=binary_tabular dataset.table=dna? (dataset is one of: ",
@@ -58,7 +58,7 @@ TYPES_AND_RANGES = {
 }
 FORM = {
     "steps": "steps: not of the form KEY=VALUE (see: ebm train --help)",
-    "stpes": "stpes: not of the form KEY=VALUE; did you mean steps?",
+    "stpes": "stpes: not of the form KEY=VALUE; did you mean steps or stop?",
     "steps=3,4": "steps = 3,4: several values need -m (ebm train -m steps=3,4), a list needs brackets",
     "model.hidden=range(1,8)": "several values need -m (ebm train -m 'model.hidden=range(1,8)')",
     "optimizer.lr=interval(0.001,0.3,log)": "interval(0.001,0.3,log): is a space of a search; take ebm tune",

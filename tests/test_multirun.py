@@ -70,7 +70,7 @@ def test_a_job_that_fails_does_not_stop_the_others(line, why):
         ("device.ranks=2 batch_size=10,11", ["job 1: batch_size = 11", "device.ranks"]),
         ("batch_size=10,20 tracker.colour=red", ["colour"]),
         ("model=product,rbm model.parts=[nowhere]", ["model.parts"]),
-        ("+stpes=1,2", ["jobs 0, 1: unknown key stpes; did you mean steps?"]),
+        ("+stpes=1,2", ["jobs 0, 1: unknown key stpes; did you mean steps or stop?"]),
     ],
 )
 def test_what_is_wrong_with_any_job_is_said_before_the_first_begins(line, words):

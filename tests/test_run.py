@@ -198,7 +198,18 @@ def test_evaluating_gives_the_keys_of_the_summary():
     assert ebm("evaluate run=run evaluation=[exact,pseudo_likelihood,samples]").code == 0
     results = facts(newest(found / "evaluations"), "results.json")
     summary = facts(found, "summary.json")
-    about = {"status", "steps", "step", "split", "seconds", "training_seconds", "judged", "judged_step", "warnings"}
+    about = {
+        "status",
+        "steps",
+        "step",
+        "split",
+        "seconds",
+        "training_seconds",
+        "judged",
+        "judged_step",
+        "warnings",
+        "ended",
+    }
     about |= {key for key in summary if key.startswith(("best/", "last/"))}
     assert set(results) - about == set(summary) - about
     assert results["exact/log_likelihood"] == pytest.approx(summary["exact/log_likelihood"])

@@ -271,13 +271,19 @@ def test_sentences_on_the_ladder_and_the_kernel():
         ("sampler.ladder=[0.5,0]", "sampler.ladder.1 = 0: must be greater than 0"),
         ("sampler.ladder=[0.5,0.2,1]", "must be two or more inverse temperatures that rise, the last being 1"),
         ("sampler.ladder=[0.5,0.8]", "must be two or more inverse temperatures that rise, the last being 1"),
-        ("sampler.ladder=[0.5,1]", "are 2; set sampler.temperatures to that, or to auto"),
         ("sampler.step_sizes=[0.5,1]", "sampler.kernel has no step_size; set it to null"),
         ("sampler@sampler.kernel=dmala sampler.step_sizes=[0.5,1]", "there are 10 temperatures; give one for each"),
     ],
 )
 def test_ladders_that_are_none_are_refused(keys, words):
     assert_refused(ebm("train model=rbm sampler=parallel_tempering tracker=none", *keys.split()), words)
+
+
+def test_a_list_says_how_many_temperatures_there_are():
+    sampler = tempering(ladder=(0.1, 0.3, 1.0))
+    assert sampler.refusal(Binary((4,))) is None
+    assert sampler.replicas == 3
+    assert sampler.betas(torch.zeros(1)).tolist() == pytest.approx([0.1, 0.3, 1.0])
 
 
 @pytest.mark.long

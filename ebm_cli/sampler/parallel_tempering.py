@@ -66,7 +66,8 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
 
     `ladder` geometric: beta_r = beta_min^((R - r) / (R - 1)). adaptive: from there a warm-up moves the betas until all
     pairs reject alike (Syed et al. 2021, alg. 4), and `temperatures` auto takes so many that they reject half of their
-    swaps; where there is no warm-up, as in training, it stays geometric. A list is the betas themselves. A kernel that
+    swaps; where there is no warm-up, as in training, it stays geometric. A list is the betas themselves, as
+    many as there are. A kernel that
     adapts finds a step size for each temperature in the same warm-up.
 
     From one configuration all replicas start there. They are no draws from prod_r p_r then, even if x is one from p: as
@@ -121,12 +122,11 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     def _odd_ladder(self) -> str | None:
         if not isinstance(self.ladder, tuple):
             auto = self.temperatures == "auto" and self.ladder == "geometric"
-            return "sampler.temperatures = auto: is for sampler.ladder=adaptive; name a number" if auto else None
+            said = "sampler.temperatures = auto: is for sampler.ladder=adaptive, or a list of betas; name a number"
+            return said if auto else None
         said = f"sampler.ladder = {list(self.ladder)}"
         if len(self.ladder) < 2 or self.ladder[-1] != 1 or any(a >= b for a, b in pairwise(self.ladder)):
             return f"{said}: must be two or more inverse temperatures that rise, the last being 1"
-        if self.temperatures not in ("auto", len(self.ladder)):
-            return f"{said}: are {len(self.ladder)}; set sampler.temperatures to that, or to auto"
         return None
 
     def _odd_step_sizes(self) -> str | None:
