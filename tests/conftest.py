@@ -57,6 +57,16 @@ def without_waiting_for_the_disk():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def patience():
+    """On a slow machine the plan of two jobs would be reported on, in the middle of what a test reads."""
+    from ebm_cli import terminal
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(terminal, "_SILENCE", 100.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def margins_of_any_width():
     """Everything of a figure is drawn; finding margins takes twice as long, and `laid_out` has them for who looks."""
     from ebm_cli.record import picture

@@ -429,6 +429,7 @@ def test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on(begun
 
 def test_who_waits_for_the_plan_is_told_how_far_it_is(begun, monkeypatch):
     clock = iter(range(0, 10_000, 1))
+    monkeypatch.setattr(terminal, "_SILENCE", 2.0)
     monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
     assert list(terminal.told([], "x")) == []
     shown = io.StringIO()
