@@ -19,6 +19,7 @@ from ebm_cli.device import memory
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.record.run import LATER_GROUPS
 from ebm_cli.stop.base import Stop
 from ebm_cli.tracker import several
 from ebm_cli.training import checks
@@ -49,9 +50,6 @@ T = TypeVar("T")
 
 UNSAID = {"checkpoint": "last"}
 """What `report` was before a run's configuration had it."""
-
-ALL_STEPS = {"name": "none"}
-"""What `stop` was before a run's configuration had it."""
 
 _UNNAMED = {"run_name": None, "group": None, "notes": None, "job_type": None}
 """Keys of wandb that the configuration of a run may lack."""
@@ -109,11 +107,12 @@ def reporting(config: Mapping[str, Any]) -> Reporting:
 
 def stopping(config: Mapping[str, Any], components: Components) -> Stop:
     """When the run ends early. Raises UserError if with these parts there is nothing to look at."""
-    found: Stop = registry.build("stop", config.get("stop", ALL_STEPS))
+    asked = {**LATER_GROUPS, **config}["stop"]
+    found: Stop = registry.build("stop", asked)
     kept, every = evaluations(config).items(), config.get("eval_every")
     measured = {part for name, one in kept if one.while_training and every for part in (name, *prefixes(type(one)))}
     why = found.refusal(components.objective, components.chains, measured)
-    if components.sparsity.needs_stop and config.get("stop", ALL_STEPS) == ALL_STEPS:
+    if components.sparsity.needs_stop and asked == LATER_GROUPS["stop"]:
         why = "sparsity=prune: couplings are dropped whenever the target of stop is met; take stop=pearson"
     if components.sparsity.changes and ranks_wanted(config) > 1:
         why = f"device.ranks = {ranks_wanted(config)}: sparsity changes couplings in one process alone; leave one out"
@@ -223,7 +222,7 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
     named = {group: saved[group] for group in registry.GROUPS if isinstance(saved.get(group), dict)}
     saved = {**saved, **{group: registry.todays(group, values) for group, values in named.items()}}
-    since = {"report": dict(UNSAID), "notify": {"url": None}, "sparsity": {"name": "none"}, "stop": dict(ALL_STEPS)}
+    since = {"report": dict(UNSAID), "notify": {"url": None}, **copy.deepcopy(dict(LATER_GROUPS))}
     result = since | copy.deepcopy(dict(saved)) | command
     tracker = result.get("tracker")
     if isinstance(tracker, dict) and "wandb" in several.names(tracker):

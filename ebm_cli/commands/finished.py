@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
-from ebm_cli.commands.configuration import ALL_STEPS, UNSAID, Request
+from ebm_cli.commands.configuration import UNSAID, Request
 from ebm_cli.commands.places import rooted
 from ebm_cli.commands.session import Job
 from ebm_cli.record import checkpoint, run
@@ -52,8 +52,7 @@ def _met(home: Run) -> str | None:
 
 
 def _saved(home: Run) -> dict[str, Any]:
-    since = {"report": dict(UNSAID), "sparsity": {"name": "none"}, "stop": dict(ALL_STEPS)}
-    return rooted({**since, **run.open_existing(home.path)[1]})
+    return rooted({"report": dict(UNSAID), **run.LATER_GROUPS, **run.open_existing(home.path)[1]})
 
 
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:

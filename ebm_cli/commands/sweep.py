@@ -16,16 +16,12 @@ from typing import Any
 from ebm_cli.errors import UserError, of_file
 from ebm_cli.record import files, lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
-from ebm_cli.record.run import CONFIG, Run, check_free
+from ebm_cli.record.run import CONFIG, LATER_GROUPS, Run, check_free
 from ebm_cli.signals import StopRequest
 
 BESIDE = ("hydra", "resume", "plugins", "tracker", "device", "experiment", "notify")
 """Parts of a configuration that do not say which job it is: they change where it runs and who is told."""
 
-_AS_ABSENT = (
-    ("stop", {"name": "none"}),
-    ("sparsity", {"name": "none"}),
-)  # parts that older multiruns lack, which is the same
 _HALT = "halt"
 _LOSSES = 2  # of a job with others before it is done alone; and once more then
 _DYING = 10.0  # seconds in which killed processes have ended
@@ -66,7 +62,7 @@ class Orders:
 def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a whole configuration says which job it is, by keys with dots."""
     kept = {key: value for key, value in config.items() if key not in BESIDE}
-    return ledger.flat({key: value for key, value in kept.items() if (key, value) not in _AS_ABSENT})
+    return ledger.flat({key: value for key, value in kept.items() if (key, value) not in LATER_GROUPS.items()})
 
 
 def _word(value: object) -> str:

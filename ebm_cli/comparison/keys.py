@@ -6,6 +6,7 @@ from typing import Any
 
 from ebm_cli.comparison.facts import Facts
 from ebm_cli.errors import UserError, nearest
+from ebm_cli.record.run import LATER_GROUPS
 
 NEVER = (
     "resume", "plugins", "tracker", "hydra", "notify", "log_every", "save_every", "checkpoint.keep_last",
@@ -15,7 +16,7 @@ NEVER = (
 WHERE_TYPED = ("device", "evaluation")
 """Where it ran and what was measured: they count where a command line gave one of their keys, `device.precision=bf16`.
 """
-_AS_ABSENT = (("stop", "none"), ("sparsity", "none"))  # what older runs lack, which is the same
+_AS_ABSENT = [(group, keys["name"]) for group, keys in LATER_GROUPS.items()]
 SEED = "seed"
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # whoever only reads what runs found need not wait for numpy
     from numpy.typing import NDArray
 
 CONFIG = "config.yaml"
+LATER_GROUPS: Mapping[str, Mapping[str, str]] = {"sparsity": {"name": "none"}, "stop": {"name": "none"}}
+"""Groups that came later, and what they are in configurations without them."""
 VOCABULARY = "vocabulary.txt"
 COLUMNS = "columns.json"
 """One word in each line, for data that are words or counts of them."""

@@ -24,6 +24,7 @@ from ebm_cli.model.base import EnergyModel, ModelSpec, Quadratic
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Auxiliary, Objective, updated
 from ebm_cli.optimizer import Optimizer
+from ebm_cli.record.run import LATER_GROUPS
 from ebm_cli.rng import permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
 from ebm_cli.sparsity.base import Sparsity
@@ -177,7 +178,7 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     """Check every group's keys, then whether the parts fit each other. Nothing is read. Raises UserError."""
     groups = ("dataset", "model", "sampler", "chains", "noise", "objective", "optimizer")
     built = {group: registry.build(group, config[group]) for group in groups}
-    parts = Components(**built, sparsity=registry.build("sparsity", config.get("sparsity", {"name": "none"})))
+    parts = Components(**built, sparsity=registry.build("sparsity", {**LATER_GROUPS, **config}["sparsity"]))
     checks.check_space(parts.dataset, parts.model, choice)
     checks.check_sampler(parts.sampler, parts.model, choice)
     checks.check_objective(parts.objective, parts.model, choice)
