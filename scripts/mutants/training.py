@@ -73,6 +73,11 @@ MUTANTS = [
             "    if due.looks:\n"
             "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
             "    if due.looks or due.changes:\n"
+            "        changed = sparse.attend(recorder.early)\n"
+            "        if changed:\n"
+            "            recorder.metrics(state.step, changed)\n"
+            "    if better or due.saves:\n"
+            "        recorder.save(parts, state)\n"
         ),
         (
             "    if better or due.saves:\n"
@@ -80,6 +85,9 @@ MUTANTS = [
             "    if due.looks:\n"
             "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
             "    if due.looks or due.changes:\n"
+            "        changed = sparse.attend(recorder.early)\n"
+            "        if changed:\n"
+            "            recorder.metrics(state.step, changed)\n"
         ),
         "stop::test_killed_and_resumed_it_ends_where_it_would_have",
     ),
