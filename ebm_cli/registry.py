@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from ebm_cli.errors import UserError, nearest
 
 GROUPS = (
-    "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "sparsity", "stop", "device",
+    "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "sparsity", "stop", "running", "device",
     "evaluation", "tracker",
 )  # fmt: skip
 _TABLE: dict[tuple[str, str], type] = {}

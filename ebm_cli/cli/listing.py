@@ -29,6 +29,7 @@ GROUPS = {
     "optimizer": "how weights follow the gradient",
     "sparsity": "which couplings a model has",
     "stop": "when training ends before its last step",
+    "running": "what is estimated along the way",
     "evaluation": "what is measured",
     "tracker": "where a run is shown",
     "device": "where it runs",

@@ -59,8 +59,8 @@ LOOP_KEYS = ("steps", "batch_size", "seed")
 SCHEDULE_KEYS = ("log_every", "eval_every", "save_every")
 
 FREE = (
-    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "stop", "tracker", "evaluation", "device",
-    "notify", "plugins",
+    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "stop", "running", "tracker",
+    "evaluation", "device", "notify", "plugins",
 )  # fmt: skip
 """Keys that change what is recorded, how long and where it runs, but not what is trained."""
 

@@ -34,12 +34,14 @@ from ebm_cli.evaluation.base import Evaluation, refusal
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint, files, run
 from ebm_cli.record.run import Run
+from ebm_cli.running.base import Running
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.stop.base import Watch
 from ebm_cli.terminal import log
 from ebm_cli.tracker import several
 from ebm_cli.tracker.base import TrackerSpec
 from ebm_cli.training import checks, long_step, whole_step
+from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
 from ebm_cli.training.loop import Restored, Schedule, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
@@ -63,6 +65,7 @@ class Session:
     restored: Restored | None  # of a resumed run
     reporting: Reporting
     early: Early
+    along: Along
 
     @property
     def trained(self) -> Trained:
@@ -111,7 +114,7 @@ def prepare(request: Request, job: Job) -> Session:
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, trackers = _build(config, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
-    watch = watching(config, parts)
+    watch, along = watching(config, parts), following(config, parts, state, choice)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
@@ -125,7 +128,9 @@ def prepare(request: Request, job: Job) -> Session:
     few = watch.remark(len(state.store)) if watch is not None else None
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *([few] if few else [])]
     early = Early(watch)
-    return Session(parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early)
+    return Session(
+        parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early, along
+    )
 
 
 def watching(config: Mapping[str, Any], parts: Parts) -> Watch | None:
@@ -135,6 +140,21 @@ def watching(config: Mapping[str, Any], parts: Parts) -> Watch | None:
     if why:
         raise UserError(why)
     return stop.watch(parts.data)
+
+
+def following(config: Mapping[str, Any], parts: Parts, state: TrainState, choice: Choice) -> Along:
+    """What is estimated along the way. Raises UserError if it cannot be and was asked for."""
+    running: Running = registry.build("running", {**run.LATER_GROUPS, **config}["running"])
+    if not running.follows:
+        return Along()
+    why = running.refusal(state.model, parts.components.sampler)
+    looks = frozenset[int]() if why else running.looks(training_work(parts), parts.loop.batch_size)
+    if looks or not running.required:
+        return Along(running, looks)
+    short = f"its share of the work of {parts.loop.steps} steps is not worth one look; raise running.share"
+    said = (why or short).replace("this sampler", f"sampler={choice['sampler']}")
+    said = said.replace("this model", f"model={choice['model']}")
+    raise UserError(f"running={choice['running']}: {said}; leave running out, or take running=none")
 
 
 def _build(

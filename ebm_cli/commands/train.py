@@ -133,8 +133,9 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     known = _shown_as(session, meta, request)
     tracker = together([guarded(process.apart(spec, name), known) for name, spec in session.trackers.items()])
     recorder = Recorder(
-        home, own, tracker, session.schedule, session.evaluations, early=session.early, spent=_until_now(spent)
-    )
+        home, own, tracker, session.schedule, session.evaluations, early=session.early, along=session.along,
+        spent=_until_now(spent),
+    )  # fmt: skip
     _be_judged(recorder, session, request)
     ending = Ending()
     if own.taken_from:

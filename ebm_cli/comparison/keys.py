@@ -13,7 +13,7 @@ NEVER = (
     "checkpoint.log_spaced", "dataset.root",
 )  # fmt: skip
 """Where a run is written and shown, and where its data lie: no figure depends on them."""
-WHERE_TYPED = ("device", "evaluation")
+WHERE_TYPED = ("device", "evaluation", "running")
 """Where it ran and what was measured: they count where a command line gave one of their keys, `device.precision=bf16`.
 """
 _AS_ABSENT = [(group, keys["name"]) for group, keys in LATER_GROUPS.items()]

@@ -29,6 +29,7 @@ from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.training import cuda_graph, long_step, whole_step
+from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Best, Parts, TrainState
@@ -79,6 +80,7 @@ class Recorder:
     judge: Judge | None = None
     ended: bool = False  # the judge has ended the run
     early: Early = field(default_factory=Early)
+    along: Along = field(default_factory=Along)
     spent: Callable[[], Mapping[str, float]] = dict  # seconds until this moment, kept in case the process is killed
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
@@ -116,6 +118,12 @@ class Recorder:
         """The numbers that a metric had so far."""
         return self.run.logged(name)
 
+    def follow(self, parts: Parts, state: TrainState) -> None:
+        """What follows the model looks at it."""
+        found = self.along.look(subject_of(parts, state, "train", "running"), state)
+        if found:
+            self.metrics(state.step, found)
+
     def look(self, reports: Sequence[Report], *, last: bool) -> None:
         """Warn, once, of chains that stand still."""
         found = [] if self.standing else self.standstill.look(reports, last=last)
@@ -137,7 +145,7 @@ class Recorder:
             if evaluation.while_training:
                 findings.made(name, evaluation.while_it_trains(), subject_of(parts, state, split, name))
         self._say([f"evaluation {name} failed: {why}" for name, why in findings.failed.items()], state.step)
-        values = findings.numbers
+        values = findings.numbers | self.along.of_rows(subject_of(parts, state, split, "running"), state)
         if values:
             self.metrics(state.step, values)
             self.newest = newest(values, self.schedule.monitor)
@@ -226,6 +234,7 @@ class Follower:
     newest: dict[str, float] = field(default_factory=dict)
     ended: bool = False
     early: Early = field(default_factory=Early)
+    along: Along = field(default_factory=Along)  # which follows nothing
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """The rungs that lie ahead."""
@@ -245,6 +254,9 @@ class Follower:
     def logged(self, name: str) -> list[float]:
         """Rank 0 knows."""
         return []
+
+    def follow(self, parts: Parts, state: TrainState) -> None:
+        """Nothing does."""
 
     def look(self, reports: Sequence[Report], *, last: bool) -> None:
         """Rank 0 does."""
@@ -355,6 +367,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     total = parts.loop.steps
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
+    recorder.along.begin(subject_of(parts, state, "train", "running"), state)
     saved, unread, sparse = state.step or None, list[Report](), Sparse(parts, state)
     how, said = _execution(parts, state)
     if said:
@@ -380,6 +393,7 @@ class Due(NamedTuple):
     """What is due at a step."""
 
     logs: bool
+    follows: bool
     evaluates: bool
     looks: bool
     changes: bool
@@ -389,7 +403,9 @@ class Due(NamedTuple):
 def _due_at(recorder: Recorder | Follower, sparse: Sparse, step: int, total: int) -> Due:
     schedule = recorder.schedule
     logs, evaluates = _due(step, schedule.log_every, total), _due(step, schedule.eval_every, total)
-    return Due(logs, evaluates, recorder.early.due(step, total), sparse.due(step), recorder.saves(step, total))
+    follows = recorder.along.due(step, evaluates=evaluates)
+    looks, changes = recorder.early.due(step, total), sparse.due(step)
+    return Due(logs, follows, evaluates, looks, changes, recorder.saves(step, total))
 
 
 def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Report) -> bool:
@@ -399,6 +415,8 @@ def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Repor
         recorder.metrics(state.step, last.numbers())
     if due.evaluates or due.looks or due.saves:
         gather_chains(parts, state)
+    if due.follows:
+        recorder.follow(parts, state)
     better = due.evaluates and recorder.evaluate(parts, state)
     if due.looks:
         recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))

@@ -32,6 +32,7 @@ from ebm_cli.sparsity.none import NoSparsity
 from ebm_cli.training import checks
 from ebm_cli.training.checks import Choice
 
+_RUNNING = "running."
 CHANGED = "changed"
 """The step at which couplings last changed, in `TrainState.sparsity` beside their masks."""
 
@@ -95,6 +96,7 @@ class TrainState:
     best: Best | None = None  # on the held-out metric
     auxiliary: Auxiliary | None = None  # what the objective trains beside the model
     sparsity: dict[str, Tensor] = field(default_factory=dict)  # 1 for couplings that there are, by parameter; CHANGED
+    running: dict[str, Tensor] = field(default_factory=dict)  # what follows the model keeps
 
     @property
     def mask(self) -> dict[str, Tensor]:
@@ -108,6 +110,7 @@ class TrainState:
         named |= {f"average.{name}": value for name, value in self.average.items()}
         named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
         named |= {f"sparsity.{name}": value for name, value in self.sparsity.items()}
+        named |= {f"{_RUNNING}{name}": value for name, value in self.running.items()}
         return named | {"chains": self.store, "ages": self.ages}
 
     def _auxiliary(self) -> dict[str, Tensor]:
@@ -133,6 +136,7 @@ class TrainState:
         if (tensors["ages"] < 0).any():
             raise ValueError("ages has negative numbers")
         self.store, self.ages = tensors["chains"], tensors["ages"]
+        self.running = {n.removeprefix(_RUNNING): value for n, value in tensors.items() if n.startswith(_RUNNING)}
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over model.NAME of `tensors` alone, without chains; raises ValueError as `load` does."""

@@ -349,8 +349,8 @@ MUTANTS = [
     Mutant(
         "resume: another optimizer is taken in silence",
         "commands/configuration.py",
-        ('    "notify", "plugins",\n)'),
-        ('    "notify", "plugins", "optimizer",\n)'),
+        '"device", "notify", "plugins",\n)',
+        '"device", "notify", "plugins", "optimizer",\n)',
         "messages::test_what_a_resumed_run_may_change_is_what_is_said_to_be_free",
     ),
     Mutant(
@@ -454,8 +454,8 @@ MUTANTS = [
     Mutant(
         "sweep: the tracker makes another job of it",
         "commands/sweep.py",
-        '"tracker", "device", ',
-        "",
+        '"tracker", "running", ',
+        '"running", ',
         "sweep::test_a_job_is_what_its_configuration_says",
     ),
     Mutant(
@@ -762,8 +762,8 @@ MUTANTS = [
     Mutant(
         "train: seconds of a killed session are lost",
         "commands/train.py",
-        ", spent=_until_now(spent)\n",
-        "\n",
+        "        spent=_until_now(spent),\n",
+        "",
         "sweep::test_the_seconds_of_a_killed_session_count_until_its_newest_checkpoint",
     ),
     Mutant(

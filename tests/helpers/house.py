@@ -20,6 +20,7 @@ noise log_z acceleration
 objective chains optimizer
 yardstick sparsity
 stop evaluation
+running
 training
 comparison watching
 page

@@ -1,0 +1,1 @@
+"""What is estimated along the way: chains beside those of training follow the model as it changes."""
