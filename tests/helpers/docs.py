@@ -66,6 +66,7 @@ def quick(words: list[str]) -> list[str]:
         return [command, *rest, "tracker=none", "device=cpu"]
     more = (*ELSEWHERE, "hydra.launcher.n_jobs=2") if "hydra/launcher=joblib" in rest else ()
     more = ("eval_every=4",) if "stop=plateau" in rest else more  # what it looks at
+    more = ("eval_every=4", "running.share=1") if "running=log_z" in rest else more  # of so few steps
     return [command, *_fewer(rest), *(QUICK if command == "train" else ("device=cpu",)), *more]
 
 
