@@ -4,13 +4,15 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.cli import TINY, assert_refused, ebm, facts, snapshot
 from test_resume import at_step
 
-from ebm_cli.commands import multi
+from ebm_cli.commands import multi, same_data
+from ebm_cli.record import files
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +141,23 @@ def test_a_job_that_begins_after_its_data_changed_is_refused():
     np.savez("rows.npz", train=rows)
     assert ebm("train -m resume=sweep").code == 0
     assert facts(Path("sweep/2"))["status"] == "done"
+
+
+def test_jobs_that_begin_at_the_same_time_note_their_data(tmp_path, monkeypatch):
+    """Each in a process of its own: one has written its file whole when another begins to."""
+    config = {"dataset": {"name": "a"}, "model": {"name": "rbm"}}
+    data, written, others = SimpleNamespace(fingerprint="f"), files._written, [1]
+
+    def interrupted(*file):
+        written(*file)
+        if others:
+            others.pop()
+            same_data.check(tmp_path, config, data)
+
+    monkeypatch.setattr(files, "_written", interrupted)
+    same_data.check(tmp_path, config, data)
+    assert os.listdir(tmp_path) == [same_data.NAME]
+    assert list(json.loads((tmp_path / same_data.NAME).read_text()).values()) == ["f"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
+from ebm_cli.record import files, plain_json
 from ebm_cli.record.run import Run
 
 NAME = "data.json"  # in the directory of the multirun: how data are read -> fingerprint of the rows that came of it
@@ -23,7 +25,8 @@ def check(sweep: Path, config: Mapping[str, Any], data: Data) -> None:
             f"{_place(config['dataset'])}: holds other rows than when jobs of {sweep} began before; put those back, or "
             "start a new multirun with another hydra.sweep.dir"
         )
-    Run(sweep).write_json(NAME, {**known, read: data.fingerprint})
+    noted = plain_json.dumps({**known, read: data.fingerprint}, indent=1) + "\n"
+    files.replace(sweep, NAME, noted.encode(), writer=f"{secrets.token_hex(4)}.")  # jobs may begin at the same time
 
 
 def _reading(config: Mapping[str, Any]) -> str:

@@ -85,11 +85,15 @@ def append_text(root: Path, name: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(append(root, name), encoding="utf-8", newline="")
 
 
-def replace(root: Path, name: str, data: bytes) -> None:
-    """Write a file in one motion: whoever reads it sees the old one or the new one, also after a power cut."""
+def replace(root: Path, name: str, data: bytes, writer: str = "") -> None:
+    """Write a file in one motion: whoever reads it sees the old one or the new one, also after a power cut.
+
+    Where several processes may do so at the same time, `writer` is a name of this one.
+    """
     with _parent(root, name, make=True) as (folder, last):
-        _written(folder, f".{last}.writing", data)
-        os.rename(f".{last}.writing", last, src_dir_fd=folder, dst_dir_fd=folder)
+        temporary = f".{last}.{writer}writing"
+        _written(folder, temporary, data)
+        os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def claim(root: Path, name: str, data: bytes) -> None:

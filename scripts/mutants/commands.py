@@ -452,6 +452,13 @@ MUTANTS = [
         "sweep::test_a_changed_key_that_is_not_swept_is_refused",
     ),
     Mutant(
+        "multirun: jobs that begin at the same time write one file",
+        "commands/same_data.py",
+        ', writer=f"{secrets.token_hex(4)}."',
+        "",
+        "multirun::test_jobs_that_begin_at_the_same_time_note_their_data",
+    ),
+    Mutant(
         "sweep: the tracker makes another job of it",
         "commands/sweep.py",
         '"tracker", "running", ',
