@@ -63,6 +63,13 @@ def test_chains_that_do_not_mix_are_warned_of(home, tmp_path):
     assert found["steps"] == 6
 
 
+def test_keys_of_it_beside_a_number_are_refused_and_few_steps_find_no_step_size(home, tmp_path):
+    assert_refused(ebm(f"sample run={home} steps=5 max_steps=5 device=cpu"), "max_steps = 5: has no effect")
+    assert_refused(ebm(f"sample run={home} steps=Auto device=cpu"), 'steps = "Auto": must be a number, or auto')
+    few, _ = drawn(home, tmp_path, "steps=4 sampler=dmala sampler.adapt=0.7")
+    assert "steps = 4: the first half of them is too short to find that; take 100 or more" in few.err
+
+
 def test_a_step_size_is_found_before(home, tmp_path, monkeypatch):
     monkeypatch.setattr(auto_steps, "_WARMUP", 50)
     answer, found = drawn(home, tmp_path, "steps=auto max_steps=5 sampler=dmala sampler.adapt=0.7")

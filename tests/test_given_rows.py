@@ -282,10 +282,10 @@ def test_a_few_of_many_values_are_no_warning(caplog):
     rows = Filled(
         OwnRows(np.zeros((10, 30)), np.zeros((10, 30), bool)), np.zeros((10, 4, 30)), np.zeros((10, 30)), cells
     )
-    assert said(rows, 4) == "10 rows, 300 values drawn by 4 chains each, R-hat at most 1.200, of 3 above 1.1"
+    assert said(rows, 4) == "10 rows, 300 values drawn by 4 chains each, R-hat at most 1.200, above 1.1 of 3"
     assert not caplog.records
     cells[3, -1] = np.inf
-    assert "of 4 above 1.1" in said(rows, 4)
+    assert "above 1.1 of 4" in said(rows, 4)
     assert "of 300 values 4 have chains that disagree" in caplog.text
 
 

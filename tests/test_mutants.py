@@ -277,7 +277,7 @@ def test_samples_have_the_letters_of_an_alphabet_that_has_a_name(of_rna, tmp_pat
 
 def test_open_sites_of_sequences_come_back_as_sequences(of_rna, tmp_path):
     """Every draw by the name of its sequence, with its energy, and each sequence with the likeliest letters."""
-    (tmp_path / "open.fasta").write_text(">first\nA?GU-\n>second\nAC??A\n>whole\nACGUA\n")
+    (tmp_path / "open.fasta").write_text(">first\nA?GU-\n>second\nAC??A\n>whole\nACGUX\n")
     answer = ebm(
         "sample n=3 steps=20 device=cpu", f"run={of_rna}", f"given={tmp_path}/open.fasta", f"out={tmp_path}/new"
     )
@@ -295,7 +295,14 @@ def test_open_sites_of_sequences_come_back_as_sequences(of_rna, tmp_path):
     assert [line.split(" energy=")[0] for line in filled[::2]] == [">first", ">second", ">whole"]
     whole = np.load(tmp_path / "new/samples.npz")["filled"]
     assert filled[1::2] == ["".join("-ACGU"[k] for k in row) for row in whole]
-    assert filled[5] == "ACGUA"
+    assert filled[5] == "ACGU-"
+    assert f"given = {tmp_path}/open.fasta: dataset.ambiguous = gap: 1 letters of 15 are read as -, X" in answer.err
+    with (tmp_path / "new/imputed.csv").open() as table:
+        header, *rows = csv.reader(table)
+    assert header == ["row", "name", "site", "letter", "share", "r_hat"]
+    assert [row[:3] for row in rows] == [["1", "first", "2"], ["2", "second", "3"], ["2", "second", "4"]]
+    assert [row[3] for row in rows] == [filled[1][1], filled[3][2], filled[3][3]]
+    assert all(0 < float(row[4]) <= 1 for row in rows)
 
 
 def test_a_contact_map_may_be_given_later_and_sites_count_from_1(run, tmp_path):

@@ -163,6 +163,9 @@ def test_samples_follow_their_seed_sampler_and_checkpoint():
     assert (
         "the run keeps 10 chains; the other 2 start from noise" in ebm("sample run=run n=12 steps=1 start=chains").err
     )
+    trained("objective=cd steps=2", "without")
+    said = ebm("sample run=without n=3 steps=1 start=chains").err
+    assert "the run keeps no chains; all 3 start from noise" in said
 
 
 def test_samples_that_take_no_steps_are_not_said_to_have_taken_some():

@@ -97,7 +97,7 @@ def test_a_warm_up_finds_them(swaps):
     refused = [1 - share.mean().item() for share in taken.values()]
     assert max(refused) - min(refused) < 0.05
     assert found.temperatures == len(found.ladder) == 10
-    assert recorded(found) == {"temperatures": 10.0}
+    assert recorded(found) == {}, "their number was said"
     assert recorded(sampler) == {}
     assert not adapts(found)
     assert not adapts(tempering())
@@ -112,6 +112,7 @@ def test_as_many_as_it_takes():
     refused = [1 - share.mean().item() for share in taken.values()]
     assert found.replicas == x.shape[1] == pytest.approx(ladder.wanted(sum(refused)), abs=1)
     assert found.replicas < 10
+    assert recorded(found) == {"temperatures": float(found.replicas)}
 
 
 def test_each_temperature_has_its_step_size():
@@ -237,6 +238,7 @@ def test_what_is_said_of_tempering(run, tmp_path):
     assert 0.5 < found["tempering/efficiency"] < 1.5
     assert f"{found['tempering/round_trips']:.3g} round trips in 1000 steps" in answer.out
     assert (tmp_path / "new/tempering.png").exists()
+    assert "tempering works: neighbours swap, and replicas travel" in answer.out + answer.err
 
 
 def test_too_few_temperatures_are_said_to_be_so(run):
@@ -244,6 +246,7 @@ def test_too_few_temperatures_are_said_to_be_so(run):
     answer = ebm(line, "sampler.beta_min=0.001", f"run={run}", *SHORT)
     assert answer.code == 0, answer.err
     assert "2 temperatures are too few: neighbours 1 and 2 refuse" in answer.err
+    assert "tempering works" not in answer.out + answer.err
 
 
 def test_another_sampler_has_no_temperatures(run):

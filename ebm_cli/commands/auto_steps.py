@@ -18,6 +18,8 @@ from ebm_cli.terminal import log
 
 USUAL = 1000
 """Steps by which it is judged whether compiling repays its cost, before the mixing time is known."""
+MOST = 10_000
+"""The longest mixing time that is looked for where nothing else is said."""
 _CHAINS, _THRESHOLD, _WARMUP = 1000, 0.1, 500  # as in conf/evaluation/mixing_time.yaml
 
 
@@ -59,6 +61,7 @@ def taken(subject: Subject, steps: int | None, start: str, most: int) -> Taken:
         for name, value in found.items():
             log.info("sampler.%s = %.4g, found before the mixing time is measured", name, value)
         subject, measuring = replace(subject, sampler=sampler), replace(measuring, sampler=sampler)
+    log.info("measuring the mixing time: %d chains, until they have mixed or %d steps are done", _CHAINS, most)
     seen = measured(measuring, begin, most, _THRESHOLD, _WARMUP)
     time = mixing_time(seen, _THRESHOLD)
     if time is None:

@@ -146,9 +146,9 @@ def _lines(rows: NDArray[Any], sites: NDArray[Any], found: Cells) -> NDArray[np.
     return np.stack(columns, 1).astype(np.float64)
 
 
-def written(home: Run, filled: Filled, form: tables.Format) -> dict[str, str]:
+def written(home: Run, filled: Filled, form: tables.Format, letters: str | None = None) -> dict[str, str]:
     """The names of samples.npz, imputed.csv and filled.csv, with what each holds; of a table's rows the latter two are
-    tables of that format."""
+    tables of that format, and imputed.csv of a run on `letters` has letters."""
     rows: OwnRows = filled.own
     values: NDArray[Any] = filled.filled
     arrays = {"samples": filled.samples, "filled": values, "missing": rows.missing}
@@ -159,11 +159,13 @@ def written(home: Run, filled: Filled, form: tables.Format) -> dict[str, str]:
     home.write_bytes("samples.npz", buffer.getvalue())
     if isinstance(rows, TableRows):
         return {"samples.npz": "the draws", **_named(home, rows, filled, form)}
-    home.write_text("imputed.csv", _table(filled.cells))
+    home.write_text("imputed.csv", _table(filled.cells) if letters is None else _of_letters(filled, letters))
     own.written(home, "filled", own.beside(rows) | {"value": values.reshape(len(values), -1)}, "csv")
     return {
         "samples.npz": "the draws",
-        "imputed.csv": "mean, mode, quantiles and R-hat of each value that was drawn",
+        "imputed.csv": "mean, mode, quantiles and R-hat of each value that was drawn"
+        if letters is None
+        else "the likeliest letter of each site that was drawn, its share of the draws and R-hat",
         "filled.csv": "the rows with one value for each",
     }
 
@@ -200,6 +202,21 @@ def _table(cells: NDArray[np.float64]) -> str:
     return text.getvalue()
 
 
+def _of_letters(filled: Filled, letters: str) -> str:
+    """A line for each site that was drawn: rows and sites from 1, the likeliest letter and its share of the draws."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = filled.own.labels
+    table.writerow(["row", *(["name"] if names is not None else []), "site", "letter", "share", "r_hat"])
+    for (row, site, *_), mode, share, r_hat in zip(
+        filled.cells.tolist(), filled.cells[:, 3], filled.share, filled.cells[:, -1], strict=True
+    ):
+        name = [] if names is None else [names[int(row) - 1]]
+        shown = "" if np.isnan(r_hat) else f"{r_hat:.8g}"
+        table.writerow([int(row), *name, int(site), letters[int(mode)], f"{share:.6g}", shown])
+    return text.getvalue()
+
+
 def said(filled: Filled, n: int) -> str:
     """How much was drawn, with a warning of chains that have not forgotten where they began."""
     r_hat = filled.cells[:, -1]
@@ -210,7 +227,8 @@ def said(filled: Filled, n: int) -> str:
             len(r_hat), apart, UNSURE,
         )  # fmt: skip
     moved = r_hat[~np.isnan(r_hat)]
-    worst = f", R-hat at most {moved.max():.3f}, of {apart} above {UNSURE:g}" if len(moved) else ""
+    beyond = f", above {UNSURE:g} of {apart}" if apart else ""
+    worst = f", R-hat at most {moved.max():.3f}{beyond}" if len(moved) else ""
     return f"{own.counted(filled.own)}, {len(r_hat)} values drawn by {n} chains each{worst}"
 
 

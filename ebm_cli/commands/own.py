@@ -50,6 +50,8 @@ def read(trained: Trained, key: str, path: str, array: str | None, *, gaps: bool
             raise UserError(f"array = {array}: {said} is no .npz file, so it has no arrays by name; leave it out")
         return by_name(table_rows.read(file, said, columns), trained, said)
     rows = trained.parts.components.dataset.own_rows(file, said, array)
+    for remark in rows.remarks:
+        log.warning("%s: %s", said, remark)
     return taken(trained, rows, said, gaps=gaps)
 
 

@@ -43,6 +43,7 @@ _TYPES: dict[str, type] = {
     "counts": np.int32,
 }  # written, by the space
 _TEXTS = {"words": "words.txt", "counts": "documents.txt"}
+_FEW = 100  # steps, the first half of which says something of a step size
 _SHOWN, _WIDTH = 5, 120  # samples printed, and their characters
 
 
@@ -55,7 +56,7 @@ def _as_words(given: object) -> object:
 
 def _or_auto(steps: object) -> object:
     """A number of steps, or None for auto."""
-    if steps is None:
+    if steps is None or (isinstance(steps, str) and steps != "auto"):
         raise ValueError("must be a number, or auto")
     return None if steps == "auto" else steps
 
@@ -69,7 +70,7 @@ class Drawing:
 
     n: Annotated[int, Field(ge=1)]
     steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_or_auto)]  # None: auto
-    max_steps: Annotated[int, Field(ge=1, le=10**7)]  # of auto: the longest mixing time that is looked for
+    max_steps: Annotated[int, Field(ge=1, le=10**7)] | None  # of auto: the longest mixing time that is looked for
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
     given: Annotated[_Given, BeforeValidator(_as_words)]  # words of documents, or a file of rows
@@ -107,6 +108,7 @@ def sample(config: Mapping[str, Any]) -> int:
     """Run n chains, write `samples/<time>/samples.npz` with a picture or text beside it; the exit code."""
     settings = {key: value for key, value in config.items() if key not in ("sampler", "device", "model")}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
+    _check_used(asked)
     with results.folder(Path(asked.run), "samples", asked.out) as home, logging_to(None):
         anew = {group: config.get(group) for group in ("sampler", "model")}
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
@@ -127,6 +129,14 @@ def sample(config: Mapping[str, Any]) -> int:
     return 0
 
 
+def _check_used(asked: Drawing) -> None:
+    """Raise UserError for a key that was typed and has no effect."""
+    if asked.max_steps is not None and asked.steps is not None:
+        raise UserError(
+            f"max_steps = {asked.max_steps}: has no effect on a number of steps; take steps=auto, or leave it out"
+        )
+
+
 def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[str, Any]) -> Drawn:
     """n samples of the run's model, of documents with the words that are `named`; `config` has the group `device`.
 
@@ -141,7 +151,7 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
         likely = documents.next_words(model, given, words) if named else []
         model = documents.conditional(model, given, asked.length)
     subject = _subject(trained, model, asked, config, rows=1)
-    taken = auto_steps.taken(subject, asked.steps, asked.start, asked.max_steps)
+    taken = auto_steps.taken(subject, asked.steps, asked.start, asked.max_steps or auto_steps.MOST)
     x, scale = _drawn(taken.subject, asked, taken.steps)
     x = (x if given is None else x + given).cpu()
     return Drawn(x, scale | taken.found, _way(subject, asked.start, taken), words, given, likely)
@@ -154,7 +164,7 @@ def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mappi
     rows = given_rows.read(trained, model, trained.parts.components.sampler, path, asked.array)
     found = filled(trained, model, rows, asked, config)
     finishing()
-    files = given_rows.written(home, found, asked.format)
+    files = given_rows.written(home, found, asked.format, sequences.letters(trained))
     texts = sequences.of_filled(trained, found)
     home.write_all("", {}, texts)
     output.print(given_rows.said(found, asked.n), highlight=False, soft_wrap=True)
@@ -254,6 +264,8 @@ def _drawn(subject: Subject, asked: Drawing, steps: int) -> tuple[Tensor, dict[s
     scale.pop("acceptance", None)
     for name, value in scale.items():
         log.info("sampler.%s = %.4g, found in the first half of the steps", name, value)
+    if scale and asked.steps is not None and steps < _FEW:
+        log.warning("steps = %d: the first half of them is too short to find that; take %d or more", steps, _FEW)
     return x, scale
 
 
@@ -261,7 +273,8 @@ def _doubt_start(subject: Subject, asked: Drawing) -> None:
     """Warn of chains that the run does not keep, and of what its sampler has to remark."""
     kept = len(subject.store)
     if asked.start == "chains" and kept < asked.n:
-        log.warning("the run keeps %d chains; the other %d start from noise", kept, asked.n - kept)
+        others = f"the other {asked.n - kept}" if kept else f"all {asked.n}"
+        log.warning("the run keeps %s chains; %s start from noise", kept or "no", others)
     remark = subject.sampler.remark()
     if remark:
         log.warning("%s", remark)

@@ -16,6 +16,12 @@ from ebm_cli.model.base import EnergyModel, Intractable
 NAME = "samples.fasta"
 
 
+def letters(trained: Trained) -> str | None:
+    """The alphabet of a run on letters."""
+    dataset = trained.parts.components.dataset
+    return dataset.letters if isinstance(dataset, Aligned) else None
+
+
 def files(trained: Trained, x: Tensor) -> dict[str, str]:
     """Samples x (n, *shape) as letters, under the name of a file; nothing of a run that is not on letters.
 

@@ -60,12 +60,12 @@ class Aligned(Dataset):
         records = sequences.read(path, said)
         filled = [record._replace(letters=record.letters.replace(_OPEN, self.letters[0])) for record in records]
         every = replace(self, ambiguous="refuse") if self.ambiguous == "drop" else self
-        rows, _ = every.numbers(filled, said)
+        rows, remarks = every.numbers(filled, said)
         names = np.array([record.name for record in records])
         sites, _ = self._without_inserts(records, said)
         open_sites = [[letter == _OPEN for letter in record.letters] for record in sites]
         places = tuple(f"line {record.line} ({record.name})" for record in records)
-        return OwnRows(rows, np.array(open_sites, np.bool_), names, places)
+        return OwnRows(rows, np.array(open_sites, np.bool_), names, places, remarks)
 
     def numbers(self, records: list[Record], said: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Places in the alphabet, (records, length), and remarks. Raises UserError naming sequence and letter."""

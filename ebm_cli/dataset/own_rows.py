@@ -32,13 +32,15 @@ _WAY = f"name a file of an array (n, *shape), {ENDINGS}, or a table in text, .cs
 class OwnRows:
     """Values (n, *any) as they are in the file, 0 where `missing` (n, *any) says that there is none.
 
-    `labels` (n,) are carried along. `places` says where row i is, as "line 3", where that is not its number.
+    `labels` (n,) are carried along. `places` says where row i is, as "line 3", where that is not its number. `remarks`
+    say what of the file was read as something else.
     """
 
     values: NDArray[Any]
     missing: NDArray[np.bool_]
     labels: NDArray[Any] | None = None
     places: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Where a row is in the file, in words."""

@@ -25,6 +25,7 @@ from ebm_cli.sampler.parallel_tempering import ParallelTempering
 _REFUSE = 0.75  # share of swaps beyond which temperatures are too few for their barrier to be known
 _ALIVE = 0.15  # of the best rate of round trips
 _ENOUGH = 40  # round trips that must be expected before their absence says something
+_WORKS = "tempering works: neighbours swap, and replicas travel between the hottest temperature and beta = 1"
 _TOO_MANY = 2  # times as many temperatures as are wanted
 
 
@@ -105,13 +106,10 @@ class Tempering(Evaluation):
             "tempering/round_trips": 1000 * per_chain / self.steps,
         } | ({"tempering/efficiency": per_chain / trips.rounds / best} if best else {})
         expected = best * trips.rounds * self.chains
-        return Result(
-            metrics,
-            {"tempering": figure(seen)},
-            tuple(doubts(rejected, metrics.get("tempering/efficiency"), expected)),
-            {"tempering.csv": _listed(seen)},
-            tuple(spare(rejected)),
-        )
+        wrong = doubts(rejected, metrics.get("tempering/efficiency"), expected)
+        said = spare(rejected) or ([] if wrong or expected < _ENOUGH else [_WORKS])
+        files = {"tempering.csv": _listed(seen)}
+        return Result(metrics, {"tempering": figure(seen)}, tuple(wrong), files, tuple(said))
 
 
 def watched(subject: Subject, size: tuple[int, int, int]) -> Watched:

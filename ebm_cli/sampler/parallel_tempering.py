@@ -231,7 +231,8 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
 
     @override
     def found(self) -> dict[str, float]:
-        return {"temperatures": float(self.replicas)} if isinstance(self.ladder, tuple) else {}
+        """Their number, where it was to be found."""
+        return {"temperatures": float(self.replicas)} if self.temperatures == "auto" else {}
 
     @override
     def frozen(self) -> Self:
@@ -243,14 +244,14 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
         if sizes is None and isinstance(self.kernel, Adapting) and self.kernel.adapt is not None:
             sizes = (self.kernel.step_size,) * self.replicas
         betas = tuple(self.betas(x.new_zeros((), dtype=torch.float64)).tolist())
-        return dataclasses.replace(self, ladder=betas, temperatures=len(betas), step_sizes=sizes)
+        return dataclasses.replace(self, ladder=betas, step_sizes=sizes)
 
     def respaced(self, rejected: Sequence[float], count: int) -> Self:
         """With `count` betas, by how often the swaps of each pair of the present ones were refused."""
         assert isinstance(self.ladder, tuple)
         betas = ladder.respaced(self.ladder, rejected, count)
         sizes = self.step_sizes and ladder.moved(self.step_sizes, rejected, count)
-        return dataclasses.replace(self, ladder=betas, temperatures=count, step_sizes=sizes)
+        return dataclasses.replace(self, ladder=betas, step_sizes=sizes)
 
     def tuned(
         self, model: EnergyModel, x: Tensor, steps: int, course: tuple[Key, int]

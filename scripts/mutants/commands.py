@@ -1102,4 +1102,25 @@ MUTANTS = [
         "for draw in range(1, n + 1) for name in names]",
         "mutants::test_open_sites_of_sequences_come_back_as_sequences",
     ),
+    Mutant(
+        "given: letters that are read as gaps are not said",
+        "commands/own.py",
+        "    for remark in rows.remarks:\n",
+        "    for remark in ():\n",
+        "mutants::test_open_sites_of_sequences_come_back_as_sequences",
+    ),
+    Mutant(
+        "given: sites of sequences have numbers",
+        "commands/sample.py",
+        ", sequences.letters(trained))",
+        ")",
+        "mutants::test_open_sites_of_sequences_come_back_as_sequences",
+    ),
+    Mutant(
+        "sample: max_steps beside a number of steps is passed over",
+        "commands/sample.py",
+        "    _check_used(asked)\n",
+        "",
+        "auto_steps::test_keys_of_it_beside_a_number_are_refused_and_few_steps_find_no_step_size",
+    ),
 ]

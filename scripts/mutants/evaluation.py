@@ -1158,4 +1158,11 @@ MUTANTS = [
         "if False:",
         "tempering::test_what_is_said_of_tempering",
     ),
+    Mutant(
+        "tempering: it works although it does not",
+        "evaluation/tempering.py",
+        "if wrong or expected < _ENOUGH else",
+        "if False else",
+        "tempering::test_too_few_temperatures_are_said_to_be_so",
+    ),
 ]

@@ -507,4 +507,11 @@ MUTANTS = [
         'error = said["acceptance"].double().mean(0)[-1:].cpu().numpy()',
         "tempering::test_each_temperature_has_its_step_size",
     ),
+    Mutant(
+        "tempering: a number that was said is called found",
+        "sampler/parallel_tempering.py",
+        'if self.temperatures == "auto" else {}',
+        "if isinstance(self.ladder, tuple) else {}",
+        "tempering::test_a_warm_up_finds_them",
+    ),
 ]
