@@ -28,6 +28,30 @@ def pytest_collection():
         gc.enable()
 
 
+NAMED = pytest.StashKey()
+
+
+def pytest_itemcollected(item):
+    """`@pytest.mark.quick("a", "b*")`: all cases of a test are long but these, by their ids or how they begin."""
+    if few := item.get_closest_marker("quick"):
+        found = {name: _is_case(item.callspec.id, name) for name in few.args}
+        if not any(found.values()):
+            item.add_marker(pytest.mark.long)
+        known = item.config.stash.setdefault(NAMED, {}).setdefault(item.nodeid.partition("[")[0], {})
+        known.update({name: is_one or known.get(name, False) for name, is_one in found.items()})
+
+
+def _is_case(case, name):
+    return case.startswith(name[:-1]) if name.endswith("*") else case == name
+
+
+@pytest.fixture
+def no_such_case(request):
+    """What `quick` names and no test has, of the files that were collected."""
+    every = request.config.stash.get(NAMED, {})
+    return [f"{test}[{name}]" for test, found in every.items() for name, is_one in found.items() if not is_one]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def composed_once():
     """Command lines that are the same are composed once."""

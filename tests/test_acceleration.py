@@ -106,6 +106,7 @@ def test_the_configuration_of_a_run_says_what_auto_became():
     assert (config["device"]["compile"], config["device"]["precision"]) == ("never", "fp32")
 
 
+@pytest.mark.long
 def test_a_resumed_run_does_what_it_did_however_long_it_is_now(monkeypatch):
     run = trained()
     monkeypatch.setattr(acceleration, "_COST", 0.0)
@@ -114,6 +115,7 @@ def test_a_resumed_run_does_what_it_did_however_long_it_is_now(monkeypatch):
     assert "not compiled: there is none" in train("device.compile=auto", "other").err
 
 
+@pytest.mark.long
 def test_unknown_settings_are_refused():
     assert_refused(train("device.compile=sometimes"), "device.compile", "sometimes")
     assert_refused(train("device.precision=fp8"), "device.precision", "fp8")
@@ -125,6 +127,7 @@ def test_unknown_settings_are_refused():
     )
 
 
+@pytest.mark.long
 def test_small_products_take_one_thread():
     small, large = small_model("rbm", Binary((8, 8)), hidden=64), small_model("rbm", Binary((28, 28)), hidden=64)
     assert acceleration.threads(device(threads=None), small, 200) == 1
@@ -173,6 +176,7 @@ def test_products_that_the_processor_imitates_are_said(has, monkeypatch):
         assert ("imitates them" in said) == (has is None and precision == "bf16")
 
 
+@pytest.mark.long
 def test_arithmetic_and_threads_this_machine_lacks_are_refused():
     assert_refused(train("device.precision=tf32 device=cpu"), "device.precision = tf32: a CPU has no such products")
     assert_refused(train("device.threads=100000"), "device.threads = 100000: this process may use")

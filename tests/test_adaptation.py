@@ -28,6 +28,7 @@ GOALS = [(0.01, 0.574), (30.0, 0.574), (0.5, 0.8)]
 QUICK = {(CASES[0], GOALS[0]), (CASES[1], GOALS[1]), (CASES[2], GOALS[2])}
 
 
+@pytest.mark.quick("metropolis*")
 @pytest.mark.parametrize(
     ("name", "model_name", "begin", "goal"),
     [
@@ -82,6 +83,7 @@ def test_the_second_half_of_the_steps_is_a_kernel():
     assert torch.equal(x, run(frozen, model, warm, 51, key.fold("steps"))[0])
 
 
+@pytest.mark.long
 def test_samples_record_it(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     small = ["steps=2", "model.hidden=4", "tracker=none", "evaluation=[]"]

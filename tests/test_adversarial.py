@@ -40,6 +40,7 @@ def fce(**changes):
 # Flow contrastive estimation
 
 
+@pytest.mark.long
 def test_both_players_follow_one_value_in_opposite_directions():
     """V written out with its own draws, by differences along each parameter's own direction."""
     objective, model, beside = fce()
@@ -163,6 +164,7 @@ def test_the_model_is_taught_against_the_mixture():
         assert_close(found[name], grad, **EXACT)
 
 
+@pytest.mark.long
 def test_the_adversary_of_real_data_gains_through_its_draws():
     """By differences of E_q[softplus(G)] - entropy E_q[log q], the density within G as it was."""
     model = small_model("mlp", PLANE)
@@ -246,6 +248,7 @@ def test_the_score_of_the_generator_is_that_of_its_law():
     assert_close(made.score(draws, KEY), expected, rtol=0, atol=0.15)
 
 
+@pytest.mark.long
 def test_the_entropy_of_the_generator_has_the_gradient_of_its_law():
     """H = log det(L L^T + sigma^2) / 2 + const; a mean over 4000 draws, whose standard errors are below 0.03."""
     made, covariance = generator(200)

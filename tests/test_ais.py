@@ -11,8 +11,8 @@ from helpers.components import FALSE_ALARM, SIGMAS, component
 from helpers.data import small_data
 from helpers.keys import COUNTING, ENGINES, keys_used
 from helpers.matrices import is_defined, matrix_of
-from helpers.models import DISCRETE, WALLED, double_states, exact_p, names_of, target
-from helpers.samplers import INVARIANT, NETWORKS, SAMPLERS, is_slow, quick, reach
+from helpers.models import DISCRETE, double_states, exact_p, names_of, target
+from helpers.samplers import INVARIANT, NETWORKS, SAMPLERS, first, is_slow, quick, reach
 from helpers.statistics import assert_close, assert_mean, chi_square
 
 from ebm_cli.errors import RunError
@@ -134,35 +134,26 @@ def test_conditionals_of_a_tempered_model_are_its_energy_differences(model_name,
 
 PATHS = {f"{s}-{t}": (lambda s=s, t=t: geometric(s, t)) for s, t in GEOMETRIC}
 SLOW = {f"{s}-{t}" for s, t in GEOMETRIC if is_slow(s, t)}
-QUICK = {f"{s}-{t}" for s, t in quick(GEOMETRIC)}
+ALSO = (("gibbs", "ising-spin"), ("gibbs", "boltzmann-binary"), ("bipartite", "rbm-binary"))
+QUICK = {"-".join(pair) for pair in (*first(GEOMETRIC), *ALSO)}
 PATHS |= {f"bipartite-{t}": (lambda t=t: bipartite(t)) for t in BIPARTITE}
 
 
 def each(made):
-    """Tests of these paths; annealing to a network, or by other settings of a sampler, is no other, and long."""
+    """Tests of these paths; other pairs of sampler and model show much the same, and are long."""
     return each_of_many_steps(made, slow=())
 
 
 def each_of_many_steps(made, slow=SLOW):
     """The same where short steps are slow."""
-    is_long = {name: is_another(name) or name in slow for name in made}
+    is_long = {name: name not in QUICK or name in slow for name in made}
     found = [pytest.param(make, id=name, marks=[pytest.mark.long] * is_long[name]) for name, make in made.items()]
     return pytest.mark.parametrize("make", found)
-
-
-def is_another(name):
-    """Whether other pairs of sampler and model show the same, `SAMPLER-MODEL-SPACE`."""
-    return is_network(name) or is_setting(name) or not (name in QUICK or name.startswith("bipartite"))
 
 
 def is_network(name):
     """Whether the model named last, `SAMPLER-MODEL-SPACE`, is one."""
     return name.rsplit("-", 2)[-2] in NETWORKS
-
-
-def is_setting(name):
-    """Whether the sampler has other settings than the shipped ones: `SAMPLER-VALUE-MODEL-SPACE`; walls want them."""
-    return "-" in name.rsplit("-", 2)[0] and not name.endswith(WALLED)
 
 
 paths = each(PATHS)
@@ -192,6 +183,7 @@ def test_ais_weights_have_mean_z(make, temperatures):
     assert_mean((log_w - (log_z_of(path) - path.log_z_base)).exp(), 1.0)
 
 
+@pytest.mark.quick("rbm-binary")
 @pytest.mark.parametrize("model_name", BIPARTITE)
 def test_ais_from_counters_has_mean_z_too(model_name):
     """What the compiled regions draw from, and temperatures as tensors; RAISE's weights likewise, at every x."""
@@ -205,6 +197,7 @@ def test_ais_from_counters_has_mean_z_too(model_name):
     assert ((w.mean(1) - annealed_p(path, 3)).abs() < SIGMAS * w.std(1) / n**0.5 + 1e-12).all()
 
 
+@pytest.mark.quick("gibbs-rbm-binary", "gibbs-ising-spin", "bipartite-rbm-binary")
 @few_paths
 def test_more_temperatures_narrow_the_weights(make):
     """Chains that do move with the path: with 100 temperatures the weights spread far less than with 2."""
@@ -294,6 +287,7 @@ def test_raise_averages_the_weights_of_its_chains():
 # Bounds
 
 
+@pytest.mark.quick("gibbs-rbm-binary", "gibbs-ising-spin")
 @few_paths
 def test_ais_and_raise_bracket_the_likelihood(make):
     """On average log w is below log Z, and RAISE below the annealed likelihood; with many temperatures both are near.
@@ -363,6 +357,7 @@ ALIKE = ("exponential_family-binary", "exponential_family-spin", "exponential_fa
 CASES |= dict.fromkeys([("rbm-binary", "block_gibbs"), ("rbm-binary", "gibbs"), ("boltzmann-binary", "gibbs")])
 
 
+@pytest.mark.quick("boltzmann-binary-gibbs", "rbm-binary-block_gibbs")
 @pytest.mark.parametrize(
     ("model_name", "sampler"),
     [pytest.param(*case, marks=[pytest.mark.long] * (is_network(case[0]) or case[0] in ALIKE)) for case in CASES],
@@ -407,6 +402,7 @@ def test_without_points_there_is_no_raise():
     assert not any(name.startswith("raise") or name == "ais/gap" for name in metrics)
 
 
+@pytest.mark.long
 def test_more_points_than_rows_are_all_rows():
     metrics = evaluation(raise_points=10_000).evaluate(subject("rbm-binary", "block_gibbs")).metrics
     assert metrics["raise/points"] == 60
@@ -461,6 +457,7 @@ def test_one_chain_that_is_the_whole_estimate_is_said(weight_ess, said):
     assert [said in sentence for sentence in found] == ([True] if said else [])
 
 
+@pytest.mark.long
 def test_too_few_temperatures_are_flagged():
     """A strongly coupled model annealed in one step: the gap is real, and the result says so."""
     about = subject("rbm-binary", "block_gibbs")

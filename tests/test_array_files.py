@@ -73,6 +73,7 @@ def all_rows(data):
     return torch.cat([data.train.all(), data.valid.all(), data.test.all()])
 
 
+@pytest.mark.quick("rows0*")
 @pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize(("rows", "keys"), [(GREY, {}), (BITS, {}), (REAL, {"standardise": True})])
 def test_rows_and_labels_are_those_of_the_npz_file(tmp_path, name, rows, keys):
@@ -183,6 +184,7 @@ def _everything_is_mapped(monkeypatch):
     monkeypatch.setattr(stored, "_BYTES_AT_ONCE", 20)
 
 
+@pytest.mark.quick("keys0*")
 @pytest.mark.usefixtures("_everything_is_mapped")
 @pytest.mark.parametrize("kind", [np.float64, np.int32, np.uint8, np.float16])
 @pytest.mark.parametrize("name", ["own.npy", "own.h5"])

@@ -16,6 +16,7 @@ from ebm_cli.sampler.base import followed
 from ebm_cli.space import Box
 
 
+@pytest.mark.quick("rescale", "elastic", "colour")
 @pytest.mark.parametrize("name", list(TRANSFORMS))
 def test_a_transform_is_an_images_own(name):
     """A function of its key, different for each image, the same alone as among others, and none at strength near 0."""

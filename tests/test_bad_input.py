@@ -92,12 +92,38 @@ DO_NOT_FIT = {
 }
 
 
+@pytest.mark.quick(
+    "model=rmb*",
+    "model.hiden*",
+    "steps=1.5*",
+    "optimizer.lr=nan*",
+    "optimizer.lr=-1*",
+    "evaluation=[sampels]*",
+    "model.hidden=[3*",
+    "model=null*",
+    "model=[rbm]*",
+    "device=gpu*",
+    "plugins=my_module*",
+    "--config-dir*",
+    "steps=3,4*",
+    "optimizer.lr=interval*",
+    "model=3*",
+    "objective.name*",
+    "model.hidden==3*",
+    "model.hidden=range*",
+    "hydra.run.dir*",
+    "sampler.name*",
+    "+checkpoint*",
+)
 @pytest.mark.parametrize(("line", "words"), (UNKNOWN | TYPES_AND_RANGES | FORM).items())
 def test_a_key_or_value_that_is_wrong(line, words, tmp_path):
     assert_refused(ebm(f"train {' '.join(TINY)} {line}"), words)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.quick(
+    "sampler=block_gibbs*", "dataset=array dataset.path=/nowhere*", "objective=score_matching*", "evaluation=[exact]-*"
+)
 @pytest.mark.parametrize(("line", "words"), DO_NOT_FIT.items())
 def test_parts_that_do_not_fit(line, words, tmp_path, monkeypatch):
     if line == "device=cuda":
@@ -106,6 +132,7 @@ def test_parts_that_do_not_fit(line, words, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_an_empty_directory_of_the_users_own_stays(tmp_path):
     (tmp_path / "mine").mkdir()
     assert_refused(train("steps=-1", "mine"))
@@ -117,6 +144,7 @@ def test_unknown_command():
     assert_refused(ebm("trian"), "no command 'trian'; did you mean train?")
 
 
+@pytest.mark.quick("list*", "train resume*", "sample run=nowhere*", "sample run=empty*", "evaluate run=empty*")
 @pytest.mark.parametrize(
     ("line", "words"),
     {
@@ -150,6 +178,15 @@ def run(tmp_path_factory):
         return (folder / trained()).absolute()
 
 
+@pytest.mark.quick(
+    "train hydra.run.dir*",
+    "train resume=RUN hydra*",
+    "train resume=RUN -m*",
+    "train resume=RUN steps=2*",
+    "sample run=RUN n=0*",
+    "sample run=RUN checkpoint*",
+    "evaluate run=RUN split*",
+)
 @pytest.mark.parametrize(
     ("line", "words"),
     {
@@ -181,6 +218,7 @@ def test_a_run_that_is_there_is_left_as_it_is(line, words, run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_nothing_is_read_before_the_command_line_is_checked(monkeypatch):
     monkeypatch.setattr(session, "load_data", lambda *_, **__: pytest.fail("the data were read"))
     for line in (
@@ -197,6 +235,7 @@ def rows(*shape):
     return (np.arange(np.prod(shape)).reshape(shape) % 2).astype(np.float32)
 
 
+@pytest.mark.quick("train-train", "test-has*", "train-holds*", "train-train has type*")
 @pytest.mark.parametrize(
     ("arrays", "words"),
     {
@@ -219,11 +258,13 @@ def test_arrays_of_the_users_own(arrays, words, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
 
 
+@pytest.mark.long
 def test_a_batch_may_be_larger_than_the_data(tmp_path):
     np.savez(tmp_path / "own.npz", train=rows(20, 4))
     trained("dataset=array dataset.path=own.npz batch_size=50")
 
 
+@pytest.mark.long
 def test_a_run_directory_may_have_any_name(tmp_path):
     for name in ("it's a, b=1", 'say "hi"', "back\\slash\\", "[ü]"):
         answer = ebm("train", *TINY, f"hydra.run.dir={name}")

@@ -193,6 +193,7 @@ def test_a_table_is_a_document_in_each_record(kind, tmp_path):
     assert bag(table(tmp_path, kind), column="body").read().train.labels is None
 
 
+@pytest.mark.long
 def test_long_fields_and_line_separators_are_read(tmp_path):
     """Beyond the limit of the csv module; U+2028 in JSON is no end of a line."""
     long = [("red\u2028green " * 20_000, "a")] * 3

@@ -71,6 +71,7 @@ def test_what_a_model_is_above_them_has_the_error_of_paired_rows():
     assert found["exact/above_independent_error"] == pytest.approx(difference.std(ddof=1) / len(x) ** 0.5)
 
 
+@pytest.mark.quick("bridge", "pseudo_likelihood", "exact")
 @pytest.mark.parametrize("name", ["exact", "ais", "pseudo_likelihood", "bridge"])
 def test_every_likelihood_has_the_difference_to_its_own_rows(name):
     """The mean of what it says of each row, minus what they say of the same rows."""

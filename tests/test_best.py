@@ -58,6 +58,7 @@ def test_the_best_is_judged_and_both_are_reported():
         folder.rmdir()
 
 
+@pytest.mark.long
 def test_the_way_to_the_best_is_said_with_its_command():
     trained(WORSE)
     assert "the best is judged here; sample from it with: ebm sample run=" in train_log("run")
@@ -70,18 +71,21 @@ def train_log(name):
         return file.read()
 
 
+@pytest.mark.long
 def test_a_last_step_that_is_the_best_is_judged_as_the_last():
     found = facts(trained("steps=4 eval_every=4 evaluation=[samples,pseudo_likelihood]"), "summary.json")
     assert (found["judged"], found["judged_step"], found["best/step"]) == ("last", 4, 4)
     assert found[f"best/{MONITOR}"] == found[f"last/{MONITOR}"]
 
 
+@pytest.mark.long
 def test_where_nothing_is_monitored_the_last_is_judged_and_that_is_said():
     run = trained("steps=4 eval_every=0 evaluation=[samples,pseudo_likelihood]")
     assert facts(run, "summary.json")["judged"] == "last"
     assert f"the last step is judged: checkpoint.monitor = {MONITOR} was not measured" in train_log("run")
 
 
+@pytest.mark.long
 def test_both_are_in_the_units_of_the_data():
     rows = np.random.Generator(np.random.Philox(1)).normal(size=(60, 2)) * 1e4
     np.savez("table.npz", train=rows, valid=rows[:20], test=rows[:20])
@@ -100,6 +104,7 @@ def test_both_are_in_the_units_of_the_data():
         assert value == pytest.approx(values[found[f"{which}/step"]], rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_finished_run_that_is_resumed_says_the_same_again():
     run = trained(WORSE)
     before = without_times(run)
@@ -107,6 +112,7 @@ def test_a_finished_run_that_is_resumed_says_the_same_again():
     assert without_times(run) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["lost", "cut"])
 def test_without_its_checkpoint_the_last_is_judged_and_that_is_said(damage):
     run = trained(WORSE)
@@ -124,6 +130,7 @@ def test_without_its_checkpoint_the_last_is_judged_and_that_is_said(damage):
     assert (found["judged"], found["judged_step"], found["best/step"]) == ("last", 20, step)
 
 
+@pytest.mark.long
 def test_another_monitor_begins_to_count_anew():
     """A pseudo-likelihood, below 0, is not compared with a share of distinct samples, up to 1."""
     other = "samples/valid/distinct"
@@ -193,6 +200,7 @@ def test_the_error_of_log_z_counts_though_all_rows_share_it(tmp_path):
         assert found.which == "best", "a score has no log Z"
 
 
+@pytest.mark.long
 def test_what_is_no_checkpoint_to_judge_is_refused():
     assert_refused(train("report.checkpoint=worst"), 'report.checkpoint = "worst": must be ')
     assert_refused(train("+report.when=3"), "unknown key report.when")

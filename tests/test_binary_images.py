@@ -22,6 +22,7 @@ FILES = {
 }
 
 
+@pytest.mark.quick("caltech101", "omniglot")
 @pytest.mark.data
 @pytest.mark.parametrize("name", SIZES)
 def test_binary_images_have_their_official_sizes(name):

@@ -42,6 +42,7 @@ class Slope(EnergyModel):
         return x.flatten(1) @ self.a
 
 
+@pytest.mark.quick("metropolis", "mala")
 @pytest.mark.parametrize("name", ["metropolis", "mala", "hmc"])
 def test_chains_in_a_box_have_its_truncated_density(name):
     """Exact draws by inversion stay what they are; moments of exp(-a x) on [-1, 2] in closed form."""
@@ -90,6 +91,7 @@ REFLECTED = [
 ]
 
 
+@pytest.mark.quick("hmc-keys6", "metropolis-keys1")
 @pytest.mark.parametrize(("name", "keys"), REFLECTED)
 def test_what_walls_throw_back_leaves_the_model_invariant(name, keys):
     """Exact draws after 5 steps, which cross a wall or many: means change by chance alone, near the walls too."""

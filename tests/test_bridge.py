@@ -48,6 +48,7 @@ def test_overlap_is_one_where_nothing_changes_and_falls_with_distance():
     assert least_overlap(-far, far, torch.zeros(1)) < 0.01
 
 
+@pytest.mark.quick("ising-spin")
 @pytest.mark.parametrize("name", ["rbm-binary", "ising-spin", "potts-categorical"])
 def test_log_z_of_enumerable_models(name):
     """Chains that walk up the ladder, each rung long enough: within five standard errors over 40 groups of them."""
@@ -189,6 +190,7 @@ def test_a_ladder_climbed_too_fast_is_said():
     assert "chains lag behind the rungs" in result.warnings[0]
 
 
+@pytest.mark.long
 def test_a_ladder_climbed_a_little_too_fast_is_put_right():
     """Bennett's ratios alone are a third of a nat too low."""
     result, log_z = climbed_with(component("sampler", "gibbs", **ONE_SITE), 30)

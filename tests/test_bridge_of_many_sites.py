@@ -48,6 +48,7 @@ def bridged(target, sampler, seed=0, **keys):
     return component("evaluation", "bridge", **keys).evaluate(dataclasses.replace(about(target, seed), sampler=kernel))
 
 
+@pytest.mark.quick("wells*", "steep*")
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [
@@ -66,6 +67,7 @@ def test_chains_that_lag_give_no_figure(name, sampler):
     assert "no other figures are given" in result.warnings[0]
 
 
+@pytest.mark.quick("uniform-mala")
 @pytest.mark.parametrize(("name", "sampler"), [("uniform", "mala"), ("flat-beta", "hmc")])
 def test_chains_that_keep_up_give_one(name, sampler):
     target = TARGETS[name]()

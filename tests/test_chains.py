@@ -175,6 +175,7 @@ def test_the_initial_store_is_a_copy_of_the_data():
     assert torch.equal(data, rows(40))
 
 
+@pytest.mark.long
 def test_replay_draws_every_slot_equally_often():
     """Each of 40 slots is in a batch of 6 with probability 0.15, independently from step to step."""
     policy, steps = small("replay"), 4000
@@ -185,6 +186,7 @@ def test_replay_draws_every_slot_equally_often():
     assert ((count - steps * p).abs() < SIGMAS * (steps * p * (1 - p)) ** 0.5).all()
 
 
+@pytest.mark.quick("0.3-*")
 @pytest.mark.parametrize("start", ["noise", "data"])
 @pytest.mark.parametrize("restart", [0.0, 0.3, 1.0])
 def test_a_share_of_the_replayed_chains_starts_afresh(start, restart):

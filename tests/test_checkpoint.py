@@ -123,6 +123,7 @@ def test_saving_a_step_again_keeps_what_was_there(tmp_path):
     assert (tmp_path / "step-00000010.invalid-0" / checkpoint.TENSORS).exists()
 
 
+@pytest.mark.long
 def test_which_checkpoints_stay():
     found = trained("steps=20 save_every=2 checkpoint.keep_last=3 eval_every=0")
     assert checkpoint.steps(found / "checkpoints") == [16, 18, 20]
@@ -131,6 +132,7 @@ def test_which_checkpoints_stay():
     assert checkpoint.log_spaced(4, 1000) == {1, 10, 100, 1000}
 
 
+@pytest.mark.long
 def test_the_best_checkpoint_stays():
     found = trained(
         "steps=20 save_every=1 eval_every=1 checkpoint.keep_last=1 optimizer.lr=3 optimizer.ema=0 "
@@ -166,6 +168,7 @@ def test_a_damaged_checkpoint_is_said_and_the_run_goes_on_from_an_older_one():
     assert (found / "checkpoints" / "step-00000020.invalid-0").is_dir()
 
 
+@pytest.mark.long
 def test_new_checkpoints_outlive_a_damaged_one_of_a_later_step():
     found = trained("steps=20 save_every=5 checkpoint.keep_last=2")
     flip(last_step(found))
@@ -174,6 +177,7 @@ def test_new_checkpoints_outlive_a_damaged_one_of_a_later_step():
     assert checkpoint.newest(found / "checkpoints")[1] == []
 
 
+@pytest.mark.long
 def test_none_valid_is_refused_with_each_reason():
     found = trained("steps=20 save_every=10")
     for path in (found / "checkpoints").iterdir():
@@ -184,12 +188,14 @@ def test_none_valid_is_refused_with_each_reason():
     assert snapshot(found) == before
 
 
+@pytest.mark.long
 def test_a_run_without_checkpoints_cannot_be_sampled():
     found = trained()
     shutil.rmtree(found / "checkpoints")
     assert_refused(ebm("sample run=run"), "no valid checkpoint in run/checkpoints (it holds none)")
 
 
+@pytest.mark.long
 def test_metrics_that_were_cut_are_refused():
     found = trained()
     (found / "metrics.jsonl").write_text("")
@@ -221,6 +227,7 @@ def from_step(step, original, where):
     return write
 
 
+@pytest.mark.quick("metrics")
 @pytest.mark.parametrize("what", ["checkpoint", "metrics", "picture", "everything"])
 def test_a_disk_full_while_training(what, monkeypatch):
     line = "steps=20 save_every=5 eval_every=7"

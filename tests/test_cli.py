@@ -37,11 +37,13 @@ def imported_by(line: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
+@pytest.mark.quick("list", "completion", "--version", "--help")
 @pytest.mark.parametrize("line", ["--help", "--version", "list", "list model rbm", "completion"])
 def test_what_needs_no_arithmetic_imports_none(line):
     assert not imported_by(line) & {"torch", "hydra", "numpy", "pydantic", "wandb"}
 
 
+@pytest.mark.quick("train model=rbm --cfg job")
 @pytest.mark.parametrize("line", ["train --help", "train model=rbm --cfg job"])
 def test_help_of_a_command_imports_no_torch(line):
     assert not imported_by(line) & {"torch", "wandb"}
@@ -126,6 +128,7 @@ def during_step(monkeypatch, step, *numbers):
     monkeypatch.setattr(loop, "train_step", stepping)
 
 
+@pytest.mark.quick("TERM")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)], ids=["TERM", "USR1", "INT"]
 )
@@ -155,6 +158,7 @@ def test_a_second_ctrl_c_stops_at_once(first, monkeypatch):
     assert "stopped at step 5; the newest checkpoint is of step 4" in answer.err
 
 
+@pytest.mark.quick("15-75")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_during_the_last_evaluation_is_heard(number, code, monkeypatch):
     def slow(self, subject):
@@ -183,6 +187,7 @@ def test_ctrl_c_before_training_leaves_nothing(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
 )
@@ -216,6 +221,7 @@ def test_a_signal_within_the_exec_of_a_string_ends_with_these_codes_too(number, 
     assert done.stderr == f"ebm: {'interrupted' if number == 'SIGINT' else 'stopped by ' + number}\n"
 
 
+@pytest.mark.long
 def test_the_same_command_again_goes_on_where_a_signal_stopped_it(monkeypatch):
     """What a scheduler does after exit code 75: the command line unchanged, with resume=auto."""
     words = [*TINY, "model.hidden=6", "steps=40", "save_every=10"]
@@ -254,6 +260,7 @@ def test_the_configuration_is_composed_once(monkeypatch):
     assert times == [1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["own file", "command line"])
 def test_hydra_mode_holds_wherever_it_is_set(where, tmp_path):
     sweep, words = "hydra: {mode: MULTIRUN, sweep: {dir: sweep}, sweeper: {params: {seed: '3,4'}}}", []
@@ -303,6 +310,7 @@ def own_model(folder: Path, module: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(Path.cwd()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("folder", "flag"), [("conf", ""), pytest.param("elsewhere", "--config-dir=elsewhere", marks=pytest.mark.long)]
 )
@@ -320,6 +328,7 @@ def test_a_users_own_model(folder, flag, monkeypatch):
         assert "model.hidden" in ebm("list model mine").out
 
 
+@pytest.mark.long
 def test_configuration_named_by_the_environment(monkeypatch):
     own_model(Path("named"), "own_model_named", monkeypatch)
     monkeypatch.setenv("EBM_CONFIG_PATH", f"nowhere{os.pathsep}named")

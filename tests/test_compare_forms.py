@@ -195,6 +195,7 @@ def test_neither_torch_nor_hydra_is_imported():
     )
 
 
+@pytest.mark.long
 def test_two_hundred_runs_are_read_from_their_small_files_alone(monkeypatch):
     """No file is larger than what a run writes of itself in short: neither weights nor metrics are opened."""
     read = []

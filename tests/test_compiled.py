@@ -62,6 +62,7 @@ LONG = [("bernoulli", "normal"), ("categorical", "integers"), ("normal64", "bern
 GROUPS = [*TOGETHER, *(pytest.param(names, marks=pytest.mark.long) for names in LONG)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: "-".join(names[:2]))
 def test_draws_are_the_same_numbers(names, engine):
     """In one region or apart, from any row; a bernoulli number only where its uniform one is not at the threshold."""
@@ -170,6 +171,7 @@ def test_raise_weights_have_the_annealed_probability_as_mean(engine):
 PRECISIONS = ("bf16", "fixed16", "fixed24")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "precision", [pytest.param(name, marks=[pytest.mark.long] * (name != "fixed24")) for name in PRECISIONS]
 )

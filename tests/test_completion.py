@@ -43,6 +43,7 @@ def needs(name):
     return pytest.mark.skipif(not shutil.which(name), reason=f"{name} is not installed")
 
 
+@pytest.mark.quick("ebm list*", "ebm trai*")
 @needs("fish")
 @pytest.mark.parametrize(
     ("line", "words"),
@@ -60,6 +61,7 @@ def test_fish(shell, line, words):
     assert done.stdout.split() == words
 
 
+@pytest.mark.quick("ebm list sampler*")
 @needs("zsh")
 @pytest.mark.parametrize(
     ("line", "found"),

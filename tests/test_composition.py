@@ -148,6 +148,7 @@ def test_training_moves_the_parts_only_where_it_is_to_and_resumes_bit_for_bit(mo
     assert not torch.equal(found["model.weights"], torch.ones(2))
 
 
+@pytest.mark.long
 def test_a_mixture_of_runs_that_can_be_enumerated_is_a_density():
     two_parts()
     answer = ebm(
@@ -157,6 +158,7 @@ def test_a_mixture_of_runs_that_can_be_enumerated_is_a_density():
     assert abs(json.loads(Path("whole/summary.json").read_text())["exact/log_z"]) < 1e-6
 
 
+@pytest.mark.long
 def test_configured_parts_have_the_defaults_of_their_files():
     line = "'model.parts=[{name: rbm, hidden: 2}, {name: mixture, parts: [{name: exponential_family}]}]' steps=2"
     answer = compose(line)
@@ -188,12 +190,14 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick("model.parts=*", "'model.parts=[{name: rmb*")
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_cannot_be_composed_is_refused(line):
     assert_refused(compose(line), *REFUSED[line])
     assert not Path("whole").exists()
 
 
+@pytest.mark.long
 def test_runs_that_are_broken_or_of_other_data_are_refused():
     assert part("a", "model=rbm model.hidden=2").code == 0
     config, state = Path("a/config.yaml"), last_step(Path("a"))

@@ -58,6 +58,7 @@ def moments(x):
     return {"a": a, "b": b, "a2": a * a, "a3": a**3, "b2": b * b, "ab": a * b, "a2b": a * a * b, "exp": a.exp()}
 
 
+@pytest.mark.quick("metropolis")
 @pytest.mark.parametrize("name", KERNELS)
 def test_leaves_a_bent_target_invariant(name):
     """Exact draws after 10 steps, beside as many that never moved: the mean of each function changes by chance alone.
@@ -85,6 +86,7 @@ def test_the_bent_target_is_what_it_says():
         assert_mean(moments(x)[name], ((values * mass).nan_to_num(0.0).sum() / mass.sum()).item())
 
 
+@pytest.mark.quick("0.3")
 @pytest.mark.parametrize("noise", [None, 0.3])
 def test_langevin_has_the_variance_of_its_steps(noise):
     """On a Gaussian of precision l: x' = (1 - s l) x + sigma z, stationary at variance sigma^2 / (1 - (1 - s l)^2)."""
@@ -122,6 +124,7 @@ def test_what_langevin_says_of_itself():
 # Densities of the plane
 
 
+@pytest.mark.quick("checkerboard", "moons")
 @pytest.mark.parametrize(
     "kind",
     [

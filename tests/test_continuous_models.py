@@ -81,6 +81,7 @@ def test_the_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy():
         assert_close(value, expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.quick("langevin-exact", "gibbs-exact")
 @pytest.mark.parametrize("start", ["exact", "point"])
 @pytest.mark.parametrize(
     "sampler", ["block_gibbs", {"steps": 3, "step_size": 0.6, "adjust": True}], ids=["gibbs", "langevin"]
@@ -102,6 +103,7 @@ def test_kernels_have_the_moments_of_the_model(sampler, start):
     assert not info or 0.3 < info["acceptance"].mean() < 0.95
 
 
+@pytest.mark.long
 def test_without_its_test_langevin_is_off_by_what_its_step_says():
     """Uncoupled, x' = x - e (x - b) / s^2 + sqrt(2 e) z is stationary at variance s^2 / (1 - e / (2 s^2))."""
     model = machine()
@@ -132,6 +134,7 @@ def test_the_annealed_machine_mixes_the_joint_energies(beta):
     assert max(found) - min(found) < 1e-12
 
 
+@pytest.mark.quick("block_gibbs")
 @pytest.mark.parametrize("sampler", ["block_gibbs", "gibbs_langevin"])
 def test_annealing_finds_log_z(sampler):
     """From its own path; RAISE beside the exact likelihood of the same rows."""
@@ -186,6 +189,7 @@ def test_a_machine_too_large_or_too_warm_is_refused():
         )
 
 
+@pytest.mark.long
 def test_a_machine_on_the_plane_from_the_command_line(tmp_path, monkeypatch):
     """Its exact likelihood is that of the grid."""
     monkeypatch.chdir(tmp_path)
@@ -292,6 +296,7 @@ def test_the_energy_is_linear_in_the_sums_over_pixels():
     assert_close(model.energy(x), features.flatten(2).sum(2) @ model.last.weight[0], **EXACT)
 
 
+@pytest.mark.quick("plain")
 @kinds
 def test_a_network_can_be_differentiated_twice(kind):
     model = network(kind, (3, 4), (2, 2))
@@ -300,6 +305,7 @@ def test_a_network_can_be_differentiated_twice(kind):
     assert torch.autograd.gradgradcheck(model.energy, x)
 
 
+@pytest.mark.quick("spectral")
 @pytest.mark.parametrize("kind", ["spectral", "both"])
 def test_weights_have_spectral_norm_one(kind):
     """After many power iterations; at the start within the error of the 15 that were made."""
@@ -396,6 +402,7 @@ SMALL_RUN = (
 )
 
 
+@pytest.mark.long
 def test_a_killed_network_with_spectral_norms_resumes_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = ebm(f"{SMALL_RUN} hydra.run.dir=whole")

@@ -175,6 +175,7 @@ def test_otherwise_it_begins_at_random_with_the_mean_of_what_it_sees(layers, war
 # Sampling
 
 
+@pytest.mark.long
 def test_from_the_top_in_equilibrium_samples_are_those_of_the_network():
     """Chains stay above: after 60 steps from one point their visible units are exact draws, as far as counts tell."""
     model, n = network().float(), 40_000
@@ -322,6 +323,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick("objective=pcd*", "model.layers*", "sampler=gibbs*")
 @pytest.mark.parametrize(("line", "words"), REFUSED.items())
 def test_what_does_not_fit_is_refused_in_one_sentence(line, words):
     line = line if "model=" in line else f"model=dbn {line}"
@@ -370,6 +372,7 @@ def test_bound_and_likelihoods_are_those_of_enumeration():
     assert found["dbn_bound/layers"] == 2
 
 
+@pytest.mark.long
 def test_by_annealing_log_z_is_near_that_of_enumeration(monkeypatch):
     model = network()
     log_z = [enumeration.log_z(model.rbm(i)).item() for i in (2, 0)]

@@ -144,6 +144,7 @@ def drawn(home):
     return np.load(folder / "samples.npz")["samples"], text.read_text().splitlines() if text.exists() else None
 
 
+@pytest.mark.long
 def test_a_run_has_its_vocabulary_and_samples_are_text(there):
     assert (there / "run" / "vocabulary.txt").read_text() == "amber\nblue\ngreen\nred\n"
     answer = ebm("sample run=run n=7 steps=2")
@@ -192,6 +193,7 @@ BAD_VOCABULARIES = {
 }
 
 
+@pytest.mark.quick("red\\ngreen\\n")
 @pytest.mark.parametrize("content", BAD_VOCABULARIES)
 def test_without_a_vocabulary_samples_are_numbers(content, there):
     file = there / "run" / "vocabulary.txt"
@@ -207,6 +209,7 @@ def test_without_a_vocabulary_samples_are_numbers(content, there):
         assert_refused(ebm("sample run=run n=2 steps=1 given=[red]"), said)
 
 
+@pytest.mark.long
 def test_a_resumed_run_writes_a_vocabulary_that_is_missing(there):
     file = there / "run" / "vocabulary.txt"
     before = file.read_bytes()
@@ -216,6 +219,7 @@ def test_a_resumed_run_writes_a_vocabulary_that_is_missing(there):
     assert Run(there / "run").words() == tuple(sorted(COLOURS))
 
 
+@pytest.mark.long
 def test_words_given_their_context_are_written_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "\n\n".join(f"the {a} sees the {b}." for a, b in itertools.permutations(COLOURS, 2))

@@ -92,8 +92,10 @@ def is_told_apart(name, row, column, model):
     return model in WHOLE or (row + column) % 3 == 0
 
 
+MANY_DRAWS = ("samples", "resample", "long_run", "chains", "ood", "bridge")
+QUICK_ON = dict.fromkeys(MANY_DRAWS, ("rbm-binary",)) | {"mixing": ()}  # where it takes tenths of a second at most
 EVERY = [
-    (name, model) if model in USUAL else pytest.param(name, model, marks=pytest.mark.long)
+    (name, model) if model in QUICK_ON.get(name, USUAL) else pytest.param(name, model, marks=pytest.mark.long)
     for row, model in enumerate(PAIRS)
     for column, name in enumerate(EVALUATIONS)
     if model in DRAWN and is_told_apart(name, row, column, model)
@@ -387,6 +389,7 @@ class Still(Sampler):
         return state, {}
 
 
+@pytest.mark.quick("rbm-binary", "exponential_family*", "flow*")
 @pytest.mark.parametrize("model_name", PAIRS)
 def test_samples_that_are_training_rows_are_called_copies(model_name):
     model = target(model_name)

@@ -181,6 +181,7 @@ def fitted(line):
     )
 
 
+@pytest.mark.long
 def test_gamma_units_reach_the_maximum_of_the_likelihood():
     """There log a - psi(a) = log mean(x) - mean(log x) and rate = a / mean(x)."""
     x = np.random.default_rng(0).gamma([0.6, 5.0], [3.0, 0.2], (200, 2)).astype(np.float32)

@@ -78,6 +78,7 @@ def test_log_z_is_the_log_likelihood_of_the_series(shape):
     assert enumeration.log_z(model).item() == pytest.approx(math.log(sum(alpha.values())), rel=1e-7)
 
 
+@pytest.mark.long
 def test_the_series_is_drawn_as_said():
     """y - b - x* W for a state x* of the chains that is not kept: its share of ones and its noise show in the moments.
 
@@ -192,6 +193,7 @@ def test_the_dataset_is_the_prior():
     assert spec.load((Spin,)).train.all().unique().tolist() == [-1, 1]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_run_keeps_the_series():
     """From the command line; its checkpoint holds y, and sampling from it needs no data."""

@@ -14,6 +14,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.quick("steps=12")
 @pytest.mark.parametrize("line", ["", "tracker=csv", "device.threads=1", "steps=12"])
 def test_a_run_that_is_done_is_left_as_it_is(line):
     trained("report.checkpoint=last")
@@ -41,6 +42,7 @@ def test_a_run_that_is_not_done_goes_on(status):
     assert facts(run)["status"] == "done"
 
 
+@pytest.mark.long
 def test_a_run_that_lost_its_newest_checkpoint_is_not_called_done():
     run = trained("save_every=4")
     shutil.rmtree(run / "checkpoints" / "step-00000012")

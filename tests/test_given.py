@@ -92,6 +92,7 @@ def assert_clamped(label: str, name: str) -> None:
         assert torch.equal(whole[~free], known.repeat_interleave(3, 0).reshape(6, model.space.sites, -1)[~free])
 
 
+@pytest.mark.quick("gibbs-rbm-binary", "block_gibbs-ising-spin", "block_gibbs-rbm-binary", "dmala*", "gwg*")
 @pytest.mark.parametrize(("label", "name"), QUICK)
 def test_draws_are_those_of_the_conditional(label, name):
     check(label, name)

@@ -72,6 +72,7 @@ def test_what_is_there_stays_and_what_is_missing_is_drawn(run, tmp_path):
         assert {*levels, float(line["mode"])} <= {0.0, 1.0}
 
 
+@pytest.mark.long
 def test_gaps_are_known_in_every_form(run, tmp_path):
     """NaN, -1, an array mask and empty cells: the same draws, chain by chain."""
     whole, gaps = np.nan_to_num(GAPS).astype(int), np.isnan(GAPS)
@@ -90,6 +91,7 @@ def test_gaps_are_known_in_every_form(run, tmp_path):
     assert (again != found[0]).any()
 
 
+@pytest.mark.quick("length*", "two*", "none*")
 @pytest.mark.parametrize(
     ("name", "array", "more", "words"),
     [
@@ -109,6 +111,7 @@ def test_what_cannot_be_drawn_is_refused(run, tmp_path, name, array, more, words
     assert snapshot(run) == before
 
 
+@pytest.mark.long
 def test_given_names_a_file_or_words(run):
     assert_refused(ebm("sample", f"run={run}", "given=", *DRAW), 'given = "": must be a file of rows, or words')
     assert_refused(ebm("sample", f"run={run}", "given=3", *DRAW), "given = 3: ")
@@ -147,6 +150,7 @@ class Correlated(EnergyModel):
         return (y @ self.P * y).sum(1) / 2
 
 
+@pytest.mark.quick("metropolis*")
 @pytest.mark.parametrize(
     ("sampler", "changes", "steps", "r_hat"),
     [
@@ -289,6 +293,7 @@ def test_a_few_of_many_values_are_no_warning(caplog):
     assert "of 300 values 4 have chains that disagree" in caplog.text
 
 
+@pytest.mark.long
 def test_standardised_values_stay_as_the_file_has_them(tmp_path):
     values = np.random.default_rng(0).normal([0.1, 5.0], [3e-5, 1e3], (80, 2)).astype(np.float32)
     np.savez(tmp_path / "data.npz", train=values)

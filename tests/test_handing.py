@@ -78,6 +78,7 @@ def handed_over(tmp_path, monkeypatch):
     return bins
 
 
+@pytest.mark.long
 def test_jobs_in_the_queue_of_slurm_are_begun_by_no_other_launcher(handed_over, monkeypatch):
     answer = ebm("train -m resume=sweep")
     assert_refused(answer, "job 1 is in the queue of Slurm as 7_1", "hydra/launcher=submitit_slurm", "scancel 7_1")
@@ -86,6 +87,7 @@ def test_jobs_in_the_queue_of_slurm_are_begun_by_no_other_launcher(handed_over, 
     assert ebm("train -m resume=sweep").code == 1
 
 
+@pytest.mark.long
 def test_jobs_in_the_queue_of_slurm_are_not_submitted_again(handed_over, monkeypatch):
     submitted = []
     monkeypatch.setattr(launching, "find_spec", lambda name: True)

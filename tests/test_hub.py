@@ -42,6 +42,7 @@ def card(home, tmp_path, monkeypatch) -> Path:
     return tmp_path / "card"
 
 
+@pytest.mark.long
 def test_what_the_hub_reads(home):
     names = {path.name for path in (home / "card").iterdir()}
     assert names == {"model.safetensors", "config.json", "README.md", "curves.png", "samples.png", "summary.json"}

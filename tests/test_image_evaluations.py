@@ -148,6 +148,7 @@ def test_the_area_of_scores_without_bounds():
     assert math.isnan(auroc(low, torch.tensor([math.nan])))
 
 
+@pytest.mark.long
 def test_a_model_of_the_data_knows_them_from_noise():
     """Rows at the bottom of the bowl; at the top, of a bowl upside down, noise looks more like data."""
     model, rows = Bowl(SPACE), Bowl(SPACE).m + 0.1 * uniform((50, 6, 8), stream(0, "rows"))
@@ -170,6 +171,7 @@ def kmnist(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_another_data_set_is_brought_to_the_space_of_the_model(kmnist):
     """Its test rows, in the run's box, spread or not and with noise or none, as the run's own are."""
     space = Box((28, 28), -1.0, 1.0)
@@ -201,6 +203,7 @@ def test_grey_images_are_compared_with_binary_ones_as_bits(kmnist):
     assert evaluation._rows("kmnist", at_half, rows).sum() == 0
 
 
+@pytest.mark.long
 def test_data_that_cannot_be_compared_are_refused_before_any_work(kmnist, tmp_path, monkeypatch):
     def refusal(name, space, root=kmnist):
         model = Bowl(space)
@@ -397,6 +400,7 @@ class Passing(Towards):
         return LangevinState(torch.where(state.x == 0, 0.1, x), state.taken + 1), {}
 
 
+@pytest.mark.long
 def test_chains_that_pass_the_data_are_best_on_the_way():
     space = Real((1, 2))
     rows = 3 + 0.1 * space.noise(200, stream(0, "rows"))
@@ -440,6 +444,7 @@ def test_the_discrepancy_of_noise_is_that_of_where_chains_start():
     assert found["resample/mmd_of_noise"] == pytest.approx(mmd(start * mean.scale, mean.features), abs=1e-9)
 
 
+@pytest.mark.quick("block_gibbs")
 @pytest.mark.parametrize("name", ["block_gibbs", "parallel_tempering"])
 def test_chains_in_groups_draw_what_they_draw_at_once(name):
     about = subject(target("rbm-binary").float(), component("sampler", name))
@@ -451,6 +456,7 @@ def test_chains_in_groups_draw_what_they_draw_at_once(name):
     assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
+@pytest.mark.long
 def test_a_schedule_goes_on_between_looks():
     """The chains run in one piece: the sampler's count of steps reaches the last."""
     taken = []

@@ -77,6 +77,7 @@ def test_what_is_usual_and_does_not_apply_is_left_out(tmp_path, monkeypatch):
     ) in answer.err
 
 
+@pytest.mark.long
 def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ebm(QUICK + "sampler=mala evaluation=[samples]").code == 0
@@ -85,6 +86,7 @@ def test_long_runs_want_langevin_for_their_noises(tmp_path, monkeypatch):
     assert "evaluation=long_run: noises are those of sampler=langevin" in answer.err
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("hasty")
 def test_samples_of_an_image_run_have_distances(tmp_path, monkeypatch):
     """Those of data are small, those of noise are not; Inception is refused by name where it is not at hand."""
@@ -119,6 +121,7 @@ def test_floats_beyond_one_are_no_images_and_the_way_is_told(tmp_path, monkeypat
     assert "rescale the data to [0, 1], or store images as uint8" in answer.err
 
 
+@pytest.mark.long
 def test_a_classifier_of_samples_without_labels_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", train=np.arange(640, dtype=np.uint8).reshape(10, 8, 8))
@@ -129,6 +132,7 @@ def test_a_classifier_of_samples_without_labels_is_refused_before_any_work(tmp_p
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.long
 def test_chains_that_ran_away_are_said(tmp_path, monkeypatch):
     """Numbers of the order of 100 on a machine made for numbers of the order of 1."""
     monkeypatch.chdir(tmp_path)
@@ -140,6 +144,7 @@ def test_chains_that_ran_away_are_said(tmp_path, monkeypatch):
     assert "the chains have run away; standardise the data" in answer.err
 
 
+@pytest.mark.long
 def test_a_key_of_the_kernel_is_found_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ebm(QUICK + "sampler=augmented evaluation=[samples]").code == 0

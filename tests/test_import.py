@@ -92,6 +92,7 @@ def test_it_goes_on(there, tmp_path):
     assert 0 < (moved["model.W"] - tensors(root / "run")["model.W"]).abs().max() < 0.5
 
 
+@pytest.mark.long
 def test_without_data(there, tmp_path, monkeypatch):
     """It is sampled; where data are can be said later, and until then that is what is said."""
     root, _ = there
@@ -108,6 +109,7 @@ def test_without_data(there, tmp_path, monkeypatch):
     assert_refused(ebm("import", f"{root}/rbm.h5", f"out={run}"), "a run is there already")
 
 
+@pytest.mark.long
 def test_letters_go_with_a_model_of_adabmdca(tmp_path):
     """Rows are read by the alphabet of the file, though it is none of those that are known."""
     J, h = couplings(), drawn(SITES, VALUES)
@@ -146,6 +148,7 @@ def test_refusals(words, said, tmp_path, monkeypatch):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.long
 def test_help_says_what_is_read():
     answer = ebm("import --help")
     assert answer.code == 0

@@ -201,11 +201,13 @@ CONSTANTS = [(5, 0.1, 0.2, 19.674086), (5, 0.1, 0.0, 18.369204), (10, 0.1, 0.0, 
              (10, 0.1, 0.2, 78.688056)]  # fmt: skip
 
 
+@pytest.mark.quick("5-*")
 @pytest.mark.parametrize(("side", "sigma", "bias", "log_z"), CONSTANTS)
 def test_known_partition_functions(side, sigma, bias, log_z):
     assert enumeration.log_z(ising((side, side), 2 * sigma, bias)).item() == pytest.approx(log_z, abs=1e-6)
 
 
+@pytest.mark.quick("5-*")
 @pytest.mark.parametrize(("side", "mean"), [(5, 0.482970), (10, 0.483722)])
 def test_known_mean_spins(side, mean):
     """d log Z / db_i = E[s_i], differentiated through the transfer matrices."""
@@ -275,6 +277,7 @@ def test_a_run_recovers_couplings():
     assert (samples.dtype, sorted(np.unique(samples))) == (np.int8, [-1, 1])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_what_does_not_fit_is_refused():
     assert_refused(ebm("train", "model=exponential_family", "objective=pcd", "objective.coupling_l1=0.1"),

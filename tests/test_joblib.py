@@ -87,6 +87,7 @@ def test_a_request_to_stop_reaches_the_jobs_of_this_call_alone():
         mine.kill()
 
 
+@pytest.mark.long
 def test_jobs_that_begin_after_the_request_are_stopped_too():
     Path("sweep").mkdir()
     with watching() as stop, passed_on(Path("sweep"), [Path("sweep/0")]):
@@ -95,6 +96,7 @@ def test_jobs_that_begin_after_the_request_are_stopped_too():
         assert holding(Path("sweep/0")).wait(20) == -signal.SIGTERM
 
 
+@pytest.mark.long
 def test_without_a_request_nothing_is_stopped():
     Path("sweep").mkdir()
     job = holding(Path("sweep/0"))

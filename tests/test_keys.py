@@ -215,6 +215,22 @@ def _apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.quick(
+    "counts*",
+    "ising_samples",
+    "table*",
+    "matrix*",
+    "alignment*",
+    "numbered*",
+    "digits",
+    "binar*",
+    "text",
+    "points_2d",
+    "bars*",
+    "markov*",
+    "folder*",
+    "array of bits",
+)
 @pytest.mark.parametrize("case", CASES)
 def test_a_key_changes_the_data_or_is_known_to_be_idle(case, tmp_path):
     """Never both, never neither; a value that is refused is neither."""
@@ -257,6 +273,7 @@ def test_every_key_of_every_data_set_is_tried():
 # The command line
 
 
+@pytest.mark.quick("++dataset*", "dataset.*")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -275,10 +292,12 @@ def test_a_key_without_effect_that_was_typed_is_refused(line, expected):
     assert not Path("run").exists()
 
 
+@pytest.mark.long
 def test_defaults_without_effect_are_not_worth_a_word():
     assert "no effect" not in ebm("train steps=0 evaluation=[] tracker=none hydra.run.dir=run").err
 
 
+@pytest.mark.long
 def test_a_key_of_an_experiment_without_effect_is_said():
     Path("mine").mkdir()
     Path("mine/experiment").mkdir()

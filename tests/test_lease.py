@@ -89,6 +89,7 @@ def test_another_container_is_known_by_its_lock():
         assert lease._known(HERE, {**facts_there, "boot": "another"}) is None
 
 
+@pytest.mark.long
 def test_a_heart_that_beats_elsewhere_is_heard(monkeypatch):
     """Whatever the clock of that machine says: it is listened to."""
     monkeypatch.setattr(lease, "BEAT", 0.05)
@@ -162,7 +163,8 @@ def _claim(gate, answers, dies: bool) -> None:
     os._exit(0)
 
 
-@pytest.mark.parametrize("dies", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("dies", [True, False])
 def test_of_those_who_claim_at_the_same_time_one_wins(dies):
     context = multiprocessing.get_context("fork")
     for _ in range(5):
@@ -229,6 +231,7 @@ def test_a_lease_that_is_lost_ends_the_run_and_nothing_more_is_written(monkeypat
     assert facts(Path("run"))["status"] == "running"
 
 
+@pytest.mark.long
 def test_a_run_that_died_or_goes_on_can_be_looked_at():
     trained()
     meta = facts(Path("run"))

@@ -45,6 +45,7 @@ def test_every_choice_and_key_is_explained(part):
     assert all(key.default for key in part.keys)
 
 
+@pytest.mark.quick("sampler=mala", "sampler=metropolis", "sampler=length_exchange")
 @pytest.mark.parametrize("part", [part for part in PARTS if part.group == "sampler"], ids=named)
 def test_fits_is_what_the_checks_accept(part):
     fitting = [model.choice for model in listing.choices_of("model") if checks._fits(of(part), of(model))]

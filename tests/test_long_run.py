@@ -28,6 +28,7 @@ def test_the_classifier_of_digits_is_right_about_most():
     assert found.probabilities(data.space.noise(500, stream(9))).amax(1).mean() < 0.05
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("hasty")
 def test_the_classifier_is_a_function_of_its_key():
     data = component("dataset", "digits").load((Box,))

@@ -26,6 +26,7 @@ def made(monkeypatch):
     return uncompiled(monkeypatch).identities
 
 
+@pytest.mark.long
 def test_annealing_by_libraries_is_that_of_the_operations(made):
     """Up and down, chains to the bit, weights but for roundings; a library for each stage and number of chains."""
     said = []

@@ -34,11 +34,22 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.quick(
+    "train epochs*",
+    "train hidden*",
+    "train n_hidden*",
+    "train --steps=5",
+    "list rbm*",
+    "train -m hydra/sweeper*",
+    "train steps=1e4",
+    "train rbm",
+)
 @pytest.mark.parametrize("line", LINES)
 def test_the_way_out_is_named(line):
     assert_refused(ebm(line), LINES[line])
 
 
+@pytest.mark.long
 def test_a_run_in_place_of_a_key():
     trained("steps=2")
     assert_refused(ebm("sample run"), "run: not of the form KEY=VALUE; did you mean run=run?")
@@ -54,6 +65,7 @@ def test_what_only_other_commands_take():
     assert_refused(ebm("sample run=run given=[1,0]"), "given = [1,0]: is for models of documents")
 
 
+@pytest.mark.long
 def test_what_is_offered_is_there():
     known = {*keys_of("train"), *(f"{group}={name}" for group in GROUPS for name in choices(group)), "hydra.run.dir"}
     assert set(meant._SAME.values()) <= known

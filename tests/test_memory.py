@@ -35,6 +35,7 @@ def test_nothing_is_one_part():
     assert Engine(compiled=False, rows=3).slices(0) == [slice(0, 0)]
 
 
+@pytest.mark.quick("block_gibbs")
 @pytest.mark.parametrize("sampler", ["block_gibbs", "metropolis"])
 def test_runs_in_groups_are_the_same_run(sampler, monkeypatch):
     """Training, AIS and RAISE: chains to the bit; sums over groups round differently."""

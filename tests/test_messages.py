@@ -299,6 +299,7 @@ class Unread(io.StringIO):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
+@pytest.mark.quick("--cfg job", "--help")
 @pytest.mark.parametrize("words", ["--hydra-help", "--cfg job", "--help"])
 def test_whoever_stops_reading_is_told_nothing(words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Unread())
@@ -318,6 +319,7 @@ def test_so_it_is_with_a_pipe(words):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_the_monitor_is_to_be_chosen_from_figures_and_not_from_their_errors():
     home = trained("eval_every=4 evaluation=[pseudo_likelihood,samples] checkpoint.monitor=mine/valid/score")
     [line] = [
@@ -328,6 +330,7 @@ def test_the_monitor_is_to_be_chosen_from_figures_and_not_from_their_errors():
     assert "/rows" not in line
 
 
+@pytest.mark.long
 def test_who_asks_for_chains_alone_is_not_told_what_else_is_not_measured():
     trained()
     answer = ebm(

@@ -143,6 +143,7 @@ def test_the_worst_quantity_counts():
     assert both == effective(slow[None], 1, moving(2000)) | {"r_hat": both["r_hat"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "space", [Binary((2, 3)), pytest.param(Spin((2, 3)), marks=pytest.mark.long)], ids=["binary", "spin"]
 )
@@ -185,6 +186,7 @@ def with_sampler(monkeypatch, sampler):
     return {"own": {"name": "own"}}
 
 
+@pytest.mark.quick("3-1.5")
 @pytest.mark.parametrize(("sites", "expected"), [(1, 0.5), (3, 1.5)])
 def test_jump_distance_and_acceptance_are_means_over_chains(monkeypatch, sites, expected):
     evaluation = small(samplers=with_sampler(monkeypatch, Flips(sites)))
@@ -327,6 +329,7 @@ def test_records_end_once_chains_agree(monkeypatch):
     assert trace.found(moving(100))["step"] == 6.5
 
 
+@pytest.mark.long
 def test_another_sampler_beside_it_changes_nothing():
     about = subject(target("ising-spin").float())
     alone = small(samplers={"gwg": GWG}).evaluate(about).metrics
@@ -479,6 +482,7 @@ def test_rows_of_the_table():
     assert mixing_table.rows({"ais/log_z": 1.0}) == {name: [] for name in rows if "until" not in name}
 
 
+@pytest.mark.quick("gwg_ising*")
 @pytest.mark.parametrize("name", ["gwg_rbm_mixing", "gwg_ising_mixing"])
 def test_experiments_compose(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -77,6 +77,7 @@ def test_images_and_labels_of_different_length_are_refused(tmp_path):
         component("dataset", "mnist", root=str(tmp_path), valid=0).read()
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_mnist_is_the_original():
     root = real_data("MNIST/raw/train-images-idx3-ubyte.gz")
@@ -95,6 +96,7 @@ def test_mnist_is_the_original():
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_fashion_mnist_has_equal_classes():
     root = real_data("FashionMNIST/raw/train-images-idx3-ubyte.gz")

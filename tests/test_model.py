@@ -291,6 +291,7 @@ def independent(logits, space=None):
 # Models with known log Z
 
 
+@pytest.mark.quick("exponential_family-binary", "exponential_family-categorical", "exponential_family-spin")
 @normalised_models
 def test_log_z_is_the_sum_or_the_integral(name):
     model = target(name)

@@ -42,6 +42,7 @@ def test_four_jobs():
     assert all("samples/copies" in job["summary"] for job in jobs())
 
 
+@pytest.mark.quick("optimizer*")
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -61,6 +62,7 @@ def test_a_job_that_fails_does_not_stop_the_others(line, why):
     assert why.split()[-1] in answer.out
 
 
+@pytest.mark.quick("seed=1,2,-1*", "model.hidden=16*", "device.ranks*", "model=product*")
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -80,6 +82,7 @@ def test_what_is_wrong_with_any_job_is_said_before_the_first_begins(line, words)
     assert not Path("sweep").exists()
 
 
+@pytest.mark.long
 def test_a_multirun_that_is_taken_up_with_a_wrong_value_is_left_as_it_was():
     assert sweep("seed=1,2").code == 0
     before = snapshot(Path("sweep"))
@@ -87,6 +90,7 @@ def test_a_multirun_that_is_taken_up_with_a_wrong_value_is_left_as_it_was():
     assert snapshot(Path("sweep")) == before
 
 
+@pytest.mark.long
 def test_several_trackers_are_looked_at_as_each_job_has_them(monkeypatch):
     begun = []
     monkeypatch.setattr("ebm_cli.tracker.process.start", lambda name: None)
@@ -95,6 +99,7 @@ def test_several_trackers_are_looked_at_as_each_job_has_them(monkeypatch):
     assert begun == [1, 2]
 
 
+@pytest.mark.long
 def test_a_repeated_multirun_is_refused_and_changes_nothing():
     assert sweep("seed=1,2").code == 0
     before = snapshot(Path("sweep"))
@@ -102,6 +107,7 @@ def test_a_repeated_multirun_is_refused_and_changes_nothing():
     assert snapshot(Path("sweep")) == before
 
 
+@pytest.mark.long
 def test_multiruns_of_the_same_second_do_not_share_a_directory():
     for _ in range(2):
         assert ebm("train -m", *TINY, "steps=1").code == 0
@@ -168,6 +174,7 @@ def test_a_signal_ends_the_whole_multirun(number, code, monkeypatch):
     assert facts(Path("sweep/0"))["status"] == "stopped"
 
 
+@pytest.mark.long
 def test_a_signal_that_comes_when_all_jobs_are_done_changes_nothing(monkeypatch):
     def asked(path):
         os.kill(os.getpid(), signal.SIGTERM)

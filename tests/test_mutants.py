@@ -123,6 +123,7 @@ def single(trained) -> dict[str, float]:
     return {f"{WILD[site]}{site + 1}{LETTERS[k]}": delta[site, k].item() for site, k in numbered}
 
 
+@pytest.mark.long
 def test_all_mutants_of_a_sequence_however_it_is_named(run, single, tmp_path):
     answer = ebm("score mutations=all device=cpu", f"run={run}", "wild_type=seq0")
     found = table(answer)
@@ -202,6 +203,7 @@ WRONG = {
 }
 
 
+@pytest.mark.long
 def test_keys_that_name_no_mutants(run, trained, tmp_path, monkeypatch):
     before = sorted(run.rglob("*"))
     for words, said in (
@@ -305,6 +307,7 @@ def test_open_sites_of_sequences_come_back_as_sequences(of_rna, tmp_path):
     assert all(0 < float(row[4]) <= 1 for row in rows)
 
 
+@pytest.mark.long
 def test_a_contact_map_may_be_given_later_and_sites_count_from_1(run, tmp_path):
     touching = np.eye(6, k=5) + np.eye(6, k=-5)
     np.savez(tmp_path / "map.npz", contacts=touching)
@@ -320,6 +323,7 @@ def test_a_contact_map_may_be_given_later_and_sites_count_from_1(run, tmp_path):
 # Ranks
 
 
+@pytest.mark.long
 def test_the_correlation_of_ranks_and_its_interval():
     """Equal values share their rank; of normal numbers the interval is as wide as 2 x 1.96 (1 - rho^2) / sqrt(n)."""
     draw = np.random.default_rng(3)

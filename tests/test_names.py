@@ -37,6 +37,7 @@ def console(monkeypatch):
     return made
 
 
+@pytest.mark.long
 def test_names_are_shown_as_they_were_typed(console):
     """In every line and table of a run, of its samples and of its evaluations, with the paths that are there."""
     assert train(directory=HARD).code == 0
@@ -84,6 +85,7 @@ def test_the_numbers_of_a_progress_bar_are_shown_as_they_are(console):
     assert CLOSED in console.export_text()
 
 
+@pytest.mark.long
 def test_the_list_of_parts_has_its_brackets(console):
     for words in ("", "evaluation samples", "experiment"):
         assert ebm(f"list {words}").code == 0

@@ -44,6 +44,7 @@ def built(name, space, **changes):
 # Distributions
 
 
+@pytest.mark.quick("gaussian*", "fitted*", "bernoulli*")
 @pytest.mark.parametrize(("name", "space"), pairs(), ids=str)
 def test_draws_lie_in_the_space_and_have_the_density(name, space):
     """Discrete: frequencies of all states; real: the mean of log q is minus its entropy, sums of independent sites."""
@@ -194,6 +195,7 @@ def test_c_begins_as_an_estimate_of_log_z():
     assert not [p for p in fixed.parameters() if p.requires_grad]
 
 
+@pytest.mark.long
 def test_a_run_learns_c_with_the_model():
     """Two numbers that must agree in the end: c, and log Z by enumeration."""
     adam = shipped("optimizer")["adam"] | {"lr": 0.03}

@@ -68,6 +68,7 @@ def test_a_run_that_fails(server, monkeypatch):
     assert (facts["status"], facts["error"], facts["text"]) == ("failed", "out of luck", "ebm: run failed: out of luck")
 
 
+@pytest.mark.long
 def test_a_multirun_tells_once_and_jobs_that_fail(server, monkeypatch):
     def fails(seen=[]):  # noqa: B006 - how often
         seen.append(1)
@@ -85,6 +86,7 @@ def test_a_multirun_tells_once_and_jobs_that_fail(server, monkeypatch):
     assert server.posted[1][1]["errors"] == {"0": "out of luck"}
 
 
+@pytest.mark.long
 def test_what_the_server_answers_changes_nothing(server):
     for code in (500, 302):
         server.answer = code
@@ -111,6 +113,7 @@ def test_a_server_that_hangs(monkeypatch):
         assert time.monotonic() - began < 3
 
 
+@pytest.mark.long
 def test_a_server_that_never_ends_its_answer(monkeypatch):
     """Each piece comes in time, and all together never."""
     monkeypatch.setattr(notify, "_SECONDS", 0.4)

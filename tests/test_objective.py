@@ -236,6 +236,7 @@ def test_no_key_of_training_serves_two_draws(policy, monkeypatch):
     assert len(set(used)) == len(used)
 
 
+@pytest.mark.quick("pcd", "nce", "pseudo_likelihood", "exact")
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_training_raises_the_exact_likelihood(name):
     """300 steps on bars and stripes from a start at the data mean; each objective gains far more than it needs to."""

@@ -54,6 +54,13 @@ def loss(parameters, step):
     return output.square().sum() + 1e-3 * (parameters["b"] - goal).pow(4).sum()
 
 
+@pytest.mark.quick(
+    "constant-sgd-changes0",
+    "constant-adam-changes5",
+    "constant-adamw-changes8",
+    "cosine-adam-changes7",
+    "cosine-sgd-changes4",
+)
 @pytest.mark.parametrize(("name", "changes"), SETTINGS)
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_updates_are_those_of_torch(name, changes, schedule):

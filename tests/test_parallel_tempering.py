@@ -122,6 +122,7 @@ def test_the_definition_leaves_the_product_invariant(case):
     assert (target @ matrix - target).abs().max() < 1e-12
 
 
+@pytest.mark.quick("gibbs-rbm", "metropolis-boltzmann", "block_gibbs-ising", "gwg-rbm")
 @cases
 def test_one_step_is_the_definition(case):
     """From every joint configuration: ends, cell by cell, against the row of the matrix."""
@@ -391,6 +392,7 @@ def test_tempering_within_tempering_is_refused():
         tempering("parallel_tempering")
 
 
+@pytest.mark.quick("sampler.temperatures*", "sampler@sampler.kernel=nope*", "model=boltzmann-choose*")
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -412,6 +414,7 @@ def test_what_does_not_fit_is_refused(line, sentence, tmp_path, monkeypatch):
     assert_refused(ebm("train", "sampler=parallel_tempering", "tracker=none", *line.split()), sentence)
 
 
+@pytest.mark.long
 def test_a_run_by_another_kernel(tmp_path, monkeypatch):
     """Trained with replicas, and its chains gone on with by any sampler."""
     monkeypatch.chdir(tmp_path)

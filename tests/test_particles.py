@@ -36,6 +36,7 @@ def estimates(count, seed):
 shares = pytest.mark.parametrize("share", [particles._RESAMPLED, 1.0])  # with 1 after every word
 
 
+@pytest.mark.long
 @shares
 def test_the_mean_of_the_estimates_is_the_sum_over_all_topics(share, monkeypatch):
     """Of p itself."""

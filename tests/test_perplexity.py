@@ -64,6 +64,7 @@ def z(values, mean):
 # Moves
 
 
+@pytest.mark.quick("True-*")
 @pytest.mark.parametrize(("length", "scale"), [(0.4, 1.0), (3.0, 1.0), (0.01, 150.0)])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_sweep_follows_its_transition_matrix(length, scale, backwards):
@@ -106,6 +107,7 @@ def test_the_ladder_holds_all_lengths():
     assert rungs.diff()[0] < 2  # fractions of a word to begin with
 
 
+@pytest.mark.long
 def test_weights_of_one_run_have_the_ratio_of_partition_functions_as_mean_at_every_length():
     model, chains = build(hidden=5), 4000
     path = LengthPath(model)
@@ -123,6 +125,7 @@ def test_weights_of_one_run_have_the_ratio_of_partition_functions_as_mean_at_eve
     assert torch.equal(parts.h, found.h)
 
 
+@pytest.mark.long
 def test_ends_are_drawn_by_their_weights():
     log_w = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.log(3), -torch.inf]]).double()
     risen = length_annealing.Risen(log_w.repeat(1, 1000), torch.arange(3.0).repeat(1000)[:, None], 0.0)
@@ -239,6 +242,7 @@ def test_without_weights_it_is_that_of_the_word_frequencies():
         assert metrics[f"perplexity/{name}"] == pytest.approx(same, rel=1e-6)
 
 
+@pytest.mark.long
 def test_lda_is_measured_on_the_same_documents_whatever_model_and_seed():
     of = data()
     found = [
@@ -258,6 +262,7 @@ def test_lda_is_measured_on_the_same_documents_whatever_model_and_seed():
     )
 
 
+@pytest.mark.long
 def test_all_chosen_documents_are_the_whole_split():
     metrics = evaluation(documents=1000).evaluate(subject(build(), data(), split="valid")).metrics
     for name in ("model", "model_low", "model_high", "upper_bound", "unigram"):
@@ -289,6 +294,7 @@ def test_few_chains_that_carry_the_estimate_are_warned_of():
     assert all("raise evaluation.perplexity.temperatures" in warning for warning in warnings)
 
 
+@pytest.mark.long
 def test_a_table_says_what_errs_which_way():
     found = evaluation(lda_topics=2, lda_passes=1).evaluate(subject(build(), data()))
     lines = found.files["perplexity.txt"].splitlines()

@@ -83,6 +83,7 @@ def test_below_each_row_stands_the_one_beside_it(shape):
         assert_array_equal(row.reshape(2, -1), 255 * of[:2].flatten(1).numpy())
 
 
+@pytest.mark.long
 def test_points_of_the_plane_are_drawn_by_what_they_are(drawings):
     x, y = torch.tensor([[0.0, 2.0], [1.0, 5.0]]), torch.tensor([[7.0, 8.0]])
     picture.beside(Real((2,)), x, y, 16)
@@ -138,6 +139,7 @@ def test_a_film_has_a_row_for_each_chain_and_a_column_for_each_frame():
 # Curves and maps
 
 
+@pytest.mark.long
 def test_films_are_drawn_beside_the_energies_of_held_out_rows(drawings):
     energy = torch.tensor([[0.0, 1, 2], [3.0, 4, 5]])
     classes = torch.eye(3)[torch.tensor([[0, 0, 0], [2, 2, 0]])]
@@ -155,6 +157,7 @@ def test_films_are_drawn_beside_the_energies_of_held_out_rows(drawings):
     assert_allclose([bar.get_height() for bar in right.patches], [1 / 3, 0, 2 / 3], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_contact_map_has_its_contacts_above_the_diagonal_and_right_ones_green(drawings):
     truth = torch.zeros(5, 5)
     truth[0, 3] = truth[3, 0] = 1
@@ -177,6 +180,7 @@ def test_a_contact_map_has_its_contacts_above_the_diagonal_and_right_ones_green(
     assert left.get_title() == "the 2 highest scores, contacts grey"
 
 
+@pytest.mark.long
 def test_a_map_of_a_density_has_its_mode_where_it_is(drawings):
     cells = density_2d.Cells((-1.0, -3.0), (1.0, 3.0), 12)
     density = Gaussians(torch.tensor([[0.5, 2.0]]), 0.3, 3.0)
@@ -200,6 +204,7 @@ def test_a_map_of_a_density_has_its_mode_where_it_is(drawings):
     assert model.images[0].get_clim() == true.images[0].get_clim()  # the same colours for the same density
 
 
+@pytest.mark.long
 def test_distributions_of_energies_are_named_by_their_data_and_have_a_step_for_each_row(drawings):
     ood.figure({"held-out rows": torch.tensor([3.0, 1, 2]), "noise": torch.tensor([9.0, torch.inf])})
     axis = drawings[0].at[0][0]
@@ -210,6 +215,7 @@ def test_distributions_of_energies_are_named_by_their_data_and_have_a_step_for_e
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("energy [nats]", "share of rows with at most this energy")
 
 
+@pytest.mark.long
 def test_the_course_of_chains_from_noise_is_drawn_from_the_first_step_on(drawings):
     course = resample.Course([0, 1, 10], [9.0, 2.0, 1.0], [5.0, 4.0, 3.0])
     resample.figure(course, resample.Target(torch.zeros(2, 2), 1.0, 0.0, -7.0), 0.1)
@@ -221,6 +227,7 @@ def test_the_course_of_chains_from_noise_is_drawn_from_the_first_step_on(drawing
     assert [axis.get_ylabel() for axis in (left, right)] == ["MMD² to held-out rows", "mean energy [nats]"]
 
 
+@pytest.mark.long
 def test_a_reliability_diagram_has_accuracy_over_confidence(drawings):
     bins = classify.calibration(torch.tensor([0.9, 0.9, 0.3, 0.3]), torch.tensor([True, False, False, False]), 5)
     classify.reliability(bins)
@@ -232,6 +239,7 @@ def test_a_reliability_diagram_has_accuracy_over_confidence(drawings):
     assert right.get_ylabel() == "share of rows"
 
 
+@pytest.mark.long
 def test_retrieval_has_precision_over_recall(drawings):
     one = retrieval.Retrieved(np.array([1, 2]), np.array([0.5, 0.25]), np.array([0.1, 0.2]), 0.3, 0.4)
     retrieval.figure({"model": one}, 0.05)
@@ -255,6 +263,7 @@ def test_the_first_word_of_a_topic_stands_at_the_top(drawings):
     assert axis.get_xlabel() == "lift"
 
 
+@pytest.mark.long
 def test_curves_of_samplers_are_named_and_against_their_units(drawings):
     course = Mixed.__new__(Mixed)
     vars(course).update(steps=[1, 10], seconds=[0.5, 5.0], mmd=[0.9, 0.2], energy_error=[8.0, 2.0])

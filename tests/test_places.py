@@ -85,6 +85,7 @@ def own(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.long
 def test_a_run_on_a_plugins_file_goes_on_from_another_folder(own, tmp_path, monkeypatch):
     """Whether its key has one of the usual names or is marked."""
     plugin = own("dataset", "own_bits", PLUGIN, BITS)
@@ -103,6 +104,7 @@ def test_a_run_on_a_plugins_file_goes_on_from_another_folder(own, tmp_path, monk
     assert facts(tmp_path / "run")["step"] == 16
 
 
+@pytest.mark.long
 def test_an_evaluation_of_a_plugin_is_one_file(own):
     """It gives its own line and column; a YAML without its first line is answered with that line."""
     plugin = own("evaluation", "own_moments", MOMENTS, "# Moments\nname: own_moments\nwhile_training: false\n")

@@ -299,6 +299,7 @@ def summary(out):
     return {line[0]: float(line[1]) for line in lines if len(line) == 2 and line[0].startswith("contacts/")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["pseudo_likelihood", "pcd"])
 def test_a_run_finds_contacts(tmp_path, objective, monkeypatch):
     monkeypatch.chdir(tmp_path)

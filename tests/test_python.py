@@ -59,6 +59,7 @@ def written(command, run, **keys):
         return {name: arrays[name] for name in arrays}
 
 
+@pytest.mark.long
 def test_scores_and_features_are_those_of_the_commands(run, rows, tmp_path):
     np.save(tmp_path / "x.npy", rows)
     scores = written("score", run, data=tmp_path / "x.npy", format="npz")
@@ -78,6 +79,7 @@ def test_scores_and_features_are_those_of_the_commands(run, rows, tmp_path):
     assert np.array_equal(run.features(rows, "hidden"), hidden)
 
 
+@pytest.mark.long
 def test_draws_are_those_of_the_command(run, rows, tmp_path):
     assert np.array_equal(run.sample(5, steps=7, seed=3), written("sample", run, n=5, steps=7, seed=3)["samples"])
     gaps = rows[:3].copy()
@@ -106,6 +108,7 @@ def test_tensors_in_tensors_out(run, rows):
     assert run.model.W.shape == (64, 8)
 
 
+@pytest.mark.long
 def test_what_cannot_be_done_is_a_sentence(run, rows, tmp_path):
     for call, words in {
         lambda: ebm_cli.load(tmp_path / "none"): "no run is there",
@@ -175,6 +178,7 @@ def test_a_run_equals_that_of_the_command_and_two_calls_leave_the_process_as_it_
     assert named.name.split("_")[2] == "rbm-pcd-digits"
 
 
+@pytest.mark.long
 def test_a_request_to_stop_saves_and_ends_the_call(tmp_path, monkeypatch):
     from ebm_cli.training import loop
 
@@ -213,6 +217,7 @@ def test_what_the_run_recorded(run, home):
     assert run.config["model"]["hidden"] == 8
 
 
+@pytest.mark.long
 def test_where_log_z_is_an_estimate_log_p_has_ends(tmp_path, rows):
     """24 hidden units are too many for a sum; the evaluation is of the checkpoint that is open, log Z of it alone."""
     words = (
@@ -274,6 +279,7 @@ def on_a_table(tmp_path_factory):
     return home, table, quiet(ebm_cli.load, home / "run")
 
 
+@pytest.mark.long
 def test_a_file_for_a_run_on_a_table_goes_by_the_names_of_its_columns(on_a_table):
     """As ebm score reads it: the same energies for columns in another order, and a sentence for one that is missing."""
     home, table, run = on_a_table

@@ -68,6 +68,7 @@ def test_products_are_made_once(make, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.long
 def test_rounding_of_a_thousand_steps_is_small():
     """In float32, couplings of size 1: what is kept errs by some 2^-24 of its size a step, at random."""
     model = MODELS["potts"]().float()

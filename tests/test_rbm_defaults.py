@@ -54,6 +54,7 @@ def test_auto_is_the_centred_gradient_for_an_rbm_alone(model, centered):
     assert component("objective", "pcd").centers(target(model)) is centered
 
 
+@pytest.mark.long
 def test_the_same_command_goes_on_with_the_run_it_started():
     words = "train steps=4 batch_size=5 tracker=none device=cpu evaluation=[] hydra.run.dir=run resume=auto"
     assert [ebm(words).code, ebm(words).code] == [0, 0]
@@ -66,6 +67,7 @@ def test_annealing_while_training_is_shorter_and_goes_up_alone():
     assert replace(whole, training_temperatures=None).while_it_trains().raise_points == whole.raise_points
 
 
+@pytest.mark.long
 def test_best_and_last_are_compared_by_the_annealing_done_while_training():
     found = "ais/valid/log_likelihood"
     short = "evaluation.ais.temperatures=40 evaluation.ais.training_temperatures=3 evaluation.ais.chains=4"

@@ -181,6 +181,7 @@ def test_what_was_ignored_at_the_start_stays_ignored(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.quick("30*", "28*")
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
@@ -266,6 +267,7 @@ def test_a_table_of_metrics_has_each_row_once(monkeypatch, tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,1.0\n2,2.0\n3,3.0\n"
 
 
+@pytest.mark.long
 def test_a_resumed_run_tells_its_tracker_where_it_goes_on():
     run = trained("tracker=csv save_every=4 steps=8")
     with (run / "metrics.csv").open("a") as file:
@@ -291,6 +293,7 @@ def test_the_id_of_an_agent_is_the_runs(monkeypatch):
 # Faults of the program
 
 
+@pytest.mark.long
 def test_an_unexpected_exception_of_a_job_stands_in_its_own_record(monkeypatch):
     original = loop.train_step
 
@@ -310,6 +313,7 @@ def test_an_unexpected_exception_of_a_job_stands_in_its_own_record(monkeypatch):
     assert [entry["status"] for entry in facts(Path("sweep"), "summary.json")["jobs"]] == ["failed", "done", "failed"]
 
 
+@pytest.mark.long
 def test_names_that_no_file_can_have(tmp_path):
     for line in (
         "train resume={}", "sample run={}", "evaluate run={}", "train hydra.run.dir={}", "train -m resume={}",
@@ -319,6 +323,7 @@ def test_names_that_no_file_can_have(tmp_path):
     assert_refused(ebm("sample", "run=caf\udce9"), "run=caf\\xe9", "UTF-8")
 
 
+@pytest.mark.quick("text1*")
 @pytest.mark.parametrize(
     ("text", "why"), [("a: " + "x" * 2**18, "more than 262144"), ("[" * 10**5, "nested more than")]
 )

@@ -122,6 +122,7 @@ def test_gradient_of_the_energy_leaves_out_the_length_where_that_is_asked_for(se
 SAMPLERS = {"block_gibbs": (60, {}), "metropolis": (200, {}), "metropolis-3": (200, {"flips": 3})}
 
 
+@pytest.mark.quick("1-block_gibbs", "4-block_gibbs")
 @pytest.mark.parametrize("label", SAMPLERS)
 @pytest.mark.parametrize("length", [1, 4])
 def test_chains_come_to_the_distribution_over_documents_of_their_own_length(label, length):
@@ -243,6 +244,7 @@ def test_exchanges_swap_neighbours_by_length_with_their_probability():
     assert second.tolist() == [0, 2, 1, 4, 3]
 
 
+@pytest.mark.long
 def test_exchanging_chains_keep_the_distribution_of_every_length():
     """From exact draws on, so that an error of one step shows; in many small batches, so that neighbours differ."""
     model, length, batches = small(hidden=3), torch.tensor([1.0, 3, 6, 12]).double(), 800
@@ -281,6 +283,7 @@ def texts(tmp_path, monkeypatch):
         Path(f"texts/{i}.txt").write_text(" ".join(words))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("choice", ["", "chains=replay chains.size=40", "objective=cd sampler=block_gibbs"])
 def test_resumed_from_its_first_checkpoint_a_run_ends_as_before(choice, texts):
     line = f"{DOCUMENTS} steps=9 save_every=3 chains.final_steps=3 evaluation=[] {choice}"
@@ -295,6 +298,7 @@ def test_resumed_from_its_first_checkpoint_a_run_ends_as_before(choice, texts):
     assert whole == (digest(last_step(run) / "state.safetensors"), digest(run / "metrics.jsonl"))
 
 
+@pytest.mark.long
 def test_enumeration_of_the_hidden_units_trains_and_measures(texts):
     assert ebm(f"{DOCUMENTS} objective=exact steps=200 optimizer.lr=0.03 evaluation=[exact]").code == 0
     found = facts(Path("run"), "summary.json")
@@ -313,6 +317,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick("model=rbm*", "objective=exact model.hidden*", "sampler=gibbs*")
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_does_not_go_with_documents_is_one_sentence(line, texts):
     assert_refused(ebm(f"{DOCUMENTS} {line}"), REFUSED[line])

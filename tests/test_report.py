@@ -208,6 +208,7 @@ def test_pictures_are_in_the_page_and_those_without_room_are_named(tmp_path):
     assert "is no picture that can be shown" in text
 
 
+@pytest.mark.long
 def test_ten_runs_stay_below_three_megabytes(tmp_path):
     noise = np.random.default_rng(0)
     paths = []
@@ -304,6 +305,7 @@ def test_what_is_of_another_step_or_split_leaves_the_warnings(results, tmp_path)
     assert "they do not mix in 2000 steps" in Parsed(page([path], "run")).text
 
 
+@pytest.mark.long
 def test_an_evaluation_writes_down_what_it_warned_of(tmp_path, monkeypatch):
     from ebm_cli.evaluation.base import Result
     from ebm_cli.evaluation.exact import Exact
@@ -380,6 +382,7 @@ def test_a_run_writes_its_page(tmp_path):
     assert "filters of all hidden units" in text
 
 
+@pytest.mark.long
 def test_a_page_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise ZeroDivisionError("no picture")

@@ -53,6 +53,7 @@ def die():
     raise Killed
 
 
+@pytest.mark.quick("persistent")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in POLICIES]
 )
@@ -69,6 +70,7 @@ def test_killed_and_resumed_is_as_never_killed(name, monkeypatch):
     assert facts(Path("parts"))["status"] == "done"
 
 
+@pytest.mark.long
 def test_what_a_resumed_run_was_given_is_kept():
     """Without, the command that it prints after a Ctrl-C would be refused: more steps are done than it says."""
     train("steps=4", "run")
@@ -101,6 +103,7 @@ def test_looking_more_often_changes_nothing():
     assert digest(last_step(rarely) / checkpoint.TENSORS) == digest(last_step(often) / checkpoint.TENSORS)
 
 
+@pytest.mark.long
 def test_more_steps_for_a_finished_run():
     trained("steps=10 optimizer.schedule=constant", "parts")
     assert ebm("train resume=parts steps=20").code == 0
@@ -109,6 +112,7 @@ def test_more_steps_for_a_finished_run():
     assert digest(tensors[0]) == digest(tensors[1])
 
 
+@pytest.mark.long
 def test_killed_before_the_first_checkpoint_starts_again(monkeypatch):
     whole = trained("steps=8", "whole")
     with monkeypatch.context() as patch:
@@ -122,6 +126,7 @@ def test_killed_before_the_first_checkpoint_starts_again(monkeypatch):
     assert outcome(Path("parts")) == outcome(whole)
 
 
+@pytest.mark.quick("{")
 @pytest.mark.parametrize("left", ["", "{", '{"id": "../../x", "seconds": "soon"}', "[]"])
 def test_killed_while_the_run_directory_was_being_made(left):
     run = trained()
@@ -138,6 +143,7 @@ def test_killed_while_the_run_directory_was_being_made(left):
     assert len(facts(run)["id"]) == 8
 
 
+@pytest.mark.long
 def test_killed_while_the_configuration_is_written(monkeypatch):
     """There is no run yet: half a configuration would be neither resumed nor begun again."""
     with monkeypatch.context() as patch:
@@ -149,6 +155,7 @@ def test_killed_while_the_configuration_is_written(monkeypatch):
     assert not [path for path in Path("run").iterdir() if "writing" in path.name]
 
 
+@pytest.mark.long
 def test_leftovers_of_a_kill_while_saving_do_no_harm(monkeypatch):
     whole = trained("save_every=4", "whole")
     run = trained("save_every=4 steps=8", "run2")
@@ -159,6 +166,7 @@ def test_leftovers_of_a_kill_while_saving_do_no_harm(monkeypatch):
     assert not (run / "checkpoints" / ".writing-00000012").exists()
 
 
+@pytest.mark.long
 def test_evaluations_may_be_chosen_anew():
     run = trained()
     assert ebm("train resume=run evaluation=[pseudo_likelihood]").code == 0
@@ -169,12 +177,14 @@ def test_evaluations_may_be_chosen_anew():
     assert {key for key in facts(run, "summary.json") if not key.startswith(("units/", "baseline/"))} == of_all
 
 
+@pytest.mark.long
 def test_the_rungs_of_a_ladder_stay_when_more_steps_are_given():
     trained("steps=16 checkpoint.log_spaced=5 checkpoint.keep_last=1")
     assert ebm("train resume=run steps=40 checkpoint.log_spaced=5").code == 0
     assert {1, 2, 4, 8} <= set(checkpoint.steps(Path("run/checkpoints")))
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_model_is_refused():
     run = trained()
     config = run / "config.yaml"
@@ -267,6 +277,7 @@ def test_other_data_are_noticed():
     assert ebm("train resume=run steps=20").code == 0
 
 
+@pytest.mark.long
 def test_files_of_a_run_are_found_from_anywhere(monkeypatch):
     _points(50, 0)
     Path("graph.txt").write_text("0 1\n1 2\n")
@@ -277,6 +288,7 @@ def test_files_of_a_run_are_found_from_anywhere(monkeypatch):
     assert ebm("train resume=../run steps=15").code == 0
 
 
+@pytest.mark.long
 def test_another_graph_is_refused():
     """As many edges, but others: the couplings would belong to none of them."""
     _points(50, 0)

@@ -97,6 +97,7 @@ def test_what_was_judged_is_said(run):
     }
 
 
+@pytest.mark.long
 def test_rows_of_an_earlier_end_are_put_aside_with_its_summary(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chosen = "evaluation=[pseudo_likelihood]"
@@ -156,6 +157,7 @@ def test_what_pack_did_not_write_is_a_value_error(tmp_path, data):
         rows.read(tmp_path)
 
 
+@pytest.mark.long
 def test_real_data_of_another_shape_are_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for sites in (2, 4):

@@ -168,6 +168,7 @@ def test_samples_follow_their_seed_sampler_and_checkpoint():
     assert "the run keeps no chains; all 3 start from noise" in said
 
 
+@pytest.mark.long
 def test_samples_that_take_no_steps_are_not_said_to_have_taken_some():
     """The model is independent units, and its objective keeps no chains."""
     words = [word for word in TINY if "hidden" not in word]
@@ -182,11 +183,13 @@ def test_samples_that_take_no_steps_are_not_said_to_have_taken_some():
     assert "2 samples after 1 step: " in ebm("sample run=trained n=2 steps=1").out
 
 
+@pytest.mark.long
 def test_a_sampler_that_does_not_fit_is_refused():
     assert ebm("train", "model=boltzmann", "hydra.run.dir=run", *[w for w in TINY if "hidden" not in w]).code == 0
     assert_refused(ebm("sample run=run sampler=block_gibbs"), "samplers that fit: dmala, gibbs, gwg, hamming_ball")
 
 
+@pytest.mark.long
 def test_sampling_needs_no_data():
     np.savez("own.npz", train=np.tile(np.eye(6, dtype=np.float32), (5, 1)))
     found = trained("dataset=array dataset.path=own.npz")
@@ -196,6 +199,7 @@ def test_sampling_needs_no_data():
     assert_refused(ebm("evaluate run=run evaluation=[samples]"), "own.npz: nothing is there", "dataset.path=PATH")
 
 
+@pytest.mark.long
 def test_evaluating_gives_the_keys_of_the_summary():
     found = trained("model.hidden=4 evaluation=[samples,exact,pseudo_likelihood]")
     assert ebm("evaluate run=run evaluation=[exact,pseudo_likelihood,samples]").code == 0
@@ -220,6 +224,7 @@ def test_evaluating_gives_the_keys_of_the_summary():
     assert (newest(found / "evaluations") / "samples.png").exists()
 
 
+@pytest.mark.long
 def test_keys_name_a_split_that_is_not_test():
     found = trained()
     assert ebm("evaluate run=run evaluation=[pseudo_likelihood] split=valid").code == 0
@@ -228,11 +233,13 @@ def test_keys_name_a_split_that_is_not_test():
     assert "pseudo_likelihood/log_pseudo_likelihood" not in results
 
 
+@pytest.mark.long
 def test_a_split_that_was_not_kept_is_refused():
     trained("dataset.valid=0")
     assert_refused(ebm("evaluate run=run split=valid"), "split = valid: no validation rows were kept; use split=test")
 
 
+@pytest.mark.quick("sample*")
 @pytest.mark.parametrize("line", ["sample run=run n=2 steps=2", "evaluate run=run evaluation=[samples]"])
 def test_a_full_disk_is_one_sentence(line, monkeypatch):
     def full(*_):

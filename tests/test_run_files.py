@@ -194,6 +194,7 @@ def put(run: Path, name: str, kind: str, outside: Path) -> None:
         there.symlink_to(target.absolute())
 
 
+@pytest.mark.quick("config.yaml link")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [pytest.param(*at, marks=[] if i % 8 == 0 else pytest.mark.long) for i, at in enumerate(PLACEMENTS)],
@@ -255,6 +256,7 @@ def test_a_run_that_can_only_be_read_is_said_before_any_work(read_only, monkeypa
     assert snapshot(read_only) == before
 
 
+@pytest.mark.long
 def test_results_can_go_elsewhere(read_only):
     before = snapshot(read_only)
     assert ebm("sample run=run n=2 steps=1 out=new/drawn").code == 0
@@ -264,6 +266,7 @@ def test_results_can_go_elsewhere(read_only):
     assert snapshot(read_only) == before
 
 
+@pytest.mark.long
 def test_nothing_is_overwritten_elsewhere(run):
     Path("there").mkdir()
     Path("there/mine").write_text("1")
@@ -306,6 +309,7 @@ def results() -> dict:
     return json.loads(max(Path("run/evaluations").iterdir()).joinpath("results.json").read_text())
 
 
+@pytest.mark.long
 def test_a_run_finds_its_data_where_they_are_now(moved):
     assert_refused(ebm("evaluate run=run evaluation=[exact]"), "nothing is there")
     answer = ebm("evaluate run=run evaluation=[exact] dataset.path=new.npz")
@@ -321,6 +325,7 @@ def test_that_data_are_not_where_they_were_is_said_with_the_way_out(line, moved)
     assert_refused(ebm(line), "dataset.path = ", said)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_its_data_where_they_are_now(moved):
     assert ebm("train resume=run steps=14 dataset.path=new.npz").code == 0
     assert yaml.safe_load((moved / "config.yaml").read_text())["dataset"]["path"] == str(Path("new.npz").absolute())
@@ -331,6 +336,7 @@ def test_a_run_goes_on_with_its_data_where_they_are_now(moved):
     assert facts(moved)["step"] == 15
 
 
+@pytest.mark.long
 def test_a_run_does_not_go_on_with_other_rows(moved):
     np.savez("other.npz", **rows(1))
     before = (moved / "config.yaml").read_bytes()
@@ -360,6 +366,7 @@ def test_other_rows_are_another_fact(moved):
     assert "exact/other/train/log_likelihood" in results()
 
 
+@pytest.mark.long
 def test_other_rows_are_judged_as_any_rows_are(moved):
     """The run's own test rows in a file of other training rows have the likelihood they have as its own."""
     np.savez("other.npz", **(rows(1) | {"test": rows(0)["test"]}))
@@ -375,6 +382,7 @@ def test_its_rows_read_in_another_way_are_another_fact(run):
     assert "pseudo_likelihood/other/log_pseudo_likelihood" in results()
 
 
+@pytest.mark.long
 def test_rows_of_another_kind_are_refused(moved):
     np.savez("other.npz", **rows(1, (60, 4, 4)))
     assert_refused(

@@ -10,7 +10,7 @@ from helpers.components import FALSE_ALARM, SIGMAS, component
 from helpers.keys import COUNTING, ENGINES, keys_used
 from helpers.matrices import is_defined, matrix_of
 from helpers.models import double_states, exact_p, for_energies, small_model, target
-from helpers.samplers import FITTING, FITTING_DISCRETE, INVARIANT, NETWORKS, SAMPLERS, marked, marked_slow, reach
+from helpers.samplers import FITTING, FITTING_DISCRETE, INVARIANT, NETWORKS, SAMPLERS, fewer, marked, marked_slow, reach
 from helpers.statistics import assert_close, assert_distributed, assert_mean, cells, chi_square, chi_square_tail
 
 from ebm_cli import registry
@@ -26,12 +26,12 @@ from ebm_cli.space import Binary, Counts, Real, Spin
 from ebm_cli.training import checks
 
 kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING))
-discrete_kernels = pytest.mark.parametrize(("name", "model_name"), marked(FITTING_DISCRETE))
+kernels_of_longer_tests = pytest.mark.parametrize(("name", "model_name"), fewer(FITTING))
 invariant_discrete_kernels = pytest.mark.parametrize(
-    ("name", "model_name"), marked([pair for pair in FITTING_DISCRETE if pair in INVARIANT])
+    ("name", "model_name"), fewer([pair for pair in FITTING_DISCRETE if pair in INVARIANT])
 )
 DEFINED = [(s, t) for s, t in FITTING_DISCRETE if is_defined(SAMPLERS[s])]
-defined_kernels = pytest.mark.parametrize(("name", "model_name"), marked(DEFINED))
+defined_kernels = pytest.mark.parametrize(("name", "model_name"), fewer(DEFINED))
 invariant_defined_kernels = pytest.mark.parametrize(
     ("name", "model_name"), marked([pair for pair in DEFINED if pair in INVARIANT])
 )
@@ -107,7 +107,7 @@ def test_reads_only_its_key(name, model_name):
     assert not torch.equal(ends[0], run(SAMPLERS[name], model, x, 3, stream(6, "kernel"))[0])
 
 
-@kernels
+@kernels_of_longer_tests
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_no_key_serves_two_draws(name, model_name, engine, monkeypatch):
     """Two draws from one key share their numbers, which shifts them between chains where no marginal shows it."""
@@ -119,7 +119,7 @@ def test_no_key_serves_two_draws(name, model_name, engine, monkeypatch):
     assert len(set(used)) == len(used)
 
 
-@kernels
+@kernels_of_longer_tests
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
     """Rows 3 to 7 with keys at row 3 end where they end among all twelve: chains can be split among processes.
@@ -140,7 +140,7 @@ def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
             alike(about[said], about_whole[said][first:last])
 
 
-@pytest.mark.parametrize(("name", "model_name"), marked_slow(INVARIANT))
+@pytest.mark.parametrize(("name", "model_name"), fewer(INVARIANT))
 def test_leaves_the_target_invariant_with_counters(name, model_name):
     """The same draws as inside compiled regions, from Philox4x32."""
     model = target(model_name)
@@ -170,7 +170,7 @@ def test_parameters_need_no_gradient_and_get_none(name, model_name):
     assert all(p.grad is None for p in model.parameters())
 
 
-@kernels
+@kernels_of_longer_tests
 def test_caches_follow_the_chain(name, model_name):
     """Stepping on with the state of the last step is the same as with a fresh one at the same positions.
 

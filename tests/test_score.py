@@ -93,6 +93,7 @@ def test_scores_of_the_test_split_are_those_of_the_evaluations(run, files):
     assert pseudo.values.shape == (360,)
 
 
+@pytest.mark.long
 def test_labels_go_along_and_nothing_is_overwritten(run, files, digits):
     before = snapshot(run)
     for kind in ("npz", "csv"):
@@ -111,6 +112,7 @@ def test_labels_go_along_and_nothing_is_overwritten(run, files, digits):
     assert answer.code == 0
 
 
+@pytest.mark.long
 def test_the_newest_bracket_of_the_same_step_is_taken(tmp_path, files):
     """24 hidden units are too many for a sum: AIS below, RAISE above it in log Z."""
     run = tmp_path / "run"
@@ -138,6 +140,7 @@ def test_the_newest_bracket_of_the_same_step_is_taken(tmp_path, files):
     assert scored(run, file)["log_p"] == pytest.approx(-found["free_energy"] - earlier, abs=1e-9)
 
 
+@pytest.mark.long
 def test_standardised_numbers_have_log_p_in_their_own_units(tmp_path):
     values = np.random.default_rng(0).normal(3.0, [0.5, 2.0, 40.0], (300, 3))
     np.savez(tmp_path / "data.npz", train=values[:200], test=values[200:])
@@ -173,6 +176,7 @@ def test_documents_have_log_p_given_their_length(tmp_path):
     assert_refused(ebm(*asked), "row 4: holds no word; leave such documents out")
 
 
+@pytest.mark.long
 def test_whether_numbers_are_grey_is_known_from_the_data_of_the_run(tmp_path):
     """Bits of an .npz file: floats between 0 and 1 are refused; if the data are gone, those of the file decide."""
     rng = np.random.default_rng(0)
@@ -222,6 +226,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.quick("shape", "text", "pickle", "twice", "names", "several")
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_scored_is_refused_in_a_sentence(run, tmp_path, name):
     write, words = BAD[name]
@@ -232,6 +237,7 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence(run, tmp_path, name):
     assert snapshot(run) == before
 
 
+@pytest.mark.long
 def test_keys_that_do_not_fit_are_refused(run, files):
     file = files["npz"][0]
     assert_refused(ebm("score", f"run={run}"), "data is missing")
@@ -364,6 +370,7 @@ def test_parts_of_a_mixture_share_a_row():
     assert torch.allclose(found, p / p.sum(1, keepdim=True))
 
 
+@pytest.mark.long
 def test_transform_writes_a_line_for_each_row(run, files, tmp_path):
     file, *more = files["csv"]
     found = table(ebm("transform", f"run={run}", f"data={file}", *more, "device=cpu"))
@@ -379,6 +386,7 @@ def test_transform_writes_a_line_for_each_row(run, files, tmp_path):
     assert_refused(ebm("transform", f"run={plain}", f"data={file}", "device=cpu"), "neither hidden units nor layers")
 
 
+@pytest.mark.long
 def test_what_has_no_energy_has_features(tmp_path, files):
     line = ("train model=dbn objective=greedy sampler=up_down", "model.layers=[4,3]", "evaluation=[]")
     answer = ebm(*line, *SHORT, f"hydra.run.dir={tmp_path}/run")

@@ -22,6 +22,7 @@ def pages(group: str) -> dict[str, tuple[listing.Choice, str]]:
     return {part.choice: (part, "\n".join(part_pages._page(part))) for part in listing.choices_of(group)}
 
 
+@pytest.mark.quick("experiment", "evaluation", "objective", "optimizer", "tracker", "chains", "device", "noise")
 @pytest.mark.parametrize("group", listing.GROUPS)
 def test_a_page_says_what_a_part_is_its_keys_and_where_it_lies(group):
     for part, text in pages(group).values():

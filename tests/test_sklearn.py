@@ -94,6 +94,7 @@ def test_gibbs_draws_bits_anew_at_each_call_from_the_conditionals(x, fitted):
     assert np.abs(first.mean(0) - due).max() < 5 * np.sqrt(0.25 / 4000 * 1.1)
 
 
+@pytest.mark.long
 def test_partial_fit_goes_on_with_weights_and_chains(x):
     batches = np.split(x, 6)
     one = rbm()

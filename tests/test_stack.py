@@ -65,6 +65,7 @@ def test_runs_in_step_do_what_each_does_alone(calls):
     assert calls == [3] * 5
 
 
+@pytest.mark.long
 def test_one_that_ends_early_or_comes_late_leaves_the_others_as_they_are(calls):
     """Those that are behind catch up first; in calls that a run takes no part in, nothing of it changes."""
     lengths = [2, 7, 4]
@@ -213,6 +214,7 @@ class Twice:
         return {}
 
 
+@pytest.mark.long
 def test_memory_and_the_user_bound_how_many_go_on_at_a_time(monkeypatch):
     going, most = [0], [0]
 

@@ -98,6 +98,7 @@ def test_each_job_has_the_configuration_of_its_own(monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_one_that_fails_stops_alone():
     answer = sweep("seed=1,2 optimizer.lr=0.01,1e38")
     assert answer.code == 1

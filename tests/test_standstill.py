@@ -89,6 +89,7 @@ def test_no_log_z_from_chains_that_stand_still(name):
     assert moving.metrics[f"{name}/log_z"] == pytest.approx(math.log(2 * math.pi / 1.3), abs=0.2)
 
 
+@pytest.mark.long
 def test_a_few_moves_are_a_figure_with_a_sentence():
     slow = found("ais", subject(Bowl(700.0), "metropolis", step_size=2.0), temperatures=400)
     assert "ais/log_likelihood" in slow.metrics
@@ -204,6 +205,7 @@ def running_away(self, model, state, key):
     return state._replace(x=state.x * math.nan), {}
 
 
+@pytest.mark.long
 def test_training_says_once_that_chains_stand_still(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(BlockGibbs, "step", standing)

@@ -64,6 +64,7 @@ def test_frequencies_and_connected_pair_correlations_of_bits_are_drawn(drawings)
     assert plane.get_xlabel() == "first principal component of training rows"
 
 
+@pytest.mark.long
 def test_rows_are_projected_on_the_principal_components_of_the_training_rows(drawings):
     x = bits() * np.array([1, 1, 1, 1, 1, 0])
     y = bits(20)
@@ -110,6 +111,7 @@ def test_weights_of_training_rows_count(drawings):
     assert_allclose(points(drawings[0].at[0][1])[1][:, 0], covariance, atol=1e-6)
 
 
+@pytest.mark.long
 def test_of_real_numbers_means_and_covariances_with_variances_are_drawn(drawings):
     generator = np.random.default_rng(2)
     x, y = generator.normal(2, 3, (200, 4)), generator.normal(2, 3, (90, 4))
@@ -120,6 +122,7 @@ def test_of_real_numbers_means_and_covariances_with_variances_are_drawn(drawings
     assert [axis.get_title().split("\n")[0] for axis in (single, pair)] == ["means", "covariances"]
 
 
+@pytest.mark.long
 def test_of_documents_shares_of_words_are_drawn(drawings):
     counts = np.random.default_rng(3).poisson(2.0, (80, 5)) + 1
     space = Counts((5,), 10)
@@ -150,6 +153,7 @@ def test_of_many_rows_evenly_spaced_ones_are_read(monkeypatch):
     assert_allclose(Against(table(x)).train.means, x[::3].mean(0), atol=1e-6)
 
 
+@pytest.mark.long
 def test_samples_that_are_not_finite_and_a_single_site_are_drawn_too():
     against = Against(table(bits(sites=4)[:, 3:]))
     assert against.picture(torch.ones(3, 1)).std() > 0
@@ -195,12 +199,14 @@ def drawn(run: Path, name: str, line: str = "") -> tuple[Answer, set[str]]:
     return answer, {path.name for path in (run.parent / name).iterdir()}
 
 
+@pytest.mark.long
 def test_a_run_on_a_table_draws_statistics_and_names_the_picture(run):
     home, said = run
     assert f"{home}/samples/statistics.png" in said
     assert {path.name for path in (home / "samples").iterdir()} == {"statistics.png", "step-00000012.png"}
 
 
+@pytest.mark.long
 def test_samples_of_a_table_are_drawn_beside_its_rows(run):
     answer, files = drawn(run[0], "beside")
     assert files == {"statistics.png", "samples.npz"}

@@ -74,6 +74,7 @@ def without_data(parts, state):
 CASES = [*((policy, "block_gibbs") for policy in POLICIES), ("persistent", "metropolis")]
 
 
+@pytest.mark.quick("data-block_gibbs", "persistent-metropolis")
 @pytest.mark.parametrize(("policy", "sampler"), CASES)
 def test_nothing_in_an_update_waits_for_the_device(policy, sampler):
     """Were there one question in it, every step would wait for all that was queued before it."""

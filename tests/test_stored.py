@@ -174,6 +174,7 @@ def test_small_integers_stay_small(tmp_path):
         assert hashes[0] == hashes[1]
 
 
+@pytest.mark.quick("savez")
 @pytest.mark.parametrize("form", [np.savez, np.savez_compressed])
 def test_bits_are_never_there_one_to_a_byte(tmp_path, form):
     values = (DRAWS.random((60_000, 100)) < 0.3).astype(np.uint8)
@@ -189,6 +190,7 @@ def test_bits_are_never_there_one_to_a_byte(tmp_path, form):
     assert data.bytes < values.nbytes / 7
 
 
+@pytest.mark.long
 def test_a_file_larger_than_memory_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "MAPPED", 2**20)
     values = DRAWS.integers(0, 256, (16_000, 1000), np.uint8)
@@ -208,6 +210,7 @@ def test_a_file_larger_than_memory_is_read(tmp_path, monkeypatch):
         component("dataset", "array", path=str(tmp_path / "savez_compressed.npz")).load((Box,))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_was_read_of_a_file_is_given_back(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "MAPPED", 2**20)

@@ -303,3 +303,8 @@ def test_every_folder_is_a_package_with_a_sentence():
 def test_no_test_file_is_too_long_to_be_read_at_once():
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
     assert {name: length for name, length in lengths.items() if length > 500} == {}
+
+
+def test_quick_names_cases_that_there_are(no_such_case, request):
+    if not any("::" in word for word in request.config.args):  # else not all cases are collected
+        assert no_such_case == []

@@ -1,11 +1,8 @@
 """A multirun that is taken up again: which jobs there are, which of them are still to be done, and doing just those."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +11,6 @@ import pytest
 from helpers.cli import TINY, assert_refused, digest, ebm, facts, outcome, snapshot
 from test_resume import Killed, at_step, die
 
-from ebm_cli import terminal
-from ebm_cli.cli import sweeper
 from ebm_cli.commands import multi, sweep
 from ebm_cli.commands.configuration import Request
 from ebm_cli.errors import RunError, UserError
@@ -75,6 +70,7 @@ def test_what_is_done_is_not_done_again_and_new_values_get_new_numbers(begun):
     assert [job["overrides"][-1] for job in shown] == ["seed=1", "seed=2", "seed=3", "seed=4"]
 
 
+@pytest.mark.long
 def test_a_job_is_what_its_configuration_says(begun):
     """Not how it was written, nor where it runs: a default that is typed, another order, another tracker or device."""
     assert swept("seed=1,2 batch_size=10").code == 0
@@ -97,6 +93,7 @@ def test_auto_begins_what_is_not_there(begun):
     assert begun.seen == [1, 2]
 
 
+@pytest.mark.quick("batch_size=7-words0")
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -114,6 +111,7 @@ def test_a_changed_key_that_is_not_swept_is_refused(begun, line, words):
     assert begun.seen == [1, 2]
 
 
+@pytest.mark.long
 def test_a_changed_key_that_is_swept_is_taken(begun):
     swept("seed=1,2")
     assert again("batch_size=100,50").code == 0  # 100 is what it was
@@ -122,6 +120,7 @@ def test_a_changed_key_that_is_swept_is_taken(begun):
     assert ledger.read(Path("sweep")).varied == {"seed", "batch_size", "chains.count"}
 
 
+@pytest.mark.long
 def test_what_failed_is_tried_again(begun):
     begun.fails[2] = 1
     answer = swept("seed=1,2,3")
@@ -158,6 +157,7 @@ def test_orders_that_are_wrong(begun, word):
     assert not Path("sweep").exists()
 
 
+@pytest.mark.long
 def test_folders_of_folders(begun):
     assert swept("model.hidden=4,8 seed=1,2 hydra.sweep.subdir=h${model.hidden}/seed${seed}").code == 0
     jobs = facts(Path("sweep"), "summary.json")["jobs"]
@@ -169,6 +169,7 @@ def test_folders_of_folders(begun):
     assert len(begun.seen) == 6
 
 
+@pytest.mark.long
 def test_what_must_be_said_again_is_in_the_line_that_takes_it_up(begun):
     begun.fails[1] = 1
     words = "hydra.sweep.subdir=s${seed} plugins=[json] hydra/launcher=basic"
@@ -186,6 +187,7 @@ def test_jobs_that_would_share_a_folder_are_refused(begun):
     assert not Path("sweep").exists()
 
 
+@pytest.mark.quick("resume=empty*", "resume=nowhere*")
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -206,6 +208,7 @@ def test_a_multirun_that_is_not_there(begun, line, words):
     assert_refused(ebm("train resume=sweep"), "is a multirun; take it up again with ebm train -m resume=sweep")
 
 
+@pytest.mark.quick("<lambda>0", "<lambda>5", "<lambda>9")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -253,6 +256,7 @@ def test_the_words_of_hydra_are_not_taken_from_a_ledger(begun):
         assert_refused(again(), "sweep/sweep.json", repr(word))
 
 
+@pytest.mark.long
 def test_of_two_calls_one_does_the_jobs(begun):
     swept("seed=1,2")
     with lease.claimed(Path("sweep"), ""):
@@ -306,6 +310,7 @@ def test_states(begun):
     assert sweep.state(job) == "new"
 
 
+@pytest.mark.long
 def test_an_interrupted_job_goes_on_bit_for_bit(monkeypatch):
     words = [*TINY, "seed=1,2,3", "save_every=4"]
     assert ebm("train -m hydra.sweep.dir=whole", *words).code == 0
@@ -355,12 +360,14 @@ def test_files_are_found_from_another_folder(begun, monkeypatch):
     assert {str(Path(path).parent) for path in paths} == {str(Path("..").resolve())}
 
 
+@pytest.mark.long
 def test_a_whole_number_may_have_a_point(begun):
     swept("model.hidden=8,16 optimizer.lr=1.0")
     assert again("model.hidden=8.0,16 optimizer.lr=1").code == 0
     assert len(begun.seen) == 2
 
 
+@pytest.mark.long
 def test_a_job_that_was_a_slip_goes_when_it_is_not_asked_for_again(begun, monkeypatch):
     def refusing(request):
         if request.config["batch_size"] == 11:
@@ -391,6 +398,7 @@ def test_what_would_scatter_or_lose_jobs_is_refused(begun, line, words, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_folder_with_brackets_is_taken_up(begun):
     begun.fails[1] = 1
     answer = ebm("train -m tracker=none seed=1,2", "hydra.sweep.dir=[x] $HOME")
@@ -398,53 +406,7 @@ def test_a_folder_with_brackets_is_taken_up(begun):
     assert ebm(line).code == 0
 
 
-def test_a_request_to_stop_while_jobs_are_planned_says_that_none_was_begun(begun, monkeypatch):
-    def asked(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    original = sweep.planned
-    monkeypatch.setattr(sweep, "planned", asked)
-    answer = swept("seed=1,2")
-    assert answer.code == 75
-    assert "no job was begun: the same command does it all\n" in answer.err
-    assert not Path("sweep").exists()
-
-
-def test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on(begun, monkeypatch):
-    def asked(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        original(self)
-
-    original = ledger.Ledger.write
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger.Ledger, "write", asked)
-        answer = swept("seed=1,2")
-    assert answer.code == 75
-    assert begun.seen == []
-    assert "take up what is not done with: ebm train -m resume=sweep\n" in answer.out
-    assert "report" not in answer.out + answer.err  # there is nothing to report of
-    assert again().code == 0
-
-
-def test_who_waits_for_the_plan_is_told_how_far_it_is(begun, monkeypatch):
-    clock = iter(range(0, 10_000, 1))
-    monkeypatch.setattr(terminal, "_SILENCE", 2.0)
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
-    assert list(terminal.told([], "x")) == []
-    shown = io.StringIO()
-    with contextlib.redirect_stderr(shown):
-        assert list(terminal.told(range(7), "jobs planned")) == list(range(7))
-    assert shown.getvalue() == "2 of 7 jobs planned\n5 of 7 jobs planned\n"
-
-
-def test_jobs_are_planned_by_a_loop_that_tells(begun, monkeypatch):
-    seen = []
-    monkeypatch.setattr(sweeper, "told", lambda work, what: seen.append((len(work), what)) or iter(work))
-    swept("seed=1,2,3")
-    assert seen == [(3, "jobs planned")]
-
-
+@pytest.mark.long
 def test_a_done_job_without_its_summary_says_so(begun):
     swept("seed=1,2")
     Path("sweep/1/summary.json").unlink()

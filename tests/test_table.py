@@ -81,6 +81,7 @@ def test_samples_are_a_table_of_the_same_columns_and_types(run, tmp_path):
         assert arrays["samples"].shape == (7, 5)
 
 
+@pytest.mark.long
 def test_rows_are_matched_by_name_and_typed_cells_are_those_of_text(run, tmp_path):
     """Another order, columns in between, a Parquet file, and the codes themselves have the same scores."""
     import polars
@@ -99,6 +100,7 @@ def test_rows_are_matched_by_name_and_typed_cells_are_those_of_text(run, tmp_pat
     assert {"free_energy", "log_p"} < {*found[0][0]}
 
 
+@pytest.mark.long
 def test_gaps_are_filled_and_nothing_else_changes(run, tmp_path):
     rows = [["", "B", "31", "S", "1.50"], ["yes", "NA", "?", "M", "2.000"], ["no", "A", "40", "", ""], *drawn(1)]
     notes = [[*row, f"note {i}"] for i, row in enumerate(rows)]
@@ -128,6 +130,7 @@ def test_features_of_a_table(run, tmp_path):
 GOOD = ["yes", "B", "31", "S", "1.5"]
 
 
+@pytest.mark.quick("names0*", "names5*", "names8*", "names9*")
 @pytest.mark.parametrize(
     ("names", "rows", "words"),
     [
@@ -150,6 +153,7 @@ def test_rows_that_are_none_of_the_run_s(run, tmp_path, names, rows, words):
     assert snapshot(run) == before
 
 
+@pytest.mark.long
 def test_numbers_in_exponent_form_are_numbers(run, tmp_path):
     one = written(tmp_path / "one.csv", NAMES, [GOOD])
     other = written(tmp_path / "other.csv", NAMES, [["yes", "B", "3.1e1", "S", "15E-1"]])
@@ -157,6 +161,7 @@ def test_numbers_in_exponent_form_are_numbers(run, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.long
 def test_a_run_without_its_columns_says_so(run, tmp_path):
     file, own = written(tmp_path / "rows.csv", NAMES, [GOOD]), run / "columns.json"
     text = own.read_text()
@@ -309,6 +314,7 @@ def test_what_is_missing_is_learned_from_what_is_there(tmp_path):
     assert p[1] + p[2] < 0.05
 
 
+@pytest.mark.long
 def test_a_model_that_draws_no_blocks_cannot_draw_gaps(tmp_path):
     rows = [["" if i % 5 == 0 else f"{i % 2}", f"{i // 2 % 2}"] for i in range(60)]
     file = written(tmp_path / "t.csv", "ab", rows)

@@ -79,6 +79,7 @@ def test_constant_columns_cannot_be_standardised(constant, said):
         loaded(rows, standardise=True)
 
 
+@pytest.mark.long
 def test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were():
     """Independent normal units: the likelihood is that of the fitted normal law in the units of the file."""
     loaded(ROWS)
@@ -102,6 +103,7 @@ def test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were():
     assert np.allclose(samples.std(0), SCALE, rtol=0.5)
 
 
+@pytest.mark.quick("units2*")
 @pytest.mark.parametrize(
     ("units", "said"),
     [

@@ -47,6 +47,7 @@ def test_what_is_not_finite_is_null():
     assert finite({"a": 1.0, "b": math.nan, "c": -math.inf, "d": None}) == {"a": 1.0}
 
 
+@pytest.mark.quick("error1*")
 @pytest.mark.parametrize(
     ("error", "said"),
     [(RunError("no way"), "no way"), (ValueError("bad sum"), "ValueError: bad sum"), (KeyError("x"), "KeyError: 'x'")],
@@ -95,6 +96,7 @@ def test_an_evaluation_that_fails_while_training_is_said_once(monkeypatch):
     assert len(strict(Path("run/metrics.jsonl"))) == 12
 
 
+@pytest.mark.long
 def test_numbers_that_are_not_finite_are_null_with_a_sentence(monkeypatch):
     found = {"pseudo_likelihood/log_pseudo_likelihood": math.nan, "pseudo_likelihood/rows": 3.0}
     monkeypatch.setattr(PseudoLikelihood, "evaluate", lambda self, subject: Result(found))

@@ -70,6 +70,7 @@ def record_run(directory, **changes):
     return tracker.close({"best": 0.25})
 
 
+@pytest.mark.long
 def test_wandb_offline_reads_back(tmp_path, capfd):
     line = record_run(tmp_path / "out", tags=["a"])
     rows = wandb_reader.history(tmp_path / "out")
@@ -105,6 +106,7 @@ def test_wandb_resumed_run_keeps_its_id(tmp_path):
     assert line.endswith("look at it with  wandb leet out/wandb  and send it with  wandb sync out/wandb/offline-run-*")
 
 
+@pytest.mark.long
 def test_wandb_runs_in_one_process_do_not_mix(tmp_path):
     one = spec("wandb").open(info(tmp_path / "one", "r1"))
     two = spec("wandb").open(info(tmp_path / "two", "r2"))
@@ -195,6 +197,7 @@ def test_wandb_disabled_writes_nothing(monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*.wandb"))
 
 
+@pytest.mark.long
 def test_wandb_falls_back_to_offline(monkeypatch, tmp_path, capfd):
     """A server that takes the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -293,6 +296,7 @@ def test_csv_is_a_table_at_any_time(tmp_path):
     assert seen == ["step,a\n1,1.0\n", "step,a\n1,1.0\n2,2.0\n", head, head + "3,4.0,\n", head + "3,4.0,5.0\n"]
 
 
+@pytest.mark.long
 def test_tensorboard_reads_back(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -423,6 +427,7 @@ def test_guard_survives_what_raises(tmp_path, place):
     assert places.count("close") == (place != "open")  # its helper process must end
 
 
+@pytest.mark.quick("log")
 @pytest.mark.parametrize("place", ["open", "log", "close"])
 def test_guard_survives_what_hangs(tmp_path, stuck, place):
     tracker = Guarded(Fake(place, stuck), info(tmp_path), timeout=0.5)
@@ -479,6 +484,7 @@ def test_guard_gives_room_back(tmp_path):
     assert tracker.close({}) == "fake: all there"
 
 
+@pytest.mark.long
 def test_guard_with_wandb(tmp_path):
     tracker = Guarded(spec("wandb"), info(tmp_path / "out"))
     for step in range(200):

@@ -53,6 +53,7 @@ def noted(monkeypatch):
     return seen
 
 
+@pytest.mark.long
 def test_a_job_of_a_multirun_is_called_what_it_varies_also_when_it_goes_on_by_itself(noted):
     words = [*(word for word in TINY if not word.startswith("model.")), "tracker=csv", "optimizer.lr=0.1"]
     assert ebm("train -m hydra.sweep.dir=sweep", *words, "model.hidden=4,8", "seed=1,2").code == 0
@@ -75,6 +76,7 @@ def test_a_run_is_called_as_its_directory_and_says_where_it_runs(noted, monkeypa
     assert run.about["directory"] == str(Path("out/mine").absolute())
 
 
+@pytest.mark.long
 def test_trackers_are_told_how_a_run_ended(noted, monkeypatch):
     def fails():
         raise RunError("out of luck")
@@ -108,6 +110,7 @@ def test_the_guard_tells_how_a_run_ended(tmp_path):
         assert ("AssertionError" in (said or "")) == (given is None)
 
 
+@pytest.mark.quick("end1*")
 @pytest.mark.parametrize(
     ("end", "code", "told"),
     [
@@ -173,6 +176,7 @@ def test_the_configuration_of_an_older_run_has_not_all_keys_of_wandb():
     assert found == saved["tracker"] | {"run_name": None, "group": "g", "notes": None, "job_type": None}
 
 
+@pytest.mark.long
 def test_the_name_of_a_run_is_not_that_of_a_tracker(noted):
     assert train("tracker=wandb 'tracker.name=my run'").code == 0
     assert noted[0].run.config["tracker"] | {"name": "wandb", "run_name": "my run"} == noted[0].run.config["tracker"]

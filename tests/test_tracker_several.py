@@ -27,6 +27,7 @@ def saved(run="run"):
     return yaml.safe_load(Path(run, "config.yaml").read_text())["tracker"]
 
 
+@pytest.mark.long
 def test_each_records_the_run():
     pytest.importorskip("tensorboard")
     answer = train("tracker=[csv,tensorboard]")
@@ -54,6 +55,7 @@ def test_what_befalls_one_is_no_matter_to_the_others(monkeypatch):
     assert "tensorboard --logdir run/tensorboard\n" in answer.err
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_them_or_takes_others():
     trained("tracker=[csv,none] steps=6")
     assert ebm("train resume=run steps=8").code == 0
@@ -64,6 +66,7 @@ def test_a_resumed_run_keeps_them_or_takes_others():
     assert [row["step"] for row in table()] == [*map(str, range(1, 9)), "10"]
 
 
+@pytest.mark.long
 def test_jobs_of_a_multirun_have_all_of_them():
     assert ebm("train -m hydra.sweep.dir=sweep", *TINY, "tracker=[csv,none]", "seed=1,2").code == 0
     assert Path("sweep/0/metrics.csv").exists()

@@ -95,6 +95,7 @@ def trials(directory: str = "search") -> list[tuple]:
     return [(jobs[n]["overrides"][-2:], jobs[n]["status"], jobs[n]["values"]) for n in sorted(jobs)]
 
 
+@pytest.mark.long
 def test_the_best_trial_is_found_and_named(trained):
     answer = tuned("trials=16 startup=6")
     assert answer.code == 0, answer.err
@@ -117,6 +118,7 @@ def test_the_best_trial_is_found_and_named(trained):
     assert f"what mattered among the {done} that are done: " in answer.out
 
 
+@pytest.mark.long
 def test_the_table_has_the_best_first_and_a_column_for_each_key(trained):
     trained.fails = {2}
     answer = tuned("trials=14 startup=6")
@@ -131,6 +133,7 @@ def test_the_table_has_the_best_first_and_a_column_for_each_key(trained):
     assert rows[-1].split()[0] == "2"
 
 
+@pytest.mark.quick("model.hidden=range(4,9)*", "optimizer.lr=tag*", "dataset.binarize*")
 @pytest.mark.parametrize(
     ("space", "fits"),
     [
@@ -152,6 +155,7 @@ def test_spaces(trained, space, fits):
         assert min(float(text) for text in values) < 0.5 * max(float(text) for text in values)
 
 
+@pytest.mark.long
 def test_bad_trials_are_pruned_and_that_is_no_failure(trained):
     answer = tuned("trials=10")
     assert answer.code == 0
@@ -179,6 +183,7 @@ def test_other_pruners(trained, pruner):
     assert {status for _, status, _ in trials()} == {"done", "pruned"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.long) for name in ("random", "nsga2", "gp"))]
 )
@@ -201,6 +206,7 @@ def test_the_end_of_an_interval_is_one_point():
     assert axis.word(0.999999) == "optimizer.lr=0.999999"
 
 
+@pytest.mark.long
 def test_without_a_seed_of_its_own_it_is_that_of_the_runs(trained):
     for directory, line in (("search", "seed=3"), ("other", "seed=3"), ("third", "seed=4")):
         tuned(f"trials=3 {line}", directory)
@@ -231,6 +237,7 @@ def killed(monkeypatch, at: str, number: int):
     monkeypatch.setattr(owner, name, dying)
 
 
+@pytest.mark.quick("propose")
 @pytest.mark.parametrize(
     "at",
     ["propose", "training", *(pytest.param(at, marks=pytest.mark.long) for at in ("enter", "entered", "tell", "told"))],
@@ -247,6 +254,7 @@ def test_killed_at_any_point_it_goes_on_as_if_it_had_not_been(trained, monkeypat
     assert trials() == trials("whole")
 
 
+@pytest.mark.long
 def test_more_trials_are_those_that_a_longer_search_has(trained):
     tuned("trials=8 startup=3", "whole")
     tuned("trials=5 startup=3")
@@ -266,6 +274,7 @@ def test_the_same_command_again(trained):
     assert trained.seen == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.long
 def test_failed_trials_are_recorded_and_not_done_again(trained):
     trained.fails = {1, 3}
     answer = tuned("trials=7")
@@ -280,6 +289,7 @@ def test_failed_trials_are_recorded_and_not_done_again(trained):
     assert len(set(words)) == len(words)
 
 
+@pytest.mark.long
 def test_where_all_fail_it_ends(trained):
     trained.fails = set(range(40))
     answer = tuned("trials=40 pruner=none")
@@ -366,6 +376,7 @@ def test_the_test_split_is_optimistic(trained):
     assert "metric=ais/valid/log_likelihood evaluation.ais.while_training=true" in answer.out
 
 
+@pytest.mark.long
 def test_half_a_line_at_the_end_of_the_journal_is_no_loss(trained):
     tuned("trials=6 startup=3", "whole")
     tuned("trials=5 startup=3")
@@ -376,6 +387,7 @@ def test_half_a_line_at_the_end_of_the_journal_is_no_loss(trained):
     assert trials() == trials("whole")
 
 
+@pytest.mark.long
 def test_a_lock_of_a_dead_process_holds_nobody_up(trained):
     tuned("trials=2")
     for name in ("study.journal.lock", "study.journal.lock2"):
@@ -390,6 +402,7 @@ def test_without_optuna(monkeypatch):
     assert_refused(ebm("tune model.hidden=choice(4,8)"), "optuna", install("tune"))
 
 
+@pytest.mark.long
 def test_a_request_to_stop_leaves_a_line_that_goes_on(trained, monkeypatch):
     """What the trial under way had, its own run keeps."""
 
@@ -425,6 +438,7 @@ def real(line: str, directory: str = "search"):
     return ebm(f"tune hydra.sweep.dir={directory} 'optimizer.lr=interval(0.001,10,log)'", *words)
 
 
+@pytest.mark.quick("seconds")
 @pytest.mark.parametrize("metric", [METRIC, "seconds"])
 def test_both_ways_to_go_on_are_said_where_a_search_is_stopped(metric, monkeypatch):
     with monkeypatch.context() as patched:

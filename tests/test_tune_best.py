@@ -23,6 +23,7 @@ def trained(monkeypatch):
     return stubbed(monkeypatch)
 
 
+@pytest.mark.quick("trials=9*")
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -40,6 +41,7 @@ def test_why_it_is_not_known_what_mattered(trained, monkeypatch, line, why):
     assert [text for text in facts(Path("search"), "summary.json")["said"] if text.startswith("what mattered")]
 
 
+@pytest.mark.long
 def test_a_run_that_was_proposed_twice_is_one_that_is_done(trained):
     answer = tuned("trials=9 pruner=none", space="'model.hidden=choice(4,8,12)' 'optimizer.lr=choice(0.1,0.01,0.001)'")
     assert Path("search/study.journal").read_text().count('"job"') > 9
@@ -50,6 +52,7 @@ def test_of_one_key_it_is_plain_what_mattered(trained):
     assert "what mattered" not in tuned("trials=3", space="'model.hidden=choice(4,8,12)'").out
 
 
+@pytest.mark.long
 def test_the_best_by_the_test_split_is_said_to_be_optimistic(trained, monkeypatch):
     monkeypatch.setattr(tune, "check_metric", lambda config, search: [])
     assert "x/y = 0.5 (max), best of 3 by the test split: optimistic\n" in tuned("metric=x/y trials=3").out
@@ -83,6 +86,7 @@ def trained_on(number: int, value: float, **facts) -> Path:
     return home.path
 
 
+@pytest.mark.quick("pruned-median")
 @pytest.mark.parametrize(("before", "pruner"), [("done", "none"), ("pruned", "median"), ("failed", "none")])
 def test_a_trial_that_was_trained_on_is_worth_what_its_own_files_say(trained, before, pruner):
     trained.fails = {2}
@@ -103,6 +107,7 @@ def test_a_trial_that_was_trained_on_is_worth_what_its_own_files_say(trained, be
     assert f"best so far: trial {other}, -0.001" in more.out
 
 
+@pytest.mark.long
 def test_the_best_that_got_worse_while_it_was_trained_on_is_no_longer_the_best(trained):
     tuned("trials=6 pruner=none")
     best = facts(Path("search"), "summary.json")["best"][0]["trial"]

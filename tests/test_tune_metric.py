@@ -20,6 +20,7 @@ def trained(monkeypatch):
     return stubbed(monkeypatch)
 
 
+@pytest.mark.long
 def test_measured_while_training(trained):
     trained.reports = {OTHER}
     words = "evaluation=[ais,pseudo_likelihood] evaluation.ais.while_training=true"
@@ -36,6 +37,7 @@ def test_measured_while_training(trained):
     assert trained.seen == [0, 1, 2]
 
 
+@pytest.mark.long
 def test_of_the_end_with_the_other_direction(trained):
     """What is done already counts with the other metric, of which less is better."""
     answer = tuned("trials=3 metric=energy_gapp")
@@ -83,6 +85,7 @@ def test_once_a_trial_has_a_value_the_metric_stays(trained, line):
     assert snapshot(Path("search")) == before
 
 
+@pytest.mark.long
 def test_an_unknown_metric_is_refused_then_too(trained):
     tuned("trials=3 metric=energy_gapp")
     before = snapshot(Path("search"))

@@ -17,6 +17,16 @@ def trained(monkeypatch):
     return stubbed(monkeypatch)
 
 
+@pytest.mark.quick(
+    "steps=8*",
+    "model.hidden=interval*",
+    "objective=glob*",
+    "model.hidden=choice(4,8) search*",
+    "model.hidden=choice(4,8) direction*",
+    "model.hidden=choice(4,8) pruner=medan*",
+    "model.hidden=choice(4,8) metric=second-*",
+    "model.hidden=choice(4,8) metric=[seconds,exact*",
+)
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -157,6 +167,7 @@ def test_files_that_make_no_sense(trained, name, damage):
     assert trained.seen == [0, 1]
 
 
+@pytest.mark.long
 def test_a_journal_that_is_a_link_is_not_followed(trained):
     tuned("trials=2")
     Path("search/study.journal").rename("elsewhere")

@@ -71,6 +71,7 @@ def change(run, group, **values):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
+@pytest.mark.long
 def test_a_pickle_in_place_of_tensors(run):
     forge(last_step(run), tensors=pickle.dumps(Canary()))
     refused("no valid checkpoint", "not a checkpoint of this program")
@@ -135,6 +136,7 @@ def test_steps_that_are_none(change, run):
         checkpoint.load(last_step(run))
 
 
+@pytest.mark.quick("{'metrics_bytes': -1}", "{'best': 3}", "{'best': [1]}", "{'metrics_bytes': 1180*")
 @pytest.mark.parametrize(
     "change",
     [
@@ -182,6 +184,7 @@ def test_a_best_step_that_is_none(best, run):
 # config.yaml
 
 
+@pytest.mark.quick("{'name': 'os.system'}", "{'_target_'*")
 @pytest.mark.parametrize(
     "values",
     [
@@ -204,6 +207,7 @@ def test_that_holds_for_every_group(group, run):
     refused(group, by=COMMANDS[1:2])
 
 
+@pytest.mark.quick("${oc.env*")
 @pytest.mark.parametrize("text", ["${oc.env:CANARY}", "${oc.decode:${oc.env:CANARY}}", "${model.hidden}", "${now:%Y}"])
 def test_interpolations_stay_text(text, run):
     change(run, "model", hidden=text)
@@ -269,6 +273,7 @@ def test_evaluations_of_another_form(value, run):
     assert_refused(ebm("train resume=run"), "evaluation")
 
 
+@pytest.mark.long
 def test_a_plugin_is_never_imported_because_an_artifact_asks(run, monkeypatch):
     Path("evil.py").write_text("open('canary', 'w').close()\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
@@ -279,6 +284,7 @@ def test_a_plugin_is_never_imported_because_an_artifact_asks(run, monkeypatch):
     refused("model.name = 'evil': no such model")
 
 
+@pytest.mark.long
 def test_resume_in_an_artifact_points_nowhere(run):
     trained(directory="other")
     change(run, None, resume="other", hydra={"run": {"dir": "other"}})
@@ -320,6 +326,7 @@ def test_a_damaged_record_of_an_older_program_is_read_as_far_as_it_can_be(run):
     assert ebm(COMMANDS[0]).code == 0
 
 
+@pytest.mark.long
 def test_a_newest_checkpoint_that_is_gone_is_said(run):
     before = ebm("train resume=run steps=13 save_every=1")
     assert before.code == 0

@@ -142,6 +142,7 @@ def test_one_array_without_a_name_is_train(tmp_path):
         component("dataset", "array", path=str(tmp_path / "own.npz")).load((Real,))
 
 
+@pytest.mark.long
 def test_arrays_that_are_not_read_are_said(tmp_path):
     labels = np.arange(60)
     (remark,) = (

@@ -167,6 +167,7 @@ def evaluated(estimator, target, seed=0, **changes):
 # log Z over the box
 
 
+@pytest.mark.quick("ais-cut-1", "bridge-cut-1")
 @targets
 @estimators
 def test_log_z_is_that_of_the_box(name, estimator):
@@ -182,6 +183,7 @@ def test_log_z_is_that_of_the_box(name, estimator):
         assert found["ais/weight_ess"] > 80
 
 
+@pytest.mark.quick("uniform-2", "wells-2", "cut-2")
 @pytest.mark.parametrize("name", PLANE)
 def test_a_map_covers_the_box_from_wall_to_wall(name):
     target = TARGETS[name]()
@@ -224,6 +226,7 @@ def test_a_normal_law_between_walls_is_that_of_scipy(mean, std):
     assert stats.kstest(drawn[:, 0].numpy(), law.cdf).pvalue > 1e-6
 
 
+@pytest.mark.quick("Box*")
 @pytest.mark.parametrize("space", [Box((2,), -0.5, 1.0), Real((2,))], ids=str)
 def test_log_z_of_units_is_the_integral_over_the_space(space):
     model = product(space, torch.tensor([0.3, -0.4]), torch.tensor([0.5, 2.0])).double()

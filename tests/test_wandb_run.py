@@ -35,6 +35,7 @@ def offline(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_wandb_holds_every_metric_of_metrics_jsonl_and_the_pictures(offline, capfd):
     assert dispatch(ARGUMENTS) == 0
     run = offline / "outputs" / "run"
@@ -52,6 +53,7 @@ def test_wandb_holds_every_metric_of_metrics_jsonl_and_the_pictures(offline, cap
     assert found["pseudo_likelihood/log_pseudo_likelihood"] == summary["pseudo_likelihood/log_pseudo_likelihood"]
 
 
+@pytest.mark.long
 def test_a_process_that_waited_opens_the_tracker_where_the_run_is(offline, monkeypatch):
     """Of a job that was refused, for one: the next may run elsewhere."""
     (offline / "elsewhere").mkdir()
@@ -86,6 +88,7 @@ def init(**_):
 """
 
 
+@pytest.mark.quick("death")
 @pytest.mark.parametrize(
     ("init", "expected"),
     [

@@ -59,6 +59,7 @@ def run_of(engine=INLINE, **changes):
     return small_run(engine, **{group: changed(group, value) for group, value in changes.items()})
 
 
+@pytest.mark.quick("noise")
 @pytest.mark.parametrize(
     "changes", [pytest.param(found, id=name, marks=marks) for name, (found, marks) in STEPS.items()]
 )

@@ -127,12 +127,14 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick("device*", "optimizer*", "evaluation.words*")
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_does_not_go_with_words_is_one_sentence(line, tmp_path, small_text):
     assert_refused(tiny(small_text, line), REFUSED[line])
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_other_models_take_no_words(small_text):
     answer = ebm(f"train dataset=text dataset.path={small_text} tracker=none")
     assert_refused(answer, "dataset=text (binarize=auto) gives words data", "models that fit: log_bilinear")

@@ -225,7 +225,7 @@ MUTANTS = [
         "cli/sweeper.py",
         'told(BasicSweeper.split_arguments(parsed, None)[0], "jobs planned")',
         "BasicSweeper.split_arguments(parsed, None)[0]",
-        "sweep::test_jobs_are_planned_by_a_loop_that_tells",
+        "plan::test_jobs_are_planned_by_a_loop_that_tells",
     ),
     Mutant(
         "resume: a file and an empty folder are alike",

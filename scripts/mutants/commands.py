@@ -743,7 +743,7 @@ MUTANTS = [
         "commands/multi.py",
         "        stop.noted()  # until it is known how to take them up\n",
         "",
-        "sweep::test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on",
+        "plan::test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on",
     ),
     Mutant(
         "multirun: a signal after the last job makes all of it unfinished",
@@ -764,7 +764,7 @@ MUTANTS = [
         "commands/pages.py",
         "    if runs.any_in(home):\n",
         "    if True:\n",
-        "sweep::test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on",
+        "plan::test_a_request_to_stop_before_the_first_job_leaves_a_line_that_goes_on",
     ),
     Mutant(
         "train: seconds of a killed session are lost",
@@ -932,7 +932,7 @@ MUTANTS = [
         "commands/study.py",
         "new = replace(search, study=free)",
         "new = replace(search, study=was.study)",
-        "tune_metric",
+        "tune_metric::test_measured_while_training",
     ),
     Mutant(
         "train: a run of a search says how to go on as if it were all there is",

@@ -500,14 +500,14 @@ MUTANTS = [
         "terminal.py",
         '        console.print("no job was begun: the same command does it all", soft_wrap=True)\n',
         "",
-        "sweep::test_a_request_to_stop_while_jobs_are_planned_says_that_none_was_begun",
+        "plan::test_a_request_to_stop_while_jobs_are_planned_says_that_none_was_begun",
     ),
     Mutant(
         "terminal: a long plan is silent",
         "terminal.py",
         "> _SILENCE:",
         "> 1e9:",
-        "sweep::test_who_waits_for_the_plan_is_told_how_far_it_is",
+        "plan::test_who_waits_for_the_plan_is_told_how_far_it_is",
     ),
     Mutant(
         "auto: short runs compile their steps",

@@ -125,11 +125,30 @@ def marked(pairs):
     """Parameters of a test: of what `quick` leaves out, which is much the same, those that cover it are long."""
     kept = quick(pairs)
     more = covering([pair for pair in pairs if pair not in kept], kept)
-    return [
-        pair if pair in kept else pytest.param(*pair, marks=pytest.mark.long)
-        for pair in pairs
-        if pair in kept or pair in more
-    ]
+    return [pair if pair in kept else _long(pair) for pair in pairs if pair in kept or pair in more]
+
+
+def _long(pair):
+    return pytest.param(*pair, marks=pytest.mark.long)
+
+
+def fewer(pairs):
+    """The same of a test that takes longer: what is not among the first is long."""
+    found = first(pairs)
+    return [_long(pair) if pair in pairs and pair not in found else pair for pair in marked(pairs)]
+
+
+def first(pairs):
+    """Of the quick ones every kernel once, as shipped and on a model of bits where it can, and every kind of space."""
+    plain = [pair for pair in quick(pairs) if "-" not in pair[0]]
+    usual = sorted(plain, key=lambda pair: (pair[1] not in WHOLE, pair[0] not in USUAL))
+    found, met = [], set()
+    for label, name in usual:
+        new = {label, type(example(name).space)}
+        if not new <= met:
+            found.append((label, name))
+            met |= new
+    return found
 
 
 def covering(pairs, kept):
@@ -178,7 +197,7 @@ def is_slow(label: str, name: str) -> bool:
 def marked_slow(pairs):
     """Parameters of a test of many steps or chains: slow pairs, and other settings than those shipped, are long too."""
     long = [p for p in pairs if is_slow(*p) or ("-" in p[0] and p[1] != WALLED)]
-    return [pytest.param(*p, marks=pytest.mark.long) if p in long else p for p in marked(pairs)]
+    return [_long(p) if p in long else p for p in marked(pairs)]
 
 
 def _matters(label: str, name: str) -> bool:
