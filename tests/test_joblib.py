@@ -77,7 +77,7 @@ def test_a_request_to_stop_reaches_the_jobs_of_this_call_alone():
         stopping = passed_on(Path("sweep"), [Path("sweep/0"), Path("sweep/2")])
         with uninterrupted(), watching() as stop, stopping:
             os.kill(os.getpid(), signal.SIGINT)  # which is noted, not raised
-            assert mine.wait(20) == -signal.SIGTERM
+            assert mine.wait(10) == -signal.SIGTERM
         assert stop.exit_code == 130
         assert sweep.halted(Path("sweep")) == "interrupted"
         assert other.poll() is None

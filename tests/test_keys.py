@@ -288,7 +288,9 @@ def test_every_key_of_every_data_set_is_tried():
     ],
 )
 def test_a_key_without_effect_that_was_typed_is_refused(line, expected):
-    assert_refused(ebm(f"train {line} steps=0 tracker=none hydra.run.dir=run"), expected, "; leave it out")
+    assert_refused(
+        ebm(f"train {line} steps=0 evaluation=[] tracker=none hydra.run.dir=run"), expected, "; leave it out"
+    )
     assert not Path("run").exists()
 
 

@@ -242,10 +242,10 @@ def test_hdf5_follows_no_link_and_holds_what_it_says(tmp_path):
     link = h5py.ExternalLink(str(tmp_path / "other.h5"), place)
     refused("is a link to somewhere else", a=lambda file, _: file.__setitem__(place, link))
     refused("is a link to somewhere else", a=lambda file, _: file.__setitem__(place, h5py.SoftLink("/update_1/vbias")))
-    huge = {"shape": (2**29,), "dtype": "f4"}
-    refused("declares 2147483648 bytes, the file holds 0", a=lambda file, _: file.create_dataset(place, **huge))
+    huge = {"shape": (2**26,), "dtype": "f4"}
+    refused("declares 268435456 bytes, the file holds 0", a=lambda file, _: file.create_dataset(place, **huge))
     packed = {**huge, "chunks": (2**20,), "compression": "gzip"}
-    refused("declares 2147483648 bytes", a=lambda file, _: file.create_dataset(place, **packed))
+    refused("declares 268435456 bytes", a=lambda file, _: file.create_dataset(place, **packed))
     raw = [(str(tmp_path / "raw"), 0, 16)]
     refused("lies in another file", a=lambda file, _: file.create_dataset(place, (4,), "f4", external=raw))
     refused("has type object", a=lambda file, _: file.create_dataset(place, (4,), h5py.string_dtype()))
