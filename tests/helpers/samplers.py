@@ -152,10 +152,10 @@ def first(pairs):
 
 
 def covering(pairs, kept):
-    """Some of the pairs: with `kept`, every sampler is on every model and each of its settings in every space.
+    """Some of the pairs: with `kept`, every model is asked all that kernels ask, and each setting is in every space.
 
-    A setting changes how a sampler moves in its space and a model what it asks of it, so that both together show no
-    more. The settings take turns on the models, last those whose sites know nothing of each other.
+    A setting changes how a sampler moves in its space and a model answers what it is asked, so that both together show
+    no more. The settings take turns on the models, last those whose sites know nothing of each other.
     """
     met, found, turns = {need for pair in kept for need in _needs(*pair)}, [], collections.Counter()
     while left := [pair for pair in pairs if not _needs(*pair) <= met]:
@@ -173,9 +173,14 @@ def _is_product(name: str) -> bool:
 
 
 def _needs(label: str, name: str) -> set[tuple[str, str, str]]:
-    return {("model", label.partition("-")[0], name), ("space", label, type(example(name).space).__name__)}
+    kernel = label.partition("-")[0]
+    return {("model", ASKS.get(kernel, kernel), name), ("space", label, type(example(name).space).__name__)}
 
 
+ASKS = {
+    **dict.fromkeys(("dmala", "dula", "gwg"), "gradient at every value"),
+    **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "augmented"), "gradient"),
+}  # of a model, where several kernels ask the same
 WHOLE = ("rbm-binary",)
 SHIPPED = ("ising-spin", "potts-categorical", "exponential_family-real")
 USUAL = ("gibbs", "block_gibbs", "gibbs_langevin")
