@@ -16,8 +16,10 @@ from helpers.samplers import SAMPLERS
 from safetensors.torch import load_file
 from test_resume import Killed, at_step, die
 
+from ebm_cli.commands.report import rows
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.bracket import contradictions
 from ebm_cli.log_z import enumeration
 from ebm_cli.rng import stream
 from ebm_cli.running import log_z
@@ -162,6 +164,30 @@ def test_what_is_found_is_logged(run):
     assert {name for name in tensors if name.startswith("running.")} == {
         f"running.{name}" for name in ("x", "energy", "log_w", "ancestor", "log_z", "variance", "lost")
     }
+
+
+def test_the_last_table_and_the_summary_have_it(run):
+    """That of the checkpoint that is judged."""
+    found = facts(run, "summary.json")
+    (there,) = [line for line in lines(run) if "running/log_z" in line and line["step"] == found["judged_step"]]
+    assert all(found[name] == there[name] for name in there if name.startswith("running/"))
+    shown = rows(found, "test")
+    assert shown["  log Z, along the way"] == (
+        f"{found['running/log_z']:.2f}, 95 % [{found['running/log_z_low']:.2f}, {found['running/log_z_high']:.2f}]"
+    )
+    assert not any(name.startswith("running/") for name in shown)
+
+
+def test_chains_along_the_way_and_those_of_an_evaluation_may_contradict_each_other():
+    """By more than half a nat between their intervals, the more trustworthy evaluation first."""
+    along = {"running/log_z": 87.3, "running/log_z_low": 87.1, "running/log_z_high": 87.5}
+    ais = {"ais/log_z": 84.0, "ais/log_z_low": 83.9, "ais/log_z_high": 84.1}
+    (sentence,) = contradictions({**along, **ais})
+    assert sentence.startswith("log Z along the way, 87.3 in [87.1, 87.5], and by ais, 84 in [83.9, 84.1], are 3 nats")
+    assert contradictions({**along, **ais, "ais/log_z_high": 86.7}) == []
+    bridge = {name.replace("ais", "bridge"): value + 3 for name, value in ais.items()}
+    assert contradictions({**along, **ais, **bridge}) == []
+    assert contradictions(ais) == contradictions(along) == []
 
 
 @pytest.mark.usefixtures("_elsewhere")

@@ -8,10 +8,11 @@ from ebm_cli.commands import best
 from ebm_cli.evaluation import baseline, units
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.evaluation.table import Numbers
+from ebm_cli.running import log_z
 from ebm_cli.terminal import columns, output, table
 
 _ELSEWHERE = {"status", "seconds", "training_seconds", "steps", "step", "split"}
-_BASELINE, _UNITS = 45, 80  # where their lines stand among those of the evaluations
+_ALONG, _BASELINE, _UNITS = 40, 45, 80  # where their lines stand among those of the evaluations
 
 Lines = Callable[[Numbers, str], dict[str, str]]
 
@@ -49,5 +50,5 @@ def rows(values: Mapping[str, Any], split: str) -> dict[str, str]:
 def _all_lines() -> Iterator[Lines]:
     """Of every evaluation and of what is measured beside them, likelihoods first."""
     stand: list[tuple[int, Lines]] = [(evaluation.standing, evaluation.lines) for evaluation in evaluations()]
-    stand += [(_BASELINE, baseline.lines), (_UNITS, units.lines)]
+    stand += [(_BASELINE, baseline.lines), (_ALONG, log_z.lines), (_UNITS, units.lines)]
     yield from (lines for _, lines in sorted(stand, key=lambda pair: pair[0]))

@@ -280,6 +280,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
         for result in one_by_one(session.evaluations, subject, findings):
             session.run.write_all("samples/", result.images, result.files)
             recorder.tracker.images(step, dict(result.images))
+        findings.numbers |= session.along.found(state)
         conclude(subject("verdict"), findings, "test")
         keep_rows(session.run, parts.data, "test", findings)
         chosen.say()

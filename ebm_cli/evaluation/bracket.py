@@ -68,8 +68,8 @@ def bracket(values: Mapping[str, Any]) -> str:
 
 def contradictions(values: Mapping[str, Any]) -> list[str]:
     """Where the exact value shows that the estimates are wrong, although they may agree with each other; and where the
-    log Z that training learned is another one."""
-    return [sentence for sentence in (_refuted(values), _learned(values)) if sentence]
+    log Z that training learned, or that chains along the way have found, is another one."""
+    return [sentence for sentence in (_refuted(values), _learned(values), _along(values)) if sentence]
 
 
 def _refuted(values: Mapping[str, Any]) -> str | None:
@@ -97,4 +97,22 @@ def _learned(values: Mapping[str, Any]) -> str | None:
         f"the log Z that training learned, {log_z + error:.4g}, is {abs(error):.4g} nats off the one by {names[0]}, "
         f"{log_z:.4g}: what the objective took for the model's density is not normalised; take more steps, or a noise "
         "nearer to the data"
+    )
+
+
+def _along(values: Mapping[str, Any]) -> str | None:
+    """By the most trustworthy of the evaluations that have an interval of log Z, if it lies apart from that of chains
+    which followed the model while it trained."""
+    ends = ("log_z", "log_z_low", "log_z_high")
+    names = [name for name in ("bridge", "ais") if all(f"{name}/{end}" in values for end in ends)]
+    if not names or not all(f"running/{end}" in values for end in ends):
+        return None
+    (here, low, high), (there, least, most) = ([values[f"{of}/{end}"] for end in ends] for of in (names[0], "running"))
+    apart = max(low, least) - min(high, most)
+    if apart <= _ERROR:
+        return None
+    return (
+        f"log Z along the way, {there:.4g} in [{least:.4g}, {most:.4g}], and by {names[0]}, {here:.4g} in [{low:.4g}, "
+        f"{high:.4g}], are {apart:.2g} nats apart: chains of one of them miss part of the model. Both err downwards, "
+        "so believe the higher one"
     )

@@ -14,6 +14,7 @@ from ebm_cli.evaluation.ais import forward, likelihood, weight_ess
 from ebm_cli.evaluation.annealing import annealing_path
 from ebm_cli.evaluation.base import Subject, on_split, without_density
 from ebm_cli.evaluation.invariance import refusal_to_anneal
+from ebm_cli.evaluation.table import Numbers, log_z_line
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable, Normalised
 from ebm_cli.registry import register
@@ -168,6 +169,12 @@ class RunningLogZ(Running):
         wanted = {name: found[name] for name in self.reports if name in found}
         wanted["running/log_likelihood"] -= space.log_volume
         return on_split(wanted, subject.split)
+
+
+def lines(values: Numbers, split: str) -> dict[str, str]:
+    """log Z, for the last table."""
+    values.leave("running/ess", "running/ancestors")
+    return log_z_line(values, "running", "along the way")
 
 
 def schedule(total: int, count: int) -> frozenset[int]:

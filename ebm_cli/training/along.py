@@ -44,7 +44,11 @@ class Along:
                 "step %d: energies of the chains of running=log_z are not finite: log Z is no longer followed",
                 state.step,
             )  # fmt: skip
-        return self.running.found(state.running)
+        return self.found(state)
+
+    def found(self, state: TrainState) -> dict[str, float]:
+        """What the newest look of this state found."""
+        return self.running.found(state.running) if self.looks and state.running else {}
 
     def of_rows(self, subject: Subject, state: TrainState) -> dict[str, float]:
         """What the newest look says of held-out rows."""

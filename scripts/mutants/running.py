@@ -109,4 +109,18 @@ MUTANTS = [
         "least = 1",
         "running::test_a_share_of_the_work_of_training_is_spent",
     ),
+    Mutant(
+        "running: the last look is not in the summary",
+        "commands/train.py",
+        "        findings.numbers |= session.along.found(state)\n",
+        "",
+        "running::test_the_last_table_and_the_summary_have_it",
+    ),
+    Mutant(
+        "bracket: two estimates may be any distance apart",
+        "evaluation/bracket.py",
+        "    if apart <= _ERROR:",
+        "    if True:",
+        "running::test_chains_along_the_way_and_those_of_an_evaluation_may_contradict_each_other",
+    ),
 ]
