@@ -72,6 +72,7 @@ def test_both_players_follow_one_value_in_opposite_directions():
         assert (found[name] * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
+@pytest.mark.long
 def test_the_value_is_minus_two_log_two_where_flow_and_model_are_the_data():
     """The log-odds are then 0 everywhere; any other model does no better against this flow on many rows."""
     objective = component("objective", "flow_contrastive")

@@ -53,7 +53,7 @@ def test_every_sampler_has_a_target():
 # Invariance
 
 
-@pytest.mark.parametrize(("name", "model_name"), marked_slow(INVARIANT))
+@pytest.mark.parametrize(("name", "model_name"), fewer(INVARIANT))
 def test_leaves_the_target_invariant(name, model_name):
     """Exact draws are still exact draws after three steps, in the float32 of production."""
     model = target(model_name)
@@ -93,7 +93,7 @@ def test_stays_in_the_space_and_keeps_its_input(name, model_name):
     assert torch.equal(x, before)
 
 
-@kernels
+@kernels_of_longer_tests
 def test_reads_only_its_key(name, model_name):
     model = target(model_name).float()
     x = model.space.noise(64, stream(0, "noise"))
@@ -149,7 +149,7 @@ def test_leaves_the_target_invariant_with_counters(name, model_name):
     assert_distributed(model, transitions(SAMPLERS[name], model.float(), x.float(), keys)[0])
 
 
-@kernels
+@kernels_of_longer_tests
 def test_every_step_draws_anew(name, model_name):
     """Chains side by side and steps one after the other do not share their random numbers."""
     model = target(model_name).float()
@@ -162,7 +162,7 @@ def test_every_step_draws_anew(name, model_name):
     assert not torch.equal(first, second)
 
 
-@kernels
+@kernels_of_longer_tests
 def test_parameters_need_no_gradient_and_get_none(name, model_name):
     model = target(model_name)
     y, _ = run(SAMPLERS[name], model, model.space.noise(5, stream(0)).double(), 2, stream(1))
