@@ -84,7 +84,7 @@ def followed(running, models, sampler):
 def test_log_z_is_that_of_the_last_model(name, space, sampler):
     """By enumeration, after jumps to four other models; with so many chains the error is hundredths of a nat."""
     models = [small_model(name, SMALL_SPACES[space], seed).float() for seed in (1, 2, 3, 4, 5)]
-    running = component("running", "log_z", chains=20000)
+    running = component("running", "log_z", chains=30000)
     found, error, _ = followed(running, models, SAMPLERS[sampler])
     exact = enumeration.log_z(models[-1]).item()
     assert error < 0.2
@@ -105,7 +105,7 @@ def test_its_error_is_what_it_says():
         said.append((found["running/log_z_high"] - found["running/log_z"]) / 1.96)
     off, said = torch.tensor(off), torch.tensor(said)
     assert kept["ancestor"].unique().numel() < 100, "they were drawn again"
-    assert 0.7 < said.mean() / off.square().mean().sqrt() < 2
+    assert 0.9 < said.mean() / off.square().mean().sqrt() < 2
     assert (off.abs() < 1.96 * said).sum() >= 35
 
 
@@ -118,7 +118,8 @@ def test_chains_of_one_ancestor_count_as_one():
     assert few["running/ancestors"] < 10
     one = running.found({**ten, "ancestor": torch.zeros(100, dtype=torch.int64)})
     assert one["running/ancestors"] == pytest.approx(1)
-    assert (one["running/log_z_high"] - one["running/log_z"]) / 1.96 == pytest.approx(1)
+    said = (one["running/log_z_high"] - one["running/log_z"]) / 1.96
+    assert said == pytest.approx((1 + kept["variance"].item()) ** 0.5)
     assert error < 1
 
 

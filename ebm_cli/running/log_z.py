@@ -39,9 +39,9 @@ class RunningLogZ(Running):
     Where the effective number of chains (sum w)^2 / sum w^2 falls below half of them, they are drawn again in
     proportion to w (systematic resampling) and their mean weight is kept.
 
-    The relative variance of the mean is the larger of two estimates: that of sums of weights over chains of one
-    ancestor, which counts what chains do not forget (Lee & Whiteley 2018), and the sum over looks of that of each
-    ratio. The band is 1.96 of its roots to either side. `running/ess` is the effective number of chains,
+    The relative variance of the mean is taken to be the sum of two estimates of it: that of sums of weights over chains
+    of one ancestor, which counts what chains do not forget (Lee & Whiteley 2018), and that of the ratios of all looks.
+    The band is 1.96 of its roots to either side; a mode that no chain has met is in neither. `running/ess` is the effective number of chains,
     `running/ancestors` that of their ancestors.
 
     The number of looks K is what `share` of the work of training is worth, at steps T (k / K)^2 of T, k = 1 ... K, for
@@ -217,4 +217,4 @@ def _error(kept: Kept) -> float:
     """Standard error of log Z."""
     n = len(kept["log_w"])
     inherited = (n * _by_ancestor(kept) - 1).square().sum() / (n * (n - 1))
-    return torch.maximum(inherited, kept["variance"]).sqrt().item()
+    return (inherited + kept["variance"]).sqrt().item()
