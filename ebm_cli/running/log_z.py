@@ -39,10 +39,10 @@ class RunningLogZ(Running):
     Where the effective number of chains (sum w)^2 / sum w^2 falls below half of them, they are drawn again in
     proportion to w (systematic resampling) and their mean weight is kept.
 
-    The relative variance of the mean is taken to be the sum of two estimates of it: that of sums of weights over chains
-    of one ancestor, which counts what chains do not forget (Lee & Whiteley 2018), and that of the ratios of all looks.
-    The band is 1.96 of its roots to either side; a mode that no chain has met is in neither. `running/ess` is the effective number of chains,
-    `running/ancestors` that of their ancestors.
+    The relative variance of the mean is taken to be the sum of two estimates of it: that of sums of weights over
+    chains of one ancestor, which counts what chains do not forget (Lee & Whiteley 2018), and that of the ratios of
+    all looks. The band is 1.96 of its roots to either side; a mode that no chain has met is in neither.
+    `running/ess` is the effective number of chains, `running/ancestors` that of their ancestors.
 
     The number of looks K is what `share` of the work of training is worth, at steps T (k / K)^2 of T, k = 1 ... K, for
     a model changes fastest when it begins. The model is the one that is evaluated: with optimizer.ema its average.
