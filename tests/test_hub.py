@@ -153,4 +153,4 @@ def test_what_it_is_not(card):
     assert_refused(ebm("export", "run=card", "format=hub", "out=card"), "holds files already")
     answer = ebm("sample", *ROWS, "n=2", "steps=1", "start=chains", "out=x")
     assert answer.code == 0
-    assert "the run keeps 0 chains" in answer.err
+    assert "the run keeps no chains" in answer.err
