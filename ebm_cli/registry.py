@@ -198,7 +198,7 @@ def explain(error: ValidationError, cls: type, prefix: str) -> str:
 
 
 def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return message.removeprefix("Value error, ").replace("Input should be", "must be").replace("valid array", "list")
 
 
 def _first(details: list[ErrorDetails], cls: type) -> ErrorDetails:

@@ -89,6 +89,7 @@ def test_the_value_is_minus_two_log_two_where_flow_and_model_are_the_data():
     assert other["value"].item() < metrics["value"].item() - 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("changes", "still"), [({"flow_above": 0.99}, "flow"), ({"model_below": 0.01}, "model")])
 def test_a_player_ahead_waits(changes, still):
     objective, model, beside = fce(**changes)

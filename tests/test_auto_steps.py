@@ -77,6 +77,7 @@ def test_a_step_size_is_found_before(home, tmp_path, monkeypatch):
     assert "found in the first half of the steps" not in answer.err
 
 
+@pytest.mark.long
 def test_where_it_means_nothing_is_a_sentence(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [word for word in TINY if not word.startswith(("model", "steps", "evaluation"))]

@@ -201,7 +201,7 @@ def run(tmp_path_factory):
         "sample run=RUN checkpoint=3": "checkpoint=3: RUN has steps 12, last and best",
         "sample run=RUN checkpoint=best": "no held-out metric was monitored in RUN; use checkpoint=last",
         "sample run=RUN n=0": "n = 0: must be greater than or equal to 1",
-        "sample run=RUN steps=many": 'steps = "many": must be a valid integer',
+        "sample run=RUN steps=many": 'steps = "many": must be a number, or auto',
         "sample run=RUN start=data": "start = \"data\": must be 'noise' or 'chains'",
         "sample run=RUN +foo=1": "unknown key foo",
         "sample run=RUN model=rbm": "unknown group or key model (see: ebm sample --help)",

@@ -133,6 +133,7 @@ KERNELS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "model_name"), [pytest.param(s, t, marks=marks) for s, t, marks in KERNELS])
 def test_kernels_leave_the_target_invariant(name, model_name, engine):
     """Exact draws are still exact draws after three steps, which are those of the plain code but for rounding."""

@@ -204,6 +204,7 @@ def test_gradients_of_a_perceptron(scale, spread):
 # From the command line
 
 
+@pytest.mark.long
 def test_a_run_on_the_plane(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = ebm(

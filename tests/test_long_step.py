@@ -76,6 +76,7 @@ def test_where_transitions_cannot_be_libraries_is_known():
     assert "GPU" in long_step.refusal(there, state)
 
 
+@pytest.mark.long
 def test_a_run_says_that_its_transitions_are_compiled_and_what_it_is(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = train("chains.steps=6 sampler=gwg device.compile=ahead steps=5", "run")

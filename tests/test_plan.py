@@ -60,6 +60,7 @@ def test_who_waits_for_the_plan_is_told_how_far_it_is(monkeypatch):
     assert shown.getvalue() == "2 of 7 jobs planned\n5 of 7 jobs planned\n"
 
 
+@pytest.mark.long
 @jobs_that_do_nothing
 def test_jobs_are_planned_by_a_loop_that_tells(monkeypatch):
     seen = []

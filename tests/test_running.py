@@ -91,6 +91,7 @@ def test_log_z_is_that_of_the_last_model(name, space, sampler):
     assert abs(found["running/log_z"] - exact) < 5 * error
 
 
+@pytest.mark.long
 def test_its_error_is_what_it_says():
     """Of 40 estimates with few chains that are drawn again on the way: their spread, and how many bands hold log Z."""
     models = [small_model("rbm", SMALL_SPACES[Binary], seed).float() for seed in (1, 2, 3, 4, 5, 6, 7, 8)]

@@ -88,6 +88,7 @@ def test_each_job_is_the_run_that_it_is_alone(made):
     assert config["device"]["compile"] == "ahead"
 
 
+@pytest.mark.long
 def test_each_job_has_the_configuration_of_its_own(monkeypatch):
     """Hydra keeps one for the process; what a job asks it for, in the middle of the others too, is its own."""
     seen = {}

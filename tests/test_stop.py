@@ -139,6 +139,7 @@ def test_resumed_it_says_so_and_does_nothing(stopped, resume):
     assert snapshot(Path("run")) == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_with_another_target_it_goes_on_as_if_it_had_had_it(stopped):
     shutil.copytree(stopped, "run")

@@ -115,6 +115,7 @@ def test_as_many_as_it_takes():
     assert recorded(found) == {"temperatures": float(found.replicas)}
 
 
+@pytest.mark.long
 def test_each_temperature_has_its_step_size():
     """Of a normal law at beta the step that accepts as often is beta^-1/2 times as long."""
     model = target("exponential_family-real").float()
@@ -265,12 +266,13 @@ def test_sentences_on_the_ladder_and_the_kernel():
     assert "3 temperatures would do for this barrier, there are 10: sampler.temperatures=3" in spare(np.full(9, 0.1))[0]
 
 
+@pytest.mark.quick("sampler.temperatures=auto*", "sampler.ladder=steep*")
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
         ("sampler.temperatures=auto", "sampler.temperatures = auto: is for sampler.ladder=adaptive"),
         ("sampler.temperatures=1", "sampler.temperatures = 1: must be greater than or equal to 2 or 'auto'"),
-        ("sampler.ladder=steep", "must be 'geometric' or 'adaptive' or a valid array"),
+        ("sampler.ladder=steep", "must be 'geometric' or 'adaptive' or a list"),
         ("sampler.ladder=[0.5,0]", "sampler.ladder.1 = 0: must be greater than 0"),
         ("sampler.ladder=[0.5,0.2,1]", "must be two or more inverse temperatures that rise, the last being 1"),
         ("sampler.ladder=[0.5,0.8]", "must be two or more inverse temperatures that rise, the last being 1"),

@@ -398,6 +398,7 @@ def test_values_out_of_range_are_refused(name, change):
         evaluation(name, **change)
 
 
+@pytest.mark.long
 def test_a_run_measures_both(tmp_path, monkeypatch):
     """From counts in a file, with the default LDA; more words than there are, are refused before any training."""
     monkeypatch.chdir(tmp_path)

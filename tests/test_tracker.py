@@ -95,6 +95,7 @@ def test_wandb_offline_reads_back(tmp_path, capfd):
     assert not list(folder.rglob("*.py")) + list(folder.rglob("*.patch")) + list(folder.rglob("output.log"))
 
 
+@pytest.mark.long
 def test_wandb_resumed_run_keeps_its_id(tmp_path):
     for first in (0, 3):
         tracker = spec("wandb").open(info(tmp_path / "out"))

@@ -117,6 +117,7 @@ def test_the_best_that_got_worse_while_it_was_trained_on_is_no_longer_the_best(t
     assert facts(Path("search"), "summary.json")["best"][0]["trial"] != best
 
 
+@pytest.mark.long
 def test_of_a_trial_that_is_trained_on_and_not_done_the_value_is_said_to_be_of_an_earlier_step(trained):
     tuned("trials=6 pruner=none")
     before = trials()[1]
