@@ -1,6 +1,7 @@
 """What follows a run as it trains: when it looks, and what it then says."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -28,11 +29,13 @@ class Along:
         """Whether a look is due; so it is wherever the run is evaluated."""
         return bool(self.looks) and (evaluates or step in self.looks)
 
-    def begin(self, subject: Subject, state: TrainState) -> None:
+    def begin(self, about: Callable[[], Subject], state: TrainState) -> None:
         """Before the first step of a process: go on with what the checkpoint has, or begin with the model as it is."""
         if not self.looks:
             state.running = {}
-        elif not self.running.fits(state.running, subject):
+            return
+        subject = about()
+        if not self.running.fits(state.running, subject):
             state.running = dict(self.running.begun(subject))
 
     def look(self, subject: Subject, state: TrainState) -> dict[str, float]:
@@ -50,9 +53,12 @@ class Along:
         """What the newest look of this state found."""
         return self.running.found(state.running) if self.looks and state.running else {}
 
-    def of_rows(self, subject: Subject, state: TrainState) -> dict[str, float]:
+    def of_rows(self, about: Callable[[], Subject], state: TrainState) -> dict[str, float]:
         """What the newest look says of held-out rows."""
-        if not self.looks or subject.held_out.missing is not None:
+        if not self.looks:
+            return {}
+        subject = about()
+        if subject.held_out.missing is not None:
             return {}
         return self.running.of_rows(subject, state.running, self._rows(subject))
 

@@ -5,6 +5,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from shlex import quote
 from typing import Annotated, Any, NamedTuple
 
@@ -145,7 +146,7 @@ class Recorder:
             if evaluation.while_training:
                 findings.made(name, evaluation.while_it_trains(), subject_of(parts, state, split, name))
         self._say([f"evaluation {name} failed: {why}" for name, why in findings.failed.items()], state.step)
-        values = findings.numbers | self.along.of_rows(subject_of(parts, state, split, "running"), state)
+        values = findings.numbers | self.along.of_rows(partial(subject_of, parts, state, split, "running"), state)
         if values:
             self.metrics(state.step, values)
             self.newest = newest(values, self.schedule.monitor)
@@ -367,7 +368,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     total = parts.loop.steps
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
-    recorder.along.begin(subject_of(parts, state, "train", "running"), state)
+    recorder.along.begin(partial(subject_of, parts, state, "train", "running"), state)
     saved, unread, sparse = state.step or None, list[Report](), Sparse(parts, state)
     how, said = _execution(parts, state)
     if said:
