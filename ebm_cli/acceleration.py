@@ -20,7 +20,7 @@ _COST = 10.0  # seconds that compiling takes
 # Seconds it saves, measured on two cores: for each number drawn, and in fixed point for each entry of the matrix.
 _PER_NUMBER, _PER_ENTRY = 3.5e-9, 3e-11
 _PER_PIXEL = 3e-8  # the same where the gradient of a convolutional network is taken for each
-# On CUDA, where an uncompiled draw is some 150 kernels, each transition of all the chains costs a millisecond or so.
+# On CUDA, where an uncompiled transition is some 50 kernels and a compiled one a graph, each saves a millisecond or so.
 _PER_TRANSITION = 1e-3
 # The same of a training step that is one library, whatever its size, for each update, where no earlier run has made it.
 _COST_OF_STEPS, _PER_UPDATE = 14.0, 7.8e-4

@@ -3,8 +3,8 @@
 A key names one purpose, e.g. `stream(seed, "sampler", step)`, and serves one draw; `key.fold(i)` makes a further,
 independent one. All numbers are made from random 32-bit words by the same formulas; the words come from
 
-* Philox4x32-10 in tensor operations (`philox.py`) on CUDA, and inside compiled regions on any device, which a `Counter`
-  carries the key into;
+* Philox4x32-10 on CUDA, by one kernel (`philox_triton.py`), and in tensor operations (`philox.py`) inside compiled
+  regions on any device, which a `Counter` carries the key into;
 * Philox4x64-10 in numpy's C code for a `Key` on the CPU, because it needs no compiler.
 
 Both are keyed with all 128 bits of the hash of the path (Salmon et al., SC 2011). The two give different numbers.
@@ -14,9 +14,12 @@ The first dimension of a draw counts rows (chains); row r depends on r alone, no
 
 import hashlib
 import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -353,7 +356,17 @@ def _words(rows: int, count: int, key: AnyKey, device: Device) -> Tensor:
         return philox.words(rows, count, key.words, key.lane)
     if torch.device(device).type == "cpu":
         return _numpy_words(rows, count, key)
-    return philox.words(rows, count, counters([key], device)[0], 0)
+    return _gpu_words()(rows, count, counters([key], device)[0])
+
+
+@cache
+def _gpu_words() -> Callable[[int, int, Tensor], Tensor]:
+    """One kernel where Triton is there and a C compiler, which it needs; else tensor operations."""
+    if find_spec("triton") is None or not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return partial(philox.words, lane=0)
+    from ebm_cli.philox_triton import words
+
+    return words
 
 
 def _numpy_words(rows: int, count: int, key: Key) -> Tensor:

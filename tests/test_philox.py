@@ -1,7 +1,9 @@
 """Philox4x32-10 in tensor operations: the published numbers, and which counter each word of a draw comes from."""
 
+import importlib
 import itertools
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +48,19 @@ def reference(counter, key):
         (high0, low0), (high1, low1) = divmod(c0 * 0xD2511F53, 2**32), divmod(c2 * 0xCD9E8D57, 2**32)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
     return [c0, c1, c2, c3]
+
+
+@pytest.mark.long
+def test_the_kernel_draws_what_the_tensor_operations_draw(monkeypatch):
+    """By Triton's interpreter: tests marked gpu compile it."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.delitem(sys.modules, "ebm_cli.philox_triton", raising=False)
+    kernel = importlib.import_module("ebm_cli.philox_triton")
+    monkeypatch.delitem(sys.modules, "ebm_cli.philox_triton")  # others get one that is compiled
+    for rows, count, row in ((1, 1, 0), (3, 7, 5), (130, 9, 2), (5, 64, 10**9), (2, 2050, 0), (0, 5, 0)):
+        key = rng.counters([stream(3, "kernel", rows).at_row(row)])[0]
+        assert torch.equal(kernel.words(rows, count, key), philox.words(rows, count, key, 0))
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)

@@ -29,6 +29,7 @@ from ebm_cli.device import ranks
 from ebm_cli.device.engine import Engine, Work
 from ebm_cli.device.loops import Loops
 from ebm_cli.device.memory import rows_at_once
+from ebm_cli.device.replay import Graphs
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, refusal
 from ebm_cli.model.base import EnergyModel
@@ -193,7 +194,8 @@ def accelerated(
     spec = replace(spec, threads=threads(spec, state.model, rows))
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}
     device = spec.applied(parts.device)
-    engine = Engine(compiled=device.engine.compiled, rows=at_once)
+    replays = device.engine.compiled and device.torch.type == "cuda"
+    engine = Graphs(at_once) if replays else Engine(compiled=device.engine.compiled, rows=at_once)
     loops = Loops(at_once, _say_compiling) if spec.compile == "ahead" else None
     return (
         replace(parts, device=replace(device, engine=engine, loops=loops)),

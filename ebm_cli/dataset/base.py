@@ -123,7 +123,10 @@ class Split:
 
     def rows(self, index: Tensor, key: AnyKey) -> Tensor:
         """x (len(index), *shape) float32; what is drawn, bits or noise, anew for each key."""
-        x = self.stored[index].float()
+        return self._values(self.stored[index], key)
+
+    def _values(self, stored: Tensor, key: AnyKey) -> Tensor:
+        x = stored.float()
         x = x if self.scale == 1 else x / self.scale
         if isinstance(self.space, Real):
             return self._shaded(self.space, x, key)
@@ -138,7 +141,10 @@ class Split:
         return space.nearest(x + self.noise * rng.normal(x.shape, key.fold("noise"), x.device)) if self.noise else x
 
     def all(self) -> Tensor:
-        """The whole split. What is random about it is drawn once and for all, so results compare across runs."""
+        """The whole split. What is random about it is drawn once and for all, so results compare across runs.
+
+        It is drawn on the CPU, for a GPU draws and rounds otherwise: the rows are the same wherever a run is.
+        """
         return self._fixed(0, len(self))
 
     def pieces(self, rows: int) -> Iterator[Tensor]:
@@ -151,7 +157,8 @@ class Split:
 
     def _fixed(self, first: int, last: int) -> Tensor:
         key = rng.stream(0, "binarize", len(self)).at_row(first)
-        return self.rows(torch.arange(first, last, device=self.stored.device), key)
+        index = torch.arange(first, last, device=self.stored.device)
+        return self._values(self.stored[index].cpu(), key).to(index.device)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -45,6 +45,10 @@ class Engine:
             self._regions[function] = torch.compile(function, fullgraph=True, dynamic=False)
         return self._regions[function]  # type: ignore[return-value]
 
+    def repeated(self, function: Function) -> Function:
+        """A region `f(fixed, state, *changing)` that is called thousands of times and changes nothing in place."""
+        return self.region(function)
+
     def moving(self, transition: Callable[..., Any]) -> "Engine":
         """The engine for a loop over `transition`, its one region."""
         return self

@@ -154,23 +154,25 @@ def _form(tensors: Sequence[Tensor]) -> tuple[torch.Size, ...]:
 
 
 def flat(value: Any) -> Iterator[Tensor]:
-    """The tensors in tuples and counters, in their order."""
+    """The tensors in tuples, dictionaries and counters, in their order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Counter):
         yield value.words
     elif value is not None:
-        for inner in value:
+        for inner in value.values() if isinstance(value, dict) else value:
             yield from flat(inner)
 
 
 def filled(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same tuples and counters with these tensors in their places."""
+    """The same tuples, dictionaries and counters with these tensors in their places."""
     if isinstance(value, Tensor):
         return next(tensors)
     if isinstance(value, Counter):
         return Counter(next(tensors), value.lane)
     if value is None:
         return None
+    if isinstance(value, dict):
+        return {name: filled(each, tensors) for name, each in value.items()}
     inner = [filled(each, tensors) for each in value]
     return value._make(inner) if hasattr(value, "_make") else tuple(inner)

@@ -315,7 +315,7 @@ def _walk(
 ) -> Weighted:
     """One `stage`, a compiled region where that is possible, at each temperature k = K beta_k of `order`."""
     engine = engine if path.compiles else engine.uncompiled()
-    region, x, last = engine.region(stage), weighted[0].x, max(order)
+    region, x, last = engine.repeated(stage), weighted[0].x, max(order)
     betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
     keys = engine.keys([key.fold(k) for k in order], x.device)
     way = "annealing: temperature" if order.step > 0 else "annealing back, for RAISE: temperature"

@@ -16,10 +16,10 @@ from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods, wi
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
-from ebm_cli.log_z.paths import Path
+from ebm_cli.log_z.paths import Beta, Path
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import moved
 from ebm_cli.terminal import followed
@@ -188,7 +188,7 @@ def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engin
     """Up the ladder with so many chains, rungs and transitions at every rung."""
     chains, rungs, steps = size
     engine = engine if path.compiles else engine.uncompiled()
-    move = engine.region(path.move)
+    move = engine.repeated(_move)
     state = path.observe(path.start(chains, key.fold("start")))
     betas = (torch.arange(rungs + 1, dtype=torch.float64) / rungs).to(state.x).unbind()
     up, means, down, alive = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
@@ -197,7 +197,7 @@ def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engin
         up.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
         late = list[Tensor]()
         for step, each in enumerate(engine.keys([key.fold(rung, step) for step in range(steps)], state.x.device)):
-            state = move(state, betas[rung], each)
+            state = move(path, state, betas[rung], each)
             if step >= steps // 2:
                 late.append(path.log_ratio(state, betas[rung], betas[rung - 1]))
         down.append(late[-1])
@@ -205,6 +205,10 @@ def climbed(path: Path[Any], size: tuple[int, int, int], key: Key, engine: Engin
         alive.append(moved(began, state.x).double().mean())
     u = [torch.stack(looks).double().cpu() for looks in (up, means, down)]
     return Climb(u[0], u[1], u[2], torch.stack(alive).cpu())
+
+
+def _move(path: Path[Any], state: Any, beta: Beta, key: AnyKey) -> Any:
+    return path.move(state, beta, key)
 
 
 def bennett(up: Tensor, down: Tensor) -> Tensor:

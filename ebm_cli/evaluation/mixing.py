@@ -221,7 +221,7 @@ class Moving:
 
     def advance(self, until: int) -> tuple[Tensor, Info]:
         """Step until step number `until`; where the chains were before the last step, and what that said of itself."""
-        before, info, step = self.x, Info(), self.engine.region(self.sampler.step)
+        before, info, step = self.x, Info(), self.engine.repeated(self.sampler.step)
         _wait(self.x)
         began = time.perf_counter()
         keys = [self.key.fold(i) for i in range(self.step, until)]

@@ -146,7 +146,7 @@ def _transitions(
     sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine
 ) -> tuple[Tensor, Info]:
     """Compiled, each transition is one region, and nothing in the loop waits for the device."""
-    step = engine.region(sampler.step)
+    step = engine.repeated(sampler.step)
     state = sampler.init(model, x)
     total: Info = {}
     for taken, key in enumerate(keys):
@@ -185,7 +185,7 @@ def followed(
     The state is kept from one to the next, so that a schedule and replicas of the sampler go on.
     """
     engine = engine_for(sampler, model, engine)
-    step, state, moves = engine.region(sampler.step), sampler.init(model, x), engine.keys(keys, x.device)
+    step, state, moves = engine.repeated(sampler.step), sampler.init(model, x), engine.keys(keys, x.device)
     taken, told = 0, terminal.followed(moves, "chains: step")
     for due in looks:
         for number, key in enumerate(islice(told, due - taken), taken):

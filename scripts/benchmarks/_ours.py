@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from _case import AbsentError
 from _command import ROOT
 from torch import Tensor
 
@@ -13,9 +14,10 @@ from ebm_cli import registry
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Engine
+from ebm_cli.device.replay import Graphs
 from ebm_cli.space import Binary
+from ebm_cli.training import cuda_graph, step
 from ebm_cli.training import state as training
-from ebm_cli.training import step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISIONS = (
@@ -63,7 +65,7 @@ def component(group: str, name: str, **changed: Any) -> Any:
 @cache
 def engine(*, compiled: bool) -> Engine:
     """One of each kind in the process: another compiled one would forget the code of the first."""
-    return Engine(compiled=compiled)
+    return Graphs(2**62) if compiled and DEVICE.type == "cuda" else Engine(compiled=compiled)
 
 
 def device(precision: str, *, compiled: bool) -> Device:
@@ -75,6 +77,11 @@ def training_step(
     size: Size, precision: str = "fp32", *, compiled: bool = True, rows: int = 6000
 ) -> Callable[[], None]:
     """One whole update, drawing the batch and reporting the metrics included, of an RBM with SGD."""
+    return _updates(*rbm_run(size, device(precision, compiled=compiled), rows))
+
+
+def rbm_run(size: Size, where: Device, rows: int = 6000) -> tuple[training.Parts, training.TrainState]:
+    """The run that these are updates of, before its first step."""
     registry.load_components()
     config = {
         "dataset": configuration("dataset", "digits"),
@@ -87,17 +94,30 @@ def training_step(
     }
     space = Binary((size.sites,))
     split = Split(space, binary_rows(rows, size.sites), scale=1.0, stochastic=False, labels=None)
-    return updates(config, Data(space, split, None, split), size.batch, device(precision, compiled=compiled))
+    return run_of(config, Data(space, split, None, split), size.batch, where)
 
 
 def updates(config: dict[str, dict[str, Any]], data: Data, batch_size: int, where: Device) -> Callable[[], None]:
     """One whole update of the run that this configuration describes."""
-    parts, state = run_of(config, data, batch_size, where)
+    return _updates(*run_of(config, data, batch_size, where))
 
+
+def _updates(
+    parts: training.Parts, state: training.TrainState, how: step.Execution | None = None
+) -> Callable[[], None]:
     def update() -> None:
-        step.train_step(parts, state)
+        step.train_step(parts, state, how)
 
     return update
+
+
+def graphed_step(size: Size, precision: str) -> Callable[[], None]:
+    """One whole update as a GPU takes it, one CUDA graph; AbsentError where that does not reproduce the plain step."""
+    parts, state = rbm_run(size, device(precision, compiled=True), max(6000, size.batch))
+    how, said = cuda_graph.execution(parts, state)
+    if said:
+        raise AbsentError(said)
+    return _updates(parts, state, how)
 
 
 def run_of(

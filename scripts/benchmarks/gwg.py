@@ -34,10 +34,10 @@ def ising() -> EnergyModel:
     return model.to(DEVICE)
 
 
-def ours(make: Callable[[], EnergyModel], sampler: str, *, compiled: bool = True) -> Contender:
+def ours(make: Callable[[], EnergyModel], chains: int, sampler: str, *, compiled: bool = True) -> Contender:
     """STEPS steps in a row, as training and sampling take them; seconds of one."""
     model, kernel, begin = make(), component("sampler", sampler), [0]
-    x = model.space.noise(CHAINS, stream(0, "x"), DEVICE)
+    x = model.space.noise(chains, stream(0, "x"), DEVICE)
 
     def steps() -> None:
         begin[0] += 1
@@ -46,10 +46,10 @@ def ours(make: Callable[[], EnergyModel], sampler: str, *, compiled: bool = True
     return steps
 
 
-def plain(make: Callable[[], EnergyModel]) -> Contender:
+def plain(make: Callable[[], EnergyModel], chains: int) -> Contender:
     """Algorithm 1 of Grathwohl et al. 2021 as it is written, by automatic differentiation."""
     model = make()
-    x = model.space.noise(CHAINS, stream(0, "x"), DEVICE).flatten(1)
+    x = model.space.noise(chains, stream(0, "x"), DEVICE).flatten(1)
     spins, shape = isinstance(model.space, Spin), model.space.shape
 
     def f(x: Tensor) -> Tensor:
@@ -80,21 +80,23 @@ def plain(make: Callable[[], EnergyModel]) -> Contender:
     return steps
 
 
-def makers(make: Callable[[], EnergyModel], quick: bool) -> Mapping[str, Maker]:
+def makers(make: Callable[[], EnergyModel], chains: int, quick: bool) -> Mapping[str, Maker]:
     """GWG each way; discrete Langevin and, on the lattice, its checkerboard beside it."""
     found: dict[str, Maker] = {
-        OURS: partial(ours, make, "gwg"),
-        "ours, eager": partial(ours, make, "gwg", compiled=False),
-        "plain": partial(plain, make),
-        "ours, DMALA": partial(ours, make, "dmala"),
+        OURS: partial(ours, make, chains, "gwg"),
+        "ours, eager": partial(ours, make, chains, "gwg", compiled=False),
+        "plain": partial(plain, make, chains),
+        "ours, DMALA": partial(ours, make, chains, "dmala"),
     }
-    return found | {"ours, block Gibbs": partial(ours, make, "block_gibbs")}
+    return found | {"ours, block Gibbs": partial(ours, make, chains, "block_gibbs")}
 
 
 def case(name: str, make: Callable[[], EnergyModel], what: str) -> Case:
     """At least twice as fast as the pseudo-code."""
     title = f"{STEPS} steps of Gibbs-with-Gradients, {CHAINS} chains of {what}; other samplers beside it."
-    return Case(f"gwg_{name}", title, partial(makers, make), (times_faster("plain", OURS, 2.0),), OURS, rounds=15)
+    return Case(
+        f"gwg_{name}", title, partial(makers, make, CHAINS), (times_faster("plain", OURS, 2.0),), OURS, rounds=15
+    )
 
 
 CASES = (case("rbm", rbm, "an RBM, 784-500"), case("ising", ising, "an Ising model on a 50 x 50 torus"))

@@ -237,8 +237,8 @@ MUTANTS = [
     Mutant(
         "bridge: the next rung's ratio",
         "evaluation/bridge.py",
-        "state = move(state, betas[rung], each)",
-        "state = move(state, betas[rung - 1], each)",
+        "state = move(path, state, betas[rung], each)",
+        "state = move(path, state, betas[rung - 1], each)",
         "bridge::test_log_z_of_enumerable_models",
     ),
     Mutant(

@@ -175,6 +175,27 @@ MUTANTS = [
         "philox: nine rounds", "philox.py", "for _ in range(10):", "for _ in range(9):", "philox::test_known_answers"
     ),
     Mutant(
+        "philox: the kernel's key stands still",
+        "philox_triton.py",
+        "k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85",
+        "k0, k1 = k0, k1",
+        "philox::test_the_kernel_draws_what_the_tensor_operations_draw",
+    ),
+    Mutant(
+        "philox: the kernel begins at row 0",
+        "philox_triton.py",
+        "(row + tl.load(key + 4)).to(tl.uint32)",
+        "row.to(tl.uint32)",
+        "philox::test_the_kernel_draws_what_the_tensor_operations_draw",
+    ),
+    Mutant(
+        "philox: the kernel writes beyond a row",
+        "philox_triton.py",
+        "inside & (block + 2 * blocks < count)",
+        "inside",
+        "philox::test_the_kernel_draws_what_the_tensor_operations_draw",
+    ),
+    Mutant(
         "philox: multipliers exchanged",
         "philox.py",
         "c0 * _M0, c2 * _M1",

@@ -9,7 +9,7 @@ PACKAGE = ROOT / "ebm_cli"
 
 # From the bottom up. A file imports only from lines above its own, or from its own folder.
 LAYERS = """
-errors philox signals functional
+errors philox philox_triton signals functional
 rng
 registry space graph markov
 record
