@@ -72,11 +72,11 @@ def test_what_a_model_is_above_them_has_the_error_of_paired_rows():
 
 
 @pytest.mark.quick("bridge", "pseudo_likelihood", "exact")
-@pytest.mark.parametrize("name", ["exact", "ais", "pseudo_likelihood", "bridge"])
+@pytest.mark.parametrize("name", ["exact", "ais", "pseudo_likelihood", "bridge", "trajectory"])
 def test_every_likelihood_has_the_difference_to_its_own_rows(name):
     """The mean of what it says of each row, minus what they say of the same rows."""
     about = subject(target("rbm-binary"))
-    few = {"chains": 20, "bootstrap": 100, "raise_points": 2, "raise_chains": 2, "rungs": 4, "steps": 3}
+    few = {"chains": 20, "bootstrap": 100, "raise_points": 2, "raise_chains": 2, "rungs": 4, "steps": 3, "rounds": 40}
     keys = {key: few[key] for key in component("evaluation", name).__dataclass_fields__ if key in few}
     found = component("evaluation", name, **keys).evaluate(about)
     (rows,) = (each for metric, each in found.by_row.items() if "likelihood" in metric)
@@ -85,7 +85,7 @@ def test_every_likelihood_has_the_difference_to_its_own_rows(name):
     assert found.metrics[f"{name}/above_independent"] == pytest.approx(rows.mean().item() - beside, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["exact", "ais", "bridge", "density_2d"])
+@pytest.mark.parametrize("name", ["exact", "ais", "bridge", "density_2d", "trajectory"])
 def test_every_likelihood_is_in_the_units_of_the_data(name):
     """The figure, the rows it is the mean of, and the independent units beside it, which this model is."""
     units = Units((3.0, -1.0), (1e4, 0.05))
@@ -96,7 +96,8 @@ def test_every_likelihood_is_in_the_units_of_the_data(name):
     model = product(data.space, *moments(split)).float()
     sampler = component("sampler", "mala")
     about = dataclasses.replace(subject(model, data=data), sampler=sampler)
-    few = {"chains": 100, "temperatures": 10, "bootstrap": 100, "raise_points": 0, "rungs": 4, "steps": 3, "side": 80}
+    few = {"chains": 100, "temperatures": 10, "bootstrap": 100, "raise_points": 0, "rungs": 4, "steps": 3, "rounds": 9}
+    few |= {"side": 80, "warmup": 0}
     keys = {key: few[key] for key in component("evaluation", name).__dataclass_fields__ if key in few}
     found = measured(component("evaluation", name, **keys), about)
     about_rows = independent(about, split.all())

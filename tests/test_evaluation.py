@@ -44,6 +44,7 @@ SMALLER_YET = {
     "inpaint": {"steps": 3},
     "long_run": {"steps": 20, "frames": 4},
     "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},
+    "trajectory": {"rounds": 10},
     "tempering": {"warmup": 5, "steps": 5},
     "mixing_time": {"chains": 400, "max_steps": 2},
     "resample": {"steps": 20},

@@ -21,6 +21,7 @@ from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.bracket import contradictions
 from ebm_cli.log_z import enumeration
+from ebm_cli.log_z.trajectory import resampled
 from ebm_cli.rng import stream
 from ebm_cli.running import log_z
 from ebm_cli.space import Binary, Categorical, Spin
@@ -60,7 +61,7 @@ def test_a_share_of_the_work_of_training_is_spent():
 
 def test_resampled_chains_are_as_many_as_their_weights_say():
     log_w = torch.randn(50, generator=torch.Generator().manual_seed(3)).double() * 2
-    often = torch.bincount(log_z.resampled(log_w, stream(4)), minlength=50)
+    often = torch.bincount(resampled(log_w, stream(4)), minlength=50)
     share = 50 * log_w.softmax(0)
     assert ((often - share).abs() < 1).all()
     assert often.sum() == 50

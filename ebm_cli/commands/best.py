@@ -182,7 +182,7 @@ def _measured(trained: Trained, metric: str | None) -> Sides:
 
 def _seen(trained: Trained, parts: Parts, evaluation: Evaluation, metric: str) -> Seen | None:
     """On the validation rows of these parts, as it was measured while training and with the same draws."""
-    subject = subject_of(parts, trained.state, "valid", metric.split("/")[0])
+    subject = subject_of(parts, trained.state, "valid", metric.split("/")[0], trained.run)
     with evaluation_precision():
         result = measured(evaluation.while_it_trains(), subject)
     found = on_split(result.metrics, "valid")

@@ -23,6 +23,7 @@ _BY = {
     "exact": "exact, by summing over all states",
     "ais": "annealed importance sampling, which errs upwards, and RAISE below it",
     "bridge": "Bennett's acceptance ratio over a ladder of temperatures, 95 % interval of log Z",
+    "trajectory": "Bennett's acceptance ratio along the checkpoints of the run, 95 % interval of log Z",
 }
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from ebm_cli.rng import stream
 from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
+from ebm_cli.training import passed
 from ebm_cli.training.state import Parts, TrainState
 
 
@@ -69,7 +71,7 @@ def measured(config: Mapping[str, Any]) -> Run:
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
-        findings, images, texts = _evaluate(parts, trained.state, chosen, asked)
+        findings, images, texts = _evaluate(trained.run, parts, trained.state, chosen, asked)
         finishing()
         _write(home, trained, asked, time.perf_counter() - began, findings)
         home.write_all("", images, texts)
@@ -110,7 +112,7 @@ def _json_first(path: Path) -> tuple[bool, str]:
 
 
 def _evaluate(
-    parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings
+    run: Run, parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings
 ) -> tuple[Findings, dict[str, Any], dict[str, str]]:
     model, findings = state.averaged_model(), Findings()
     images: dict[str, Any] = {}
@@ -118,8 +120,9 @@ def _evaluate(
 
     def subject(name: str) -> Subject:
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
+        before, sampler = partial(passed.models, run, state), parts.components.sampler
         return Subject(
-            model, parts.data, asked.split, parts.components.sampler, state.chains(), key, parts.device, state.auxiliary
+            model, parts.data, asked.split, sampler, state.chains(), key, parts.device, state.auxiliary, before
         )
 
     for result in one_by_one(chosen, subject, findings):

@@ -9,7 +9,13 @@ from ebm_cli.evaluation.bracket import doubt
 from ebm_cli.record import files
 from ebm_cli.record.run import Run
 
-_BY = {"exact": "exact", "density_2d": "the map", "bridge": "bridge sampling", "ais": "AIS"}
+_BY = {
+    "exact": "exact",
+    "density_2d": "the map",
+    "trajectory": "the trajectory",
+    "bridge": "bridge sampling",
+    "ais": "AIS",
+}
 """Evaluations that find log Z, the most trustworthy first."""
 
 

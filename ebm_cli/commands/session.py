@@ -47,6 +47,7 @@ from ebm_cli.training.early import Early
 from ebm_cli.training.loop import Restored, Schedule, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
+_ENOUGH = 10  # checkpoints
 USUAL = {"exact", "ais", "pseudo_likelihood", "chains", "samples"}  # what is measured where nothing was chosen
 
 
@@ -127,7 +128,8 @@ def prepare(request: Request, job: Job) -> Session:
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     few = watch.remark(len(state.store)) if watch is not None else None
-    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *([few] if few else [])]
+    doubts = [remark for remark in (few, few_checkpoints(kept, schedule, loop.steps)) if remark]
+    home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *doubts]
     early = Early(watch)
     return Session(
         parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early, along
@@ -235,6 +237,19 @@ def check_complete_data(chosen: Mapping[str, Evaluation], data: Data) -> None:
         missing = evaluation.refusal_of_data(data)
         if missing:
             raise UserError(f"evaluation={name}: {missing}")
+
+
+def few_checkpoints(chosen: Mapping[str, Evaluation], schedule: Schedule, steps: int) -> str | None:
+    """That too few checkpoints will be left for an evaluation which goes along them, or None."""
+    names = [name for name, evaluation in chosen.items() if evaluation.goes_by_checkpoints]
+    often = steps // schedule.save_every if schedule.save_every else 1
+    kept = schedule.log_spaced + min(schedule.keep_last, often)
+    if not names or kept >= min(_ENOUGH, steps):
+        return None
+    return (
+        f"evaluation={names[0]} goes along the checkpoints, of which only the last {kept} will be left; with "
+        "checkpoint.log_spaced=50 some from all along stay"
+    )
 
 
 def open_record(session: Session, request: Request) -> None:

@@ -273,7 +273,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
     parts, state, step = session.parts, session.state, session.state.step
 
     def subject(name: str) -> Subject:
-        return subject_of(parts, state, "test", f"final {name}")
+        return subject_of(parts, state, "test", f"final {name}", session.run)
 
     with judged(session.trained, session.reporting.checkpoint) as chosen:
         chosen.note(findings)

@@ -59,15 +59,15 @@ def log_z_error(place: str, known: Mapping[str, float]) -> float:
 
 
 def _bounds(name: str, middle: float, known: Mapping[str, float]) -> tuple[float, float]:
-    """RAISE and AIS; of a bound, one side alone; of bridge sampling its 95 % interval; else the value itself."""
+    """RAISE and AIS; of a bound, one side alone; of Bennett's ratios their 95 % interval; else the value itself."""
     if name == "ais":
         lower = known.get("raise/log_likelihood", -math.inf)
         return min(lower, middle), max(lower, middle)
     if name == "dbn_bound":
         return middle, math.inf
-    if name == "bridge" and "bridge/log_z_low" in known:
-        total = middle + known["bridge/log_z"]
-        return total - known["bridge/log_z_high"], total - known["bridge/log_z_low"]
+    if name in ("bridge", "trajectory") and f"{name}/log_z_low" in known:
+        total = middle + known[f"{name}/log_z"]
+        return total - known[f"{name}/log_z_high"], total - known[f"{name}/log_z_low"]
     return middle, middle
 
 
@@ -98,6 +98,7 @@ def legend(found: Sequence[Likelihood]) -> list[str]:
     forms = {
         "ais": "[RAISE, AIS], a lower and an upper bound",
         "bridge": "[,] the 95 % interval by bridge sampling",
+        "trajectory": "[,] the 95 % interval along the checkpoints of the run",
         "dbn_bound": "at least: a lower bound",
         "perplexity": "log p / D of documents, between the bounds on their perplexity",
     }

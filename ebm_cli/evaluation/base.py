@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -45,6 +45,7 @@ class Subject:
     key: Key
     device: Device = CPU
     auxiliary: Auxiliary | None = None  # what the objective trained beside the model
+    passed: Callable[[], Mapping[int, EnergyModel]] = dict  # models of the checkpoints before, read when asked for
 
     @property
     def held_out(self) -> Split:
@@ -106,6 +107,8 @@ class Evaluation(ABC):
     """Whether it measures models of documents."""
     moves_anywhere: ClassVar[bool] = False
     """Whether it moves chains that begin as noise, wherever the model has a density."""
+    goes_by_checkpoints: ClassVar[bool] = False
+    """Whether it needs many of the checkpoints before."""
     asks_for_energy: ClassVar[bool] = True
     """Whether it computes energies of the model's configurations."""
     standing: ClassVar[int] = 90

@@ -6,6 +6,7 @@ from typing import Any
 JUDGES = {
     "exact": "exact log-likelihood",
     "density_2d": "log-likelihood by the map",
+    "trajectory": "log-likelihood along the checkpoints",
     "ais": "log-likelihood by AIS",
     "bridge": "log-likelihood by bridge sampling",
     "dbn_bound": "lower bound on the log-likelihood",
@@ -16,7 +17,7 @@ JUDGES = {
 LIKELIHOODS = JUDGES.keys() - {"pseudo_likelihood"}
 WIDE = 1.0  # nats between the ends, from which on they are said to differ
 _SURE = 2  # standard errors
-_BOUNDED = {"ais": "AIS", "bridge": "bridge sampling"}  # by RAISE
+_BOUNDED = {"ais": "AIS", "bridge": "bridge sampling", "trajectory": "the trajectory"}  # by RAISE
 _FEW = 5  # one chain in so many
 AGREEMENT = 0.05  # nats: less is the noise of the estimates
 _ERROR = 0.5  # nats
@@ -104,7 +105,7 @@ def _along(values: Mapping[str, Any]) -> str | None:
     """By the most trustworthy of the evaluations that have an interval of log Z, if it lies apart from that of chains
     which followed the model while it trained."""
     ends = ("log_z", "log_z_low", "log_z_high")
-    names = [name for name in ("bridge", "ais") if all(f"{name}/{end}" in values for end in ends)]
+    names = [name for name in ("trajectory", "bridge", "ais") if all(f"{name}/{end}" in values for end in ends)]
     if not names or not all(f"running/{end}" in values for end in ends):
         return None
     (here, low, high), (there, least, most) = ([values[f"{of}/{end}"] for end in ends] for of in (names[0], "running"))

@@ -14,6 +14,7 @@ _NAMES = {
     "ais": "AIS, errs high",
     "raise": "RAISE, errs low",
     "bridge": "bridge sampling",
+    "trajectory": "along the checkpoints",
     "dbn_bound": "lower bound",
 }
 

@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli import rng
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.ais import forward, likelihood, weight_ess
@@ -16,9 +15,9 @@ from ebm_cli.evaluation.base import Subject, on_split, without_density
 from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.table import Numbers, log_z_line
 from ebm_cli.functional import log_mean_exp
+from ebm_cli.log_z.trajectory import resampled
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable, Normalised
 from ebm_cli.registry import register
-from ebm_cli.rng import Key
 from ebm_cli.running.base import Kept, Running
 from ebm_cli.sampler.base import Sampler, transitions
 from ebm_cli.space import Counts
@@ -190,13 +189,6 @@ def of_ratio(log_w: Tensor, log_ratio: Tensor) -> Tensor:
     v = log_w.softmax(0)
     relative = (log_ratio - (v.log() + log_ratio).logsumexp(0)).exp()
     return (v.square() * (relative - 1).square()).sum()
-
-
-def resampled(log_w: Tensor, key: Key) -> Tensor:
-    """Which chains there are n of in proportion to w, (n,): those at (u + i) / n of the cumulated w, one u for all."""
-    n = len(log_w)
-    at = (torch.arange(n, device=log_w.device) + rng.uniform((1,), key, log_w.device, log_w.dtype)) / n
-    return torch.searchsorted(log_w.softmax(0).cumsum(0), at).clamp_max(n - 1)
 
 
 def _finite(kept: Kept) -> bool:

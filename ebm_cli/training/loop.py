@@ -29,7 +29,7 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.training import cuda_graph, long_step, whole_step
+from ebm_cli.training import cuda_graph, long_step, passed, whole_step
 from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
 from ebm_cli.training.sparse import Sparse
@@ -144,7 +144,8 @@ class Recorder:
         findings, split = Findings(), "valid" if parts.data.valid else "train"
         for name, evaluation in self.evaluations.items():
             if evaluation.while_training:
-                findings.made(name, evaluation.while_it_trains(), subject_of(parts, state, split, name))
+                about = subject_of(parts, state, split, name, self.run)
+                findings.made(name, evaluation.while_it_trains(), about)
         self._say([f"evaluation {name} failed: {why}" for name, why in findings.failed.items()], state.step)
         values = findings.numbers | self.along.of_rows(partial(subject_of, parts, state, split, "running"), state)
         if values:
@@ -276,13 +277,15 @@ def newest(values: Mapping[str, float], monitor: str | None) -> dict[str, float]
     return {short(key): values[key]}
 
 
-def subject_of(parts: Parts, state: TrainState, split: str, purpose: str) -> Subject:
-    """What an evaluation sees of a training run; it draws from its own keys, so it cannot change the training."""
+def subject_of(parts: Parts, state: TrainState, split: str, purpose: str, run: Run | None = None) -> Subject:
+    """What an evaluation sees of a training run, with the checkpoints of `run`.
+
+    It draws from its own keys, so it cannot change the training.
+    """
     key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
-    model = state.averaged_model()
-    return Subject(
-        model, parts.data, split, parts.components.sampler, state.chains(), key, parts.device, state.auxiliary
-    )
+    model, sampler = state.averaged_model(), parts.components.sampler
+    before = dict if run is None else partial(passed.models, run, state)
+    return Subject(model, parts.data, split, sampler, state.chains(), key, parts.device, state.auxiliary, before)
 
 
 @dataclass(frozen=True)

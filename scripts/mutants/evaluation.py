@@ -1165,4 +1165,25 @@ MUTANTS = [
         "if False else",
         "tempering::test_too_few_temperatures_are_said_to_be_so",
     ),
+    Mutant(
+        "trajectory: its error is that of one pair",
+        "evaluation/trajectory.py",
+        "/ slope[:, None]).sum(0) *",
+        "/ slope[:, None])[0] *",
+        "trajectory::test_chains_that_keep_to_their_modes_are_noticed",
+    ),
+    Mutant(
+        "trajectory: chains in their modes look as at equilibrium",
+        "evaluation/trajectory.py",
+        "(up * up.sigmoid() + down * down.sigmoid() - down)",
+        "(0 * down)",
+        "trajectory::test_chains_that_keep_to_their_modes_are_noticed",
+    ),
+    Mutant(
+        "trajectory: a ratio of what shares nothing",
+        "evaluation/trajectory.py",
+        "if 2 * self.chains * overlap.min() < 1 or",
+        "if",
+        "trajectory::test_what_lies_too_far_apart_has_no_figures",
+    ),
 ]

@@ -233,4 +233,25 @@ MUTANTS = [
         "lost.nonzero().flip(0).unbind(1)",
         "ising::test_strong_couplings_of_both_signs_do_not_underflow",
     ),
+    Mutant(
+        "trajectory: exchanges are taken where they should be refused",
+        "log_z/trajectory.py",
+        "(u.log() < up - down)",
+        "(u.log() < down - up)",
+        "trajectory::test_a_round_leaves_each_rung_its_law",
+    ),
+    Mutant(
+        "trajectory: every second pair is exchanged in no round",
+        "log_z/trajectory.py",
+        "torch.arange(len(up)) % 2 == number % 2",
+        "torch.arange(len(up)) % 2 == 0",
+        "trajectory::test_a_round_leaves_each_rung_its_law",
+    ),
+    Mutant(
+        "trajectory: a rung only once exchanges are too few",
+        "log_z/trajectory.py",
+        "rung = models[number - 1]",
+        "rung = models[number]",
+        "trajectory::test_rungs_are_as_few_as_exchange_often_enough",
+    ),
 ]
