@@ -278,14 +278,14 @@ class StepDisplay:
         """Steps per second since the first report, before it since the loop began."""
         return (step - self.first) / max(1e-9, time.perf_counter() - self.started)
 
-    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+    def show(self, step: int, metrics: Mapping[str, float | str]) -> None:
         """The newest numbers, how fast the loop is and how long it will take."""
         beside = _beside.get()
         if beside is not None:
             beside.board.show(beside.name, step, self.total)
             return
         rate, now = self.rate(step), time.perf_counter()
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        numbers = "  ".join(f"{name} {_figure(value)}" for name, value in metrics.items())
         words: dict[str, Any] = {"rate": pace(rate), "left": time_left(self.total - step, rate), "numbers": numbers}
         if console.is_terminal:
             assert self.task is not None
@@ -298,6 +298,11 @@ class StepDisplay:
             log.info("%s", "  ".join(filter(None, (f"step {step}/{self.total}", *words.values()))))
         if not self.reported:  # what the first steps waited for, such as compiling, is no pace
             self.first, self.started, self.reported = step, now, True
+
+
+def _figure(value: float | str) -> str:
+    """A number with four digits; a word as it is."""
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def followed(items: Sequence[T], what: str) -> Iterator[T]:

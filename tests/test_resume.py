@@ -173,7 +173,7 @@ def test_evaluations_may_be_chosen_anew():
     assert set(facts(run, "summary.json")) > {"pseudo_likelihood/log_pseudo_likelihood", "status"}
     assert "samples/copies" not in facts(run, "summary.json")
     assert ebm("train resume=run evaluation=[]").code == 0
-    of_all = {"status", "steps", "seconds", "training_seconds", "ended", "judged", "judged_step", "rows"}
+    of_all = {"status", "steps", "seconds", "training_seconds", "ended", "health", "judged", "judged_step", "rows"}
     assert {key for key in facts(run, "summary.json") if not key.startswith(("units/", "baseline/"))} == of_all
 
 

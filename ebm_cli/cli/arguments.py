@@ -22,7 +22,7 @@ _OF_RUNS = {
     "transform": ("dataset", "model"),
     "export": ("dataset", "model"),
 }
-_OF_ITS_PART = re.compile(rf"((dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})|(stop|running)\.\w+)=")
+_OF_ITS_PART = re.compile(rf"((dataset|noise\.source|model)\.({'|'.join(_FILE_KEYS)})|(stop|running|health)\.\w+)=")
 _ONE_OF = (
     "dataset",
     "model",
@@ -34,6 +34,7 @@ _ONE_OF = (
     "sparsity",
     "stop",
     "running",
+    "health",
     "tracker",
     "device",
 )

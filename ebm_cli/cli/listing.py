@@ -30,6 +30,7 @@ GROUPS = {
     "sparsity": "which couplings a model has",
     "stop": "when training ends before its last step",
     "running": "what is estimated along the way",
+    "health": "whether somebody looks how training goes",
     "evaluation": "what is measured",
     "tracker": "where a run is shown",
     "device": "where it runs",

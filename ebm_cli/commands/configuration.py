@@ -19,6 +19,7 @@ from ebm_cli.device import memory
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
+from ebm_cli.health.base import Health
 from ebm_cli.record.run import LATER_GROUPS
 from ebm_cli.stop.base import Stop
 from ebm_cli.tracker import several
@@ -59,8 +60,8 @@ LOOP_KEYS = ("steps", "batch_size", "seed")
 SCHEDULE_KEYS = ("log_every", "eval_every", "save_every")
 
 FREE = (
-    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "stop", "running", "tracker",
-    "evaluation", "device", "notify", "plugins",
+    "steps", "log_every", "eval_every", "save_every", "checkpoint", "report", "stop", "running", "health",
+    "tracker", "evaluation", "device", "notify", "plugins",
 )  # fmt: skip
 """Keys that change what is recorded, how long and where it runs, but not what is trained."""
 
@@ -118,6 +119,12 @@ def stopping(config: Mapping[str, Any], components: Components) -> Stop:
         why = f"device.ranks = {ranks_wanted(config)}: sparsity changes couplings in one process alone; leave one out"
     if why:
         raise UserError(why)
+    return found
+
+
+def health(config: Mapping[str, Any]) -> Health:
+    """How it is watched whether the run goes well."""
+    found: Health = registry.build("health", {**LATER_GROUPS, **config}["health"])
     return found
 
 
@@ -188,6 +195,7 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     evaluations(config)
     components, shared = build_components(config, choice), Ranks(0, ranks_wanted(config))
     stopping(config, components)
+    health(config)
     several.built(config["tracker"])
     checks.check_shares(components.chains, loop.batch_size, shared)
     checks.check_batch(components.objective, loop.batch_size)

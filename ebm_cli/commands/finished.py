@@ -11,7 +11,7 @@ from ebm_cli.record import checkpoint, run
 from ebm_cli.record.run import Run
 
 AUTO = "auto"  # of `resume`: by a scheduler, which starts the same command again whatever became of it
-_BESIDE = ("resume", "plugins", "tracker", "device", "notify")  # where it would run, and who would be told
+_BESIDE = ("resume", "plugins", "tracker", "device", "notify", "health")  # where it would run, and who would be told
 
 
 def ended(met: str | None, steps: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ebm_cli.commands.configuration import (
     check_keys,
     choices,
     evaluations,
+    health,
     load_plugins,
     loop_and_schedule,
     merged,
@@ -44,6 +45,7 @@ from ebm_cli.tracker.base import TrackerSpec
 from ebm_cli.training import checks, long_step, whole_step
 from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
+from ebm_cli.training.health import Watcher
 from ebm_cli.training.loop import Restored, Schedule, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
@@ -68,6 +70,7 @@ class Session:
     reporting: Reporting
     early: Early
     along: Along
+    watcher: Watcher
 
     @property
     def trained(self) -> Trained:
@@ -121,9 +124,9 @@ def prepare(request: Request, job: Job) -> Session:
     check_complete_data(kept, parts.data)
     work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)
-    notes, restored = [said], None
+    notes, restored, watcher = [said], None, Watcher(health(config), parts)
     if found is not None:
-        restored = restore(found, parts, state, schedule)
+        restored = restore(found, parts, state, schedule, watcher)
         notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
         if state.step > loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
@@ -132,7 +135,8 @@ def prepare(request: Request, job: Job) -> Session:
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *doubts]
     early = Early(watch)
     return Session(
-        parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early, along
+        parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early, along,
+        watcher,
     )
 
 

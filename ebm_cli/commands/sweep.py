@@ -19,7 +19,7 @@ from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, LATER_GROUPS, Run, check_free
 from ebm_cli.signals import StopRequest
 
-BESIDE = ("hydra", "resume", "plugins", "tracker", "running", "device", "experiment", "notify")
+BESIDE = ("hydra", "resume", "plugins", "tracker", "running", "device", "experiment", "notify", "health")
 """Parts of a configuration that do not say which job it is: they change where it runs and who is told."""
 
 _HALT = "halt"

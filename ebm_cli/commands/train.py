@@ -78,7 +78,9 @@ def _begin(request: Request, job: Job, stop: StopRequest, held: ExitStack) -> in
     stop.at_once()
     stop.after_step()
     if not leads:
-        fit(session.parts, session.state, Follower(session.schedule, early=session.early), stop)
+        fit(
+            session.parts, session.state, Follower(session.schedule, early=session.early, watcher=session.watcher), stop
+        )
         return stop.exit_code or 0
     own = own or _claimed(request.directory, "hydra.run.dir = ", held)
     open_record(session, request)
@@ -123,17 +125,17 @@ class Ending:
 def _train(session: Session, own: Lease, stop: StopRequest, request: Request) -> int:
     """The run itself. Whatever ends it, its metadata say how."""
     home, state = session.run, session.state
-    meta = home.metadata()
-    meta.pop("error", None)
+    meta = {key: value for key, value in home.metadata().items() if key != "error"}
     began, spent = time.perf_counter(), {name: float(meta[name]) for name in ("seconds", "training_seconds")}
     since = {"step": state.step, "time": round(time.time(), 3)}
     device = session.parts.device.description
     about = {"status": "running", "device": device, **lease.about(), "trains_since": since}
     home.write_json("metadata.json", {**meta, **about})
-    known = _shown_as(session, meta, request)
-    tracker = together([guarded(process.apart(spec, name), known) for name, spec in session.trackers.items()])
+    shown = _shown_as(session, meta, request)
+    tracker = together([guarded(process.apart(spec, name), shown) for name, spec in session.trackers.items()])
     recorder = Recorder(
         home, own, tracker, session.schedule, session.evaluations, early=session.early, along=session.along,
+        watcher=session.watcher,
         spent=_until_now(spent),
     )  # fmt: skip
     _be_judged(recorder, session, request)
@@ -145,7 +147,8 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     finally:
         stop.noted()
         spent["seconds"] += time.perf_counter() - began
-        summary = {"status": ending.status, "steps": state.step, **_rounded(spent), **ending.results.record}
+        known = {**_rounded(spent), **session.watcher.record, **ending.results.record}
+        summary = {"status": ending.status, "steps": state.step, **known}
         kept = _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
         notice = _notice(session, request, summary, ending)
         tracker.ended(End(ending.status, ending.code, ending.why.get("error")))

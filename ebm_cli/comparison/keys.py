@@ -9,7 +9,7 @@ from ebm_cli.errors import UserError, nearest
 from ebm_cli.record.run import LATER_GROUPS
 
 NEVER = (
-    "resume", "plugins", "tracker", "hydra", "notify", "log_every", "save_every", "checkpoint.keep_last",
+    "resume", "plugins", "tracker", "hydra", "notify", "health", "log_every", "save_every", "checkpoint.keep_last",
     "checkpoint.log_spaced", "dataset.root",
 )  # fmt: skip
 """Where a run is written and shown, and where its data lie: no figure depends on them."""

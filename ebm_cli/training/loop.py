@@ -32,6 +32,7 @@ from ebm_cli.tracker.base import Tracker
 from ebm_cli.training import cuda_graph, long_step, passed, whole_step
 from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
+from ebm_cli.training.health import Watcher
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Best, Parts, TrainState
 from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
@@ -82,6 +83,7 @@ class Recorder:
     ended: bool = False  # the judge has ended the run
     early: Early = field(default_factory=Early)
     along: Along = field(default_factory=Along)
+    watcher: Watcher = field(default_factory=Watcher)
     spent: Callable[[], Mapping[str, float]] = dict  # seconds until this moment, kept in case the process is killed
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
@@ -114,6 +116,10 @@ class Recorder:
         self.run.append_metrics(step, values)
         self.tracker.log(step, finite(values))
         self._say(infinite(values), step)
+
+    def judged(self, state: TrainState) -> dict[str, float]:
+        """What the watcher finds."""
+        return self.watcher.look(state)
 
     def logged(self, name: str) -> list[float]:
         """The numbers that a metric had so far."""
@@ -206,13 +212,17 @@ class Recorder:
         self.lease.check()
         if state.step == 0 and checkpoint.steps(self.run.checkpoints):
             return  # a run of no steps was resumed
-        checkpoint.save(self.run.checkpoints, state.step, state.tensors(), recorded(self.run, parts.data, state.best))
+        checkpoint.save(self.run.checkpoints, state.step, state.tensors(), self._recorded(parts.data, state.best))
         first = {} if self.saved else {"checkpoint": state.step}  # so that its loss would be noticed
         self.saved = True
         if facts := {**first, **self.spent()}:
             self.run.update_metadata(**facts)
         protected = self.ladder | ({state.best.step} if state.best else set())
         checkpoint.prune(self.run.checkpoints, state.step, self.schedule.keep_last, protected)
+
+    def _recorded(self, data: Data, best: Best | None) -> dict[str, Any]:
+        own = {"health": self.watcher.saved()} if self.watcher.health.period else {}
+        return recorded(self.run, data, best) | own
 
 
 def recorded(run: Run, data: Data, best: Best | None) -> dict[str, Any]:
@@ -237,6 +247,7 @@ class Follower:
     ended: bool = False
     early: Early = field(default_factory=Early)
     along: Along = field(default_factory=Along)  # which follows nothing
+    watcher: Watcher = field(default_factory=Watcher)
 
     def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
         """The rungs that lie ahead."""
@@ -252,6 +263,10 @@ class Follower:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Not recorded."""
+
+    def judged(self, state: TrainState) -> dict[str, float]:
+        """Rank 0 does."""
+        return {}
 
     def logged(self, name: str) -> list[float]:
         """Rank 0 knows."""
@@ -290,15 +305,15 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str, run: R
 
 @dataclass(frozen=True)
 class Restored:
-    """What a resumed run goes on from."""
+    """What a resumed run goes on from. `health` is what a watcher had remembered, None if there was none."""
 
     metrics_bytes: int  # of metrics.jsonl when its checkpoint was saved
     behind: bool  # more was recorded than that checkpoint knows of
     notes: list[str]
 
 
-def restore(run: Run, parts: Parts, state: TrainState, schedule: Schedule) -> Restored:
-    """Load the newest valid checkpoint into the state; with a sentence for each newer, invalid one.
+def restore(run: Run, parts: Parts, state: TrainState, schedule: Schedule, watcher: Watcher) -> Restored:
+    """Load the newest valid checkpoint into the state and the watcher; with a sentence for each newer, invalid one.
 
     A run that stopped before its first checkpoint stays at step 0. Raises UserError if checkpoints are lost, if none is
     valid, or if the data are not those it was trained on.
@@ -317,7 +332,9 @@ def restore(run: Run, parts: Parts, state: TrainState, schedule: Schedule) -> Re
         best = found.numbers["best"]
         state.best = Best(int(best["step"]), float(best["value"]), _text(best.get("metric"))) if best else None
         size = int(found.numbers["metrics_bytes"])
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        if "health" in found.numbers:
+            watcher.load(found.numbers["health"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
     run.check_metrics(size, found.numbers.get("metrics_sha256"))
     behind = bool(reasons) or run.recorded_step() > found.step
@@ -385,7 +402,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             if _attend(sparse, recorder, due, last):
                 saved = state.step
             _display(display, recorder, state.step, last)
-        _checked(parts, state, unread)
+        _read(parts, state, recorder, unread)
         gather_chains(parts, state)
         if saved != state.step:
             recorder.save(parts, state)
@@ -400,6 +417,7 @@ class Due(NamedTuple):
     follows: bool
     evaluates: bool
     looks: bool
+    judges: bool
     changes: bool
     saves: bool
 
@@ -407,18 +425,19 @@ class Due(NamedTuple):
 def _due_at(recorder: Recorder | Follower, sparse: Sparse, step: int, total: int) -> Due:
     schedule = recorder.schedule
     logs, evaluates = _due(step, schedule.log_every, total), _due(step, schedule.eval_every, total)
-    follows = recorder.along.due(step, evaluates=evaluates)
+    follows, judges = recorder.along.due(step, evaluates=evaluates), recorder.watcher.due(step, total)
     looks, changes = recorder.early.due(step, total), sparse.due(step)
-    return Due(logs, follows, evaluates, looks, changes, recorder.saves(step, total))
+    return Due(logs, follows, evaluates, looks, judges, changes, recorder.saves(step, total))
 
 
 def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Report) -> bool:
     """Do what is due; whether a checkpoint was saved, after all that is logged at this step."""
     parts, state = sparse.parts, sparse.state
-    if due.logs:
-        recorder.metrics(state.step, last.numbers())
-    if due.evaluates or due.looks or due.saves:
+    if due.evaluates or due.looks or due.saves or (due.judges and recorder.watcher.probes(state.step)):
         gather_chains(parts, state)
+    said = recorder.judged(state) if due.judges else {}
+    if due.logs or said:
+        recorder.metrics(state.step, {**(last.numbers() if due.logs else {}), **said})
     if due.follows:
         recorder.follow(parts, state)
     better = due.evaluates and recorder.evaluate(parts, state)
@@ -461,7 +480,8 @@ def _execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
 def _display(display: StepDisplay, recorder: Recorder | Follower, step: int, last: Report) -> None:
     """The progress line of a step that was logged, once all that was due at it is done."""
     if _due(step, recorder.schedule.log_every, display.total):
-        display.show(step, {**_shown(last.numbers()), **recorder.newest, **recorder.early.shown})
+        found = {**_shown(last.numbers()), **recorder.newest, **recorder.early.shown}
+        display.show(step, {**found, **recorder.watcher.shown})
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, float]:
@@ -472,15 +492,25 @@ def _shown(values: Mapping[str, float]) -> dict[str, float]:
 
 def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread: list[Report]) -> list[Report]:
     """What the steps say, which waits for the device: were they healthy, did the chains move? None is left."""
-    _checked(parts, state, unread)
+    try:
+        numbers = _checked(parts, state, unread)
+    except RunError as error:
+        recorder.watcher.failed(str(error))
+        raise
+    if unread:
+        names = unread[0].values.names
+        recorder.watcher.take(names, numbers[:, : len(names)])
     recorder.look(unread, last=state.step == parts.loop.steps)
     return []
 
 
-def _checked(parts: Parts, state: TrainState, reports: list[Report]) -> None:
-    """Raises RunError for a step that was not healthy, with what the scale of the data may have to do with it."""
+def _checked(parts: Parts, state: TrainState, reports: list[Report]) -> Tensor:
+    """What they say, as `check` has it.
+
+    Raises RunError for a step that was not healthy, with what the scale of the data may have to do with it.
+    """
     try:
-        check(state, reports, parts.components.objective, parts.components.sampler)
+        return check(state, reports, parts.components.objective, parts.components.sampler)
     except RunError as error:
         why = tables.scale(parts.data)
         raise RunError(f"{error}. The data may be at fault: {why}" if why else str(error)) from error

@@ -313,14 +313,16 @@ def update(objective: Objective, weights: Weights, model: EnergyModel, rows: Gra
 
 def check(
     state: TrainState, reports: Sequence[Report], objective: Objective, sampler: Sampler[Any, Any] | None = None
-) -> None:
-    """Raises RunError naming the first step that was not healthy, with the state's step set before it, and a way out.
+) -> Tensor:
+    """What the steps say, metrics and norms of gradients (steps, numbers).
+
+    Raises RunError naming the first step that was not healthy, with the state's step set before it, and a way out.
 
     Neither loss nor gradient may be other than finite (saturated units have a gradient of zero, so energies can
     overflow while the gradient looks healthy), nor a metric beyond the objective's bound.
     """
     if not reports:
-        return
+        return torch.empty(0)
     numbers = torch.stack([torch.cat([r.values.metrics, r.values.norms]) for r in reports])
     names = reports[0].values.names
     columns = [names.index("loss"), names.index("gradient_norm")]
@@ -333,6 +335,7 @@ def check(
         state.step = bad.step - 1
         cause = _diverged(bad, objective) if finite[healthy.index(False)] else _not_finite(bad.step, *_cause(bad))
         raise RunError(f"{cause}. {_ran_away(bad, sampler) or _advice(objective)}")
+    return numbers
 
 
 def _diverged(report: Report, objective: Objective) -> str:

@@ -867,8 +867,8 @@ MUTANTS = [
     Mutant(
         "units: dead ones are not counted",
         "evaluation/units.py",
-        "dead = (p < _OFF)",
-        "dead = (p < 0)",
+        "return (p < _OFF)",
+        "return (p < 0)",
         "units::test_dead_saturated_and_duplicate_units_are_counted",
     ),
     Mutant(

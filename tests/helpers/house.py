@@ -21,6 +21,7 @@ objective chains optimizer
 yardstick sparsity
 stop evaluation
 running
+health
 training
 comparison watching
 page

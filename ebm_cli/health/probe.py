@@ -1,0 +1,196 @@
+"""The costlier look at a run: its chains beside rows of the data, energies, hidden units."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.chains import Chains
+from ebm_cli.dataset.base import Data
+from ebm_cli.evaluation.base import starts
+from ebm_cli.evaluation.units import stuck_share
+from ebm_cli.model.base import Conditional, EnergyModel, Intractable
+from ebm_cli.record.plain_json import finite
+from ebm_cli.rng import Key
+from ebm_cli.sampler.base import Sampler, shown, transitions
+
+ROWS = 128
+"""Rows of each split, and chains, whose energies are compared at most."""
+CHAINS = 64
+"""Chains that go on from where they are, and as many from rows of the data."""
+_FEW, _MANY = 5, 100  # transitions that these make: as many as in a step of training, within these bounds
+_PROJECTIONS = 4
+_LEAST = 1e-6  # of what is compared, so that no ratio is infinite
+_OVERHEAD = 1.5e7  # multiplications that take as long as the calls of a look, some milliseconds
+_STEP_OVERHEAD = 2.5e5  # the same of a training step that is one call
+_DENSE = 5  # looks after 1, 2, 4, ... periods, whatever the share
+
+
+@dataclass(frozen=True)
+class Moving:
+    """How negatives come about: whether there are any, where they start, how they move, so many transitions."""
+
+    policy: Chains
+    sampler: Sampler[Any, Any]
+    steps: int
+    negatives: bool
+
+
+class Rows(NamedTuple):
+    """Rows of the data that all looks of a run are at: of the training split, and of the validation split if there is
+    one; how many of the first are different."""
+
+    train: Tensor
+    valid: Tensor | None
+    distinct: int
+
+
+def rows(data: Data, key: Key) -> Rows:
+    """A random choice of them."""
+    train = starts(data.train, ROWS, key)
+    valid = starts(data.valid, ROWS, key) if data.valid is not None and len(data.valid) else None
+    return Rows(train, valid, _distinct(train))
+
+
+class Seen(NamedTuple):
+    """What a look sees: the model, rows of its data, the stored chains (slots, ...), if any, and how they move."""
+
+    model: EnergyModel
+    store: Tensor
+    moving: Moving
+    rows: Rows
+    key: Key  # of this look alone
+    fixed: Key  # of all looks of the run
+
+
+def looks(model: EnergyModel) -> bool:
+    """Whether a model has energies of whole configurations to look at."""
+    return not isinstance(model, Intractable | Conditional)
+
+
+def period(every: int, share: float, parameters: int, rows: int, moving: Moving) -> int:
+    """Steps from one look to the next that keep the work of looks at this share of that of training.
+
+    Work is counted in multiplications: one for each parameter and each row or transition of a chain, three for a row
+    whose gradient is taken, and what calls cost beside them. It does not depend on the clock, so neither do the looks.
+    """
+    k = moving.steps
+    chains = moving.policy.slots or rows if moving.negatives else 0
+    step = _STEP_OVERHEAD + parameters * (3 * rows + chains * (3 + k))
+    look = _OVERHEAD + parameters * (3 * ROWS + (2 * CHAINS * _transitions(k) if moving.negatives else 0))
+    return every * max(1, math.ceil(look / (share * step * every)))
+
+
+def due(step: int, every: int, rare: int) -> bool:
+    """Whether a step is one for such a look: after 1, 2, 4, ... periods `every`, then every `rare` steps."""
+    if step % every:
+        return False
+    count = step // every
+    return step % rare == 0 or (count & (count - 1) == 0 and count < 2**_DENSE)
+
+
+def _transitions(steps: int) -> int:
+    return min(max(steps, _FEW), _MANY)
+
+
+@torch.no_grad()
+def look(seen: Seen) -> dict[str, float]:
+    """The signals of this moment, by name; those that are not finite are left out.
+
+    Of rows x of the training data and negative chains y, as many of each: `apart`, mean E(x) - mean E(y) over the root
+    of the sum of their variances; `offset`, |mean x - mean y|^2 beyond what so few draws give, and `breadth`, the
+    variance of y, both over that of x, summed over sites; `distinct`, different y over different x. `overfit`: mean
+    energy of validation rows less that of training rows, over the standard deviation of these. `idle`: share of hidden
+    units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`: see `_moved`.
+    """
+    model, x = seen.model, seen.rows.train
+    energy, found = model.energy(x).double(), dict[str, float]()
+    if seen.rows.valid is not None:
+        held_out = model.energy(seen.rows.valid).double()
+        found["overfit"] = ((held_out.mean() - energy.mean()) / energy.std()).item()
+    idle = stuck_share(model, x)
+    if idle is not None:
+        found["idle"] = idle
+    if seen.moving.negatives:
+        y, moved = _negatives(seen, x)
+        found |= moved | _beside(model.energy(y).double(), energy) | _moments(y, x)
+        found["distinct"] = _distinct(y) / min(seen.rows.distinct, len(y))
+    return finite(found)
+
+
+def _negatives(seen: Seen, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Some of the chains (chains, *shape) where they are, or where a step would bring those that begin anew."""
+    model, moving, space = seen.model, seen.moving, seen.model.space
+    if len(seen.store):
+        chosen = _some(len(seen.store), ROWS, seen.fixed).to(seen.store.device)
+        return shown(seen.store[chosen], space), _moved(seen, seen.store[chosen[:CHAINS]], x[:CHAINS])
+    key, fresh = seen.key.fold("chains"), torch.ones(len(x), dtype=torch.bool, device=x.device)
+    start = space.conformed(moving.policy.draw(x[:0], fresh, x, space, key), x, key.fold("conform"))
+    keys = [seen.key.fold("sampler", i) for i in range(moving.steps)]
+    end, _ = transitions(moving.sampler, model, start, keys)
+    end = shown(end, space)
+    return end, {"jump": _jump(start, end, x)}
+
+
+def _moved(seen: Seen, chains: Tensor, x: Tensor) -> dict[str, float]:
+    """What chains that go on a little from where they are say beside as many that begin at rows x of the data.
+
+    `jump`: root mean square distance that they move, over that between two rows of the data. `r_hat_data`: the nested
+    R-hat (Margossian et al. 2024, eq. 8, one draw of each chain) of these two groups, the worst of the energy and some
+    random directions; `r_hat_halves`: of two halves of the chains.
+    """
+    space, model = seen.model.space, seen.model
+    fresh = seen.moving.sampler.spread(x, space)
+    keys = [seen.key.fold("sampler", i) for i in range(_transitions(seen.moving.steps))]
+    end, _ = transitions(seen.moving.sampler, model, torch.cat([chains, fresh]), keys)
+    ends = shown(end, space)
+    flat = ends.flatten(1)
+    directions = rng.normal((flat.shape[1], _PROJECTIONS), seen.fixed.fold("directions"), flat.device)
+    seen_of = torch.cat([model.energy(ends)[:, None], flat @ directions], 1).double()
+    own, other = seen_of[: len(chains)], seen_of[len(chains) :]
+    found = {"jump": _jump(shown(chains, space), ends[: len(chains)], x), "r_hat_data": nested_r_hat([own, other])}
+    return found | ({"r_hat_halves": nested_r_hat([*own.tensor_split(2)])} if len(own) >= 4 else {})
+
+
+def nested_r_hat(groups: Sequence[Tensor]) -> float:
+    """Of groups (chains, quantities), one draw of each chain: sqrt(1 + B / W), the worst of the quantities.
+
+    B is the variance of the means of the groups, W the mean of their variances (Margossian, Hoffman, Sountsov,
+    Riou-Durand, Vehtari and Gelman 2024, eqs. 6-8), at least 1e-6 B, so that the result is at most 1000.
+    """
+    between = torch.stack([group.mean(0) for group in groups]).var(0)
+    within = torch.stack([group.var(0) for group in groups]).mean(0)
+    ratio = between / within.clamp(min=_LEAST * between)
+    return (1 + ratio[between > 0]).sqrt().max().item() if (between > 0).any() else 1.0
+
+
+def _beside(chains: Tensor, rows: Tensor) -> dict[str, float]:
+    """Energies of both."""
+    apart = rows.mean() - chains.mean()
+    spread = (rows.var() + chains.var()).clamp(min=_LEAST * apart.square()).sqrt()
+    return {"apart": (apart / spread).item()} if spread else {}
+
+
+def _moments(chains: Tensor, rows: Tensor) -> dict[str, float]:
+    y, x = chains.flatten(1).double(), rows.flatten(1).double()
+    of_y, of_x = y.var(0).sum(), x.var(0).sum()
+    by_chance = of_y / len(y) + of_x / len(x)
+    offset = ((y.mean(0) - x.mean(0)).square().sum() - by_chance).clamp(min=0)
+    return {"offset": (offset / of_x).item(), "breadth": (of_y / of_x).item()}
+
+
+def _jump(before: Tensor, after: Tensor, rows: Tensor) -> float:
+    apart = 2 * rows.flatten(1).double().var(0).sum()
+    return ((after - before).flatten(1).double().square().sum(1).mean() / apart).sqrt().item()
+
+
+def _distinct(x: Tensor) -> int:
+    return len(torch.unique(x.flatten(1), dim=0))
+
+
+def _some(count: int, wanted: int, key: Key) -> Tensor:
+    return rng.permutation(count, key.fold("slots"))[:wanted]

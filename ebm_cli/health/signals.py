@@ -1,0 +1,109 @@
+"""What the reports of some steps say of a run, beside what those before them said."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ebm_cli.record.plain_json import finite
+
+Numbers = NDArray[np.float64]
+_FIRST = 5  # steps
+
+
+@dataclass(frozen=True)
+class Window:
+    """The numbers of consecutive steps: their names, and values (steps, numbers)."""
+
+    names: Sequence[str]
+    values: Numbers
+
+    def of(self, name: str) -> Numbers:
+        """Those of one name, (steps,)."""
+        return self.values[:, self.names.index(name)]
+
+    def mean(self, name: str) -> float:
+        """Over the steps."""
+        return float(self.of(name).mean())
+
+    def median(self, name: str) -> float:
+        """Over the steps."""
+        return float(np.median(self.of(name)))
+
+
+History = Mapping[str, float]
+"""What is remembered of all windows before, by name."""
+
+
+def remembered(window: Window, history: History, found: Mapping[str, float]) -> dict[str, float]:
+    """The history with this window, in which the signals `found` were measured: `first`, the loss of its first steps;
+    `lowest`, the lowest mean loss; `gradient`, the lowest median of gradient norms; `gap`, the newest one."""
+    gradient, loss = window.median("gradient_norm"), window.mean("loss")
+    gap = {"gap": found["gap_now"]} if "gap_now" in found else {}
+    return {
+        "first": history.get("first", _beginning(window)),
+        "lowest": min(loss, history.get("lowest", math.inf)),
+        "gradient": min(gradient, history.get("gradient", math.inf)),
+        **gap,
+    }
+
+
+def measured(window: Window, history: History, batch: int) -> dict[str, float]:
+    """The signals of a window of steps on `batch` rows each; `history` is that of the windows before it.
+
+    `acceptance`: the mean. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
+    median before. Beside these `_gap`, or of objectives without chains `_loss`.
+    """
+    found = dict[str, float]()
+    if "energy_gap" in window.names:
+        found |= _gap(window, history, batch)
+    else:
+        found |= _loss(window, history)
+    if history.get("gradient"):
+        found["gradient"] = window.median("gradient_norm") / history["gradient"]
+    if "chains_acceptance" in window.names:
+        found["acceptance"] = window.mean("chains_acceptance")
+    swaps = [window.mean(name) for name in window.names if name.startswith("chains_swap_")]
+    return finite(found | ({"swaps": min(swaps)} if swaps else {}))
+
+
+def _gap(window: Window, history: History, batch: int) -> dict[str, float]:
+    """`gap_now`: mean energy_gap in standard deviations of the energy of a row, sqrt(batch) times that of energy_data
+    from step to step. `gap`: the same, or that of the window before if it was nearer to 0: what does not stay is no
+    sign. A window of steps on the same rows has none."""
+    spread = _between(window.of("energy_data")) * math.sqrt(batch)
+    if not spread:
+        return {}
+    gap = window.mean("energy_gap") / spread
+    return {"gap_now": gap} | ({"gap": min(gap, history["gap"], key=abs)} if "gap" in history else {})
+
+
+def _loss(window: Window, history: History) -> dict[str, float]:
+    """`rise`: how far the mean loss is above that of the first steps of the run, over 1 + the size of that. `loss`: how
+    far above the lowest mean before, over how far it had come down by then, or over its spread within the window where
+    that is more."""
+    loss, first = window.mean("loss"), history.get("first", _beginning(window))
+    found = {"rise": (loss - first) / (1 + abs(first))}
+    if "lowest" not in history:
+        return found
+    fallen = max(first - history["lowest"], float(window.of("loss").std()))
+    return found | ({"loss": (loss - history["lowest"]) / fallen} if fallen else {})
+
+
+def _beginning(window: Window) -> float:
+    return float(window.of("loss")[:_FIRST].mean())
+
+
+def _between(values: Numbers) -> float:
+    """Standard deviation of numbers of steps by their differences from one step to the next, free of any trend."""
+    return math.sqrt(float(np.square(np.diff(values)).mean()) / 2) if len(values) > 1 else 0.0
+
+
+def joined(parts: Sequence[Tensor]) -> Numbers:
+    """(steps, numbers) of all parts."""
+    found: Numbers = torch.cat([*parts]).double().cpu().numpy()
+    return found

@@ -1,0 +1,31 @@
+"""A run is looked at while it trains, and what looks wrong is said."""
+
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import override
+
+from ebm_cli.health.base import Health
+from ebm_cli.registry import register
+
+
+@register("health", "watch")
+class WatchHealth(Health):
+    """A verdict every `every` steps by `limits.py`: healthy, suspicious or failing, with reasons.
+
+    What steps report is free. Chains and energies are looked at after 100, 200, 400, ... steps, and from then on as
+    often as keeps the work of these looks at `share` of that of training (`probe.py`).
+    """
+
+    every: Annotated[int, Field(ge=10)]
+    share: Annotated[float, Field(gt=0, lt=1)]
+
+    @property
+    @override
+    def period(self) -> int:
+        return self.every
+
+    @property
+    @override
+    def allowance(self) -> float:
+        return self.share

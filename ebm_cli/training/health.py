@@ -1,0 +1,127 @@
+"""Watching how a run goes: what is remembered of its steps, when it is looked at, what is then said."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm_cli.health import probe, signals
+from ebm_cli.health.base import LEVELS, Health, Sign, Verdict, verdict
+from ebm_cli.health.limits import signs
+from ebm_cli.health.none import NoHealth
+from ebm_cli.health.probe import Moving, Rows, Seen
+from ebm_cli.health.signals import Window
+from ebm_cli.record import plain_json
+from ebm_cli.rng import stream
+from ebm_cli.terminal import log
+from ebm_cli.training.state import Parts, TrainState
+
+_LEAST = 10  # steps that say something
+
+
+@dataclass
+class Watcher:
+    """What is known of how one run goes. All of it that a resumed run needs is in `saved`."""
+
+    health: Health = field(default_factory=NoHealth)
+    parts: Parts | None = None
+    names: Sequence[str] = ()
+    window: list[Tensor] = field(default_factory=list)  # the numbers of the steps since the last look
+    history: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)  # signals of the newest window
+    probed: dict[str, float] = field(default_factory=dict)  # what the newest look at the chains found
+    said: dict[str, int] = field(default_factory=dict)  # the level of each sign that was warned of
+    verdict: Verdict | None = None
+    rows: Rows | None = None  # of the data, at which all looks are
+
+    def take(self, names: Sequence[str], numbers: Tensor) -> None:
+        """What steps (steps, numbers) report."""
+        if self.health.period:
+            self.window = [*self.window, numbers] if self.names == names else [numbers]
+            self.names = names
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether a look is due."""
+        every = self.health.period
+        return every > 0 and (step % every == 0 or (step == total and step % every >= _LEAST))
+
+    def probes(self, step: int) -> bool:
+        """Whether the look at this step is one at the chains too, which must be gathered then."""
+        return self.health.period > 0 and probe.due(step, self.health.period, self._rare)
+
+    @cached_property
+    def _rare(self) -> int:
+        assert self.parts is not None
+        loop, spec = self.parts.loop, self.parts.components.model
+        count = spec.parameters(self.parts.data.space)
+        return probe.period(self.health.period, self.health.allowance, count, loop.batch_size, self._moving(0))
+
+    def _moving(self, step: int) -> Moving:
+        assert self.parts is not None
+        of, steps = self.parts.components, self.parts.loop.steps
+        return Moving(of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives)
+
+    def look(self, state: TrainState) -> dict[str, float]:
+        """The signals of now, and the verdict on them, to be logged; what became worse is said."""
+        assert self.parts is not None
+        window = Window(self.names, signals.joined(self.window))
+        self.measured = found = signals.measured(window, self.history, self.parts.loop.batch_size)
+        self.history, self.window = signals.remembered(window, self.history, found), []
+        if self.probes(state.step) and probe.looks(state.model):
+            self.probed = probe.look(self._seen(state))
+            found = {**found, **self.probed}
+        self.verdict = verdict(signs({**self.probed, **self.measured}))
+        self._say(state.step, self.verdict)
+        return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
+
+    def failed(self, why: str) -> None:
+        """The run ended by itself, for this reason."""
+        if self.health.period:
+            self.verdict = Verdict(2, (Sign("ended", 2, why),))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For summary.json: the verdict in a word, why, and the newest signals; nothing before the first look."""
+        if self.verdict is None:
+            return {}
+        why = [sign.text for sign in self.verdict.signs]
+        return {"health": {"verdict": self.verdict.word, "why": why, "signals": {**self.probed, **self.measured}}}
+
+    def _seen(self, state: TrainState) -> Seen:
+        assert self.parts is not None
+        key, moving = stream(self.parts.loop.seed, "health"), self._moving(state.step)
+        self.rows = self.rows or probe.rows(self.parts.data, key.fold("fixed"))
+        return Seen(state.model, state.store, moving, self.rows, key.fold(state.step), key.fold("fixed"))
+
+    def _say(self, step: int, found: Verdict) -> None:
+        for sign in found.signs:
+            if sign.level > self.said.get(sign.name, 0):
+                log.warning("step %d: %s: %s", step, LEVELS[sign.level], sign.text)
+                self.said[sign.name] = sign.level
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """For the line of progress."""
+        return {} if self.verdict is None else {"health": self.verdict.word}
+
+    def saved(self) -> dict[str, Any]:
+        """All that a run that goes on from here needs."""
+        window = signals.joined(self.window).tolist() if self.window else []
+        known = {"names": [*self.names], "window": plain_json.plain(window), "history": self.history}
+        return {**known, "measured": self.measured, "probed": self.probed, "said": self.said}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Take that over. Raises ValueError, KeyError, TypeError or AttributeError if it is no such thing."""
+        names, rows = saved["names"], saved["window"]
+        window = [[math.nan if value is None else float(value) for value in row] for row in rows]
+        self.names = tuple(map(str, names))
+        self.window = [torch.tensor(window, dtype=torch.float64).reshape(len(rows), len(names))] if rows else []
+        self.history, self.measured, self.probed = (
+            {str(name): float(value) for name, value in saved[key].items()} for key in ("history", "measured", "probed")
+        )
+        self.verdict = verdict(signs({**self.probed, **self.measured})) if self.history else None
+        self.said = {str(name): int(level) for name, level in saved["said"].items()}

@@ -1,0 +1,214 @@
+"""Health: what signals are, when they are looked at, what is said, and that nothing of the run changes by it."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.cli import ebm, facts, last_step, outcome, train, trained
+from helpers.components import shipped
+from helpers.training import small_run
+from safetensors.torch import load_file
+from test_resume import Killed, at_step, die
+
+from ebm_cli.health import limits, probe, signals
+from ebm_cli.health.base import Sign, verdict
+from ebm_cli.health.probe import Moving, Seen, nested_r_hat
+from ebm_cli.health.signals import Window
+from ebm_cli.record.checkpoint import NUMBERS, TENSORS
+from ebm_cli.rng import stream
+
+LINE = (
+    "dataset=bars_and_stripes dataset.side=3 objective=pcd chains.count=40 optimizer.lr=0.1 steps=70 log_every=10 "
+    "eval_every=0 checkpoint.monitor=null report.checkpoint=last health.every=10"
+)
+
+
+@pytest.fixture
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A run that was never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("watched"))
+        return trained(LINE).absolute()
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# What is measured
+
+
+def window(**columns):
+    return Window([*columns], np.stack([np.asarray(column, float) for column in columns.values()], 1))
+
+
+def test_the_gap_is_in_standard_deviations_of_a_row():
+    """Energies of data whose standard deviation is 3, means over 25 rows, with a trend that must not count."""
+    noise = np.random.default_rng(0).normal(size=4000) * 3 / 5
+    data = noise + 0.01 * np.arange(4000)
+    given = window(energy_data=data, energy_gap=np.full(4000, 6.0), gradient_norm=np.ones(4000), loss=data)
+    assert signals.measured(given, {}, 25) == {"gap_now": pytest.approx(2, rel=0.05)}
+    found = signals.measured(given, {"gap": -1.5, "gradient": 0.25}, 25)
+    assert (found["gap"], found["gradient"]) == (-1.5, 4), "a gap that was smaller before did not stay"
+    assert signals.measured(given, {"gap": 7.0}, 25)["gap"] == pytest.approx(2, rel=0.05)
+    assert signals.measured(window(energy_data=[1.0] * 9, energy_gap=[1.0] * 9, gradient_norm=[1.0] * 9), {}, 25) == {}
+
+
+def test_a_loss_is_held_against_its_beginning_and_its_best():
+    loss = [3.0] * 5 + [11.0] * 15
+    found = signals.measured(window(loss=loss, gradient_norm=loss), {}, 10)
+    assert found == {"rise": pytest.approx((9 - 3) / (1 + 3))}
+    later = window(loss=[2.0, 2.2] * 10, gradient_norm=[1.0] * 20)
+    history = signals.remembered(later, {"first": 5.0, "lowest": 1.0, "gradient": 0.5}, {})
+    assert history == {"first": 5.0, "lowest": 1.0, "gradient": 0.5}
+    assert signals.measured(later, history, 10)["loss"] == pytest.approx(1.1 / 4)
+
+
+def test_nested_r_hat_is_that_of_the_definition():
+    """sqrt(1 + B / W) by loops (Margossian et al. 2024); frozen groups that are apart have 1000."""
+    generator = torch.Generator().manual_seed(1)
+    groups = [torch.randn(20, 2, generator=generator).double() + torch.tensor([0.0, shift]) for shift in (0, 3)]
+    ratios = []
+    for quantity in range(2):
+        means = [group[:, quantity].mean().item() for group in groups]
+        centre = sum(means) / 2
+        between = sum((mean - centre) ** 2 for mean in means)
+        within = sum(((g[:, quantity] - g[:, quantity].mean()) ** 2).sum().item() / 19 for g in groups) / 2
+        ratios.append(math.sqrt(1 + between / within))
+    assert nested_r_hat(groups) == pytest.approx(max(ratios))
+    assert nested_r_hat([torch.zeros(5, 1), torch.ones(5, 1)]) == pytest.approx(1000, rel=1e-5)
+    assert nested_r_hat([torch.ones(5, 1)] * 2) == 1
+
+
+def look(chains, change=None):
+    """Signals of a small RBM whose chains are these rows; `change` is done to its weights before."""
+    parts, state = small_run(
+        dataset=shipped("dataset")["bars_and_stripes"] | {"side": 3}, model=shipped("model")["rbm"] | {"hidden": 4},
+        chains=shipped("chains")["persistent"] | {"count": 60},
+    )  # fmt: skip
+    rows = probe.rows(parts.data, stream(0, "rows"))
+    if change is not None:
+        with torch.no_grad():
+            change(state.model)
+    store = chains(rows.train)
+    moving = Moving(parts.components.chains, parts.components.sampler, 1, negatives=True)
+    return probe.look(Seen(state.model, store, moving, rows, stream(0, "look"), stream(0, "rows")))
+
+
+def test_chains_like_the_data_show_nothing():
+    found = look(lambda rows: rows[:60].clone())
+    assert limits.signs(found) == []
+    assert found["distinct"] == pytest.approx(1, abs=0.3)
+    assert found["breadth"] == pytest.approx(1, abs=0.2)
+    assert found["offset"] < 0.05
+
+
+def test_chains_in_one_place_are_seen():
+    found = look(lambda rows: rows[:1].repeat(60, 1, 1), lambda model: model.b.mul_(0).add_(60 * model.b.new_ones(())))
+    named = {sign.name: sign.level for sign in limits.signs(found)}
+    assert named["distinct"] == named["breadth"] == 2, "every chain is where all visible units are on"
+
+
+def test_units_that_are_stuck_are_counted():
+    assert (
+        look(lambda rows: rows[:60].clone(), lambda model: model.c.copy_(torch.tensor([50.0, -50, 0, 0])))["idle"]
+        == 0.5
+    )
+
+
+@pytest.mark.parametrize("name", limits.LIMITS)
+def test_limits_have_two_levels_in_order(name):
+    limit = limits.LIMITS[name]
+    sign = -1 if limit.below else 1
+    assert sign * limit.failing > sign * limit.suspicious
+    values = [limit.suspicious * (1 - 0.1 * sign), limit.suspicious * (1 + 0.1 * sign)]
+    assert [limit.level(value) for value in values] == [0, 1]
+    assert limit.level(-values[1]) == (1 if limit.sided else 2 if limit.below else 0)
+
+
+def test_a_verdict_is_its_worst_sign():
+    first, second = Sign("a", 1, "this"), Sign("b", 2, "that")
+    assert str(verdict([first, second])) == "failing: that; this"
+    assert str(verdict([])) == "healthy"
+
+
+# When
+
+
+def test_looks_at_chains_are_dense_at_first_and_then_keep_their_share():
+    assert [step for step in range(1, 20001) if probe.due(step, 100, 6000)] == [
+        100, 200, 400, 800, 1600, 6000, 12000, 18000,
+    ]  # fmt: skip
+    parts, _ = small_run()
+    moving = Moving(parts.components.chains, parts.components.sampler, 1, negatives=True)
+    small, large = (probe.period(100, 0.005, count, 100, moving) for count in (1000, 10**8))
+    assert large < small
+    assert probe.period(100, 0.05, 1000, 100, moving) == pytest.approx(small / 10, abs=100)
+    assert small % 100 == large % 100 == 0
+
+
+# A run
+
+
+def test_every_look_is_logged_and_the_verdict_is_in_the_summary(watched):
+    found = {line["step"]: line for line in lines(watched) if "health/level" in line}
+    assert [*found] == list(range(10, 71, 10))
+    assert all("loss" in line for line in found.values()), "one line has the step and the look"
+    assert [step for step, line in found.items() if "health/r_hat_data" in line] == [10, 20, 40]
+    said = facts(watched, "summary.json")["health"]
+    assert (said["verdict"], said["why"]) == ("healthy", [])
+    assert said["signals"]["gap_now"] == found[70]["health/gap_now"]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_without_it_the_run_is_the_same(watched):
+    run = trained(LINE.replace("health.every=10", "health=none"))
+    own, other = (load_file(last_step(each) / TENSORS) for each in (run, watched))
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    kept = [{name: value for name, value in line.items() if "health/" not in name} for line in lines(watched)]
+    assert lines(run) == kept
+    assert "health" not in facts(run, "summary.json")
+    assert "health" not in json.loads((last_step(run) / NUMBERS).read_text())
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_killed_and_resumed_it_sees_the_same(watched, monkeypatch):
+    """Killed amid a window, and once more after its last step."""
+    for step in (37, 69):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, die)
+            with pytest.raises(Killed):
+                _ = train(f"{LINE} save_every=7") if step == 37 else ebm("train resume=run")
+    assert ebm("train resume=run save_every=0").code == 0
+    assert outcome(Path("run")) == outcome(watched)
+    assert facts(Path("run"), "summary.json")["health"] == facts(watched, "summary.json")["health"]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_chains_that_do_not_move_are_said_once():
+    words = "model=boltzmann dataset=bars_and_stripes dataset.side=3 sampler=dmala sampler.step_size=1e-6 steps=20"
+    common = "health.every=10 evaluation=[] checkpoint.monitor=null tracker=none device=cpu hydra.run.dir=still"
+    answer = ebm(f"train {words} {common}")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("step 10: failing: chains hardly move (jump 0)") == 1
+    assert answer.err.count("chains hardly move") == 1
+    assert facts(Path("still"), "summary.json")["health"]["verdict"] == "failing"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_run_that_diverged_has_failed():
+    line = LINE.replace("dataset=bars_and_stripes dataset.side=3", "model=gaussian_rbm dataset=points_2d")
+    answer = train(line.replace("optimizer.lr=0.1", "optimizer.lr=1e9"))
+    assert answer.code == 1, answer.err
+    found = facts(Path("run"), "summary.json")["health"]
+    assert found["verdict"] == "failing"
+    assert "not finite" in found["why"][0]
