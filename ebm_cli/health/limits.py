@@ -32,7 +32,7 @@ class Limit:
 
 
 _MOVE = "take more chains.steps, another sampler, or a lower optimizer.lr"
-_SHORTER = "lower sampler.step_size, or take another sampler"
+_SHORTER = "take shorter proposals, or another sampler"
 _RATE = "take a lower optimizer.lr"
 
 LIMITS: Mapping[str, Limit] = {
@@ -43,7 +43,7 @@ LIMITS: Mapping[str, Limit] = {
         0.02, 1e-3, "replicas of the chains hardly ever swap", "take more sampler.temperatures",
         "ladders are tuned to swap 0.2 to 0.6", below=True),
     "jump": Limit(
-        0.02, 1e-3, "chains hardly move", "take a longer sampler.step_size, more chains.steps, or another sampler",
+        0.02, 1e-3, "chains hardly move", "take more chains.steps, longer steps, or another sampler",
         "1 is two independent rows of the data; healthy runs had 0.13 and more", below=True),
     "gap": Limit(
         4, 12, "data and chains stay apart in energy", _MOVE,

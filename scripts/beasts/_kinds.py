@@ -66,14 +66,14 @@ KINDS: Mapping[str, Kind] = {
         },
     ),
     "potts": Kind(
-        "model=potts dataset=protein objective=pcd optimizer=adam optimizer.lr=0.01 batch_size=100",
+        "model=potts dataset=protein objective=pcd optimizer=adam optimizer.lr=0.01 batch_size=30",
         ["", "optimizer.lr=0.003", "objective=pseudo_likelihood", "objective=cd", "chains.start=data"],
         {
             "rate": ["optimizer.lr=3", "optimizer=sgd optimizer.lr=50"],
             "steps": ["sampler=gwg chains.steps=1 optimizer.lr=0.3"],
             "initial weights": ["model.coupling=5"],
         },
-        steps=300,
+        steps=120,
     ),
     "resnet_binary": Kind(
         "model=resnet_binary model.width=16 model.blocks=2 dataset=digits objective=ml_replay sampler=gwg "

@@ -39,13 +39,6 @@ MUTANTS = [
         "health::test_nested_r_hat_is_that_of_the_definition",
     ),
     Mutant(
-        "probe: the distance of means without what chance gives",
-        "health/probe.py",
-        "- by_chance).clamp(min=0)",
-        ").clamp(min=0)",
-        "health::test_chains_like_the_data_show_nothing",
-    ),
-    Mutant(
         "probe: looks are as dense at the end as at the beginning",
         "health/probe.py",
         "and count < 2**_DENSE",
