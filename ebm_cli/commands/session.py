@@ -135,7 +135,19 @@ def prepare(request: Request, job: Job) -> Session:
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *doubts]
     early = Early(watch)
     return Session(
-        parts, state, schedule, kept, trackers, home, config, notes, warnings, restored, reports, early, along,
+        parts,
+        state,
+        schedule,
+        kept,
+        trackers,
+        home,
+        config,
+        notes,
+        warnings,
+        restored,
+        reports,
+        early,
+        along,
         watcher,
     )
 

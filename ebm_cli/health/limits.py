@@ -1,6 +1,6 @@
 """From which value on a signal speaks of a run that goes wrong: all thresholds, with their reasons.
 
-They were chosen by half of the runs of `scripts/zoo`, and judged by the others.
+They were chosen by runs of `scripts/zoo --part choose`; `--part judge` has others.
 """
 
 import math

@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # whoever only reads what runs found need not wait for numpy
     from numpy.typing import NDArray
 
 CONFIG = "config.yaml"
-LATER_GROUPS: Mapping[str, Mapping[str, str]] = {key: {"name": "none"} for key in ("sparsity", "stop", "running", "health")}
+LATER_GROUPS: Mapping[str, Mapping[str, str]] = {
+    key: {"name": "none"} for key in ("sparsity", "stop", "running", "health")
+}
 """Groups that came later, and what they are in configurations without them."""
 VOCABULARY = "vocabulary.txt"
 COLUMNS = "columns.json"

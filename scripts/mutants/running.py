@@ -91,8 +91,8 @@ MUTANTS = [
     Mutant(
         "running: it looks after the evaluation",
         "training/loop.py",
-        "    follows = recorder.along.due(step, evaluates=evaluates)",
-        "    follows = recorder.along.due(step, evaluates=False)",
+        "recorder.along.due(step, evaluates=evaluates)",
+        "recorder.along.due(step, evaluates=False)",
         "running::test_what_is_found_is_logged",
     ),
     Mutant(
