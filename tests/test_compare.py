@@ -31,9 +31,11 @@ def sweep(tmp_path_factory) -> Path:
     """Two settings, two seeds each, with exact log-likelihoods; beside them one binarised anew each time."""
     path = tmp_path_factory.mktemp("compare")
     line = "train -m model.hidden=3,8 seed=1,2 evaluation=[exact] optimizer.lr=0.5 steps=40"
-    assert ebm(line, *SMALL, f"hydra.sweep.dir={path}/sweep").code == 0
+    answer = ebm(line, *SMALL, f"hydra.sweep.dir={path}/sweep")
+    assert answer.code == 0, answer.err
     line = "train model.hidden=8 dataset.binarize=stochastic evaluation=[exact,ais] steps=12"
-    assert ebm(line, *SMALL, *FEW, f"hydra.run.dir={path}/stochastic").code == 0
+    answer = ebm(line, *SMALL, *FEW, f"hydra.run.dir={path}/stochastic")
+    assert answer.code == 0, answer.err
     return path
 
 

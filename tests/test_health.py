@@ -2,27 +2,35 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.cli import ebm, facts, last_step, outcome, train, trained
-from helpers.components import shipped
+from helpers.components import component, shipped
+from helpers.data import small_data
+from helpers.models import PAIRS, small_model
 from helpers.training import small_run
 from safetensors.torch import load_file
 from test_resume import Killed, at_step, die
 
-from ebm_cli.health import limits, probe, signals
+from ebm_cli.device.engine import EAGER
+from ebm_cli.health import budget, limits, probe, signals
 from ebm_cli.health.base import Sign, verdict
-from ebm_cli.health.probe import Moving, Seen, nested_r_hat
+from ebm_cli.health.budget import Moving
+from ebm_cli.health.probe import Seen, nested_r_hat
 from ebm_cli.health.signals import Window
+from ebm_cli.health.watch import WatchHealth
 from ebm_cli.record.checkpoint import NUMBERS, TENSORS
 from ebm_cli.rng import stream
+from ebm_cli.space import Mixed
+from ebm_cli.training.health import Watcher
 
 LINE = (
     "dataset=bars_and_stripes dataset.side=3 objective=pcd chains.count=40 optimizer.lr=0.1 steps=70 log_every=10 "
-    "eval_every=0 checkpoint.monitor=null report.checkpoint=last health.every=10"
+    "eval_every=0 checkpoint.monitor=null report.checkpoint=last health.every=10 health.share=0.2"
 )
 
 
@@ -94,13 +102,13 @@ def look(chains, change=None):
         dataset=shipped("dataset")["bars_and_stripes"] | {"side": 3}, model=shipped("model")["rbm"] | {"hidden": 4},
         chains=shipped("chains")["persistent"] | {"count": 60},
     )  # fmt: skip
-    rows = probe.rows(parts.data, stream(0, "rows"))
+    rows = parts.data.train.all()
     if change is not None:
         with torch.no_grad():
             change(state.model)
-    store = chains(rows.train)
+    rows = rows[torch.arange(budget.ROWS) % len(rows)]
     moving = Moving(parts.components.chains, parts.components.sampler, 1, negatives=True)
-    return probe.look(Seen(state.model, store, moving, rows, stream(0, "look"), stream(0, "rows")))
+    return probe.look(Seen(state.model, rows, rows, chains(rows), moving, EAGER, stream(0, "look"), stream(0, "rows")))
 
 
 def test_chains_like_the_data_show_nothing():
@@ -109,6 +117,33 @@ def test_chains_like_the_data_show_nothing():
     assert found["distinct"] == pytest.approx(1, abs=0.3)
     assert found["breadth"] == pytest.approx(1, abs=0.2)
     assert found["offset"] < 0.05
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_there_is_a_look_at_every_model_in_every_space(name):
+    """By chains that go on and by chains that begin at the data anew."""
+    choice, space = PAIRS[name]
+    model = small_model(choice, space).float()
+    sampler = component("sampler", "block_gibbs" if isinstance(space, Mixed) else "metropolis")
+    x = small_data(space).train.all()
+    for chains, store in (("persistent", x), ("data", x[:0])):
+        moving = Moving(component("chains", chains), sampler, 1, negatives=True)
+        found = probe.look(Seen(model, x, x[:9], store, moving, EAGER, stream(0, "look"), stream(0, "rows")))
+        wanted = {"overfit", "apart", "offset", "breadth", "distinct", "jump"}
+        assert found.keys() >= (wanted | {"r_hat_data", "r_hat_halves"} if len(store) else wanted)
+
+
+def test_an_offset_is_what_is_beyond_chance():
+    """Sixteen rows at random lie as far from all as 1/16 + 1/128 of the variance says, which is no offset."""
+    order = torch.randperm(budget.ROWS, generator=torch.Generator().manual_seed(2)).reshape(-1, probe.FEW)
+    found = [look(lambda rows, part=part: rows[part].clone())["offset"] for part in order]
+    assert sum(found) / len(found) < 0.03
+    moved = look(lambda rows: torch.zeros_like(rows[:60]))["offset"]
+    assert moved == pytest.approx(1, abs=0.3), "bits that are on half of the time have a variance of 1/4"
+
+
+def test_nothing_is_said_of_a_handful_of_chains():
+    assert look(lambda rows: rows[: probe.FEW - 1].clone()).keys() == {"overfit", "idle"}
 
 
 def test_chains_in_one_place_are_seen():
@@ -144,15 +179,33 @@ def test_a_verdict_is_its_worst_sign():
 
 
 def test_looks_at_chains_are_dense_at_first_and_then_keep_their_share():
-    assert [step for step in range(1, 20001) if probe.due(step, 100, 6000)] == [
-        100, 200, 400, 800, 1600, 6000, 12000, 18000,
+    assert [step for step in range(1, 20001) if budget.due(step, 100, 6000)] == [
+        100, 200, 400, 800, 6000, 12000, 18000,
     ]  # fmt: skip
     parts, _ = small_run()
     moving = Moving(parts.components.chains, parts.components.sampler, 1, negatives=True)
-    small, large = (probe.period(100, 0.005, count, 100, moving) for count in (1000, 10**8))
-    assert large < small
-    assert probe.period(100, 0.05, 1000, 100, moving) == pytest.approx(small / 10, abs=100)
-    assert small % 100 == large % 100 == 0
+    small, large = (budget.periods(100, 0.005, count, 100, moving) for count in (1000, 10**8))
+    assert large.chains < small.chains
+    assert large.reports == 100 < small.reports < small.chains
+    assert budget.periods(100, 0.05, 1000, 100, moving).chains == pytest.approx(small.chains / 10, abs=100)
+    assert small.chains % 100 == small.reports % 100 == 0
+
+
+def test_a_look_is_at_rows_as_steps_see_them():
+    """Of both splits; what is missing of them is drawn by the model, so that nothing depends on what stands there."""
+    parts, state = small_run()
+    train = parts.data.train
+    missing = torch.zeros(len(train), 2, 2, dtype=torch.bool)
+    missing[:, 0] = True
+    train = replace(train, missing=missing, sweeps=2)
+    valid = replace(train, stored=torch.ones_like(train.stored), missing=None)
+    data = replace(parts.data, train=train, valid=valid)
+    seen = Watcher(WatchHealth(every=10, share=0.1), replace(parts, data=data))._seen(state)
+    other = replace(train, stored=torch.where(missing, 1 - train.stored, train.stored))
+    again = Watcher(WatchHealth(every=10, share=0.1), replace(parts, data=replace(data, train=other)))._seen(state)
+    assert seen.valid.unique().tolist() == [1.0]
+    assert torch.equal(seen.train[:, 1], again.train[:, 1])
+    assert (seen.train[:, 0] == again.train[:, 0]).float().mean() > 0.5, "as they were stored all would be different"
 
 
 # A run
@@ -160,7 +213,7 @@ def test_looks_at_chains_are_dense_at_first_and_then_keep_their_share():
 
 def test_every_look_is_logged_and_the_verdict_is_in_the_summary(watched):
     found = {line["step"]: line for line in lines(watched) if "health/level" in line}
-    assert [*found] == list(range(10, 71, 10))
+    assert [*found] == [10, 20, 40, 60, 70], "dense at first, then as rare as their share asks for; and the last"
     assert all("loss" in line for line in found.values()), "one line has the step and the look"
     assert [step for step, line in found.items() if "health/r_hat_data" in line] == [10, 20, 40]
     said = facts(watched, "summary.json")["health"]
@@ -170,7 +223,7 @@ def test_every_look_is_logged_and_the_verdict_is_in_the_summary(watched):
 
 @pytest.mark.usefixtures("_elsewhere")
 def test_without_it_the_run_is_the_same(watched):
-    run = trained(LINE.replace("health.every=10", "health=none"))
+    run = trained(LINE.partition("health.")[0] + "health=none")
     own, other = (load_file(last_step(each) / TENSORS) for each in (run, watched))
     assert own.keys() == other.keys()
     assert all(torch.equal(own[name], other[name]) for name in own)

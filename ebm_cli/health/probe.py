@@ -1,68 +1,39 @@
 """The costlier look at a run: its chains beside rows of the data, energies, hidden units."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ebm_cli import rng
-from ebm_cli.chains import Chains
-from ebm_cli.dataset.base import Data
-from ebm_cli.evaluation.base import starts
+from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation.units import stuck_share
+from ebm_cli.health.budget import CHAINS, ROWS, Moving, transitions_of
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.record.plain_json import finite
 from ebm_cli.rng import Key
-from ebm_cli.sampler.base import Sampler, shown, transitions
+from ebm_cli.sampler.base import shown, transitions
 
-ROWS = 128
-"""Rows of each split, and chains, whose energies are compared at most."""
-CHAINS = 64
-"""Chains that go on from where they are, and as many from rows of the data."""
-_FEW, _MANY = 5, 100  # transitions that these make: as many as in a step of training, within these bounds
+FEW = 16
+"""Chains below which chance alone could look like a fault, so that nothing is said of them."""
 _PROJECTIONS = 4
 _LEAST = 1e-6  # of what is compared, so that no ratio is infinite
-_OVERHEAD = 1.5e7  # multiplications that take as long as the calls of a look, some milliseconds
-_STEP_OVERHEAD = 2.5e5  # the same of a training step that is one call
-_DENSE = 5  # looks after 1, 2, 4, ... periods, whatever the share
-
-
-@dataclass(frozen=True)
-class Moving:
-    """How negatives come about: whether there are any, where they start, how they move, so many transitions."""
-
-    policy: Chains
-    sampler: Sampler[Any, Any]
-    steps: int
-    negatives: bool
-
-
-class Rows(NamedTuple):
-    """Rows of the data that all looks of a run are at: of the training split, and of the validation split if there is
-    one; how many of the first are different."""
-
-    train: Tensor
-    valid: Tensor | None
-    distinct: int
-
-
-def rows(data: Data, key: Key) -> Rows:
-    """A random choice of them."""
-    train = starts(data.train, ROWS, key)
-    valid = starts(data.valid, ROWS, key) if data.valid is not None and len(data.valid) else None
-    return Rows(train, valid, _distinct(train))
 
 
 class Seen(NamedTuple):
-    """What a look sees: the model, rows of its data, the stored chains (slots, ...), if any, and how they move."""
+    """What a look sees: the model, rows (n, *shape) as its steps see them, of the training split and perhaps of the
+    validation split, the stored chains (slots, ...), if any, and how they move.
+
+    It asks for nothing that steps do not ask for, and the engine says how many chains are in flight at once.
+    """
 
     model: EnergyModel
+    train: Tensor
+    valid: Tensor | None
     store: Tensor
     moving: Moving
-    rows: Rows
+    engine: Engine
     key: Key  # of this look alone
     fixed: Key  # of all looks of the run
 
@@ -70,31 +41,6 @@ class Seen(NamedTuple):
 def looks(model: EnergyModel) -> bool:
     """Whether a model has energies of whole configurations to look at."""
     return not isinstance(model, Intractable | Conditional)
-
-
-def period(every: int, share: float, parameters: int, rows: int, moving: Moving) -> int:
-    """Steps from one look to the next that keep the work of looks at this share of that of training.
-
-    Work is counted in multiplications: one for each parameter and each row or transition of a chain, three for a row
-    whose gradient is taken, and what calls cost beside them. It does not depend on the clock, so neither do the looks.
-    """
-    k = moving.steps
-    chains = moving.policy.slots or rows if moving.negatives else 0
-    step = _STEP_OVERHEAD + parameters * (3 * rows + chains * (3 + k))
-    look = _OVERHEAD + parameters * (3 * ROWS + (2 * CHAINS * _transitions(k) if moving.negatives else 0))
-    return every * max(1, math.ceil(look / (share * step * every)))
-
-
-def due(step: int, every: int, rare: int) -> bool:
-    """Whether a step is one for such a look: after 1, 2, 4, ... periods `every`, then every `rare` steps."""
-    if step % every:
-        return False
-    count = step // every
-    return step % rare == 0 or (count & (count - 1) == 0 and count < 2**_DENSE)
-
-
-def _transitions(steps: int) -> int:
-    return min(max(steps, _FEW), _MANY)
 
 
 @torch.no_grad()
@@ -107,19 +53,22 @@ def look(seen: Seen) -> dict[str, float]:
     energy of validation rows less that of training rows, over the standard deviation of these. `idle`: share of hidden
     units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`: see `_moved`.
     """
-    model, x = seen.model, seen.rows.train
-    energy, found = model.energy(x).double(), dict[str, float]()
-    if seen.rows.valid is not None:
-        held_out = model.energy(seen.rows.valid).double()
-        found["overfit"] = ((held_out.mean() - energy.mean()) / energy.std()).item()
-    idle = stuck_share(model, x)
+    x, energy, found = seen.train, _energies(seen, seen.train), dict[str, float]()
+    if seen.valid is not None:
+        found["overfit"] = ((_energies(seen, seen.valid).mean() - energy.mean()) / energy.std()).item()
+    idle = stuck_share(seen.model, x)
     if idle is not None:
         found["idle"] = idle
-    if seen.moving.negatives:
+    if seen.moving.negatives and not 0 < len(seen.store) < FEW:
         y, moved = _negatives(seen, x)
-        found |= moved | _beside(model.energy(y).double(), energy) | _moments(y, x)
-        found["distinct"] = _distinct(y) / min(seen.rows.distinct, len(y))
+        found |= moved | _beside(_energies(seen, y), energy) | _moments(y, x)
+        found["distinct"] = _distinct(y) / min(_distinct(x), len(y))
     return finite(found)
+
+
+def _energies(seen: Seen, x: Tensor) -> Tensor:
+    """E(x), (n,)."""
+    return torch.cat([seen.model.energy(x[part]) for part in seen.engine.slices(len(x))]).double()
 
 
 def _negatives(seen: Seen, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -131,7 +80,7 @@ def _negatives(seen: Seen, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     key, fresh = seen.key.fold("chains"), torch.ones(len(x), dtype=torch.bool, device=x.device)
     start = space.conformed(moving.policy.draw(x[:0], fresh, x, space, key), x, key.fold("conform"))
     keys = [seen.key.fold("sampler", i) for i in range(moving.steps)]
-    end, _ = transitions(moving.sampler, model, start, keys)
+    end, _ = transitions(moving.sampler, model, start, keys, seen.engine)
     end = shown(end, space)
     return end, {"jump": _jump(start, end, x)}
 
@@ -145,15 +94,18 @@ def _moved(seen: Seen, chains: Tensor, x: Tensor) -> dict[str, float]:
     """
     space, model = seen.model.space, seen.model
     fresh = seen.moving.sampler.spread(x, space)
-    keys = [seen.key.fold("sampler", i) for i in range(_transitions(seen.moving.steps))]
-    end, _ = transitions(seen.moving.sampler, model, torch.cat([chains, fresh]), keys)
+    keys = [seen.key.fold("sampler", i) for i in range(transitions_of(seen.moving.steps))]
+    end, _ = transitions(seen.moving.sampler, model, torch.cat([chains, fresh]), keys, seen.engine)
     ends = shown(end, space)
     flat = ends.flatten(1)
     directions = rng.normal((flat.shape[1], _PROJECTIONS), seen.fixed.fold("directions"), flat.device)
-    seen_of = torch.cat([model.energy(ends)[:, None], flat @ directions], 1).double()
+    seen_of = torch.cat([_energies(seen, ends)[:, None], (flat @ directions).double()], 1)
     own, other = seen_of[: len(chains)], seen_of[len(chains) :]
-    found = {"jump": _jump(shown(chains, space), ends[: len(chains)], x), "r_hat_data": nested_r_hat([own, other])}
-    return found | ({"r_hat_halves": nested_r_hat([*own.tensor_split(2)])} if len(own) >= 4 else {})
+    return {
+        "jump": _jump(shown(chains, space), ends[: len(chains)], x),
+        "r_hat_data": nested_r_hat([own, other]),
+        "r_hat_halves": nested_r_hat([*own.tensor_split(2)]),
+    }
 
 
 def nested_r_hat(groups: Sequence[Tensor]) -> float:

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ebm_cli.record.plain_json import finite
 
@@ -17,7 +16,7 @@ _FIRST = 5  # steps
 
 @dataclass(frozen=True)
 class Window:
-    """The numbers of consecutive steps: their names, and values (steps, numbers)."""
+    """The numbers of consecutive steps, at least one: their names, and values (steps, numbers)."""
 
     names: Sequence[str]
     values: Numbers
@@ -26,13 +25,15 @@ class Window:
         """Those of one name, (steps,)."""
         return self.values[:, self.names.index(name)]
 
-    def mean(self, name: str) -> float:
-        """Over the steps."""
-        return float(self.of(name).mean())
+    @cached_property
+    def mean(self) -> Mapping[str, float]:
+        """Of each over the steps."""
+        return dict(zip(self.names, self.values.mean(0).tolist(), strict=True))
 
-    def median(self, name: str) -> float:
-        """Over the steps."""
-        return float(np.median(self.of(name)))
+    @cached_property
+    def gradient(self) -> float:
+        """The median of the gradient norm, of two in the middle the higher."""
+        return float(np.sort(self.of("gradient_norm"))[len(self.values) // 2])
 
 
 History = Mapping[str, float]
@@ -42,16 +43,17 @@ History = Mapping[str, float]
 def remembered(window: Window, history: History, found: Mapping[str, float]) -> dict[str, float]:
     """The history with this window, in which the signals `found` were measured: `first`, the loss of its first steps;
     `lowest`, the lowest mean loss; `gradient`, the lowest median of gradient norms; `gap`, the newest one."""
-    gradient, loss = window.median("gradient_norm"), window.mean("loss")
+    gradient, loss = window.gradient, window.mean["loss"]
     gap = {"gap": found["gap_now"]} if "gap_now" in found else {}
     return {
-        "first": history.get("first", _beginning(window)),
+        "first": history["first"] if "first" in history else _beginning(window),
         "lowest": min(loss, history.get("lowest", math.inf)),
         "gradient": min(gradient, history.get("gradient", math.inf)),
         **gap,
     }
 
 
+@np.errstate(over="ignore", invalid="ignore")  # energies of a run that diverges
 def measured(window: Window, history: History, batch: int) -> dict[str, float]:
     """The signals of a window of steps on `batch` rows each; `history` is that of the windows before it.
 
@@ -59,15 +61,15 @@ def measured(window: Window, history: History, batch: int) -> dict[str, float]:
     median before. Beside these `_gap`, or of objectives without chains `_loss`.
     """
     found = dict[str, float]()
-    if "energy_gap" in window.names:
+    if {"energy_gap", "energy_data"} <= {*window.names}:
         found |= _gap(window, history, batch)
     else:
         found |= _loss(window, history)
     if history.get("gradient"):
-        found["gradient"] = window.median("gradient_norm") / history["gradient"]
+        found["gradient"] = window.gradient / history["gradient"]
     if "chains_acceptance" in window.names:
-        found["acceptance"] = window.mean("chains_acceptance")
-    swaps = [window.mean(name) for name in window.names if name.startswith("chains_swap_")]
+        found["acceptance"] = window.mean["chains_acceptance"]
+    swaps = [mean for name, mean in window.mean.items() if name.startswith("chains_swap_")]
     return finite(found | ({"swaps": min(swaps)} if swaps else {}))
 
 
@@ -78,7 +80,7 @@ def _gap(window: Window, history: History, batch: int) -> dict[str, float]:
     spread = _between(window.of("energy_data")) * math.sqrt(batch)
     if not spread:
         return {}
-    gap = window.mean("energy_gap") / spread
+    gap = window.mean["energy_gap"] / spread
     return {"gap_now": gap} | ({"gap": min(gap, history["gap"], key=abs)} if "gap" in history else {})
 
 
@@ -86,7 +88,8 @@ def _loss(window: Window, history: History) -> dict[str, float]:
     """`rise`: how far the mean loss is above that of the first steps of the run, over 1 + the size of that. `loss`: how
     far above the lowest mean before, over how far it had come down by then, or over its spread within the window where
     that is more."""
-    loss, first = window.mean("loss"), history.get("first", _beginning(window))
+    loss = window.mean["loss"]
+    first = history["first"] if "first" in history else _beginning(window)
     found = {"rise": (loss - first) / (1 + abs(first))}
     if "lowest" not in history:
         return found
@@ -100,10 +103,5 @@ def _beginning(window: Window) -> float:
 
 def _between(values: Numbers) -> float:
     """Standard deviation of numbers of steps by their differences from one step to the next, free of any trend."""
-    return math.sqrt(float(np.square(np.diff(values)).mean()) / 2) if len(values) > 1 else 0.0
-
-
-def joined(parts: Sequence[Tensor]) -> Numbers:
-    """(steps, numbers) of all parts."""
-    found: Numbers = torch.cat([*parts]).double().cpu().numpy()
-    return found
+    steps = values[1:] - values[:-1]
+    return math.sqrt(float(steps @ steps) / (2 * len(steps))) if len(steps) else 0.0

@@ -6,19 +6,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_cli.health import probe, signals
+from ebm_cli.dataset.base import Split, batch_index
+from ebm_cli.health import budget, probe, signals
 from ebm_cli.health.base import LEVELS, Health, Sign, Verdict, verdict
+from ebm_cli.health.budget import Moving, Periods
 from ebm_cli.health.limits import signs
 from ebm_cli.health.none import NoHealth
-from ebm_cli.health.probe import Moving, Rows, Seen
+from ebm_cli.health.probe import Seen
 from ebm_cli.health.signals import Window
 from ebm_cli.record import plain_json
 from ebm_cli.rng import stream
 from ebm_cli.terminal import log
 from ebm_cli.training.state import Parts, TrainState
+from ebm_cli.training.step import rows_at
 
 _LEAST = 10  # steps that say something
 
@@ -30,45 +34,49 @@ class Watcher:
     health: Health = field(default_factory=NoHealth)
     parts: Parts | None = None
     names: Sequence[str] = ()
-    window: list[Tensor] = field(default_factory=list)  # the numbers of the steps since the last look
+    window: list[Tensor] = field(default_factory=list)  # what steps reported since the last look, (steps, numbers) each
     history: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)  # signals of the newest window
     probed: dict[str, float] = field(default_factory=dict)  # what the newest look at the chains found
     said: dict[str, int] = field(default_factory=dict)  # the level of each sign that was warned of
     verdict: Verdict | None = None
-    rows: Rows | None = None  # of the data, at which all looks are
 
     def take(self, names: Sequence[str], numbers: Tensor) -> None:
-        """What steps (steps, numbers) report."""
+        """What steps report, (steps, numbers), of which the first have these names."""
         if self.health.period:
-            self.window = [*self.window, numbers] if self.names == names else [numbers]
-            self.names = names
+            if self.names != names:
+                self.names, self.window = names, []
+            self.window.append(numbers[:, : len(names)])
 
     def due(self, step: int, total: int) -> bool:
         """Whether a look is due."""
         every = self.health.period
-        return every > 0 and (step % every == 0 or (step == total and step % every >= _LEAST))
+        if not every:
+            return False
+        last = step == total and not 0 < step % every < _LEAST
+        return last or budget.due(step, every, self._periods.reports) or self.probes(step)
 
     def probes(self, step: int) -> bool:
         """Whether the look at this step is one at the chains too, which must be gathered then."""
-        return self.health.period > 0 and probe.due(step, self.health.period, self._rare)
+        return self.health.period > 0 and budget.due(step, self.health.period, self._periods.chains)
 
     @cached_property
-    def _rare(self) -> int:
+    def _periods(self) -> Periods:
         assert self.parts is not None
         loop, spec = self.parts.loop, self.parts.components.model
         count = spec.parameters(self.parts.data.space)
-        return probe.period(self.health.period, self.health.allowance, count, loop.batch_size, self._moving(0))
+        return budget.periods(self.health.period, self.health.allowance, count, loop.batch_size, self._moving(0))
 
     def _moving(self, step: int) -> Moving:
         assert self.parts is not None
         of, steps = self.parts.components, self.parts.loop.steps
         return Moving(of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives)
 
+    @torch.no_grad()
     def look(self, state: TrainState) -> dict[str, float]:
         """The signals of now, and the verdict on them, to be logged; what became worse is said."""
         assert self.parts is not None
-        window = Window(self.names, signals.joined(self.window))
+        window = Window(self.names, self._reports())
         self.measured = found = signals.measured(window, self.history, self.parts.loop.batch_size)
         self.history, self.window = signals.remembered(window, self.history, found), []
         if self.probes(state.step) and probe.looks(state.model):
@@ -77,6 +85,10 @@ class Watcher:
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
+
+    def _reports(self) -> signals.Numbers:
+        """Of each step since the last look the numbers that have names, (steps, names)."""
+        return torch.cat(self.window).cpu().numpy().astype(np.float64)
 
     def failed(self, why: str) -> None:
         """The run ended by itself, for this reason."""
@@ -93,9 +105,25 @@ class Watcher:
 
     def _seen(self, state: TrainState) -> Seen:
         assert self.parts is not None
-        key, moving = stream(self.parts.loop.seed, "health"), self._moving(state.step)
-        self.rows = self.rows or probe.rows(self.parts.data, key.fold("fixed"))
-        return Seen(state.model, state.store, moving, self.rows, key.fold(state.step), key.fold("fixed"))
+        key, engine = stream(self.parts.loop.seed, "health"), self.parts.device.engine.uncompiled()
+        own, fixed = key.fold(state.step), key.fold("fixed")
+        binarize, (train, *valid) = fixed.fold("binarize"), self._rows
+        x = rows_at(*train, state.model, binarize)
+        held_out = rows_at(*valid[0], state.model, binarize) if valid else None
+        return Seen(state.model, x, held_out, state.store, self._moving(state.step), engine, own, fixed)
+
+    @cached_property
+    def _rows(self) -> list[tuple[Split, Tensor]]:
+        """At which all looks are: as many of the training split as a step could draw, and of the validation split."""
+        assert self.parts is not None
+        data, seed = self.parts.data, self.parts.loop.seed
+        splits = [split for split in (data.train, data.valid) if split is not None and len(split)]
+        return [(split, batch_index(split, 0, budget.ROWS, seed).to(split.stored.device)) for split in splits]
+
+    @property
+    def _device(self) -> torch.device:
+        assert self.parts is not None
+        return self.parts.device.torch
 
     def _say(self, step: int, found: Verdict) -> None:
         for sign in found.signs:
@@ -110,16 +138,18 @@ class Watcher:
 
     def saved(self) -> dict[str, Any]:
         """All that a run that goes on from here needs."""
-        window = signals.joined(self.window).tolist() if self.window else []
-        known = {"names": [*self.names], "window": plain_json.plain(window), "history": self.history}
+        window = plain_json.plain(self._reports().tolist()) if self.window else []
+        known = {"names": [*self.names], "window": window, "history": self.history}
         return {**known, "measured": self.measured, "probed": self.probed, "said": self.said}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Take that over. Raises ValueError, KeyError, TypeError or AttributeError if it is no such thing."""
-        names, rows = saved["names"], saved["window"]
-        window = [[math.nan if value is None else float(value) for value in row] for row in rows]
-        self.names = tuple(map(str, names))
-        self.window = [torch.tensor(window, dtype=torch.float64).reshape(len(rows), len(names))] if rows else []
+        self.names = tuple(map(str, saved["names"]))
+        window = [
+            [math.nan if value is None else float(value) for _, value in zip(self.names, step, strict=True)]
+            for step in saved["window"]
+        ]
+        self.window = [torch.tensor(window, device=self._device)] if window else []
         self.history, self.measured, self.probed = (
             {str(name): float(value) for name, value in saved[key].items()} for key in ("history", "measured", "probed")
         )

@@ -498,8 +498,7 @@ def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread
         recorder.watcher.failed(str(error))
         raise
     if unread:
-        names = unread[0].values.names
-        recorder.watcher.take(names, numbers[:, : len(names)])
+        recorder.watcher.take(unread[0].values.names, numbers)
     recorder.look(unread, last=state.step == parts.loop.steps)
     return []
 

@@ -178,11 +178,17 @@ def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:
 
 def _rows(data: Split, model: EnergyModel, inputs: Inputs, reading: Engine, drawing: Engine) -> Tensor:
     """The batch, with what is missing of it drawn by the model given the rest."""
-    x = reading.region(Split.rows)(data, inputs.rows, inputs.binarize)
+    return rows_at(data, inputs.rows, model, inputs.binarize, reading, drawing)
+
+
+def rows_at(
+    data: Split, rows: Tensor, model: EnergyModel, key: AnyKey, reading: Engine = EAGER, drawing: Engine = EAGER
+) -> Tensor:
+    """Rows of a split as steps see them, (len(rows), *shape)."""
+    x = reading.region(Split.rows)(data, rows, key)
     if data.missing is None:
         return x
-    key = inputs.binarize.fold("missing")
-    return drawing.region(_completed)(model, x, data.missing[inputs.rows], key, data.sweeps)
+    return drawing.region(_completed)(model, x, data.missing[rows], key.fold("missing"), data.sweeps)
 
 
 def _completed(model: EnergyModel, x: Tensor, missing: Tensor, key: AnyKey, sweeps: int) -> Tensor:

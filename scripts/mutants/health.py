@@ -13,8 +13,8 @@ MUTANTS = [
     Mutant(
         "signals: a trend counts as spread",
         "health/signals.py",
-        "math.sqrt(float(np.square(np.diff(values)).mean()) / 2)",
-        "float(values.std())",
+        "math.sqrt(float(steps @ steps) / (2 * len(steps))) if",
+        "float(values.std()) if",
         "health::test_the_gap_is_in_standard_deviations_of_a_row",
     ),
     Mutant(
@@ -39,17 +39,38 @@ MUTANTS = [
         "health::test_nested_r_hat_is_that_of_the_definition",
     ),
     Mutant(
-        "probe: looks are as dense at the end as at the beginning",
+        "probe: an offset by chance is one",
         "health/probe.py",
+        "by_chance = of_y / len(y) + of_x / len(x)",
+        "by_chance = 0",
+        "health::test_an_offset_is_what_is_beyond_chance",
+    ),
+    Mutant(
+        "probe: a handful of chains is judged",
+        "health/probe.py",
+        "not 0 < len(seen.store) < FEW",
+        "not 0 < len(seen.store) < 0",
+        "health::test_nothing_is_said_of_a_handful_of_chains",
+    ),
+    Mutant(
+        "watcher: the validation split is that of training",
+        "training/health.py",
+        "for split in (data.train, data.valid)",
+        "for split in (data.train, data.train)",
+        "health::test_a_look_is_at_rows_as_steps_see_them",
+    ),
+    Mutant(
+        "budget: looks are as dense at the end as at the beginning",
+        "health/budget.py",
         "and count < 2**_DENSE",
         "",
         "health::test_looks_at_chains_are_dense_at_first_and_then_keep_their_share",
     ),
     Mutant(
-        "probe: looks do not know how much they may cost",
-        "health/probe.py",
-        "look / (share * step * every)",
-        "look / (step * every)",
+        "budget: looks do not know how much they may cost",
+        "health/budget.py",
+        "allowed = every * step * share / 2",
+        "allowed = every * step / 2",
         "health::test_looks_at_chains_are_dense_at_first_and_then_keep_their_share",
     ),
     Mutant(
@@ -62,8 +83,8 @@ MUTANTS = [
     Mutant(
         "watcher: the steps since the last look are forgotten",
         "training/health.py",
-        "window = signals.joined(self.window).tolist() if self.window else []",
-        "window = signals.joined(self.window[:0]).tolist() if False else []",
+        "plain_json.plain(self._reports().tolist()) if self.window",
+        "[] if self.window",
         "health::test_killed_and_resumed_it_sees_the_same",
     ),
     Mutant(
