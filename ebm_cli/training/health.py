@@ -1,6 +1,7 @@
 """Watching how a run goes: what is remembered of its steps, when it is looked at, what is then said."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,11 +51,14 @@ class Watcher:
 
     def due(self, step: int, total: int) -> bool:
         """Whether a look is due."""
-        every = self.health.period
-        if not every:
-            return False
-        last = step == total and not 0 < step % every < _LEAST
-        return last or budget.due(step, every, self._periods.reports) or self.probes(step)
+        if step % self._every:
+            return step == total and self.health.period > 0 and step % self._every >= _LEAST
+        return step == total or budget.due(step, self._every, self._periods.reports) or self.probes(step)
+
+    @cached_property
+    def _every(self) -> int:
+        """Steps between which nothing is due; asked at each step."""
+        return self.health.period or sys.maxsize
 
     def probes(self, step: int) -> bool:
         """Whether the look at this step is one at the chains too, which must be gathered then."""
