@@ -40,6 +40,7 @@ SMALLER_YET = {
     "bridge": {"rungs": 4, "steps": 3},
     "chains": {"steps": 100},
     "denoise": {"steps": 3},
+    "gradient_bias": {"pairs": 20, "steps": [1, 3], "max_steps": 20},
     "entropy": {"steps": 2, "thetas": 4, "warmup": 2},
     "inpaint": {"steps": 3},
     "long_run": {"steps": 20, "frames": 4},

@@ -1186,4 +1186,32 @@ MUTANTS = [
         "if",
         "trajectory::test_what_lies_too_far_apart_has_no_figures",
     ),
+    Mutant(
+        "gradient bias: products of groups with themselves",
+        "evaluation/gradients.py",
+        "float(gram.sum() - gram.trace()) / (count * (count - 1))",
+        "float(gram.sum()) / count**2",
+        "gradient_bias::test_equal_gradients_differ_by_nothing_that_is_told",
+    ),
+    Mutant(
+        "gradient bias: a gradient that is not told from 0 has a direction",
+        "evaluation/gradients.py",
+        "if _told(own) else None",
+        "if own[0] > 0 else None",
+        "gradient_bias::test_what_is_not_told_from_0_has_no_direction",
+    ),
+    Mutant(
+        "gradient bias: pairs are dealt out by their place among those that move",
+        "evaluation/gradient_bias.py",
+        "self.kept.append((x, weight, which % _GROUPS))",
+        "self.kept.append((x, weight, torch.zeros_like(which)))",
+        "gradient_bias::test_a_mean_over_chains_is_that_of_each_group",
+    ),
+    Mutant(
+        "gradient bias: the data are the held-out rows",
+        "evaluation/gradient_bias.py",
+        "_mean_of_data(subject.model, self.train)",
+        "_mean_of_data(subject.model, subject.held_out)",
+        "gradient_bias::test_contrastive_divergence_is_as_far_off_as_its_transition_matrix_says",
+    ),
 ]

@@ -514,4 +514,32 @@ MUTANTS = [
         "if isinstance(self.ladder, tuple) else {}",
         "tempering::test_a_warm_up_finds_them",
     ),
+    Mutant(
+        "coupled: X takes no step alone",
+        "sampler/coupled.py",
+        "pairs = pairs._replace(x=_moved(sampler, model, x, key.fold(0)))",
+        "pairs = pairs._replace(x=x)",
+        "gradient_bias::test_means_are_unbiased",
+    ),
+    Mutant(
+        "coupled: corrections with the other sign",
+        "sampler/coupled.py",
+        "(pairs.y, -late, pairs.which[: len(late)])",
+        "(pairs.y, late, pairs.which[: len(late)])",
+        "gradient_bias::test_means_are_unbiased",
+    ),
+    Mutant(
+        "coupled: corrections begin at the step itself",
+        "sampler/coupled.py",
+        "sum(step < t for step in steps)",
+        "sum(step <= t for step in steps)",
+        "gradient_bias::test_means_are_unbiased",
+    ),
+    Mutant(
+        "coupled: both chains draw their own numbers",
+        "sampler/coupled.py",
+        "moved = [_moved(sampler, model, part, key.fold(t)) if len(part) else part for part in (pairs.x, pairs.y)]",
+        "moved = [_moved(sampler, model, part, key.fold(t, at)) if len(part) else part for at, part in enumerate(pairs[1:3])]",
+        "gradient_bias::test_a_sampler_that_forgets_all_meets_at_once",
+    ),
 ]
