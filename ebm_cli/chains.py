@@ -157,6 +157,46 @@ class Persistent(Chains):
         return _renewed(self.start, kept, fresh, batch, space, key.fold("noise")) if self.reset else kept
 
 
+@register("chains", "trajectory")
+class AlongTrajectory(Chains):
+    """`count` chains that go on where they stopped, and exchange with others at earlier models of the same run.
+
+    The earlier models are rungs, whose parameters stay, each with `count` chains of its own, from independent units
+    with the means of the data on, which are drawn afresh (`log_z.trajectory.Rungs`, Bereux et al. 2025). A round of
+    `steps` transitions and of exchanges follows each training step. The model becomes a rung once less than the share
+    `acceptance` of exchanges between it and the newest rung would be taken; there are at most `rungs`.
+    """
+
+    count: Count
+    start: Start
+    acceptance: Annotated[float, Field(gt=0, lt=1)]
+    rungs: Count
+
+    stored = True
+
+    @override
+    def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
+        return _fresh(self.start, self.count, data, space, key)
+
+    @property
+    @override
+    def slots(self) -> int:
+        return self.count
+
+    @override
+    def choose(self, batch_size: int, key: Key) -> Tensor:
+        return torch.arange(self.count)
+
+    @override
+    def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
+        """None."""
+        return torch.zeros(chains, dtype=torch.bool, device=device)
+
+    @override
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        return kept
+
+
 @register("chains", "replay")
 class Replay(Chains):
     """A reservoir of `size` chains (Du & Mordatch 2019): a batch of them moves on, a share of these starts afresh.

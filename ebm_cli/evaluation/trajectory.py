@@ -197,5 +197,5 @@ def _apart(overlap: Tensor, names: Sequence[str]) -> str:
 def _late(behind: float) -> str:
     return (
         f"chains keep to modes whose weights change along the checkpoints, by {behind:.2g} nats beyond equilibrium; "
-        "train with more chains.steps, so that they change less, or take evaluation=[ais,bridge]"
+        "train with chains=trajectory or more chains.steps, or take evaluation=[ais,bridge]"
     )

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from ebm_cli import registry
-from ebm_cli.chains import Chains
+from ebm_cli.chains import AlongTrajectory, Chains
 from ebm_cli.dataset.base import Data, Dataset, Split
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError
 from ebm_cli.log_z import enumeration
-from ebm_cli.model.base import Blocked, Classifier, EnergyModel, Intractable, ModelSpec
+from ebm_cli.model.base import Blocked, Classifier, Conditional, EnergyModel, Intractable, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import Differentiable, Sampler
-from ebm_cli.space import Binary, Box, Categorical, Real, Space, names
+from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Words, names
 from ebm_cli.sparsity.base import Sparsity
 
 _ROWS_AT_ONCE = 1000
@@ -269,7 +269,12 @@ def check_through(objective: Objective, sampler: Sampler[Any, Any], policy: Chai
 
 
 def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
-    """Batch and chains can be shared equally among the ranks."""
+    """Batch and chains can be shared equally among the ranks, and none exchanges with others."""
+    if isinstance(policy, AlongTrajectory) and ranks.count > 1:
+        raise UserError(
+            f"device.ranks = {ranks.count}: chains=trajectory exchanges all chains; leave it out, or take "
+            "chains=persistent"
+        )
     ranks.check_shares(batch_size=batch_size)
     if policy.slots and not policy.roams:
         ranks.check_shares(chains__count=policy.slots)
@@ -292,6 +297,23 @@ def check_sparsity(sparsity: Sparsity, model: ModelSpec, objective: Objective, c
         why = sparsity.refusal(model.builds, space, objective, chains)
         if why:
             raise UserError(why)
+
+
+def check_exchanges(policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any], choice: Choice) -> None:
+    """Chains that exchange with earlier models of the run have energies to do so by, and no replicas."""
+    if not isinstance(policy, AlongTrajectory):
+        return
+    if not any(issubclass(space, Discrete) for space in model.spaces) or {Counts, Words} & set(model.spaces):
+        why = f"model={choice['model']} takes {names(model.spaces)} data, and the first rung is independent categories"
+    elif issubclass(model.builds, Intractable | Conditional):
+        why = f"model={choice['model']} has no energy of whole configurations that can be computed"
+    elif sampler.replicas > 1:
+        why = f"sampler={choice['sampler']} has replicas of its own; take another sampler"
+    elif not sampler.leaves_invariant:
+        why = f"sampler={choice['sampler']} does not leave the model invariant"
+    else:
+        return
+    raise UserError(f"chains={choice['chains']}: {why}; or take chains=persistent")
 
 
 def check_batch(objective: Objective, batch_size: int) -> None:

@@ -33,6 +33,7 @@ from ebm_cli.training import cuda_graph, long_step, passed, whole_step
 from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
 from ebm_cli.training.health import Watcher
+from ebm_cli.training.rungs import Ladder
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Best, Parts, TrainState
 from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
@@ -389,17 +390,18 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
     recorder.along.begin(partial(subject_of, parts, state, "train", "running"), state)
-    saved, unread, sparse = state.step or None, list[Report](), Sparse(parts, state)
+    saved, unread, sparse, ladder = state.step or None, list[Report](), Sparse(parts, state), Ladder(parts, state)
     how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
             unread.append(train_step(parts, state, how))
+            ladder.follow()
             last, due = unread[-1], _due_at(recorder, sparse, state.step, total)
             if len(unread) == _UNREAD or any(due):
                 unread = _read(parts, state, recorder, unread)
-            if _attend(sparse, recorder, due, last):
+            if _attend(sparse, recorder, due, {**last.numbers(), **ladder.found} if due.logs else {}):
                 saved = state.step
             _display(display, recorder, state.step, last)
         _read(parts, state, recorder, unread)
@@ -430,14 +432,14 @@ def _due_at(recorder: Recorder | Follower, sparse: Sparse, step: int, total: int
     return Due(logs, follows, evaluates, looks, judges, changes, recorder.saves(step, total))
 
 
-def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Report) -> bool:
-    """Do what is due; whether a checkpoint was saved, after all that is logged at this step."""
+def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Mapping[str, float]) -> bool:
+    """Do what is due, and log the numbers of the `last` step; whether a checkpoint was saved, after all of it."""
     parts, state = sparse.parts, sparse.state
     if due.evaluates or due.looks or due.saves or (due.judges and recorder.watcher.probes(state.step)):
         gather_chains(parts, state)
     said = recorder.judged(state) if due.judges else {}
     if due.logs or said:
-        recorder.metrics(state.step, {**(last.numbers() if due.logs else {}), **said})
+        recorder.metrics(state.step, {**last, **said})
     if due.follows:
         recorder.follow(parts, state)
     better = due.evaluates and recorder.evaluate(parts, state)

@@ -32,7 +32,7 @@ from ebm_cli.sparsity.none import NoSparsity
 from ebm_cli.training import checks
 from ebm_cli.training.checks import Choice
 
-_RUNNING = "running."
+_RUNNING, _RUNGS = "running.", "rungs."
 CHANGED = "changed"
 """The step at which couplings last changed, in `TrainState.sparsity` beside their masks."""
 
@@ -97,6 +97,7 @@ class TrainState:
     auxiliary: Auxiliary | None = None  # what the objective trains beside the model
     sparsity: dict[str, Tensor] = field(default_factory=dict)  # 1 for couplings that there are, by parameter; CHANGED
     running: dict[str, Tensor] = field(default_factory=dict)  # what follows the model keeps
+    rungs: dict[str, Tensor] = field(default_factory=dict)  # earlier models and their chains, by number and name
 
     @property
     def mask(self) -> dict[str, Tensor]:
@@ -111,6 +112,7 @@ class TrainState:
         named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
         named |= {f"sparsity.{name}": value for name, value in self.sparsity.items()}
         named |= {f"{_RUNNING}{name}": value for name, value in self.running.items()}
+        named |= {f"{_RUNGS}{name}": value for name, value in self.rungs.items()}
         return named | {"chains": self.store, "ages": self.ages}
 
     def _auxiliary(self) -> dict[str, Tensor]:
@@ -137,6 +139,7 @@ class TrainState:
             raise ValueError("ages has negative numbers")
         self.store, self.ages = tensors["chains"], tensors["ages"]
         self.running = {n.removeprefix(_RUNNING): value for n, value in tensors.items() if n.startswith(_RUNNING)}
+        self.rungs = {n.removeprefix(_RUNGS): value for n, value in tensors.items() if n.startswith(_RUNGS)}
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over model.NAME of `tensors` alone, without chains; raises ValueError as `load` does."""
@@ -189,6 +192,7 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     checks.check_noise(parts.objective, parts.noise, parts.model, choice)
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_sparsity(parts.sparsity, parts.model, parts.objective, parts.chains)
+    checks.check_exchanges(parts.chains, parts.model, parts.sampler, choice)
     return parts
 
 

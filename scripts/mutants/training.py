@@ -483,4 +483,32 @@ MUTANTS = [
         "ahead = whole",
         "long_step::test_a_run_says_that_its_transitions_are_compiled_and_what_it_is",
     ),
+    Mutant(
+        "rungs: a new one while exchanges are many",
+        "training/rungs.py",
+        "if share >= policy.acceptance or",
+        "if share < policy.acceptance or",
+        "rungs::test_there_are_no_rungs_while_exchanges_are_many",
+    ),
+    Mutant(
+        "rungs: exchanges are counted the wrong way round",
+        "training/rungs.py",
+        "(look.up[-1] - look.down[-1])",
+        "(look.down[-1] - look.up[-1])",
+        "rungs::test_the_model_becomes_a_rung_where_exchanges_are_few",
+    ),
+    Mutant(
+        "rungs: their chains stand still",
+        "training/rungs.py",
+        "for number, chains in enumerate(moved)}",
+        "for number, chains in enumerate(x[1:-1])}",
+        "rungs::test_the_model_becomes_a_rung_where_exchanges_are_few",
+    ),
+    Mutant(
+        "rungs: a resumed run begins without them",
+        "training/state.py",
+        "if n.startswith(_RUNGS)}",
+        'if n.startswith("none")}',
+        "rungs::test_a_resumed_run_has_its_rungs",
+    ),
 ]
