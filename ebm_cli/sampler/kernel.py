@@ -1,4 +1,4 @@
-"""A sampler within a sampler."""
+"""A sampler within another part."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,19 +7,31 @@ from ebm_cli import registry
 from ebm_cli.errors import UserError
 from ebm_cli.sampler.base import Sampler
 
-CHOOSE = "choose it with sampler@sampler.kernel=NAME"
+
+def choose(at: str) -> str:
+    """How a sampler at this key is chosen."""
+    return f"choose it with sampler@{at}=NAME"
 
 
-def nested(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any]:
-    """The sampler that `sampler.kernel` configures, not itself made of others. Raises UserError."""
+def nested(settings: Mapping[str, Any] | Sampler[Any, Any], at: str = "sampler.kernel") -> Sampler[Any, Any]:
+    """The sampler that the key `at` configures, not itself made of others. Raises UserError."""
     if isinstance(settings, Sampler):
         return settings
     if not isinstance(settings, Mapping):
-        raise UserError(f"sampler.kernel = {settings}: must be a sampler and its keys; {CHOOSE}")
-    found: Sampler[Any, Any] = registry.build("sampler", settings, at="sampler.kernel")
+        raise UserError(f"{at} = {settings}: must be a sampler and its keys; {choose(at)}")
+    found: Sampler[Any, Any] = registry.build("sampler", settings, at=at)
     if found.inner is not found:
         name = settings["name"]
-        raise UserError(f"sampler.kernel = {name}: is made of another sampler, so it cannot be a kernel; {CHOOSE}")
+        raise UserError(f"{at} = {name}: is made of another sampler, so it cannot be a kernel; {choose(at)}")
+    return found
+
+
+def exact(settings: Mapping[str, Any] | Sampler[Any, Any], at: str = "sampler.kernel") -> Sampler[Any, Any]:
+    """The same, of samplers that leave the model invariant. Raises UserError."""
+    found = nested(settings, at)
+    if not found.leaves_invariant:
+        name = settings["name"] if isinstance(settings, Mapping) else type(found).__name__
+        raise UserError(f"{at} = {name}: does not leave the model invariant; {choose(at)}")
     return found
 
 

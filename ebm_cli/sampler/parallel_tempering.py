@@ -1,7 +1,7 @@
 """Parallel tempering: replicas of every chain at higher temperatures, which exchange their configurations."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.errors import UserError
 from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.model.scaled import Scaled, scaled
 from ebm_cli.registry import Later, Nested, register
@@ -21,20 +20,11 @@ from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler import ladder
 from ebm_cli.sampler.adaptation import BLOCK, Adapting, Warmed, adapts, blocks, correction
 from ebm_cli.sampler.base import Info, Sampler, shown
-from ebm_cli.sampler.kernel import CHOOSE, below, nested
+from ebm_cli.sampler.kernel import below, exact
 from ebm_cli.space import Binary, Box, Categorical, Real, Space, Spin
 
 _FIRST = 10  # temperatures where their number is to be found
 Beta = Annotated[float, Field(gt=0, le=1)]
-
-
-def _kernel(settings: Mapping[str, Any] | Sampler[Any, Any]) -> Sampler[Any, Any]:
-    """The sampler of every replica. Raises UserError."""
-    found = nested(settings)
-    if not found.leaves_invariant:
-        name = settings["name"] if isinstance(settings, Mapping) else type(found).__name__
-        raise UserError(f"sampler.kernel = {name}: does not leave the model invariant; {CHOOSE}")
-    return found
 
 
 class TemperingState(NamedTuple):
@@ -76,7 +66,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     `kernel` itself.
     """
 
-    kernel: Annotated[Sampler[Any, Any], PlainValidator(_kernel), Nested("sampler")]
+    kernel: Annotated[Sampler[Any, Any], PlainValidator(exact), Nested("sampler")]
     temperatures: Annotated[int, Field(ge=2, le=ladder.MOST)] | Literal["auto"]
     beta_min: Annotated[float, Field(gt=0, lt=1)]
     ladder: Annotated[Literal["geometric", "adaptive"] | tuple[Beta, ...], Later("geometric")]

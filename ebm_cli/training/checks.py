@@ -203,7 +203,7 @@ def _objectives(spaces: tuple[type[Space], ...], model: ModelSpec, choice: Choic
     for name, cls in registry.components("objective").items():
         kind = cast(type[Objective], cls)
         if set(kind.spaces) & set(spaces) and _has(kind.requires, model):
-            found += kind.chosen_for(model.builds, spaces) or (name,)
+            found += kind.chosen_for(model.builds, spaces) if kind.chosen_as else (name,)
     return f"objectives that fit model={choice['model']}: {', '.join(sorted(found))}"
 
 

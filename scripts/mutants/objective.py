@@ -318,4 +318,18 @@ MUTANTS = [
         "_WIDER = 1.0",
         "adversarial::test_few_proposals_draw_the_score_little_towards_that_of_the_draw_given_its_latent_values",
     ),
+    Mutant(
+        "unbiased_cd: negatives with the sign of the data",
+        "objective/unbiased_cd.py",
+        "total.add(x, -weight / n)",
+        "total.add(x, weight / n)",
+        "unbiased_cd::test_the_mean_is_the_gradient_of_the_likelihood",
+    ),
+    Mutant(
+        "unbiased_cd: a piece takes the place of those before",
+        "objective/unbiased_cd.py",
+        "self.gradient[name] + value if name in self.gradient else value",
+        "value",
+        "unbiased_cd::test_points_are_summed_in_pieces",
+    ),
 ]
