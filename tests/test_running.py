@@ -186,10 +186,16 @@ def test_chains_along_the_way_and_those_of_an_evaluation_may_contradict_each_oth
     along = {"running/log_z": 87.3, "running/log_z_low": 87.1, "running/log_z_high": 87.5}
     ais = {"ais/log_z": 84.0, "ais/log_z_low": 83.9, "ais/log_z_high": 84.1}
     (sentence,) = contradictions({**along, **ais})
-    assert sentence.startswith("log Z along the way, 87.3 in [87.1, 87.5], and by ais, 84 in [83.9, 84.1], are 3 nats")
+    assert sentence.startswith("log Z by ais, 84 in [83.9, 84.1], and along the way, 87.3 in [87.1, 87.5], are 3 nats")
     assert contradictions({**along, **ais, "ais/log_z_high": 86.7}) == []
     bridge = {name.replace("ais", "bridge"): value + 3 for name, value in ais.items()}
-    assert contradictions({**along, **ais, **bridge}) == []
+    assert contradictions({**along, **bridge}) == []
+    (sentence,) = contradictions({**along, **ais, **bridge})
+    assert sentence.startswith(
+        "log Z by bridge, 87 in [86.9, 87.1], and by ais, 84 in [83.9, 84.1], are 2.8 nats apart"
+    )
+    low = {name: value - 9 for name, value in along.items()}
+    assert len(contradictions({**low, **ais, **bridge})) == 2
     assert contradictions(ais) == contradictions(along) == []
 
 

@@ -1,6 +1,6 @@
 """Whether a log-likelihood can be judged by: chains that count, the two ends of its bracket, the exact value."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 JUDGES = {
@@ -68,9 +68,9 @@ def bracket(values: Mapping[str, Any]) -> str:
 
 
 def contradictions(values: Mapping[str, Any]) -> list[str]:
-    """Where the exact value shows that the estimates are wrong, although they may agree with each other; and where the
-    log Z that training learned, or that chains along the way have found, is another one."""
-    return [sentence for sentence in (_refuted(values), _learned(values), _along(values)) if sentence]
+    """Where the exact value shows that the estimates are wrong, although they may agree with each other; where the log Z
+    that training learned is another one; and where two estimates of log Z differ."""
+    return [sentence for sentence in (_refuted(values), _learned(values)) if sentence] + list(_apart(values))
 
 
 def _refuted(values: Mapping[str, Any]) -> str | None:
@@ -101,19 +101,29 @@ def _learned(values: Mapping[str, Any]) -> str | None:
     )
 
 
-def _along(values: Mapping[str, Any]) -> str | None:
-    """By the most trustworthy of the evaluations that have an interval of log Z, if it lies apart from that of chains
-    which followed the model while it trained."""
-    ends = ("log_z", "log_z_low", "log_z_high")
-    names = [name for name in ("trajectory", "bridge", "ais") if all(f"{name}/{end}" in values for end in ends)]
-    if not names or not all(f"running/{end}" in values for end in ends):
-        return None
-    (here, low, high), (there, least, most) = ([values[f"{of}/{end}"] for end in ends] for of in (names[0], "running"))
-    apart = max(low, least) - min(high, most)
-    if apart <= _ERROR:
-        return None
-    return (
-        f"log Z along the way, {there:.4g} in [{least:.4g}, {most:.4g}], and by {names[0]}, {here:.4g} in [{low:.4g}, "
-        f"{high:.4g}], are {apart:.2g} nats apart: chains of one of them miss part of the model. Both err downwards, "
-        "so believe the higher one"
-    )
+def _apart(values: Mapping[str, Any]) -> Iterator[str]:
+    """Where intervals of log Z lie apart from that of the most trustworthy of its estimates.
+
+    Chains that have missed the same part of the model agree, so that AIS and RAISE may; others do not.
+    """
+    found = {
+        name: [values[f"{name}/{end}"] for end in ("log_z", "log_z_low", "log_z_high")]
+        for name in _ESTIMATES
+        if all(f"{name}/{end}" in values for end in ("log_z", "log_z_low", "log_z_high"))
+    }
+    first = next(iter(found), "")
+    for name in [*found][1:]:
+        (here, low, high), (there, least, most) = found[first], found[name]
+        apart = max(low, least) - min(high, most)
+        if apart > _ERROR:
+            yield (
+                f"log Z {_ESTIMATES[first]}, {here:.4g} in [{low:.4g}, {high:.4g}], and {_ESTIMATES[name]}, "
+                f"{there:.4g} in [{least:.4g}, {most:.4g}], are {apart:.2g} nats apart: chains of one of them miss part "
+                "of the model, which makes log Z too low, so believe the higher one"
+            )
+
+
+_ESTIMATES = {
+    "trajectory": "by trajectory", "bridge": "by bridge", "ais": "by ais", "running": "along the way",
+}  # fmt: skip
+"""Those with an interval, the most trustworthy first."""

@@ -119,8 +119,15 @@ MUTANTS = [
     Mutant(
         "bracket: two estimates may be any distance apart",
         "evaluation/bracket.py",
-        "    if apart <= _ERROR:",
-        "    if True:",
+        "if apart > _ERROR:",
+        "if False:",
+        "running::test_chains_along_the_way_and_those_of_an_evaluation_may_contradict_each_other",
+    ),
+    Mutant(
+        "bracket: only the first other estimate is looked at",
+        "evaluation/bracket.py",
+        "for name in [*found][1:]:",
+        "for name in [*found][1:2]:",
         "running::test_chains_along_the_way_and_those_of_an_evaluation_may_contradict_each_other",
     ),
 ]
