@@ -68,8 +68,8 @@ def bracket(values: Mapping[str, Any]) -> str:
 
 
 def contradictions(values: Mapping[str, Any]) -> list[str]:
-    """Where the exact value shows that the estimates are wrong, although they may agree with each other; where the log Z
-    that training learned is another one; and where two estimates of log Z differ."""
+    """Where the exact value shows that the estimates are wrong, although they may agree with each other; where the log
+    Z that training learned is another one; and where two estimates of log Z differ."""
     return [sentence for sentence in (_refuted(values), _learned(values)) if sentence] + list(_apart(values))
 
 
@@ -118,8 +118,8 @@ def _apart(values: Mapping[str, Any]) -> Iterator[str]:
         if apart > _ERROR:
             yield (
                 f"log Z {_ESTIMATES[first]}, {here:.4g} in [{low:.4g}, {high:.4g}], and {_ESTIMATES[name]}, "
-                f"{there:.4g} in [{least:.4g}, {most:.4g}], are {apart:.2g} nats apart: chains of one of them miss part "
-                "of the model, which makes log Z too low, so believe the higher one"
+                f"{there:.4g} in [{least:.4g}, {most:.4g}], are {apart:.2g} nats apart: chains of one of them miss "
+                "part of the model, which makes log Z too low, so believe the higher one"
             )
 
 
