@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.cli import assert_refused, train, trained
 from helpers.components import SIGMAS, component, shipped
-from helpers.models import target
+from helpers.models import double_states, exact_p, target
 from helpers.objectives import data_rows, likelihood_gradient
 
 from ebm_cli import registry
@@ -39,6 +39,10 @@ def test_the_mean_is_the_gradient_of_the_likelihood(kernel, model, changes):
         error = each.std(0) / len(each) ** 0.5
         assert ((each.mean(0) - value).abs() <= (SIGMAS + 1) * error + 1e-9).all(), name
     assert all(gradient.metrics["unmet"] == 0 for gradient in found)
+    gaps = torch.stack([gradient.metrics["energy_gap"] for gradient in found])
+    p, states = exact_p(chosen), double_states(chosen)
+    gap = (chosen.energy(x).mean() - p @ chosen.energy(states)).item()
+    assert abs(gaps.mean().item() - gap) < SIGMAS * gaps.std().item() / len(gaps) ** 0.5
 
 
 def test_points_are_summed_in_pieces(monkeypatch):

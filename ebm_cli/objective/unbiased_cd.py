@@ -107,6 +107,8 @@ class UnbiasedCD(Objective):
         metrics = {
             "loss": total.loss,
             "energy_data": of_data,
+            "energy_chains": of_data - total.loss,
+            "energy_gap": total.loss,
             "meeting_time": times.to(of_data).sum() / met.sum().clamp_min(1),
             "unmet": 1 - met.mean(),
         }
