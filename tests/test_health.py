@@ -128,7 +128,7 @@ def test_there_is_a_look_at_every_model_in_every_space(name):
     for chains, store in (("persistent", x), ("data", x[:0])):
         moving = Moving(component("chains", chains), sampler, 1, negatives=True)
         found = probe.look(Seen(model, x, x[:9], store, moving, EAGER, stream(0, "look"), stream(0, "rows")))
-        wanted = {"overfit", "apart", "offset", "breadth", "distinct", "jump"}
+        wanted = {"overfit", "heat", "apart", "offset", "breadth", "distinct", "jump"}
         assert found.keys() >= (wanted | {"r_hat_data", "r_hat_halves"} if len(store) else wanted)
 
 
@@ -142,13 +142,22 @@ def test_an_offset_is_what_is_beyond_chance():
 
 
 def test_nothing_is_said_of_a_handful_of_chains():
-    assert look(lambda rows: rows[: probe.FEW - 1].clone()).keys() == {"overfit", "idle"}
+    assert look(lambda rows: rows[: probe.FEW - 1].clone()).keys() == {"overfit", "heat", "idle"}
 
 
 def test_chains_in_one_place_are_seen():
     found = look(lambda rows: rows[:1].repeat(60, 1, 1), lambda model: model.b.mul_(0).add_(60 * model.b.new_ones(())))
     named = {sign.name: sign.level for sign in limits.signs(found)}
     assert named["distinct"] == named["breadth"] == 2, "every chain is where all visible units are on"
+
+
+def test_heat_is_the_variance_of_the_energy_per_site():
+    """Weights of 0 and fields of 20: the energy is -20 times the number of units that are on, up to a constant."""
+    found = look(lambda rows: rows[:60].clone(), lambda model: [model.W.zero_(), model.b.fill_(20)])
+    on = small_run(dataset=shipped("dataset")["bars_and_stripes"] | {"side": 3})[0].data.train.all().flatten(1).sum(1)
+    on = on[torch.arange(budget.ROWS) % len(on)].double()
+    assert found["heat"] == pytest.approx(400 * on.var().item() / 9, rel=1e-4)
+    assert "heat" in {sign.name for sign in limits.signs(found)}
 
 
 def test_units_that_are_stuck_are_counted():

@@ -37,20 +37,20 @@ _RATE = "take a lower optimizer.lr"
 
 LIMITS: Mapping[str, Limit] = {
     "acceptance": Limit(
-        0.02, 1e-3, "chains accept hardly any proposal", _SHORTER,
+        0.05, 1e-3, "chains accept hardly any proposal", _SHORTER,
         "samplers are tuned to accept 0.2 to 0.9", below=True),
     "swaps": Limit(
         0.02, 1e-3, "replicas of the chains hardly ever swap", "take more sampler.temperatures",
         "ladders are tuned to swap 0.2 to 0.6", below=True),
     "jump": Limit(
-        0.02, 1e-3, "chains hardly move", "take more chains.steps, longer steps, or another sampler",
+        0.05, 1e-3, "chains hardly move", "take more chains.steps, longer steps, or another sampler",
         "1 is two independent rows of the data; healthy runs had 0.13 and more", below=True),
     "gap": Limit(
         4, 12, "data and chains stay apart in energy", _MOVE,
         "0 at the maximum of the likelihood; healthy runs stayed within 2.5 from one look to the next", sided=True),
     "apart": Limit(
-        1.8, 4, "data and chains are apart in energy", _MOVE,
-        "two samples of one distribution have 0; healthy runs had 1.6 at most, and that at their start", sided=True),
+        3, 6, "data and chains are apart in energy", _MOVE,
+        "two samples of one distribution have 0; healthy runs had 2.3 at most, while they learn fast", sided=True),
     "r_hat_data": Limit(
         1.6, 3, "chains and chains that begin at the data do not meet", _MOVE,
         "1 for chains that mix; as far apart as 1.8 standard deviations at 1.6"),
@@ -72,6 +72,9 @@ LIMITS: Mapping[str, Limit] = {
     "idle": Limit(
         0.25, 0.75, "hidden units are off or on for practically all rows", _RATE + ", or fewer hidden units",
         "from a quarter on the last table warns of it too; healthy runs had none"),
+    "heat": Limit(
+        15, 500, "energies of rows of the data lie too far apart", _RATE + ", or smaller initial weights",
+        "variance per site, of models at temperature 1 of the order of 1; healthy runs had 3.4 at most"),
     "rise": Limit(
         2, 10, "the loss is far above its beginning", _RATE + ", or optimizer.clip=10",
         "what is minimised falls, by definition"),

@@ -14,6 +14,7 @@ from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.record.plain_json import finite
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import shown, transitions
+from ebm_cli.space import Counts
 
 FEW = 16
 """Chains below which chance alone could look like a fault, so that nothing is said of them."""
@@ -50,12 +51,15 @@ def look(seen: Seen) -> dict[str, float]:
     Of rows x of the training data and negative chains y, as many of each: `apart`, mean E(x) - mean E(y) over the root
     of the sum of their variances; `offset`, |mean x - mean y|^2 beyond what so few draws give, and `breadth`, the
     variance of y, both over that of x, summed over sites; `distinct`, different y over different x. `overfit`: mean
-    energy of validation rows less that of training rows, over the standard deviation of these. `idle`: share of hidden
-    units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`: see `_moved`.
+    energy of validation rows less that of training rows, over the standard deviation of these. `heat`: variance of the
+    energy of training rows per site, the heat capacity of a model they are draws of; not of documents. `idle`: share
+    of hidden units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`: see `_moved`.
     """
     x, energy, found = seen.train, _energies(seen, seen.train), dict[str, float]()
     if seen.valid is not None:
         found["overfit"] = ((_energies(seen, seen.valid).mean() - energy.mean()) / energy.std()).item()
+    if not isinstance(seen.model.space, Counts):  # energies of documents differ as their lengths do
+        found["heat"] = (energy.var() / seen.model.space.sites).item()
     idle = stuck_share(seen.model, x)
     if idle is not None:
         found["idle"] = idle

@@ -7,19 +7,19 @@ import json
 import shlex
 import statistics
 import tempfile
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _kinds import KINDS
+from _kinds import CAUSES, KINDS
 
 from ebm_cli.cli.main import dispatch
 
 PARTS = ("choose", "judge")
 _Z = 1.959964  # of 95 %
 _COMMON = (
-    "tracker=none device=cpu device.threads=1 device.compile=never evaluation=[] checkpoint.monitor=null "
+    "tracker=none device=cpu device.threads=1 device.compile=never running=none checkpoint.monitor=null "
     "report.checkpoint=last eval_every=0 save_every=0"
 )
 
@@ -39,15 +39,17 @@ class Beast(NamedTuple):
         return "".join(c if c.isalnum() else "_" for c in text)
 
 
-def beasts(part: str, healthy_seeds: int) -> Iterator[Beast]:
-    """All of one part, whose seeds are its own."""
-    first = 1000 * PARTS.index(part)
+def beasts(part: str) -> list[Beast]:
+    """All of one part, the kinds in turns: every third setting is kept for `judge`, and so are other seeds of all."""
+    first, found = 1000 * PARTS.index(part), list[tuple[int, Beast]]()
     for name, kind in KINDS.items():
-        for words in kind.healthy:
-            yield from (Beast(name, None, words, first + seed) for seed in range(healthy_seeds))
-        for cause, settings in kind.spoilt.items():
-            for words in settings:
-                yield from (Beast(name, cause, words, first + seed) for seed in range(kind.seeds))
+        settings = {None: kind.healthy, **kind.spoilt}
+        for cause, every in settings.items():
+            seeds = kind.seeds[1 if cause else 0]
+            chosen = [words for i, words in enumerate(every) if part == "judge" or i % 3 != 2]
+            count = seeds if part == "choose" else max(1, seeds // 3)
+            found += [(seed, Beast(name, cause, words, first + seed)) for words in chosen for seed in range(count)]
+    return [beast for _, beast in sorted(found, key=lambda pair: pair[0])]
 
 
 def data(folder: Path) -> dict[str, str]:
@@ -90,22 +92,32 @@ def lines(home: Path) -> list[dict[str, Any]]:
 
 
 class Seen(NamedTuple):
-    """What health said of one run: the first step with a doubt, None without, and which signs."""
+    """What health said of one run: the first step with a doubt, None without, and in which words; and what the run was
+    worth by a measure of its own, None of a run that ended by itself."""
 
     step: int | None
     signs: list[str]
-    failed: bool
+    worth: float | None
 
 
-def seen(home: Path) -> Seen:
+def seen(beast: Beast, home: Path) -> Seen:
     """From the metrics; a run that was ended for numbers that are not finite is seen by that."""
     doubts = [line["step"] for line in lines(home) if line.get("health/level")]
     failed = json.loads((home / "outcome.json").read_text())["code"] != 0
     ended = max((line["step"] for line in lines(home)), default=0)
-    step = doubts[0] if doubts else ended if failed else None
     told = (home / "said.txt").read_text()
     names = [line for line in told.splitlines() if ": suspicious: " in line or ": failing: " in line]
-    return Seen(step, names, failed)
+    summary = {} if failed else json.loads((home / "summary.json").read_text())
+    return Seen(doubts[0] if doubts else ended if failed else None, names, summary.get(KINDS[beast.kind].metric))
+
+
+def is_bad(beast: Beast, found: Seen, tuned: dict[str, float]) -> bool | None:
+    """By its worth beside that of runs that were tuned by hand; None in between."""
+    kind = KINDS[beast.kind]
+    if found.worth is None:
+        return True
+    lost = (tuned[beast.kind] - found.worth) * (1 if kind.higher else -1) / kind.margin
+    return True if lost > 1 else False if lost < 0.5 else None
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
@@ -123,27 +135,62 @@ def shown(what: str, hits: int, of: int) -> str:
     return f"{what}: {hits} of {of}, {100 * hits / max(of, 1):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def report(part: str, folder: Path, those: list[Beast]) -> None:
-    """Recall, false alarms, delay, and what was missed."""
+class Judged(NamedTuple):
+    """Runs with what was seen of them, and whether their worth is bad, good, or neither (None)."""
+
+    found: dict[Beast, Seen]
+    bad: dict[Beast, bool | None]
+
+    def spoilt(self, **which: str) -> list[Beast]:
+        """Those that were spoilt and are bad, of one kind or cause."""
+        return [beast for beast in self.bad if beast.cause and self.bad[beast] and _is(beast, which)]
+
+    def healthy(self, **which: str) -> list[Beast]:
+        """Those that were not spoilt and are good."""
+        return [beast for beast in self.bad if not beast.cause and self.bad[beast] is False and _is(beast, which)]
+
+    def doubted(self, those: list[Beast]) -> list[Beast]:
+        """Which of them health had a doubt of."""
+        return [beast for beast in those if self.found[beast].step is not None]
+
+
+def _is(beast: Beast, which: dict[str, str]) -> bool:
+    return all(getattr(beast, key) == value for key, value in which.items())
+
+
+def judged(folder: Path, those: list[Beast]) -> Judged:
+    """Those runs that are there, of kinds of which tuned ones are there."""
     there = [beast for beast in those if (folder / beast.name / "outcome.json").exists()]
-    found = {beast: seen(folder / beast.name) for beast in there}
-    spoilt = [beast for beast in there if beast.cause]
-    healthy = [beast for beast in there if not beast.cause]
-    caught = [beast for beast in spoilt if found[beast].step is not None]
-    alarms = [beast for beast in healthy if found[beast].step is not None]
-    print(f"== {part}: {len(there)} of {len(those)} runs")
+    found = {beast: seen(beast, folder / beast.name) for beast in there}
+    worth: dict[str, list[float]] = {}
+    for beast in there:
+        if beast.cause is None and beast.words == KINDS[beast.kind].healthy[0]:
+            worth.setdefault(beast.kind, []).append(found[beast].worth or 0.0)
+    tuned = {kind: statistics.median(values) for kind, values in worth.items()}
+    return Judged(found, {beast: is_bad(beast, found[beast], tuned) for beast in there if beast.kind in tuned})
+
+
+def report(part: str, those: Judged) -> None:
+    """Recall, false alarms, delay, and what was missed."""
+    spoilt, healthy = those.spoilt(), those.healthy()
+    caught, alarms = those.doubted(spoilt), those.doubted(healthy)
+    print(f"== {part}: {len(those.bad)} runs")
+    print(f"spoilt and not bad for it: {sum(1 for beast in those.bad if beast.cause) - len(spoilt)}")
+    print(f"meant to be healthy and not good: {sum(1 for beast in those.bad if not beast.cause) - len(healthy)}")
     print(shown("recall", len(caught), len(spoilt)))
     print(shown("false alarms", len(alarms), len(healthy)))
     if caught:
-        print(f"median delay: {statistics.median(found[beast].step or 0 for beast in caught):g} steps")
-    for cause in dict.fromkeys(beast.cause for beast in spoilt):
-        of = [beast for beast in spoilt if beast.cause == cause]
-        print(" ", shown(str(cause), sum(found[beast].step is not None for beast in of), len(of)))
-    for beast in spoilt:
-        if found[beast].step is None:
-            print("missed:", beast)
+        print(f"median delay: {statistics.median(those.found[beast].step or 0 for beast in caught):g} steps")
+    for cause in CAUSES:
+        print(" ", shown(cause, len(those.doubted(those.spoilt(cause=cause))), len(those.spoilt(cause=cause))))
+    for kind in KINDS:
+        of, fine = those.spoilt(kind=kind), those.healthy(kind=kind)
+        print(" ", shown(kind, len(those.doubted(of)), len(of)), end="; ")
+        print(shown("false alarms", len(those.doubted(fine)), len(fine)))
+    for beast in [beast for beast in spoilt if beast not in caught]:
+        print("missed:", *beast, those.found[beast].worth)
     for beast in alarms:
-        print("false alarm:", beast, found[beast].signs[:1] or "ended by itself")
+        print("false alarm:", *beast, those.found[beast].worth, those.found[beast].signs)
 
 
 def main() -> None:
@@ -154,16 +201,17 @@ def main() -> None:
         "--part", choices=PARTS, action="append", help="runs by which thresholds were chosen, or others"
     )
     parser.add_argument("--only", default="", help="runs with this word alone")
-    parser.add_argument("--healthy", type=int, default=2, help="seeds of each healthy setting")
+    parser.add_argument("--minutes", type=float, default=60, help="train no more runs after so many")
     parser.add_argument("--report", action="store_true", help="train nothing")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    files = data(asked.folder)
+    files, began = data(asked.folder), time.monotonic()
     for part in asked.part or PARTS:
-        those = [beast for beast in beasts(part, asked.healthy) if asked.only in " ".join(map(str, beast))]
+        those = [beast for beast in beasts(part) if asked.only in " ".join(map(str, beast))]
         for beast in [] if asked.report else those:
-            trained(beast, asked.folder, files)
-        report(part, asked.folder, those)
+            if time.monotonic() - began < 60 * asked.minutes:
+                trained(beast, asked.folder, files)
+        report(part, judged(asked.folder, those))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ MUTANTS = [
         "health::test_an_offset_is_what_is_beyond_chance",
     ),
     Mutant(
+        "probe: heat of all sites together",
+        "health/probe.py",
+        "(energy.var() / seen.model.space.sites).item()",
+        "energy.var().item()",
+        "health::test_heat_is_the_variance_of_the_energy_per_site",
+    ),
+    Mutant(
         "probe: a handful of chains is judged",
         "health/probe.py",
         "not 0 < len(seen.store) < FEW",
