@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import shlex
@@ -43,13 +44,18 @@ def beasts(part: str) -> list[Beast]:
     """All of one part, the kinds in turns: every third setting is kept for `judge`, and so are other seeds of all."""
     first, found = 1000 * PARTS.index(part), list[tuple[int, Beast]]()
     for name, kind in KINDS.items():
-        settings = {None: kind.healthy, **kind.spoilt}
-        for cause, every in settings.items():
-            seeds = kind.seeds[1 if cause else 0]
+        own = list[Beast]()
+        for cause, every in {None: kind.healthy, **kind.spoilt}.items():
+            count = kind.seeds[1 if cause else 0] // (1 if part == "choose" else 3) or 1
             chosen = [words for i, words in enumerate(every) if part == "judge" or i % 3 != 2]
-            count = seeds if part == "choose" else max(1, seeds // 3)
-            found += [(seed, Beast(name, cause, words, first + seed)) for words in chosen for seed in range(count)]
+            own += [Beast(name, cause, words, first + seed) for words in chosen for seed in range(count)]
+        found += enumerate(sorted(own, key=lambda beast: (beast.seed, hash_of(beast))))
     return [beast for _, beast in sorted(found, key=lambda pair: pair[0])]
+
+
+def hash_of(beast: Beast) -> str:
+    """An order that has healthy and spoilt ones of all causes mixed, so that the first runs stand for all."""
+    return hashlib.sha256(beast.name.encode()).hexdigest()
 
 
 def data(folder: Path) -> dict[str, str]:
@@ -158,12 +164,19 @@ def _is(beast: Beast, which: dict[str, str]) -> bool:
     return all(getattr(beast, key) == value for key, value in which.items())
 
 
+def _began(home: Path) -> bool:
+    """Whether there is a run, which was not refused."""
+    outcome = home / "outcome.json"
+    return outcome.exists() and json.loads(outcome.read_text())["code"] != 2
+
+
 def judged(folder: Path, those: list[Beast]) -> Judged:
-    """Those runs that are there, of kinds of which tuned ones are there."""
-    there = [beast for beast in those if (folder / beast.name / "outcome.json").exists()]
-    found = {beast: seen(beast, folder / beast.name) for beast in there}
+    """Those runs that are there, of kinds of which tuned ones are there, be they of the other part."""
+    every = [beast for beast in {*beasts("choose"), *beasts("judge")} if _began(folder / beast.name)]
+    found = {beast: seen(beast, folder / beast.name) for beast in every}
+    there = [beast for beast in those if beast in found]
     worth: dict[str, list[float]] = {}
-    for beast in there:
+    for beast in every:
         if beast.cause is None and beast.words == KINDS[beast.kind].healthy[0]:
             worth.setdefault(beast.kind, []).append(found[beast].worth or 0.0)
     tuned = {kind: statistics.median(values) for kind, values in worth.items()}

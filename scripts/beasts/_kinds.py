@@ -135,7 +135,7 @@ KINDS: Mapping[str, Kind] = {
         ],
         {
             "rate": ["optimizer.lr=5", "optimizer=adam optimizer.lr=1", "optimizer.lr=1", "optimizer.lr=0.5"],
-            "data scale": ["dataset=array dataset.path={scaled} dataset.binarize=auto"],
+            "data scale": ["dataset=array dataset.path={scaled} ~dataset.binarize"],
             "initial weights": ["model.weight_std=5", "model.weight_std=2"],
             "momentum": [
                 "optimizer=sgd optimizer.lr=0.2 optimizer.momentum=0.999",
