@@ -23,7 +23,7 @@ def objective(kernel="block_gibbs", **changes):
     ("kernel", "model", "changes"),
     [
         ("block_gibbs", "rbm-binary", {"k": 0, "m": 0}),
-        ("gibbs", "potts-categorical", {"k": 1, "m": 6}),
+        pytest.param("gibbs", "potts-categorical", {"k": 1, "m": 6}, marks=pytest.mark.long),
         pytest.param("gibbs", "ising-spin", {"k": 0, "m": 0}, marks=pytest.mark.long),
     ],
 )
