@@ -12,7 +12,7 @@ from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.record.checkpoint_space import in_words
 from ebm_cli.record.run import VOCABULARY, Run
 from ebm_cli.space import Counts, Space
-from ebm_cli.training.loop import other_data
+from ebm_cli.training.restore import other_data
 
 OTHER = "other"
 """Stands in the keys of results on data that the run was not trained on: `exact/other/log_likelihood` of their test

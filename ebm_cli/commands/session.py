@@ -46,7 +46,8 @@ from ebm_cli.training import checks, long_step, whole_step
 from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.loop import Restored, Schedule, restore
+from ebm_cli.training.loop import Schedule
+from ebm_cli.training.restore import Restored, restore
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 _ENOUGH = 10  # checkpoints

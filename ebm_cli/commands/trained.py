@@ -21,7 +21,7 @@ from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
-from ebm_cli.training.loop import OTHER_DATA, other_data
+from ebm_cli.training.restore import OTHER_DATA, other_data
 from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components, load_data
 
 

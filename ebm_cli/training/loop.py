@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data
-from ebm_cli.errors import RunError, UserError, advice
+from ebm_cli.errors import RunError, advice
 from ebm_cli.evaluation.base import Evaluation, Picture, Subject
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.evaluation.together import Findings, infinite
 from ebm_cli.record import checkpoint, picture
-from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.record.checkpoint_space import described
 from ebm_cli.record.lease import Lease
 from ebm_cli.record.plain_json import finite
@@ -43,6 +42,7 @@ _FANTASIES, _FANTASY_STEPS = 64, 100
 _UNREAD = 25  # steps at most until the finite check sees one
 _AGREE = 10  # steps between the ranks' asking each other whether to stop
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
+_ABOUT = ("standard_error", "/rows")  # ends of names that say how sure another figure is, or of how many rows
 
 Every = Annotated[int, Field(ge=0)]
 
@@ -302,81 +302,6 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str, run: R
     model, sampler = state.averaged_model(), parts.components.sampler
     before = dict if run is None else partial(passed.models, run, state)
     return Subject(model, parts.data, split, sampler, state.chains(), key, parts.device, state.auxiliary, before)
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What a resumed run goes on from. `health` is what a watcher had remembered, None if there was none."""
-
-    metrics_bytes: int  # of metrics.jsonl when its checkpoint was saved
-    behind: bool  # more was recorded than that checkpoint knows of
-    notes: list[str]
-
-
-def restore(run: Run, parts: Parts, state: TrainState, schedule: Schedule, watcher: Watcher) -> Restored:
-    """Load the newest valid checkpoint into the state and the watcher; with a sentence for each newer, invalid one.
-
-    A run that stopped before its first checkpoint stays at step 0. Raises UserError if checkpoints are lost, if none is
-    valid, or if the data are not those it was trained on.
-    """
-    if not checkpoint.steps(run.checkpoints):
-        _check_none_lost(run, schedule)
-        return Restored(0, behind=True, notes=["no checkpoint was written yet, so the run starts again"])
-    found, reasons = checkpoint.newest(run.checkpoints)
-    if other_data(found, parts.data):
-        raise UserError(f"resume = {run.path}: {OTHER_DATA}; put those back, or start a new run")
-    try:
-        _check_space(found, parts)
-        state.load(found.step, found.tensors)
-        if wrong := parts.components.optimizer.impossible(state.optimizer):
-            raise ValueError(f"optimizer.{wrong} has negative numbers")
-        best = found.numbers["best"]
-        state.best = Best(int(best["step"]), float(best["value"]), _text(best.get("metric"))) if best else None
-        size = int(found.numbers["metrics_bytes"])
-        if "health" in found.numbers:
-            watcher.load(found.numbers["health"])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise UserError(f"{found.path} is a checkpoint of another model or run: {error}") from error
-    run.check_metrics(size, found.numbers.get("metrics_sha256"))
-    behind = bool(reasons) or run.recorded_step() > found.step
-    edited = run.edited()
-    notes = [f"not valid, so an older checkpoint is used: {reason}" for reason in reasons]
-    return Restored(size, behind, [*notes, *([edited] if edited else [])])
-
-
-def _check_space(found: Checkpoint, parts: Parts) -> None:
-    """Raises ValueError if the checkpoint names another space than that of the data."""
-    if found.numbers["space"] != described(parts.data.space):
-        raise ValueError(f"it is of the space {found.numbers['space']}")
-
-
-def _check_none_lost(run: Run, schedule: Schedule) -> None:
-    """Raise UserError if there was a checkpoint: all that such a run recorded would be begun again."""
-    meta = run.read_json("metadata.json")
-    said = [f"its metadata.json says {meta['status']}"] if meta.get("status") in ("done", "stopped", "pruned") else []
-    if isinstance(meta.get("checkpoint"), int):
-        said.append(f"a checkpoint of step {meta['checkpoint']} was saved")
-    logged = run.logged_step()
-    if schedule.save_every and logged > schedule.save_every:
-        said.append(f"its metrics.jsonl goes to step {logged}")
-    if said:
-        raise UserError(
-            f"resume = {run.path}: its checkpoints are gone, though {said[0]}; put the folder checkpoints back, or "
-            "start a new run"
-        )
-
-
-def _text(found: object) -> str | None:
-    return None if found is None else str(found)
-
-
-_ABOUT = ("standard_error", "/rows")  # ends of names that say how sure another figure is, or of how many rows
-OTHER_DATA = "its dataset now reads other rows than it was trained on"
-
-
-def other_data(saved: Checkpoint, data: Data) -> bool:
-    """Whether these are not the data of the run that the checkpoint is of, which recorded their fingerprint."""
-    return saved.numbers.get("data") not in (None, data.fingerprint)
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:

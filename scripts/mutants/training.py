@@ -170,14 +170,14 @@ MUTANTS = [
     ),
     Mutant(
         "resume: lost checkpoints are no loss",
-        "training/loop.py",
+        "training/restore.py",
         "        _check_none_lost(run, schedule)\n",
         "",
         "records::test_a_run_whose_checkpoints_are_gone_is_refused",
     ),
     Mutant(
         "resume: what was recorded beyond a checkpoint is dropped",
-        "training/loop.py",
+        "training/restore.py",
         "behind = bool(reasons) or run.recorded_step() > found.step",
         "behind = bool(reasons)",
         "records::test_what_an_older_checkpoint_does_not_know_of_is_kept",
@@ -191,7 +191,7 @@ MUTANTS = [
     ),
     Mutant(
         "resume: the best step forgotten",
-        "training/loop.py",
+        "training/restore.py",
         'state.best = Best(int(best["step"]), float(best["value"]), _text(best.get("metric"))) if best else None',
         "state.best = None",
         "resume::test_killed_and_resumed_is_as_never_killed[replay]",
