@@ -124,6 +124,7 @@ def test_a_resumed_run_has_its_rungs(monkeypatch):
     [
         ("model=gaussian_rbm dataset=points_2d", "chains=trajectory: model=gaussian_rbm takes"),
         ("sampler=parallel_tempering", "has replicas of its own"),
+        ("objective=pseudo_likelihood", "objective=pseudo_likelihood has no use for chains"),
     ],
 )
 def test_what_they_do_not_fit_is_refused(keys, said):

@@ -285,7 +285,7 @@ def test_energies_that_are_not_finite_are_said_once(monkeypatch):
     ("line", "words"),
     [
         ("model=gaussian_rbm sampler=langevin", "sampler=langevin does not leave the model invariant"),
-        ("steps=3 running.share=0.02", "not worth one look; raise running.share"),
+        ("steps=3 running.share=0.02", "not worth one look; "),
         ("running.share=0", "running.share = 0"),
         ("running.chains=1", "running.chains = 1"),
         ("running=", "running"),
@@ -295,6 +295,15 @@ def test_energies_that_are_not_finite_are_said_once(monkeypatch):
 def test_what_cannot_be_followed_is_refused(line, words):
     assert_refused(train(f"running=log_z steps=10 {line}" if "running=" not in line else line), words)
     assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_the_share_that_a_short_run_needs_is_the_one_that_is_said():
+    said = train("running=log_z steps=10 running.share=0.02").err
+    steps = re.search(r"look; (\d+) steps with running.share=1 would be", said)[1]
+    said = train(f"running=log_z steps={steps} running.share=0.02").err
+    share = re.search(r"running.share=([\d.]+) would be", said)[1]
+    assert train(f"running=log_z steps={steps} running.share={share}").code == 0
 
 
 @pytest.mark.usefixtures("_elsewhere")

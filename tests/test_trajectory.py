@@ -149,6 +149,14 @@ def test_what_lies_too_far_apart_has_no_figures():
     assert said.endswith("checkpoint.log_spaced=50, which keeps checkpoints all along; no other figures are given")
 
 
+def test_one_jump_that_replicas_hardly_make_is_said():
+    """Its figure may be right, for chains of such a model need no exchanges."""
+    (said,) = evaluated([scaled(3)], 0, acceptance=0.9).warnings
+    assert said.startswith("replicas seldom pass between independent units and the model itself, by 8")
+    assert "evaluation.trajectory.acceptance = 0.9" in said
+    assert evaluated([scaled(3)], 0, acceptance=0.1).warnings == ()
+
+
 @pytest.mark.usefixtures("_elsewhere")
 def test_the_checkpoints_of_a_run_are_its_rungs():
     run = trained(LINE)

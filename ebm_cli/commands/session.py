@@ -1,5 +1,6 @@
 """A run with its parts built and checked, ready to train; what of it is written before the first step."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -171,10 +172,17 @@ def following(config: Mapping[str, Any], parts: Parts, state: TrainState, choice
     looks = frozenset[int]() if why else running.looks(training_work(parts), parts.loop.batch_size)
     if looks or not running.required:
         return Along(running, looks)
-    short = f"its share of the work of {parts.loop.steps} steps is not worth one look; raise running.share"
+    short = _too_short(running, parts)
     said = (why or short).replace("this sampler", f"sampler={choice['sampler']}")
     said = said.replace("this model", f"model={choice['model']}")
     raise UserError(f"running={choice['running']}: {said}; leave running out, or take running=none")
+
+
+def _too_short(running: Running, parts: Parts) -> str:
+    steps, least = parts.loop.steps, running.least_share(training_work(parts), parts.loop.batch_size)
+    share, enough = math.ceil(1000 * least) / 1000, math.ceil(least * steps)
+    would = f"running.share={share:g} would be" if share <= 1 else f"{enough} steps with running.share=1 would be"
+    return f"its share of the work of {steps} steps is not worth one look; {would}"
 
 
 def _build(
@@ -264,8 +272,8 @@ def few_checkpoints(chosen: Mapping[str, Evaluation], schedule: Schedule, steps:
     if not names or kept >= min(_ENOUGH, steps):
         return None
     return (
-        f"evaluation={names[0]} goes along the checkpoints, of which only the last {kept} will be left; with "
-        "checkpoint.log_spaced=50 some from all along stay"
+        f"evaluation={names[0]} goes along the checkpoints, of which only the last{f' {kept}' if kept > 1 else ''} "
+        "will be left; with checkpoint.log_spaced=50 some from all along stay"
     )
 
 

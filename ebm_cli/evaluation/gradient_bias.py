@@ -1,6 +1,7 @@
 """How far the gradients that chains give are from the likelihood's: angle and share, for each parameter."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from ebm_cli.sampler.adaptation import adapted, adapts
 from ebm_cli.sampler.base import Sampler, run, shown
 from ebm_cli.sampler.coupled import Take, Window, coupled
 from ebm_cli.space import Discrete
+from ebm_cli.terminal import followed
 
 _GROUPS = 10  # of chains, by which errors are found
 _PIECE = 10_000  # rows whose energies are differentiated at once
@@ -125,14 +127,18 @@ class GradientBias(Evaluation):
         for source, x in audit.sources():
             found += _lines(source, audit.data, means(subject.model, x), audit.true)
         all_of = {line.source: line.bias for line in found if line.parameter == "all"}
-        size = next(iter(all_of.values())).size
-        numbers = {**audit.meeting, **_numbers("likelihood/size", size)}
+        size, own = next(iter(all_of.values())).size, len(shown(subject.store, subject.model.space))
+        numbers = {**audit.meeting, **_numbers("likelihood/size", size), "run_chains": float(own)}
         for source, bias in all_of.items():
             for figure in _FIGURES:
                 numbers |= _numbers(f"{source}/{figure}", getattr(bias, figure))
         metrics = {f"gradient_bias/{name}": value for name, value in numbers.items()}
-        said = () if any(bias.share for bias in all_of.values()) else (_CONVERGED,)
-        return Result(metrics, {}, tuple(_doubts(audit.meeting, all_of, self)), {_FILE: _listed(found)}, said)
+        said = [] if any(bias.share for bias in all_of.values()) else [_CONVERGED]
+        if "chains" in all_of and all_of["chains"].share and not all_of["chains"].angle:
+            said.append(
+                f"the run's own {own} chains are too few to tell their gradient; a run with more chains.count has it"
+            )
+        return Result(metrics, {}, tuple(_doubts(audit.meeting, all_of, self)), {_FILE: _listed(found)}, tuple(said))
 
 
 class _Audit:
@@ -160,7 +166,8 @@ class _Audit:
     def _pairs(self, count: int, window: Window, key: Key, take: Take) -> Tensor:
         """When so many pairs meet that start at different rows."""
         x, y = (starts(self.train, count, key.fold("start", which)) for which in ("x", "y"))
-        return coupled(self.sampler, self.model, (x, y), window, key.fold("pairs"), take)
+        told = partial(followed, what="coupled chains: step")
+        return coupled(self.sampler, self.model, (x, y), window, key.fold("pairs"), take, told)
 
     def _window(self) -> Window:
         """As asked, or by other pairs."""
@@ -272,7 +279,7 @@ def _shown(values: Numbers, name: str) -> str:
     if not values.has(*keys):
         return "not told"
     value, low, high = (short(values[key]) for key in keys)
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if values[keys[0]] else f"at most {high}"
 
 
 def _doubts(meeting: dict[str, float], found: dict[str, Bias], asked: GradientBias) -> Iterator[str]:
@@ -303,8 +310,8 @@ def _listed(found: list[Line]) -> str:
 _FILE = "gradient_bias.csv"
 _FIGURES = {"angle": "angle, degrees", "share": "difference / gradient", "difference": "difference"}
 _CAPTION = (
-    "cd_n: n steps from data; short_run_n: n steps from noise; chains: those of the run as they are. In brackets 95 % "
-    "intervals; the likelihood's own gradient has 0 in each column."
+    "on the training rows; cd_n: n steps from data; short_run_n: n steps from noise; chains: those of the run as they "
+    "are. In brackets 95 % intervals; not told: so many chains do not tell the gradient from 0."
 )
 _CONVERGED = (
     "the likelihood's gradient is not told from 0 with so many chains, so that there are no angles and shares: "

@@ -109,6 +109,7 @@ class Trajectory(Evaluation):
             "trajectory/acceptance": seen.acceptance.min().item(),
         }
         doubts = [_apart(overlap, names)] * bool(overlap.min() < _OVERLAP)
+        doubts += [_seldom(seen, names, self.acceptance)] * bool(seen.acceptance.min() < self.acceptance / 2)
         doubts += [_late(behind)] * (behind > max(_AWAKE, _SURE * unsure))
         if 2 * self.chains * overlap.min() < 1 or (doubts and behind > _BEHIND):
             return Result(about, warnings=(*(f"{doubt}; no other figures are given" for doubt in doubts),))
@@ -191,6 +192,15 @@ def _apart(overlap: Tensor, names: Sequence[str]) -> str:
     return (
         f"{names[k]} and {names[k + 1]} have little in common (overlap {overlap[k]:.2g}), and no checkpoint lies "
         f"between; {_MORE}"
+    )
+
+
+def _seldom(seen: Seen, names: Sequence[str], asked: float) -> str:
+    k = int(seen.acceptance.argmin())
+    return (
+        f"replicas seldom pass between {names[k]} and {names[k + 1]}, by {100 * seen.acceptance[k]:.2g} % of the "
+        f"exchanges (evaluation.trajectory.acceptance = {asked:g}), so that modes which chains cannot leave may be "
+        f"missed; {_MORE}"
     )
 
 

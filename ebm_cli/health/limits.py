@@ -52,13 +52,13 @@ LIMITS: Mapping[str, Limit] = {
         3, 6, "data and chains are apart in energy", _MOVE,
         "two samples of one distribution have 0; healthy runs had 2.3 at most, while they learn fast", sided=True),
     "r_hat_data": Limit(
-        1.6, 3, "chains and chains that begin at the data do not meet", _MOVE,
-        "1 for chains that mix; as far apart as 1.8 standard deviations at 1.6"),
+        2.2, 3, "chains and chains that begin at the data do not meet", _MOVE,
+        "1 for chains that mix; networks whose chains are short but good had up to 2"),
     "r_hat_halves": Limit(
         1.6, 3, "two halves of the chains are not in the same place", _MOVE,
         "1 for chains that mix; chance alone gave up to 1.2"),
     "distinct": Limit(
-        0.75, 0.3, "many chains are the same", _RATE + ", or sampler=parallel_tempering",
+        0.75, 0.3, "many chains are the same", _RATE + ", or chains=trajectory",
         "share of different chains beside that of rows of the data; healthy runs had 0.97 and more", below=True),
     "breadth": Limit(
         0.05, 0.01, "chains vary much less than the data", _RATE + ", or another sampler",
@@ -70,7 +70,7 @@ LIMITS: Mapping[str, Limit] = {
         5, 50, "chains lie beside the data", _MOVE,
         "squared distance of the means over the variance of the data; beginnings of healthy runs had up to 2"),
     "idle": Limit(
-        0.25, 0.75, "hidden units are off or on for practically all rows", _RATE + ", or fewer hidden units",
+        0.5, 0.75, "hidden units are off or on for practically all rows", _RATE + ", or fewer hidden units",
         "from a quarter on the last table warns of it too; healthy runs had none"),
     "heat": Limit(
         15, 500, "energies of rows of the data lie too far apart", _RATE + ", or smaller initial weights",
@@ -93,7 +93,10 @@ def signs(measured: Mapping[str, float]) -> list[Sign]:
     values = {**measured, **({"scatter": measured["breadth"]} if "breadth" in measured else {})}
     found = [(name, limit, limit.level(values[name])) for name, limit in LIMITS.items() if name in values]
     return [
-        Sign(name, level, f"{limit.says} ({name} {values[name]:.3g}); {limit.way}")
+        Sign(name, level, f"{limit.says} ({_SHOWN.get(name, name)} {values[name]:.3g}); {limit.way}")
         for name, limit, level in found
         if level
     ]
+
+
+_SHOWN = {"scatter": "breadth"}  # the signal of a limit that has another name

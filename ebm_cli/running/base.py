@@ -32,6 +32,10 @@ class Running(ABC):
         """Why a run of these parts cannot be followed, in one sentence, or None."""
         return None
 
+    def least_share(self, work: Work, batch_size: int) -> float:
+        """The share of the work of training that one look is worth."""
+        return 0.0
+
     def looks(self, work: Work, batch_size: int) -> frozenset[int]:
         """The steps after which it looks at a run of so much work; none where that would take too large a share."""
         return frozenset()

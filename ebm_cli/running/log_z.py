@@ -74,10 +74,14 @@ class RunningLogZ(Running):
     @override
     def looks(self, work: Work, batch_size: int) -> frozenset[int]:
         """A look is worth as many energies and moves as it takes; one of a row is taken to cost as much as a move."""
-        worth = self.share * (work.moves + batch_size * work.updates)
+        worth = self.share * _worth(work, batch_size)
         count = int((worth - self.chains * self.temperatures) / (self.chains * (self.steps + 1)))
         least = 1 if self.required else _LEAST
         return schedule(work.updates, min(count, work.updates)) if count >= least else frozenset()
+
+    @override
+    def least_share(self, work: Work, batch_size: int) -> float:
+        return self.chains * (self.temperatures + self.steps + 1) / _worth(work, batch_size)
 
     @override
     def is_lost(self, kept: Kept) -> bool:
@@ -210,3 +214,8 @@ def _error(kept: Kept) -> float:
     n = len(kept["log_w"])
     inherited = (n * _by_ancestor(kept) - 1).square().sum() / (n * (n - 1))
     return (inherited + kept["variance"]).sqrt().item()
+
+
+def _worth(work: Work, batch_size: int) -> int:
+    """All moves of training, one energy of a row counted as one."""
+    return work.moves + batch_size * work.updates

@@ -4,7 +4,7 @@ Both chains of a pair take the same random numbers, so that in a finite space th
 are one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -51,7 +51,13 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def coupled(
-    sampler: Sampler[Any, Any], model: EnergyModel, starts: tuple[Tensor, Tensor], window: Window, key: Key, take: Take
+    sampler: Sampler[Any, Any],
+    model: EnergyModel,
+    starts: tuple[Tensor, Tensor],
+    window: Window,
+    key: Key,
+    take: Take,
+    told: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Tensor:
     """Steps tau after which each pair met, (pairs,) int64, 0 for those that did not; `take` is given the points of
 
@@ -60,14 +66,14 @@ def coupled(
     with the weights in which f enters, L the number of steps l. X_0 and Y_0, `starts` (pairs, *shape) each, must have
     one law; X takes a step alone, and then X_t and Y_{t-1} the same ones, until X_tau = Y_{tau-1}. With E over all that
     is drawn E H = E_p f, whatever the window, if the sampler leaves p invariant and pairs meet soon enough (assumption
-    2.2 there); pairs that did not meet make it biased.
+    2.2 there); pairs that did not meet make it biased. `told` goes through the steps and may say how far they are.
     """
     x, y = (sampler.spread(start, model.space) for start in starts)
     pairs = Pairs(torch.arange(len(x), device=x.device), x, y, torch.zeros(len(x), dtype=torch.bool, device=x.device))
     times = torch.zeros(len(x), dtype=torch.long, device=x.device)
     _weigh(pairs._replace(y=y[:0], met=pairs.met[:0]), 0, window, model, take)
     pairs = pairs._replace(x=_moved(sampler, model, x, key.fold(0)))
-    for t in range(1, window.most + 1):
+    for t in told(range(1, window.most + 1)):
         before, alike = pairs.met, (pairs.x[: len(pairs.y)] == pairs.y).flatten(1).all(1)
         pairs = pairs._replace(met=before | alike)
         times[pairs.which[: len(before)][pairs.met & ~before]] = t

@@ -299,7 +299,9 @@ def check_sparsity(sparsity: Sparsity, model: ModelSpec, objective: Objective, c
             raise UserError(why)
 
 
-def check_exchanges(policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any], choice: Choice) -> None:
+def check_exchanges(
+    policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any], objective: Objective, choice: Choice
+) -> None:
     """Chains that exchange with earlier models of the run have energies to do so by, and no replicas."""
     if not isinstance(policy, AlongTrajectory):
         return
@@ -307,6 +309,8 @@ def check_exchanges(policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any]
         why = f"model={choice['model']} takes {names(model.spaces)} data, and the first rung is independent categories"
     elif issubclass(model.builds, Intractable | Conditional):
         why = f"model={choice['model']} has no energy of whole configurations that can be computed"
+    elif not objective.negatives:
+        why = f"objective={choice['objective']} has no use for chains"
     elif sampler.replicas > 1:
         why = f"sampler={choice['sampler']} has replicas of its own; take another sampler"
     elif not sampler.leaves_invariant:

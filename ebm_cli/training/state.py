@@ -192,7 +192,7 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     checks.check_noise(parts.objective, parts.noise, parts.model, choice)
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_sparsity(parts.sparsity, parts.model, parts.objective, parts.chains)
-    checks.check_exchanges(parts.chains, parts.model, parts.sampler, choice)
+    checks.check_exchanges(parts.chains, parts.model, parts.sampler, parts.objective, choice)
     return parts
 
 
