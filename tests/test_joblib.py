@@ -225,7 +225,9 @@ def test_joblib(how, undisturbed):
         process.send_signal(signal.Signals[f"SIG{how}"])
         assert process.wait(120) == {"TERM": 75, "INT": 130}[how]
         jobs = facts(Path("sweep"), "summary.json")["jobs"]
-        assert {job["status"] for job in jobs} == {"stopped", "new"} or jobs[1]["status"] == "new"
+        seen = {job["status"] for job in jobs}
+        assert "stopped" in seen
+        assert seen <= {"stopped", "new", "done"}  # a job may be over before the signal comes
         if how == "TERM":
             subprocess.run([*command, "resume=auto"], check=True, capture_output=True)
         else:  # also without that launcher

@@ -32,7 +32,7 @@ def test_annealing_by_libraries_is_that_of_the_operations(made):
     said = []
     path, loops = bipartite("rbm-binary"), Loops(4, lambda: said.append(1))
     inline = SimpleNamespace(
-        **{name: getattr(INLINE, name) for name in ("region", "keys", "compiled")}, slices=loops.slices
+        **{name: getattr(INLINE, name) for name in ("region", "repeated", "keys", "compiled")}, slices=loops.slices
     )
     for chains in (4, 10):
         (log_w, end), (expected, where) = (forward(path, chains, 7, stream(3), engine) for engine in (loops, inline))

@@ -216,6 +216,7 @@ def test_evaluating_gives_the_keys_of_the_summary():
         "judged_step",
         "warnings",
         "ended",
+        "health",
     }
     about |= {key for key in summary if key.startswith(("best/", "last/"))}
     assert set(results) - about == set(summary) - about
