@@ -118,59 +118,12 @@ class FromNoise(Chains):
         return space.noise(len(batch), key, batch.device)
 
 
-@register("chains", "persistent")
-class Persistent(Chains):
-    """`count` chains that go on where they stopped (Tieleman 2008): persistent CD, stochastic maximum likelihood.
-
-    With `reset` n > 0 all of them start again, as they began, after every n training steps.
-    """
+@dataclass(frozen=True, kw_only=True)
+class _GoingOn(Chains):
+    """`count` chains, all of which move at each training step and begin as noise or at rows of the data."""
 
     count: Count
     start: Start
-    reset: Annotated[int, Field(ge=0)]
-
-    stored = True
-
-    @override
-    def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
-        return _fresh(self.start, self.count, data, space, key)
-
-    @property
-    @override
-    def slots(self) -> int:
-        return self.count
-
-    @override
-    def choose(self, batch_size: int, key: Key) -> Tensor:
-        return torch.arange(self.count)
-
-    @override
-    def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
-        """All at steps reset, 2 reset, ...; otherwise none."""
-        if not self.reset:
-            return torch.zeros(chains, dtype=torch.bool, device=device)
-        number = torch.as_tensor(step, device=device)
-        return ((number > 0) & (number % self.reset == 0)).expand(chains)
-
-    @override
-    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
-        return _renewed(self.start, kept, fresh, batch, space, key.fold("noise")) if self.reset else kept
-
-
-@register("chains", "trajectory")
-class AlongTrajectory(Chains):
-    """`count` chains that go on where they stopped, and exchange with others at earlier models of the same run.
-
-    The earlier models are rungs, whose parameters stay, each with `count` chains of its own, from independent units
-    with the means of the data on, which are drawn afresh (`log_z.trajectory.Rungs`, Bereux et al. 2025). A round of
-    `steps` transitions and of exchanges follows each training step. The model becomes a rung once less than the share
-    `acceptance` of exchanges between it and the newest rung would be taken; there are at most `rungs`.
-    """
-
-    count: Count
-    start: Start
-    acceptance: Annotated[float, Field(gt=0, lt=1)]
-    rungs: Count
 
     stored = True
 
@@ -195,6 +148,42 @@ class AlongTrajectory(Chains):
     @override
     def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
         return kept
+
+
+@register("chains", "persistent")
+class Persistent(_GoingOn):
+    """`count` chains that go on where they stopped (Tieleman 2008): persistent CD, stochastic maximum likelihood.
+
+    With `reset` n > 0 all of them start again, as they began, after every n training steps.
+    """
+
+    reset: Annotated[int, Field(ge=0)]
+
+    @override
+    def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:
+        """All at steps reset, 2 reset, ...; otherwise none."""
+        if not self.reset:
+            return super().fresh(chains, step, key, device)
+        number = torch.as_tensor(step, device=device)
+        return ((number > 0) & (number % self.reset == 0)).expand(chains)
+
+    @override
+    def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:
+        return _renewed(self.start, kept, fresh, batch, space, key.fold("noise")) if self.reset else kept
+
+
+@register("chains", "trajectory")
+class AlongTrajectory(_GoingOn):
+    """`count` chains that go on where they stopped, and exchange with others at earlier models of the same run.
+
+    The earlier models are rungs, whose parameters stay, each with `count` chains of its own, from independent units
+    with the means of the data on, which are drawn afresh (`log_z.trajectory.Rungs`, Bereux et al. 2025). A round of
+    `steps` transitions and of exchanges follows each training step. The model becomes a rung once less than the share
+    `acceptance` of exchanges between it and the newest rung would be taken; there are at most `rungs`.
+    """
+
+    acceptance: Annotated[float, Field(gt=0, lt=1)]
+    rungs: Count
 
 
 @register("chains", "replay")

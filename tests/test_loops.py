@@ -10,6 +10,7 @@ from test_ais import bipartite, geometric
 
 from ebm_cli.device.engine import EAGER, INLINE
 from ebm_cli.device.loops import Loops
+from ebm_cli.device.replay import copy_all
 from ebm_cli.evaluation.ais import forward, reverse_log_p
 from ebm_cli.rng import stream
 
@@ -59,3 +60,11 @@ def test_another_model_of_the_same_form_takes_the_same_library(made):
     assert not torch.equal(one, other)
     assert_close(other, forward(second, 4, 5, stream(3), INLINE)[0], rtol=1e-12, atol=1e-12)
     assert len(set(made)) == 1
+
+
+def test_tensors_of_several_types_are_copied_each_into_its_place():
+    types = (torch.int64, torch.float64, torch.int64, torch.bool)
+    own = [torch.zeros(2, dtype=dtype) for dtype in types]
+    given = [torch.full((2,), value, dtype=dtype) for value, dtype in zip((3, 4, 5, 1), types, strict=True)]
+    copy_all(own, given)
+    assert all(map(torch.equal, own, given))

@@ -83,8 +83,7 @@ class Graph:
 
     def replay(self, given: Sequence[Tensor]) -> Any:
         """The results for these tensors."""
-        for own, new in zip(_by_type(self.own), _by_type(given), strict=True):
-            torch._foreach_copy_(own, new)
+        copy_all(self.own, given)
         self.graph.replay()
         found = [
             tensor.clone() if at is None else given[at] for at, tensor in zip(self.passed, self.found, strict=True)
@@ -107,10 +106,11 @@ def _arithmetic() -> tuple[bool, ...]:
     return torch.is_autocast_enabled("cuda"), torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()
 
 
-def _by_type(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Tensors that one kernel can copy together."""
-    types = dict.fromkeys(tensor.dtype for tensor in tensors)
-    return [[tensor for tensor in tensors if tensor.dtype == dtype] for dtype in types]
+def copy_all(own: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Write each given tensor into that of its own place, all of one type by one kernel."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in own):
+        pairs = [(to, new) for to, new in zip(own, given, strict=True) if to.dtype == dtype]
+        torch._foreach_copy_([to for to, _ in pairs], [new for _, new in pairs])
 
 
 def _proved(function: Callable[..., Any], parts: Sequence[Any], given: Sequence[Tensor]) -> Graph | None:

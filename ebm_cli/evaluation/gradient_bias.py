@@ -91,9 +91,8 @@ class GradientBias(Evaluation):
         ending = "/difference"
         sources = [key.split("/")[-2] for key in values if key.startswith("gradient_bias/") and key.endswith(ending)]
         rows = {each: [_shown(values, f"{each}/{figure}") for figure in _FIGURES] for each in sources}
-        return [Table("gradients of chains beside the likelihood's", list(_FIGURES.values()), rows, _CAPTION)] * bool(
-            rows
-        )
+        heads = list(_FIGURES.values())
+        return [Table("gradients of chains beside the likelihood's", heads, rows, _CAPTION)] if rows else []
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
@@ -184,17 +183,19 @@ class _Audit:
 
     def sources(self) -> Iterator[tuple[str, Tensor]]:
         """Negatives of each kind, (chains, *shape)."""
-        store, space = shown(self.subject.store, self.model.space), self.model.space
+        store, space, count = shown(self.subject.store, self.model.space), self.model.space, self.asked.chains
         if len(store) >= 2 * _GROUPS:
             yield "chains", store.float()
         for steps in self.asked.steps:
-            for name in ("cd", "short_run"):
-                key = self.key.fold(name, steps)
-                x = starts(self.train, self.asked.chains, key) if name == "cd" else None
-                x = space.noise(self.asked.chains, key, self.train.stored.device) if x is None else x
-                begun = self.sampler.spread(x, space)
-                engine = self.subject.device.engine
-                yield f"{name}_{steps}", run(self.sampler, self.model, begun, steps, key.fold("steps"), engine)[0]
+            cd, short = (self.key.fold(name, steps) for name in ("cd", "short_run"))
+            yield f"cd_{steps}", self._moved(starts(self.train, count, cd), steps, cd)
+            noise = space.noise(count, short, self.train.stored.device)
+            yield f"short_run_{steps}", self._moved(noise, steps, short)
+
+    def _moved(self, x: Tensor, steps: int, key: Key) -> Tensor:
+        """Chains so many steps after they were at x (chains, *shape)."""
+        begun, engine = self.sampler.spread(x, self.model.space), self.subject.device.engine
+        return run(self.sampler, self.model, begun, steps, key.fold("steps"), engine)[0]
 
 
 class _Sums:

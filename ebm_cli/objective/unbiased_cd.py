@@ -126,11 +126,13 @@ class _Total:
     def __init__(self, model: EnergyModel) -> None:
         self.model, self.gradient, self.loss = model, Gradients(), torch.zeros(())
         self.kept: list[tuple[Tensor, Tensor]] = []
+        self.rows = 0
 
     def add(self, x: Tensor, weight: Tensor) -> None:
         """Points x (some, *shape) with their weights (some,)."""
         self.kept.append((x, weight.to(x)))
-        if sum(len(x) for x, _ in self.kept) >= _PIECE:
+        self.rows += len(x)
+        if self.rows >= _PIECE:
             self.flush()
 
     def flush(self) -> None:
@@ -142,4 +144,4 @@ class _Total:
         self.loss = self.loss.to(energy) + weight @ energy
         for name, value in pull(weight).items():
             self.gradient[name] = self.gradient[name] + value if name in self.gradient else value
-        self.kept = []
+        self.kept, self.rows = [], 0

@@ -71,13 +71,14 @@ def coupled(
     x, y = (sampler.spread(start, model.space) for start in starts)
     pairs = Pairs(torch.arange(len(x), device=x.device), x, y, torch.zeros(len(x), dtype=torch.bool, device=x.device))
     times = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    _weigh(pairs._replace(y=y[:0], met=pairs.met[:0]), 0, window, model, take)
+    steps = window.at
+    _weigh(pairs._replace(y=y[:0], met=pairs.met[:0]), 0, steps, model, take)
     pairs = pairs._replace(x=_moved(sampler, model, x, key.fold(0)))
     for t in told(range(1, window.most + 1)):
         before, alike = pairs.met, (pairs.x[: len(pairs.y)] == pairs.y).flatten(1).all(1)
         pairs = pairs._replace(met=before | alike)
         times[pairs.which[: len(before)][pairs.met & ~before]] = t
-        _weigh(pairs, t, window, model, take)
+        _weigh(pairs, t, steps, model, take)
         pairs = _left(pairs, alone=t < window.m)
         if not len(pairs.which):
             break
@@ -92,9 +93,8 @@ def _moved(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, key: Key) 
     return sampler.positions(state)
 
 
-def _weigh(pairs: Pairs, t: int, window: Window, model: EnergyModel, take: Take) -> None:
-    """Give away X_t and Y_{t-1} where they have a weight."""
-    steps = window.at
+def _weigh(pairs: Pairs, t: int, steps: Sequence[int], model: EnergyModel, take: Take) -> None:
+    """Give away X_t and Y_{t-1} where they have a weight, for a window of these steps."""
     late = torch.where(pairs.met, 0.0, sum(step < t for step in steps) / len(steps))
     inside = torch.full((len(pairs.x),), (t in steps) / len(steps), device=pairs.x.device)
     inside[: len(late)] += late

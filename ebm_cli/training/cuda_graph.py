@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
+from ebm_cli.device.replay import copy_all
 from ebm_cli.sampler.base import engine_for
 from ebm_cli.training.plan import Inputs, Planner, plan
 from ebm_cli.training.state import Parts, TrainState
@@ -55,16 +55,9 @@ class Graph:
 
     def replay(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:
         """The captured step with these inputs."""
-        for own, given in zip(_by_type(self.own), _by_type(inputs), strict=True):
-            torch._foreach_copy_(own, given)
+        copy_all(self.own.tensors(), inputs.tensors())
         self.graph.replay()
         return self.values._replace(metrics=self.values.metrics.clone(), norms=self.values.norms.clone())
-
-
-def _by_type(inputs: Inputs) -> list[list[Tensor]]:
-    """Tensors that one kernel can copy together."""
-    found = inputs.tensors()
-    return [[tensor for tensor in found if tensor.dtype == dtype] for dtype in (torch.int64, torch.float64)]
 
 
 @contextmanager
