@@ -13,6 +13,7 @@ import _forks
 import _in_place
 import _passed
 import _together
+import _turn
 import _warm
 import pytest
 from _mutant import EVERY, LIMIT, PYTEST, ROOT, copy_tree, judgement, link_tree
@@ -140,9 +141,13 @@ def main(words):
         print(f"{len(every)} mutants can be seeded")
         return 0
     begin = time.monotonic()
-    chosen = [mutant for mutant in every if all(word in f"{mutant.file} {mutant.what}" for word in words)]
+    names = [word for word in words if word != "--part"]
+    chosen = [mutant for mutant in every if all(word in f"{mutant.file} {mutant.what}" for word in names)]
+    if "--part" in words:
+        chosen = _turn.part(chosen, _passed.digest(ROOT))
+        print(f"{len(chosen)} of {len(every)} mutants, whose turn it is with this tree")
     if not chosen:
-        print(f"no mutant's file and description hold {' and '.join(words)}", file=sys.stderr)
+        print(f"no mutant's file and description hold {' and '.join(names)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="ebm-mutants-", ignore_cleanup_errors=True) as folder:
         copy_tree(os.path.join(folder, PRISTINE))
