@@ -21,6 +21,7 @@ from ebm_cli.space import Discrete
 _CHARTS = 3
 _BY = {
     "exact": "exact, by summing over all states",
+    "log_likelihood": "annealing until its bracket is narrow enough, or exact",
     "ais": "annealed importance sampling, which errs upwards, and RAISE below it",
     "bridge": "Bennett's acceptance ratio over a ladder of temperatures, 95 % interval of log Z",
     "trajectory": "Bennett's acceptance ratio along the checkpoints of the run, 95 % interval of log Z",

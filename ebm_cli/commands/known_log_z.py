@@ -12,6 +12,7 @@ from ebm_cli.record.run import Run
 _BY = {
     "exact": "exact",
     "density_2d": "the map",
+    "log_likelihood": "the bracket",
     "trajectory": "the trajectory",
     "bridge": "bridge sampling",
     "ais": "AIS",

@@ -65,7 +65,7 @@ def _bounds(name: str, middle: float, known: Mapping[str, float]) -> tuple[float
         return min(lower, middle), max(lower, middle)
     if name == "dbn_bound":
         return middle, math.inf
-    if name in ("bridge", "trajectory") and f"{name}/log_z_low" in known:
+    if name in ("log_likelihood", "bridge", "trajectory") and f"{name}/log_z_low" in known:
         total = middle + known[f"{name}/log_z"]
         return total - known[f"{name}/log_z_high"], total - known[f"{name}/log_z_low"]
     return middle, middle
@@ -97,6 +97,7 @@ def legend(found: Sequence[Likelihood]) -> list[str]:
     """How the forms are to be read that occur."""
     forms = {
         "ais": "[RAISE, AIS], a lower and an upper bound",
+        "log_likelihood": "[,] a bracket, its lower end by RAISE of rows and chains",
         "bridge": "[,] the 95 % interval by bridge sampling",
         "trajectory": "[,] the 95 % interval along the checkpoints of the run",
         "dbn_bound": "at least: a lower bound",

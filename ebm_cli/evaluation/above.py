@@ -48,8 +48,18 @@ def above(found: Mapping[str, float]) -> Above | Unknown | None:
 
 def _by(name: str, found: Mapping[str, float]) -> Above:
     middle, error = found[f"{name}/above_independent"], found.get(f"{name}/above_independent_error", 0.0)
-    gap = abs(found.get("ais/gap", 0.0)) if name == "ais" else 0.0
-    return Above(middle, middle - gap - _SURE * error, middle + _SURE * error, error, JUDGES[name])
+    below, beyond = _bracket(name, found)
+    return Above(middle, middle - below - _SURE * error, middle + beyond + _SURE * error, error, JUDGES[name])
+
+
+def _bracket(name: str, found: Mapping[str, float]) -> tuple[float, float]:
+    """By how much the log-likelihood may be lower and higher, as log Z is known between bounds, nats."""
+    if name == "ais":
+        return abs(found.get("ais/gap", 0.0)), 0.0
+    if name != "log_likelihood":
+        return 0.0, 0.0
+    log_z, low, high = (found[f"{name}/log_z{end}"] for end in ("", "_low", "_high"))
+    return high - log_z, log_z - low
 
 
 def _of_documents(found: Mapping[str, float]) -> Above:

@@ -6,6 +6,7 @@ from typing import Any
 JUDGES = {
     "exact": "exact log-likelihood",
     "density_2d": "log-likelihood by the map",
+    "log_likelihood": "bracket of the log-likelihood",
     "trajectory": "log-likelihood along the checkpoints",
     "ais": "log-likelihood by AIS",
     "bridge": "log-likelihood by bridge sampling",
@@ -124,6 +125,7 @@ def _apart(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 _ESTIMATES = {
-    "trajectory": "by trajectory", "bridge": "by bridge", "ais": "by ais", "running": "along the way",
+    "log_likelihood": "by log_likelihood", "trajectory": "by trajectory", "bridge": "by bridge", "ais": "by ais",
+    "running": "along the way",
 }  # fmt: skip
 """Those with an interval, the most trustworthy first."""

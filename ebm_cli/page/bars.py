@@ -11,6 +11,7 @@ _MARGIN = 0.05  # of the scale, on either side
 _NAMES = {
     "exact": "exact",
     "density_2d": "by the map",
+    "log_likelihood": "bracket",
     "ais": "AIS, errs high",
     "raise": "RAISE, errs low",
     "bridge": "bridge sampling",

@@ -314,7 +314,7 @@ MUTANTS = [
     Mutant(
         "verdict: RAISE is not listened to",
         "evaluation/above.py",
-        "middle - gap - _SURE * error",
+        "middle - below - _SURE * error",
         "middle - _SURE * error",
         "verdict::test_the_whole_bracket_must_lie_above",
     ),
