@@ -64,6 +64,12 @@ class StopRequest:
             self.raised = True
             raise KeyboardInterrupt
 
+    def broke(self, error: BaseException) -> bool:
+        """Whether it is what ended the work: a KeyboardInterrupt, whatever a library made of it, or a compiler that
+        the signal ended, for a Ctrl-C reaches every process of the terminal's group."""
+        compiling = type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))
+        return self.raised or isinstance(error, KeyboardInterrupt) or (self.signal is not None and compiling)
+
     def interrupted(self) -> KeyboardInterrupt:
         """What to raise in work that cannot come to the end of its step."""
         self.raised = True

@@ -124,7 +124,7 @@ def _told(error: BaseException, command: str, stop: StopRequest) -> int | None:
     """The exit code for what ended a command, once it is said; None for a bug in this package."""
     if isinstance(error, SystemExit):  # Hydra's --help; a multirun that was asked to stop, which is said
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if stop.raised or isinstance(error, KeyboardInterrupt):  # whatever a library made of it
+    if stop.broke(error):
         stop.noted()
         _complain(command, stop.said)
         return stop.exit_code or 130

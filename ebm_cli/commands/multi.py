@@ -163,7 +163,7 @@ def _label(request: Request) -> str:
 def _fault(request: Request, error: Exception) -> int:
     """A fault of the program stops no other job either; all that is known of it is shown, and that it was recorded."""
     with watching() as stop:
-        if stop.raised:  # a library made this of a request to stop
+        if stop.broke(error):
             raise error
     console.print(traceback.format_exc(), highlight=False, soft_wrap=True)
     if not (request.directory / CONFIG).exists():

@@ -211,7 +211,7 @@ def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[s
         log.error("%s", error)
         ending.why = {"error": str(error)}
     except (KeyboardInterrupt, Exception) as error:
-        if not (stop.raised or isinstance(error, KeyboardInterrupt)):
+        if not stop.broke(error):
             ending.why = {"error": f"{type(error).__name__}: {error}"}
             log.debug("this is a fault of the program", exc_info=True)
             raise

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "signals: a compiler that a signal ended is a fault",
+        "signals.py",
+        "(self.signal is not None and compiling)",
+        "False",
+        "signals::test_ctrl_c_while_the_compiler_runs_stops_the_run",
+    ),
+    Mutant(
+        "signals: after a signal every error is a stop",
+        "signals.py",
+        "self.signal is not None and compiling",
+        "self.signal is not None",
+        "signals::test_a_compiler_that_a_signal_ended_is_no_fault",
+    ),
+    Mutant(
         "space: a vector is an image",
         "space.py",
         "return min(height, width) > 1 and",

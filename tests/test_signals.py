@@ -1,0 +1,42 @@
+"""What ended the work: a request to stop, in whatever disguise it comes, or a fault."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from helpers.cli import TINY, ebm, facts
+from torch._inductor.exc import InvalidCxxCompiler
+
+from ebm_cli.commands import train
+from ebm_cli.signals import StopRequest
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_compiler_that_a_signal_ended_is_no_fault():
+    stop = StopRequest()
+    assert not stop.broke(InvalidCxxCompiler()), "nobody has asked to stop: there is none"
+    stop.ask(signal.SIGINT)
+    assert stop.broke(InvalidCxxCompiler())
+    assert not stop.broke(ValueError("of our own"))
+    stop.raised = True
+    assert stop.broke(ValueError("what a library made of a KeyboardInterrupt"))
+    assert StopRequest().broke(KeyboardInterrupt())
+
+
+def test_ctrl_c_while_the_compiler_runs_stops_the_run(monkeypatch):
+    """It reaches the whole group of processes, the compiler too, which a library then says is missing."""
+
+    def fit(parts, state, recorder, stop):
+        stop.ask(signal.SIGINT)
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(train, "fit", fit)
+    answer = ebm("train", *TINY, "hydra.run.dir=run")
+    assert answer.code == 130
+    assert "stopped at step 0" in answer.err
+    assert "Traceback" not in answer.err + answer.out
+    assert facts(Path("run"))["status"] == "stopped"
