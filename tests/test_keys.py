@@ -144,6 +144,7 @@ CASES = {
     "digits": ("digits", None, GREY | {"valid": [0]}, EACH[2:4]),
     "bars_and_stripes": ("bars_and_stripes", None, {"side": [3], "binarize": ["none", "threshold"]}, EACH[:3]),
     "points_2d": ("points_2d", None, DRAWN | {"kind": ["rings"]}, EACH[2:3]),
+    "points_gray": ("points_gray", None, DRAWN | {"kind": ["moons"], "bits": [8]}, EACH[:1]),
     "markov_chains": (
         "markov_chains", None, DRAWN | {"length": [5], "chains": [2], "start": [0.5], "stay": [0.5]}, EACH[:1]
     ),
@@ -184,7 +185,8 @@ CASES = {
 }  # fmt: skip
 NAMES = {"root", "path", "corpus", "contacts"}  # of the data themselves, or beside them
 SMALL = {
-    "points_2d": {"train": 20, "held_out": 9}, "markov_chains": {"train": 20, "held_out": 9, "length": 9, "chains": 3},
+    "points_2d": {"train": 20, "held_out": 9}, "points_gray": {"train": 20, "held_out": 9},
+    "markov_chains": {"train": 20, "held_out": 9, "length": 9, "chains": 3},
     "ising_samples": {"train": 20, "held_out": 9, "side": 3}, "mnist": {"valid": 9},
     "bag_of_words": {"min_documents": 1, "max_documents": 0.9}, "text": {"min_count": 1}, "image_folder": {"size": 4},
 }  # fmt: skip

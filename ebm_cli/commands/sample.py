@@ -22,7 +22,7 @@ from ebm_cli.device.engine import Work
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Picture, Subject
-from ebm_cli.evaluation.samples import draw, sampled_exactly
+from ebm_cli.evaluation.samples import draw, points, sampled_exactly
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.record import picture
@@ -199,7 +199,9 @@ def _pictures(trained: Trained, x: Tensor) -> dict[str, Picture]:
     if not shown_by_statistics(space):
         return {"grid": picture.grid(space, x)} if space.pictured else {}
     try:
-        return {"statistics": Against(its_data(trained)).picture(x)}
+        data = its_data(trained)
+        scattered = {} if data.truth.plane is None else {"points": points(data, x)}
+        return {**scattered, "statistics": Against(data).picture(x)}
     except (UserError, RunError) as error:
         log.warning("no picture of samples against the data: %s", error)
         return {}

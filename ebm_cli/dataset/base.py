@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, reduce
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ebm_cli import rng
 from ebm_cli.dataset import own_rows
 from ebm_cli.dataset.columns import Columns
 from ebm_cli.dataset.density import Density
+from ebm_cli.dataset.gray_code import GrayCode
 from ebm_cli.dataset.levels import check_grey
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.dataset.pieces import pieces
@@ -52,13 +53,23 @@ class Arrays:
 class Truth:
     """What is known of what made the data: couplings, which sites touch, each (sites, sites), and their density.
 
-    `law` gives log p of bits (n, *site_shape), float64, where all states were few enough to be summed over.
+    `law` gives log p of bits (n, *site_shape), float64, where all states were few enough to be summed over. `plane`
+    says which points of the plane rows of bits stand for, where they stand for such.
     """
 
     couplings: Tensor | None = None
     contacts: Tensor | None = None
     density: Density | None = None
     law: Callable[[Tensor], Tensor] | None = None
+    plane: GrayCode | None = None
+
+
+class Law(Protocol):
+    """What rows are drawn from."""
+
+    def rows(self, n: int, key: AnyKey, device: rng.Device) -> Tensor:
+        """n independent rows as a data file would hold them, (n, *site_shape)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,7 @@ class Split:
     the rows have a density (0: they are not), and normal numbers times `noise` are added in units of the space.
     `missing` (n, *site_shape) values are drawn by `sweeps` sweeps of the model at each visit (`training/step.py`); what
     is stored in their place are values of other rows.
+    Where the `law` of the rows is known, each visit of a row is a new draw from it.
     """
 
     space: Space
@@ -117,12 +129,15 @@ class Split:
     noise: float = 0.0
     missing: Tensor | None = None
     sweeps: int = 0
+    law: Law | None = None
 
     def __len__(self) -> int:
         return len(self.stored)
 
     def rows(self, index: Tensor, key: AnyKey) -> Tensor:
-        """x (len(index), *shape) float32; what is drawn, bits or noise, anew for each key."""
+        """x (len(index), *shape) float32; what is drawn, rows, bits or noise, anew for each key."""
+        if self.law is not None:
+            return self.space.encode(self.law.rows(len(index), key, index.device))
         return self._values(self.stored[index], key)
 
     def _values(self, stored: Tensor, key: AnyKey) -> Tensor:
@@ -293,6 +308,7 @@ class Data:
         """Shape and kind of a row, in words."""
         how = {"threshold": ", binarised at one half", "stochastic": ", binarised anew at each visit"}
         kind = f"{'x'.join(map(str, self.space.site_shape))} {self.space.name}{how.get(self.method, '')}"
+        kind += "" if self.train.law is None else ", drawn anew at each visit"
         if isinstance(self.space, Box):
             kind += f" in [{self.space.low:g}, {self.space.high:g}]"
         if isinstance(self.space, Real):

@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
+from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.density import Density
 from ebm_cli.evaluation.base import (
     Evaluation,
+    Picture,
     Result,
     Subject,
     learned_log_z,
@@ -21,12 +23,13 @@ from ebm_cli.evaluation.base import (
     without_density,
 )
 from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.points_map import maps_rows, rows_map
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.model.families import Family
 from ebm_cli.record import picture
 from ebm_cli.registry import register
 from ebm_cli.sampler.base import Sampler
-from ebm_cli.space import Box, Real
+from ebm_cli.space import Binary, Box, Real
 
 _ROWS_AT_ONCE = 50_000
 _SHARE, _BORDER = 20, 1e-3  # this part of a side is the border at each end of it; of the mass may lie there
@@ -98,6 +101,8 @@ class Density2D(Evaluation):
     the model has learned: log Z by every other row and column of cells (four ways) differs by more than 0.2 nats, or
     energies of training rows from those at the centres of their cells by more than 0.5 on average, or the sum from a
     log Z that the model knows by more than 0.05.
+
+    Of bits that stand for points (dataset=points_gray) there is the map alone: exp(-E) at one row for each cell.
     """
 
     while_training: bool
@@ -109,15 +114,26 @@ class Density2D(Evaluation):
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Two real numbers, and a density over them."""
+        if isinstance(model.space, Binary) and len(model.space.shape) == 1:
+            return None
         if not isinstance(model.space, Real) or model.space.shape != (2,):
             return "only rows of two real numbers have a map"
         over_plane = not isinstance(model, Family) or model.has_density
         return None if over_plane else "log Z of this family, which is known, is no integral over the plane"
 
+    @override
+    def refusal_of_data(self, data: Data) -> str | None:
+        """Bits stand for points."""
+        if isinstance(data.space, Real) or data.truth.plane is not None:
+            return None
+        return "only rows of two real numbers have a map, and bits that stand for points (dataset=points_gray)"
+
     @torch.no_grad()
     @override
     def evaluate(self, subject: Subject) -> Result:
         """`density_2d/log_z`, ... and the map."""
+        if maps_rows(subject):
+            return Result({}, {"density_2d": self._of_rows(subject)})
         truth, model = subject.data.truth.density, subject.model
         log_f = -model.energy(subject.held_out.all()).double()
         device = log_f.device
@@ -136,6 +152,13 @@ class Density2D(Evaluation):
         metrics |= above_independent("density_2d", subject, subject.held_out, log_f - log_z)
         metrics |= learned_log_z("density_2d", subject, log_z)
         return Result(metrics, drawn, by_row={"density_2d/log_likelihood": log_f - log_z})
+
+    def _of_rows(self, subject: Subject) -> Picture:
+        """The map of bits that stand for points, as far as these reach."""
+        code = subject.data.truth.plane
+        assert code is not None
+        cells = Cells((-code.reach, -code.reach), (code.reach, code.reach), self.side)
+        return rows_map(subject, cells.centres(subject.held_out.stored.device), code.reach)
 
 
 def first_map(subject: Subject, side: int, margin: float) -> Cells:

@@ -13,7 +13,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.record import picture
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.sampler.standstill import lost, stuck
@@ -46,7 +46,8 @@ class Samples(Evaluation):
     rows, the yardstick (`_of_data`).
 
     With `discrepancy` m: `samples/mmd`, the squared maximum mean discrepancy of the samples to m held-out rows at most
-    (`mmd.py`), and `mmd_standard_error`, what it cannot tell from 0.
+    (`mmd.py`), and `mmd_standard_error`, what it cannot tell from 0. Its kernel is exp(-`decay` |a - b|^2), for bits
+    |a - b|^2 the sites in which they differ; without a decay it is 1 / sites.
     """
 
     while_training: bool
@@ -55,6 +56,7 @@ class Samples(Evaluation):
     start: Literal["chains", "noise"]
     features: Literal["none", "classifier", "inception"]
     discrepancy: Annotated[int, Field(ge=0)]
+    decay: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
 
     asks_for_energy = False
 
@@ -114,7 +116,8 @@ class Samples(Evaluation):
         space, y = subject.model.space, subject.some_rows(self.discrepancy)
         if isinstance(space, TwoValued):
             x, y = space.bits(x), space.bits(y)
-        return {"samples/mmd": mmd(x, y), "samples/mmd_standard_error": resolution(y, len(x))}
+        found = mmd(x, y, decay=self.decay)
+        return {"samples/mmd": found, "samples/mmd_standard_error": resolution(y, len(x), self.decay)}
 
     @override
     def refusal_of_data(self, data: Data) -> str | None:
@@ -142,10 +145,23 @@ class Samples(Evaluation):
 
 
 def pictures(data: Data, x: Tensor, neighbours: Tensor) -> dict[str, Picture]:
-    """`statistics` of samples x (n, *shape) that are no images; else `samples`, and `neighbours` beside them."""
+    """`statistics` of samples x (n, *shape) that are no images, and `points` of bits that stand for such.
+
+    Of images `samples`, and `neighbours` beside them.
+    """
+    if data.truth.plane is not None:
+        return {"points": points(data, x), "statistics": Against(data).picture(x)}
     if shown_by_statistics(data.space):
         return {"statistics": Against(data).picture(x)}
     return {"samples": picture.grid(data.space, x), "neighbours": picture.beside(data.space, x, neighbours, 16)}
+
+
+def points(data: Data, x: Tensor) -> Picture:
+    """Samples x (n, bits) as the points they stand for, over as many test rows."""
+    code = data.truth.plane
+    assert code is not None
+    rows = next(data.test.pieces(len(x)))
+    return picture.points({"test rows": code.points(rows), "samples": code.points(x)})
 
 
 def spread_beside(x: Tensor, held_out: Tensor) -> float | None:

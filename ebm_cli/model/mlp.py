@@ -32,7 +32,7 @@ class MLP(EnergyModel):
     ) -> None:
         super().__init__()
         self.space, self.input_scale, self.spread = space, input_scale, spread
-        sizes = [space.sites, *widths]
+        sizes = [math.prod(space.shape), *widths]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.last = nn.Linear(sizes[-1], 1, bias=False)  # a constant would change nothing
         self.register_buffer("mean", mean.flatten().clone())
@@ -54,18 +54,30 @@ class MLP(EnergyModel):
     def _reduced(self, units: Tensor, v: Tensor) -> Tensor:
         """E of the units of the last layer."""
         energy: Tensor = -self.last(units).squeeze(1)
-        return energy if self.spread is None else energy + (v - self.mean).square().sum(1) / (2 * self.spread**2)
+        return energy + self._beside(v)
+
+    def _beside(self, v: Tensor) -> Tensor | float:
+        """What E has beside f, (batch,)."""
+        return 0.0 if self.spread is None else (v - self.mean).square().sum(1) / (2 * self.spread**2)
+
+    def _slope_beside(self, v: Tensor) -> Tensor | float:
+        """Its gradient, (batch, numbers)."""
+        return 0.0 if self.spread is None else (v - self.mean) / self.spread**2
+
+    def _entered(self, v: Tensor) -> Tensor:
+        """What goes into the first layer, a v up to a constant."""
+        return self.input_scale * v
 
     def _units(self, v: Tensor) -> Tensor:
         """Those of the last layer, (batch, units)."""
-        units = self.input_scale * v
+        units = self._entered(v)
         for layer in self.layers:
             units = nn.functional.silu(layer(units))
         return units
 
     def _traced(self, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What goes into each layer and what the last gives; the slopes of each layer's units."""
-        units, slopes = [self.input_scale * v], []
+        units, slopes = [self._entered(v)], []
         for layer in self.layers:
             unit, slope = silu(layer(units[-1]))
             units.append(unit)
@@ -84,9 +96,7 @@ class MLP(EnergyModel):
         back = -self.last.weight
         for weight, slope in zip(reversed(self._weights()), reversed(slopes), strict=True):
             back = (back * slope) @ weight
-        grad = self.input_scale * back
-        if self.spread is not None:
-            grad = grad + (v - self.mean) / self.spread**2
+        grad = self.input_scale * back + self._slope_beside(v)
         return self._reduced(units[-1], v), grad.reshape(x.shape)
 
     @torch.no_grad()
@@ -114,11 +124,20 @@ class MLP(EnergyModel):
         return {"penultimate": self._units(x.flatten(1))}
 
 
+def size_of(space: Space, widths: list[int]) -> int:
+    """How many weights and biases the layers have."""
+    sizes = [math.prod(space.shape), *widths]
+    return sum((a + 1) * b for a, b in itertools.pairwise(sizes)) + sizes[-1]
+
+
+Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+
 @register("model", "mlp")
 class MLPSpec(ModelSpec):
     """Multilayer perceptron, any smooth function of a vector, with or without a wide Gaussian around it."""
 
-    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    widths: Widths
     input_scale: Annotated[float, Field(gt=0)]
     spread: Annotated[float, Field(gt=0)] | None
 
@@ -128,8 +147,7 @@ class MLPSpec(ModelSpec):
     @override
     def parameters(self, space: Space) -> int:
         """Of the layers and their biases."""
-        sizes = [space.sites, *self.widths]
-        return sum((a + 1) * b for a, b in itertools.pairwise(sizes)) + sizes[-1]
+        return size_of(space, self.widths)
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> MLP:

@@ -26,7 +26,7 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
     than a small run.)
     """
     if of_plane(space):
-        return _points({"samples": x})
+        return points({"samples": x})
     tiles = space.pixels(x).numpy()
     n, channels, height, width = tiles.shape
     strips = height == 1 < width  # sequences, one under the other
@@ -46,14 +46,14 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
 def beside(space: Space, x: Tensor, y: Tensor, pairs: int) -> NDArray[np.uint8]:
     """The first `pairs` rows of x, each with its row of y under it."""
     if of_plane(space):
-        return _points({"nearest training rows": y, "samples": x})
+        return points({"nearest training rows": y, "samples": x})
     n = min(pairs, len(x))
     if space.pixels(x[:1]).shape[2] == 1:
         return grid(space, torch.stack([x[:n], y[:n]], 1).flatten(0, 1), columns=1)
     return grid(space, torch.cat([x[:n], y[:n]]), columns=n)
 
 
-def _points(sets: dict[str, Tensor]) -> NDArray[np.uint8]:
+def points(sets: dict[str, Tensor]) -> NDArray[np.uint8]:
     """Points (n, 2) of the plane, by what they are."""
     with axes(1, 1) as drawing:
         axis = drawing.at[0][0]

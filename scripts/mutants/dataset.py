@@ -4,6 +4,48 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "points_gray: magnitudes are rounded",
+        "dataset/gray_code.py",
+        "(points.abs() * self.scale).long()",
+        "(points.abs() * self.scale).round().long()",
+        "points_gray::test_32_bits_lose_less_than_the_side_of_a_square",
+    ),
+    Mutant(
+        "points_gray: binary digits in place of Gray code",
+        "dataset/gray_code.py",
+        "gray = k ^ (k >> 1)",
+        "gray = k",
+        "points_gray::test_sign_and_magnitude_in_gray_code_by_hand",
+    ),
+    Mutant(
+        "points_gray: the lowest digit first",
+        "dataset/gray_code.py",
+        "places = torch.arange(self.digits - 1, -1, -1, device=points.device)",
+        "places = torch.arange(self.digits, device=points.device)",
+        "points_gray::test_sign_and_magnitude_in_gray_code_by_hand",
+    ),
+    Mutant(
+        "points_gray: training rows stay",
+        "dataset/points_gray.py",
+        "replace(data.train, law=self.law)",
+        "data.train",
+        "points_gray::test_training_rows_are_drawn_anew_and_held_out_ones_stay",
+    ),
+    Mutant(
+        "points_gray: blades bend with the clock",
+        "dataset/plane.py",
+        "across * cos - along * sin",
+        "across * cos + along * sin",
+        "points_gray::test_checkerboard_and_pinwheel_are_no_mirror_images",
+    ),
+    Mutant(
+        "points_gray: the second arm is not mirrored",
+        "dataset/plane.py",
+        "return _sign(side)[:, None] * arm",
+        "return arm",
+        "points_gray::test_the_sets_have_the_moments_of_those_of_the_papers",
+    ),
+    Mutant(
         "markov_chains: start and stay exchanged",
         "dataset/markov_chains.py",
         "self.start, self.stay, key",

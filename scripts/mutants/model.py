@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "mlp_discrete: independent sites are not normalised",
+        "model/mlp_discrete.py",
+        "return -(v @ self.field) - self.constant",
+        "return -(v @ self.field)",
+        "points_gray::test_a_discrete_perceptron_begins_as_independent_sites",
+    ),
+    Mutant(
+        "mlp_discrete: bits go in as they are",
+        "model/mlp_discrete.py",
+        "return 2 * v - 1 if",
+        "return 2 * v if",
+        "points_gray::test_a_discrete_perceptron_sees_bits_as_spins",
+    ),
+    Mutant(
         "resnet: black pixels are zero to the network",
         "model/resnet.py",
         "image = 2 * x.reshape(-1, self.channels, *_size(self.space)) - 1",
@@ -831,8 +845,8 @@ MUTANTS = [
     Mutant(
         "mlp: the well has no slope",
         "model/mlp.py",
-        "grad = grad + (v - self.mean) / self.spread**2",
-        "grad = grad + 0 * v",
+        "self.input_scale * back + self._slope_beside(v)",
+        "self.input_scale * back",
         "continuous::test_gradients_of_a_perceptron",
     ),
     Mutant(

@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "mmd: the decay is ignored",
+        "yardstick/mmd.py",
+        "(decay or 1 / x.flatten(1).shape[1])",
+        "(1 / x.flatten(1).shape[1])",
+        "points_gray::test_mmd_of_bits_has_the_kernel_of_the_papers",
+    ),
+    Mutant(
         "covariances: the weights of rows are left out of the products",
         "yardstick/covariances.py",
         "weighted = away * w[:, None]",
@@ -160,8 +167,8 @@ MUTANTS = [
     Mutant(
         "mixing: pairs of a row with itself stay in the discrepancy",
         "yardstick/mmd.py",
-        "(kernel(x, x).sum() - n) / (n * (n - 1))",
-        "kernel(x, x).sum() / (n * n)",
+        "(kernel(x, x, decay).sum() - n) / (n * (n - 1))",
+        "kernel(x, x, decay).sum() / (n * n)",
         "mixing::test_mmd_is_the_formula_term_by_term",
     ),
     Mutant(
