@@ -244,7 +244,7 @@ def test_a_kernel_that_leaves_nothing_invariant_is_refused():
     evaluation, model = component("evaluation", "ais"), target("rbm-binary")
     assert evaluation.refusal(model, component("sampler", "dmala")) is None
     why = evaluation.refusal(model, component("sampler", "dula"))
-    fits = "block_gibbs, dmala, gibbs, gwg, metropolis"
+    fits = "acs, block_gibbs, dlmc, dmala, gibbs, gwg, metropolis, pafs"
     assert why == f"this sampler does not leave the model invariant; samplers that do and fit this model: {fits}"
     for name in fits.split(", "):
         assert evaluation.refusal(model, component("sampler", name)) is None

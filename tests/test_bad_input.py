@@ -22,7 +22,7 @@ UNKNOWN = {
     "model=rmb": "no model named rmb; did you mean rbm? (model is one of: boltzmann, ",
     "dataset=dna": "no dataset named dna; did you mean dataset=binary_tabular dataset.table=dna? (dataset is one of: ",
     "dataset.name=moons": "no dataset named moons; did you mean dataset=points_2d dataset.kind=moons? (dataset is ",
-    "sampler.name=steps": "no sampler named steps (sampler is one of: augmented, ",
+    "sampler.name=steps": "no sampler named steps (sampler is one of: acs, augmented, ",
     "objective.name=pcd": "objective.name=pcd: choose with objective=pcd",
     "device=gpu": "did you mean cpu? (device is one of: auto, cpu, cuda)",
     "evaluation=[sampels]": "no evaluation named sampels; did you mean samples or resample? (evaluation is one of: ",
@@ -70,8 +70,8 @@ FORM = {
 }
 DO_NOT_FIT = {
     "sampler=block_gibbs model=boltzmann": "sampler=block_gibbs wants a block-structured and binary, spin, "
-    "categorical, real, mixed or counts model, model=boltzmann is not; samplers that fit: dmala, gibbs, gwg, "
-    "hamming_ball, metropolis, parallel_tempering",
+    "categorical, real, mixed or counts model, model=boltzmann is not; samplers that fit: acs, dlmc, dmala, gibbs, "
+    "gwg, hamming_ball, metropolis, pafs, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
     "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
     "categorical; objectives that fit model=rbm: adversarial_contrastive, cd, ",
@@ -205,7 +205,7 @@ def run(tmp_path_factory):
         "sample run=RUN start=data": "start = \"data\": must be 'noise' or 'chains'",
         "sample run=RUN +foo=1": "unknown key foo",
         "sample run=RUN model=rbm": "unknown group or key model (see: ebm sample --help)",
-        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: augmented, block_gibbs, ",
+        "sample run=RUN sampler=nope": "no sampler named nope (sampler is one of: acs, augmented, block_gibbs, ",
         "evaluate run=RUN split=dev": "split = \"dev\": must be 'train', 'valid' or 'test'",
         "evaluate run=RUN evaluation=[]": "evaluation = []: name at least one",
         "evaluate run=RUN evaluation=[nope]": "no evaluation named nope (evaluation is one of: ais, ",

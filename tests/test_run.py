@@ -186,7 +186,9 @@ def test_samples_that_take_no_steps_are_not_said_to_have_taken_some():
 @pytest.mark.long
 def test_a_sampler_that_does_not_fit_is_refused():
     assert ebm("train", "model=boltzmann", "hydra.run.dir=run", *[w for w in TINY if "hidden" not in w]).code == 0
-    assert_refused(ebm("sample run=run sampler=block_gibbs"), "samplers that fit: dmala, gibbs, gwg, hamming_ball")
+    assert_refused(
+        ebm("sample run=run sampler=block_gibbs"), "samplers that fit: acs, dlmc, dmala, gibbs, gwg, hamming_ball"
+    )
 
 
 @pytest.mark.long

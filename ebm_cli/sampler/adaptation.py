@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from typing import Any, Self, TypeGuard
+from typing import Any, ClassVar, Self, TypeGuard
 
 import torch
 from torch import Tensor
@@ -51,11 +51,22 @@ class Warmed(Sampler[M, S]):
 
 
 class Adapting(Warmed[M, S]):
-    """A kernel whose proposals grow with `step_size` and whose Info has `acceptance`."""
+    """A kernel whose proposals grow with one of its keys, `scale`, and whose Info has `acceptance`."""
 
-    step_size: float
+    scale: ClassVar[str] = "step_size"
     adapt: float | None
-    """Acceptance that a warm-up aims at; None leaves the step size alone."""
+    """Acceptance that a warm-up aims at; None leaves that key alone."""
+
+    @property
+    def size(self) -> float:
+        """What `scale` is."""
+        found: float = getattr(self, self.scale)
+        return found
+
+    def resized(self, size: float) -> Self:
+        """The same with another `scale`."""
+        changed: Self = dataclasses.replace(self, **{self.scale: size})  # type: ignore[type-var]
+        return changed
 
     @property
     @override
@@ -64,24 +75,23 @@ class Adapting(Warmed[M, S]):
 
     @override
     def warmed(self, model: M, x: Tensor, steps: int, key: Key) -> tuple[Self, Tensor]:
-        """log step_size += 3 n^-0.6 (acceptance - `adapt`) after the n-th ten transitions.
+        """log `scale` += 3 n^-0.6 (acceptance - `adapt`) after the n-th ten transitions.
 
         The acceptance is the mean of all chains (Robbins & Monro 1951; Andrieu & Thoms 2008, eq. 20); what is left is
-        the mean of log step_size over the second half of the corrections (Polyak & Juditsky 1992).
+        the mean of log `scale` over the second half of the corrections (Polyak & Juditsky 1992).
         """
         assert self.adapt is not None
-        tried = [math.log(self.step_size)]
+        tried = [math.log(self.size)]
         for n, length in enumerate(blocks(steps)):
-            trial = dataclasses.replace(self, step_size=math.exp(tried[-1]))  # type: ignore[type-var]
-            x, info = run(trial, model, x, length, key.fold(n))
+            x, info = run(self.resized(math.exp(tried[-1])), model, x, length, key.fold(n))
             error = info["acceptance"].double().mean().item() - self.adapt
             tried.append(tried[-1] + correction(n) * error)
         late = tried[len(tried) // 2 :]
-        return dataclasses.replace(self, step_size=math.exp(sum(late) / len(late))), x  # type: ignore[type-var]
+        return self.resized(math.exp(sum(late) / len(late))), x
 
     @override
     def found(self) -> dict[str, float]:
-        return {} if self.adapt is None else {"step_size": self.step_size}
+        return {} if self.adapt is None else {self.scale: self.size}
 
     @override
     def frozen(self) -> Self:

@@ -1,6 +1,6 @@
 """Gibbs-with-Gradients (Grathwohl, Swersky, Hashemi, Duvenaud, Maddison 2021), and its paths of several flips."""
 
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -9,12 +9,13 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Quadratic
-from ebm_cli.model.quadratic import Changes, changed
-from ebm_cli.registry import register
+from ebm_cli.model.quadratic import changed
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.sampler.informed import InformedState, accepted, gains, informed
-from ebm_cli.space import Binary, Categorical, Space, Spin, TwoValued
+from ebm_cli.sampler.informed import Balance, InformedState, accepted, gains, informed, log_balanced
+from ebm_cli.sampler.path import Path, walked
+from ebm_cli.space import Binary, Categorical, Space, Spin
 
 
 class GWGState(NamedTuple):
@@ -32,20 +33,13 @@ class GWGState(NamedTuple):
     coupling: Tensor | None
 
 
-class Path(NamedTuple):
-    """Moves that lead to new positions, those that undo them, (chains, flips) each, and what changes in x meanwhile."""
-
-    forth: Tensor
-    back: Tensor
-    length: Tensor
-    changes: Changes
-
-
 @register("sampler", "gwg")
 class GibbsWithGradients(Sampler[EnergyModel, GWGState]):
     """Propose to flip site i with q(i | x) = softmax(d(x) / temperature)_i, d_i the first-order gain of f = -E.
 
-    Sites of K values: site i is proposed value k, another than it has, with softmax(d(x) / temperature)_ik.
+    Sites of K values: site i is proposed value k, another than it has, with softmax(d(x) / temperature)_ik. That is
+    `balance` sqrt; the others propose in proportion to g(t), t = exp(2 d / temperature): barker t / (1 + t), min(1, t)
+    or max(1, t) (Zanella 2020).
 
     Accepted with min(1, exp(f(x') - f(x)) q(i | x') / q(i | x)), alg. 1. With `flips` > 1 a path of 1 to `flips` sites,
     its length uniform, is drawn one site after the other from the same d(x), those drawn left out; the way back is the
@@ -56,6 +50,7 @@ class GibbsWithGradients(Sampler[EnergyModel, GWGState]):
 
     temperature: Annotated[float, Field(gt=0)]
     flips: Annotated[int, Field(ge=1)]
+    balance: Annotated[Balance, Later("sqrt")]
 
     spaces = (Binary, Spin, Categorical)
     compiles = True
@@ -87,7 +82,7 @@ class GibbsWithGradients(Sampler[EnergyModel, GWGState]):
         """One proposal per chain; `acceptance` is 0 or 1 for each."""
         length = 1 + rng.integers(self.flips, (len(state.x),), key.fold("length"), state.x.device)
         moves, forth = self._draw(state, length, key.fold("path"))
-        x, path = _moved(model.space, state.x, moves, length)
+        x, path = walked(model.space, state.x, moves, length)
         proposal = self._proposal(model, state, x, path)
         back = self._probability(proposal, path)
         log_ratio = state.energy - proposal.energy + back - forth
@@ -107,7 +102,7 @@ class GibbsWithGradients(Sampler[EnergyModel, GWGState]):
 
     def _logits(self, model: EnergyModel, state: InformedState) -> Tensor:
         """Of the moves, (chains, D, moves of a site): no site is proposed the value that it has."""
-        logits = gains(model, state) / self.temperature
+        logits = log_balanced(gains(model, state) / self.temperature, self.balance)
         if isinstance(model.space, Categorical):
             return logits.masked_fill(model.space.table(state.x) > 0, -torch.inf)
         return logits
@@ -147,28 +142,6 @@ def _without(left: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
     site = (move // values)[:, None, None].expand(-1, 1, values)
     left = left.scatter(1, site, -torch.inf)
     return left, left.flatten(1).logsumexp(1)
-
-
-def _moved(space: Space, x: Tensor, moves: Tensor, length: Tensor) -> tuple[Tensor, Path]:
-    """x after the first `length` moves, and the path there."""
-    within = torch.arange(moves.shape[1], device=x.device) < length[:, None]
-    flat = x.flatten(1)
-    if isinstance(space, Categorical):
-        site = moves // space.values
-        old = site * space.values + _values_at(space.table(x), site)
-        new = torch.where(within, moves, old)
-        moved = flat.scatter(1, old, 0.0).scatter(1, new, 1.0)
-        amounts = torch.ones_like(new, dtype=x.dtype)
-        changes = Changes(torch.cat([new, old], 1), torch.cat([amounts, -amounts], 1))
-        return moved.reshape(x.shape), Path(moves, old, length, changes)
-    here = flat.gather(1, moves)
-    there = torch.where(within, cast(TwoValued, space).flipped(here), here)
-    return flat.scatter(1, moves, there).reshape(x.shape), Path(moves, moves, length, Changes(moves, there - here))
-
-
-def _values_at(table: Tensor, site: Tensor) -> Tensor:
-    """Numbers of the values at some sites of each chain, (chains, sites), of one-hot x (chains, D, K)."""
-    return table.gather(1, site[:, :, None].expand(-1, -1, table.shape[2])).argmax(2)
 
 
 def _chosen(taken: Tensor, proposal: GWGState, state: GWGState) -> GWGState:

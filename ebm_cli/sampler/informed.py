@@ -1,14 +1,18 @@
 """What samplers share that propose by the gradient of the energy: one call of energy and gradient for each proposal."""
 
-from typing import NamedTuple, cast
+import math
+from typing import Literal, NamedTuple, assert_never, cast
 
 import torch
 from torch import Tensor
 
 from ebm_cli import rng
+from ebm_cli.functional import softplus
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Categorical, TwoValued
+
+Balance = Literal["sqrt", "barker", "min", "max"]
 
 
 class InformedState(NamedTuple):
@@ -36,6 +40,24 @@ def gains(model: EnergyModel, state: InformedState) -> Tensor:
         slope = space.table(-state.grad)
         return slope - slope.gather(2, numbers(space, state.x)[:, :, None])
     return (-state.grad * (cast(TwoValued, space).flipped(state.x) - state.x)).flatten(1)[:, :, None]
+
+
+def log_balanced(half: Tensor, balance: Balance) -> Tensor:
+    """log g(t) from half = log(t) / 2, t = p(x') / p(x): sqrt(t), barker 2 t / (1 + t), min(1, t) or max(1, t).
+
+    All have g(t) = t g(1 / t), so that moves drawn in proportion to g leave p nearly invariant by themselves (Zanella
+    2020, sec. 2.2), and g(1) = 1.
+    """
+    match balance:
+        case "sqrt":
+            return half
+        case "barker":
+            return math.log(2) - softplus(-2 * half)
+        case "min":
+            return 2 * half.clamp_max(0)
+        case "max":
+            return 2 * half.clamp_min(0)
+    assert_never(balance)
 
 
 def accept(

@@ -191,7 +191,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
         betas = self.betas(x)
         ends, infos = list[Tensor](), list[Info]()
         for r, size in enumerate(self.step_sizes):
-            kernel = dataclasses.replace(self.kernel, step_size=size)  # type: ignore[type-var]
+            kernel = _resized(self.kernel, size)
             alone = self._at(model, betas[r].expand(len(x)))
             state, said = kernel.step(alone, kernel.init(alone, x[:, r]), key.fold(r))
             ends, infos = [*ends, state.x], [*infos, said]
@@ -232,7 +232,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
         """With a beta, and a step size where these are to be found, for each temperature."""
         sizes = self.step_sizes
         if sizes is None and isinstance(self.kernel, Adapting) and self.kernel.adapt is not None:
-            sizes = (self.kernel.step_size,) * self.replicas
+            sizes = (self.kernel.size,) * self.replicas
         betas = tuple(self.betas(x.new_zeros((), dtype=torch.float64)).tolist())
         return dataclasses.replace(self, ladder=betas, step_sizes=sizes)
 
@@ -304,3 +304,10 @@ def _swapped(part: Tensor, taken: Tensor, first: int) -> Tensor:
     wide = taken.reshape(*taken.shape, *[1] * (part.dim() - 2))
     mixed = torch.stack([torch.where(wide, cold, hot), torch.where(wide, hot, cold)], 2).flatten(1, 2)
     return torch.cat([part[:, :first], mixed, part[:, last:]], 1)
+
+
+def _resized(kernel: Sampler[Any, Any], size: float) -> Sampler[Any, Any]:
+    """The kernel with a step size of its own."""
+    if isinstance(kernel, Adapting):
+        return kernel.resized(size)
+    return dataclasses.replace(kernel, step_size=size)  # type: ignore[type-var]

@@ -1,6 +1,7 @@
 """Transition matrices T[x, x'] of one step, from the definitions of the kernels and the model's own conditionals."""
 
 import itertools
+import math
 
 import torch
 
@@ -118,49 +119,122 @@ def _gains(model: EnergyModel) -> torch.Tensor:
     return found
 
 
+def _balanced(t: torch.Tensor, balance: str) -> torch.Tensor:
+    """g(t) of a balancing function (Zanella 2020, table 1)."""
+    one = torch.ones_like(t)
+    return {"sqrt": t.sqrt(), "barker": t / (1 + t), "min": torch.minimum(one, t), "max": torch.maximum(one, t)}[
+        balance
+    ]
+
+
 def gwg_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     """Paths of 1 to `flips` distinct sites; each accepted against itself reversed (Grathwohl et al. 2021, alg. 1)."""
+    weight = _balanced((2 * _gains(model) / sampler.temperature).exp(), sampler.balance)
+    return _path_matrix(weight, [1 / sampler.flips] * sampler.flips, model)
+
+
+def pafs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """The same with lengths floor(1 + (2 radius - 1) u), u uniform, and at most all sites."""
+    width, sites = 2 * sampler.radius - 1, model.space.sites
+    share = [max(0.0, min(length, width) - (length - 1)) / width for length in range(1, sites + 1)]
+    share[-1] += 1 - sum(share)
+    return _path_matrix(_balanced(_gains(model).exp(), sampler.balance), share, model)
+
+
+def _path_matrix(weight: torch.Tensor, share: list[float], model: EnergyModel) -> torch.Tensor:
+    """Moves by their weights (states, sites, values), one after the other; `share` has the paths of 1, 2, ... sites."""
     with torch.no_grad():
         energy = model.energy(double_states(model))
-    space, weight = model.space, (_gains(model) / sampler.temperature).exp()
-    n, lengths = len(energy), range(1, sampler.flips + 1)
+    space, weight, n = model.space, weight.clone(), len(energy)
     for x, site in itertools.product(range(n), range(space.sites)):
         weight[x, site, digit(space, x, site)] = 0  # a move moves
     matrix = torch.zeros(n, n, dtype=torch.float64)
 
+    weights = weight.tolist()
+
     def probability(x: int, path: list[tuple[int, int]]) -> float:
-        left, found = weight[x].clone(), 1.0
+        left, found = {site: sum(values) for site, values in enumerate(weights[x])}, 1.0
         for site, value in path:
-            found *= (left[site, value] / left.sum()).item()
-            left[site] = 0
+            found *= weights[x][site][value] / sum(left.values())
+            del left[site]
         return found
 
+    lengths = [length for length, part in enumerate(share, 1) if part]
+    ratio = (energy[:, None] - energy[None]).exp().tolist()
     for x, length in itertools.product(range(n), lengths):
         for sites in itertools.permutations(range(space.sites), length):
             for way in others(space, x, sites):
                 y = at(space, x, way)
                 undo = [(site, digit(space, x, site)) for site in reversed(sites)]
                 forth, back = probability(x, list(way.items())), probability(y, undo)
-                accept = min(1.0, torch.exp(energy[x] - energy[y]).item() * back / forth)
-                matrix[x, y] += forth * accept / len(lengths)
-                matrix[x, x] += forth * (1 - accept) / len(lengths)
+                accept = min(1.0, ratio[x][y] * back / forth)
+                matrix[x, y] += forth * accept * share[length - 1]
+                matrix[x, x] += forth * (1 - accept) * share[length - 1]
     return matrix
 
 
 def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     """q(x' | x) normalised over all x' by brute force (Zhang et al. 2022, eq. 3), then the acceptance test, if any."""
-    states, space, gains = double_states(model), model.space, _gains(model)
+    moved = torch.exp(torch.tensor(-1 / (2 * sampler.step_size), dtype=torch.float64))
+    weight = _balanced(_gains(model).exp(), sampler.balance)
+    q = _sites_matrix(weight / _balanced(torch.ones(1, dtype=torch.float64), sampler.balance), moved, model)
+    return _accepted(q, model) if sampler.adjusted else q
+
+
+def acs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """The proposals of a cycle one after the other (Pynadath et al. 2024, eq. 3), each with its test."""
+    found, gains = torch.eye(model.space.states, dtype=torch.float64), _gains(model)
+    for k in range(sampler.cycle) if not sampler.backwards else reversed(range(sampler.cycle)):
+        share = (1 + math.cos(math.pi * k / (sampler.cycle - 1))) / 2
+        size = share * sampler.step_size + (1 - share) * sampler.final_step_size
+        balance = share * sampler.balance + (1 - share) * 0.5
+        moved = torch.exp(torch.tensor(-1 / (2 * size), dtype=torch.float64))
+        found = found @ _accepted(_sites_matrix((balance * gains).exp(), moved, model), model)
+    return found
+
+
+def dlmc_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Of two values the exponential of each site's generator; of more, and by euler, the definition (Sun et al. 2023).
+
+    In the generator a site jumps there and back with g(t) and g(1 / t), which are held.
+    """
+    space, t = model.space, _gains(model).exp()
+    one = _balanced(torch.ones(1, dtype=torch.float64), sampler.balance)
+    forth, back = _balanced(t, sampler.balance) / one, _balanced(1 / t, sampler.balance) / one
+    law = torch.zeros_like(t)
+    for x, site in itertools.product(range(len(t)), range(space.sites)):
+        here = digit(space, x, site)
+        away = [value for value in range(space.values) if value != here]
+        rate, nu = forth[x, site, away], t[x, site, away] / t[x, site].sum()
+        if sampler.solver == "euler":
+            law[x, site, away] = (1 - torch.exp(-sampler.step_size * rate.sum())) * rate / rate.sum()
+        elif space.values == 2:
+            there, here_again = rate.item(), back[x, site, away].item()
+            generator = torch.tensor([[-there, there], [here_again, -here_again]], dtype=torch.float64)
+            law[x, site, away] = torch.linalg.matrix_exp(sampler.step_size * generator)[0, 1:]
+        else:
+            law[x, site, away] = nu * (1 - torch.exp(-sampler.step_size * rate / nu))
+        law[x, site, here] = 1 - law[x, site, away].sum()
+    return _accepted(_sites_matrix(law, torch.ones((), dtype=torch.float64), model), model)
+
+
+def _sites_matrix(weight: torch.Tensor, moved: torch.Tensor, model: EnergyModel) -> torch.Tensor:
+    """q(x' | x) in proportion to the product over sites of weight (states, sites, values), `moved`
+    for each that moves."""
+    space, numbers = model.space, range(len(weight))
+    values = torch.tensor([[digit(space, x, site) for site in range(space.sites)] for x in numbers])
+    q = torch.ones(len(weight), len(weight), dtype=torch.float64)
+    for site in range(space.sites):
+        there = values[:, site]
+        q *= weight[:, site, there] * torch.where(there[:, None] == there, 1.0, moved)
+    return q / q.sum(1, keepdim=True)
+
+
+def _accepted(q: torch.Tensor, model: EnergyModel) -> torch.Tensor:
+    """Proposals q(x' | x) accepted with min(1, p(x') q(x | x') / (p(x) q(x' | x)))."""
     with torch.no_grad():
-        energy = model.energy(states)
-    logits = torch.zeros(len(states), len(states), dtype=torch.float64)
-    for x, y, site in itertools.product(range(len(states)), range(len(states)), range(space.sites)):
-        value = digit(space, y, site)
-        logits[x, y] += gains[x, site, value] / 2 - (value != digit(space, x, site)) / (2 * sampler.step_size)
-    q = torch.softmax(logits, 1)
-    if not sampler.adjusted:
-        return q
-    accept = ((energy[:, None] - energy[None]).exp() * q.T / q).clamp_max(1)
-    matrix = q * accept
+        energy = model.energy(double_states(model))
+    matrix = q * ((energy[:, None] - energy[None]).exp() * q.T / q).clamp_max(1)
     return matrix + torch.diag(1 - matrix.sum(1))
 
 
@@ -183,7 +257,10 @@ MATRICES = {
     "block_gibbs": block_gibbs_matrix,
     "metropolis": metropolis_matrix,
     "gwg": gwg_matrix,
+    "pafs": pafs_matrix,
     "dmala": dmala_matrix,
+    "dlmc": dlmc_matrix,
+    "acs": acs_matrix,
 }
 
 

@@ -39,7 +39,9 @@ EXTRA = {
 SMALL_BLOCK = {
     "block": 3,
     "steps": 2,
+    "cycle": 3,
 }  # what makes a shipped sampler fit four sites and be fast, where it has such a key
+APART = ("balance", "solver")  # choices that `test_balance.py` has in every space
 ONLY_FOR = {
     ("metropolis", "flips"): Discrete,
     ("metropolis", "step_size"): Real,
@@ -54,7 +56,9 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...
         config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
         literals = [
-            (key, typing.get_args(hints[key])) for key in config if typing.get_origin(hints.get(key)) is Literal
+            (key, typing.get_args(hints[key]))
+            for key in config
+            if typing.get_origin(hints.get(key)) is Literal and key not in APART
         ]
         settings = [{}, *({key: value} for key, values in literals for value in values), *EXTRA.get(choice, [])]
         for setting in settings:
@@ -178,7 +182,7 @@ def _needs(label: str, name: str) -> set[tuple[str, str, str]]:
 
 
 ASKS = {
-    **dict.fromkeys(("dmala", "dula", "gwg"), "gradient at every value"),
+    **dict.fromkeys(("dmala", "dula", "gwg", "pafs", "dlmc", "acs"), "gradient at every value"),
     **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "augmented"), "gradient"),
 }  # of a model, where several kernels ask the same
 WHOLE = ("rbm-binary",)
