@@ -88,6 +88,7 @@ REFLECTED = [
     ("mala", {"step_size": 1.0, "decades": 3.0}),
     ("hmc", {"step_size": 0.15, "leapfrog": 3}),
     ("hmc", {"step_size": 1.0, "leapfrog": 2}),
+    ("underdamped", {"step_size": 1.0, "leapfrog": 2}),
 ]
 
 

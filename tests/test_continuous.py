@@ -48,6 +48,7 @@ def square(side, reach):
 KERNELS = {
     "mala": component("sampler", "mala", step_size=0.3),
     "hmc": component("sampler", "hmc", step_size=0.4, leapfrog=4),
+    "underdamped": component("sampler", "underdamped", step_size=0.4, leapfrog=4),
     "metropolis": component("sampler", "metropolis", step_size=0.8),
 }
 
@@ -56,6 +57,29 @@ def moments(x):
     """Functions of a state whose means are compared: skew ones, bent ones, and of the tails."""
     a, b = x.unbind(1)
     return {"a": a, "b": b, "a2": a * a, "a3": a**3, "b2": b * b, "ab": a * b, "a2b": a * a * b, "exp": a.exp()}
+
+
+def test_without_friction_it_is_hamiltonian():
+    model, x = Bent(), Bent().sample(50, stream(0, "exact"))
+    moves = [
+        run(component("sampler", name, step_size=0.2, **more), model, x, 1, stream(2))
+        for name, more in (("hmc", {}), ("underdamped", {"friction": 0.0}))
+    ]
+    assert torch.equal(moves[0][1]["acceptance"], moves[1][1]["acceptance"])
+    assert_close(moves[0][0], moves[1][0])
+
+
+def test_friction_makes_momenta_fade():
+    """Where nothing pulls, x moves by e r each step; r has the correlation c^2 = exp(-friction e) from one to the next,
+    so that |x' - x|^2 is e^2 sum_ij c^(2 |i - j|) in each coordinate."""
+    flat, n, e, steps, friction = small_model("exponential_family", Real((1,))), 20_000, 0.5, 4, 2.0
+    with torch.no_grad():
+        flat.r.fill_(-40.0)
+    x = torch.zeros(n, 1, dtype=torch.float64)
+    sampler = component("sampler", "underdamped", step_size=e, leapfrog=steps, friction=friction)
+    y, _ = run(sampler, flat, x, 1, stream(0, "free"))
+    expected = e**2 * sum(math.exp(-friction * e * abs(i - j)) for i in range(steps) for j in range(steps))
+    assert_mean(y.square().flatten(), expected)
 
 
 @pytest.mark.quick("metropolis")

@@ -45,15 +45,20 @@ class HMC(Adapting[EnergyModel, InformedState]):
         start = rng.normal(state.x.shape, key.fold("momentum"), state.x.device, state.x.dtype)
         end, r = state, start
         for _ in range(self.leapfrog):
-            r = r - self.step_size / 2 * end.grad
-            x, r = rebound(model.space, end.x + self.step_size * r, r)
-            end = informed(model, x)
-            r = r - self.step_size / 2 * end.grad
-        log_ratio = state.energy - end.energy + _kinetic(start) - _kinetic(r)
+            end, r = leapfrog(model, end, r, self.step_size)
+        log_ratio = state.energy - end.energy + kinetic(start) - kinetic(r)
         state, accepted = accept(state, end, log_ratio, key.fold("accept"))
         return state, {"acceptance": accepted}
 
 
-def _kinetic(r: Tensor) -> Tensor:
+def leapfrog(model: EnergyModel, state: InformedState, r: Tensor, size: float) -> tuple[InformedState, Tensor]:
+    """Position and momenta (chains, *shape) after one leapfrog step."""
+    r = r - size / 2 * state.grad
+    x, r = rebound(model.space, state.x + size * r, r)
+    state = informed(model, x)
+    return state, r - size / 2 * state.grad
+
+
+def kinetic(r: Tensor) -> Tensor:
     """|r|^2 / 2, (chains,)."""
     return r.flatten(1).square().sum(1) / 2

@@ -314,15 +314,15 @@ MUTANTS = [
     Mutant(
         "hmc: the last half step is left out",
         "sampler/hmc.py",
-        ("            r = r - self.step_size / 2 * end.grad\n        log"),
-        "        log",
+        "return state, r - size / 2 * state.grad",
+        "return state, r",
         "continuous::test_leaves_a_bent_target_invariant",
     ),
     Mutant(
         "hmc: the kinetic energy of the start alone",
         "sampler/hmc.py",
-        "_kinetic(start) - _kinetic(r)",
-        "_kinetic(start)",
+        "kinetic(start) - kinetic(r)",
+        "kinetic(start)",
         "continuous::test_leaves_a_bent_target_invariant",
     ),
     Mutant(
@@ -534,6 +534,29 @@ MUTANTS = [
         'name.startswith("swap_")',
         'name.startswith("swaps_")',
         "standstill::test_what_is_said_of_means",
+    ),
+    Mutant(
+        "underdamped: what friction takes counts",
+        "sampler/underdamped.py",
+        """            log_ratio = log_ratio - end.energy - kinetic(r)
+            r = self._refreshed(r, key.fold("after", i))""",
+        """            r = self._refreshed(r, key.fold("after", i))
+            log_ratio = log_ratio - end.energy - kinetic(r)""",
+        "continuous::test_leaves_a_bent_target_invariant",
+    ),
+    Mutant(
+        "underdamped: noise of less than friction takes",
+        "sampler/underdamped.py",
+        "math.sqrt(1 - kept**2)",
+        "math.sqrt(1 - kept)",
+        "continuous::test_leaves_a_bent_target_invariant",
+    ),
+    Mutant(
+        "underdamped: friction is nothing",
+        "sampler/underdamped.py",
+        "math.exp(-self.friction * self.step_size / 2)",
+        "1.0",
+        "continuous::test_friction_makes_momenta_fade",
     ),
     Mutant(
         "up_down: comes up anew at every step",

@@ -25,6 +25,7 @@ EXTRA = {
     "langevin": [{"noise": 0.05, "clip": 0.1}],
     "mala": [{"step_size": 0.5}],
     "hmc": [{"step_size": 0.8, "leapfrog": 3}],
+    "underdamped": [{"step_size": 0.7, "leapfrog": 3}],
     "gibbs_langevin": [{"step_size": 0.7}, {"adjust": False}],
     "parallel_tempering": [
         {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
@@ -183,7 +184,7 @@ def _needs(label: str, name: str) -> set[tuple[str, str, str]]:
 
 ASKS = {
     **dict.fromkeys(("dmala", "dula", "gwg", "pafs", "dlmc", "acs"), "gradient at every value"),
-    **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "augmented"), "gradient"),
+    **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "underdamped", "augmented"), "gradient"),
 }  # of a model, where several kernels ask the same
 WHOLE = ("rbm-binary",)
 SHIPPED = ("ising-spin", "potts-categorical", "exponential_family-real")
@@ -199,7 +200,9 @@ def quick(pairs):
 
 
 def is_slow(label: str, name: str) -> bool:
-    """Whether a sampler takes hundreds of steps to forget."""
+    """Whether a sampler takes hundreds of steps to forget, or many draws for each."""
+    if label.startswith("underdamped"):
+        return True
     return not isinstance(example(name).space, Discrete) and reach(SAMPLERS[label]) < 0.5
 
 
