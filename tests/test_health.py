@@ -16,15 +16,17 @@ from helpers.training import small_run
 from safetensors.torch import load_file
 from test_resume import Killed, at_step, die
 
+from ebm_cli.commands.verdict import runaway
 from ebm_cli.device.engine import EAGER
-from ebm_cli.health import budget, limits, probe, signals
+from ebm_cli.health import budget, limits, past, probe, signals
 from ebm_cli.health.base import Sign, verdict
 from ebm_cli.health.budget import Moving
 from ebm_cli.health.probe import Seen, nested_r_hat
-from ebm_cli.health.signals import Window
+from ebm_cli.health.signals import About, Window
 from ebm_cli.health.watch import WatchHealth
 from ebm_cli.record.checkpoint import NUMBERS, TENSORS
 from ebm_cli.rng import stream
+from ebm_cli.space import Counts
 from ebm_cli.training.health import Watcher
 
 LINE = (
@@ -62,21 +64,56 @@ def test_the_gap_is_in_standard_deviations_of_a_row():
     noise = np.random.default_rng(0).normal(size=4000) * 3 / 5
     data = noise + 0.01 * np.arange(4000)
     given = window(energy_data=data, energy_gap=np.full(4000, 6.0), gradient_norm=np.ones(4000), loss=data)
-    assert signals.measured(given, {}, 25) == {"gap_now": pytest.approx(2, rel=0.05)}
-    found = signals.measured(given, {"gap": -1.5, "gradient": 0.25}, 25)
-    assert (found["gap"], found["gradient"]) == (-1.5, 4), "a gap that was smaller before did not stay"
-    assert signals.measured(given, {"gap": 7.0}, 25)["gap"] == pytest.approx(2, rel=0.05)
-    assert signals.measured(window(energy_data=[1.0] * 9, energy_gap=[1.0] * 9, gradient_norm=[1.0] * 9), {}, 25) == {}
+    found = signals.measured(given, {}, About(25))
+    assert found == {"gap_now": pytest.approx(2, rel=0.05), "gap_nats": pytest.approx(6)}
+    found = signals.measured(given, {"gap": -1.5, "gradient": 0.25, "gap_nats": -2.0}, About(25))
+    assert (found["gap"], found["gap_nats"], found["gradient"]) == (-1.5, -2, 4), "what was smaller before did not stay"
+    assert signals.measured(given, {"gap": 7.0}, About(25))["gap"] == pytest.approx(2, rel=0.05)
+    same = window(energy_data=[1.0] * 9, energy_gap=[1.0] * 9, gradient_norm=[1.0] * 9)
+    assert signals.measured(same, {}, About(25)) == {"gap_nats": 1}
+
+
+def test_a_gap_that_is_small_in_deviations_and_large_in_nats_is_doubted_in_the_end():
+    """14 nats where rows differ by 20 are 0.7 deviations; so many nats that waver, or are of long documents, are fine.
+
+    The end of a run that nobody watched is judged by the same limits.
+    """
+    noise = np.random.default_rng(0).normal(size=400)
+
+    def found(wavering=1.0, late=True, words=0.0, history=None):
+        gap = -14 + wavering * noise
+        given = window(energy_data=2 * noise, energy_gap=gap, gradient_norm=noise, loss=gap)
+        return signals.measured(given, history or {}, About(100, words, late=late)), gap
+
+    measured, gap = found()
+    (sign,) = limits.signs(measured | {"gap": measured["gap_now"]})
+    assert (sign.name, sign.level) == ("gap", 1)
+    assert "stay apart in energy (gap -0.7" in sign.text
+    assert " standard deviations, -14 nats)" in sign.text
+    assert runaway([*gap[:40]]) is not None
+    for fine in (found(late=False), found(wavering=5), found(words=200), found(history={"gap_nats": -8.0})):
+        assert limits.signs(fine[0]) == []
+    assert runaway([*found(wavering=5)[1]]) is None is runaway([*gap], 200)
+
+
+def test_spread_of_documents_is_free_of_their_lengths():
+    """Energies of data and chains of the same lengths, which differ by 100 nats, and by 3 beyond that."""
+    generator = np.random.default_rng(0)
+    lengths, data, chains = (size * generator.normal(size=4000) for size in (100, 3, 3))
+    given = window(
+        energy_data=(lengths + data) / 5, energy_gap=6 + (data - chains) / 5, gradient_norm=np.ones(4000), loss=data
+    )
+    assert signals.measured(given, {}, About(25, 80))["gap_now"] == pytest.approx(2, rel=0.05)
 
 
 def test_a_loss_is_held_against_its_beginning_and_its_best():
     loss = [3.0] * 5 + [11.0] * 15
-    found = signals.measured(window(loss=loss, gradient_norm=loss), {}, 10)
+    found = signals.measured(window(loss=loss, gradient_norm=loss), {}, About(10))
     assert found == {"rise": pytest.approx((9 - 3) / (1 + 3))}
     later = window(loss=[2.0, 2.2] * 10, gradient_norm=[1.0] * 20)
     history = signals.remembered(later, {"first": 5.0, "lowest": 1.0, "gradient": 0.5}, {})
     assert history == {"first": 5.0, "lowest": 1.0, "gradient": 0.5}
-    assert signals.measured(later, history, 10)["loss"] == pytest.approx(1.1 / 4)
+    assert signals.measured(later, history, About(10))["loss"] == pytest.approx(1.1 / 4)
 
 
 def test_nested_r_hat_is_that_of_the_definition():
@@ -128,7 +165,8 @@ def test_there_is_a_look_at_every_model_in_every_space(name):
     for chains, store in (("persistent", x), ("data", x[:0])):
         moving = Moving(component("chains", chains), sampler, 1, negatives=True)
         found = probe.look(Seen(model, x, x[:9], store, moving, EAGER, stream(0, "look"), stream(0, "rows")))
-        wanted = {"overfit", "heat", "apart", "offset", "breadth", "distinct", "jump"}
+        heat = "heat_words" if isinstance(space, Counts) else "heat"
+        wanted = {"overfit", heat, "apart", "offset", "breadth", "distinct", "jump"}
         assert found.keys() >= (wanted | {"r_hat_data", "r_hat_halves"} if len(store) else wanted)
 
 
@@ -142,7 +180,7 @@ def test_an_offset_is_what_is_beyond_chance():
 
 
 def test_nothing_is_said_of_a_handful_of_chains():
-    assert look(lambda rows: rows[: probe.FEW - 1].clone()).keys() == {"overfit", "heat", "idle"}
+    assert look(lambda rows: rows[: probe.FEW - 1].clone()).keys() == {"overfit", "overfit_nats", "heat", "idle"}
 
 
 def test_chains_in_one_place_are_seen():
@@ -158,6 +196,41 @@ def test_heat_is_the_variance_of_the_energy_per_site():
     on = on[torch.arange(budget.ROWS) % len(on)].double()
     assert found["heat"] == pytest.approx(400 * on.var().item() / 9, rel=1e-4)
     assert "heat" in {sign.name for sign in limits.signs(found)}
+
+
+def test_documents_are_compared_whatever_their_lengths():
+    """Chains of ten times the words of the data, in the same shares, of a model whose hidden units are off."""
+    space = Counts((3,), 20)
+    model = small_model("replicated_softmax", space).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.c.fill_(-100)
+        model.b.copy_(torch.tensor([0.0, 2, 4]))
+    x = torch.tensor([[4.0, 2, 2], [12, 6, 6], [1, 2, 5], [3, 6, 15]]).repeat(8, 1)
+    moving = Moving(component("chains", "persistent"), component("sampler", "metropolis"), 1, negatives=True)
+    found = probe.look(Seen(model, x, 5 * x, 10 * x, moving, EAGER, stream(0, "look"), stream(0, "rows")))
+    assert abs(found["overfit_nats"]) < 1e-4
+    assert abs(found["apart_nats"]) < 1e-4, "16 words in the mean, whoever has them"
+    assert found["breadth"] == pytest.approx(1)
+    assert found["offset"] == 0
+    words = x.sum(1)
+    per_word = -(x @ torch.tensor([0.0, 2, 4])) / words
+    low = (per_word * words).sum() / words.sum()
+    assert found["heat_words"] == pytest.approx((words * (per_word - low) ** 2).mean().item(), rel=1e-4)
+
+
+def test_the_scale_of_the_data_is_to_blame_first():
+    """Where it was measured no other way out is named; of a run that looks well nothing is said of it."""
+    scale = {"scale_mean": 3.0, "scale_low": 80.0, "scale_high": 120.0}
+    assert limits.signs(scale | {"heat": 1.0}) == []
+    first, second = limits.signs(scale | {"heat": 1e4})
+    assert (first.name, first.level, second.name) == ("scale", 2, "heat")
+    assert (
+        "standard deviations from 80 to 120, models of real numbers begin near 0 and 1; dataset.standardise"
+        in first.text
+    )
+    assert second.text == "energies of rows of the data lie too far apart (heat 1e+04)"
 
 
 def test_units_that_are_stuck_are_counted():
@@ -181,6 +254,33 @@ def test_a_verdict_is_its_worst_sign():
     first, second = Sign("a", 1, "this"), Sign("b", 2, "that")
     assert str(verdict([first, second])) == "failing: that; this"
     assert str(verdict([])) == "healthy"
+
+
+def test_the_past_is_read_from_what_was_logged():
+    """What a look at the chains found holds until the next one; consecutive looks of one level are one stretch."""
+    logged = [
+        {"step": 10, "loss": 1.0},
+        {"step": 100, "health/level": 0.0, "health/jump": 0.5, "health/acceptance": 0.5},
+        {"step": 200, "health/level": 2.0, "health/jump": 1e-4, "health/acceptance": 0.5},
+        {"step": 300, "health/level": 2.0, "health/acceptance": 0.01, "health/gap_now": None},
+        {"step": 400, "health/level": 1.0, "health/jump": 0.5, "health/acceptance": 0.01},
+        {"step": 500, "health/level": 0.0, "health/acceptance": 0.5},
+        {"step": 600, "health/level": 2.0, "health/jump": 1e-4, "health/acceptance": 0.5},
+        {"step": 700, "health/level": 1.0, "health/jump": 0.01, "health/acceptance": 0.5},
+    ]
+    looks = past.looks(logged)
+    assert [look.verdict.level for look in looks] == [0, 2, 2, 1, 0, 2, 1]
+    found = past.before(looks)
+    assert [(stretch.level, stretch.steps) for stretch in found] == [(2, "200 to 300"), (1, "400"), (2, "600")]
+    assert [*found[0].why] == ["jump", "acceptance"]
+    sentence = past.said(looks[-1].verdict, found)
+    assert sentence.startswith("suspicious at the end: chains hardly move (jump 0.01); take")
+    assert "; was failing at steps 200 to 300, 600: chains hardly move (jump 0.0001); take" in sentence
+    assert past.said(verdict([]), found[1:2]).startswith(
+        "healthy at the end; was suspicious at steps 400: chains accept"
+    )
+    assert past.said(verdict([]), []) is None
+    assert len(past.before(looks, ended=True)) == 4
 
 
 # When
@@ -261,7 +361,8 @@ def test_chains_that_do_not_move_are_said_once():
     answer = ebm(f"train {words} {common}")
     assert answer.code == 0, answer.err
     assert answer.err.count("step 10: failing: chains hardly move (jump 0)") == 1
-    assert answer.err.count("chains hardly move") == 1
+    assert answer.err.count("chains hardly move") == 2, "once, and in the end"
+    assert "health: failing at the end: chains hardly move (jump 0); take" in answer.err
     assert facts(Path("still"), "summary.json")["health"]["verdict"] == "failing"
 
 
@@ -272,4 +373,5 @@ def test_a_run_that_diverged_has_failed():
     assert answer.code == 1, answer.err
     found = facts(Path("run"), "summary.json")["health"]
     assert found["verdict"] == "failing"
+    assert "health: failing at the end" not in answer.err, "it was said that the run failed"
     assert "not finite" in found["why"][0]

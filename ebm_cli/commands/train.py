@@ -147,7 +147,7 @@ def _train(session: Session, own: Lease, stop: StopRequest, request: Request) ->
     finally:
         stop.noted()
         spent["seconds"] += time.perf_counter() - began
-        known = {**_rounded(spent), **session.watcher.record, **ending.results.record}
+        known = {**_rounded(spent), **session.watcher.concluded(home), **ending.results.record}
         summary = {"status": ending.status, "steps": state.step, **known}
         kept = _record(home, own, summary, {"status": ending.status, **spent, "step": state.step, **ending.why})
         notice = _notice(session, request, summary, ending)
@@ -287,7 +287,7 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
         conclude(subject("verdict"), findings, "test")
         keep_rows(session.run, parts.data, "test", findings)
         chosen.say()
-    said = runaway(session.run.logged("energy_gap"))
+    said = None if session.watcher.knows_gap else runaway(session.run.logged("energy_gap"), session.watcher.words)
     if said:
         log.warning("%s", said)
     findings.check()
@@ -306,6 +306,8 @@ def _finish(
     """What the user reads last."""
     home, (farewell, way) = session.run.path, said
     _show(session, summary, code)
+    if session.watcher.conclusion:
+        log.info("health: %s", session.watcher.conclusion)
     if farewell:
         log.info("%s", farewell)
     kept = checkpoint.steps(session.run.checkpoints)

@@ -1,5 +1,6 @@
 """What a person is told in the end: whether anything was learned beyond independent units, and what looks wrong."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ebm_cli.evaluation.above import above, sentences
@@ -8,11 +9,9 @@ from ebm_cli.evaluation.baseline import independent
 from ebm_cli.evaluation.bracket import contradictions
 from ebm_cli.evaluation.together import Findings
 from ebm_cli.evaluation.units import idle_units
+from ebm_cli.health import limits
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianUnits
 from ebm_cli.terminal import log
-
-_FAR = 10.0  # nats
-_STEADY = 4  # times its own spread
 
 
 def verdict(subject: Subject, found: Mapping[str, float], *, asked: bool = True) -> Result:
@@ -45,17 +44,18 @@ def conclude(subject: Subject, findings: Findings, label: str, *, asked: bool = 
         log.warning("%s", warning)
 
 
-def runaway(gaps: Sequence[float]) -> str | None:
+def runaway(gaps: Sequence[float], words: float = 0.0) -> str | None:
     """A warning where the energy gap of the last steps is far from 0 and stays there; `gaps` as logged, or None.
 
-    At the maximum of the likelihood data and model have the same mean energy.
+    It is for runs that nobody watched: health has the same limits, `limits.far`, of documents by their `words`. At the
+    maximum of the likelihood data and model have the same mean energy.
     """
     late = gaps[-max(1, len(gaps) // 10) :]
     if not late:
         return None
     mean = sum(late) / len(late)
     spread = (sum((gap - mean) ** 2 for gap in late) / len(late)) ** 0.5
-    if abs(mean) < _FAR or abs(mean) < _STEADY * spread:
+    if not limits.far(mean, abs(mean) / spread if spread else math.inf, words):
         return None
     side = "data lie far below the chains, which lag behind the model" if mean < 0 else "chains lie far below the data"
     return (

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.stored import FileRows, exact_parts
@@ -90,22 +91,34 @@ def remarks(data: Data) -> tuple[str, ...]:
     if not isinstance(data.space, Real):
         return ()
     found = (scale(data), _quantised(data))
-    return tuple(sentence for sentence in found if sentence)
+    return tuple(str(doubt) for doubt in found if doubt)
 
 
-def scale(data: Data) -> str | None:
-    """A sentence on columns far from mean 0 and standard deviation 1, if these are real numbers as they were read."""
+class Scale(NamedTuple):
+    """Of columns of real numbers the size of the mean farthest from 0, the least and the largest deviation."""
+
+    mean: float
+    low: float
+    high: float
+
+    @override
+    def __str__(self) -> str:
+        return (
+            f"columns have means up to {self.mean:.3g} from 0 and standard deviations from {self.low:.3g} to "
+            f"{self.high:.3g}, models of real numbers begin near 0 and 1; {_WAY}"
+        )
+
+
+def scale(data: Data) -> Scale | None:
+    """That of columns far from mean 0 and standard deviation 1, if these are real numbers as they were read."""
     if type(data.space) is not Real or data.space.units is not None or data.shaded:
         return None
     x = _rows(data)
-    mean, deviation = np.abs(x.mean(0)).max(), x.std(0)
+    mean, deviation = float(np.abs(x.mean(0)).max()), x.std(0)
     narrow = deviation[deviation > 0].min(initial=1.0)
     if max(mean, deviation.max()) <= _FAR and narrow >= _NARROW:
         return None
-    return (
-        f"columns have means up to {mean:.3g} from 0 and standard deviations from {deviation.min():.3g} to "
-        f"{deviation.max():.3g}, models of real numbers begin near 0 and 1; {_WAY}"
-    )
+    return Scale(mean, float(deviation.min()), float(deviation.max()))
 
 
 def _quantised(data: Data) -> str | None:

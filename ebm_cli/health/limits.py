@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ebm_cli.dataset.tables import Scale
 from ebm_cli.health.base import Sign
 
 
@@ -14,7 +15,8 @@ from ebm_cli.health.base import Sign
 class Limit:
     """Beyond `suspicious` and `failing` a signal is so; `below`: where it is lower; `sided`: its absolute value counts.
 
-    `says` it in words, `way` is the way out, `why` the reason for the numbers.
+    `nats`: from so many on, that of the signal with `_nats` behind its name, it is suspicious too, see `far`. `says` it
+    in words, `way` is the way out, `why` the reason for the numbers; `unit` is that of the signal.
     """
 
     suspicious: float
@@ -24,6 +26,8 @@ class Limit:
     why: str
     below: bool = False
     sided: bool = False
+    nats: float = math.inf
+    unit: str = ""
 
     def level(self, value: float) -> int:
         """0, 1 or 2: an index into `base.LEVELS`."""
@@ -31,6 +35,12 @@ class Limit:
         return sum(size < limit if self.below else size > limit for limit in (self.suspicious, self.failing))
 
 
+FAR = 10.0
+"""Nats between data and chains from which on a gap that stays is doubted; of documents as many for each 100 words."""
+STEADY = 4
+"""A mean that is so many times the spread of what it is of stays where it is."""
+_WORDS = 100
+_DEVIATIONS = " standard deviations"
 _MOVE = "take more chains.steps, another sampler, or a lower optimizer.lr"
 _SHORTER = "take shorter proposals, or another sampler"
 _RATE = "take a lower optimizer.lr"
@@ -47,10 +57,12 @@ LIMITS: Mapping[str, Limit] = {
         "1 is two independent rows of the data; healthy runs had 0.13 and more", below=True),
     "gap": Limit(
         4, 12, "data and chains stay apart in energy", _MOVE,
-        "0 at the maximum of the likelihood; healthy runs stayed within 2.5 from one look to the next", sided=True),
+        "0 at the maximum of the likelihood; healthy runs stayed within 2.5 from one look to the next; a model that "
+        "changes slowly, in the end, has chains that follow it to some nats", sided=True, nats=FAR, unit=_DEVIATIONS),
     "apart": Limit(
         3, 6, "data and chains are apart in energy", _MOVE,
-        "two samples of one distribution have 0; healthy runs had 2.3 at most, while they learn fast", sided=True),
+        "two samples of one distribution have 0; healthy runs had 2.3 at most, while they learn fast", sided=True,
+        unit=_DEVIATIONS),
     "r_hat_data": Limit(
         2.2, 3, "chains and chains that begin at the data do not meet", _MOVE,
         "1 for chains that mix; networks whose chains are short but good had up to 2"),
@@ -75,6 +87,9 @@ LIMITS: Mapping[str, Limit] = {
     "heat": Limit(
         15, 500, "energies of rows of the data lie too far apart", _RATE + ", or smaller initial weights",
         "variance per site, of models at temperature 1 of the order of 1; healthy runs had 3.4 at most"),
+    "heat_words": Limit(
+        40, 500, "energies of documents lie too far apart", _RATE + ", or smaller initial weights",
+        "the same per word; words of natural language differ more: healthy runs had 15 at most"),
     "rise": Limit(
         2, 10, "the loss is far above its beginning", _RATE + ", or optimizer.clip=10",
         "what is minimised falls, by definition"),
@@ -84,19 +99,52 @@ LIMITS: Mapping[str, Limit] = {
     "overfit": Limit(
         4, math.inf, "energies of validation rows lie far above those of training rows: the model overfits",
         "take fewer steps, a smaller model, or more optimizer.weight_decay",
-        "in standard deviations of training rows; regularised models of few proteins have 1 to 2"),
+        "in standard deviations of training rows; regularised models of few proteins have 1 to 2",
+        unit=_DEVIATIONS),
 }  # fmt: skip
+
+
+def far(mean: float, steady: float, words: float = 0.0) -> bool:
+    """Whether a gap of data and chains of so many nats is one to doubt: far from 0, and so many times its own spread.
+
+    `words`: of the documents, in the mean; 0 of rows that all have the same sites.
+    """
+    return abs(mean) >= FAR * max(1.0, words / _WORDS) and steady >= STEADY
 
 
 def signs(measured: Mapping[str, float]) -> list[Sign]:
     """What of these signals is not as it should be; `breadth` has a limit on either side."""
     values = {**measured, **({"scatter": measured["breadth"]} if "breadth" in measured else {})}
-    found = [(name, limit, limit.level(values[name])) for name, limit in LIMITS.items() if name in values]
-    return [
-        Sign(name, level, f"{limit.says} ({_SHOWN.get(name, name)} {values[name]:.3g}); {limit.way}")
+    found = [(name, limit, _level(name, limit, values)) for name, limit in LIMITS.items()]
+    scale = _scale(measured)
+    signs = [
+        Sign(name, level, f"{limit.says} ({_shown(name, limit, values)})" + ("" if scale else f"; {limit.way}"))
         for name, limit, level in found
         if level
     ]
+    return [Sign("scale", max(sign.level for sign in signs), scale), *signs] if scale and signs else signs
 
 
-_SHOWN = {"scatter": "breadth"}  # the signal of a limit that has another name
+def _scale(measured: Mapping[str, float]) -> str | None:
+    """What there is to say of data whose `tables.Scale` was measured, which is to blame first for all that is wrong."""
+    names = [f"scale_{field}" for field in Scale._fields]
+    if not measured.keys() >= {*names}:
+        return None
+    return f"the scale of the data may be at fault: {Scale(*(measured[name] for name in names))}"
+
+
+def _level(name: str, limit: Limit, values: Mapping[str, float]) -> int:
+    """By the signal in its own unit, and in nats where these count."""
+    nats, steady = values.get(f"{name}_nats", 0.0), values.get(f"{name}_steady", 0.0)
+    doubted = limit.nats < math.inf and far(nats, steady, values.get("words", 0.0))
+    return max(limit.level(values[name]) if name in values else 0, int(doubted))
+
+
+def _shown(name: str, limit: Limit, values: Mapping[str, float]) -> str:
+    """The signal in its units."""
+    units = ((name, limit.unit), (f"{name}_nats", " nats"))
+    numbers = [f"{values[key]:.3g}{unit}" for key, unit in units if key in values]
+    return f"{_CALLED.get(name, name)} {', '.join(numbers)}"
+
+
+_CALLED = {"scatter": "breadth"}  # the signal of a limit that has another name

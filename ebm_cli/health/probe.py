@@ -51,28 +51,55 @@ def look(seen: Seen) -> dict[str, float]:
     Of rows x of the training data and negative chains y, as many of each: `apart`, mean E(x) - mean E(y) over the root
     of the sum of their variances; `offset`, |mean x - mean y|^2 beyond what so few draws give, and `breadth`, the
     variance of y, both over that of x, summed over sites; `distinct`, different y over different x. `overfit`: mean
-    energy of validation rows less that of training rows, over the standard deviation of these. `heat`: variance of the
-    energy of training rows per site, the heat capacity of a model they are draws of; not of documents. `idle`: share
-    of hidden units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`: see `_moved`.
+    energy of validation rows less that of training rows, over the standard deviation of these. `apart_nats` and
+    `overfit_nats` are these differences of energies in nats. `heat`: variance of the energy of training rows per site,
+    the heat capacity of a model they are draws of; of documents `heat_words`, see `_heat`. `idle`: share of hidden
+    units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`: see `_moved`. Documents
+    are made alike before, see `_alike`.
     """
     x, energy, found = seen.train, _energies(seen, seen.train), dict[str, float]()
     if seen.valid is not None:
-        found["overfit"] = ((_energies(seen, seen.valid).mean() - energy.mean()) / energy.std()).item()
-    if not isinstance(seen.model.space, Counts):  # energies of documents differ as their lengths do
-        found["heat"] = (energy.var() / seen.model.space.sites).item()
+        above = _energies(seen, seen.valid).mean() - energy.mean()
+        found |= {"overfit": (above / energy.std()).item(), "overfit_nats": above.item()}
+    found |= _heat(seen, energy)
     idle = stuck_share(seen.model, x)
     if idle is not None:
         found["idle"] = idle
     if seen.moving.negatives and not 0 < len(seen.store) < FEW:
         y, moved = _negatives(seen, x)
-        found |= moved | _beside(_energies(seen, y), energy) | _moments(y, x)
+        found |= moved | _beside(_energies(seen, y), energy) | _moments(_alike(y, seen), _alike(x, seen))
         found["distinct"] = _distinct(y) / min(_distinct(x), len(y))
     return finite(found)
 
 
 def _energies(seen: Seen, x: Tensor) -> Tensor:
-    """E(x), (n,)."""
-    return torch.cat([seen.model.energy(x[part]) for part in seen.engine.slices(len(x))]).double()
+    """E(x), (n,); of documents of D words E(x) L / D, as if each had the mean number L of words of those looked at."""
+    energy = torch.cat([seen.model.energy(x[part]) for part in seen.engine.slices(len(x))]).double()
+    return energy * _length(seen) / x.double().sum(1) if _documents(seen) else energy
+
+
+def _documents(seen: Seen) -> bool:
+    return isinstance(seen.model.space, Counts)
+
+
+def _length(seen: Seen) -> Tensor:
+    """The mean number of words of the documents that are looked at."""
+    return seen.train.double().sum(1).mean()
+
+
+def _alike(x: Tensor, seen: Seen) -> Tensor:
+    """x (n, *shape) as its places are compared: of documents the share of each word, whatever their lengths."""
+    return x.double() / x.double().sum(1, keepdim=True) if _documents(seen) else x
+
+
+def _heat(seen: Seen, energy: Tensor) -> dict[str, float]:
+    """`heat`: variance of `_energies` (n,) per site. Of documents, whose words are the sites, `heat_words`: the mean of
+    D (E(x) / D - e)^2, which is that of draws of independent words; e is the energy per word of all of them."""
+    if not _documents(seen):
+        return {"heat": (energy.var() / seen.model.space.sites).item()}
+    words, per_word = seen.train.double().sum(1), energy / _length(seen)
+    beyond = per_word - (per_word * words).sum() / words.sum()
+    return {"heat_words": (words * beyond.square()).mean().item()}
 
 
 def _negatives(seen: Seen, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -86,7 +113,7 @@ def _negatives(seen: Seen, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     keys = [seen.key.fold("sampler", i) for i in range(moving.steps)]
     end, _ = transitions(moving.sampler, model, start, keys, seen.engine)
     end = shown(end, space)
-    return end, {"jump": _jump(start, end, x)}
+    return end, {"jump": _jump(*(_alike(each, seen) for each in (start, end, x)))}
 
 
 def _moved(seen: Seen, chains: Tensor, x: Tensor) -> dict[str, float]:
@@ -94,20 +121,22 @@ def _moved(seen: Seen, chains: Tensor, x: Tensor) -> dict[str, float]:
 
     `jump`: root mean square distance that they move, over that between two rows of the data. `r_hat_data`: the nested
     R-hat (Margossian et al. 2024, eq. 8, one draw of each chain) of these two groups, the worst of the energy and some
-    random directions; `r_hat_halves`: of two halves of the chains.
+    random directions, and `r_hat_data_nats` how far the mean energy of the second lies above that of the first;
+    `r_hat_halves`: of two halves of the chains.
     """
     space, model = seen.model.space, seen.model
     fresh = seen.moving.sampler.spread(x, space)
     keys = [seen.key.fold("sampler", i) for i in range(transitions_of(seen.moving.steps))]
     end, _ = transitions(seen.moving.sampler, model, torch.cat([chains, fresh]), keys, seen.engine)
     ends = shown(end, space)
-    flat = ends.flatten(1)
+    flat = _alike(ends, seen).flatten(1).to(x.dtype)
     directions = rng.normal((flat.shape[1], _PROJECTIONS), seen.fixed.fold("directions"), flat.device)
     seen_of = torch.cat([_energies(seen, ends)[:, None], (flat @ directions).double()], 1)
     own, other = seen_of[: len(chains)], seen_of[len(chains) :]
     return {
-        "jump": _jump(shown(chains, space), ends[: len(chains)], x),
+        "jump": _jump(*(_alike(each, seen) for each in (shown(chains, space), ends[: len(chains)], x))),
         "r_hat_data": nested_r_hat([own, other]),
+        "r_hat_data_nats": (other[:, 0].mean() - own[:, 0].mean()).item(),
         "r_hat_halves": nested_r_hat([*own.tensor_split(2)]),
     }
 
@@ -128,7 +157,7 @@ def _beside(chains: Tensor, rows: Tensor) -> dict[str, float]:
     """Energies of both."""
     apart = rows.mean() - chains.mean()
     spread = (rows.var() + chains.var()).clamp(min=_LEAST * apart.square()).sqrt()
-    return {"apart": (apart / spread).item()} if spread else {}
+    return {"apart": (apart / spread).item(), "apart_nats": apart.item()} if spread else {}
 
 
 def _moments(chains: Tensor, rows: Tensor) -> dict[str, float]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from ebm_cli.record.plain_json import finite
 
 Numbers = NDArray[np.float64]
 _FIRST = 5  # steps
+_LEAST, _NOTHING = 1e-6, 1e-300  # of what is divided by, so that no ratio is infinite
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,12 @@ History = Mapping[str, float]
 
 def remembered(window: Window, history: History, found: Mapping[str, float]) -> dict[str, float]:
     """The history with this window, in which the signals `found` were measured: `first`, the loss of its first steps;
-    `lowest`, the lowest mean loss; `gradient`, the lowest median of gradient norms; `gap`, the newest one."""
+    `lowest`, the lowest mean loss; `gradient`, the lowest median of gradient norms; `gap`, `gap_nats` and `gap_steady`,
+    the newest ones."""
     gradient, loss = window.gradient, window.mean["loss"]
     gap = {"gap": found["gap_now"]} if "gap_now" in found else {}
+    if "energy_gap" in window.names:
+        gap["gap_nats"], gap["gap_steady"] = _steady(window)
     return {
         "first": history["first"] if "first" in history else _beginning(window),
         "lowest": min(loss, history.get("lowest", math.inf)),
@@ -53,16 +58,28 @@ def remembered(window: Window, history: History, found: Mapping[str, float]) -> 
     }
 
 
+class About(NamedTuple):
+    """Of steps: rows in a batch, words of a row in the mean (0: not documents), whether they are of the last tenth."""
+
+    batch: int
+    words: float = 0.0
+    late: bool = False
+
+
+LATE = 0.9
+"""The share of a run after which its models change slowly enough for a gap to be counted in nats too."""
+
+
 @np.errstate(over="ignore", invalid="ignore")  # energies of a run that diverges
-def measured(window: Window, history: History, batch: int) -> dict[str, float]:
-    """The signals of a window of steps on `batch` rows each; `history` is that of the windows before it.
+def measured(window: Window, history: History, about: About) -> dict[str, float]:
+    """The signals of a window of steps; `history` is that of the windows before it.
 
     `acceptance`: the mean. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
     median before. Beside these `_gap`, or of objectives without chains `_loss`.
     """
     found = dict[str, float]()
     if {"energy_gap", "energy_data"} <= {*window.names}:
-        found |= _gap(window, history, batch)
+        found |= _gap(window, history, about) | _in_nats(window, history, about)
     else:
         found |= _loss(window, history)
     if history.get("gradient"):
@@ -73,15 +90,33 @@ def measured(window: Window, history: History, batch: int) -> dict[str, float]:
     return finite(found | ({"swaps": min(swaps)} if swaps else {}))
 
 
-def _gap(window: Window, history: History, batch: int) -> dict[str, float]:
+def _gap(window: Window, history: History, about: About) -> dict[str, float]:
     """`gap_now`: mean energy_gap in standard deviations of the energy of a row, sqrt(batch) times that of energy_data
-    from step to step. `gap`: the same, or that of the window before if it was nearer to 0: what does not stay is no
-    sign. A window of steps on the same rows has none."""
-    spread = _between(window.of("energy_data")) * math.sqrt(batch)
+    from step to step; of documents, whose energies differ as their lengths do, sqrt(batch / 2) times that of
+    energy_gap, where the lengths cancel. `gap`: the same, or that of the window before if it was nearer to 0: what does
+    not stay is no sign. A window of steps on the same rows has none."""
+    same = _between(window.of("energy_gap")) / math.sqrt(2) if about.words else _between(window.of("energy_data"))
+    spread = same * math.sqrt(about.batch)
     if not spread:
         return {}
     gap = window.mean["energy_gap"] / spread
     return {"gap_now": gap} | ({"gap": min(gap, history["gap"], key=abs)} if "gap" in history else {})
+
+
+def _in_nats(window: Window, history: History, about: About) -> dict[str, float]:
+    """`gap_nats`: mean energy_gap, or that of the window before if it was nearer to 0; `words`. In the last tenth of
+    the run `gap_steady` too: the mean over the standard deviation from step to step, or that of the window before if
+    that was lower."""
+    nats, steady = _steady(window)
+    found = {"gap_nats": min(nats, history.get("gap_nats", nats), key=abs)}
+    found |= {"words": about.words} if about.words else {}
+    return found | ({"gap_steady": min(steady, history.get("gap_steady", steady))} if about.late else {})
+
+
+def _steady(window: Window) -> tuple[float, float]:
+    """Mean energy_gap, and the size of that over its standard deviation over the steps."""
+    mean, spread = window.mean["energy_gap"], float(window.of("energy_gap").std())
+    return mean, abs(mean) / max(spread, _LEAST * abs(mean), _NOTHING)
 
 
 def _loss(window: Window, history: History) -> dict[str, float]:

@@ -81,6 +81,14 @@ class Run:
         found = (sought.search(line) for line in files.read(self.path, self.metrics.name).splitlines())
         return [float(match[1]) for match in found if match]
 
+    def logged_lines(self, prefix: str) -> list[dict[str, Any]]:
+        """Those lines of metrics.jsonl that have a name which begins so, in the order of the steps; none without it."""
+        if not files.there(self.path, self.metrics.name):
+            return []
+        sought = f', "{prefix}'.encode()
+        lines = [line for line in files.read(self.path, self.metrics.name).splitlines() if sought in line]
+        return [json.loads(line) for line in lines]
+
     def sync_metrics(self) -> int:
         """Wait until the lines are on the disk; their number of bytes, which the checkpoint records."""
         with files.append(self.path, self.metrics.name) as file:

@@ -11,21 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Split, batch_index
-from ebm_cli.health import budget, probe, signals
+from ebm_cli.health import budget, past, probe, signals
 from ebm_cli.health.base import LEVELS, Health, Sign, Verdict, verdict
 from ebm_cli.health.budget import Moving, Periods
 from ebm_cli.health.limits import signs
 from ebm_cli.health.none import NoHealth
 from ebm_cli.health.probe import Seen
-from ebm_cli.health.signals import Window
+from ebm_cli.health.signals import LATE, About, Window
 from ebm_cli.record import plain_json
-from ebm_cli.rng import stream
+from ebm_cli.record.run import Run
+from ebm_cli.rng import Key, stream
+from ebm_cli.space import Counts
 from ebm_cli.terminal import log
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import rows_at
 
 _LEAST = 10  # steps that say something
+_ENDED = "ended"
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Watcher:
     probed: dict[str, float] = field(default_factory=dict)  # what the newest look at the chains found
     said: dict[str, int] = field(default_factory=dict)  # the level of each sign that was warned of
     verdict: Verdict | None = None
+    conclusion: str | None = None  # once the run is over
 
     def take(self, names: Sequence[str], numbers: Tensor) -> None:
         """What steps report, (steps, numbers), of which the first have these names."""
@@ -51,9 +56,12 @@ class Watcher:
 
     def due(self, step: int, total: int) -> bool:
         """Whether a look is due."""
-        if step % self._every:
-            return step == total and self.health.period > 0 and step % self._every >= _LEAST
-        return step == total or budget.due(step, self._every, self._periods.reports) or self.probes(step)
+        beyond = step % self._every
+        if not beyond:
+            return step == total or budget.due(step, self._every, self._periods.reports) or self.probes(step)
+        if step != total or step < _LEAST or not self.health.period:
+            return False
+        return beyond >= _LEAST or not self.due(step - beyond, total)
 
     @cached_property
     def _every(self) -> int:
@@ -81,14 +89,40 @@ class Watcher:
         """The signals of now, and the verdict on them, to be logged; what became worse is said."""
         assert self.parts is not None
         window = Window(self.names, self._reports())
-        self.measured = found = signals.measured(window, self.history, self.parts.loop.batch_size)
+        self.measured = found = signals.measured(window, self.history, self._about(state.step))
         self.history, self.window = signals.remembered(window, self.history, found), []
         if self.probes(state.step) and probe.looks(state.model):
-            self.probed = probe.look(self._seen(state))
+            self.probed = {**probe.look(self._seen(state)), **self._scale}
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
+
+    def _about(self, step: int) -> About:
+        assert self.parts is not None
+        loop = self.parts.loop
+        return About(loop.batch_size, self.words, late=step > LATE * loop.steps)
+
+    @cached_property
+    def words(self) -> float:
+        """In a training document, in the mean of those looked at; 0 of rows that all have the same sites."""
+        if self.parts is None or not isinstance(self.parts.data.space, Counts):
+            return 0.0
+        split, rows = self._rows[0]
+        return split.rows(rows, self._key.fold("fixed").fold("binarize")).sum(1).mean().item()
+
+    @cached_property
+    def _scale(self) -> dict[str, float]:
+        """That of data which are far from where models of real numbers begin; nothing of others."""
+        assert self.parts is not None
+        found = tables.scale(self.parts.data)
+        return {} if found is None else {f"scale_{name}": value for name, value in found._asdict().items()}
+
+    @property
+    def _key(self) -> Key:
+        """Of all looks of the run."""
+        assert self.parts is not None
+        return stream(self.parts.loop.seed, "health")
 
     def _reports(self) -> signals.Numbers:
         """Of each step since the last look the numbers that have names, (steps, names)."""
@@ -97,20 +131,25 @@ class Watcher:
     def failed(self, why: str) -> None:
         """The run ended by itself, for this reason."""
         if self.health.period:
-            self.verdict = Verdict(2, (Sign("ended", 2, why),))
+            self.verdict = Verdict(2, (Sign(_ENDED, 2, why),))
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """For summary.json: the verdict in a word, why, and the newest signals; nothing before the first look."""
+    def concluded(self, run: Run) -> dict[str, Any]:
+        """For summary.json, `health`: the verdict in a word, why, what was said before it by what the run logged, and
+        the newest signals; nothing before the first look. What is to be said in the end is then known too."""
         if self.verdict is None:
             return {}
+        own = any(sign.name == _ENDED for sign in self.verdict.signs)
+        earlier = past.before(past.looks(run.logged_lines(past.PREFIX)), ended=own)
+        self.conclusion = None if own else past.said(self.verdict, earlier)  # what ended it is said anyhow
         why = [sign.text for sign in self.verdict.signs]
-        return {"health": {"verdict": self.verdict.word, "why": why, "signals": {**self.probed, **self.measured}}}
+        was = {"before": [stretch.record for stretch in earlier]} if earlier else {}
+        found = {"verdict": self.verdict.word, "why": why, **was, "signals": {**self.probed, **self.measured}}
+        return {"health": found}
 
     def _seen(self, state: TrainState) -> Seen:
         assert self.parts is not None
-        key, engine = stream(self.parts.loop.seed, "health"), self.parts.device.engine.uncompiled()
-        own, fixed = key.fold(state.step), key.fold("fixed")
+        engine = self.parts.device.engine.uncompiled()
+        own, fixed = self._key.fold(state.step), self._key.fold("fixed")
         binarize, (train, *valid) = fixed.fold("binarize"), self._rows
         x = rows_at(*train, state.model, binarize)
         held_out = rows_at(*valid[0], state.model, binarize) if valid else None
@@ -134,6 +173,11 @@ class Watcher:
             if sign.level > self.said.get(sign.name, 0):
                 log.warning("step %d: %s: %s", step, LEVELS[sign.level], sign.text)
                 self.said[sign.name] = sign.level
+
+    @property
+    def knows_gap(self) -> bool:
+        """Whether the verdict has judged the gap of the last steps of the run."""
+        return self.verdict is not None and "gap_steady" in self.measured
 
     @property
     def shown(self) -> dict[str, str]:
