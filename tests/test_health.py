@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ebm_cli.device.engine import EAGER
 from ebm_cli.health import budget, limits, past, probe, signals
 from ebm_cli.health.base import Sign, verdict
 from ebm_cli.health.budget import Moving
+from ebm_cli.health.past import Training
 from ebm_cli.health.probe import Seen, nested_r_hat
 from ebm_cli.health.signals import About, Window
 from ebm_cli.health.watch import WatchHealth
@@ -28,6 +30,7 @@ from ebm_cli.record.checkpoint import NUMBERS, TENSORS
 from ebm_cli.rng import stream
 from ebm_cli.space import Counts
 from ebm_cli.training.health import Watcher
+from ebm_cli.training.loop import subject_of
 
 LINE = (
     "dataset=bars_and_stripes dataset.side=3 objective=pcd chains.count=40 optimizer.lr=0.1 steps=70 log_every=10 "
@@ -375,3 +378,45 @@ def test_a_run_that_diverged_has_failed():
     assert found["verdict"] == "failing"
     assert "health: failing at the end" not in answer.err, "it was said that the run failed"
     assert "not finite" in found["why"][0]
+
+
+# A run that is over
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_finished_run_is_judged_by_what_it_logged_and_by_its_chains(watched):
+    """What its steps reported is the same as in the end; a chain store that collapsed since is noticed."""
+    answer = ebm(f"evaluate run={watched} evaluation=[health] out=found device=cpu")
+    assert answer.code == 0, answer.err
+    assert re.search(r"health +healthy", answer.out)
+    found = facts(Path("found"), "results.json")
+    said = facts(watched, "summary.json")["health"]["signals"]
+    assert found["health/level"] == 0
+    assert found["health/gap"] == said["gap"]
+    assert found.keys() >= {"health/r_hat_data", "health/heat", "health/distinct"}
+
+
+def test_a_finished_run_that_was_worse_before_says_so():
+    """By the lines up to its step alone."""
+    logged = [
+        {"step": step, "health/level": 0.0, "health/acceptance": acceptance, "health/distinct": 1.0}
+        for step, acceptance in ((100, 0.01), (200, 0.5), (300, 1e-6))
+    ]
+    parts, state = small_run(chains=shipped("chains")["persistent"] | {"count": 60})
+    state.step = 200
+    about = subject_of(parts, state, "test", "health")
+    components = parts.components
+    moving = Moving(components.chains, components.sampler, 1, negatives=True)
+    chains = parts.data.train.all()[:1].repeat(60, 1, 1)
+    result = component("evaluation", "health").evaluate(
+        replace(about, training=Training(chains, moving, 200, lambda: logged))
+    )
+    assert result.metrics["health/level"] > 0
+    assert any("many chains are the same" in warning for warning in result.warnings)
+    still = result.metrics["health/acceptance"]
+    assert still == 0.5
+    alone = component("evaluation", "health").evaluate(replace(about, training=Training(
+        state.store, moving, 200, lambda: [{"step": 50, "health/level": 2.0, "health/acceptance": 1e-6}, *logged]
+    )))  # fmt: skip
+    (said,) = alone.said
+    assert "was failing at steps 50: chains accept hardly any proposal" in said

@@ -121,9 +121,8 @@ def _evaluate(
     def subject(name: str) -> Subject:
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
         before, sampler = partial(passed.models, run, state), parts.components.sampler
-        return Subject(
-            model, parts.data, asked.split, sampler, state.chains(), key, parts.device, state.auxiliary, before
-        )
+        chains, beside, training = state.chains(), state.auxiliary, passed.training(run, parts, state)
+        return Subject(model, parts.data, asked.split, sampler, chains, key, parts.device, beside, before, training)
 
     for result in one_by_one(chosen, subject, findings):
         images |= dict(result.images)

@@ -16,6 +16,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device.base import CPU, Device
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.table import Numbers, Table
+from ebm_cli.health.past import Training
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.model.families import Family
 from ebm_cli.objective.base import Auxiliary
@@ -46,6 +47,7 @@ class Subject:
     device: Device = CPU
     auxiliary: Auxiliary | None = None  # what the objective trained beside the model
     passed: Callable[[], Mapping[int, EnergyModel]] = dict  # models of the checkpoints before, read when asked for
+    training: Training | None = None  # how it was trained, where that is known
 
     @property
     def held_out(self) -> Split:

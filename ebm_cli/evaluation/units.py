@@ -8,11 +8,9 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.evaluation.base import Result, Subject, some_rows
 from ebm_cli.evaluation.table import Numbers
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.health.stuck import stuck
 
 _ROWS = 1000
-_OFF, _ON = 0.01, 0.99
-_NEARLY_ALL = 0.999  # of the rows
 _SAME_COURSE, _SAME_LEVEL = 0.99, 0.05  # correlation over rows, and mean difference
 _MANY = 4  # one unit in so many
 
@@ -36,22 +34,9 @@ def idle_units(subject: Subject) -> Result:
     return Result(metrics, warnings=tuple(warning for warning in warnings if warning))
 
 
-@torch.no_grad()
-def stuck_share(model: EnergyModel, rows: Tensor) -> float | None:
-    """Which part of the hidden units of all layers is dead or saturated on these rows; None of a model without any."""
-    layers = model.activities(rows)
-    stuck = [torch.cat([*_stuck(p)]).double().sum().item() for p in layers]
-    return sum(stuck) / sum(p.shape[1] for p in layers) if layers else None
-
-
-def _stuck(p: Tensor) -> tuple[Tensor, Tensor]:
-    """Which units of p (rows, units) are dead, and which saturated, (units,) bool each."""
-    return (p < _OFF).double().mean(0) >= _NEARLY_ALL, (p > _ON).double().mean(0) >= _NEARLY_ALL
-
-
 def _counted(p: Tensor) -> dict[str, int]:
     """Of one layer, p (rows, units)."""
-    dead, saturated = _stuck(p)
+    dead, saturated = stuck(p)
     return {
         "hidden": p.shape[1],
         "dead": int(dead.sum()),

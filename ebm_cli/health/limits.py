@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ebm_cli.dataset import tables
+from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.tables import Scale
 from ebm_cli.health.base import Sign
 
@@ -123,6 +125,12 @@ def signs(measured: Mapping[str, float]) -> list[Sign]:
         if level
     ]
     return [Sign("scale", max(sign.level for sign in signs), scale), *signs] if scale and signs else signs
+
+
+def of_scale(data: Data) -> dict[str, float]:
+    """`scale_mean`, `scale_low` and `scale_high` of data that are far from where models of real numbers begin."""
+    found = tables.scale(data)
+    return {} if found is None else {f"scale_{name}": value for name, value in found._asdict().items()}
 
 
 def _scale(measured: Mapping[str, float]) -> str | None:

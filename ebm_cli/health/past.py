@@ -1,15 +1,28 @@
 """What was said of a run at each look, from the signals that it logged."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from ebm_cli.health.base import LEVELS, Verdict, verdict
+from ebm_cli.health.budget import Moving
 from ebm_cli.health.limits import signs
 
 PREFIX = "health/"
-_REPORTED = ("gap", "gap_now", "gap_nats", "gap_steady", "words", "rise", "loss", "gradient", "acceptance", "swaps")
+REPORTED = ("gap", "gap_now", "gap_nats", "gap_steady", "words", "rise", "loss", "gradient", "acceptance", "swaps")
 """Signals of what steps report, which each look has; all others are of looks at the chains."""
 _NAMED = 3  # stretches
+
+
+class Training(NamedTuple):
+    """What a finished run is judged by: its chains as they are stored, how they moved in the end, the step, and the
+    lines of what health logged, read when asked for."""
+
+    store: Tensor  # (slots, *shape), or (slots, replicas, *shape)
+    moving: Moving
+    step: int
+    logged: Callable[[], Sequence[Mapping[str, Any]]]
 
 
 class Look(NamedTuple):
@@ -48,9 +61,9 @@ def looks(lines: Iterable[Mapping[str, Any]]) -> list[Look]:
             continue
         now = {name.removeprefix(PREFIX): value for name, value in line.items() if name.startswith(PREFIX)}
         own = {name: float(value) for name, value in now.items() if isinstance(value, int | float) and name != "level"}
-        seen = {name: value for name, value in own.items() if name not in _REPORTED}
+        seen = {name: value for name, value in own.items() if name not in REPORTED}
         probed = seen or probed
-        known = {**probed, **{name: value for name, value in own.items() if name in _REPORTED}}
+        known = {**probed, **{name: value for name, value in own.items() if name in REPORTED}}
         found.append(Look(int(line["step"]), known, verdict(signs(known))))
     return found
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
-from ebm_cli.evaluation.units import stuck_share
 from ebm_cli.health.budget import CHAINS, ROWS, Moving, transitions_of
+from ebm_cli.health.stuck import stuck_share
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.record.plain_json import finite
 from ebm_cli.rng import Key

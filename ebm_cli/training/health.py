@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Split, batch_index
 from ebm_cli.health import budget, past, probe, signals
 from ebm_cli.health.base import LEVELS, Health, Sign, Verdict, verdict
 from ebm_cli.health.budget import Moving, Periods
-from ebm_cli.health.limits import signs
+from ebm_cli.health.limits import of_scale, signs
 from ebm_cli.health.none import NoHealth
 from ebm_cli.health.probe import Seen
 from ebm_cli.health.signals import LATE, About, Window
@@ -113,10 +112,8 @@ class Watcher:
 
     @cached_property
     def _scale(self) -> dict[str, float]:
-        """That of data which are far from where models of real numbers begin; nothing of others."""
         assert self.parts is not None
-        found = tables.scale(self.parts.data)
-        return {} if found is None else {f"scale_{name}": value for name, value in found._asdict().items()}
+        return of_scale(self.parts.data)
 
     @property
     def _key(self) -> Key:

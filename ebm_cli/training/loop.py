@@ -301,7 +301,9 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str, run: R
     key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
     model, sampler = state.averaged_model(), parts.components.sampler
     before = dict if run is None else partial(passed.models, run, state)
-    return Subject(model, parts.data, split, sampler, state.chains(), key, parts.device, state.auxiliary, before)
+    training = None if run is None else passed.training(run, parts, state)
+    chains, beside = state.chains(), state.auxiliary
+    return Subject(model, parts.data, split, sampler, chains, key, parts.device, beside, before, training)
 
 
 def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: StopRequest) -> None:

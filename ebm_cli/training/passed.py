@@ -1,15 +1,25 @@
 """The models that a run passed through, as its checkpoints have them."""
 
 import copy
+from functools import partial
 
 import torch
 
+from ebm_cli.health.budget import Moving
+from ebm_cli.health.past import PREFIX, Training
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint
 from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
-from ebm_cli.training.state import TrainState, take_over
+from ebm_cli.training.state import Parts, TrainState, take_over
+
+
+def training(run: Run, parts: Parts, state: TrainState) -> Training:
+    """How a run was trained until the step of `state`, for those who judge it."""
+    of, steps = parts.components, parts.loop.steps
+    moving = Moving(of.chains, of.sampler, of.chains.transitions(state.step, steps), of.objective.negatives)
+    return Training(state.store, moving, state.step, partial(run.logged_lines, PREFIX))
 
 
 def models(run: Run, state: TrainState) -> dict[int, EnergyModel]:

@@ -943,14 +943,14 @@ MUTANTS = [
     ),
     Mutant(
         "units: dead ones are not counted",
-        "evaluation/units.py",
+        "health/stuck.py",
         "return (p < _OFF)",
         "return (p < 0)",
         "units::test_dead_saturated_and_duplicate_units_are_counted",
     ),
     Mutant(
         "units: a few rows do not save a unit",
-        "evaluation/units.py",
+        "health/stuck.py",
         "_NEARLY_ALL = 0.999",
         "_NEARLY_ALL = 0.98",
         "units::test_a_unit_that_is_on_for_a_few_rows_is_not_dead",

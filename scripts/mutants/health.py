@@ -178,4 +178,18 @@ MUTANTS = [
         "",
         "health::test_a_run_that_diverged_has_failed",
     ),
+    Mutant(
+        "evaluation: what was logged after the checkpoint counts",
+        "evaluation/health.py",
+        'if line["step"] <= training.step',
+        'if line["step"]',
+        "health::test_a_finished_run_that_was_worse_before_says_so",
+    ),
+    Mutant(
+        "evaluation: chains are judged as they were at the last look",
+        "evaluation/health.py",
+        "found = {**reported, **probe.look(_seen(subject)), **of_scale(subject.data)}",
+        "found = {**probe.look(_seen(subject)), **found}",
+        "health::test_a_finished_run_that_was_worse_before_says_so",
+    ),
 ]

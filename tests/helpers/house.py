@@ -19,9 +19,9 @@ sampler peers
 noise log_z acceleration
 objective chains optimizer
 yardstick sparsity
+health
 stop evaluation
 running
-health
 training
 comparison watching
 page
