@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.commands import auto_steps, documents, given_rows, results, sequences, tables
+from ebm_cli.commands import auto_steps, documents, given_rows, policies, results, sequences, tables
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.session import accelerated
@@ -110,9 +110,10 @@ def sample(config: Mapping[str, Any]) -> int:
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
     _check_used(asked)
     with results.folder(Path(asked.run), "samples", asked.out) as home, logging_to(None):
-        anew = {group: config.get(group) for group in ("sampler", "model")}
+        by_policy = policies.asked_for(config, asked.given)
+        anew = {group: config.get(group) for group in (("model",) if by_policy else ("sampler", "model"))}
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
-        trained = open_trained(wanted, with_data=False)
+        trained = open_trained(wanted, with_data=by_policy)
         if isinstance(asked.given, str):
             return _fill(trained, home, asked, asked.given, config)
         columns = tables.columns_of(trained)
@@ -145,7 +146,8 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
     state = trained.state
     documents.check_keys(asked.length, named, asked.start, state.model)
     words = _words(trained, named)
-    model, given, likely = state.averaged_model(), None, list[str]()
+    by_policy = policies.asked_for(config, named)
+    model, given, likely = policies.model(state) if by_policy else state.averaged_model(), None, list[str]()
     if isinstance(model, ReplicatedSoftmax):
         given = documents.counts(named, words, model)
         likely = documents.next_words(model, given, words) if named else []

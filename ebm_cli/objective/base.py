@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
     `first` is the number of its first row in the whole batch: what an objective draws for row r, it draws from
     `key.after(first)`, so that shards and processes draw different numbers. `auxiliary` is what the objective trains
-    beside the model (`Objective.auxiliary`), where there is such.
+    beside the model (`Objective.auxiliary`), where there is such. `step` is the number of the update, from 0.
     """
 
     x: Tensor
@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     tail: Tail | None = None
     first: int = 0
     auxiliary: "Auxiliary | None" = None
+    step: float | Tensor = 0
 
 
 class Auxiliary(nn.Module):

@@ -109,7 +109,7 @@ class _Updated:
         own = len(tensors) - len(self.leaves.tensors)
         objective, weights = self.leaves.replaced(tensors[own:])
         x, x_neg, labels, info, key, at = filled(self.given, iter(tensors[:own]))
-        batch = Batch(x, x_neg, labels, first=self.first, auxiliary=weights.auxiliary)
+        batch = Batch(x, x_neg, labels, first=self.first, auxiliary=weights.auxiliary, step=at.step)
         rows = GradRows(batch, dict(zip(self.names, info, strict=True)))
         values = update(objective, weights, arithmetic(weights.model, self.device), rows, key, at)
         self.said = {"names": values.names, "moved": values.moved}

@@ -144,7 +144,8 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
         return engine.region(whole)(of, model, inputs)
     x = _rows(data, model, inputs, parts.device.engine, engine)
     labels = _labels(data, objective, inputs)
-    rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary), {})
+    batch = Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary, step=inputs.at.step)
+    rows = GradRows(batch, {})
     if objective.negatives:
         rows = _moved(moves, model, store, rows.batch, inputs, engine)
     shards = _shards(rows, engine, objective.places)
@@ -170,7 +171,8 @@ def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:
     """Batch, chains, gradient and update in one region, with the products as `model` forms them."""
     x = _rows(of.data, model, inputs, EAGER, EAGER)
     labels = _labels(of.data, of.objective, inputs)
-    rows = GradRows(Batch(x, labels=labels, first=inputs.first, auxiliary=of.weights.auxiliary), {})
+    batch = Batch(x, labels=labels, first=inputs.first, auxiliary=of.weights.auxiliary, step=inputs.at.step)
+    rows = GradRows(batch, {})
     if of.objective.negatives:
         rows = _moved(of.moves, model, of.store, rows.batch, inputs, EAGER)
     return update(of.objective, of.weights, model, rows, inputs.objective, inputs.at)
@@ -218,7 +220,13 @@ def _shards(rows: GradRows, engine: Engine, places: int) -> list[GradRows]:
         return [rows]
     x_neg, labels = (_chunks(part, count) for part in (batch.x_neg, batch.labels))
     parts = [
-        Batch(part, x_neg[i], labels[i], _tail(batch.tail, i, count), batch.first + i * (n // count), batch.auxiliary)
+        batch._replace(
+            x=part,
+            x_neg=x_neg[i],
+            labels=labels[i],
+            tail=_tail(batch.tail, i, count),
+            first=batch.first + i * (n // count),
+        )
         for i, part in enumerate(batch.x.chunk(count))
     ]
     infos = [{name: value.chunk(count)[i] for name, value in rows.info.items()} for i in range(count)]
