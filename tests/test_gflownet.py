@@ -258,6 +258,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run):
     assert first == second
 
 
+def test_moves_of_a_run_grow_to_all_sites(run):
+    """The fourth update of four: 9 sites of 9."""
+    last = (run / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert [line["move_sites"] for line in map(json.loads, last) if "move_sites" in line][-1] == 9
+
+
 def test_a_run_reports_the_policy_beside_the_model(run):
     found = json.loads((run / "whole" / "summary.json").read_text())
     assert found["policy/log_likelihood"] < 0

@@ -96,10 +96,12 @@ class GFlowNet(Objective):
         said = {"trajectory_balance": balance, "log_z": beside.log_z().detach()}
         if self.energy == "given":
             return Gradient(found, {"loss": balance, **said}, {})
-        x_neg, taken = moved(model, beside.policy, batch.x, self.moves(beside.policy, batch.step), key.fold("move"))
+        steps = self.moves(beside.policy, batch.step)
+        x_neg, taken = moved(model, beside.policy, batch.x, steps, key.fold("move"))
         energy, pull = model.energy_vjp(torch.cat([batch.x, x_neg]))
         weight, metrics = contrast(energy[: len(x_neg)], energy[len(x_neg) :], 0.0)
-        return Gradient({**pull(weight), **found}, {**metrics, **said, "move_acceptance": taken.float().mean()}, {})
+        said |= {"move_acceptance": taken.float().mean(), "move_sites": energy.new_tensor(steps)}
+        return Gradient({**pull(weight), **found}, {**metrics, **said}, {})
 
     def moves(self, policy: Policy, step: float | Tensor) -> int:
         """K at this update."""

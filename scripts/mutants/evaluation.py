@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "policy: log Z without the energy",
+        "evaluation/policy.py",
+        "(back - forth - subject.model.energy(policy.rows(paths.table))).double()",
+        "(back - forth).double()",
+        "gflownet::test_a_run_reports_the_policy_beside_the_model",
+    ),
+    Mutant(
         "ais: the way back looks like the way up once more",
         "evaluation/ais.py",
         '"annealing: temperature" if order.step > 0 else',

@@ -4,6 +4,48 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "policy: removals in the order of additions",
+        "model/policy.py",
+        "_with_others(removed[::-1],",
+        "_with_others(removed,",
+        "gflownet::test_orders_are_drawn_by_the_removals",
+    ),
+    Mutant(
+        "policy: removals asked before the addition",
+        "model/policy.py",
+        "remove[:, 1:].gather",
+        "remove[:, :-1].gather",
+        "gflownet::test_a_path_is_the_product_of_its_steps",
+    ),
+    Mutant(
+        "policy: moves are accepted by energies alone",
+        "model/policy.py",
+        "return energies[0] - energies[1] + removed_forth + added_back - removed_back - added_forth",
+        "return energies[0] - energies[1] + 0 * (removed_forth + added_back + removed_back + added_forth)",
+        "gflownet::test_moves_leave_the_model_invariant_whatever_the_policy",
+    ),
+    Mutant(
+        "policy: the law counts one order of each pair",
+        "model/policy.py",
+        "mass[:, after] = torch.logaddexp(mass[:, after], mass[:, at[free]] + step[:, free, site])",
+        "mass[:, after] = torch.maximum(mass[:, after], mass[:, at[free]] + step[:, free, site])",
+        "gflownet::test_the_law_is_the_sum_over_orders_and_sums_to_one",
+    ),
+    Mutant(
+        "policy: the bound is not divided by the trajectories",
+        "model/policy.py",
+        "return torch.cat(found).logsumexp(0) - math.log(trajectories)",
+        "return torch.cat(found).logsumexp(0)",
+        "gflownet::test_trajectories_bound_the_law_from_below",
+    ),
+    Mutant(
+        "policy: sites that have a value are explored too",
+        "model/policy.py",
+        "return torch.where(possible, mixed, -torch.inf)",
+        "return mixed",
+        "gflownet::test_explored_additions_are_uniform_among_those_that_are_possible",
+    ),
+    Mutant(
         "mlp_discrete: independent sites are not normalised",
         "model/mlp_discrete.py",
         "return -(v @ self.field) - self.constant",

@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "gflownet: the removals are no part of the balance",
+        "objective/gflownet.py",
+        "(beside.log_z() + forth - back + energy)",
+        "(beside.log_z() + forth + energy)",
+        "gflownet::test_without_imbalance_the_policy_is_the_model",
+    ),
+    Mutant(
+        "gflownet: a given energy learns",
+        "objective/gflownet.py",
+        'if self.energy == "given":',
+        'if self.energy == "given" and not len(batch.x):',
+        "gflownet::test_a_policy_learns_a_given_energy",
+    ),
+    Mutant(
+        "gflownet: moves are never longer than at first",
+        "objective/gflownet.py",
+        "policy.sites * (int(step) + 1) // self.warmup",
+        "policy.sites // self.warmup",
+        "gflownet::test_the_length_of_the_moves_is_warmed_up",
+    ),
+    Mutant(
+        "gflownet: no path is from the data",
+        "objective/gflownet.py",
+        "count = round(self.data_share * len(x))",
+        "count = 0",
+        "gflownet::test_paths_are_shared_between_data_and_the_policy",
+    ),
+    Mutant(
+        "gflownet: moves are always accepted",
+        "objective/gflownet.py",
+        "return torch.where(taken.reshape(-1, *[1] * (x.dim() - 1)), y, x), taken",
+        "return y, taken",
+        "gflownet::test_moves_of_exact_draws_stay_exact",
+    ),
+    Mutant(
         "adversarial: the density of the draws is learned from",
         "objective/adversarial_contrastive.py",
         "adversary.frozen(mixed, y)",

@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "step: objectives do not know which update it is",
+        "training/step.py",
+        "first=inputs.first, auxiliary=weights.auxiliary, step=inputs.at.step)",
+        "first=inputs.first, auxiliary=weights.auxiliary)",
+        "gflownet::test_moves_of_a_run_grow_to_all_sites",
+    ),
+    Mutant(
         "sparse: gradients move couplings that are not there",
         "training/step.py",
         "grad * weights.mask[name] if name in weights.mask else grad",
