@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers.cli import assert_refused, ebm
 from helpers.components import component
-from helpers.models import exact_p, mean_of, small_model
+from helpers.data import small_data
+from helpers.models import exact_p, small_model
 
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.policy import Heads, Paths, Policy, PolicyModel, log_ratio
@@ -288,6 +289,21 @@ def test_only_runs_with_a_policy_are_drawn_from_by_it(run, tmp_path):
     assert_refused(ebm(f"sample run={run}/whole sampler=gflownet given=rows.npz"), "draws whole configurations")
 
 
+def test_the_evaluation_of_a_policy_that_is_the_model():
+    """Its likelihood is that of the model, and every draw gives log Z."""
+    model = small_model("boltzmann", Binary((4,)))
+    x, data = model.space.enumerate().double(), small_data(model.space, 20)
+    log_z = (-model.energy(x)).logsumexp(0).detach()
+    beside = Beside(Exact(model), log_z.float() + 0.25)
+    about = Subject(model, data, "test", None, torch.zeros(0), stream(0), auxiliary=beside)
+    found = component("evaluation", "policy", draws=50).evaluate(about).metrics
+    assert found["policy/log_z"] == pytest.approx(log_z.item(), abs=1e-9)
+    assert found["policy/effective"] == pytest.approx(50, abs=1e-6)
+    assert found["policy/learned_log_z_error"] == pytest.approx(0.25, abs=1e-5)
+    log_p = -model.energy(data.test.all().double()) - log_z
+    assert found["policy/log_likelihood"] == pytest.approx(log_p.mean().item(), abs=1e-9)
+
+
 def test_the_evaluation_says_that_there_is_no_policy():
     model = small_model("boltzmann", Binary((4,)))
     about = Subject(model, None, "test", None, torch.zeros(0), stream(0))
@@ -301,5 +317,4 @@ def test_the_policy_as_a_model_is_normalised():
     model = PolicyModel(policy)
     x = model.space.enumerate().double()
     assert (-model.energy(x)).logsumexp(0).item() == pytest.approx(model.log_z().item(), abs=1e-12)
-    assert mean_of(model.space).shape == (4,)
     assert math.isfinite(PolicyModel(random_policy(Binary((12,)))).energy(torch.zeros(1, 12).double()).item())

@@ -8,7 +8,7 @@ MUTANTS = [
         "evaluation/policy.py",
         "(back - forth - subject.model.energy(policy.rows(paths.table))).double()",
         "(back - forth).double()",
-        "gflownet::test_a_run_reports_the_policy_beside_the_model",
+        "gflownet::test_the_evaluation_of_a_policy_that_is_the_model",
     ),
     Mutant(
         "ais: the way back looks like the way up once more",

@@ -28,7 +28,7 @@ AT_MOST = {
     "lda_topics": 0, "lda_iterations": 2, "particles": 4, "documents": 3, "proposals": 2, "side": 20,
     "valid": 30, "reference_chains": 20, "size": 40, "hidden": 16, "width": 4, "widths": 8, "layers": 8, "frames": 4,
     "mixing_time.chains": 400, "max_steps": 3, "thetas": 4, "rounds": 10,
-    "gradient_bias.chains": 20, "pairs": 20,
+    "gradient_bias.chains": 20, "pairs": 20, "trajectories": 2, "draws": 20,
 }  # fmt: skip
 """Keys that say how much work a run is, wherever they lie or in one part, and what is enough for a test."""
 

@@ -10,6 +10,7 @@ from ebm_cli.model.base import EnergyModel, Intractable
 from ebm_cli.model.exponential_family import TruncatedProduct
 from ebm_cli.model.gaussian_rbm import GaussianRBM
 from ebm_cli.model.mixed_rbm import MixedRBM
+from ebm_cli.model.policy import PolicyModel
 from ebm_cli.rng import stream
 from ebm_cli.space import Box, Categorical, Counts, Discrete, Mixed, Space, Words
 from helpers.components import SMALL, SMALL_SPACES, shipped
@@ -60,8 +61,8 @@ def _pairs() -> dict[str, tuple[str, Space]]:
 
 
 def for_energies(component) -> bool:
-    """Whether a sampler or an objective is made for models whose energy can be computed."""
-    return not any(issubclass(need, Intractable) for need in component.needs)
+    """Whether a sampler or an objective is made for models of its own kind whose energy can be computed."""
+    return not any(issubclass(need, (Intractable, PolicyModel)) for need in component.needs)
 
 
 PAIRS = _pairs()  # every shipped model whose energy can be computed on every space it takes
