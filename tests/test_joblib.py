@@ -210,7 +210,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["TERM", "INT", "KILL a worker"])
+@pytest.mark.parametrize("how", ["INT", "KILL a worker"])
 def test_joblib(how, undisturbed):
     """Stopped with checkpoints, or a worker killed: in the end all is as if nothing had happened."""
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -222,16 +222,13 @@ def test_joblib(how, undisturbed):
         os.kill(facts(Path("sweep/0"), lease.NAME)["pid"], signal.SIGKILL)
         assert process.wait(120) == 0
     else:
-        process.send_signal(signal.Signals[f"SIG{how}"])
-        assert process.wait(120) == {"TERM": 75, "INT": 130}[how]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
         jobs = facts(Path("sweep"), "summary.json")["jobs"]
         seen = {job["status"] for job in jobs}
         assert "stopped" in seen
         assert seen <= {"stopped", "new", "done"}  # a job may be over before the signal comes
-        if how == "TERM":
-            subprocess.run([*command, "resume=auto"], check=True, capture_output=True)
-        else:  # also without that launcher
-            assert ebm("train -m", *JOBS, "hydra.sweep.dir=sweep", "resume=auto").code == 0
+        assert ebm("train -m", *JOBS, "hydra.sweep.dir=sweep", "resume=auto").code == 0  # without that launcher
     assert "Traceback" not in Path("said.txt").read_text()
     assert [outcome(Path("sweep", number)) for number in "012"] == undisturbed
 
