@@ -108,7 +108,7 @@ def test_resolution_is_the_spread_of_mmd_under_equal_laws():
 # Effective sample sizes and what else is measured of a sampler
 
 
-def moving(steps, seconds=2.0, calls=0):
+def moving(steps, seconds=2.0, calls=(0, 0)):
     return SimpleNamespace(step=steps, seconds=seconds, calls=calls, sampler=None)
 
 
@@ -122,9 +122,10 @@ def autoregressive(rho, chains, draws):
 def test_ess_of_an_autoregressive_trace():
     """(1 - rho) / (1 + rho) for each step; per second of all chains, and for each energy call of one."""
     trace = autoregressive(0.6, 20, 4000)[None]
-    found = effective(trace, 1, moving(8000, 2.0, 3))
+    found = effective(trace, 1, moving(8000, 2.0, (3, 2)))
     assert found["ess_per_step"] == pytest.approx(0.25, rel=0.05)
     assert found["ess_per_energy_call"] == pytest.approx(found["ess_per_step"] / 3)
+    assert found["ess_per_gradient_call"] == pytest.approx(found["ess_per_step"] / 2)
     assert found["ess_per_second"] == pytest.approx(found["ess_per_step"] * 20 * 8000 / 2)
     assert found["r_hat"] == pytest.approx(1, abs=0.01)
 
@@ -207,14 +208,10 @@ def test_a_sampler_that_never_moves_has_drawn_nothing(monkeypatch):
 
 
 CALLS = {
-    "gwg": 1,
-    "gwg-2": 1,
-    "dmala": 1,
-    "dula": 1,
-    "metropolis": 1,
-    "block_gibbs": 0,
-    "gibbs": 0,
-    "gibbs-random-2": 0,
+    **dict.fromkeys(("gwg", "gwg-2", "pafs", "dmala", "dlmc", "dula"), (1, 1)),
+    "acs": (3, 3),
+    "metropolis": (1, 0),
+    **dict.fromkeys(("block_gibbs", "gibbs", "gibbs-random-2"), (0, 0)),
 }
 
 
@@ -227,7 +224,7 @@ def test_energy_calls_of_a_step(label, name):
     if name.startswith("resnet"):
         if label == "block_gibbs":
             return
-        expected = {"gibbs": 8, "gibbs-random-2": 4}.get(label, expected)
+        expected = {"gibbs": (8, 0), "gibbs-random-2": (4, 0)}.get(label, expected)
     x = model.space.noise(3, stream(0, "x"))
     assert calls_of_a_step(SAMPLERS[label], model, x, stream(0, "count")) == expected
     assert not {"energy", "energy_and_grad"} & set(vars(model))

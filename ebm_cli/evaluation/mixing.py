@@ -2,9 +2,10 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -39,6 +40,13 @@ _SURE = 2  # standard errors by which a discrepancy must exceed 0
 _DRIFT = 4  # standard errors by which the reference may move in its second half
 
 
+class Calls(NamedTuple):
+    """Of one chain: for the energy, with the gradient or without, and for both."""
+
+    energy: int
+    gradient: int
+
+
 @register("evaluation", "mixing")
 class Mixing(Evaluation):
     """`chains` chains of every sampler start from the same noise and take `steps` steps, or stop after `seconds`.
@@ -53,10 +61,10 @@ class Mixing(Evaluation):
     at most of all of them: the effective sample size of the energy and of the numbers of sites in which the
     chains differ from `distances` states of the reference, the worst of them, for each step of one chain (1 is as good
     as independent draws, 1 / ESS the autocorrelation time), each energy call of one chain (energy, or energy and
-    gradient; none where conditionals are had in closed form) and each second of all chains; `acceptance`; and
-    `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps alone, compiled
-    where the run is. A sampler that adapts has done so before, in `reference_steps` steps from the same noise, and its
-    `step_size` is reported.
+    gradient; none where conditionals are had in closed form), each gradient call and each second of all chains;
+    `acceptance`; and `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps
+    alone, compiled where the run is. A sampler that adapts has done so before, in `reference_steps` steps from the same
+    noise, and its `step_size` is reported.
     """
 
     while_training: bool
@@ -197,7 +205,7 @@ class Moving:
     state: Any
     key: Key
     engine: Engine
-    calls: int  # energy calls in a step
+    calls: Calls  # of a step
     step: int = 0
     seconds: float = 0.0
 
@@ -334,21 +342,22 @@ def effective(quantities: NDArray[Any], stride: int, moving: Moving) -> dict[str
     ess = found.get("chains/ess_bulk", 0.0)  # chains that never move have drawn nothing
     steps = draws * stride
     values = {"ess_per_step": ess / (chains * steps), "ess_per_second": ess * moving.step / (steps * moving.seconds)}
-    if moving.calls:
-        values["ess_per_energy_call"] = values["ess_per_step"] / moving.calls
+    for kind, count in zip(("energy", "gradient"), moving.calls, strict=True):
+        if count:
+            values[f"ess_per_{kind}_call"] = values["ess_per_step"] / count
     values["r_hat"] = found.get("chains/r_hat", math.nan)
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, key: Key) -> int:
-    """How often a step asks for the energy, or energy and gradient; a call within another one is not counted."""
-    state, count, inside = sampler.init(model, x), 0, False
+def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, key: Key) -> "Calls":
+    """How often a step asks for the energy or energy and gradient, and for the latter; none within another is counted."""
+    state, made, inside = sampler.init(model, x), Counter[str](), False
 
-    def counted(call: Any) -> Any:
+    def counted(name: str, call: Any) -> Any:
         def counting(x: Tensor) -> Any:
-            nonlocal count, inside
+            nonlocal inside
             outermost, inside = not inside, True
-            count += outermost
+            made[name] += outermost
             try:
                 return call(x)
             finally:
@@ -359,12 +368,12 @@ def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, k
     names = ("energy", "energy_and_grad")
     try:
         for name in names:
-            object.__setattr__(model, name, counted(getattr(model, name)))
+            object.__setattr__(model, name, counted(name, getattr(model, name)))
         sampler.step(model, state, key)
     finally:
         for name in names:
             object.__delattr__(model, name)
-    return count
+    return Calls(made.total(), made["energy_and_grad"])
 
 
 def _built(key: str, settings: Settings) -> Sampler[Any, Any]:

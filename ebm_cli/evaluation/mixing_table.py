@@ -12,6 +12,7 @@ _MIXING = {  # a metric of each sampler, in words
     "energy_error": "error of the mean energy at the end [nats]",
     "ess_per_step": "ESS per step of a chain",
     "ess_per_energy_call": "ESS per energy call of a chain",
+    "ess_per_gradient_call": "ESS per gradient call of a chain",
     "ess_per_second": "ESS per second of all chains",
     "r_hat": "R-hat (should be near 1)",
     "acceptance": "share of proposals accepted",

@@ -685,8 +685,15 @@ MUTANTS = [
     Mutant(
         "mixing: a call within a call counts twice",
         "evaluation/mixing.py",
-        "count += outermost",
-        "count += 1",
+        "made[name] += outermost",
+        "made[name] += 1",
+        "mixing::test_energy_calls_of_a_step",
+    ),
+    Mutant(
+        "mixing: every energy is a gradient",
+        "evaluation/mixing.py",
+        'made["energy_and_grad"])',
+        "made.total())",
         "mixing::test_energy_calls_of_a_step",
     ),
     Mutant(
