@@ -350,7 +350,7 @@ def effective(quantities: NDArray[Any], stride: int, moving: Moving) -> dict[str
 
 
 def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, key: Key) -> "Calls":
-    """How often a step asks for the energy or energy and gradient, and for the latter; none within another is counted."""
+    """How often a step asks for the energy, or energy and gradient, and for the latter; none within another counts."""
     state, made, inside = sampler.init(model, x), Counter[str](), False
 
     def counted(name: str, call: Any) -> Any:

@@ -1305,4 +1305,18 @@ MUTANTS = [
         "_mean_of_data(subject.model, subject.held_out)",
         "gradient_bias::test_contrastive_divergence_is_as_far_off_as_its_transition_matrix_says",
     ),
+    Mutant(
+        "stein: the ratio to the value before",
+        "evaluation/stein.py",
+        "logits.roll(-1, 1) - logits",
+        "logits.roll(1, 1) - logits",
+        "stein::test_the_identity_of_stein_holds_under_the_truth_alone[1.0-potts-categorical]",
+    ),
+    Mutant(
+        "stein: p-values that may be too small are not doubted",
+        "evaluation/stein.py",
+        "if unlikely < 1 / len(x) else ()",
+        "if unlikely < 0 else ()",
+        "stein::test_rows_and_chains_are_tested",
+    ),
 ]

@@ -206,4 +206,32 @@ MUTANTS = [
         "[0.25, 0.75]",
         "mutants::test_the_correlation_of_ranks_and_its_interval",
     ),
+    Mutant(
+        "stein: sites are taken forward",
+        "yardstick/stein.py",
+        "table.roll(-1, 2)",
+        "table.roll(1, 2)",
+        "stein::test_terms_are_their_definition[potts-categorical]",
+    ),
+    Mutant(
+        "stein: the trace of the kernel is left out",
+        "yardstick/stein.py",
+        "+ x.shape[1] * slope - bend * far",
+        "",
+        "stein::test_the_identity_on_real_numbers",
+    ),
+    Mutant(
+        "stein: rows with themselves count",
+        "yardstick/stein.py",
+        "(terms.sum() - terms.diagonal().sum())",
+        "terms.sum()",
+        "stein::test_the_mean_leaves_out_a_row_with_itself",
+    ),
+    Mutant(
+        "stein: one sign for all rows",
+        "yardstick/stein.py",
+        "rng.uniform((some, n), key",
+        "rng.uniform((some, 1), key",
+        "stein::test_p_values_count_signs_that_make_it_as_large",
+    ),
 ]
