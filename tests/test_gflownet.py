@@ -196,6 +196,19 @@ def test_paths_are_shared_between_data_and_the_policy():
     assert not (rows[10:] == 1).all(1).any() or (rows[10:] == 1).all(1).sum() < 20
 
 
+def test_paths_that_are_too_many_for_one_pass_have_the_same_gradient(monkeypatch):
+    model, policy = small_model("boltzmann", Binary((4,))), random_policy(Binary((4,)))
+    objective, batch = component("objective", "gflownet"), Batch(torch.ones(7, 4).double())
+    beside = Beside(policy, torch.zeros((), dtype=torch.float64))
+    whole = objective.gradient(model, batch._replace(auxiliary=beside), stream(1))
+    monkeypatch.setattr("ebm_cli.model.policy._NUMBERS", 200)
+    assert 1 < policy.at_once(4) < 7
+    parts = objective.gradient(model, batch._replace(auxiliary=beside), stream(1))
+    assert whole.metrics["trajectory_balance"].item() == pytest.approx(parts.metrics["trajectory_balance"].item())
+    for name, grad in whole.parameters.items():
+        assert torch.allclose(grad, parts.parameters[name], atol=1e-12), name
+
+
 def test_explored_additions_are_uniform_among_those_that_are_possible():
     """With nearly all of the share uniform a policy that hates a value adds it as often as not."""
     space = Binary((3,))

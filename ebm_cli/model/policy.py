@@ -21,6 +21,7 @@ from ebm_cli.space import Categorical, Discrete, TwoValued
 
 _NEVER = -1e9  # a logit whose exponential is 0 beside any other, and that has no NaN in its gradients
 _ROWS_AT_ONCE = 50_000  # partial configurations
+_NUMBERS = 2**23  # logits in one pass, of which several copies are kept for the gradient
 _SUMMED = 10  # sites at most whose orders are summed up
 _FIXED = rng.stream(0, "policy")
 
@@ -131,11 +132,15 @@ class Policy(nn.Module):
         )
         chosen = paths.order[:, sites - steps :]
         value = paths.table.argmax(2).gather(1, chosen)
-        size = max(1, _ROWS_AT_ONCE // (steps + 1))
+        size = self.at_once(steps)
         parts = zip(paths.table.split(size), rank.split(size), chosen.split(size), value.split(size), strict=True)
         found = [self._log_paths(*part, steps) for part in parts]
         forth, back = zip(*found, strict=True)
         return torch.cat(forth), torch.cat(back)
+
+    def at_once(self, steps: int) -> int:
+        """Paths whose partial configurations are in one pass of the network."""
+        return max(1, _NUMBERS // ((steps + 1) * self.sites * (self.values + 1)))
 
     def _log_paths(
         self, table: Tensor, rank: Tensor, chosen: Tensor, value: Tensor, steps: int

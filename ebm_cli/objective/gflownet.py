@@ -71,6 +71,12 @@ class GFlowNet(Objective):
 
     @property
     @override
+    def places(self) -> int:
+        """The row, the row after a move, and the end of a path."""
+        return 3
+
+    @property
+    @override
     def differentiates(self) -> bool:
         return True
 
@@ -113,11 +119,16 @@ class GFlowNet(Objective):
         paths = self.paths(policy, x, key)
         with torch.no_grad():
             energy = model.energy(policy.rows(paths.table).to(x.dtype))
-        with torch.enable_grad():
-            forth, back = policy.log_paths(paths, policy.sites)
-            loss = (beside.log_z() + forth - back + energy).square().mean()
-            found = slopes(loss, {f"auxiliary.{name}": p for name, p in beside.named_parameters()})
-        return found, loss.detach()
+        named = {f"auxiliary.{name}": p for name, p in beside.named_parameters()}
+        found, loss = {name: torch.zeros_like(p) for name, p in named.items()}, energy.new_zeros(())
+        size = policy.at_once(policy.sites)
+        for *path, of_model in zip(*(part.split(size) for part in (*paths, energy)), strict=True):
+            with torch.enable_grad():
+                forth, back = policy.log_paths(Paths(*path), policy.sites)
+                part = (beside.log_z() + forth - back + of_model).square().sum() / len(x)
+                found = {name: found[name] + grad for name, grad in slopes(part, named).items()}
+            loss = loss + part.detach()
+        return found, loss
 
     def paths(self, policy: Policy, x: Tensor, key: AnyKey) -> Paths:
         """One for each row: from the first rows backwards, the others forwards."""

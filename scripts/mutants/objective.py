@@ -6,9 +6,16 @@ MUTANTS = [
     Mutant(
         "gflownet: the removals are no part of the balance",
         "objective/gflownet.py",
-        "(beside.log_z() + forth - back + energy)",
-        "(beside.log_z() + forth + energy)",
+        "(beside.log_z() + forth - back + of_model)",
+        "(beside.log_z() + forth + of_model)",
         "gflownet::test_without_imbalance_the_policy_is_the_model",
+    ),
+    Mutant(
+        "gflownet: of paths in several passes the last counts",
+        "objective/gflownet.py",
+        "{name: found[name] + grad for name, grad in slopes(part, named).items()}",
+        "slopes(part, named)",
+        "gflownet::test_paths_that_are_too_many_for_one_pass_have_the_same_gradient",
     ),
     Mutant(
         "gflownet: a given energy learns",
