@@ -10,7 +10,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.dataset.base import Data, Split
-from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
+from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, some_rows
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.record import picture
 from ebm_cli.registry import Later, register
@@ -22,6 +22,7 @@ from ebm_cli.yardstick.classifier import RIGHT, judge, unsure
 from ebm_cli.yardstick.features import frechet, inception, kernel_distance, no_inception
 from ebm_cli.yardstick.mmd import mmd, resolution
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
+from ebm_cli.yardstick.two_sample import FEWEST, compared
 
 _ROWS_AT_ONCE = 10_000
 _COLLAPSED = 0.05  # of the spread of held-out rows
@@ -48,6 +49,11 @@ class Samples(Evaluation):
     With `discrepancy` m: `samples/mmd`, the squared maximum mean discrepancy of the samples to m held-out rows at most
     (`mmd.py`), and `mmd_standard_error`, what it cannot tell from 0. Its kernel is exp(-`decay` |a - b|^2), for bits
     |a - b|^2 the sites in which they differ; without a decay it is 1 / sites.
+
+    With `two_samples` m: so many samples beside as many held-out rows (`two_sample.py`): `c2st`, the accuracy of a
+    classifier that tells them apart, `precision` and `recall` by neighbourhoods, and `aats`, how often the nearest
+    neighbour is of the same kind; and the same of as many training rows in the place of samples, the yardstick
+    (`_of_data`).
     """
 
     while_training: bool
@@ -57,6 +63,8 @@ class Samples(Evaluation):
     features: Literal["none", "classifier", "inception"]
     discrepancy: Annotated[int, Field(ge=0)]
     decay: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
+
+    two_samples: Annotated[int, Field(ge=0), Later(0)]
 
     asks_for_energy = False
 
@@ -68,6 +76,9 @@ class Samples(Evaluation):
             return f"evaluation.samples.features = inception: {why}; use classifier"
         if self.features != "none" and self.count < 2:
             return f"evaluation.samples.count = {self.count}: distances of features need at least 2"
+        fewest = min(self.count, self.two_samples)
+        if self.two_samples and fewest < FEWEST:
+            return f"evaluation.samples.two_samples needs at least {FEWEST} rows and samples, not {fewest}"
         return self._no_discrepancy(model) if self.discrepancy else None
 
     def _no_discrepancy(self, model: EnergyModel) -> str | None:
@@ -95,6 +106,8 @@ class Samples(Evaluation):
         warnings += stuck(scale, subject.sampler)
         warnings += [_collapsed(spread, self.count)] if spread is not None and spread < _COLLAPSED else []
         warnings += [unsure(by) for by in accuracy.values() if by < RIGHT]
+        beside = self._beside_held_out(subject, x)
+        warnings += [_few_rows()] if self.two_samples and not beside else []
         return Result(
             {
                 "samples/nearest_distance": distance.mean().item(),
@@ -104,7 +117,8 @@ class Samples(Evaluation):
             }
             | ({} if spread is None else {"samples/spread": spread})
             | {f"samples/{name}": value for name, value in {**scale, **distances, **accuracy}.items()}
-            | self._to_held_out(subject, x),
+            | self._to_held_out(subject, x)
+            | beside,
             pictures(subject.data, x, neighbours),
             tuple(warnings),
         )
@@ -118,6 +132,17 @@ class Samples(Evaluation):
             x, y = space.bits(x), space.bits(y)
         found = mmd(x, y, decay=self.decay)
         return {"samples/mmd": found, "samples/mmd_standard_error": resolution(y, len(x), self.decay)}
+
+    def _beside_held_out(self, subject: Subject, x: Tensor) -> dict[str, float]:
+        """`samples/c2st` ... of samples, and `_of_data` of as many training rows in their place."""
+        train, held_out = subject.data.train, subject.held_out
+        n = min(self.two_samples, len(x), len(train), len(held_out))
+        if n < FEWEST:
+            return {}
+        y, key = subject.some_rows(n), subject.key.fold("two samples")
+        kinds = {"": x[:n], "_of_data": some_rows(train, n, key.fold("train"))}
+        found = {kind: compared(rows, y, key.fold("c2st")) for kind, rows in kinds.items()}
+        return {f"samples/{name}{kind}": value for kind, values in found.items() for name, value in values.items()}
 
     @override
     def refusal_of_data(self, data: Data) -> str | None:
@@ -169,6 +194,10 @@ def spread_beside(x: Tensor, held_out: Tensor) -> float | None:
     and of rows that are all the same."""
     own, theirs = ((rows.flatten(1) - rows.flatten(1).mean(0)).square().sum(1).mean().sqrt() for rows in (x, held_out))
     return (own / theirs).item() if len(x) > 1 and theirs > 0 else None
+
+
+def _few_rows() -> str:
+    return f"evaluation.samples.two_samples: the data have too few rows; it needs {FEWEST} for training and held out"
 
 
 def _collapsed(spread: float, count: int) -> str:

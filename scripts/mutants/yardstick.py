@@ -234,4 +234,32 @@ MUTANTS = [
         "rng.uniform((some, 1), key",
         "stein::test_p_values_count_signs_that_make_it_as_large",
     ),
+    Mutant(
+        "two samples: precision is recall",
+        "yardstick/two_sample.py",
+        "return _within(across, y), _within(across.T, x)",
+        "return _within(across.T, x), _within(across, y)",
+        "two_sample::test_one_of_two_modes_is_precise_and_lacks_recall",
+    ),
+    Mutant(
+        "two samples: a row is its own neighbour",
+        "yardstick/two_sample.py",
+        "fill_diagonal_(torch.inf).amin(1)",
+        "fill_diagonal_(0).amin(1)",
+        "two_sample::test_copies_have_others_for_their_nearest_neighbours",
+    ),
+    Mutant(
+        "two samples: balls reach to the second neighbour",
+        "yardstick/two_sample.py",
+        "_FOLDS, _NEIGHBOURS = 5, 3",
+        "_FOLDS, _NEIGHBOURS = 5, 2",
+        "two_sample::test_balls_reach_to_the_third_neighbour",
+    ),
+    Mutant(
+        "two samples: a classifier that knows the rows it judges",
+        "yardstick/two_sample.py",
+        "cross_val_score(make_pipeline(StandardScaler(), network), rows, of_x, cv=folds).mean()",
+        "make_pipeline(StandardScaler(), network).fit(rows, of_x).score(rows, of_x)",
+        "two_sample::test_rows_of_one_law_cannot_be_told_apart",
+    ),
 ]
