@@ -309,12 +309,30 @@ def test_the_evaluation_of_a_policy_that_is_the_model():
     log_z = (-model.energy(x)).logsumexp(0).detach()
     beside = Beside(Exact(model), log_z.float() + 0.25)
     about = Subject(model, data, "test", None, torch.zeros(0), stream(0), auxiliary=beside)
-    found = component("evaluation", "policy", draws=50).evaluate(about).metrics
+    result = component("evaluation", "policy", draws=50).evaluate(about)
+    found = result.metrics
+    assert not result.warnings
     assert found["policy/log_z"] == pytest.approx(log_z.item(), abs=1e-9)
     assert found["policy/effective"] == pytest.approx(50, abs=1e-6)
     assert found["policy/learned_log_z_error"] == pytest.approx(0.25, abs=1e-5)
     log_p = -model.energy(data.test.all().double()) - log_z
     assert found["policy/log_likelihood"] == pytest.approx(log_p.mean().item(), abs=1e-9)
+
+
+def test_a_policy_that_has_not_learned_the_model_is_named():
+    space = Binary((4,))
+    beside = Beside(random_policy(space, scale=4.0), torch.zeros(()))
+    about = Subject(
+        small_model("boltzmann", space),
+        small_data(space, 20),
+        "test",
+        None,
+        torch.zeros(0),
+        stream(0),
+        auxiliary=beside,
+    )
+    (warning,) = component("evaluation", "policy", draws=500).evaluate(about).warnings
+    assert "500 draws of the policy are worth" in warning
 
 
 def test_the_evaluation_says_that_there_is_no_policy():

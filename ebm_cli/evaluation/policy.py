@@ -16,6 +16,8 @@ from ebm_cli.objective.gflownet import Beside
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 
+_TRUSTED = 0.05  # of the draws that they are worth at least
+
 
 @register("evaluation", "policy")
 class PolicyLikelihood(Evaluation):
@@ -64,11 +66,9 @@ class PolicyLikelihood(Evaluation):
             "policy/effective": effective,
             **learned_log_z("policy", subject, log_z),
         }
-        return Result(
-            metrics,
-            by_row={"policy/log_likelihood": log_p},
-            index={"policy/log_likelihood": subject.which_rows(self.rows)},
-        )
+        few = (_few(effective, self.draws),) if effective < _TRUSTED * self.draws else ()
+        name = "policy/log_likelihood"
+        return Result(metrics, warnings=few, by_row={name: log_p}, index={name: subject.which_rows(self.rows)})
 
     def _bound(self, policy: Policy, x: Tensor, key: Key) -> Tensor:
         return policy.log_prob_bound(x, self.trajectories, key)
@@ -78,3 +78,10 @@ class PolicyLikelihood(Evaluation):
         paths = policy.filled(policy.nothing(self.draws), policy.sites, key)
         forth, back = policy.log_paths(paths, policy.sites)
         return (back - forth - subject.model.energy(policy.rows(paths.table))).double()
+
+
+def _few(effective: float, draws: int) -> str:
+    return (
+        f"{draws} draws of the policy are worth {effective:.1f} of the model: it has not learned the model, and log Z "
+        "by its draws is too low; take more steps, or another rate for it (optimizer.rates=[[auxiliary.*,FACTOR]])"
+    )

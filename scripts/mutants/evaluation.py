@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "policy: few draws are not named",
+        "evaluation/policy.py",
+        "if effective < _TRUSTED * self.draws else ()",
+        "if effective < 0 else ()",
+        "gflownet::test_a_policy_that_has_not_learned_the_model_is_named",
+    ),
+    Mutant(
         "policy: log Z without the energy",
         "evaluation/policy.py",
         "(back - forth - subject.model.energy(policy.rows(paths.table))).double()",
