@@ -311,9 +311,11 @@ def test_a_look_is_at_rows_as_steps_see_them():
     train = replace(train, missing=missing, sweeps=2)
     valid = replace(train, stored=torch.ones_like(train.stored), missing=None)
     data = replace(parts.data, train=train, valid=valid)
-    seen = Watcher(WatchHealth(every=10, share=0.1), replace(parts, data=data))._seen(state)
+    seen = Watcher(WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=data))._seen(state)
     other = replace(train, stored=torch.where(missing, 1 - train.stored, train.stored))
-    again = Watcher(WatchHealth(every=10, share=0.1), replace(parts, data=replace(data, train=other)))._seen(state)
+    again = Watcher(
+        WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=replace(data, train=other))
+    )._seen(state)
     assert seen.valid.unique().tolist() == [1.0]
     assert torch.equal(seen.train[:, 1], again.train[:, 1])
     assert (seen.train[:, 0] == again.train[:, 0]).float().mean() > 0.5, "as they were stored all would be different"

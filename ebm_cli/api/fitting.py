@@ -18,7 +18,8 @@ from ebm_cli.rng import stream
 from ebm_cli.signals import watching
 from ebm_cli.space import Binary
 from ebm_cli.training import checks
-from ebm_cli.training.loop import Follower, fit
+from ebm_cli.training.follower import Follower
+from ebm_cli.training.loop import fit
 from ebm_cli.training.state import Loop, Parts, TrainState, assemble, build_components, training_work
 
 Tensors = dict[str, NDArray[Any]]

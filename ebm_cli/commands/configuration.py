@@ -24,7 +24,7 @@ from ebm_cli.record.run import LATER_GROUPS
 from ebm_cli.stop.base import Stop
 from ebm_cli.tracker import several
 from ebm_cli.training import checks
-from ebm_cli.training.loop import Schedule
+from ebm_cli.training.schedule import Schedule
 from ebm_cli.training.state import Choice, Components, Loop, build_components
 
 
@@ -208,6 +208,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     reporting(config)
     stopping(config, components)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
+    checks.check_recovery(health(config), Ranks(0, count))
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
     needed = {f"{count} processes": count * memory.PROCESS, "data of each": count * components.dataset.bytes_to_read()}
     needed = {what: size for what, size in needed.items() if size}

@@ -47,8 +47,8 @@ from ebm_cli.training import checks, long_step, whole_step
 from ebm_cli.training.along import Along
 from ebm_cli.training.early import Early
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.loop import Schedule
 from ebm_cli.training.restore import Restored, restore
+from ebm_cli.training.schedule import Schedule
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 _ENOUGH = 10  # checkpoints
@@ -194,6 +194,7 @@ def _build(
         tracker.check()
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
+    checks.check_recovery(health(config), device.ranks)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
     data = load_data(components, device, again=not begins)

@@ -33,7 +33,8 @@ from ebm_cli.tracker import process
 from ebm_cli.tracker.base import End, RunInfo
 from ebm_cli.tracker.guard import guarded
 from ebm_cli.tracker.several import together
-from ebm_cli.training.loop import Follower, Recorder, fit, subject_of
+from ebm_cli.training.follower import Follower
+from ebm_cli.training.loop import Recorder, fit, subject_of
 
 
 @watched(torch.device("cpu"))

@@ -28,6 +28,7 @@ def counted(runs: Sequence[Facts]) -> list[dict[str, Any]]:
     typed = {key for run in runs for key in run.typed if "." in key}
     found = [{key: value for key, value in run.settings.items() if _counts(key, typed)} for run in runs]
     found = [{key: value for key, value in each.items() if (key, value) not in _AS_ABSENT} for each in found]
+    found = [{**each, **_going_back(run)} for each, run in zip(found, runs, strict=True)]
     whole = [each for each, run in zip(found, runs, strict=True) if run.configured]
     common = shared(whole) if whole else {}
     return [each if run.configured else {**common, **each} for each, run in zip(found, runs, strict=True)]
@@ -41,6 +42,11 @@ def shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for key, value in first.items()
         if all(key in each and shown(each[key]) == shown(value) for each in others)
     }
+
+
+def _going_back(run: Facts) -> dict[str, Any]:
+    """Of health what changes a run: that it goes back where it fails."""
+    return {"health.act": "recover"} if run.settings.get("health.act") == "recover" else {}
 
 
 def _counts(key: str, typed: set[str]) -> bool:

@@ -40,8 +40,12 @@ def verdict(signs: Sequence[Sign]) -> Verdict:
     return Verdict(ordered[0].level if ordered else 0, tuple(ordered))
 
 
+Act = Literal["none", "warn", "recover"]
+"""What comes of a verdict: it is written down, what became worse is a warning too, or a failing run also goes back."""
+
+
 class Health(ABC):
-    """How a run is watched. It reads the run and changes nothing in it."""
+    """How a run is watched. It reads the run, and changes nothing in it unless it is to `recover`."""
 
     @property
     @abstractmethod
@@ -52,3 +56,13 @@ class Health(ABC):
     @abstractmethod
     def allowance(self) -> float:
         """Share of the work of training that the costlier looks may add."""
+
+    @property
+    def acts(self) -> Act:
+        """What comes of a verdict."""
+        return "warn"
+
+    @property
+    def most(self) -> int:
+        """How often a run may go back."""
+        return 0

@@ -10,6 +10,7 @@ from ebm_cli.chains import AlongTrajectory, Chains
 from ebm_cli.dataset.base import Data, Dataset, Split
 from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError
+from ebm_cli.health.base import Health
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import Blocked, Classifier, Conditional, EnergyModel, Intractable, ModelSpec
 from ebm_cli.noise.base import NoiseSpec
@@ -278,6 +279,14 @@ def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
     ranks.check_shares(batch_size=batch_size)
     if policy.slots and not policy.roams:
         ranks.check_shares(chains__count=policy.slots)
+
+
+def check_recovery(health: Health, ranks: Ranks) -> None:
+    """A run of several ranks does not go back."""
+    if health.most and ranks.count > 1:
+        raise UserError(
+            f"health.act = recover: with device.ranks = {ranks.count} no run goes back; leave one of the two out"
+        )
 
 
 def check_sparse(model: ModelSpec, optimizer: Optimizer, ranks: Ranks, choice: Choice) -> None:

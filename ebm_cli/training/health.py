@@ -24,11 +24,15 @@ from ebm_cli.record.run import Run
 from ebm_cli.rng import Key, stream
 from ebm_cli.space import Counts
 from ebm_cli.terminal import log
+from ebm_cli.training.slower import slower
 from ebm_cli.training.state import Parts, TrainState
-from ebm_cli.training.step import rows_at
+from ebm_cli.training.step import check_weights, rows_at
 
 _LEAST = 10  # steps that say something
 _ENDED = "ended"
+_FAILING = LEVELS.index("failing")
+_STAYS = 2  # looks with a doubt, after which it counts as a failure where a run may go back
+_UNMENDABLE = {"overfit"}
 
 
 @dataclass
@@ -45,6 +49,9 @@ class Watcher:
     said: dict[str, int] = field(default_factory=dict)  # the level of each sign that was warned of
     verdict: Verdict | None = None
     conclusion: str | None = None  # once the run is over
+    doubts: int = 0  # looks one after the other that found anew what a lower rate or longer chains may mend
+    healthy: int | None = None  # the step of the newest checkpoint at which all was well
+    recoveries: list[dict[str, Any]] = field(default_factory=list)  # what was done each time, as summary.json has it
 
     def take(self, names: Sequence[str], numbers: Tensor) -> None:
         """What steps report, (steps, numbers), of which the first have these names."""
@@ -55,12 +62,18 @@ class Watcher:
 
     def due(self, step: int, total: int) -> bool:
         """Whether a look is due."""
-        beyond = step % self._every
+        since = step - self.since
+        beyond = since % self._every
         if not beyond:
-            return step == total or budget.due(step, self._every, self._periods.reports) or self.probes(step)
-        if step != total or step < _LEAST or not self.health.period:
+            return step == total or budget.due(since, self._every, self._periods.reports) or self.probes(step)
+        if step != total or since < _LEAST or not self.health.period:
             return False
         return beyond >= _LEAST or not self.due(step - beyond, total)
+
+    @property
+    def since(self) -> int:
+        """The step at which the run last went back, from which on looks are as dense as at its beginning."""
+        return self.recoveries[-1]["step"] if self.recoveries else 0
 
     @cached_property
     def _every(self) -> int:
@@ -69,19 +82,15 @@ class Watcher:
 
     def probes(self, step: int) -> bool:
         """Whether the look at this step is one at the chains too, which must be gathered then."""
-        return self.health.period > 0 and budget.due(step, self.health.period, self._periods.chains)
+        since = step - self.since
+        return self.health.period > 0 and since > 0 and budget.due(since, self.health.period, self._periods.chains)
 
     @cached_property
     def _periods(self) -> Periods:
         assert self.parts is not None
         loop, spec = self.parts.loop, self.parts.components.model
         count = spec.parameters(self.parts.data.space)
-        return budget.periods(self.health.period, self.health.allowance, count, loop.batch_size, self._moving(0))
-
-    def _moving(self, step: int) -> Moving:
-        assert self.parts is not None
-        of, steps = self.parts.components, self.parts.loop.steps
-        return Moving(of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives)
+        return budget.periods(self.health.period, self.health.allowance, count, loop.batch_size, _moving(self.parts, 0))
 
     @torch.no_grad()
     def look(self, state: TrainState) -> dict[str, float]:
@@ -95,6 +104,7 @@ class Watcher:
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
+        self.doubts = self.doubts + 1 if any(sign.name not in _UNMENDABLE for sign in signs(found)) else 0
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
 
     def _about(self, step: int) -> About:
@@ -140,7 +150,8 @@ class Watcher:
         self.conclusion = None if own else past.said(self.verdict, earlier)  # what ended it is said anyhow
         why = [sign.text for sign in self.verdict.signs]
         was = {"before": [stretch.record for stretch in earlier]} if earlier else {}
-        found = {"verdict": self.verdict.word, "why": why, **was, "signals": {**self.probed, **self.measured}}
+        did = {"recoveries": self.recoveries} if self.recoveries else {}
+        found = {"verdict": self.verdict.word, "why": why, **was, **did, "signals": {**self.probed, **self.measured}}
         return {"health": found}
 
     def _seen(self, state: TrainState) -> Seen:
@@ -150,7 +161,8 @@ class Watcher:
         binarize, (train, *valid) = fixed.fold("binarize"), self._rows
         x = rows_at(*train, state.model, binarize)
         held_out = rows_at(*valid[0], state.model, binarize) if valid else None
-        return Seen(state.model, x, held_out, state.store, self._moving(state.step), engine, own, fixed)
+        moving = _moving(slower(self.parts, len(self.recoveries)), state.step)
+        return Seen(state.model, x, held_out, state.store, moving, engine, own, fixed)
 
     @cached_property
     def _rows(self) -> list[tuple[Split, Tensor]]:
@@ -168,7 +180,8 @@ class Watcher:
     def _say(self, step: int, found: Verdict) -> None:
         for sign in found.signs:
             if sign.level > self.said.get(sign.name, 0):
-                log.warning("step %d: %s: %s", step, LEVELS[sign.level], sign.text)
+                if self.health.acts != "none":
+                    log.warning("step %d: %s: %s", step, LEVELS[sign.level], sign.text)
                 self.said[sign.name] = sign.level
 
     @property
@@ -185,7 +198,9 @@ class Watcher:
         """All that a run that goes on from here needs."""
         window = plain_json.plain(self._reports().tolist()) if self.window else []
         known = {"names": [*self.names], "window": window, "history": self.history}
-        return {**known, "measured": self.measured, "probed": self.probed, "said": self.said}
+        own = {"doubts": self.doubts, "healthy": self.healthy, "recoveries": self.recoveries}
+        did = own if self.health.most else {}
+        return {**known, "measured": self.measured, "probed": self.probed, "said": self.said, **did}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Take that over. Raises ValueError, KeyError, TypeError or AttributeError if it is no such thing."""
@@ -200,3 +215,37 @@ class Watcher:
         )
         self.verdict = verdict(signs({**self.probed, **self.measured})) if self.history else None
         self.said = {str(name): int(level) for name, level in saved["said"].items()}
+        self.doubts, healthy = int(saved.get("doubts", 0)), saved.get("healthy")
+        self.healthy = None if healthy is None else int(healthy)
+        self.recoveries = [{**did, "step": int(did["step"])} for did in saved.get("recoveries", [])]
+
+    def went_back(self, saved: Mapping[str, Any], did: Mapping[str, Any]) -> None:
+        """The run goes on from a checkpoint that has `saved`; what was done is added to what was done before."""
+        healthy, recoveries = self.healthy, [*self.recoveries, dict(did)]
+        self.load({**saved, "window": [], "said": {}})
+        self.healthy, self.recoveries = healthy, recoveries
+
+    @property
+    def fails(self) -> bool:
+        """Whether the run is failing, or a doubt stays, and it may go back."""
+        failing = self.verdict is not None and self.verdict.level == _FAILING
+        return self.doubts > 0 and (failing or self.doubts >= _STAYS) and self.may_go_back
+
+    @property
+    def may_go_back(self) -> bool:
+        """Whether there is a checkpoint to go back to and attempts are left."""
+        return self.healthy is not None and len(self.recoveries) < self.health.most
+
+    def keeps(self, state: TrainState) -> bool:
+        """Whether the state of now is one to come back to, for which there will be a checkpoint."""
+        assert self.parts is not None
+        if not self.health.most or self.verdict is None or self.verdict.level:
+            return False
+        check_weights(state, self.parts.components.objective)
+        self.healthy = state.step
+        return True
+
+
+def _moving(parts: Parts, step: int) -> Moving:
+    of, steps = parts.components, parts.loop.steps
+    return Moving(of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives)

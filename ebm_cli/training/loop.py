@@ -3,13 +3,12 @@
 import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from shlex import quote
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field
 from torch import Tensor
 
 from ebm_cli.dataset import tables
@@ -28,14 +27,24 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.training import cuda_graph, long_step, passed, whole_step
+from ebm_cli.training import passed, recovery
 from ebm_cli.training.along import Along
+from ebm_cli.training.course import course
 from ebm_cli.training.early import Early
+from ebm_cli.training.follower import Follower
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.rungs import Ladder
+from ebm_cli.training.schedule import Schedule, due_at
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Best, Parts, TrainState
-from ebm_cli.training.step import Execution, Report, Standstill, check, check_weights, gather_chains, train_step
+from ebm_cli.training.step import (
+    Diverged,
+    Report,
+    Standstill,
+    check,
+    check_weights,
+    gather_chains,
+    train_step,
+)
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _FANTASIES, _FANTASY_STEPS = 64, 100
@@ -43,21 +52,6 @@ _UNREAD = 25  # steps at most until the finite check sees one
 _AGREE = 10  # steps between the ranks' asking each other whether to stop
 _SHOWN = ("loss", "energy_gap", "gradient_norm")
 _ABOUT = ("standard_error", "/rows")  # ends of names that say how sure another figure is, or of how many rows
-
-Every = Annotated[int, Field(ge=0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """When what is due, in steps (0: never), and which checkpoints stay."""
-
-    log_every: Annotated[int, Field(ge=1)]
-    eval_every: Every
-    save_every: Every
-    keep_last: Annotated[int, Field(ge=1)]
-    log_spaced: Every
-    monitor: str | None
-
 
 Judge = Callable[[int, Mapping[str, float]], bool]
 """Asked after every evaluation, with the step and what was measured, whether the run ends there."""
@@ -94,7 +88,7 @@ class Recorder:
 
     def saves(self, step: int, total: int) -> bool:
         """Whether a checkpoint is due."""
-        return step in self.ladder or _due(step, self.schedule.save_every, total)
+        return step in self.ladder or due_at(step, self.schedule.save_every, total)
 
     @contextmanager
     def disk_watched(self, state: TrainState) -> Iterator[None]:
@@ -121,6 +115,26 @@ class Recorder:
     def judged(self, state: TrainState) -> dict[str, float]:
         """What the watcher finds."""
         return self.watcher.look(state)
+
+    def goes_back(self, parts: Parts, state: TrainState, why: str) -> bool:
+        """Whether a run that fails has gone back to where it was healthy, from its `parts` as they were at first."""
+        if not self.watcher.may_go_back:
+            return False
+        try:
+            saved = checkpoint.load(checkpoint.directory(self.run.checkpoints, self.watcher.healthy or 0))
+            recovery.gone_back(parts, state, self.watcher, saved, why)
+        except (checkpoint.Invalid, ValueError) as error:
+            log.warning("the healthy checkpoint cannot be read (%s), so the run cannot go back to it", error)
+            return False
+        log.warning("%s", recovery.said(self.watcher))
+        self.metrics(state.step, recovery.metrics(self.watcher))
+        self.saves_once(parts, state)
+        return True
+
+    def saves_once(self, parts: Parts, state: TrainState) -> None:
+        """A checkpoint of this step, unless there is one."""
+        if state.step not in checkpoint.steps(self.run.checkpoints):
+            self.save(parts, state)
 
     def logged(self, name: str) -> list[float]:
         """The numbers that a metric had so far."""
@@ -218,7 +232,10 @@ class Recorder:
         self.saved = True
         if facts := {**first, **self.spent()}:
             self.run.update_metadata(**facts)
-        protected = self.ladder | ({state.best.step} if state.best else set())
+        healthy = self.watcher.healthy
+        protected = (
+            self.ladder | ({state.best.step} if state.best else set()) | (set() if healthy is None else {healthy})
+        )
         checkpoint.prune(self.run.checkpoints, state.step, self.schedule.keep_last, protected)
 
     def _recorded(self, data: Data, best: Best | None) -> dict[str, Any]:
@@ -236,55 +253,6 @@ def recorded(run: Run, data: Data, best: Best | None) -> dict[str, Any]:
         "metrics_sha256": run.metrics_sha256(logged),
         "best": best and dataclasses.asdict(best),
     }
-
-
-@dataclass
-class Follower:
-    """A recorder that writes nothing: what every rank but the first has. It keeps the same calendar."""
-
-    schedule: Schedule
-    ladder: set[int] = field(default_factory=set)
-    newest: dict[str, float] = field(default_factory=dict)
-    ended: bool = False
-    early: Early = field(default_factory=Early)
-    along: Along = field(default_factory=Along)  # which follows nothing
-    watcher: Watcher = field(default_factory=Watcher)
-
-    def begin(self, total: int, step: int, sampler: Sampler[Any, Any]) -> None:
-        """The rungs that lie ahead."""
-        self.ladder = checkpoint.log_spaced(self.schedule.log_spaced, total)
-
-    def saves(self, step: int, total: int) -> bool:
-        """Whether rank 0 does."""
-        return step in self.ladder or _due(step, self.schedule.save_every, total)
-
-    def disk_watched(self, state: TrainState) -> AbstractContextManager[None]:
-        """There is nothing to watch."""
-        return nullcontext()
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Not recorded."""
-
-    def judged(self, state: TrainState) -> dict[str, float]:
-        """Rank 0 does."""
-        return {}
-
-    def logged(self, name: str) -> list[float]:
-        """Rank 0 knows."""
-        return []
-
-    def follow(self, parts: Parts, state: TrainState) -> None:
-        """Nothing does."""
-
-    def look(self, reports: Sequence[Report], *, last: bool) -> None:
-        """Rank 0 does."""
-
-    def evaluate(self, parts: Parts, state: TrainState) -> bool:
-        """Not evaluated."""
-        return False
-
-    def save(self, parts: Parts, state: TrainState) -> None:
-        """Not saved."""
 
 
 def newest(values: Mapping[str, float], monitor: str | None) -> dict[str, float]:
@@ -317,26 +285,43 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
     recorder.along.begin(partial(subject_of, parts, state, "train", "running"), state)
-    saved, unread, sparse, ladder = state.step or None, list[Report](), Sparse(parts, state), Ladder(parts, state)
-    how, said = _execution(parts, state)
-    if said:
-        log.warning("%s", said)
+    saved, unread, now = state.step or None, list[Report](), course(parts, state, len(recorder.watcher.recoveries))
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
+        _begun(parts, state, recorder)
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
-            unread.append(train_step(parts, state, how))
-            ladder.follow()
-            last, due = unread[-1], _due_at(recorder, sparse, state.step, total)
-            if len(unread) == _UNREAD or any(due):
-                unread = _read(parts, state, recorder, unread)
-            if _attend(sparse, recorder, due, {**last.numbers(), **ladder.found} if due.logs else {}):
-                saved = state.step
+            unread.append(train_step(now.parts, state, now.how))
+            now.ladder.follow()
+            last, due = unread[-1], _due_at(recorder, now.sparse, state.step, total)
+            try:
+                if len(unread) == _UNREAD or any(due):
+                    unread = _read(now.parts, state, recorder, unread)
+                if _attend(now.sparse, recorder, due, {**last.numbers(), **now.ladder.found} if due.logs else {}):
+                    saved = state.step
+            except Diverged as error:
+                if recorder.goes_back(parts, state, str(error)):
+                    saved, now = state.step, course(parts, state, len(recorder.watcher.recoveries))
+                elif not isinstance(error, Failing):
+                    raise
+                unread = []
             _display(display, recorder, state.step, last)
-        _read(parts, state, recorder, unread)
-        gather_chains(parts, state)
+        _read(now.parts, state, recorder, unread)
+        gather_chains(now.parts, state)
         if saved != state.step:
-            recorder.save(parts, state)
+            recorder.save(now.parts, state)
         recorder.early.say(state.step, total)
         _agree(parts, stop)
+
+
+def _begun(parts: Parts, state: TrainState, recorder: Recorder | Follower) -> None:
+    """A run that may go back has its beginning to go back to."""
+    watcher = recorder.watcher
+    if watcher.health.most and watcher.healthy is None:
+        watcher.healthy = state.step
+        recorder.saves_once(parts, state)
+
+
+class Failing(Diverged):
+    """A run may go back to where it was healthy."""
 
 
 class Due(NamedTuple):
@@ -353,7 +338,7 @@ class Due(NamedTuple):
 
 def _due_at(recorder: Recorder | Follower, sparse: Sparse, step: int, total: int) -> Due:
     schedule = recorder.schedule
-    logs, evaluates = _due(step, schedule.log_every, total), _due(step, schedule.eval_every, total)
+    logs, evaluates = due_at(step, schedule.log_every, total), due_at(step, schedule.eval_every, total)
     follows, judges = recorder.along.due(step, evaluates=evaluates), recorder.watcher.due(step, total)
     looks, changes = recorder.early.due(step, total), sparse.due(step)
     return Due(logs, follows, evaluates, looks, judges, changes, recorder.saves(step, total))
@@ -367,6 +352,18 @@ def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Mappi
     said = recorder.judged(state) if due.judges else {}
     if due.logs or said:
         recorder.metrics(state.step, {**last, **said})
+    if due.judges and recorder.watcher.fails:
+        raise Failing(str(recorder.watcher.verdict))
+    keeps = due.judges and recorder.watcher.keeps(state)
+    if _measure(sparse, recorder, due) or due.saves or keeps:
+        recorder.save(parts, state)
+        return True
+    return False
+
+
+def _measure(sparse: Sparse, recorder: Recorder | Follower, due: Due) -> bool:
+    """Measure what is due, and change what follows from it; whether the run was never better."""
+    parts, state = sparse.parts, sparse.state
     if due.follows:
         recorder.follow(parts, state)
     better = due.evaluates and recorder.evaluate(parts, state)
@@ -376,9 +373,7 @@ def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Mappi
         changed = sparse.attend(recorder.early)
         if changed:
             recorder.metrics(state.step, changed)
-    if better or due.saves:
-        recorder.save(parts, state)
-    return better or due.saves
+    return better
 
 
 def _over(recorder: Recorder | Follower) -> bool:
@@ -396,19 +391,9 @@ def _not_searched() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
-    """How steps are done, and a sentence on what could not be."""
-    device = parts.device
-    if device.whole_steps and whole_step.refusal(parts, state, device.engine.rows) is None:
-        return whole_step.execution(parts, state), None
-    if device.loops is not None and long_step.refusal(parts, state) is None:
-        return long_step.execution(parts, state), None
-    return cuda_graph.execution(parts, state)
-
-
 def _display(display: StepDisplay, recorder: Recorder | Follower, step: int, last: Report) -> None:
     """The progress line of a step that was logged, once all that was due at it is done."""
-    if _due(step, recorder.schedule.log_every, display.total):
+    if due_at(step, recorder.schedule.log_every, display.total):
         found = {**_shown(last.numbers()), **recorder.newest, **recorder.early.shown}
         display.show(step, {**found, **recorder.watcher.shown})
 
@@ -435,13 +420,13 @@ def _read(parts: Parts, state: TrainState, recorder: Recorder | Follower, unread
 def _checked(parts: Parts, state: TrainState, reports: list[Report]) -> Tensor:
     """What they say, as `check` has it.
 
-    Raises RunError for a step that was not healthy, with what the scale of the data may have to do with it.
+    Raises Diverged for a step that was not healthy, with what the scale of the data may have to do with it.
     """
     try:
         return check(state, reports, parts.components.objective, parts.components.sampler)
-    except RunError as error:
+    except Diverged as error:
         why = tables.scale(parts.data)
-        raise RunError(f"{error}. The data may be at fault: {why}" if why else str(error)) from error
+        raise Diverged(f"{error}. The data may be at fault: {why}" if why else str(error)) from error
 
 
 def _stopping(parts: Parts, state: TrainState, stop: StopRequest) -> bool:
@@ -457,10 +442,6 @@ def _agree(parts: Parts, stop: StopRequest) -> bool:
     if number:
         stop.ask(number)
     return number > 0
-
-
-def _due(step: int, every: int, total: int) -> bool:
-    return every > 0 and (step % every == 0 or step == total)
 
 
 def _disk_full(error: OSError, run: Run, step: int) -> str:

@@ -9,7 +9,7 @@ from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.record.checkpoint_space import described
 from ebm_cli.record.run import Run
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.loop import Schedule
+from ebm_cli.training.schedule import Schedule
 from ebm_cli.training.state import Best, Parts, TrainState
 
 OTHER_DATA = "its dataset now reads other rows than it was trained on"

@@ -25,7 +25,7 @@ from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Auxiliary, Objective, updated
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.record.run import LATER_GROUPS
-from ebm_cli.rng import permutation, stream
+from ebm_cli.rng import Key, permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
 from ebm_cli.sparsity.base import Sparsity
 from ebm_cli.sparsity.none import NoSparsity
@@ -290,13 +290,8 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     checks.check_labels(components.objective, model, data, choice)
     auxiliary = _auxiliary(components, loop, data, model) if trains else None
     average = {n: p.detach().clone() for n, p in model.named_parameters()} if components.optimizer.ema else {}
-    policy, key = components.chains, stream(loop.seed, "chains", "init")
-    rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
-    store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
-    if not components.objective.negatives:
-        store = store[:0]  # nothing would move them
-    ages = torch.zeros(len(store), dtype=torch.int64, device=device)
-    state = TrainState(0, model, {}, average, components.sampler.spread(store, data.space), ages, None, auxiliary)
+    store, ages = first_chains(components, data, stream(loop.seed, "chains", "init"))
+    state = TrainState(0, model, {}, average, store, ages, None, auxiliary)
     trained = updated(model, auxiliary)
     why = components.optimizer.refusal(trained) if trains else None
     if why:
@@ -304,6 +299,16 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     state.optimizer = components.optimizer.init({name: p.detach() for name, p in trained.items()})
     state.sparsity = _sparsity(components.sparsity, model) if trains else {}
     return state
+
+
+def first_chains(components: Components, data: Data, key: Key) -> tuple[Tensor, Tensor]:
+    """Chains at their start, (slots, *shape) or (slots, replicas, *shape), and their ages, (slots,)."""
+    policy, device = components.chains, data.train.stored.device
+    rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
+    store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
+    if not components.objective.negatives:
+        store = store[:0]  # nothing would move them
+    return components.sampler.spread(store, data.space), torch.zeros(len(store), dtype=torch.int64, device=device)
 
 
 @torch.no_grad()

@@ -325,12 +325,16 @@ def update(objective: Objective, weights: Weights, model: EnergyModel, rows: Gra
     return _apply(objective, weights, _gradient(objective, model, rows, key), at)
 
 
+class Diverged(RunError):
+    """The numbers of a step are no longer such that training can go on."""
+
+
 def check(
     state: TrainState, reports: Sequence[Report], objective: Objective, sampler: Sampler[Any, Any] | None = None
 ) -> Tensor:
     """What the steps say, metrics and norms of gradients (steps, numbers).
 
-    Raises RunError naming the first step that was not healthy, with the state's step set before it, and a way out.
+    Raises Diverged naming the first step that was not healthy, with the state's step set before it, and a way out.
 
     Neither loss nor gradient may be other than finite (saturated units have a gradient of zero, so energies can
     overflow while the gradient looks healthy), nor a metric beyond the objective's bound.
@@ -348,7 +352,7 @@ def check(
         bad = reports[healthy.index(False)]
         state.step = bad.step - 1
         cause = _diverged(bad, objective) if finite[healthy.index(False)] else _not_finite(bad.step, *_cause(bad))
-        raise RunError(f"{cause}. {_ran_away(bad, sampler) or _advice(objective)}")
+        raise Diverged(f"{cause}. {_ran_away(bad, sampler) or _advice(objective)}")
     return numbers
 
 
@@ -423,10 +427,10 @@ def _moves(reports: Sequence[Report]) -> dict[str, float]:
 
 
 def check_weights(state: TrainState, objective: Objective) -> None:
-    """Raises RunError if a weight is not finite, so that no checkpoint of a broken model is ever written."""
+    """Raises Diverged if a weight is not finite, so that no checkpoint of a broken model is ever written."""
     broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
     others = state.tensors().items() if not broken else ()
     broken += [name for name, t in others if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         cause = _not_finite(state.step, f"{' and '.join(broken)} are", "after the update")
-        raise RunError(f"{cause}. {_advice(objective)}")
+        raise Diverged(f"{cause}. {_advice(objective)}")

@@ -77,24 +77,16 @@ MUTANTS = [
         "early: the look is logged after the checkpoint",
         "training/loop.py",
         (
-            "    if due.looks:\n"
-            "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
-            "    if due.looks or due.changes:\n"
-            "        changed = sparse.attend(recorder.early)\n"
-            "        if changed:\n"
-            "            recorder.metrics(state.step, changed)\n"
-            "    if better or due.saves:\n"
+            "    if _measure(sparse, recorder, due) or due.saves or keeps:\n"
             "        recorder.save(parts, state)\n"
+            "        return True\n"
         ),
         (
-            "    if better or due.saves:\n"
+            "    if due.saves or keeps:\n"
             "        recorder.save(parts, state)\n"
-            "    if due.looks:\n"
-            "        recorder.metrics(state.step, recorder.early.look(parts, state, recorder.logged))\n"
-            "    if due.looks or due.changes:\n"
-            "        changed = sparse.attend(recorder.early)\n"
-            "        if changed:\n"
-            "            recorder.metrics(state.step, changed)\n"
+            "        _measure(sparse, recorder, due)\n"
+            "        return True\n"
+            "    _measure(sparse, recorder, due)\n"
         ),
         "stop::test_killed_and_resumed_it_ends_where_it_would_have",
     ),
@@ -478,7 +470,7 @@ MUTANTS = [
     ),
     Mutant(
         "long step: what is compiled is not what is called",
-        "training/loop.py",
+        "training/course.py",
         "if device.loops is not None and long_step",
         "if False and long_step",
         "long_step::test_a_run_says_that_its_transitions_are_compiled_and_what_it_is",

@@ -1,0 +1,99 @@
+"""Runs that fail and go back to where they were healthy, by themselves."""
+
+from pathlib import Path
+
+import pytest
+from helpers.cli import ebm, facts, outcome, train, trained
+from test_health import LINE, lines
+from test_resume import Killed, at_step, die
+
+from ebm_cli.training import recovery
+
+
+@pytest.fixture
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+WILD = (
+    LINE.replace("optimizer.lr=0.1", "optimizer.lr=50")
+    + " optimizer.schedule=constant checkpoint.keep_last=1 health.act=recover"
+)
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory):
+    """A run of far too high a rate that went back by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("mended"))
+        return trained(WILD).absolute()
+
+
+def test_a_failing_run_goes_back_and_goes_on_more_slowly(mended):
+    """What was done is in the metrics and in the summary, and the rate that is logged is that of now."""
+    did = facts(mended, "summary.json")["health"]["recoveries"]
+    assert (did[0]["back_to"], did[0]["lr"], did[0]["chains.steps"]) == (0, 10, 2)
+    logged = [line for line in lines(mended) if "health/recovery_attempt" in line]
+    assert [line["step"] for line in logged] == [each["step"] for each in did]
+    assert [line["health/recovery_attempt"] for line in logged] == [*range(1, len(did) + 1)]
+    rates = {line["step"]: line["learning_rate"] for line in lines(mended) if "learning_rate" in line}
+    assert rates[did[0]["step"]] == 50
+    assert rates[70] == pytest.approx(50 * 0.2 ** len(did))
+    before = facts(mended, "summary.json")["health"]["before"]
+    assert before[0]["steps"][0] == did[0]["step"]
+    assert len(did) > 1, "the healthy checkpoint outlives those that are written when the run goes back"
+    assert did[1]["chains"] == "anew"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_killed_amid_a_recovery_and_resumed_it_does_the_same(mended, monkeypatch):
+    """Killed when the run has gone back and nothing of it is written yet, then some steps later."""
+    kills = iter(("gone back", "later"))
+
+    def dying(watcher):
+        if next(kills, None) == "gone back":
+            die()
+        return said(watcher)
+
+    said = recovery.said
+    monkeypatch.setattr(recovery, "said", dying)
+    with pytest.raises(Killed):
+        train(WILD)
+    with monkeypatch.context() as patch:
+        at_step(patch, facts(mended, "summary.json")["health"]["recoveries"][0]["step"] + 3, die)
+        with pytest.raises(Killed):
+            ebm("train resume=run")
+    assert ebm("train resume=run").code == 0
+    assert outcome(Path("run")) == outcome(mended)
+    assert facts(Path("run"), "summary.json")["health"] == facts(mended, "summary.json")["health"]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_run_that_diverges_goes_back_as_often_as_it_may():
+    """Then it ends as it would have ended without; attempts stay where it was healthy."""
+    line = LINE.replace("dataset=bars_and_stripes dataset.side=3", "model=gaussian_rbm dataset=points_2d")
+    line = line.replace("optimizer.lr=0.1", "optimizer.lr=1e9") + " health.act=recover"
+    answer = train(f"{line} health.attempts=2")
+    assert answer.code == 1, answer.err
+    assert answer.err.count("of health.attempts = 2: back to the model of step 0") == 2
+    assert "chains that begin anew" in answer.err
+    found = facts(Path("run"), "summary.json")["health"]
+    assert [did["lr"] for did in found["recoveries"]] == [pytest.approx(2e8), pytest.approx(4e7)]
+    assert [did["chains"] for did in found["recoveries"]] == ["kept", "anew"]
+    assert not list(Path("run/checkpoints").glob("*invalid*")), "no checkpoint of a step is written twice"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_run_of_ranks_does_not_go_back():
+    answer = train(f"{LINE} health.act=recover device.ranks=2")
+    assert answer.code == 2
+    assert "health.act = recover: with device.ranks = 2" in answer.err
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_verdict_may_be_written_down_alone():
+    words = "model=boltzmann dataset=bars_and_stripes dataset.side=3 sampler=dmala sampler.step_size=1e-6 steps=20"
+    answer = ebm(f"train {words} health.every=10 health.act=none evaluation=[] tracker=none device=cpu hydra.run.dir=q")
+    assert answer.code == 0, answer.err
+    assert "step 10: failing" not in answer.err
+    assert facts(Path("q"), "summary.json")["health"]["verdict"] == "failing"
