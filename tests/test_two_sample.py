@@ -21,6 +21,12 @@ def test_rows_of_one_law_cannot_be_told_apart():
     assert min(found["precision"], found["recall"]) > 0.8
 
 
+def test_the_classifier_judges_rows_that_it_has_not_seen():
+    """In 40 dimensions it learns 60 rows of noise by heart."""
+    x, y = (normal((30, 40), stream(seed)) for seed in (4, 5))
+    assert c2st(x, y, stream(2)) < 0.75
+
+
 def test_rows_that_are_apart_are_told_apart():
     found = compared(X, Y + 20, stream(2))
     assert found == pytest.approx({"c2st": 1, "precision": 0, "recall": 0, "aats": 1}, abs=0.01)
