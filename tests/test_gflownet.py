@@ -13,6 +13,8 @@ from helpers.data import small_data
 from helpers.models import exact_p, small_model
 
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.policy import PolicyLikelihood
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.policy import Heads, Paths, Policy, PolicyModel, log_ratio
 from ebm_cli.objective.base import Batch, updated
 from ebm_cli.objective.gflownet import Beside, moved
@@ -287,10 +289,18 @@ def test_a_run_reports_the_policy_beside_the_model(run):
     assert found["policy/log_z"] == pytest.approx(found["exact/log_z"], abs=0.5)
 
 
+def test_a_bound_is_said_to_be_one():
+    found = {"policy/log_likelihood": -20.5, "policy/standard_error": 0.1}
+    (line,) = PolicyLikelihood.lines(Numbers(found), "test").values()
+    assert line == "-20.50 ± 0.10 nats"
+    (line,) = PolicyLikelihood.lines(Numbers({**found, "policy/trajectories": 20.0}), "test").values()
+    assert line == "-20.50 ± 0.10 nats (errs downwards: by 20 trajectories)"
+
+
 def test_draws_of_a_run_are_those_of_its_policy(run):
     answer = ebm(f"sample run={run}/whole n=300 sampler=gflownet out={run}/drawn")
     assert answer.code == 0, answer.err
-    assert "drawn exactly, without steps" in answer.out
+    assert "300 samples, independent draws of the policy: " in answer.out
     assert np.load(run / "drawn" / "samples.npz")["samples"].shape == (300, 3, 3)
 
 

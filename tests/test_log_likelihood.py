@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.cli import ebm
 from helpers.components import component
 from helpers.models import target
 from test_evaluation import subject
@@ -14,7 +15,7 @@ from ebm_cli.commands import known_log_z
 from ebm_cli.comparison.likelihood import judged, shown
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation import log_likelihood
-from ebm_cli.evaluation.above import above
+from ebm_cli.evaluation.above import Above, above
 from ebm_cli.evaluation.base import Result
 from ebm_cli.evaluation.table import Numbers
 from ebm_cli.log_z import enumeration
@@ -160,10 +161,13 @@ def test_what_is_said_of_a_bracket_has_its_ends():
     assert lines == {"log-likelihood (test)": "-20.00 nats, bracket [-20.60, -19.90]"}
     likely, verdict = judged(METRICS), above(METRICS)
     assert likely is not None
+    assert isinstance(verdict, Above)
     assert shown(likely, "{:.2f}".format) == "[-20.60, -19.90]"
     assert verdict[:3] == pytest.approx((1.0, 0.4, 1.1))
     known = known_log_z._known(METRICS, "summary.json")
     assert known == (90.0, 89.9, 90.6, "by the bracket of summary.json")
+    exact = {**METRICS, "log_likelihood/log_z_low": 90.0, "log_likelihood/log_z_high": 90.0}
+    assert (verdict.by, above(exact).by) == ("bracket of the log-likelihood", "exact log-likelihood")
     few = {**METRICS, "log_likelihood/weight_ess": 1.1}
     assert log_likelihood.LogLikelihood.lines(Numbers(few), "test")["log-likelihood (test)"].endswith(
         "not to be relied on"
@@ -176,3 +180,13 @@ def test_a_sampler_that_does_not_leave_the_model_invariant_is_refused_where_it_i
     assert evaluation.refusal(model, dula) is None, "the sum needs no sampler"
     monkeypatch.setattr(enumeration, "refusal", lambda _: "too many states")
     assert "does not leave the model invariant" in evaluation.refusal(model, dula)
+
+
+def test_a_refusal_does_not_name_the_sampler_of_the_run(tmp_path, monkeypatch):
+    """Which would do, where another is asked for."""
+    monkeypatch.chdir(tmp_path)
+    line = "dataset=bars_and_stripes dataset.side=6 model.hidden=24 steps=2 evaluation=[] tracker=none"
+    assert ebm("train", *line.split(), "hydra.run.dir=run").code == 0
+    answer = ebm("evaluate run=run evaluation=[log_likelihood] sampler=dula")
+    assert answer.code == 2
+    assert "this sampler does not leave the model invariant" in answer.err

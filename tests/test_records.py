@@ -248,6 +248,8 @@ def test_paths_need_no_quotes_and_several_are_several(argument, quoted):
 
 def test_one_path_may_hold_a_comma():
     assert prepared(["dataset.path=a,b"], "train") == ["dataset.path='a,b'"]
+    group = "+evaluation.mixing.samplers.path={name: pafs, radius: 3}"
+    assert prepared([group], "train") == [group], "keys by a name of the user's own, which is no file"
 
 
 # Trackers of a resumed run

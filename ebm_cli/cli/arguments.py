@@ -164,7 +164,7 @@ def _quoted_path(argument: str, *, several: bool = False) -> str:
     is_path = key in _PATH_KEYS or is_file(key)
     if key == "given" and value.startswith("["):  # words, no file
         return argument
-    if not equals or not is_path or is_space(argument) or value[:1] in ("'", '"', "") or value in ("null", "???"):
+    if not equals or not is_path or is_space(argument) or value[:1] in ("'", '"', "{", "") or value in ("null", "???"):
         return argument
     apart = several and key not in _PATH_KEYS and not os.path.exists(value)
     return f"{key}={','.join(quoted(each) for each in (value.split(',') if apart else [value]))}"

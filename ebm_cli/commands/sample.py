@@ -24,6 +24,7 @@ from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Picture, Subject
 from ebm_cli.evaluation.samples import draw, points, sampled_exactly
 from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.policy import PolicyModel
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.record import picture
 from ebm_cli.record.run import Run
@@ -236,7 +237,8 @@ def _count(number: int, what: str) -> str:
 def _way(subject: Subject, start: str, taken: auto_steps.Taken) -> str:
     """How the samples were drawn, in words."""
     if sampled_exactly(subject, start) is not None:
-        return ", drawn exactly, without steps"
+        policy = isinstance(subject.model, PolicyModel)
+        return ", independent draws of the policy" if policy else ", drawn exactly, without steps"
     return f" after {_count(taken.steps, 'step')}{taken.why}"
 
 

@@ -49,7 +49,8 @@ def above(found: Mapping[str, float]) -> Above | Unknown | None:
 def _by(name: str, found: Mapping[str, float]) -> Above:
     middle, error = found[f"{name}/above_independent"], found.get(f"{name}/above_independent_error", 0.0)
     below, beyond = _bracket(name, found)
-    return Above(middle, middle - below - _SURE * error, middle + beyond + _SURE * error, error, JUDGES[name])
+    by = JUDGES["exact" if name == "log_likelihood" and not below + beyond else name]
+    return Above(middle, middle - below - _SURE * error, middle + beyond + _SURE * error, error, by)
 
 
 def _bracket(name: str, found: Mapping[str, float]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from ebm_cli.registry import register
 from ebm_cli.rng import Key
 
 _TRUSTED = 0.05  # of the draws that they are worth at least
+_BY = "policy/trajectories"
 
 
 @register("evaluation", "policy")
@@ -35,7 +36,7 @@ class PolicyLikelihood(Evaluation):
     trajectories: Annotated[int, Field(ge=1)]
     draws: Annotated[int, Field(ge=1)]
 
-    reports = likelihoods("policy", "log_z", "effective", "learned_log_z", "learned_log_z_error")
+    reports = likelihoods("policy", "log_z", "effective", "trajectories", "learned_log_z", "learned_log_z_error")
 
     @classmethod
     @override
@@ -44,7 +45,8 @@ class PolicyLikelihood(Evaluation):
         if not values.has("policy/log_likelihood", "policy/standard_error"):
             return {}
         mean, error = values["policy/log_likelihood"], values["policy/standard_error"]
-        return {f"policy's own log-likelihood ({split})": f"{mean:.2f} ± {error:.2f} nats"}
+        by = f" (errs downwards: by {values[_BY]:.0f} trajectories)" if _BY in values else ""
+        return {f"policy's own log-likelihood ({split})": f"{mean:.2f} ± {error:.2f} nats{by}"}
 
     @torch.no_grad()
     @override
@@ -62,6 +64,7 @@ class PolicyLikelihood(Evaluation):
             "policy/log_likelihood": log_p.mean().item(),
             **standard_error("policy", log_p),
             **above_independent("policy", subject, x, log_p),
+            **({} if sums_orders(policy) else {_BY: float(self.trajectories)}),
             "policy/log_z": log_z,
             "policy/effective": effective,
             **learned_log_z("policy", subject, log_z),

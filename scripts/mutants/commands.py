@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "evaluate: a refusal names the run's sampler",
+        "commands/evaluate.py",
+        "if not anew or group",
+        "if True or group",
+        "log_likelihood::test_a_refusal_does_not_name_the_sampler_of_the_run",
+    ),
+    Mutant(
         "steps=auto: as many steps as the mixing time",
         "commands/auto_steps.py",
         "return Taken(subject, 2 * time,",
@@ -244,8 +251,8 @@ MUTANTS = [
     Mutant(
         "sample: exact draws are said to have taken steps",
         "commands/sample.py",
-        '        return ", drawn exactly, without steps"',
-        "        pass",
+        "if sampled_exactly(subject, start) is not None:",
+        "if False:",
         "run::test_samples_that_take_no_steps_are_not_said_to_have_taken_some",
     ),
     Mutant(
