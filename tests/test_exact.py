@@ -56,7 +56,7 @@ def test_chunks_change_nothing(name, elements, monkeypatch):
     """One state at a time, three, ten (which does not divide the number of states); rounding alone may differ."""
     whole = enumeration.log_z(target(name))
     monkeypatch.setattr(enumeration, "_CHUNK_ELEMENTS", elements)
-    assert_close(enumeration.log_z(target(name)), whole, rtol=1e-14, atol=0)
+    assert_close(enumeration.log_z(target(name)), whole, rtol=1e-14, atol=2e-15)  # some log Z are near 0
 
 
 @discrete_models

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from helpers.cli import ebm
 from helpers.components import component
 from helpers.models import target
 from test_evaluation import subject
@@ -180,13 +179,3 @@ def test_a_sampler_that_does_not_leave_the_model_invariant_is_refused_where_it_i
     assert evaluation.refusal(model, dula) is None, "the sum needs no sampler"
     monkeypatch.setattr(enumeration, "refusal", lambda _: "too many states")
     assert "does not leave the model invariant" in evaluation.refusal(model, dula)
-
-
-def test_a_refusal_does_not_name_the_sampler_of_the_run(tmp_path, monkeypatch):
-    """Which would do, where another is asked for."""
-    monkeypatch.chdir(tmp_path)
-    line = "dataset=bars_and_stripes dataset.side=6 model.hidden=24 steps=2 evaluation=[] tracker=none"
-    assert ebm("train", *line.split(), "hydra.run.dir=run").code == 0
-    answer = ebm("evaluate run=run evaluation=[log_likelihood] sampler=dula")
-    assert answer.code == 2
-    assert "this sampler does not leave the model invariant" in answer.err

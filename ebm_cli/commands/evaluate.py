@@ -26,7 +26,7 @@ from ebm_cli.signals import finishing
 from ebm_cli.space import Counts, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.training import passed
-from ebm_cli.training.state import Choice, Parts, TrainState
+from ebm_cli.training.state import Parts, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,7 @@ def measured(config: Mapping[str, Any]) -> Run:
         if asked.split == "valid" and trained.parts.data.valid is None:
             raise UserError("split = valid: no validation rows were kept; use split=test or split=train")
         asked_for = evaluations(config)
-        moved_by = trained.parts.components.sampler
-        chosen = feasible(asked_for, trained.state.model, moved_by, _choice(trained.choice, config))
+        chosen = feasible(asked_for, trained.state.model, trained.parts.components.sampler, trained.choice)
         _check_chosen(chosen, asked_for, trained.parts)
         work = [evaluation.work for evaluation in chosen.values()]
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
@@ -98,12 +97,6 @@ def _show(trained: Trained, asked: Settings, findings: Findings) -> None:
     other, which = (" on other data", f"other {asked.split}") if trained.others else ("", asked.split)
     shown = of_split(of_split(findings.known, judged.OTHER), asked.split)
     report.show(f"{trained.run.path.name} at step {trained.state.step}{other}", shown, which)
-
-
-def _choice(of_run: Choice, config: Mapping[str, Any]) -> Choice:
-    """What was chosen for the run; a sampler of this evaluation is not its own, and has no name here."""
-    anew = "name" in (config.get("sampler") or {})
-    return {group: name for group, name in of_run.items() if not anew or group != "sampler"}
 
 
 def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Evaluation], parts: Parts) -> None:

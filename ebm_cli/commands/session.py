@@ -247,7 +247,7 @@ def feasible(
         if why is None:
             kept[name] = evaluation
             continue
-        why = why.replace("this sampler", f"sampler={choice['sampler']}" if "sampler" in choice else "this sampler")
+        why = why.replace("this sampler", f"sampler={choice['sampler']}")
         if evaluation.required and asked:
             possible = [other for other, found in chosen.items() if refusal(found, model, sampler) is None]
             rest = f"evaluation=[{','.join(possible)}]" if possible else "choose others: ebm list evaluation"

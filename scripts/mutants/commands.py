@@ -4,13 +4,6 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
-        "evaluate: a refusal names the run's sampler",
-        "commands/evaluate.py",
-        "if not anew or group",
-        "if True or group",
-        "log_likelihood::test_a_refusal_does_not_name_the_sampler_of_the_run",
-    ),
-    Mutant(
         "steps=auto: as many steps as the mixing time",
         "commands/auto_steps.py",
         "return Taken(subject, 2 * time,",
