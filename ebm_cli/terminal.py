@@ -175,6 +175,7 @@ _STATISTICS = (
     "standard_error",
 )  # names that do not say of what
 _PLAIN_LINE_SECONDS = 5.0
+_SILENT_SECONDS = 10.0  # between two lines of a loop whose steps are slow
 _FOLLOWED_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -251,7 +252,8 @@ class StepDisplay:
 
     def __init__(self, total: int, first: int) -> None:
         self.total, self.first = total, first
-        self.started = self.printed = time.perf_counter()
+        self.started = self.printed = self.shown = time.perf_counter()
+        self.metrics: Mapping[str, float | str] = {}
         self.reported = False
         self.task: TaskID | None = None
         self.bar = Progress(
@@ -280,12 +282,27 @@ class StepDisplay:
 
     def show(self, step: int, metrics: Mapping[str, float | str]) -> None:
         """The newest numbers, how fast the loop is and how long it will take."""
+        self.metrics = metrics
+        self._show(step, self.rate(step))
+
+    def goes_on(self, step: int) -> None:
+        """After a step without new numbers: where steps are slow, how far the loop is, beside the numbers of before."""
+        if time.perf_counter() - self.shown > _SILENT_SECONDS:
+            self._show(step, self.rate(step) if self.reported else 0.0)
+
+    def _show(self, step: int, rate: float) -> None:
+        self._print(step, rate)
+        self.shown = time.perf_counter()
+        if not self.reported:  # what the first steps waited for, such as compiling, is no pace
+            self.first, self.started, self.reported = step, self.shown, True
+
+    def _print(self, step: int, rate: float) -> None:
         beside = _beside.get()
         if beside is not None:
             beside.board.show(beside.name, step, self.total)
             return
-        rate, now = self.rate(step), time.perf_counter()
-        numbers = "  ".join(f"{name} {_figure(value)}" for name, value in metrics.items())
+        now = time.perf_counter()
+        numbers = "  ".join(f"{name} {_figure(value)}" for name, value in self.metrics.items())
         words: dict[str, Any] = {"rate": pace(rate), "left": time_left(self.total - step, rate), "numbers": numbers}
         if console.is_terminal:
             assert self.task is not None
@@ -296,8 +313,6 @@ class StepDisplay:
         elif step == self.total or (not console.is_terminal and now - self.printed > _PLAIN_LINE_SECONDS):
             self.printed = now
             log.info("%s", "  ".join(filter(None, (f"step {step}/{self.total}", *words.values()))))
-        if not self.reported:  # what the first steps waited for, such as compiling, is no pace
-            self.first, self.started, self.reported = step, now, True
 
 
 def _figure(value: float | str) -> str:

@@ -70,6 +70,24 @@ def test_what_the_first_steps_wait_for_is_no_pace(clock, caplog):
     ]  # fmt: skip
 
 
+def test_slow_steps_between_two_reports_are_told(clock, caplog):
+    """Ten seconds after the last line, with the numbers of before; the first such line knows no pace yet."""
+    with terminal.logging_to(None), caplog.at_level("INFO"), terminal.StepDisplay(total=1000, first=0) as display:
+        terminal.log.addHandler(caplog.handler)
+        for step in range(1, 9):
+            clock[0] += 4
+            display.goes_on(step)
+        display.show(8, {"loss": 0.5})
+        for step in range(9, 12):
+            clock[0] += 4
+            display.goes_on(step)
+    terminal.log.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 3/1000", "step 6/1000  4 s/step  1:06:16 left", "step 8/1000  4 s/step  1:06:08 left  loss 0.5",
+        "step 11/1000  4 s/step  1:05:56 left  loss 0.5",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rate", "said"),
     [(0, ""), (0.004, "250 s/step"), (0.4, "2.5 s/step"), (0.96, "1.04 s/step"), (1, "1.0/s"), (2.34, "2.3/s"),

@@ -396,6 +396,8 @@ def _display(display: StepDisplay, recorder: Recorder | Follower, step: int, las
     if due_at(step, recorder.schedule.log_every, display.total):
         found = {**_shown(last.numbers()), **recorder.newest, **recorder.early.shown}
         display.show(step, {**found, **recorder.watcher.shown})
+    else:
+        display.goes_on(step)
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "terminal: slow steps say nothing between two reports",
+        "terminal.py",
+        "self.shown > _SILENT_SECONDS",
+        "self.shown > 1e9",
+        "messages::test_slow_steps_between_two_reports_are_told",
+    ),
+    Mutant(
+        "terminal: what the first steps waited for is a pace",
+        "terminal.py",
+        "self.rate(step) if self.reported else 0.0",
+        "self.rate(step)",
+        "messages::test_slow_steps_between_two_reports_are_told",
+    ),
+    Mutant(
         "signals: a compiler that a signal ended is a fault",
         "signals.py",
         "(self.signal is not None and compiling)",
