@@ -77,6 +77,7 @@ def test_every_likelihood_has_the_difference_to_its_own_rows(name):
     """The mean of what it says of each row, minus what they say of the same rows."""
     about = subject(target("rbm-binary"))
     few = {"chains": 20, "bootstrap": 100, "raise_points": 2, "raise_chains": 2, "rungs": 4, "steps": 3, "rounds": 40}
+    few["temperatures"] = 50
     keys = {key: few[key] for key in component("evaluation", name).__dataclass_fields__ if key in few}
     found = component("evaluation", name, **keys).evaluate(about)
     (rows,) = (each for metric, each in found.by_row.items() if "likelihood" in metric)

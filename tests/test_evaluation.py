@@ -43,6 +43,7 @@ SMALLER_YET = {
     "gradient_bias": {"pairs": 20, "steps": [1, 3], "max_steps": 20},
     "entropy": {"steps": 2, "thetas": 4, "warmup": 2},
     "inpaint": {"steps": 3},
+    "log_likelihood": {"most_temperatures": 40, "points": 8},
     "long_run": {"steps": 20, "frames": 4},
     "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},
     "trajectory": {"rounds": 10},
