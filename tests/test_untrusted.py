@@ -17,6 +17,7 @@ from helpers.cli import assert_refused, ebm, forge, last_step, trained
 
 from ebm_cli.record import checkpoint
 from ebm_cli.record.checkpoint import Invalid
+from ebm_cli.record.run import Run
 
 SECRET = "the-value-of-a-secret"
 COMMANDS = ("train resume=run steps=13", "sample run=run n=2 steps=1", "evaluate run=run evaluation=[samples]")
@@ -322,7 +323,12 @@ def test_a_damaged_record_of_an_older_program_is_read_as_far_as_it_can_be(run):
     numbers = json.loads((last_step(run) / checkpoint.NUMBERS).read_text())
     del numbers["metrics_sha256"]
     forge(last_step(run), numbers=json.dumps(numbers).encode())
-    (run / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes().replace(b"{", b"\xe9", 1))
+    gaps = Run(run).logged("energy_gap")
+    assert gaps
+    assert Run(run).logged_lines("health/")
+    (run / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes().replace(b"{", b"\xe9"))
+    assert Run(run).logged("energy_gap") == gaps, "what can be read of a line is"
+    assert Run(run).logged_lines("health/") == []
     assert ebm(COMMANDS[0]).code == 0
 
 

@@ -82,12 +82,15 @@ class Run:
         return [float(match[1]) for match in found if match]
 
     def logged_lines(self, prefix: str) -> list[dict[str, Any]]:
-        """Those lines of metrics.jsonl that have a name which begins so, in the order of the steps; none without it."""
+        """Those lines of metrics.jsonl that have a name which begins so, in the order of the steps; none without it.
+
+        What is damaged in the record of an older program, which has no checksum, is left out.
+        """
         if not files.there(self.path, self.metrics.name):
             return []
         sought = f', "{prefix}'.encode()
         lines = [line for line in files.read(self.path, self.metrics.name).splitlines() if sought in line]
-        return [json.loads(line) for line in lines]
+        return [found for found in map(_parsed, lines) if found is not None]
 
     def sync_metrics(self) -> int:
         """Wait until the lines are on the disk; their number of bytes, which the checkpoint records."""
@@ -383,6 +386,14 @@ def _plain_yaml(text: str) -> Any:
 def is_secret(key: str) -> bool:
     """Whether a key is called like that of a credential."""
     return _SECRET.search(key.rpartition(".")[2]) is not None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _seconds(found: object) -> float:

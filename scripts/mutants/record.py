@@ -176,6 +176,13 @@ MUTANTS = [
         "untrusted::test_an_edited_record_is_not_gone_on_with",
     ),
     Mutant(
+        "run: a damaged line of health ends the program",
+        "record/run.py",
+        "    except ValueError:  # no JSON, or no UTF-8",
+        "    except KeyError:",
+        "untrusted::test_a_damaged_record_of_an_older_program_is_read_as_far_as_it_can_be",
+    ),
+    Mutant(
         "run: metrics are decoded",
         "record/run.py",
         "files.read(self.path, self.metrics.name).splitlines())",
