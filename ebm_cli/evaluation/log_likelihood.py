@@ -8,7 +8,6 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import yaml
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import registry
@@ -188,7 +187,8 @@ class LogLikelihood(Evaluation):
     def _bracket(self, subject: Subject, temperatures: int, found: Result) -> Bracket:
         """By what AIS has found, and by the run's own chains."""
         log_z, low, high = (found.metrics[f"ais/log_z{end}"] for end in ("", "_low", "_high"))
-        rows, own = _mean(found.by_row["ais/gap"]), self._of_own(subject, temperatures, log_z)
+        rows = found.metrics["ais/gap"], found.metrics["ais/gap_standard_error"]
+        own = self._of_own(subject, temperatures, log_z)
         highest = max(high, *(log_z + mean + _SURE * error for mean, error in (rows, own or rows)))
         return Bracket(min(low, log_z + rows[0] + _SURE * rows[1]), log_z, highest, rows, own)
 
@@ -201,7 +201,8 @@ class LogLikelihood(Evaluation):
         path, x = annealing_path(subject, self.base_mix), own[which.to(own.device)].float()
         key, engine = subject.key.fold("own"), subject.device.repeating
         lower = reverse_log_p(path, x, self.raise_chains, temperatures, key, engine)
-        return _mean(-subject.model.energy(x).double() - log_z - lower)
+        gaps = -subject.model.energy(x).double() - log_z - lower
+        return gaps.mean().item(), gaps.std().item() / len(gaps) ** 0.5
 
     def _wide(self, bracket: Bracket, temperatures: int) -> str:
         """Why the bracket is no narrower."""
@@ -254,11 +255,6 @@ def _renamed(result: Result, name: str) -> Result:
     metrics = {key.replace(f"{name}/", "log_likelihood/", 1): value for key, value in result.metrics.items()}
     by_row = {"log_likelihood/log_likelihood": result.by_row[f"{name}/log_likelihood"]}
     return Result({key: value for key, value in metrics.items() if key in LogLikelihood.reports}, by_row=by_row)
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    """And its standard error."""
-    return values.mean().item(), values.std().item() / len(values) ** 0.5
 
 
 def _of_own(bracket: Bracket) -> str:
