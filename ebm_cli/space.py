@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -208,7 +207,13 @@ class Categorical(Discrete):
     @override
     def encode(self, values: Tensor) -> Tensor:
         """One-hot rows from numbers 0, ..., K - 1; float32."""
-        return F.one_hot(values.long(), self.values).float()
+        return self.one_hot(values, torch.float32)
+
+    def one_hot(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """x (n, *shape) of the numbers of its values, n D of them in any shape; nothing else of its size is made."""
+        x = torch.zeros(len(values), *self.shape, dtype=dtype, device=values.device)
+        x.view(-1, self.values).scatter_(1, values.reshape(-1, 1).long(), 1)
+        return x
 
     @override
     def decode(self, x: Tensor) -> Tensor:

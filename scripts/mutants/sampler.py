@@ -649,4 +649,32 @@ MUTANTS = [
         "moved = [_moved(sampler, model, part, key.fold(t, at)) if len(part) else part for at, part in enumerate(pairs[1:3])]",
         "gradient_bias::test_a_sampler_that_forgets_all_meets_at_once",
     ),
+    Mutant(
+        "top k: the way back is left out",
+        "sampler/top_k_gibbs.py",
+        "(back - law.log_prob(new)).sum(1)",
+        "(back - back).sum(1)",
+        "top_k_gibbs::test_a_step_is_its_definition_and_exact",
+    ),
+    Mutant(
+        "top k: one value has what all the others have",
+        "sampler/top_k.py",
+        "log_rest - log_z - log_others",
+        "log_rest - log_z",
+        "top_k_gibbs::test_laws_sum_to_one_and_are_what_is_drawn",
+    ),
+    Mutant(
+        "top k: among the others are the likeliest",
+        "sampler/top_k.py",
+        "rank[..., None], right=True",
+        "rank[..., None]",
+        "top_k_gibbs::test_laws_sum_to_one_and_are_what_is_drawn",
+    ),
+    Mutant(
+        "top k: all rows at once",
+        "sampler/top_k_gibbs.py",
+        "for i in range(0, len(values), at_once)",
+        "for i in range(1) for at_once in [len(values)]",
+        "top_k_gibbs::test_memory_of_a_step_hardly_grows_with_the_alphabet",
+    ),
 ]

@@ -218,6 +218,31 @@ def dlmc_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     return _accepted(_sites_matrix(law, torch.ones((), dtype=torch.float64), model), model)
 
 
+def top_k_gibbs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
+    """Mean over sets of `block` sites; in each the product of the sites' laws, accepted against the way back.
+
+    A law is softmax(gain / temperature) in which all values but the `top` likeliest share what these leave.
+    """
+    with torch.no_grad():
+        energy = model.energy(double_states(model))
+    space, law = model.space, (_gains(model) / sampler.temperature).softmax(2)
+    for x, site in itertools.product(range(len(law)), range(space.sites)):
+        order = sorted(range(space.values), key=law[x, site].tolist().__getitem__)
+        rest = order[: space.values - (sampler.top or space.values)]
+        law[x, site, rest] = law[x, site, rest].mean()
+    blocks = list(itertools.combinations(range(space.sites), sampler.block))
+    matrix = torch.zeros(len(law), len(law), dtype=torch.float64)
+    for x, block in itertools.product(range(len(law)), blocks):
+        for values in itertools.product(range(space.values), repeat=sampler.block):
+            y = at(space, x, dict(zip(block, values, strict=True)))
+            forth = math.prod(law[x, site, value].item() for site, value in zip(block, values, strict=True))
+            back = math.prod(law[y, site, digit(space, x, site)].item() for site in block)
+            accept = min(1.0, math.exp(energy[x] - energy[y]) * back / forth)
+            matrix[x, y] += forth * accept / len(blocks)
+            matrix[x, x] += forth * (1 - accept) / len(blocks)
+    return matrix
+
+
 def _sites_matrix(weight: torch.Tensor, moved: torch.Tensor, model: EnergyModel) -> torch.Tensor:
     """q(x' | x) in proportion to the product over sites of weight (states, sites, values), `moved`
     for each that moves."""
@@ -261,6 +286,7 @@ MATRICES = {
     "dmala": dmala_matrix,
     "dlmc": dlmc_matrix,
     "acs": acs_matrix,
+    "top_k_gibbs": top_k_gibbs_matrix,
 }
 
 

@@ -41,6 +41,7 @@ SMALL_BLOCK = {
     "block": 3,
     "steps": 2,
     "cycle": 3,
+    "top": 2,
 }  # what makes a shipped sampler fit four sites and be fast, where it has such a key
 APART = ("balance", "solver")  # choices that `test_balance.py` has in every space
 ONLY_FOR = {
@@ -183,7 +184,7 @@ def _needs(label: str, name: str) -> set[tuple[str, str, str]]:
 
 
 ASKS = {
-    **dict.fromkeys(("dmala", "dula", "gwg", "pafs", "dlmc", "acs"), "gradient at every value"),
+    **dict.fromkeys(("dmala", "dula", "gwg", "pafs", "dlmc", "acs", "top_k_gibbs"), "gradient at every value"),
     **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "underdamped", "augmented"), "gradient"),
 }  # of a model, where several kernels ask the same
 WHOLE = ("rbm-binary",)
