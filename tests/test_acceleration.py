@@ -101,6 +101,7 @@ def test_units_count_what_a_transition_draws():
     assert boltzmann.drawn == boltzmann.space.sites
 
 
+@pytest.mark.long
 def test_the_configuration_of_a_run_says_what_auto_became():
     config = yaml.safe_load((trained() / "config.yaml").read_text())
     assert (config["device"]["compile"], config["device"]["precision"]) == ("never", "fp32")

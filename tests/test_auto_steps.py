@@ -49,6 +49,7 @@ def test_python_draws_the_same(home, automatic):
         run.sample(2, "auto", given=np.full((1, 64), np.nan))
 
 
+@pytest.mark.long
 def test_chains_go_on_from_those_of_the_run(home, tmp_path):
     _, found = drawn(home, tmp_path, "steps=auto start=chains")
     assert found["steps"] == 2 * found["mixing_time"]

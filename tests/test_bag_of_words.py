@@ -433,6 +433,7 @@ def test_the_library_is_a_document_for_each_module(monkeypatch):
 # From the command line
 
 
+@pytest.mark.long
 def test_a_run_says_what_was_left_out_and_bad_input_leaves_no_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder(tmp_path, {f"{i}.txt": f"red green{i % 2 * ' blue'}" for i in range(9)} | {"none.txt": ""})

@@ -38,6 +38,7 @@ def without_times(run):
     return {key: value for key, value in facts(run, "summary.json").items() if "seconds" not in key}
 
 
+@pytest.mark.long
 def test_the_best_is_judged_and_both_are_reported():
     run, other = trained(WORSE), trained(f"{WORSE} report.checkpoint=last", "other")
     values, best, last = recorded(run), facts(run, "summary.json"), facts(other, "summary.json")

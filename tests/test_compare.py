@@ -53,6 +53,7 @@ def log_p(run: Path) -> np.ndarray:
         return (-model.energy(x) - enumeration.log_z(model)).numpy()
 
 
+@pytest.mark.long
 def test_groups_over_seeds_have_mean_and_standard_error(sweep):
     """By hand of two seeds: (a + b) / 2 ± |a - b| / 2."""
     found = rows_of("", sweep / "sweep")

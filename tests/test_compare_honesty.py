@@ -108,6 +108,7 @@ def test_within_two_errors_nothing_is_decided():
     assert "undecided: within two errors" in table("a", "b")
 
 
+@pytest.mark.long
 def test_rows_are_paired_by_their_index():
     name = "words/log_likelihood"
     for run, which, values in (("a", [3, 1, 0], [-3.0, -1.0, -9.0]), ("b", [1, 2, 3], [-1.5, -9.0, -3.1])):

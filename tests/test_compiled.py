@@ -204,6 +204,7 @@ def probability(logits, x):
     return (torch.nn.functional.logsigmoid(logits) @ x.T + torch.nn.functional.logsigmoid(-logits) @ (1 - x).T).exp()
 
 
+@pytest.mark.long
 def test_an_exact_gradient_is_not_compiled():
     """It is made by automatic differentiation, which no region can hold; the run works all the same."""
     objective = shipped("objective")["exact"]

@@ -61,6 +61,7 @@ def test_fish(shell, line, words):
     assert done.stdout.split() == words
 
 
+@pytest.mark.long
 @pytest.mark.quick("ebm list sampler*")
 @needs("zsh")
 @pytest.mark.parametrize(

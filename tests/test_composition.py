@@ -113,6 +113,7 @@ def two_parts():
     assert part("b", "model=rbm model.hidden=2 optimizer.ema=0").code == 0
 
 
+@pytest.mark.long
 def test_a_product_of_runs_has_their_newest_averages_and_outlives_them():
     two_parts()
     answer = compose("model.parts=[a,b] model.weights=[1,-0.5] steps=0")

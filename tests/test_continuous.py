@@ -110,6 +110,7 @@ def test_the_bent_target_is_what_it_says():
         assert_mean(moments(x)[name], ((values * mass).nan_to_num(0.0).sum() / mass.sum()).item())
 
 
+@pytest.mark.long
 @pytest.mark.quick("0.3")
 @pytest.mark.parametrize("noise", [None, 0.3])
 def test_langevin_has_the_variance_of_its_steps(noise):

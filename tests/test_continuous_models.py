@@ -305,6 +305,7 @@ def test_a_network_can_be_differentiated_twice(kind):
     assert torch.autograd.gradgradcheck(model.energy, x)
 
 
+@pytest.mark.long
 @pytest.mark.quick("spectral")
 @pytest.mark.parametrize("kind", ["spectral", "both"])
 def test_weights_have_spectral_norm_one(kind):

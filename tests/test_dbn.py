@@ -286,6 +286,7 @@ def test_persistent_chains_go_on_row_by_row_and_rise_with_the_network():
 # From the command line
 
 
+@pytest.mark.long
 def test_one_command_trains_all_layers_and_killed_and_resumed_is_as_never_killed(monkeypatch):
     """Killed within the first layer, at the moment the second is stacked, and within the third."""
     assert ebm(f"train {TINY} save_every=3 hydra.run.dir=whole").code == 0

@@ -156,6 +156,7 @@ def test_a_run_has_its_vocabulary_and_samples_are_text(there):
     assert [line for line in answer.out.splitlines() if line.startswith("  ")] == [f"  {line}" for line in text[:5]]
 
 
+@pytest.mark.long
 def test_documents_have_the_given_words_and_the_length(there):
     answer = ebm("sample run=run n=50 steps=2 length=6 given=[red,red,blue]")
     assert answer.code == 0, answer.err

@@ -267,6 +267,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run):
     first, second = (
         next((run / name / "checkpoints").glob("*4*/*.safetensors")).read_bytes() for name in ("whole", "again")

@@ -46,6 +46,8 @@ def fits_given(label: str, name: str) -> bool:
     """Whether it follows the density exactly, can draw some sites given others, and takes as few as there are."""
     sampler, model = SAMPLERS[label], example(name)
     blocks = any(issubclass(need, Blocked) for need in sampler.inner.needs)
+    if label.startswith("parallel_tempering") and sampler.temperatures > 3:
+        return False  # which sites are drawn is nothing to the length of a ladder
     able = sampler.draws_given and sampler.inner.leaves_invariant and not (blocks and not model.sweeps_given)
     return able and sampler.refusal(Given(model, *rows_of(model.space)).space) is None
 

@@ -49,6 +49,7 @@ def filled(run: Path, file: Path, *more: str) -> tuple[dict[str, np.ndarray], li
         return dict(arrays), list(csv.DictReader(table))
 
 
+@pytest.mark.long
 def test_what_is_there_stays_and_what_is_missing_is_drawn(run, tmp_path):
     np.savez(tmp_path / "rows.npz", rows=GAPS, labels=[3, 1, 4, 1])
     before = snapshot(run)

@@ -80,6 +80,7 @@ def test_the_command_is_published_without_folders_of_the_machine(tmp_path, word,
     assert shlex.split(command.of_run(known, folders=False)) == ["ebm", "train", published]
 
 
+@pytest.mark.long
 def test_python_shows_it_and_says_that_it_has_no_metrics(card):
     run = ebm_cli.load(card)
     assert "exact" in run._repr_html_()

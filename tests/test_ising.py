@@ -227,6 +227,7 @@ def test_a_wide_lattice_is_refused():
 # Data and recovery
 
 
+@pytest.mark.long
 def test_samples_have_the_known_mean_spin():
     s = ising_samples.draw(5, 0.1, 0.2, 4000, 3, sweeps=100).double()
     assert_mean(s.flatten(1).mean(1), 0.482970)

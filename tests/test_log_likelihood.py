@@ -75,6 +75,7 @@ def test_the_bracket_holds_the_exact_value(name):
     assert middle == pytest.approx(result.by_row["log_likelihood/log_likelihood"].mean().item())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_large")
 def test_temperatures_grow_until_the_bracket_is_narrow_enough_and_no_further():
     about = subject(target("rbm-binary"))
@@ -97,6 +98,7 @@ def two_wells():
     return subject(model, component("sampler", "gibbs"), data, -up), log_z_of(ising((3, 3), coupling=2.5))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_large")
 def test_own_chains_in_a_mode_that_annealing_misses_are_told(two_wells):
     """AIS and RAISE agree on the rows and are both wrong by log 2; the bracket holds log Z none the less."""

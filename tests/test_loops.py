@@ -52,6 +52,7 @@ def test_what_cannot_be_compiled_goes_as_before(made):
     assert not made
 
 
+@pytest.mark.long
 def test_another_model_of_the_same_form_takes_the_same_library(made):
     """What differs is in its tensors."""
     loops = Loops(10**6, lambda: None)

@@ -35,6 +35,7 @@ def test_nothing_is_one_part():
     assert Engine(compiled=False, rows=3).slices(0) == [slice(0, 0)]
 
 
+@pytest.mark.long
 @pytest.mark.quick("block_gibbs")
 @pytest.mark.parametrize("sampler", ["block_gibbs", "metropolis"])
 def test_runs_in_groups_are_the_same_run(sampler, monkeypatch):
@@ -248,6 +249,7 @@ def test_the_tightest_control_group_bounds_it(tmp_path, case):
     assert _tree(tmp_path, files) == (control_groups.UNLIMITED if left is None else left)
 
 
+@pytest.mark.long
 def test_the_data_are_part_of_what_a_run_needs(tmp_path):
     """And what they take already is not counted twice."""
     np.savez(tmp_path / "a.npz", train=np.random.default_rng(0).integers(0, 256, (4000, 8, 8), np.uint8))

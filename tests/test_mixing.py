@@ -88,6 +88,7 @@ def test_mmd_of_equal_laws_is_zero_on_average_and_of_others_the_squared_distance
     assert expected > 1e-3
 
 
+@pytest.mark.long
 def test_resolution_is_the_spread_of_mmd_under_equal_laws():
     """By its definition over all states, and by 2000 pairs of samples."""
     p, states, K = law(small_model("rbm", Binary((2, 2))))
@@ -368,6 +369,7 @@ def test_a_reference_that_still_moves_is_said():
     assert "take more evaluation.mixing.reference_steps" in sentences[0]
 
 
+@pytest.mark.long
 def test_a_level_that_cannot_be_told_from_zero_is_left_out():
     evaluation = dataclasses.replace(small(samplers={"gwg": GWG}), levels=[0.5, 1e-6])
     result = evaluation.evaluate(subject(target("rbm-binary").float()))
@@ -488,6 +490,7 @@ def test_experiments_compose(name, tmp_path, monkeypatch, capsys):
     assert all(f"{label}:" in answer.out for label in ("gwg", "dmala", "gibbs_site", "gibbs_sweep", "block_gibbs"))
 
 
+@pytest.mark.long
 def test_a_sampler_that_adapts_has_done_so_before():
     """Its clock starts at the step size it found, which is reported; the others' curves are as without it."""
     settings = {"name": "dmala", "step_size": 0.01, "adjusted": True, "adapt": 0.6}

@@ -181,6 +181,7 @@ def test_what_cannot_be_told_is_refused(changes, model, words):
     assert small(chains=least_chains(0.1)).refusal(target("rbm-binary"), SWEEP) is None
 
 
+@pytest.mark.long
 def test_a_sampler_that_adapts_does_so_before(monkeypatch):
     taken = []
     original = evaluation.adapted

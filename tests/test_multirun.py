@@ -28,6 +28,7 @@ def jobs() -> list[dict]:
     return json.loads(Path("sweep/summary.json").read_text())["jobs"]
 
 
+@pytest.mark.long
 def test_four_jobs():
     answer = sweep("objective=cd,pcd model.hidden=4,8")
     assert answer.code == 0, answer.err

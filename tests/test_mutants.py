@@ -143,6 +143,7 @@ def test_all_mutants_of_a_sequence_however_it_is_named(run, single, tmp_path):
     assert other["position"][0] == "11"
 
 
+@pytest.mark.long
 def test_mutants_of_a_file_against_measurements(run, trained, single, tmp_path):
     names = list(single)[::3]
     measured = np.random.default_rng(0).normal(size=len(names)) - [single[name] for name in names]
@@ -269,6 +270,7 @@ def of_rna(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.long
 def test_samples_have_the_letters_of_an_alphabet_that_has_a_name(of_rna, tmp_path):
     answer = ebm("sample n=9 steps=2 device=cpu", f"run={of_rna}", f"out={tmp_path}/new")
     assert answer.code == 0, answer.err

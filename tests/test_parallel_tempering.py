@@ -275,6 +275,7 @@ def test_mode_weights_from_one_mode():
     assert abs((1 - found) - (1 - expected)) < 0.02 * (1 - expected)
 
 
+@pytest.mark.long
 def test_it_finds_the_other_mode():
     """300 steps of 100 chains that all start in the lesser mode."""
     y, _ = run(tempering(temperatures=6), two_wells(0.3).float(), torch.ones(100, SITES), 300, stream(0, "run"))

@@ -154,6 +154,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.long
 def test_a_run_has_its_map_its_points_and_its_discrepancy(run):
     found = json.loads((run / "summary.json").read_text())
     assert -8 * math.log(2) - 0.5 < found["exact/log_likelihood"] < -4

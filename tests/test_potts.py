@@ -322,6 +322,7 @@ def test_a_run_finds_contacts(tmp_path, objective, monkeypatch):
     assert samples.max() < 5
 
 
+@pytest.mark.long
 def test_pairs_are_scored_where_no_contacts_are_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = np.load(family(tmp_path, 300))["msa"]

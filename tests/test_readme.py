@@ -92,6 +92,7 @@ def known():
     return found | {"keys": {*listing.keys_of("train"), *(f"evaluation.moments.{key}" for key in ("count", "steps"))}}
 
 
+@pytest.mark.long
 def test_every_sentence_of_the_catalogue_is_one_that_the_program_says():
     """`...` stands for what differs from run to run; the pieces between come one after the other in one sentence."""
     said = _sentences()

@@ -45,6 +45,7 @@ def test_a_failing_run_goes_back_and_goes_on_more_slowly(mended):
     assert did[1]["chains"] == "anew"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_killed_amid_a_recovery_and_resumed_it_does_the_same(mended, monkeypatch):
     """Killed when the run has gone back and nothing of it is written yet, then some steps later."""

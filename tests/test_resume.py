@@ -225,9 +225,10 @@ def processes():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ["tempered_replay", "noise"])
 def test_killed_many_times_in_a_row(name, tmp_path, processes):
-    most = 10 if name == "tempered_replay" else 4  # the first has all that the others have to restore
+    """The first has all that other policies have to restore."""
+    most = 6 if name == "tempered_replay" else 3
     line = f"{RHYTHM} {POLICIES[name]} steps={75 * most} save_every=20 eval_every=70"
     times, kills, directory = random.Random(name), 0, "run0"
     whole = outcome(trained(line, "whole"))

@@ -142,6 +142,7 @@ def test_samples_and_their_picture():
     assert str(folder / "samples.npz") in answer.out
 
 
+@pytest.mark.long
 def test_samples_follow_their_seed_sampler_and_checkpoint():
     found = trained("save_every=6 evaluation=[samples,pseudo_likelihood] eval_every=6")
     drawn = {}

@@ -104,6 +104,7 @@ def test_a_checkpoint_of_other_rungs_is_refused(change, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_resumed_run_has_its_rungs(monkeypatch):
     trained(LINE, "whole")

@@ -223,6 +223,7 @@ def test_training_is_the_same_without_it(run):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_killed_and_resumed_it_is_the_same(run, monkeypatch):
     with monkeypatch.context() as patch:
@@ -234,6 +235,7 @@ def test_killed_and_resumed_it_is_the_same(run, monkeypatch):
     assert outcome(Path("run")) == outcome(run)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_resumed_run_may_begin_with_it_and_end_it():
     trained(LINE.replace("steps=60", "steps=30"))
@@ -297,6 +299,7 @@ def test_what_cannot_be_followed_is_refused(line, words):
     assert not Path("run").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_the_share_that_a_short_run_needs_is_the_one_that_is_said():
     said = train("running=log_z steps=10 running.share=0.02").err

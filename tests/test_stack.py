@@ -58,6 +58,7 @@ def walk(first, count, pause=lambda i: None, name="walk"):
     return said, x.tolist(), w.tolist()
 
 
+@pytest.mark.long
 def test_runs_in_step_do_what_each_does_alone(calls):
     expected = [walk(float(i), 5) for i in range(3)]
     calls.clear()

@@ -78,6 +78,7 @@ def test_rows_are_projected_on_the_principal_components_of_the_training_rows(dra
     assert train[:, 0].var() > train[:, 1].var()
 
 
+@pytest.mark.long
 def test_exchanged_sites_lie_off_the_diagonal(drawings):
     """And the same rows lie on it."""
     x = bits()

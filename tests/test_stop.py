@@ -149,6 +149,7 @@ def test_with_another_target_it_goes_on_as_if_it_had_had_it(stopped):
     assert facts(Path("run"), "summary.json")["steps"] > facts(stopped, "summary.json")["steps"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_killed_and_resumed_it_ends_where_it_would_have(stopped, monkeypatch):
     """Also where the process died after the last checkpoint, before its end was recorded."""

@@ -1,6 +1,6 @@
 """Signals at random moments of every command: the exit code, the status and the checkpoint are as documented.
 
-The number of moments for each command is EBM_MOMENTS (2 unless set).
+The number of moments for each command is EBM_MOMENTS (1 unless set).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from helpers.cli import facts, last_step, trained
 from ebm_cli.record import checkpoint, lease
 from ebm_cli.signals import EXIT_CODES
 
-MOMENTS = int(os.environ.get("EBM_MOMENTS", "2"))
+MOMENTS = int(os.environ.get("EBM_MOMENTS", "1"))
 RUN = [
     "model.hidden=8", "steps=600", "log_every=10", "save_every=100", "eval_every=200", "tracker=none", "device=cpu",
     "device.threads=1", "device.compile=never", "evaluation=[samples,pseudo_likelihood,ais]",

@@ -103,6 +103,7 @@ def test_likelihoods_samples_and_the_run_are_of_the_data_as_they_were():
     assert np.allclose(samples.std(0), SCALE, rtol=0.5)
 
 
+@pytest.mark.long
 @pytest.mark.quick("units2*")
 @pytest.mark.parametrize(
     ("units", "said"),

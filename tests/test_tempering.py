@@ -143,6 +143,7 @@ def matrix(sampler, model, betas, sizes):
     return kernels @ swap_matrix(p, (0, 1)) @ kernels @ swap_matrix(p, (1, 2)), law
 
 
+@pytest.mark.long
 def test_alternating_swaps_and_a_step_size_for_each_temperature_are_the_definition():
     model, betas, sizes, n = small_model("boltzmann", Binary((2,))), (0.2, 0.5, 1.0), (2.0, 0.7, 0.3), 4000
     kernel = shipped("sampler")["dmala"]
@@ -222,6 +223,7 @@ def run(tmp_path_factory) -> Path:
 SHORT = ("evaluation.tempering.chains=6", "evaluation.tempering.warmup=60", "evaluation.tempering.steps=150")
 
 
+@pytest.mark.long
 def test_what_is_said_of_tempering(run, tmp_path):
     line = "evaluate evaluation=[tempering] sampler=parallel_tempering sampler.ladder=adaptive device=cpu"
     answer = ebm(line, "sampler.temperatures=8", f"run={run}", f"out={tmp_path}/new", *SHORT)
@@ -242,6 +244,7 @@ def test_what_is_said_of_tempering(run, tmp_path):
     assert "tempering works: neighbours swap, and replicas travel" in answer.out + answer.err
 
 
+@pytest.mark.long
 def test_too_few_temperatures_are_said_to_be_so(run):
     line = "evaluate evaluation=[tempering] sampler=parallel_tempering device=cpu sampler.temperatures=2"
     answer = ebm(line, "sampler.beta_min=0.001", f"run={run}", *SHORT)

@@ -47,6 +47,7 @@ def test_what_is_not_finite_is_null():
     assert finite({"a": 1.0, "b": math.nan, "c": -math.inf, "d": None}) == {"a": 1.0}
 
 
+@pytest.mark.long
 @pytest.mark.quick("error1*")
 @pytest.mark.parametrize(
     ("error", "said"),

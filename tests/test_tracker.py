@@ -119,6 +119,7 @@ def test_wandb_runs_in_one_process_do_not_mix(tmp_path):
     assert [row["x"] for row in wandb_reader.history(tmp_path / "two")] == [2]
 
 
+@pytest.mark.long
 def test_wandb_keeps_code_and_console_to_itself(tmp_path):
     tracker = spec("wandb").open(info(tmp_path / "out"))
     used = tracker._run.settings
@@ -390,6 +391,7 @@ def use(tracker):
         tracker.histograms(step, {"weights": np.ones(4, dtype=np.float32)})
 
 
+@pytest.mark.long
 def test_guard_keeps_order_and_loses_nothing(tmp_path):
     fake = Fake()
     tracker = Guarded(fake, info(tmp_path))

@@ -171,6 +171,7 @@ def test_the_checkpoints_of_a_run_are_its_rungs():
     assert "log-likelihood (test), trajectory" in answer.out
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_run_that_keeps_few_checkpoints_says_so_as_it_begins():
     few = "evaluation=trajectory goes along the checkpoints, of which only the last 3 will be left"

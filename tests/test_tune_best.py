@@ -86,6 +86,7 @@ def trained_on(number: int, value: float, **facts) -> Path:
     return home.path
 
 
+@pytest.mark.long
 @pytest.mark.quick("pruned-median")
 @pytest.mark.parametrize(("before", "pruner"), [("done", "none"), ("pruned", "median"), ("failed", "none")])
 def test_a_trial_that_was_trained_on_is_worth_what_its_own_files_say(trained, before, pruner):

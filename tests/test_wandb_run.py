@@ -88,6 +88,7 @@ def init(**_):
 """
 
 
+@pytest.mark.long
 @pytest.mark.quick("death")
 @pytest.mark.parametrize(
     ("init", "expected"),

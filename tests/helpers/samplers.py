@@ -190,13 +190,16 @@ ASKS = {
 WHOLE = ("rbm-binary",)
 SHIPPED = ("ising-spin", "potts-categorical", "exponential_family-real")
 USUAL = ("gibbs", "block_gibbs", "gibbs_langevin")
+CHEAP = ("dmala", "mala")  # of those that follow a gradient
 
 
 def quick(pairs):
     """All settings of all samplers on one model of bits, the shipped ones on spins, categories and numbers, the bold
-    ones between walls, the usual ones on other closed forms, and for every other model one, but for networks of bits
-    and categories, which a step asks about every site."""
-    one = {t: s for s, t in pairs if "-" not in s and not t.startswith(("resnet_binary", "resnet_categorical"))}
+    ones between walls, the usual ones on other closed forms, and for every other model a cheap one that asks it much,
+    but for networks of bits and categories, which a step asks about every site."""
+    apart = ("resnet_binary", "resnet_categorical")
+    cheap = sorted((s not in CHEAP, s, t) for s, t in pairs if "-" not in s and not t.startswith(apart))
+    one = {t: s for _, s, t in reversed(cheap)}
     return [(s, t) for s, t in pairs if (_bold(s) if t == WALLED else one.get(t) == s or t in WHOLE or _matters(s, t))]
 
 
