@@ -12,15 +12,14 @@ from typing_extensions import override
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.sampler.informed import InformedState, gains, informed
+from ebm_cli.sampler.informed import Informed, InformedState, gains
 from ebm_cli.sampler.leap import leapt, unless_kept
 from ebm_cli.space import Binary, Categorical, Space, Spin
 
 
 @register("sampler", "acs")
-class AutomaticCyclical(Adapting[EnergyModel, InformedState]):
+class AutomaticCyclical(Informed):
     """`cycle` proposals with q_i(x'_i | x) proportional to exp(b d_i - [x'_i is not x_i] / (2 a)), each with its test.
 
     d_i is the first-order gain of f = -E. With c_k = (1 + cos(pi k / (cycle - 1))) / 2, k = 0, ..., cycle - 1, a goes
@@ -50,11 +49,6 @@ class AutomaticCyclical(Adapting[EnergyModel, InformedState]):
         if self.final_step_size > self.step_size:
             return f"sampler.final_step_size = {self.final_step_size}: must be at most sampler.step_size, the first one"
         return None
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:

@@ -11,15 +11,14 @@ from typing_extensions import override
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.sampler.informed import Balance, InformedState, gains, informed, log_balanced
+from ebm_cli.sampler.informed import Balance, Informed, InformedState, gains, log_balanced
 from ebm_cli.sampler.leap import leapt
 from ebm_cli.space import Binary, Categorical, Spin
 
 
 @register("sampler", "dlmc")
-class DiscreteLangevinMonteCarlo(Adapting[EnergyModel, InformedState]):
+class DiscreteLangevinMonteCarlo(Informed):
     """Site i jumps to value v at the rate w_v = g(e^d_v), d_v the first-order gain of f = -E, for a time `step_size`.
 
     All sites at once. `interpolate` has q_i(v) = nu_v (1 - exp(-step_size w_v / nu_v)) for values v that the site has
@@ -36,11 +35,6 @@ class DiscreteLangevinMonteCarlo(Adapting[EnergyModel, InformedState]):
     spaces = (Binary, Spin, Categorical)
     compiles = True
     rejects = True
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:

@@ -9,15 +9,14 @@ from typing_extensions import override
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.sampler.informed import Balance, InformedState, gains, informed, log_balanced
+from ebm_cli.sampler.informed import Balance, Informed, InformedState, gains, informed, log_balanced
 from ebm_cli.sampler.leap import drawn, leapt, unless_kept
 from ebm_cli.space import Binary, Categorical, Space, Spin
 
 
 @register("sampler", "dmala")
-class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
+class DiscreteLangevin(Informed):
     """q_i(x'_i | x) proportional to exp(-dE/dx_i (x'_i - x_i) / 2 - [x'_i is not x_i] / (2 step_size)), eq. 3 and 5.
 
     There the last term has |x'_i - x_i|^2, which is the same for bits; spins, at distance 2, and one-hot rows, at
@@ -53,11 +52,6 @@ class DiscreteLangevin(Adapting[EnergyModel, InformedState]):
         if self.adapt is not None and not self.adjusted:
             return f"sampler.adapt = {self.adapt}: unadjusted proposals are all accepted; set sampler.adapt=null"
         return None
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:

@@ -10,15 +10,14 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.sampler.informed import InformedState, accept, informed
+from ebm_cli.sampler.informed import Informed, InformedState, accept, informed
 from ebm_cli.sampler.reflection import rebound
 from ebm_cli.space import Box, Real
 
 
 @register("sampler", "hmc")
-class HMC(Adapting[EnergyModel, InformedState]):
+class HMC(Informed):
     """Momenta r ~ N(0, I), then `leapfrog` steps of length e = `step_size`, accepted with min(1, exp(H - H')).
 
     H = E(x) + |r|^2 / 2. A leapfrog step: r <- r - e/2 dE/dx(x), x <- x + e r, r <- r - e/2 dE/dx(x). A wall of a box
@@ -33,11 +32,6 @@ class HMC(Adapting[EnergyModel, InformedState]):
     spaces = (Real, Box)
     compiles = True
     rejects = True
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:

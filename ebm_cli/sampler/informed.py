@@ -5,11 +5,13 @@ from typing import Literal, NamedTuple, assert_never, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.space import Categorical, TwoValued
 
 Balance = Literal["sqrt", "barker", "min", "max"]
@@ -26,6 +28,15 @@ class InformedState(NamedTuple):
 def informed(model: EnergyModel, x: Tensor) -> InformedState:
     """The state at positions x."""
     return InformedState(x, *model.energy_and_grad(x))
+
+
+class Informed(Adapting[EnergyModel, InformedState]):
+    """A sampler that keeps energies and gradients from proposal to proposal, and whose step a warm-up can find."""
+
+    @override
+    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
+        """Energies and gradients at x."""
+        return informed(model, x)
 
 
 def gains(model: EnergyModel, state: InformedState) -> Tensor:

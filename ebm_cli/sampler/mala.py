@@ -11,15 +11,14 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.sampler.informed import InformedState, accept, informed
+from ebm_cli.sampler.informed import Informed, InformedState, accept, informed
 from ebm_cli.sampler.reflection import rebound
 from ebm_cli.space import Box, Real
 
 
 @register("sampler", "mala")
-class MALA(Adapting[EnergyModel, InformedState]):
+class MALA(Informed):
     """x' = x + w, w = -s dE/dx(x) + sqrt(2 s) z, accepted with min(1, p(x') q(w' | x') / (p(x) q(w | x))).
 
     log q(w | x) = -|w + s dE/dx(x)|^2 / (4 s) + constant; s = `step_size`, or with `decades` d > 0 for each proposal
@@ -35,11 +34,6 @@ class MALA(Adapting[EnergyModel, InformedState]):
     spaces = (Real, Box)
     compiles = True
     rejects = True
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:

@@ -12,9 +12,8 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
-from ebm_cli.sampler.informed import Balance, InformedState, accept, gains, informed, log_balanced
+from ebm_cli.sampler.informed import Balance, Informed, InformedState, accept, gains, informed, log_balanced
 from ebm_cli.sampler.path import walked
 from ebm_cli.space import Binary, Categorical, Spin
 
@@ -27,7 +26,7 @@ class Weights(NamedTuple):
 
 
 @register("sampler", "pafs")
-class PathAuxiliary(Adapting[EnergyModel, InformedState]):
+class PathAuxiliary(Informed):
     """Several distinct sites, drawn one after the other in proportion to g(e^d_i), d_i the first-order gain of f = -E.
 
     Their number is floor(1 + (2 radius - 1) u), u uniform on [0, 1): of a whole radius each of 1, ..., 2 radius - 1
@@ -52,11 +51,6 @@ class PathAuxiliary(Adapting[EnergyModel, InformedState]):
     def resized(self, size: float) -> Self:
         """A path has a site."""
         return super().resized(max(1.0, size))
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:

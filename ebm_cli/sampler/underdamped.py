@@ -11,15 +11,14 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.adaptation import Adapting
 from ebm_cli.sampler.base import Info
 from ebm_cli.sampler.hmc import kinetic, leapfrog
-from ebm_cli.sampler.informed import InformedState, accept, informed
+from ebm_cli.sampler.informed import Informed, InformedState, accept
 from ebm_cli.space import Box, Real
 
 
 @register("sampler", "underdamped")
-class Underdamped(Adapting[EnergyModel, InformedState]):
+class Underdamped(Informed):
     """dx = r dt, dr = -dE/dx dt - `friction` r dt + sqrt(2 friction) dW, from r ~ N(0, I) in `leapfrog` steps.
 
     Each step of e = `step_size` is OBABO (Bussi & Parrinello 2007): r <- c r + sqrt(1 - c^2) z with c = exp(-friction
@@ -37,11 +36,6 @@ class Underdamped(Adapting[EnergyModel, InformedState]):
     spaces = (Real, Box)
     compiles = True
     rejects = True
-
-    @override
-    def init(self, model: EnergyModel, x: Tensor) -> InformedState:
-        """Caches energies and gradients."""
-        return informed(model, x)
 
     @override
     def step(self, model: EnergyModel, state: InformedState, key: AnyKey) -> tuple[InformedState, Info]:
