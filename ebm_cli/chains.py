@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Space
 
@@ -57,6 +57,15 @@ class Chains(ABC):
     def slots(self) -> int:
         """Rows of the store."""
         return 0
+
+    @property
+    def drawn_below(self) -> float | None:
+        """The effective share of the chains below which they are drawn by their weights; None: they have none."""
+        return None
+
+    def refusal(self) -> str | None:
+        """Keys that exclude each other, in one sentence, or None."""
+        return None
 
     def choose(self, batch_size: int, key: Key) -> Tensor:
         """Slots of the chains of one training step, (chains,) int64 on the CPU; none if they have none."""
@@ -155,9 +164,34 @@ class Persistent(_GoingOn):
     """`count` chains that go on where they stopped (Tieleman 2008): persistent CD, stochastic maximum likelihood.
 
     With `reset` n > 0 all of them start again, as they began, after every n training steps.
+
+    With `weighted` chain i has a weight w_i, and the mean over the model is sum_i w_i f(x_i) / sum_i w_i. The chains
+    begin as independent units with the means of the data, annealed to the model as it begins. After each change of the
+    model log w_i += E_before(x_i) - E_after(x_i), and where the effective share of the chains (sum w)^2 / (n sum w^2)
+    falls below `resample`, they are drawn again in proportion to w. So they stand for the model as it is, also where
+    none can move from one mode to another (Carbone et al. 2023, alg. 1). They are the negatives before they move, for
+    they must forget an update until they are weighed by it.
     """
 
     reset: Annotated[int, Field(ge=0)]
+    weighted: Annotated[bool, Later(value=False)]
+    resample: Annotated[float, Field(gt=0, lt=1), Later(0.5)]
+
+    @property
+    @override
+    def drawn_below(self) -> float | None:
+        return self.resample if self.weighted else None
+
+    @override
+    def refusal(self) -> str | None:
+        """Chains with weights begin where their weights are known, and go on."""
+        if not self.weighted:
+            return None
+        if self.start == "data":
+            return "chains.start = data: weighted chains begin as independent units annealed to the model; leave it out"
+        if self.reset:
+            return f"chains.reset = {self.reset}: weighted chains do not start again; set it to 0"
+        return None
 
     @override
     def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:

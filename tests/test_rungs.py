@@ -150,13 +150,13 @@ def test_chains_have_the_share_of_both_clusters():
 
 
 def shares(run):
-    """Of rows with more ones than zeros, by the model with 4 hidden units and among its chains."""
+    """Of rows with more ones than zeros, by the model with 4 hidden units and among its chains, by their weights."""
     (step,) = sorted((Path(run) / "checkpoints").iterdir())[-1:]
     tensors = load_file(step / "state.safetensors")
     h = torch.tensor([[int(bit) for bit in f"{i:04b}"] for i in range(16)]).double()
     W, b, c = (tensors[f"model.{name}"].double() for name in "Wbc")
     logits = h @ W.T + b
     p = (h @ c + torch.nn.functional.softplus(logits).sum(1)).softmax(0)
-    return (p @ (logits.sigmoid().mean(1) > 0.5).double()).item(), (
-        tensors["chains"].mean(1) > 0.5
-    ).double().mean().item()
+    ones, log_w = (tensors["chains"].mean(1) > 0.5).double(), tensors.get("weighted.log_w", torch.zeros(1))
+    weight = log_w.double().softmax(0).expand(len(ones)) / (1 if len(log_w) > 1 else len(ones))
+    return (p @ (logits.sigmoid().mean(1) > 0.5).double()).item(), (weight @ ones).item()

@@ -96,8 +96,8 @@ def _check_space(data: Data, space: Space, asked: Peer) -> None:
 
 
 def _put_chains(parts: Parts, state: TrainState, foreign: Foreign) -> None:
-    """Go on with the chains of the file, where the run keeps as many."""
-    if foreign.chains is None or len(state.store) != len(foreign.chains):
+    """Go on with the chains of the file, where the run keeps as many and these need no weights."""
+    if foreign.chains is None or state.weighted is not None or len(state.store) != len(foreign.chains):
         return
     space = parts.data.space
     x = space.encode(foreign.chains.reshape(-1, *space.site_shape)).to(state.store.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Normalised
-from ebm_cli.rng import Key
+from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler, transitions
 
 
@@ -114,7 +114,7 @@ def acceptance(log_w: Tensor, key: Key) -> float:
     return (log_w - other).clamp_max(0).exp().mean().item()
 
 
-def resampled(log_w: Tensor, key: Key) -> Tensor:
+def resampled(log_w: Tensor, key: AnyKey) -> Tensor:
     """Which chains there are n of in proportion to w, (n,): those at (u + i) / n of the cumulated w, one u for all."""
     n = len(log_w)
     at = (torch.arange(n, device=log_w.device) + rng.uniform((1,), key, log_w.device, log_w.dtype)) / n

@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     tail: Tail | None = None
     first: int = 0
     auxiliary: "Auxiliary | None" = None
+    weight: Tensor | None = None  # of the negatives in means over them, (chains,), 1 in the mean; None: 1
     step: float | Tensor = 0
 
 
@@ -123,6 +124,11 @@ class Objective(ABC):
     @property
     def negatives(self) -> bool:
         """Whether it needs negative samples, i.e. chains and a sampler."""
+        return False
+
+    @property
+    def weighs(self) -> bool:
+        """Whether its means over negatives are by their weights, where they have some."""
         return False
 
     @property

@@ -65,6 +65,12 @@ class Likelihood(Objective):
 
     @property
     @override
+    def weighs(self) -> bool:
+        """Chains, but not through their moves."""
+        return self.negatives and not self.through
+
+    @property
+    @override
     def enumerates(self) -> bool:
         return not self.negatives
 
@@ -132,7 +138,7 @@ class Likelihood(Objective):
             energy, pull = model.energy_vjp(rows)
         if x_neg is None:
             return _enumerated(model, x, energy, pull)._replace(statistics=statistics)
-        weight, metrics = contrast(energy[: len(x)], energy[len(x) :], self.energy_l2)
+        weight, metrics = contrast(energy[: len(x)], energy[len(x) :], self.energy_l2, batch.weight)
         return self._with_kl(model, batch.tail, Gradient(pull(weight), metrics, statistics))
 
     def _with_kl(self, model: EnergyModel, tail: Tail | None, gradient: Gradient) -> Gradient:
@@ -177,18 +183,23 @@ def gap_bound(most: float) -> dict[str, tuple[float, str]]:
     return {"energy_gap": (most, f"objective.max_gap = {most:g}: chains and model no longer follow each other")}
 
 
-def contrast(energy: Tensor, energy_neg: Tensor, penalty: float) -> tuple[Tensor, Metrics]:
+def contrast(
+    energy: Tensor, energy_neg: Tensor, penalty: float, weight_neg: Tensor | None = None
+) -> tuple[Tensor, Metrics]:
     """dloss/dE of every row, (batch + chains,), and what to log, of data and chains by their energies.
 
-    loss = mean E(x) - mean E(x_neg) + penalty * (mean E(x)^2 + mean E(x_neg)^2).
+    loss = mean E(x) - mean E(x_neg) + penalty * (mean E(x)^2 + mean E(x_neg)^2), the means over x_neg by `weight_neg`,
+    (chains,), which is 1 in the mean.
     """
     n, m = len(energy), len(energy_neg)
-    gap = energy.mean() - energy_neg.mean()
-    loss, weight = gap, torch.cat([torch.full_like(energy, 1 / n), torch.full_like(energy_neg, -1 / m)])
+    counted = energy_neg if weight_neg is None else weight_neg * energy_neg
+    share = torch.full_like(energy_neg, 1 / m) if weight_neg is None else weight_neg / m
+    gap = energy.mean() - counted.mean()
+    loss, weight = gap, torch.cat([torch.full_like(energy, 1 / n), -share])
     if penalty:
-        loss = loss + penalty * (energy.square().mean() + energy_neg.square().mean())
-        weight = weight + 2 * penalty * torch.cat([energy / n, energy_neg / m])
-    means = {"energy_data": energy.mean(), "energy_chains": energy_neg.mean()}
+        loss = loss + penalty * (energy.square().mean() + (counted * energy_neg).mean())
+        weight = weight + 2 * penalty * torch.cat([energy / n, counted / m])
+    means = {"energy_data": energy.mean(), "energy_chains": counted.mean()}
     return weight, {"loss": loss, **means, "energy_gap": gap}
 
 

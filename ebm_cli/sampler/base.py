@@ -72,6 +72,14 @@ class Sampler(ABC, Generic[M, S]):
         """The kernel of one configuration alone, which must fit the model: itself, unless a chain has replicas."""
         return self
 
+    def weighing(self) -> "Sampler[Any, Any] | None":
+        """A kernel of the same moves for chains with weights, which these moves keep right; None if there is none.
+
+        Its Info may have `log_ratio`, log p(x') T(x | x') - log p(x) T(x' | x), (chains,), which log w goes up by;
+        without, p is invariant and weights stay.
+        """
+        return self if self.leaves_invariant else None
+
     def remark(self) -> str | None:
         """A warning to print about samples of this sampler, or None."""
         return None

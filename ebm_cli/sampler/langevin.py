@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -13,7 +13,8 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.base import Differentiable, Info
+from ebm_cli.sampler.base import Differentiable, Info, Sampler
+from ebm_cli.sampler.weighing import Weighed
 from ebm_cli.space import Box, Real, Space
 
 Positive = Annotated[float, Field(gt=0)]
@@ -65,6 +66,16 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
     @override
     def leaves_invariant(self) -> bool:
         return False
+
+    @override
+    def weighing(self) -> Sampler[Any, Any] | None:
+        """Of the same moves where they have the model's own temperature, 1."""
+        return Weighed(self) if abs(float(self.temperature(*self.rates(0))) - 1) < _ROUNDED else None
+
+    def drift(self, grad: Tensor, taken: Tensor) -> tuple[Tensor, Rate]:
+        """-s dE/dx, clipped, and sigma."""
+        s, sigma = self.rates(taken)
+        return -s * (grad if self.clip is None else grad.clamp(-self.clip, self.clip)), sigma
 
     def temperature(self, s: Rate, sigma: Rate) -> Rate:
         """T = sigma^2 / (2 s)."""

@@ -276,6 +276,10 @@ def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
             f"device.ranks = {ranks.count}: chains=trajectory exchanges all chains; leave it out, or take "
             "chains=persistent"
         )
+    if policy.drawn_below is not None and ranks.count > 1:
+        raise UserError(
+            f"device.ranks = {ranks.count}: chains.weighted = true draws among all chains; leave one of the two out"
+        )
     ranks.check_shares(batch_size=batch_size)
     if policy.slots and not policy.roams:
         ranks.check_shares(chains__count=policy.slots)

@@ -37,6 +37,8 @@ def refusal(parts: Parts, state: TrainState) -> str | None:
         return "this objective or model is not compiled"
     if not engine_for(components.sampler, state.model, INLINE).compiled:
         return "this sampler is not compiled"
+    if state.weighted is not None:
+        return "chains with weights are drawn by these"
     few = min(components.chains.transitions(at, parts.loop.steps) for at in (0, parts.loop.steps))
     return None if few > TOGETHER else f"up to {TOGETHER} transitions are part of the step"
 

@@ -9,7 +9,7 @@ from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.rng import stream
 from ebm_cli.training.health import Watcher
 from ebm_cli.training.slower import slower
-from ebm_cli.training.state import Parts, TrainState, first_chains
+from ebm_cli.training.state import Parts, TrainState, put_first_chains
 
 _ANEW = 2  # from this attempt on chains begin anew
 
@@ -19,14 +19,17 @@ def gone_back(parts: Parts, state: TrainState, watcher: Watcher, saved: Checkpoi
     """What was done: the state becomes that of the checkpoint, but for its step, which goes on, so that other random
     numbers come. `parts` are those before the first time. Raises ValueError if the checkpoint is of another run.
     """
-    step, store, ages = state.step, state.store, state.ages
+    step, store, ages, weights = state.step, state.store, state.ages, state.weighted
     attempt = len(watcher.recoveries) + 1
     state.load(saved.step, saved.tensors)
     state.step = step
     if attempt >= _ANEW and len(store):
         key = stream(parts.loop.seed, "health", "recovery", attempt)
-        state.store, state.ages = first_chains(parts.components, parts.data, key)
+        put_first_chains(parts.components, parts.data, state, key)
     state.store, state.ages = store.copy_(state.store), ages.copy_(state.ages)  # compiled steps have their addresses
+    for mine, new in zip(weights or (), state.weighted or (), strict=True):
+        mine.copy_(new)
+    state.weighted = weights
     now = slower(parts, attempt).components
     did = {
         "step": step, "back_to": saved.step, "why": why, "lr": now.optimizer.lr, "chains.steps": now.chains.steps,

@@ -20,6 +20,7 @@ from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Work
 from ebm_cli.device.stack import common
 from ebm_cli.errors import UserError
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import EnergyModel, ModelSpec, Quadratic
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Auxiliary, Objective, updated
@@ -29,10 +30,11 @@ from ebm_cli.rng import Key, permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
 from ebm_cli.sparsity.base import Sparsity
 from ebm_cli.sparsity.none import NoSparsity
-from ebm_cli.training import checks
+from ebm_cli.training import checks, weighted
 from ebm_cli.training.checks import Choice
+from ebm_cli.training.weighted import Weighted
 
-_RUNNING, _RUNGS = "running.", "rungs."
+_RUNNING, _RUNGS, _WEIGHTED = "running.", "rungs.", "weighted"
 CHANGED = "changed"
 """The step at which couplings last changed, in `TrainState.sparsity` beside their masks."""
 
@@ -98,6 +100,7 @@ class TrainState:
     sparsity: dict[str, Tensor] = field(default_factory=dict)  # 1 for couplings that there are, by parameter; CHANGED
     running: dict[str, Tensor] = field(default_factory=dict)  # what follows the model keeps
     rungs: dict[str, Tensor] = field(default_factory=dict)  # earlier models and their chains, by number and name
+    weighted: Weighted | None = None  # what chains with weights have
 
     @property
     def mask(self) -> dict[str, Tensor]:
@@ -113,10 +116,14 @@ class TrainState:
         named |= {f"sparsity.{name}": value for name, value in self.sparsity.items()}
         named |= {f"{_RUNNING}{name}": value for name, value in self.running.items()}
         named |= {f"{_RUNGS}{name}": value for name, value in self.rungs.items()}
+        named |= {f"{_WEIGHTED}.{name}": value for name, value in self._weights().items()}
         return named | {"chains": self.store, "ages": self.ages}
 
     def _auxiliary(self) -> dict[str, Tensor]:
         return {} if self.auxiliary is None else self.auxiliary.state_dict()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {} if self.weighted is None else self.weighted._asdict()
 
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Take over the values of `tensors()`; raises ValueError naming the first one that does not belong here."""
@@ -126,6 +133,7 @@ class TrainState:
         take_over("auxiliary", self._auxiliary(), tensors)
         take_over("average", self.average, tensors)
         take_over("optimizer", self.optimizer, tensors)
+        take_over(_WEIGHTED, self._weights(), tensors)
         if self.sparsity:  # which matters in training alone
             take_over("sparsity", self.sparsity, tensors)
         if any(((mask != 0) & (mask != 1)).any() for mask in self.mask.values()):
@@ -145,11 +153,12 @@ class TrainState:
         """Take over model.NAME of `tensors` alone, without chains; raises ValueError as `load` does."""
         take_over("model", self.model.state_dict(), {n: value.to(self.store.device) for n, value in tensors.items()})
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters() if name in self.average}
-        self.store, self.ages = self.store[:0], self.ages[:0]
+        self.store, self.ages, self.weighted = self.store[:0], self.ages[:0], None
 
     def chains(self) -> Tensor:
-        """Where the stored chains are, (slots, *shape)."""
-        return shown(self.store, self.model.space)
+        """Where the stored chains are, (slots, *shape); those with weights in proportion to these."""
+        x = shown(self.store, self.model.space)
+        return x if self.weighted is None else weighted.drawn(self.weighted.log_w, x)
 
     def averaged_model(self) -> EnergyModel:
         """The model to evaluate: its own weights, or their average where one is kept."""
@@ -193,6 +202,7 @@ def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_sparsity(parts.sparsity, parts.model, parts.objective, parts.chains)
     checks.check_exchanges(parts.chains, parts.model, parts.sampler, parts.objective, choice)
+    weighted.check(parts.chains, parts.model, parts.sampler, parts.objective, choice)
     return parts
 
 
@@ -290,8 +300,8 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     checks.check_labels(components.objective, model, data, choice)
     auxiliary = _auxiliary(components, loop, data, model) if trains else None
     average = {n: p.detach().clone() for n, p in model.named_parameters()} if components.optimizer.ema else {}
-    store, ages = first_chains(components, data, stream(loop.seed, "chains", "init"))
-    state = TrainState(0, model, {}, average, store, ages, None, auxiliary)
+    state = TrainState(0, model, {}, average, torch.empty(0), torch.empty(0), None, auxiliary)
+    put_first_chains(components, data, state, stream(loop.seed, "chains", "init"))
     trained = updated(model, auxiliary)
     why = components.optimizer.refusal(trained) if trains else None
     if why:
@@ -301,14 +311,25 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     return state
 
 
-def first_chains(components: Components, data: Data, key: Key) -> tuple[Tensor, Tensor]:
-    """Chains at their start, (slots, *shape) or (slots, replicas, *shape), and their ages, (slots,)."""
+@torch.no_grad()
+def put_first_chains(components: Components, data: Data, state: TrainState, key: Key) -> None:
+    """Put chains at their start into the state, with ages and weights."""
+    if components.chains.drawn_below is None:
+        state.store = _first_chains(components, data, key)
+    else:
+        subject = Subject(state.model, data, "train", components.sampler, state.store, key)
+        state.store, state.weighted = weighted.begun(subject, components.chains.slots)
+    state.ages = torch.zeros(len(state.store), dtype=torch.int64, device=state.store.device)
+
+
+def _first_chains(components: Components, data: Data, key: Key) -> Tensor:
+    """Without weights, (slots, *shape) or (slots, replicas, *shape)."""
     policy, device = components.chains, data.train.stored.device
     rows = permutation(len(data.train), key.fold("rows"))[: policy.slots].to(device)
     store = policy.init(data.space, data.train.rows(rows, key.fold("binarize")), key.fold("noise"))
     if not components.objective.negatives:
         store = store[:0]  # nothing would move them
-    return components.sampler.spread(store, data.space), torch.zeros(len(store), dtype=torch.int64, device=device)
+    return components.sampler.spread(store, data.space)
 
 
 @torch.no_grad()

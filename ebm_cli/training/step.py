@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ebm_cli import chains as chain_policy
 from ebm_cli import optimizer
-from ebm_cli.acceleration import arithmetic
+from ebm_cli.acceleration import arithmetic, full_arithmetic
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Split
 from ebm_cli.device.base import Device
@@ -30,6 +30,7 @@ from ebm_cli.sampler.standstill import ran_away, stuck
 from ebm_cli.space import Space
 from ebm_cli.training.plan import Inputs, plan
 from ebm_cli.training.state import Parts, TrainState
+from ebm_cli.training.weighted import Weighted, moved_on, relative, said, taken_up
 
 _WINDOW = 100  # steps over which chains must have moved
 TOGETHER = 4  # transitions compiled into one region with the update; more would only take longer to compile
@@ -53,10 +54,11 @@ class GradRows(NamedTuple):
 
 
 class Store(NamedTuple):
-    """Chains (slots, *shape) or (slots, replicas, *shape), and transitions since each began, (slots,) int64."""
+    """Chains (slots, *shape) or (slots, replicas, *shape), transitions since each began, (slots,) int64, weights."""
 
     x: Tensor
     age: Tensor
+    weighted: Weighted | None = None
 
 
 class Weights(NamedTuple):
@@ -124,7 +126,7 @@ def subject(parts: Parts, state: TrainState) -> Subject:
     components, data = parts.components, parts.data.train
     moves = Moves(components.chains, components.sampler, data.space, parts.device, components.objective.through)
     weights = Weights(components.optimizer, state.model, state.auxiliary, state.optimizer, state.average, state.mask)
-    return Subject(data, moves, components.objective, weights, Store(state.store, state.ages))
+    return Subject(data, moves, components.objective, weights, Store(state.store, state.ages, state.weighted))
 
 
 def compiles(of: Subject) -> bool:
@@ -140,14 +142,15 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     data, moves, objective, weights, store = of
     ranks, model = parts.device.ranks, arithmetic(state.model, parts.device)
     engine = parts.device.engine if compiles(of) else parts.device.engine.uncompiled()
-    if objective.negatives and _fits_one_region(moves, engine, inputs):
+    if objective.negatives and store.weighted is None and _fits_one_region(moves, engine, inputs):
         return engine.region(whole)(of, model, inputs)
     x = _rows(data, model, inputs, parts.device.engine, engine)
     labels = _labels(data, objective, inputs)
     batch = Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary, step=inputs.at.step)
     rows = GradRows(batch, {})
     if objective.negatives:
-        rows = _moved(moves, model, store, rows.batch, inputs, engine)
+        full = full_arithmetic(weights.model, parts.device)
+        rows = _moved(moves, (model, full), store, rows.batch, inputs, engine)
     shards = _shards(rows, engine, objective.places)
     if ranks.count == 1 and len(shards) == 1:
         return engine.region(update)(objective, weights, model, rows, inputs.objective, inputs.at)
@@ -174,7 +177,7 @@ def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:
     batch = Batch(x, labels=labels, first=inputs.first, auxiliary=of.weights.auxiliary, step=inputs.at.step)
     rows = GradRows(batch, {})
     if of.objective.negatives:
-        rows = _moved(of.moves, model, of.store, rows.batch, inputs, EAGER)
+        rows = _moved(of.moves, (model, model), of.store, rows.batch, inputs, EAGER)
     return update(of.objective, of.weights, model, rows, inputs.objective, inputs.at)
 
 
@@ -218,12 +221,13 @@ def _shards(rows: GradRows, engine: Engine, places: int) -> list[GradRows]:
     count = next((count for count in range(wanted, common) if common % count == 0), common if wanted > 1 else 1)
     if count == 1:
         return [rows]
-    x_neg, labels = (_chunks(part, count) for part in (batch.x_neg, batch.labels))
+    x_neg, labels, weight = (_chunks(part, count) for part in (batch.x_neg, batch.labels, batch.weight))
     parts = [
         batch._replace(
             x=part,
             x_neg=x_neg[i],
             labels=labels[i],
+            weight=weight[i],
             tail=_tail(batch.tail, i, count),
             first=batch.first + i * (n // count),
         )
@@ -251,8 +255,16 @@ def _mean(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: sum((group[name] for group in groups[1:]), groups[0][name]) / len(groups) for name in groups[0]}
 
 
-def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs: Inputs, engine: Engine) -> GradRows:
-    """Chains drawn, moved `chains.steps` transitions and put into their slots: the rows the gradient is made of."""
+def _moved(
+    moves: Moves, models: tuple[EnergyModel, EnergyModel], store: Store, batch: Batch, inputs: Inputs, engine: Engine
+) -> GradRows:
+    """Chains drawn, moved `chains.steps` transitions and put into their slots: the rows the gradient is made of.
+
+    The second model has the arithmetic by which chains are weighed.
+    """
+    model, _ = models
+    if store.weighted is not None:
+        return _weighed(moves, models, (store, store.weighted), batch, inputs, engine)
     policy, sampler, slots, steps = moves.policy, moves.sampler, inputs.slots[inputs.own], len(inputs.sampler)
     n = len(slots) or len(batch.x)
     fresh = policy.fresh(n, inputs.at.step, inputs.chains, batch.x.device)
@@ -273,11 +285,42 @@ def _moved(moves: Moves, model: EnergyModel, store: Store, batch: Batch, inputs:
     return GradRows(batch._replace(x_neg=shown(end.float(), moves.space), tail=tail), info)
 
 
+def _weighed(
+    moves: Moves,
+    models: tuple[EnergyModel, EnergyModel],
+    kept: tuple[Store, Weighted],
+    batch: Batch,
+    inputs: Inputs,
+    engine: Engine,
+) -> GradRows:
+    """The same of chains that take up the change of the model in their weights, and are negatives, before they move.
+
+    A gradient raises the energies of its own negatives more than those of other draws. Chains that have not moved since
+    would take that up as well, and their weights would fall behind a little at each step, by more in one mode than in
+    another.
+    """
+    (model, full), (store, before), steps = models, kept, len(inputs.sampler)
+    least, kernel = moves.policy.drawn_below, moves.sampler.weighing()
+    assert least is not None
+    assert kernel is not None
+    weighted, chosen = taken_up(before, full, store.x, least, inputs.chains.fold("resample"))
+    start = store.x[chosen]
+    with moves.device.chain_precision():
+        end, info = transitions(kernel, model, start, inputs.sampler, engine_for(kernel, model, engine))
+    end, age, ratio = end.float(), store.age[chosen] + steps, info.pop("log_ratio", None)
+    moved = moved_on(weighted, full, end, None if ratio is None else steps * ratio)
+    for old, new in zip((store.x, store.age, *before), (end, age, *moved), strict=True):
+        old.copy_(new)
+    return GradRows(
+        batch._replace(x_neg=start, weight=relative(weighted)), {**info, "age": age.float(), **said(weighted)}
+    )
+
+
 def _put_back(moves: Moves, store: Store, moved: Store, inputs: Inputs) -> None:
     """Each chain into its slot; where slots roam, those of all ranks."""
     roams, ranks = moves.policy.roams, moves.device.ranks
     targets = inputs.targets if roams else inputs.targets[inputs.own]
-    for kept, x in zip(store, moved, strict=True):
+    for kept, x in ((store.x, moved.x), (store.age, moved.age)):
         chain_policy.put(kept, targets, ranks.gather(x) if roams else x)
 
 

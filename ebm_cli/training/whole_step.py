@@ -32,6 +32,8 @@ def refusal(parts: Parts, state: TrainState, at_once: int) -> str | None:
         return "rows and chains are worked on in groups"
     if not components.objective.negatives:
         return None
+    if state.weighted is not None:
+        return "chains with weights are drawn by these"
     moves = components.chains.transitions
     if not engine_for(components.sampler, state.model, INLINE).compiled:
         return "this sampler is not compiled"

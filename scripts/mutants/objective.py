@@ -188,15 +188,15 @@ MUTANTS = [
     Mutant(
         "objective: negatives minus data",
         "objective/likelihood.py",
-        "energy.mean() - energy_neg.mean()",
-        "energy_neg.mean() - energy.mean()",
+        "energy.mean() - counted.mean()",
+        "counted.mean() - energy.mean()",
         "objective::test_the_gradient_is_that_of_the_reported_loss",
     ),
     Mutant(
         "objective: negatives without gradient",
         "objective/likelihood.py",
-        "torch.full_like(energy_neg, -1 / m)",
-        "torch.full_like(energy_neg, 0.0)",
+        "torch.full_like(energy, 1 / n), -share])",
+        "torch.full_like(energy, 1 / n), 0 * share])",
         "objective::test_with_exact_negatives_the_gradient_is_that_of_the_likelihood",
     ),
     Mutant(
@@ -209,7 +209,7 @@ MUTANTS = [
     Mutant(
         "objective: penalty on the data alone",
         "objective/likelihood.py",
-        "(energy.square().mean() + energy_neg.square().mean())",
+        "(energy.square().mean() + (counted * energy_neg).mean())",
         "energy.square().mean()",
         "objective::test_the_gradient_is_that_of_the_reported_loss",
     ),
