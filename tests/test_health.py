@@ -68,12 +68,12 @@ def test_the_gap_is_in_standard_deviations_of_a_row():
     data = noise + 0.01 * np.arange(4000)
     given = window(energy_data=data, energy_gap=np.full(4000, 6.0), gradient_norm=np.ones(4000), loss=data)
     found = signals.measured(given, {}, About(25))
-    assert found == {"gap_now": pytest.approx(2, rel=0.05), "gap_nats": pytest.approx(6)}
+    assert found == {"zero": 0, "gap_now": pytest.approx(2, rel=0.05), "gap_nats": pytest.approx(6)}
     found = signals.measured(given, {"gap": -1.5, "gradient": 0.25, "gap_nats": -2.0}, About(25))
     assert (found["gap"], found["gap_nats"], found["gradient"]) == (-1.5, -2, 4), "what was smaller before did not stay"
     assert signals.measured(given, {"gap": 7.0}, About(25))["gap"] == pytest.approx(2, rel=0.05)
     same = window(energy_data=[1.0] * 9, energy_gap=[1.0] * 9, gradient_norm=[1.0] * 9)
-    assert signals.measured(same, {}, About(25)) == {"gap_nats": 1}
+    assert signals.measured(same, {}, About(25)) == {"zero": 0, "gap_nats": 1}
 
 
 def test_a_gap_that_is_small_in_deviations_and_large_in_nats_is_doubted_in_the_end():
@@ -89,14 +89,30 @@ def test_a_gap_that_is_small_in_deviations_and_large_in_nats_is_doubted_in_the_e
         return signals.measured(given, history or {}, About(100, words, late=late)), gap
 
     measured, gap = found()
-    (sign,) = limits.signs(measured | {"gap": measured["gap_now"]})
+    apart = {"gap": measured["gap_now"], "r_hat_data": 1.5}
+    (sign,) = limits.signs(measured | apart)
     assert (sign.name, sign.level) == ("gap", 1)
     assert "stay apart in energy (gap -0.7" in sign.text
     assert " standard deviations, -14 nats)" in sign.text
     assert runaway([*gap[:40]]) is not None
     for fine in (found(late=False), found(wavering=5), found(words=200), found(history={"gap_nats": -8.0})):
-        assert limits.signs(fine[0]) == []
+        assert limits.signs(fine[0] | apart) == []
+    for met in ({}, {"r_hat_data": 1.1}):
+        assert limits.signs(measured | apart | {"r_hat_data": 1.0} | met) == [], (
+            "the model has yet to learn: not chains"
+        )
+    assert limits.signs(measured | {"gap": measured["gap_now"]}) == [], "chains that are begun at the data each time"
     assert runaway([*found(wavering=5)[1]]) is None is runaway([*gap], 200)
+
+
+def test_a_gradient_that_is_zero_is_doubted():
+    """As of a network whose units are all off: no step changes anything, however small or large the gradient was."""
+    noise = np.random.default_rng(0).normal(size=20)
+    for zeros, level in ((2, 0), (15, 1), (20, 2)):
+        gradient = np.where(np.arange(20) < zeros, 0.0, 1e-9)
+        given = window(energy_data=noise, energy_gap=noise, gradient_norm=gradient, loss=noise)
+        found = limits.signs({"zero": signals.measured(given, {}, About(25))["zero"]})
+        assert [(sign.name, sign.level) for sign in found] == ([("zero", level)] if level else [])
 
 
 def test_spread_of_documents_is_free_of_their_lengths():
@@ -112,7 +128,7 @@ def test_spread_of_documents_is_free_of_their_lengths():
 def test_a_loss_is_held_against_its_beginning_and_its_best():
     loss = [3.0] * 5 + [11.0] * 15
     found = signals.measured(window(loss=loss, gradient_norm=loss), {}, About(10))
-    assert found == {"rise": pytest.approx((9 - 3) / (1 + 3))}
+    assert found == {"zero": 0, "rise": pytest.approx((9 - 3) / (1 + 3))}
     later = window(loss=[2.0, 2.2] * 10, gradient_norm=[1.0] * 20)
     history = signals.remembered(later, {"first": 5.0, "lowest": 1.0, "gradient": 0.5}, {})
     assert history == {"first": 5.0, "lowest": 1.0, "gradient": 0.5}

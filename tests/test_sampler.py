@@ -18,6 +18,8 @@ from helpers.samplers import (
     SAMPLERS,
     fewer,
     first,
+    is_product,
+    is_slow,
     marked,
     marked_slow,
     reach,
@@ -52,8 +54,12 @@ invariant_defined_kernels = pytest.mark.parametrize(
 
 
 def forgetting(pairs):
-    """Parameters: kernels with a written matrix forget as that does, one model of bits stands for their many steps."""
-    return marked_slow([pair for pair in pairs if pair not in DEFINED or pair[1] == "boltzmann-binary"])
+    """Parameters: kernels with a written matrix forget as that does, one model of bits stands for their many steps.
+
+    Those of short steps do so on one model, where longer ones are on all.
+    """
+    without = [pair for pair in pairs if pair not in DEFINED or pair[1] == "boltzmann-binary"]
+    return marked_slow([(s, t) for s, t in without if not is_slow(s, t) or is_product(t) or s == "gibbs_langevin"])
 
 
 def test_every_sampler_has_a_target():
@@ -80,13 +86,14 @@ def test_leaves_the_target_invariant(name, model_name):
 def test_forgets_where_it_started(name, model_name):
     """All chains start at one point. The slowest of these kernels (step 0.1 on R^2) forgets in some 200 steps.
 
-    It gets five times as many, and kernels of longer steps fewer: the way they go is what counts.
+    It gets ten times as many, five times where it follows a gradient, and kernels of longer steps fewer: the way they
+    go is what counts.
     """
     model = target(model_name)
     start = model.space.noise(1, stream(0, "point")).double()
-    way = 100 if name.startswith("metropolis") else 50
+    way = 200 if name.startswith("metropolis") else 100
     steps = max(150, round(way / reach(SAMPLERS[name]) * isinstance(model.space, Real)))
-    n = 5000 if steps <= 1000 else 1500
+    n = 5000 if steps <= 2000 else 1500
     y, _ = run(SAMPLERS[name], model, start.expand(n, *model.space.shape), steps, stream(1, "kernel"))
     assert_distributed(model, y)
 

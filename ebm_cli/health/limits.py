@@ -41,6 +41,8 @@ FAR = 10.0
 """Nats between data and chains from which on a gap that stays is doubted; of documents as many for each 100 words."""
 STEADY = 4
 """A mean that is so many times the spread of what it is of stays where it is."""
+MET = 1.2
+"""Nested R-hat up to which chains and those that begin at the data meet: a gap is then what the model has to learn."""
 _WORDS = 100
 _DEVIATIONS = " standard deviations"
 _MOVE = "take more chains.steps, another sampler, or a lower optimizer.lr"
@@ -60,7 +62,8 @@ LIMITS: Mapping[str, Limit] = {
     "gap": Limit(
         4, 12, "data and chains stay apart in energy", _MOVE,
         "0 at the maximum of the likelihood; healthy runs stayed within 2.5 from one look to the next; a model that "
-        "changes slowly, in the end, has chains that follow it to some nats", sided=True, nats=FAR, unit=_DEVIATIONS),
+        "changes slowly, in the end, has chains that follow it to some nats, unless they forget where they began",
+        sided=True, nats=FAR, unit=_DEVIATIONS),
     "apart": Limit(
         3, 6, "data and chains are apart in energy", _MOVE,
         "two samples of one distribution have 0; healthy runs had 2.3 at most, while they learn fast", sided=True,
@@ -83,6 +86,9 @@ LIMITS: Mapping[str, Limit] = {
     "offset": Limit(
         5, 50, "chains lie beside the data", _MOVE,
         "squared distance of the means over the variance of the data; beginnings of healthy runs had up to 2"),
+    "zero": Limit(
+        0.5, 0.9, "the gradient is 0: no parameter moves, as of a network whose units are all off", _RATE,
+        "share of steps; no healthy run had one"),
     "idle": Limit(
         0.5, 0.75, "hidden units are off or on for practically all rows", _RATE + ", or fewer hidden units",
         "from a quarter on the last table warns of it too; healthy runs had none"),
@@ -142,9 +148,10 @@ def _scale(measured: Mapping[str, float]) -> str | None:
 
 
 def _level(name: str, limit: Limit, values: Mapping[str, float]) -> int:
-    """By the signal in its own unit, and in nats where these count."""
+    """By the signal in its own unit, and in nats where these count and chains are known not to forget."""
     nats, steady = values.get(f"{name}_nats", 0.0), values.get(f"{name}_steady", 0.0)
-    doubted = limit.nats < math.inf and far(nats, steady, values.get("words", 0.0))
+    counts = limit.nats < math.inf and values.get("r_hat_data", 1.0) > MET
+    doubted = counts and far(nats, steady, values.get("words", 0.0))
     return max(limit.level(values[name]) if name in values else 0, int(doubted))
 
 

@@ -75,9 +75,10 @@ def measured(window: Window, history: History, about: About) -> dict[str, float]
     """The signals of a window of steps; `history` is that of the windows before it.
 
     `acceptance`: the mean. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
-    median before. Beside these `_gap`, or of objectives without chains `_loss`.
+    median before. `zero`: the share of steps whose gradient is 0. Beside these `_gap`, or of objectives without
+    chains `_loss`.
     """
-    found = dict[str, float]()
+    found = {"zero": float((window.of("gradient_norm") == 0).mean())}
     if {"energy_gap", "energy_data"} <= {*window.names}:
         found |= _gap(window, history, about) | _in_nats(window, history, about)
     else:

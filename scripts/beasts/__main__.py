@@ -17,7 +17,7 @@ from _kinds import CAUSES, KINDS
 
 from ebm_cli.cli.main import dispatch
 
-PARTS = ("choose", "judge")
+PARTS = ("choose", "judge", "prove")
 _Z = 1.959964  # of 95 %
 _COMMON = (
     "tracker=none device=cpu device.threads=1 device.compile=never running=none checkpoint.monitor=null "
@@ -41,13 +41,13 @@ class Beast(NamedTuple):
 
 
 def beasts(part: str) -> list[Beast]:
-    """All of one part, the kinds in turns: every third setting is kept for `judge`, and so are other seeds of all."""
+    """All of one part, the kinds in turns: every third setting is kept from `choose`; seeds are other ones in each."""
     first, found = 1000 * PARTS.index(part), list[tuple[int, Beast]]()
     for name, kind in KINDS.items():
         own = list[Beast]()
         for cause, every in {None: kind.healthy, **kind.spoilt}.items():
-            count = kind.seeds[1 if cause else 0] // (1 if part == "choose" else 3) or 1
-            chosen = [words for i, words in enumerate(every) if part == "judge" or i % 3 != 2]
+            count = kind.seeds[1 if cause else 0] // (3 if part == "judge" else 1) or 1
+            chosen = [words for i, words in enumerate(every) if part != "choose" or i % 3 != 2]
             own += [Beast(name, cause, words, first + seed) for words in chosen for seed in range(count)]
         found += enumerate(sorted(own, key=lambda beast: (beast.seed, hash_of(beast))))
     return [beast for _, beast in sorted(found, key=lambda pair: pair[0])]
@@ -171,8 +171,8 @@ def _began(home: Path) -> bool:
 
 
 def judged(folder: Path, those: list[Beast]) -> Judged:
-    """Those runs that are there, of kinds of which tuned ones are there, be they of the other part."""
-    every = [beast for beast in {*beasts("choose"), *beasts("judge")} if _began(folder / beast.name)]
+    """Those runs that are there, of kinds of which tuned ones are there, be they of another part."""
+    every = [beast for part in PARTS for beast in beasts(part) if _began(folder / beast.name)]
     found = {beast: seen(beast, folder / beast.name) for beast in every}
     there = [beast for beast in those if beast in found]
     worth: dict[str, list[float]] = {}

@@ -130,6 +130,20 @@ MUTANTS = [
         "health::test_a_gap_that_is_small_in_deviations_and_large_in_nats_is_doubted_in_the_end",
     ),
     Mutant(
+        "limits: what a model has yet to learn is blamed on its chains",
+        "health/limits.py",
+        'values.get("r_hat_data", 1.0) > MET',
+        "True",
+        "health::test_a_gap_that_is_small_in_deviations_and_large_in_nats_is_doubted_in_the_end",
+    ),
+    Mutant(
+        "signals: a gradient that is nearly 0 counts as none",
+        "health/signals.py",
+        '(window.of("gradient_norm") == 0)',
+        '(window.of("gradient_norm") < 1e-6)',
+        "health::test_a_gradient_that_is_zero_is_doubted",
+    ),
+    Mutant(
         "limits: documents of any length differ by as many nats",
         "health/limits.py",
         "FAR * max(1.0, words / _WORDS)",

@@ -165,16 +165,14 @@ def covering(pairs, kept):
     """
     met, found, turns = {need for pair in kept for need in _needs(*pair)}, [], collections.Counter()
     while left := [pair for pair in pairs if not _needs(*pair) <= met]:
-        best = min(
-            left, key=lambda pair: (_is_product(pair[1]), -len(_needs(*pair) - met), sum(turns[i] for i in pair))
-        )
+        best = min(left, key=lambda pair: (is_product(pair[1]), -len(_needs(*pair) - met), sum(turns[i] for i in pair)))
         found.append(best)
         turns.update(best)
         met |= _needs(*best)
     return found
 
 
-def _is_product(name: str) -> bool:
+def is_product(name: str) -> bool:
     return name.startswith("exponential_family")
 
 
