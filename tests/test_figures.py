@@ -49,7 +49,7 @@ def need_data(monkeypatch, file: str) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("words", ["model=boltzmann steps=300", "model=rbm model.hidden=12 steps=1000"])
+@pytest.mark.parametrize("words", ["model=boltzmann steps=300", "model=rbm model.hidden=16 steps=1000"])
 def test_chains_do_as_well_as_enumeration_on_nltcs(tmp_path, monkeypatch, words):
     """The same model by PCD and by the exact gradient: test log-likelihoods, both exact, within 0.05 nats."""
     need_data(monkeypatch, "binary_tabular/nltcs.npz")
@@ -66,7 +66,7 @@ def test_chains_do_as_well_as_enumeration_on_nltcs(tmp_path, monkeypatch, words)
 def test_rbm16_mnist(tmp_path, monkeypatch):
     """PyDeep reaches -142.56 exactly with the same settings; here the estimate must agree with the exact value too."""
     need_data(monkeypatch, "MNIST/raw/train-images-idx3-ubyte.gz")
-    words = ("experiment=rbm16_mnist", "eval_every=0", "evaluation=[exact,ais]", "evaluation.ais.temperatures=2000")
+    words = ("experiment=rbm16_mnist", "eval_every=0", "evaluation=[exact,ais]", "evaluation.ais.temperatures=5000")
     words += ("evaluation.ais.raise_points=0",)
     compiled = "updates" if COMPILER else "never"  # of 30 000, in a third of the time
     found = summary(tmp_path, monkeypatch, *words, f"device.compile={compiled}")
