@@ -165,11 +165,8 @@ EXACT_PATHS = {
 exact_paths = each(EXACT_PATHS)
 # Weights and ends of others are compared with matrices multiplied out; without those of thousands of temperatures.
 FEW = {"gibbs-rbm-binary", "gibbs-ising-spin", "gibbs-potts-categorical", "bipartite-rbm-binary"}
-SLOWEST = tuple(
-    f"{name}-{model}"
-    for name in ("mala", "mala_mixed", "metropolis", "underdamped")
-    for model in ("exponential_family", "gaussian_rbm")
-)
+SHORT = ("mala", "mala_mixed", "metropolis", "underdamped")
+SLOWEST = tuple(f"{kernel}-{model}" for kernel in SHORT for model in ("exponential_family", "gaussian_rbm"))
 few_paths = each_of_many_steps(
     {k: v for k, v in PATHS.items() if k in FEW or not (k in EXACT_PATHS or k.startswith(SLOWEST))}
 )

@@ -53,6 +53,17 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in typed]
 
 
+def told_first(page: str) -> list[list[str]]:
+    """Its commands, each once, without those that a page before it has and that need no run of the page's own."""
+    before = list(PAGES)[: list(PAGES).index(page)]
+    known = [words for other in before for words in commands(other) if not any("outputs/" in word for word in words)]
+    found = list[list[str]]()
+    for words in commands(page):
+        if words not in known and words not in found:
+            found.append(words)
+    return found
+
+
 def quick(words: list[str]) -> list[str]:
     """A command that tells nobody, on the CPU; of a run that is there it asks little."""
     command, *rest = words
