@@ -80,6 +80,11 @@ def test_list_of_one_part():
     assert "peak learning rate" in out
 
 
+@pytest.mark.parametrize("words", ["sampler=pafs", "sampler/pafs"])
+def test_a_part_may_be_named_as_it_is_typed(words):
+    assert ebm(f"list {words}").out == ebm("list sampler pafs").out != ""
+
+
 def test_keys_of_an_evaluation_are_listed_as_they_are_typed():
     """Of exact_if_possible, too, they are evaluation.exact.KEY."""
     lines = ebm("list evaluation exact_if_possible").out.splitlines()

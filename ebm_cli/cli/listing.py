@@ -272,8 +272,8 @@ def _sampler_fits(sampler: ClassSource, model: ClassSource | None) -> bool:
 def main(arguments: list[str]) -> int:
     """`ebm list [GROUP [NAME]] [--markdown]`."""
     arguments = [argument for argument in arguments if not argument.startswith("plugins=")]  # they are shown anyway
-    names = [argument for argument in arguments if not argument.startswith("-")]
-    flags = set(arguments) - set(names)
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    names = [name for argument in arguments if argument not in flags for name in re.split("[=/]", argument, maxsplit=1)]
     if flags & {"-h", "--help"}:
         output.print(USAGE, end="")
         return 0
