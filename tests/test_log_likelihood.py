@@ -51,8 +51,9 @@ def test_a_model_that_can_be_summed_is():
     assert ends(result.metrics) == [exact.metrics["exact/log_z"]] * 2
     assert result.metrics["log_likelihood/width"] == 0
     assert result.by_row.keys() == {"log_likelihood/log_likelihood"}
-    (line,) = log_likelihood.LogLikelihood.lines(Numbers(result.metrics), "test").values()
+    line, log_z = log_likelihood.LogLikelihood.lines(Numbers(result.metrics), "test").values()
     assert line.endswith("nats, exact")
+    assert log_z == f"{exact.metrics['exact/log_z']:.2f}"
 
 
 @pytest.mark.usefixtures("_large")
@@ -159,7 +160,8 @@ METRICS = {
 
 def test_what_is_said_of_a_bracket_has_its_ends():
     lines = log_likelihood.LogLikelihood.lines(Numbers(METRICS), "test")
-    assert lines == {"log-likelihood (test)": "-20.00 nats, bracket [-20.60, -19.90]"}
+    likelihood = {"log-likelihood (test)": "-20.00 nats, bracket [-20.60, -19.90]"}
+    assert lines == likelihood | {"  log Z": "90.00, in [89.90, 90.60]"}
     likely, verdict = judged(METRICS), above(METRICS)
     assert likely is not None
     assert isinstance(verdict, Above)

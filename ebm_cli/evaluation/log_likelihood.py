@@ -106,11 +106,13 @@ class LogLikelihood(Evaluation):
         if not values.has(*(f"{name}/{key}" for key in ("log_likelihood", "log_z", "log_z_low", "log_z_high"))):
             return {}
         middle, log_z = values[f"{name}/log_likelihood"], values[f"{name}/log_z"]
-        low, high = (middle + log_z - values[f"{name}/log_z_{end}"] for end in ("high", "low"))
+        ends = values[f"{name}/log_z_low"], values[f"{name}/log_z_high"]
+        high, low = (middle + log_z - end for end in ends)
         values.leave(f"{name}/width", f"{name}/temperatures", f"{name}/weight_ess")
         unsure = "" if doubt(name, values.unseen) is None else ", not to be relied on"
         how = "exact" if low == high else f"bracket [{low:.2f}, {high:.2f}]{unsure}"
-        return {f"log-likelihood ({split})": f"{plus_minus(values, name)} nats, {how}"}
+        found = f"{log_z:.2f}" if low == high else f"{log_z:.2f}, in [{ends[0]:.2f}, {ends[1]:.2f}]"
+        return {f"log-likelihood ({split})": f"{plus_minus(values, name)} nats, {how}", "  log Z": found}
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
