@@ -307,8 +307,8 @@ MUTANTS = [
     Mutant(
         "log_likelihood: the ends of log Z are those of the log-likelihood",
         "evaluation/log_likelihood.py",
-        'for end in ("high", "low"))',
-        'for end in ("low", "high"))',
+        "high, low = (middle",
+        "low, high = (middle",
         "log_likelihood::test_what_is_said_of_a_bracket_has_its_ends",
     ),
     Mutant(
