@@ -49,4 +49,5 @@ def _by_weighed_moves(subject: Subject, chains: int, temperatures: int, base_mix
 
 def refusal_to_weigh(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
     """Why chains of this sampler cannot have weights that follow the model, and those that can, or None."""
-    return None if sampler.inner.weighing() is not None else refusal_to_anneal(model, sampler)
+    kernel = sampler.inner.weighing()
+    return None if kernel is not None and type(model.space) in kernel.spaces else refusal_to_anneal(model, sampler)

@@ -9,10 +9,9 @@ from typing_extensions import override
 
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
-from ebm_cli.evaluation.ais import forward, likelihood, weight_ess
-from ebm_cli.evaluation.annealing import annealing_path
+from ebm_cli.evaluation.ais import likelihood, weight_ess
 from ebm_cli.evaluation.base import Subject, on_split, without_density
-from ebm_cli.evaluation.invariance import refusal_to_anneal
+from ebm_cli.evaluation.beginning import begun, refusal_to_weigh
 from ebm_cli.evaluation.table import Numbers, log_z_line
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z.trajectory import resampled
@@ -33,8 +32,9 @@ class RunningLogZ(Running):
 
     They begin as independent units, whose log Z is known, and are annealed to theta_0 in `temperatures` steps (Neal
     2001). At each look log w_i += E_(t-1)(x_i) - E_t(x_i), and then every chain moves `steps` transitions that leave
-    p_t invariant, so that E[mean_i w_i] = Z_t / Z_base at any time, however far training goes between two looks and
-    however badly the chains mix; log Z_t = log Z_base + log mean_i w_i errs downwards, and log-likelihoods upwards.
+    p_t invariant, or of `langevin` say by how much they do not, which log w_i goes up by too (Carbone et al. 2023). So
+    E[mean_i w_i] = Z_t / Z_base at any time, however far training goes between two looks and however badly the chains
+    mix; log Z_t = log Z_base + log mean_i w_i errs downwards, and log-likelihoods upwards.
     Where the effective number of chains (sum w)^2 / sum w^2 falls below half of them, they are drawn again in
     proportion to w (systematic resampling) and their mean weight is kept.
 
@@ -69,7 +69,7 @@ class RunningLogZ(Running):
             return "log Z of this model is known"
         if isinstance(model, Intractable | Conditional) or isinstance(model.space, Counts):
             return "this model has no one energy of whole configurations whose log Z could be followed"
-        return model.improper() or refusal_to_anneal(model, sampler)
+        return model.improper() or refusal_to_weigh(model, sampler)
 
     @override
     def looks(self, work: Work, batch_size: int) -> frozenset[int]:
@@ -105,15 +105,14 @@ class RunningLogZ(Running):
     @override
     def begun(self, subject: Subject) -> Kept:
         """From independent units to the model."""
-        path, key = annealing_path(subject, self.base_mix), subject.key.fold("begun")
-        log_w, x = forward(path, self.chains, self.temperatures, key, subject.device.repeating)
-        n = self.chains
+        n, key = self.chains, subject.key.fold("begun")
+        log_w, x, log_z_base = begun(subject, n, self.temperatures, self.base_mix, key)
         at_first: dict[str, Tensor] = {
             "x": x,
             "energy": self._energy(subject, x),
             "log_w": log_w,
             "ancestor": torch.arange(n, device=x.device),
-            "log_z": log_w.new_tensor(path.log_z_base),
+            "log_z": log_w.new_tensor(log_z_base),
             "variance": log_w.new_tensor((n / weight_ess(log_w) - 1) / n),
             "lost": log_w.new_zeros(()),
         }
@@ -136,7 +135,12 @@ class RunningLogZ(Running):
             x, ancestor, log_z = x[chosen], ancestor[chosen], log_z + log_mean_exp(log_w)
             log_w = torch.zeros_like(log_w)
         keys = [subject.key.fold("move", i) for i in range(self.steps)]
-        x, _ = transitions(subject.sampler.inner, full_arithmetic(subject.model, subject.device), x, keys)
+        kernel = subject.sampler.inner.weighing()
+        assert kernel is not None
+        x, info = transitions(kernel, full_arithmetic(subject.model, subject.device), x, keys)
+        if "log_ratio" in info:
+            worth = self.steps * info["log_ratio"].double()
+            log_w, variance = log_w + worth, variance + of_ratio(log_w, worth)
         energy = self._energy(subject, x)
         found = {
             **{"x": x, "energy": energy, "log_w": log_w, "ancestor": ancestor, "log_z": log_z, "variance": variance},

@@ -69,13 +69,14 @@ class Langevin(Differentiable[EnergyModel, LangevinState]):
 
     @override
     def weighing(self) -> Sampler[Any, Any] | None:
-        """Of the same moves where they have the model's own temperature, 1."""
-        return Weighed(self) if abs(float(self.temperature(*self.rates(0))) - 1) < _ROUNDED else None
+        """Of the same moves at temperature 1 without a clip: weights of others would differ beyond all bounds."""
+        own = abs(float(self.temperature(*self.rates(0))) - 1) < _ROUNDED and self.clip is None
+        return Weighed(self) if own else None
 
     def drift(self, grad: Tensor, taken: Tensor) -> tuple[Tensor, Rate]:
-        """-s dE/dx, clipped, and sigma."""
+        """-s dE/dx, and sigma."""
         s, sigma = self.rates(taken)
-        return -s * (grad if self.clip is None else grad.clamp(-self.clip, self.clip)), sigma
+        return -s * grad, sigma
 
     def temperature(self, s: Rate, sigma: Rate) -> Rate:
         """T = sigma^2 / (2 s)."""

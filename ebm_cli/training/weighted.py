@@ -57,7 +57,13 @@ def check(policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any], objectiv
 
 @torch.no_grad()
 def begun(subject: Subject, chains: int) -> tuple[Tensor, Weighted]:
-    """So many that stand for the model as it is, (chains, *shape), by annealing from independent units."""
+    """So many that stand for the model as it is, (chains, *shape), by annealing from independent units.
+
+    Raises UserError if they cannot.
+    """
+    why = subject.model.improper() or beginning.refusal_to_weigh(subject.model, subject.sampler)
+    if why:
+        raise UserError(f"chains.weighted = true: {why}; or set it to false")
     log_w, x, log_z = beginning.begun(subject, chains, _TEMPERATURES, 0.0, subject.key)
     return x, Weighted(log_w, subject.model.energy(x).double(), log_w.new_tensor(log_z))
 

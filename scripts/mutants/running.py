@@ -130,4 +130,11 @@ MUTANTS = [
         "for name in [*found][1:2]:",
         "running::test_chains_along_the_way_and_those_of_an_evaluation_may_contradict_each_other",
     ),
+    Mutant(
+        "running: unadjusted moves are worth nothing",
+        "running/log_z.py",
+        "log_w, variance = log_w + worth, ",
+        "log_w, variance = log_w, ",
+        "running::test_unadjusted_moves_count_too",
+    ),
 ]

@@ -677,4 +677,18 @@ MUTANTS = [
         "for i in range(1) for at_once in [len(values)]",
         "top_k_gibbs::test_memory_of_a_step_hardly_grows_with_the_alphabet",
     ),
+    Mutant(
+        "weighed moves: what they are worth is upside down",
+        "sampler/weighing.py",
+        "log_q = (z.square() - away.square())",
+        "log_q = (away.square() - z.square())",
+        "weighted::test_unadjusted_moves_are_made_up_for",
+    ),
+    Mutant(
+        "weighed moves: the way back begins with the old gradient",
+        "sampler/weighing.py",
+        "self.moves.drift(new.grad, state.taken)",
+        "self.moves.drift(old.grad, state.taken)",
+        "weighted::test_unadjusted_moves_are_made_up_for",
+    ),
 ]
