@@ -12,7 +12,7 @@ from helpers.statistics import assert_close
 from helpers.training import gradients
 
 from ebm_cli.errors import UserError
-from ebm_cli.model.rbm import RBM
+from ebm_cli.model.centred import Centred
 from ebm_cli.objective.likelihood import center
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary
@@ -124,7 +124,7 @@ def test_offsets_start_at_the_data_mean_and_one_half():
 def test_the_centred_gradient_needs_an_rbm():
     choice = {"model": "boltzmann", "objective": "pcd"}
     objective = component("objective", "pcd", centered=True)
-    assert objective.needs == (RBM,)
+    assert objective.needs == (Centred,)
     assert component("objective", "pcd").needs == ()
     with pytest.raises(UserError, match=r"centered = true wants.*model=boltzmann is not.*fit: rbm.*centered=false"):
         checks.check_objective(objective, component("model", "boltzmann"), choice)

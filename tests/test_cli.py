@@ -81,7 +81,7 @@ def completed(line: str, monkeypatch) -> list[str]:
         "ebm watch o": {"once="},
         "ebm train mod": {"model=", "model."},
         "ebm train model=rb": {"model=rbm"},
-        "ebm train model=rbm model.h": {"model.hidden="},
+        "ebm train model=rbm model.h": {"model.hidden=", "model.hidden_units="},
         "ebm sample che": {"checkpoint="},
         "ebm list mo": {"model"},
         "ebm compare s": {"sort="},

@@ -19,6 +19,7 @@ from ebm_cli.space import Binary, Categorical, Real, Spin, Units
 SMALL = {
     "rbm": ("rbm", Binary((2, 2)), {}),
     "rbm of categories": ("rbm", Categorical((4, 3)), {}),
+    "rbm of spins": ("rbm", Spin((2, 2)), {"hidden_units": "drelu"}),
     "gaussian_rbm": ("gaussian_rbm", Real((2, 2)), {}),
     "boltzmann": ("boltzmann", Binary((2, 2)), {}),
     "ising": ("ising", Spin((2, 2)), {"graph": "complete"}),
@@ -37,7 +38,7 @@ def foreign(name: str, *, chains: int = 2) -> Foreign:
     kept = space.noise(chains, stream(0))
     kept = kept if isinstance(space, Real) else space.decode(kept)
     letters = "-AC" if isinstance(space, Categorical) else ""
-    known = {"name": choice, "min_spread": 0.4}
+    known = {"name": choice, "min_spread": 0.4, "hidden_units": keys.get("hidden_units", "binary")}
     return Foreign(known, weights, space, ABOUT, kept if chains else None, letters)
 
 

@@ -200,7 +200,7 @@ CONCRETE = {
     "commands/documents.py": "given words and lengths are keys of replicated softmax alone",
     "commands/sample.py": "given words and lengths are keys of replicated softmax alone",
     "commands/verdict.py": "independent units need no comparison with independent units",
-    "evaluation/annealing.py": "a path for the joint energy of a Gaussian machine, and bases that are products",
+    "evaluation/annealing.py": "paths for joint energies of real hidden or visible units, and bases that are products",
     "evaluation/baseline.py": "families of closed form have no independent units beside them",
     "evaluation/base.py": "families of closed form have a support that chains do not come to",
     "evaluation/dbn_bound.py": "the bound is that of deep belief networks",

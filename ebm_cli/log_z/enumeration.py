@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.log_z import transfer
-from ebm_cli.model.base import Bipartite, EnergyModel, MixtureRBM, Normalised, WithHidden
+from ebm_cli.model.base import EnergyModel, MixtureRBM, Normalised, WithHidden
 from ebm_cli.rng import Key
 from ebm_cli.space import Binary, Categorical, Counts, Discrete, Space
 
@@ -27,11 +27,12 @@ def refusal(model: EnergyModel) -> str | None:
     """Why log Z of this model cannot be enumerated, or None if it can."""
     if isinstance(model, Normalised) or _bits(model) <= LOG2_LIMIT:
         return None
-    if isinstance(model, WithHidden) and not isinstance(model.space, Discrete):
-        return f"{model.hidden} hidden units, enumeration goes to {LOG2_LIMIT}"
+    hidden = model.hidden_states()
+    if hidden is not None and not isinstance(model.space, Discrete):
+        return f"{hidden.sites} hidden units, enumeration goes to {LOG2_LIMIT}"
     if not isinstance(model.space, Discrete):
         return f"a {model.space.name} space cannot be enumerated"
-    if isinstance(model.space, Categorical) and not isinstance(model, Bipartite):
+    if isinstance(model.space, Categorical) and hidden is None:
         sites, values = model.space.sites, model.space.values
         return f"{values}^{sites} states, enumeration goes to 2^{LOG2_LIMIT}"
     width, sites = transfer.narrow_side(model), model.space.sites
@@ -41,18 +42,19 @@ def refusal(model: EnergyModel) -> str | None:
             f"{width} sites, and enumeration goes to 2^{LOG2_LIMIT} = 4^{LOG2_LIMIT // 2}"
         )
     bits = f"{_bits(model):.0f}"
-    side = f"the smaller side has {bits} units" if isinstance(model, Bipartite) else f"{bits} sites"
+    side = f"{bits} sites" if hidden is None else f"the smaller side has {bits} units"
     return f"{side}, enumeration goes to {LOG2_LIMIT}"
 
 
 def _bits(model: EnergyModel) -> float:
     """log2 of the number of terms of the sum."""
+    hidden = model.hidden_states()
     if not isinstance(model.space, Discrete):
-        return model.hidden if isinstance(model, WithHidden) else float("inf")
+        return float("inf") if hidden is None else hidden.sites
     side, bits = transfer.narrow_side(model), model.space.sites * math.log2(model.space.values)
     if side is not None:
         return min(bits, 2 * side)
-    return min(bits, model.hidden) if isinstance(model, WithHidden) else bits
+    return bits if hidden is None else min(bits, hidden.sites)
 
 
 def log_z(model: EnergyModel) -> Tensor:
@@ -70,8 +72,9 @@ def log_z(model: EnergyModel) -> Tensor:
     if isinstance(model, Normalised):
         return model.log_z()
     states = model.space.states if isinstance(model.space, Discrete) else math.inf
-    if isinstance(model, WithHidden) and 2**model.hidden < states:
-        return _log_sum(Binary((model.hidden,)), model.log_marginal, model)
+    hidden = model.hidden_states()
+    if hidden is not None and hidden.states < states:
+        return _log_sum(hidden, model.log_marginal, model)
     assert isinstance(model.space, Discrete)
     lattice = transfer.lattice(model)
     if lattice is not None and 2 * min(lattice.space.shape) < model.space.sites:

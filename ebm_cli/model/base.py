@@ -13,7 +13,7 @@ from ebm_cli import rng
 from ebm_cli.device.engine import Engine
 from ebm_cli.functional import softplus
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Categorical, Discrete, Space, TwoValued, Words
+from ebm_cli.space import Binary, Categorical, Discrete, Space, TwoValued, Words
 
 Site = int | Tensor  # one site for all chains, or (chains,) int64 with one for each
 Gradients = dict[str, Tensor]  # by the name of the parameter
@@ -114,6 +114,17 @@ class EnergyModel(nn.Module, ABC):
             energies = self.energy(rows).reshape(space.values, len(x))
             found.append(-(energy - energies).logsumexp(0))
         return torch.stack(found, 1)
+
+    def hidden_states(self) -> Discrete | None:
+        """States of the hidden units that the visible ones can be summed out given (`log_marginal`), or None."""
+        return None
+
+    def log_marginal(self, h: Tensor) -> Tensor:
+        """log sum_v exp(-E(v, h)), (batch,), an integral where v is real; of documents that of one word.
+
+        Raises TypeError where there is none.
+        """
+        raise TypeError(f"{type(self).__name__} has no joint energy of visible and hidden units")
 
     def activities(self, x: Tensor) -> list[Tensor]:
         """p(h_j = 1 | x) of binary hidden units, (batch, units) for each layer of them; none here."""
@@ -288,9 +299,14 @@ class WithHidden(Blocked):
     def drawn(self) -> int:
         return self.space.sites + self.hidden
 
+    @override
+    def hidden_states(self) -> Discrete:
+        """All bits."""
+        return Binary((self.hidden,))
+
     @abstractmethod
-    def log_marginal(self, h: Tensor) -> Tensor:
-        """log sum_v exp(-E(v, h)), (batch,), an integral where v is real; of documents that of one word."""
+    @override
+    def log_marginal(self, h: Tensor) -> Tensor: ...
 
 
 class TwoLayers(WithHidden):

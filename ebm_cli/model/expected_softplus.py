@@ -1,6 +1,7 @@
-"""Means of softplus over what many sites add to a hidden unit when all their values are equally likely."""
+"""Means of a hidden unit's free energy over what many sites add to it when all their values are equally likely."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ def cumulants(levels: Tensor) -> Tensor:
     return torch.stack([second, third, fourth - 3 * second**2])
 
 
-def expected(inputs: Tensor, others: Tensor) -> Tensor:
-    """E softplus(inputs + X), (n, ..., hidden) as the inputs, for the cumulants `others` (3, n, hidden) of X.
+def expected(inputs: Tensor, others: Tensor, gamma: Callable[[Tensor], Tensor] = softplus) -> Tensor:
+    """E gamma(inputs + X), (n, ..., hidden) as the inputs, for the cumulants `others` (3, n, hidden) of X.
 
     By Gauss-Hermite over z with X = sigma z, its density normal times 1 + k_3 He_3(z) / 6 + k_4 He_4(z) / 24, k_i the
     cumulants of z (Edgeworth; the term in k_3^2 is left out).
@@ -35,7 +36,7 @@ def expected(inputs: Tensor, others: Tensor) -> Tensor:
     total = torch.zeros_like(inputs)
     for z, weight in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True):
         density = 1 + skew * (z**3 - 3 * z) + tails * (z**4 - 6 * z**2 + 3)
-        total += weight * density * softplus(inputs + spread * z)
+        total += weight * density * gamma(inputs + spread * z)
     return total
 
 
@@ -63,15 +64,16 @@ class Interpolation(NamedTuple):
         return flat @ second.transpose(1, 2).reshape(n, size, hidden * nodes).transpose(1, 2)
 
 
-def interpolation(levels: Tensor, inputs: Tensor) -> Interpolation | None:
-    """That of E softplus(inputs_m + x + y), x and y any of `levels` (D, K, hidden); None where it repays nothing.
+def interpolation(levels: Tensor, inputs: Tensor, strip: float = math.pi) -> Interpolation | None:
+    """That of E gamma(inputs_m + x + y), x and y any of `levels` (D, K, hidden); None where it repays nothing.
 
-    softplus has no singularity nearer than i pi: of inputs within +-R the error falls as rho^-P with
-    rho = pi / R + sqrt(1 + (pi / R)^2) (Trefethen 2019, Approximation Theory and Approximation Practice, theorem 8.2).
+    gamma has no singularity nearer to the real line than `strip`, softplus none nearer than pi: of inputs within +-R
+    the error falls as rho^-P with rho = strip / R + sqrt(1 + (strip / R)^2) (Trefethen 2019, Approximation Theory and
+    Approximation Practice, theorem 8.2).
     """
     low, high = levels.amin((0, 1)), levels.amax((0, 1))
     middle, radius = (high + low) / 2, ((high - low) / 2).clamp_min(_LEAST)
-    slope = math.pi / (2 * radius.max().item())
+    slope = strip / (2 * radius.max().item())
     count = math.ceil(-math.log(_ERROR) / math.asinh(slope))
     if count > min(_MOST_NODES, levels.shape[1] ** 2 // 2):
         return None

@@ -15,7 +15,6 @@ from ebm_cli.device.engine import Engine
 from ebm_cli.functional import sigmoid, softplus
 from ebm_cli.model.base import (
     Bipartite,
-    CategoricalSites,
     EnergyModel,
     Gradients,
     ModelSpec,
@@ -25,22 +24,24 @@ from ebm_cli.model.base import (
     TwoValuedSites,
     get_site,
 )
+from ebm_cli.model.centred import Centred, HiddenMoments
 from ebm_cli.model.fixed_point import FixedPoint, fixed_point, product
-from ebm_cli.registry import register
+from ebm_cli.model.harmonium import DiscreteHarmonium
+from ebm_cli.model.harmonium_sites import HarmoniumCategories, Layers
+from ebm_cli.model.hidden_units import UNITS, BinaryHidden, Name
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Binary, Categorical, Space
+from ebm_cli.space import Binary, Categorical, Discrete, Space, Spin
 
 _STEEP = 40  # of a weight: exp(-40) is far from 0 in float32 too
 
 
-class RBM(Bipartite):
+class RBM(Bipartite, Centred):
     """E(v, h) = -b.v - c.h - v.W h, so the free energy is E(v) = -b.v - sum_j softplus(c_j + (v W)_j).
 
     Buffers `visible_offset` and `hidden_offset` are mu and lambda of the centred gradient; the energy ignores them.
     """
 
-    visible_offset: Tensor
-    hidden_offset: Tensor
     called = "Bernoulli RBM"
     compiles = True
     couplings = ("W",)
@@ -88,6 +89,13 @@ class RBM(Bipartite):
         """dE/dv = -b - sigmoid(a) W^T, from the same hidden logits."""
         logits = self.hidden_logits(x)
         return self.free_energy(x, logits), torch.addmm(-self.b, sigmoid(logits), self.W.T, alpha=-1).reshape(x.shape)
+
+    @torch.no_grad()
+    @override
+    def centred_vjp(self, x: Tensor, n: int) -> tuple[Tensor, Pullback, HiddenMoments]:
+        logits = self.hidden_logits(x)
+        mean = logits[:n].sigmoid().mean(0)
+        return self.free_energy(x, logits), partial(self.pull, x, logits), HiddenMoments(mean, mean)
 
     def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
         """sum_n w_n dE(v_n)/dtheta: dE/dW = -v sigmoid(a)^T, dE/db = -v, dE/dc = -sigmoid(a).
@@ -213,54 +221,39 @@ class CategoricalRBM(RBM):
     @override
     def sites(self, x: Tensor) -> Sites:
         """Conditionals from cached hidden logits."""
-        return CategoricalRBMSites(self, x)
-
-
-class CategoricalRBMSites(CategoricalSites):
-    """With z_j the hidden logits without site i: logits_k = b_ik + sum_j softplus(z_j + W_ikj)."""
-
-    def __init__(self, model: CategoricalRBM, x: Tensor) -> None:
-        sites, values = model.space.sites, model.space.values
-        self.W, self.b = model.W.reshape(sites, values, -1), model.b.reshape(sites, values)
-        self.x = model.space.table(x).clone()
-        self.hidden_logits = model.hidden_logits(x)
-
-    @override
-    def logits(self, site: Site) -> Tensor:
-        """b_i + sum_j softplus(z_j + W_i.j), (chains, K)."""
-        weight = self.W[site].expand(len(self.x), -1, -1)
-        off = self.hidden_logits - torch.einsum("ck,ckh->ch", self._value(site), weight)
-        return self.b[site] + softplus(off[:, None] + weight).sum(2)
-
-    @override
-    def assign(self, site: Site, value: Tensor) -> None:
-        """x_site <- value, and the hidden logits follow."""
-        weight = self.W[site].expand(len(self.x), -1, -1)
-        self.hidden_logits += torch.einsum("ck,ckh->ch", value - self._value(site), weight)
-        super().assign(site, value)
-
-    def _value(self, site: Site) -> Tensor:
-        if isinstance(site, int):
-            return self.x[:, site]
-        return self.x[torch.arange(len(self.x), device=site.device), site]
+        layers = Layers(BinaryHidden(), {}, self.W, self.b)
+        return HarmoniumCategories(self.space, layers, x, self.hidden_logits(x))
 
 
 @register("model", "rbm")
 class RBMSpec(ModelSpec):
-    """Restricted Boltzmann machine, visible units binary or categorical; their bias starts at the data mean."""
+    """Restricted Boltzmann machine, visible units binary, spins or categorical; their bias starts at the data mean.
+
+    `hidden_units`: binary, or the law of a `DiscreteHarmonium` (`hidden_units.py`).
+    """
 
     hidden: Annotated[int, Field(ge=1)]
+    hidden_units: Annotated[Name, Later("binary")]
     weight_std: Annotated[float, Field(ge=0)]
 
     builds = RBM
-    spaces = (Binary, Categorical)
+    spaces = (Binary, Spin, Categorical)
+
+    def __post_init__(self) -> None:
+        """What some objectives need are hidden bits."""
+        if self.hidden_units != "binary":
+            object.__setattr__(self, "builds", DiscreteHarmonium)
 
     @override
     def parameters(self, space: Space) -> int:
-        return math.prod(space.shape) * (self.hidden + 1) + self.hidden
+        potential = 1 + len(UNITS[self.hidden_units].shape_names)
+        return math.prod(space.shape) * (self.hidden + 1) + potential * self.hidden
 
     @override
-    def build(self, space: Space, mean: Tensor, key: Key) -> RBM:
-        """W ~ N(0, weight_std^2), b = logit(mean) or log(mean), c = 0."""
+    def build(self, space: Space, mean: Tensor, key: Key) -> RBM | DiscreteHarmonium:
+        """W ~ N(0, weight_std^2), b = logit(mean), half of that of spins, or log(mean); all of the hidden units 0."""
+        if self.hidden_units != "binary" or isinstance(space, Spin):
+            assert isinstance(space, Discrete)
+            return DiscreteHarmonium(space, UNITS[self.hidden_units], self.hidden, self.weight_std, mean, key)
         kind = CategoricalRBM if isinstance(space, Categorical) else RBM
         return kind(space, self.hidden, self.weight_std, mean, key)

@@ -1,7 +1,6 @@
 """Maximum likelihood: CD, PCD, replay, short-run and exact gradients differ only in where the negatives come from."""
 
 from collections.abc import Collection
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +10,7 @@ from typing_extensions import override
 
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
-from ebm_cli.model.rbm import RBM
+from ebm_cli.model.centred import Centred, HiddenMoments
 from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, penalised, refusal_of_penalties, slopes
 from ebm_cli.objective.kl import kl_gradient
 from ebm_cli.registry import register
@@ -105,7 +104,7 @@ class Likelihood(Objective):
     @override
     def needs(self) -> tuple[type[EnergyModel], ...]:
         """Only RBMs have a centred gradient."""
-        return (RBM,) if self.centered is True else ()
+        return (Centred,) if self.centered is True else ()
 
     @property
     @override
@@ -114,7 +113,7 @@ class Likelihood(Objective):
 
     def centers(self, model: EnergyModel) -> bool:
         """Whether the gradient of this model is the centred one."""
-        return isinstance(model, RBM) if self.centered == "auto" else self.centered
+        return isinstance(model, Centred) if self.centered == "auto" else self.centered
 
     @override
     def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
@@ -128,12 +127,11 @@ class Likelihood(Objective):
         x, x_neg = batch.x, batch.x_neg
         rows = x if x_neg is None else torch.cat([x, x_neg])
         pull: Pullback
-        statistics = {}
+        statistics: dict[str, Tensor] = {}
         if self.centers(model):
-            assert isinstance(model, RBM)
-            logits = model.hidden_logits(rows)
-            energy, pull = model.free_energy(rows, logits), partial(model.pull, rows, logits)
-            statistics["hidden_mean"] = logits[: len(x)].sigmoid().mean(0)
+            assert isinstance(model, Centred)
+            energy, pull, moments = model.centred_vjp(rows, len(x))
+            statistics.update(hidden_mean=moments.mean, hidden_square=moments.square)
         else:
             energy, pull = model.energy_vjp(rows)
         if x_neg is None:
@@ -161,8 +159,9 @@ class Likelihood(Objective):
         return penalised(model, found, self.coupling_l1, self.coupling_l2)
 
     def _centered(self, model: EnergyModel, gradient: Gradient) -> Gradients:
-        assert isinstance(model, RBM)
-        model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
+        assert isinstance(model, Centred)
+        found = gradient.statistics
+        model.follow(HiddenMoments(found["hidden_mean"], found["hidden_square"]), self.offset_rate)
         return center(gradient.parameters, model.visible_offset, model.hidden_offset)
 
 

@@ -1,7 +1,8 @@
 """Models as plain arrays in an .npz file, by documented names: the format for everything that has no other.
 
-`model` says which it is, `W`, `b`, `c`, `J`, `h`, `r` are its weights, `shape` is that of a row. If you like, `letters`
-are those of categories and `chains` (n, *shape) states to go on from.
+`model` says which it is, `W`, `b`, `c`, `J`, `h`, `r` are its weights, `shape` is that of a row. `hidden_units` of
+an RBM are bits unless they are said, drelu has `delta` and `eta` too, and with `spins` its visible units are -1 and 1.
+If you like, `letters` are those of categories and `chains` (n, *shape) states to go on from.
 """
 
 import io
@@ -14,11 +15,13 @@ from torch import Tensor
 from ebm_cli import graph
 from ebm_cli.dataset.files import npz_keys, read_npz
 from ebm_cli.errors import UserError
+from ebm_cli.model.hidden_units import UNITS, Name
 from ebm_cli.peers.foreign import Array, Foreign, Source, check_finite, check_shapes, rounded, single
 from ebm_cli.peers.rbms import all_pairs, potts
 from ebm_cli.space import Binary, Categorical, Real, Space, Spin
 
 _BESIDE = ("model", "shape", "letters", "chains")
+_OPTIONAL = ("min_spread", "delta", "eta", "spins")
 _Read = Callable[[str, Mapping[str, Array]], Foreign]
 
 
@@ -36,8 +39,8 @@ def read(source: Source) -> Foreign:
             f"{wanted}"
         )
     needed, made = _KINDS[kind]
-    arrays = read_npz(source.path, (*needed, "min_spread"), source.said)
-    for name in needed:
+    arrays = read_npz(source.path, (*needed, *_OPTIONAL), source.said)
+    for name in {*needed, *arrays}:
         if name not in arrays:
             raise UserError(
                 f"{source.said}: has no array {name}, which model = {kind} needs; it has {', '.join(there)}"
@@ -45,7 +48,8 @@ def read(source: Source) -> Foreign:
         if arrays[name].dtype.kind not in "biuf":
             raise UserError(f"{source.said}: {name} has type {arrays[name].dtype}; it must hold numbers")
     check_finite(source.said, **arrays)
-    return _beside(source, made(source.said, arrays), arrays)
+    units = read_npz(source.path, ("hidden_units",), source.said)
+    return _beside(source, made(source.said, arrays | units), arrays)
 
 
 def _beside(source: Source, found: Foreign, arrays: Mapping[str, Array]) -> Foreign:
@@ -88,9 +92,24 @@ def _rbm(said: str, arrays: Mapping[str, Array]) -> Foreign:
     if W.ndim not in (2, 3) or not W.size:
         raise UserError(f"{said}: W has shape {W.shape}; it must be (visible, hidden) or (sites, values, hidden)")
     check_shapes(said, {"b": (b.shape, W.shape[:-1]), "c": (c.shape, W.shape[-1:])})
+    units = _hidden_units(said, arrays)
     weights = {"W": single(W.reshape(-1, len(c))), "b": single(b.reshape(-1)), "c": single(c)}
-    space = Binary(b.shape) if W.ndim == 2 else Categorical(b.shape)
-    return Foreign({"name": "rbm", "hidden": len(c)}, weights, space, {})
+    for name in UNITS[units].shape_names:
+        if name not in arrays:
+            raise UserError(f"{said}: has no array {name}, which hidden_units = {units} need, (hidden,)")
+        check_shapes(said, {name: (arrays[name].shape, c.shape)})
+        weights[name] = single(arrays[name])
+    space = (Spin if "spins" in arrays else Binary)(b.shape) if W.ndim == 2 else Categorical(b.shape)
+    return Foreign({"name": "rbm", "hidden": len(c), "hidden_units": units}, weights, space, {})
+
+
+def _hidden_units(said: str, arrays: Mapping[str, Array]) -> Name:
+    """Of an RBM; bits where the file does not say."""
+    name = _text(arrays.get("hidden_units"), said, "hidden_units") or "binary"
+    for known in UNITS:
+        if name == known:
+            return known
+    raise UserError(f"{said}: hidden_units = {name}: must be one of {', '.join(UNITS)}")
 
 
 def _gaussian(said: str, arrays: Mapping[str, Array]) -> Foreign:
@@ -171,7 +190,12 @@ def _arrays(model: Foreign) -> dict[str, Array]:
         return {"J": J, field: weights[field].numpy()}
     if isinstance(space, Real):
         return _in_units(weights, space, model.model["min_spread"])
-    found = {key: weights[key].numpy() for key in ("W", "b", "c")}
+    found = {key: weights[key].numpy() for key in ("W", "b", "c", "delta", "eta") if key in weights}
+    units = model.model.get("hidden_units", "binary")
+    if units != "binary":
+        found["hidden_units"] = np.array(units)
+    if isinstance(space, Spin):
+        found["spins"] = np.array(1)
     if isinstance(space, Categorical):
         found["W"] = found["W"].reshape(space.sites, space.values, -1)
         found["b"] = found["b"].reshape(space.sites, space.values)

@@ -185,6 +185,9 @@ def _arrays(model: Foreign) -> tuple[str, dict[str, Array]]:
     if name == "potts" and isinstance(space, Categorical):
         whole = all_pairs(model.weights["J"], model.weights["edges"], space.sites)
         return "PBM", {"weight_matrix": whole, "bias": weights["h"]}
+    units = model.model.get("hidden_units", "binary")
+    if units != "binary":
+        raise UserError(f"format = rbms: has no hidden units like model.hidden_units = {units}; use format=npz or hub")
     if name != "rbm" or not isinstance(space, Binary | Categorical):
         raise UserError(
             f"format = rbms: has no model like {name} on {space.name} rows, only RBMs of bits and categories and Potts "

@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "harmonium path: hidden units come in with their couplings",
+        "log_z/harmonium_path.py",
+        "return self.middle + beta * (state.inputs - self.middle)",
+        "return beta * state.inputs",
+        "hidden_units::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
+    ),
+    Mutant(
         "entropy: chains are pushed from the target",
         "log_z/tilted.py",
         "field = theta * (2 * at - 1",

@@ -4,6 +4,62 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "half_line: the fraction begins one level late",
+        "model/half_line.py",
+        "for k in range(depth, 1, -1):",
+        "for k in range(depth, 2, -1):",
+        "hidden_units::test_the_tail_keeps_its_digits",
+    ),
+    Mutant(
+        "half_line: tails are drawn as if the Mills ratio were constant",
+        "model/half_line.py",
+        "_NEWTON = 2",
+        "_NEWTON = 0",
+        "hidden_units::test_a_draw_is_where_the_tail_is_a_uniform_share",
+    ),
+    Mutant(
+        "hidden_units: both halves of drelu have one weight",
+        "model/hidden_units.py",
+        "logit = log_up - log_down - 0.5 * (g_up / g_down).log()",
+        "logit = log_up - log_down",
+        "hidden_units::test_a_unit_has_the_moments_of_its_law",
+    ),
+    Mutant(
+        "hidden_units: the slope in eta forgets tanh",
+        "model/hidden_units.py",
+        '"eta": of_y * (1 - y.square())',
+        '"eta": of_y',
+        "hidden_units::test_slopes_are_those_of_the_sum",
+    ),
+    Mutant(
+        "hidden_units: the sign of drelu by the halves without their widths",
+        "model/hidden_units.py",
+        'rng.bernoulli(_log_half(up, g_up) - _log_half(down, g_down), key.fold("sign"))',
+        'rng.bernoulli(half_line.log_z(up) - half_line.log_z(down), key.fold("sign"))',
+        "hidden_units::test_draws_have_their_law",
+    ),
+    Mutant(
+        "harmonium: spins are drawn as bits",
+        "model/harmonium.py",
+        "rng.bernoulli(self._width * fields, key)",
+        "rng.bernoulli(fields, key)",
+        "hidden_units::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
+    ),
+    Mutant(
+        "harmonium: parameters of the potential do not learn",
+        "model/harmonium.py",
+        "return {name: -(weight @ slope) for",
+        "return {name: 0 * (weight @ slope) for",
+        "hidden_units::test_a_machine_is_the_integral_over_its_hidden_units",
+    ),
+    Mutant(
+        "effective: spins add nothing while they are down",
+        "model/effective.py",
+        "torch.stack([-model.W if isinstance(model.space, Spin) else",
+        "torch.stack([0 * model.W if isinstance(model.space, Spin) else",
+        "hidden_units::test_pairs_in_effect_are_those_of_all_states",
+    ),
+    Mutant(
         "policy: removals in the order of additions",
         "model/policy.py",
         "_with_others(removed[::-1],",

@@ -223,15 +223,15 @@ MUTANTS = [
     Mutant(
         "centred gradient: auto is never",
         "objective/likelihood.py",
-        'isinstance(model, RBM) if self.centered == "auto"',
+        'isinstance(model, Centred) if self.centered == "auto"',
         'False if self.centered == "auto"',
         "rbm_defaults::test_auto_is_the_centred_gradient_for_an_rbm_alone",
     ),
     Mutant(
         "centred gradient: the offset stands still",
-        "objective/likelihood.py",
-        ('        model.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)\n'),
-        "",
+        "model/centred.py",
+        "self.hidden_offset.lerp_(moments.mean, rate)",
+        "pass",
         "centred_gradient::test_the_centred_gradient_is_that_of_the_centred_energy",
     ),
     Mutant(

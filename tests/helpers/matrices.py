@@ -8,6 +8,7 @@ import torch
 from ebm_cli import registry
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
 from ebm_cli.model.fhmm import FHMM
+from ebm_cli.model.harmonium import DiscreteHarmonium
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Binary, Categorical, Discrete
 from helpers.models import double_states, exact_p
@@ -60,6 +61,11 @@ def block_gibbs_matrix(sampler, model: Blocked) -> torch.Tensor:
         length, chains = model.space.shape
         blocks = [range(k, length * chains, chains) for k in range(chains)][:: -1 if sampler.backwards else 1]
         return torch.linalg.multi_dot([_block_matrix(model, sites) for sites in blocks])
+    if isinstance(model, DiscreteHarmonium):
+        h, v = model.hidden_states().enumerate().double(), double_states(model)
+        with torch.no_grad():
+            given_v = (model.hidden_inputs(v) @ h.T).softmax(1)
+            return given_v @ ((model.b + h @ model.W.T) @ v.flatten(1).T).softmax(1)
     if not isinstance(model, Bipartite):
         sites = [int(i) for _, colour in model.colours()[:: -1 if sampler.backwards else 1] for i in colour]
         return torch.linalg.multi_dot([_site_matrix(model, i) for i in sites])
