@@ -213,7 +213,9 @@ def uneven_mean(space):
 
 
 def test_weights_have_the_configured_spread():
-    model = registry.build("model", {"name": "rbm", "hidden": 200, "hidden_units": "binary", "weight_std": 0.3})
+    model = registry.build(
+        "model", {"name": "rbm", "hidden": 200, "hidden_units": "binary", "visible": "auto", "weight_std": 0.3}
+    )
     W = model.build(Binary((100,)), torch.full((100,), 0.5), stream(0, "model")).W
     assert W.std().item() == pytest.approx(0.3, rel=5 / (2 * W.numel()) ** 0.5)  # 5 standard errors
     model = registry.build("model", {"name": "boltzmann", "weight_std": 0.3, "bias": "data"})

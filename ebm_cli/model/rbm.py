@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -229,20 +229,24 @@ class CategoricalRBM(RBM):
 class RBMSpec(ModelSpec):
     """Restricted Boltzmann machine, visible units binary, spins or categorical; their bias starts at the data mean.
 
-    `hidden_units`: binary, or the law of a `DiscreteHarmonium` (`hidden_units.py`).
+    `hidden_units`: binary, or the law of a `DiscreteHarmonium` (`hidden_units.py`). `visible` spin: bits are learned as
+    spins.
     """
 
     hidden: Annotated[int, Field(ge=1)]
     hidden_units: Annotated[Name, Later("binary")]
+    visible: Annotated[Literal["auto", "spin"], Later("auto")]
     weight_std: Annotated[float, Field(ge=0)]
 
     builds = RBM
     spaces = (Binary, Spin, Categorical)
 
     def __post_init__(self) -> None:
-        """What some objectives need are hidden bits."""
-        if self.hidden_units != "binary":
+        """What some objectives need are visible and hidden bits."""
+        if self.hidden_units != "binary" or self.visible == "spin":
             object.__setattr__(self, "builds", DiscreteHarmonium)
+        if self.visible == "spin":
+            object.__setattr__(self, "spaces", (Spin,))
 
     @override
     def parameters(self, space: Space) -> int:

@@ -100,7 +100,9 @@ def _rbm(said: str, arrays: Mapping[str, Array]) -> Foreign:
         check_shapes(said, {name: (arrays[name].shape, c.shape)})
         weights[name] = single(arrays[name])
     space = (Spin if "spins" in arrays else Binary)(b.shape) if W.ndim == 2 else Categorical(b.shape)
-    return Foreign({"name": "rbm", "hidden": len(c), "hidden_units": units}, weights, space, {})
+    visible = "spin" if isinstance(space, Spin) else "auto"
+    model = {"name": "rbm", "hidden": len(c), "hidden_units": units, "visible": visible}
+    return Foreign(model, weights, space, {})
 
 
 def _hidden_units(said: str, arrays: Mapping[str, Array]) -> Name:
