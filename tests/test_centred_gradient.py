@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers.components import component
-from helpers.models import target
+from helpers.models import small_model, target
 from helpers.objectives import data_rows, likelihood_gradient
 from helpers.statistics import assert_close
 from helpers.training import gradients
@@ -15,7 +15,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.centred import Centred
 from ebm_cli.objective.likelihood import center
 from ebm_cli.rng import stream
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, Spin
 from ebm_cli.training import checks
 
 # Float64 sums over 16 states lose a few units in the last place.
@@ -129,3 +129,51 @@ def test_the_centred_gradient_needs_an_rbm():
     with pytest.raises(UserError, match=r"centered = true wants.*model=boltzmann is not.*fit: rbm.*centered=false"):
         checks.check_objective(objective, component("model", "boltzmann"), choice)
     checks.check_objective(objective, component("model", "rbm"), choice)
+
+
+@pytest.mark.parametrize("kind", ["bits", "drelu on spins"])
+def test_the_standardised_gradient_is_that_of_standardised_couplings(kind):
+    """By the chain rule in the parameters of -((v - mu) / s).w ((h - lam) / t), b' and c': W = w / (s t).
+
+    Then a step down in (w, b', c') is one down by the found gradient in (W, b, c), to first order.
+    """
+    model = centred_rbm() if kind == "bits" else small_model("rbm", Spin((2, 2)), hidden_units="drelu")
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    plain, _ = gradients(component("objective", "pcd", centered=False), model, x, x_neg)
+    found, _ = gradients(component("objective", "pcd", standardized=True), model, x, x_neg)
+    mu, lam = model.visible_offset, model.hidden_offset
+    if kind == "bits":
+        s, t = (mu * (1 - mu)).sqrt(), (lam * (1 - lam)).sqrt()
+    else:
+        s, t = (1 - mu**2).sqrt(), (model.hidden_square - lam**2).sqrt()
+    w = plain["W"] - torch.outer(mu, plain["c"]) - torch.outer(plain["b"], lam)
+    W = w / torch.outer(s, t) / torch.outer(s, t)  # of w, and back to W
+    assert_close(found["W"], W, **EXACT)
+    assert_close(found["b"], plain["b"] - W @ lam, **EXACT)
+    assert_close(found["c"], plain["c"] - mu @ W, **EXACT)
+
+
+def test_variances_near_0_do_not_blow_the_gradient_up():
+    model = centred_rbm()
+    x, x_neg = data_rows(model), model.space.noise(5, stream(1, "chains")).double()
+    model.visible_offset[0] = 1e-9
+    one, _ = gradients(component("objective", "pcd", standardized=True, least_variance=0.25), model, x, x_neg)
+    centred, _ = gradients(component("objective", "pcd"), centred_with(model), x, x_neg)
+    assert_close(one["W"], 16 * centred["W"], rtol=1e-3, atol=1e-3)  # no variance of a bit is above 1/4
+
+
+def centred_with(model):
+    """As it was before the offsets followed."""
+    fresh = centred_rbm()
+    fresh.visible_offset.copy_(model.visible_offset)
+    return fresh
+
+
+def test_standardised_is_a_kind_of_centred():
+    objective = component("objective", "pcd", standardized=True, centered=False)
+    assert "objective.centered to auto or true" in objective.refusal()
+    choice = {"model": "boltzmann", "objective": "pcd"}
+    with pytest.raises(UserError, match=r"standardized = true wants.*model=boltzmann is not.*standardized=false"):
+        checks.check_objective(
+            component("objective", "pcd", standardized=True), component("model", "boltzmann"), choice
+        )

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.cli import assert_refused, ebm, facts, outcome, trained
-from helpers.components import FALSE_ALARM
+from helpers.components import FALSE_ALARM, component
 from helpers.models import double_states, exact_p, small_model
 from helpers.statistics import assert_close, chi_square
+from helpers.training import gradients
 
 from ebm_cli import rng
 from ebm_cli.evaluation.annealing import HarmoniumPath
@@ -276,3 +277,15 @@ def test_a_run_with_drelu(tmp_path, monkeypatch):
     assert_refused(ebm("export run=whole format=rbms"), "model.hidden_units = drelu", "format=npz or hub")
     assert ebm("export run=whole format=npz out=model.npz").code == 0
     assert ebm("import model.npz dataset=bars_and_stripes out=again tracker=none").code == 0
+
+
+def test_all_parameters_learn_by_the_centred_gradient():
+    """delta and eta as by the plain one; the others in centred coordinates."""
+    model = machine("drelu", "categories")
+    x, x_neg = double_states(model)[:4], double_states(model)[3:9]
+    centred = gradients(component("objective", "pcd"), model, x, x_neg)[0]
+    plain = gradients(component("objective", "pcd", centered=False), model, x, x_neg)[0]
+    for name in ("delta", "eta"):
+        assert_close(centred[name], plain[name], **EXACT)
+        assert plain[name].abs().min() > 0
+    assert not torch.equal(centred["W"], plain["W"])

@@ -18,7 +18,7 @@ class HiddenMoments(NamedTuple):
 class Centred(Blocked):
     """E(v, h) = -b.v - c.h + U(h) - v.W h with W (units of v, hidden), b and c, and offsets mu of v and lambda of h.
 
-    The energy ignores the offsets, which are buffers.
+    The energy ignores the offsets, which are buffers: means of units that are bits, unless a subclass has others.
     """
 
     called = "two-layer, with discrete visible units,"
@@ -31,6 +31,14 @@ class Centred(Blocked):
     @abstractmethod
     def centred_vjp(self, x: Tensor, n: int) -> tuple[Tensor, Pullback, HiddenMoments]:
         """`energy_vjp` of x, and the moments of the hidden units over the first n rows."""
+
+    def visible_variance(self) -> Tensor:
+        """Of the units of v in the training data, by their means: mu (1 - mu), (units of v,)."""
+        return self.visible_offset * (1 - self.visible_offset)
+
+    def hidden_variance(self) -> Tensor:
+        """Of the hidden units on the data, lambda (1 - lambda), (hidden,)."""
+        return self.hidden_offset * (1 - self.hidden_offset)
 
     def follow(self, moments: HiddenMoments, rate: float) -> None:
         """lambda <- lambda + rate (E h - lambda)."""

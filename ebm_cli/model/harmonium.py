@@ -127,12 +127,13 @@ class Harmonium(Blocked):
 class DiscreteHarmonium(Harmonium, Centred):
     """Visible bits, spins or categories: t(v) = v, one-hot where categorical, and E_0(v) = -b.v.
 
-    p(v_i | h) is proportional to exp(v_i f_i), f = b + W h. Buffers `visible_offset` and `hidden_offset` are mu and
-    lambda of the centred gradient.
+    p(v_i | h) is proportional to exp(v_i f_i), f = b + W h. Buffers `visible_offset`, `hidden_offset` and
+    `hidden_square` are mu, lambda and E h^2 of the centred and the standardised gradient.
     """
 
     space: Discrete
     b: nn.Parameter
+    hidden_square: Tensor
 
     def __init__(
         self, space: Discrete, units: HiddenUnits, hidden: int, weight_std: float, mean: Tensor, key: Key
@@ -144,7 +145,26 @@ class DiscreteHarmonium(Harmonium, Centred):
         self.c = nn.Parameter(torch.zeros(hidden))
         offset = 2 * mean - 1 if isinstance(space, Spin) else mean
         self.register_buffer("visible_offset", offset.flatten().clone())
-        self.register_buffer("hidden_offset", units.mean(torch.zeros(hidden), self.potential).detach())
+        rest = torch.zeros(hidden)
+        self.register_buffer("hidden_offset", units.mean(rest, self.potential).detach())
+        self.register_buffer("hidden_square", units.square(rest, self.potential).detach())
+
+    @override
+    def visible_variance(self) -> Tensor:
+        """Of spins 1 - mu^2."""
+        if isinstance(self.space, Spin):
+            return 1 - self.visible_offset.square()
+        return super().visible_variance()
+
+    @override
+    def hidden_variance(self) -> Tensor:
+        return self.hidden_square - self.hidden_offset.square()
+
+    @override
+    def follow(self, moments: HiddenMoments, rate: float) -> None:
+        """E h^2 in the same way."""
+        super().follow(moments, rate)
+        self.hidden_square.lerp_(moments.square, rate)
 
     @override
     def hidden_inputs(self, v: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.centred import Centred, HiddenMoments
 from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, Tail, penalised, refusal_of_penalties, slopes
 from ebm_cli.objective.kl import kl_gradient
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Binary, Box, Categorical, Counts, Mixed, Real, Space, Spin
 
@@ -24,7 +24,8 @@ class Likelihood(Objective):
 
     `negatives_from` chains: x_neg are the ends of the chains. enumeration: the second mean is exact, and the loss is
     the negative log-likelihood mean E(x) + log Z itself. `centered` applies the centred gradient (RBMs only); auto: to
-    an RBM, and to no other model.
+    an RBM, and to no other model. `standardized` divides it by the variances of the units that each weight couples,
+    `least_variance` at least.
     `kl` adds the gradient of KL(q || p), q the distribution of the ends of the chains and p held fixed (`kl.py`),
     differentiated through their last `kl_steps` transitions: du2021 with the weight `kl_weight`, which draws the chains
     to the model, cd with -`kl_weight`, the sign of the derivation of contrastive divergence, which drives them off.
@@ -37,6 +38,8 @@ class Likelihood(Objective):
 
     negatives_from: Literal["chains", "enumeration"]
     centered: bool | Literal["auto"]
+    standardized: Annotated[bool, Later(value=False)]
+    least_variance: Annotated[float, Field(gt=0), Later(0.01)]
     offset_rate: Annotated[float, Field(gt=0, le=1)]
     energy_l2: Annotated[float, Field(ge=0)]
     coupling_l1: Annotated[float, Field(ge=0)]
@@ -80,6 +83,10 @@ class Likelihood(Objective):
             return f"objective.energy_l2 = {self.energy_l2}: needs chains, objective=exact has none; set it to 0"
         if self.through and not self.negatives:
             return f"objective.kl = {self.kl}: needs chains, objective=exact has none; set it to none"
+        if self.standardized and self.centered is False:
+            return (
+                "objective.standardized = true: is a kind of centred gradient; set objective.centered to auto or true"
+            )
         return None
 
     @property
@@ -104,12 +111,12 @@ class Likelihood(Objective):
     @override
     def needs(self) -> tuple[type[EnergyModel], ...]:
         """Only RBMs have a centred gradient."""
-        return (Centred,) if self.centered is True else ()
+        return (Centred,) if self.needed_by else ()
 
     @property
     @override
     def needed_by(self) -> str | None:
-        return "centered" if self.centered is True else None
+        return "standardized" if self.standardized else "centered" if self.centered is True else None
 
     def centers(self, model: EnergyModel) -> bool:
         """Whether the gradient of this model is the centred one."""
@@ -162,7 +169,8 @@ class Likelihood(Objective):
         assert isinstance(model, Centred)
         found = gradient.statistics
         model.follow(HiddenMoments(found["hidden_mean"], found["hidden_square"]), self.offset_rate)
-        return center(gradient.parameters, model.visible_offset, model.hidden_offset)
+        scale = _scale(model, self.least_variance) if self.standardized else None
+        return center(gradient.parameters, model.visible_offset, model.hidden_offset, scale)
 
 
 def _enumerated(model: EnergyModel, x: Tensor, energy: Tensor, pull: Pullback) -> Gradient:
@@ -202,13 +210,25 @@ def contrast(
     return weight, {"loss": loss, **means, "energy_gap": gap}
 
 
-def center(gradient: Gradients, mu: Tensor, lam: Tensor) -> Gradients:
+def _scale(model: Centred, least: float) -> Tensor:
+    """1 / (s_i^2 t_j^2) of the variances of visible and hidden units, `least` at least."""
+    of_v, of_h = (found.clamp_min(least) for found in (model.visible_variance(), model.hidden_variance()))
+    return 1 / (of_v[:, None] * of_h)
+
+
+def center(gradient: Gradients, mu: Tensor, lam: Tensor, scale: Tensor | None = None) -> Gradients:
     """From the gradient in (W, b, c) to the centred one (Melchior, Fischer, Wiskott 2016, eq. 10-12).
 
     dW' = dW - mu dc^T - db lambda^T,  db' = db - dW' lambda,  dc' = dc - dW'^T mu: the gradient with respect to the
     parameters of E = -(v - mu).b - (h - lambda).c - (v - mu).W (h - lambda), carried back to the usual ones. mu is the
-    mean of the training data, lambda a running mean of the hidden activity on it.
+    mean of the training data, lambda a running mean of the hidden activity on it. Other parameters do not depend on the
+    coordinates.
+
+    With `scale` = 1 / (s^2 t^2), of the variances of v and of h, dW' is multiplied by it: the couplings are those of
+    (v - mu) / s and (h - lambda) / t, whose weights are s W t.
     """
     b, c = gradient["b"], gradient["c"]
     W = gradient["W"].addr(mu, c, alpha=-1).addr(b, lam, alpha=-1)
-    return {"W": W, "b": b - W @ lam, "c": c - mu @ W}
+    if scale is not None:
+        W = W * scale
+    return {**gradient, "W": W, "b": b - W @ lam, "c": c - mu @ W}

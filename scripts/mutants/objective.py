@@ -228,6 +228,20 @@ MUTANTS = [
         "rbm_defaults::test_auto_is_the_centred_gradient_for_an_rbm_alone",
     ),
     Mutant(
+        "centred gradient: other parameters are left out",
+        "objective/likelihood.py",
+        "return {**gradient, ",
+        "return {",
+        "hidden_units::test_all_parameters_learn_by_the_centred_gradient",
+    ),
+    Mutant(
+        "standardised gradient: by deviations in place of variances",
+        "objective/likelihood.py",
+        "return 1 / (of_v[:, None] * of_h)",
+        "return (of_v[:, None] * of_h).rsqrt()",
+        "centred_gradient::test_the_standardised_gradient_is_that_of_standardised_couplings",
+    ),
+    Mutant(
         "centred gradient: the offset stands still",
         "model/centred.py",
         "self.hidden_offset.lerp_(moments.mean, rate)",
