@@ -59,6 +59,11 @@ class Chains(ABC):
         return 0
 
     @property
+    def rungs_at_most(self) -> int:
+        """Earlier models that are kept beside, with as many chains each."""
+        return 0
+
+    @property
     def drawn_below(self) -> float | None:
         """The effective share of the chains below which they are drawn by their weights; None: they have none."""
         return None
@@ -218,6 +223,11 @@ class AlongTrajectory(_GoingOn):
 
     acceptance: Annotated[float, Field(gt=0, lt=1)]
     rungs: Count
+
+    @property
+    @override
+    def rungs_at_most(self) -> int:
+        return self.rungs
 
 
 @register("chains", "replay")

@@ -93,6 +93,7 @@ def test_what_takes_the_memory_is_what_there_is_to_be_less_of():
         ("model=rbm chains.count=10000000000", "take a lower chains.count, or raise"),
         ("model=rbm sampler=parallel_tempering chains.count=1000000000", "take a lower chains.count or sampler.temp"),
         ("model=rbm chains.count=9 batch_size=100000000000", "take a lower batch_size, or raise"),
+        ("chains=trajectory chains.count=9 chains.rungs=100000000", "take a lower chains.rungs or chains.count, or"),
     ],
 )
 def test_every_item_has_its_own_way_out(line, way, tmp_path):

@@ -98,3 +98,16 @@ def test_a_verdict_may_be_written_down_alone():
     assert answer.code == 0, answer.err
     assert "step 10: failing" not in answer.err
     assert facts(Path("q"), "summary.json")["health"]["verdict"] == "failing"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_resumed_run_may_be_watched_otherwise():
+    """It is looked at by the keys of now, with what it remembers; what it knew of before is not lost."""
+    trained(LINE)
+    answer = ebm("train resume=run steps=160 health.every=10 health.act=recover health.attempts=2")
+    assert answer.code == 0, answer.err
+    assert facts(Path("run"), "summary.json")["health"]["verdict"] == "healthy"
+    looks = [line["step"] for line in lines(Path("run")) if "health/level" in line]
+    assert max(looks) == 160
+    assert ebm("train resume=run steps=170 health=none").code == 0
+    assert max(line["step"] for line in lines(Path("run")) if "health/level" in line) == 160

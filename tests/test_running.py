@@ -315,6 +315,23 @@ def test_what_cannot_be_followed_is_refused(line, words):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("steps=2 seed=1,2", "jobs 0, 1: running=log_z: its share of the work of 2 steps is not worth one look"),
+        (
+            "steps=60 model=gaussian_rbm sampler=langevin sampler.clip=1,2",
+            "sampler=langevin does not leave the model inv",
+        ),
+    ],
+)
+def test_a_multirun_that_cannot_be_followed_is_refused_once(keys, said):
+    answer = ebm(f"train -m running=log_z tracker=none device=cpu hydra.sweep.dir=sweep {keys}")
+    assert_refused(answer, said, "no job was begun")
+    assert not Path("sweep").exists()
+
+
+@pytest.mark.usefixtures("_elsewhere")
 def test_the_share_that_a_short_run_needs_is_the_one_that_is_said():
     said = train("running=log_z steps=10 running.share=0.02").err
     steps = re.search(r"look; (\d+) steps with running.share=1 would be", said)[1]

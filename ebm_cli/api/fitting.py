@@ -48,7 +48,7 @@ def begun(words: Sequence[str], x: NDArray[Any], batch_size: int, steps: int, se
     loop, (_, schedule) = Loop(steps=steps, batch_size=batch_size, seed=seed), loop_and_schedule(found.config)
     device = registry.build("device", found.config["device"]).open()
     parts, state = assemble(components, loop, device, data_of(x), choice)
-    parts, _, _ = accelerated(parts, state, found.config, [training_work(parts)])
+    parts, _, _ = accelerated(parts, state, found.config, [training_work(parts.components, parts.loop)])
     return Begun(parts, state, Follower(schedule))
 
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebm_cli import registry
 from ebm_cli.commands.best import Reporting
+from ebm_cli.commands.following import check_following
 from ebm_cli.commands.places import names_file, without
 from ebm_cli.commands.search import Trial
 from ebm_cli.device import memory
@@ -196,6 +197,7 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     components, shared = build_components(config, choice), Ranks(0, ranks_wanted(config))
     stopping(config, components)
     health(config)
+    check_following(config, components, loop, choice)
     several.built(config["tracker"])
     checks.check_shares(components.chains, loop.batch_size, shared)
     checks.check_batch(components.objective, loop.batch_size)

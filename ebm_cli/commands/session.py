@@ -1,6 +1,5 @@
 """A run with its parts built and checked, ready to train; what of it is written before the first step."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from ebm_cli.commands.configuration import (
     stopping,
 )
 from ebm_cli.commands.effects import without_effect
+from ebm_cli.commands.following import following
 from ebm_cli.commands.places import rooted
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.columns import Columns, as_json
@@ -37,7 +37,6 @@ from ebm_cli.evaluation.base import Evaluation, refusal
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint, files, run
 from ebm_cli.record.run import Run
-from ebm_cli.running.base import Running
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.stop.base import Watch
 from ebm_cli.terminal import log
@@ -124,7 +123,7 @@ def prepare(request: Request, job: Job) -> Session:
     watch, along = watching(config, parts), following(config, parts, state, choice)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
-    work = [training_work(parts), *(evaluation.work for evaluation in kept.values())]
+    work = [training_work(parts.components, parts.loop), *(evaluation.work for evaluation in kept.values())]
     parts, config, said = accelerated(parts, state, config, work)
     notes, restored, watcher = [said], None, Watcher(health(config), parts)
     if found is not None:
@@ -161,28 +160,6 @@ def watching(config: Mapping[str, Any], parts: Parts) -> Watch | None:
     if why:
         raise UserError(why)
     return stop.watch(parts.data)
-
-
-def following(config: Mapping[str, Any], parts: Parts, state: TrainState, choice: Choice) -> Along:
-    """What is estimated along the way. Raises UserError if it cannot be and was asked for."""
-    running: Running = registry.build("running", {**run.LATER_GROUPS, **config}["running"])
-    if not running.follows:
-        return Along()
-    why = running.refusal(state.model, parts.components.sampler)
-    looks = frozenset[int]() if why else running.looks(training_work(parts), parts.loop.batch_size)
-    if looks or not running.required:
-        return Along(running, looks)
-    short = _too_short(running, parts)
-    said = (why or short).replace("this sampler", f"sampler={choice['sampler']}")
-    said = said.replace("this model", f"model={choice['model']}")
-    raise UserError(f"running={choice['running']}: {said}; leave running out, or take running=none")
-
-
-def _too_short(running: Running, parts: Parts) -> str:
-    steps, least = parts.loop.steps, running.least_share(training_work(parts), parts.loop.batch_size)
-    share, enough = math.ceil(1000 * least) / 1000, math.ceil(least * steps)
-    would = f"running.share={share:g} would be" if share <= 1 else f"{enough} steps with running.share=1 would be"
-    return f"its share of the work of {steps} steps is not worth one look; {would}"
 
 
 def _build(

@@ -32,6 +32,10 @@ class Running(ABC):
         """Why a run of these parts cannot be followed, in one sentence, or None."""
         return None
 
+    def refusal_of_kinds(self, model: type[EnergyModel], sampler: Sampler[Any, Any]) -> str | None:
+        """The same of what is known before the data are read."""
+        return None
+
     def least_share(self, work: Work, batch_size: int) -> float:
         """The share of the work of training that one look is worth."""
         return 0.0

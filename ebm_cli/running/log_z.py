@@ -21,6 +21,7 @@ from ebm_cli.running.base import Kept, Running
 from ebm_cli.sampler.base import Sampler, transitions
 from ebm_cli.space import Counts
 
+_NO_ENERGY = "this model has no one energy of whole configurations whose log Z could be followed"
 _RESAMPLE = 0.5  # effective share of the chains below which they are drawn again by their weights
 _BAND = 1.96  # standard errors to either side: 95 % of a normal law
 _LEAST = 30  # looks below which nobody is told of the estimate who has not asked for it: the jumps are too large
@@ -65,11 +66,14 @@ class RunningLogZ(Running):
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Its energies must be known, log Z unknown, and the sampler leave it invariant."""
-        if isinstance(model, Normalised):
-            return "log Z of this model is known"
-        if isinstance(model, Intractable | Conditional) or isinstance(model.space, Counts):
-            return "this model has no one energy of whole configurations whose log Z could be followed"
-        return model.improper() or refusal_to_weigh(model, sampler)
+        why = _no_log_z(type(model)) or (_NO_ENERGY if isinstance(model.space, Counts) else None)
+        return why or model.improper() or refusal_to_weigh(model, sampler)
+
+    @override
+    def refusal_of_kinds(self, model: type[EnergyModel], sampler: Sampler[Any, Any]) -> str | None:
+        """By their classes."""
+        known = sampler.inner.weighing() is not None
+        return _no_log_z(model) or (None if known else "this sampler does not leave the model invariant")
 
     @override
     def looks(self, work: Work, batch_size: int) -> frozenset[int]:
@@ -176,6 +180,13 @@ class RunningLogZ(Running):
         wanted = {name: found[name] for name in self.reports if name in found}
         wanted["running/log_likelihood"] -= space.log_volume
         return on_split(wanted, subject.split)
+
+
+def _no_log_z(model: type[EnergyModel]) -> str | None:
+    """Why models of this class have no log Z to follow, or None."""
+    if issubclass(model, Normalised):
+        return "log Z of this model is known"
+    return _NO_ENERGY if issubclass(model, Intractable | Conditional) else None
 
 
 def lines(values: Numbers, split: str) -> dict[str, str]:

@@ -250,12 +250,14 @@ def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
     copies = (
         4 + len(update.moments()) + (update.ema > 0)
     )  # itself, gradient and two terms of it, what the optimizer keeps
+    rung = 4 * components.chains.slots * sites  # its chains, thrice while they exchange, and numbers by which they do
     found = {
         "data": data.bytes,
         "weights": 4 * copies * components.model.parameters(data.space),
         "couplings": components.model.beside(data.space),
         "chains": 2 * 4 * components.chains.slots * components.sampler.replicas * sites,
         "batch": 2 * 4 * loop.batch_size * sites,
+        "rungs": components.chains.rungs_at_most * 4 * (components.model.parameters(data.space) + rung),
     }
     return {what: size for what, size in found.items() if size}
 
@@ -269,6 +271,7 @@ def _ways(components: Components) -> dict[str, str]:
         "couplings": components.model.smaller(),
         "chains": f"a lower chains.count{replicas}",
         "batch": "a lower batch_size",
+        "rungs": "a lower chains.rungs or chains.count",
     }
 
 
@@ -277,10 +280,10 @@ def _left(device: Device, data: Data) -> int:
     return device.bytes_left(data.bytes) if device.torch.type == "cpu" else device.bytes_left()
 
 
-def training_work(parts: Parts) -> Work:
+def training_work(components: Components, loop: Loop) -> Work:
     """How far the chains move during the whole run, and its updates."""
-    policy, loop = parts.components.chains, parts.loop
-    if not parts.components.objective.negatives:
+    policy = components.chains
+    if not components.objective.negatives:
         return Work(0, 0, loop.steps)
     slots = policy.choose(loop.batch_size, stream(0))
     transitions = policy.work(loop.steps)

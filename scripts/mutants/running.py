@@ -97,7 +97,7 @@ MUTANTS = [
     ),
     Mutant(
         "running: what does not fit is left out in silence",
-        "commands/session.py",
+        "commands/following.py",
         "    if looks or not running.required:",
         "    if True:",
         "running::test_what_cannot_be_followed_is_refused",
@@ -136,5 +136,19 @@ MUTANTS = [
         "log_w, variance = log_w + worth, ",
         "log_w, variance = log_w, ",
         "running::test_unadjusted_moves_count_too",
+    ),
+    Mutant(
+        "running: jobs of a multirun are refused one by one",
+        "commands/configuration.py",
+        "    check_following(config, components, loop, choice)\n",
+        "",
+        "running::test_a_multirun_that_cannot_be_followed_is_refused_once",
+    ),
+    Mutant(
+        "running: of kinds of parts samplers do not count",
+        "running/log_z.py",
+        "known = sampler.inner.weighing() is not None",
+        "known = True",
+        "running::test_a_multirun_that_cannot_be_followed_is_refused_once",
     ),
 ]

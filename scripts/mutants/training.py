@@ -552,4 +552,11 @@ MUTANTS = [
         "pass",
         "weighted::test_killed_and_resumed_it_is_the_same",
     ),
+    Mutant(
+        "memory: rungs take none",
+        "training/state.py",
+        "components.chains.rungs_at_most * 4 *",
+        "0 * components.chains.rungs_at_most * 4 *",
+        "memory::test_every_item_has_its_own_way_out",
+    ),
 ]
