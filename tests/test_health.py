@@ -351,6 +351,18 @@ def test_every_look_is_logged_and_the_verdict_is_in_the_summary(watched):
 
 
 @pytest.mark.usefixtures("_elsewhere")
+def test_energies_that_stay_as_they_were_are_doubted():
+    """Of a model that no step changes, as of a network whose units are all off, though its loss has a gradient."""
+    words = "optimizer=sgd optimizer.schedule=constant health.every=10 steps=20 checkpoint.monitor=null"
+    for lr, expected in ((0, ["still"]), (1e-5, [])):
+        run = trained(f"{words} optimizer.lr={lr or 1e-30}", f"run{lr}")
+        assert [*lines(run)[9]].count("health/still") == 0, "there is no look before the first one"
+        found = facts(run, "summary.json")["health"]
+        assert [name for name in found["signals"] if name == "still"] == expected
+        assert any("no step changes" in why for why in found["why"]) == bool(expected)
+
+
+@pytest.mark.usefixtures("_elsewhere")
 def test_without_it_the_run_is_the_same(watched):
     run = trained(LINE.partition("health.")[0] + "health=none")
     own, other = (load_file(last_step(each) / TENSORS) for each in (run, watched))

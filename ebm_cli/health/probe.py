@@ -1,6 +1,7 @@
 """The costlier look at a run: its chains beside rows of the data, energies, hidden units."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,12 @@ def look(seen: Seen) -> dict[str, float]:
         found |= moved | _beside(_energies(seen, y), energy) | _moments(_alike(y, seen), _alike(x, seen))
         found["distinct"] = _distinct(y) / min(_distinct(x), len(y))
     return finite(found)
+
+
+def still(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """`still`: 1 if energies differ from row to row as at the look before, to the last bit; else nothing."""
+    same = any(now.get(name, math.nan) == before.get(name) for name in ("heat", "heat_words"))
+    return {"still": 1.0} if same else {}
 
 
 def _energies(seen: Seen, x: Tensor) -> Tensor:

@@ -100,7 +100,8 @@ class Watcher:
         self.measured = found = signals.measured(window, self.history, self._about(state.step))
         self.history, self.window = signals.remembered(window, self.history, found), []
         if self.probes(state.step) and probe.looks(state.model):
-            self.probed = {**probe.look(self._seen(state)), **self._scale}
+            now = probe.look(self._seen(state))
+            self.probed = {**now, **probe.still(now, self.probed), **self._scale}
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)

@@ -144,6 +144,13 @@ MUTANTS = [
         "health::test_a_gradient_that_is_zero_is_doubted",
     ),
     Mutant(
+        "probe: energies that hardly change are those that stay",
+        "health/probe.py",
+        "now.get(name, math.nan) == before.get(name)",
+        "abs(now.get(name, math.nan) - before.get(name, math.nan)) < 1e-3",
+        "health::test_energies_that_stay_as_they_were_are_doubted",
+    ),
+    Mutant(
         "limits: documents of any length differ by as many nats",
         "health/limits.py",
         "FAR * max(1.0, words / _WORDS)",
