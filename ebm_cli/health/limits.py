@@ -91,7 +91,8 @@ LIMITS: Mapping[str, Limit] = {
         "share of steps; no healthy run had one"),
     "still": Limit(
         0.5, math.inf, "no step changes the energies of the data, as of a network whose units are all off",
-        _RATE + ", or a higher one if it is tiny", "1 where they are the same to the last bit as at the look before; no healthy run had it"),
+        _RATE + ", or a higher one if it is tiny",
+        "1 where they are the same to the last bit as at the look before; no healthy run had it"),
     "idle": Limit(
         0.5, 0.75, "hidden units are off or on for practically all rows", _RATE + ", or fewer hidden units",
         "from a quarter on the last table warns of it too; healthy runs had none"),
