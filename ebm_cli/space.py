@@ -220,6 +220,11 @@ class Categorical(Discrete):
         """The number of each site's value, (n, *site_shape) int64."""
         return x.argmax(-1)
 
+    def numbers(self, x: Tensor) -> Tensor:
+        """Of the values that the sites have, (batch, D) int64: by a product with 0, 1, 2 ..., faster than argmax."""
+        table = self.table(x)
+        return (table @ torch.arange(self.values, dtype=x.dtype, device=x.device)).round().long()
+
     @override
     def as_data(self, x: Tensor) -> Tensor:
         return self.decode(x)

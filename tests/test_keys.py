@@ -182,13 +182,19 @@ CASES = {
         "text", lambda f: f / "texts.jsonl" if _table(f) else None,
         {"context": [2], "vocabulary": [5], "min_count": [90], "held_out": [0.3], "binarize": ["none"]}, ((Words,),),
     ),
+    "text windows": (
+        "text_windows", lambda f: f / "texts.jsonl" if _table(f) else None,
+        {"unit": ["characters"], "length": [2], "vocabulary": [5], "min_count": [90], "held_out": [0.3],
+         "binarize": ["none"]}, ((Categorical,),),
+    ),
 }  # fmt: skip
 NAMES = {"root", "path", "corpus", "contacts"}  # of the data themselves, or beside them
 SMALL = {
     "points_2d": {"train": 20, "held_out": 9}, "points_gray": {"train": 20, "held_out": 9},
     "markov_chains": {"train": 20, "held_out": 9, "length": 9, "chains": 3},
     "ising_samples": {"train": 20, "held_out": 9, "side": 3}, "mnist": {"valid": 9},
-    "bag_of_words": {"min_documents": 1, "max_documents": 0.9}, "text": {"min_count": 1}, "image_folder": {"size": 4},
+    "bag_of_words": {"min_documents": 1, "max_documents": 0.9}, "text": {"min_count": 1},
+    "text_windows": {"min_count": 1, "length": 3}, "image_folder": {"size": 4},
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ebm_cli.record.run import VOCABULARY, Run
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.sampler.length_exchange import LengthExchange
-from ebm_cli.space import Counts, Space, Words
+from ebm_cli.space import Categorical, Counts, Space, Words
 
 _LIKELY = 10
 """Words that are named in each line."""
@@ -33,7 +33,7 @@ def check_keys(length: int | None, given: Sequence[str], start: str, model: Ener
 
 def vocabulary(run: Run, space: Space) -> tuple[str, ...]:
     """The words that the run recorded. Raises UserError if they are not there, or not those of the space."""
-    words, due = run.words(), space.values if isinstance(space, Words) else space.sites
+    words, due = run.words(), space.values if isinstance(space, Words | Categorical) else space.sites
     file = run.path / VOCABULARY
     if words is None:
         raise UserError(

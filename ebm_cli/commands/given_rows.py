@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,9 +146,9 @@ def _lines(rows: NDArray[Any], sites: NDArray[Any], found: Cells) -> NDArray[np.
     return np.stack(columns, 1).astype(np.float64)
 
 
-def written(home: Run, filled: Filled, form: tables.Format, letters: str | None = None) -> dict[str, str]:
+def written(home: Run, filled: Filled, form: tables.Format, letters: Sequence[str] | None = None) -> dict[str, str]:
     """The names of samples.npz, imputed.csv and filled.csv, with what each holds; of a table's rows the latter two are
-    tables of that format, and imputed.csv of a run on `letters` has letters."""
+    tables of that format, and imputed.csv of a run on `letters`, or words, has these."""
     rows: OwnRows = filled.own
     values: NDArray[Any] = filled.filled
     arrays = {"samples": filled.samples, "filled": values, "missing": rows.missing}
@@ -165,7 +165,7 @@ def written(home: Run, filled: Filled, form: tables.Format, letters: str | None 
         "samples.npz": "the draws",
         "imputed.csv": "mean, mode, quantiles and R-hat of each value that was drawn"
         if letters is None
-        else "the likeliest letter of each site that was drawn, its share of the draws and R-hat",
+        else f"the likeliest {_called(letters)} of each site that was drawn, its share of the draws and R-hat",
         "filled.csv": "the rows with one value for each",
     }
 
@@ -202,12 +202,16 @@ def _table(cells: NDArray[np.float64]) -> str:
     return text.getvalue()
 
 
-def _of_letters(filled: Filled, letters: str) -> str:
+def _called(letters: Sequence[str]) -> str:
+    return "letter" if isinstance(letters, str) else "word"
+
+
+def _of_letters(filled: Filled, letters: Sequence[str]) -> str:
     """A line for each site that was drawn: rows and sites from 1, the likeliest letter and its share of the draws."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = filled.own.labels
-    table.writerow(["row", *(["name"] if names is not None else []), "site", "letter", "share", "r_hat"])
+    table.writerow(["row", *(["name"] if names is not None else []), "site", _called(letters), "share", "r_hat"])
     for (row, site, *_), mode, share, r_hat in zip(
         filled.cells.tolist(), filled.cells[:, 3], filled.share, filled.cells[:, -1], strict=True
     ):

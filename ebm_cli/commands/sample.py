@@ -31,7 +31,7 @@ from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
 from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.signals import finishing
-from ebm_cli.space import Counts, Space, Words
+from ebm_cli.space import Categorical, Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
@@ -43,6 +43,7 @@ _TYPES: dict[str, type] = {
     "words": np.int32,
     "counts": np.int32,
 }  # written, by the space
+_BYTE = 2**8
 _TEXTS = {"words": "words.txt", "counts": "documents.txt"}
 _FEW = 100  # steps, the first half of which says something of a step size
 _SHOWN, _WIDTH = 5, 120  # samples printed, and their characters
@@ -187,7 +188,7 @@ def filled(
             "steps = auto: measures chains of whole configurations, what each given row lacks mixes in a time of its "
             "own; give a number, and look at R-hat"
         )
-    kind = _TYPES.get(model.space.name, np.float32)
+    kind = _type(model.space)
     given_rows.check_memory(rows, asked.n, kind)
     subject = _subject(trained, model, asked, config, rows=len(rows.known))
     remark = subject.sampler.remark()
@@ -300,8 +301,14 @@ def _show(said: str, file: Path, images: list[str], texts: Mapping[str, str]) ->
 
 def as_data(space: Space, x: Tensor) -> NDArray[Any]:
     """Samples x (n, *shape) as the data of the run are written, (n, *site_shape)."""
-    values: NDArray[Any] = space.as_data(x).numpy().astype(_TYPES.get(space.name, np.float32))
+    values: NDArray[Any] = space.as_data(x).numpy().astype(_type(space))
     return values
+
+
+def _type(space: Space) -> type:
+    """What values are written as: a byte where their numbers fit into it."""
+    large = isinstance(space, Categorical) and space.values > _BYTE
+    return np.int32 if large else _TYPES.get(space.name, np.float32)
 
 
 def _as_table(home: Run, space: Space, x: Tensor, columns: Columns, form: tables.Format) -> list[str]:

@@ -1,5 +1,7 @@
-"""Samples of runs on letters, and sequences whose open sites were drawn, as FASTA files with their energies."""
+"""Samples of runs on letters, and sequences whose open sites were drawn, as FASTA files with their energies; of runs on
+windows of a text as lines of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,38 +10,65 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli.commands import own
+from ebm_cli.commands.documents import vocabulary
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.alignment import Aligned
+from ebm_cli.dataset.text_windows import TextWindows
 from ebm_cli.model.base import EnergyModel, Intractable
+from ebm_cli.space import Categorical
 
 NAME = "samples.fasta"
+_LINES = "samples.txt"
 
 
-def letters(trained: Trained) -> str | None:
-    """The alphabet of a run on letters."""
+def letters(trained: Trained) -> Sequence[str] | None:
+    """The alphabet of a run on letters, the vocabulary of one on windows of a text."""
     dataset = trained.parts.components.dataset
-    return dataset.letters if isinstance(dataset, Aligned) else None
+    return dataset.letters if isinstance(dataset, Aligned) else _words(trained)
+
+
+def _words(trained: Trained) -> tuple[str, ...] | None:
+    """Of a run on windows of a text; None of others, and where they are lost."""
+    space = trained.parts.data.space
+    windows = isinstance(trained.parts.components.dataset, TextWindows) and isinstance(space, Categorical)
+    return vocabulary(trained.run, space) if windows else None
+
+
+def _lines(trained: Trained, values: NDArray[Any]) -> str | None:
+    """Windows by the numbers of their words (n, length), a line each; None of runs on anything else."""
+    words, dataset = _words(trained), trained.parts.components.dataset
+    if words is None:
+        return None
+    between = " " if getattr(dataset, "unit", "words") == "words" else ""
+    found = np.array(words, dtype=object)[values.astype(np.int64)].tolist()
+    return "".join(f"{between.join(row)}\n" for row in found)
 
 
 def files(trained: Trained, x: Tensor) -> dict[str, str]:
-    """Samples x (n, *shape) as letters, under the name of a file; nothing of a run that is not on letters.
+    """Samples x (n, *shape) as letters or lines of words, under the name of a file; nothing of a run on neither.
 
     The header of each is its name and E(x) in nats, `>sample_1 energy=-12.5`, or `free_energy=` where hidden units are
     summed out; a model without an energy has the name alone.
     """
     values = trained.parts.data.space.as_data(x).flatten(1).numpy()
+    lines = _lines(trained, values)
+    if lines is not None:
+        return {_LINES: lines}
     content = _fasta(trained, values, [f"sample_{i}" for i in range(1, len(x) + 1)])
     return {} if content is None else {NAME: content}
 
 
 def of_filled(trained: Trained, filled: Filled) -> dict[str, str]:
     """The draws, `>NAME_1`, `>NAME_2`, ... of each sequence, and filled.fasta, each sequence with the likeliest letter
-    of each open site by itself; nothing of a run that is not on letters.
+    of each open site by itself; of windows of a text lines of words; nothing of a run on neither.
 
     Sequences have their names of the file, those without one row_1, row_2, ...
     """
     rows, n = filled.samples.shape[:2]
+    lines = [_lines(trained, part) for part in (filled.samples.reshape(rows * n, -1), filled.filled.reshape(rows, -1))]
+    if lines[0] is not None and lines[1] is not None:
+        return {_LINES: lines[0], "filled.txt": lines[1]}
     labels = filled.own.labels
     names = [f"row_{i}" for i in range(1, rows + 1)] if labels is None else labels.astype(str).tolist()
     of_draws = [f"{name}_{draw}" for name in names for draw in range(1, n + 1)]

@@ -122,13 +122,13 @@ def _numbers(own: OwnRows, space: Space, said: str) -> NDArray[Any]:
     return own.values.astype(np.float64 if units else np.float32)
 
 
-def _numbered(own: OwnRows, space: Space, said: str) -> NDArray[np.uint8]:
+def _numbered(own: OwnRows, space: Space, said: str) -> NDArray[Any]:
     """Numbers of categories."""
     assert isinstance(space, Categorical)
     top = space.values - 1
     bad = (own.values < 0) | (own.values > top) | (own.values != np.floor(own.values))
     _refuse(own, bad, f"the numbers of categories, 0 to {top}", said)
-    return own.values.astype(np.uint8)
+    return own.values.astype(np.uint8 if top < 2**8 else np.int32)
 
 
 def _words(own: OwnRows, space: Space, said: str) -> NDArray[np.int64]:

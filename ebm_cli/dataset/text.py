@@ -47,31 +47,36 @@ class Text(Dataset):
     @override
     def read(self) -> Raw:
         """Rows of numbers of words. Raises UserError if the file cannot be read or holds too little."""
-        said = "the standard library's docstrings" if self.path is None else f"dataset.path = {self.path}"
-        texts = [text for _, text in documents()] if self.path is None else _paragraphs(Path(self.path), said)
-        found = [words for words in map(tokens, texts) if words]
-        if len(found) < _FEWEST:
-            raise UserError(
-                f"{said}: too few paragraphs or lines with words ({len(found)}); give it {_FEWEST} at least"
-            )
-        parts = _parted(found, self.held_out)
-        vocabulary = self._vocabulary(itertools.chain(*parts[0]), said)
+        said, texts = documents_of(self.path)
+        parts = parted([words for words in map(tokens, texts) if words], self.held_out, said)
+        often = frequent(itertools.chain(*parts[0]), self.vocabulary - 2, self.min_count, said)
+        vocabulary = (START, UNKNOWN, *often)
         number = {word: i for i, word in enumerate(vocabulary)}
         train, valid, test = (Arrays(windows(part, number, self.context)) for part in parts)
         return Raw("words", train, valid, test, words=vocabulary)
 
-    def _vocabulary(self, words: Iterable[str], said: str) -> tuple[str, ...]:
-        count = Counter(words)
-        del count[START]
-        if len(count) == 1:
-            raise UserError(f"{said}: the training documents hold one word only, {next(iter(count))!r}; give more text")
-        often = sorted((-n, word) for word, n in count.items() if n >= self.min_count)
-        if not often:
-            raise UserError(
-                f"dataset.min_count = {self.min_count}: no word is so frequent in {said} (the most frequent is there "
-                f"{max(count.values())} times); lower it"
-            )
-        return (START, UNKNOWN, *(word for _, word in often[: self.vocabulary - 2]))
+
+def documents_of(path: str | None) -> tuple[str, list[str]]:
+    """How messages call a text, and its documents: paragraphs of a file, or the standard library's docstrings."""
+    if path is None:
+        return "the standard library's docstrings", [text for _, text in documents()]
+    said = f"dataset.path = {path}"
+    return said, _paragraphs(Path(path), said)
+
+
+def frequent(units: Iterable[str], most: int, min_count: int, said: str) -> list[str]:
+    """At most so many of the units of a text, <s> aside, that are there `min_count` times, the most frequent first."""
+    count = Counter(units)
+    del count[START]
+    if len(count) == 1:
+        raise UserError(f"{said}: the training documents hold one word only, {next(iter(count))!r}; give more text")
+    often = sorted((-n, word) for word, n in count.items() if n >= min_count)
+    if not often:
+        raise UserError(
+            f"dataset.min_count = {min_count}: no word is so frequent in {said} (the most frequent is there "
+            f"{max(count.values())} times); lower it"
+        )
+    return [word for _, word in often[:most]]
 
 
 def tokens(text: str) -> list[str]:
@@ -97,8 +102,10 @@ def windows(parts: Sequence[Sequence[str]], number: dict[str, int], context: int
     return np.concatenate(rows)
 
 
-def _parted(found: list[list[str]], share: float) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+def parted(found: list[list[str]], share: float, said: str) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
     """Documents for training, validation and testing, those of each in their order."""
+    if len(found) < _FEWEST:
+        raise UserError(f"{said}: too few paragraphs or lines with words ({len(found)}); give it {_FEWEST} at least")
     order = rng.permutation(len(found), rng.stream(0, "text")).tolist()
     test = max(1, round(share * len(found)))
     valid = max(1, round(share * (len(found) - test)))
@@ -109,11 +116,20 @@ def _parted(found: list[list[str]], share: float) -> tuple[list[list[str]], list
 
 def _paragraphs(file: Path, said: str) -> list[str]:
     """Those of a file, or its lines if these are too few."""
+    content = _content(file, said)
+    found = re.split(r"\n[^\S\n]*\n", content)
+    return found if sum(any(map(str.isalpha, part)) for part in found) >= _FEWEST else content.splitlines()
+
+
+def lines_of(file: Path, said: str) -> list[str]:
+    """Those of a text file. Raises UserError if it cannot be read."""
+    return _content(file, said).splitlines()
+
+
+def _content(file: Path, said: str) -> str:
     try:
-        text = file.expanduser().read_text(encoding="utf-8")
+        return file.expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{said}: not UTF-8 ({error.reason} at byte {error.start}); convert it to UTF-8") from error
     except OSError as error:
         raise UserError(f"{said}: cannot be read ({error.strerror}); name a text file") from error
-    found = re.split(r"\n[^\S\n]*\n", text)
-    return found if sum(any(map(str.isalpha, part)) for part in found) >= _FEWEST else text.splitlines()

@@ -13,7 +13,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler
-from ebm_cli.sampler.informed import accepted, numbers
+from ebm_cli.sampler.informed import accepted
 from ebm_cli.sampler.top_k import TopK, of_slopes
 from ebm_cli.space import Categorical, Space
 
@@ -67,7 +67,7 @@ class TopKGibbs(Sampler[EnergyModel, TopKState]):
     def init(self, model: EnergyModel, x: Tensor) -> TopKState:
         """Caches energies and what each site proposes."""
         assert isinstance(model.space, Categorical)
-        return self._state(model, model.space, numbers(model.space, x), x.dtype)
+        return self._state(model, model.space, model.space.numbers(x), x.dtype)
 
     @override
     def step(self, model: EnergyModel, state: TopKState, key: AnyKey) -> tuple[TopKState, Info]:

@@ -1123,4 +1123,11 @@ MUTANTS = [
         "",
         "auto_steps::test_keys_of_it_beside_a_number_are_refused_and_few_steps_find_no_step_size",
     ),
+    Mutant(
+        "samples: categories in a byte",
+        "commands/sample.py",
+        "return np.int32 if large else",
+        "return np.uint8 if large else",
+        "text_windows::test_numbers_of_words_beyond_a_byte_are_written_whole",
+    ),
 ]

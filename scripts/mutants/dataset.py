@@ -728,4 +728,18 @@ MUTANTS = [
         "if False:",
         "python::test_a_column_may_be_missing_in_every_row",
     ),
+    Mutant(
+        "text windows: held-out ones overlap",
+        "dataset/text_windows.py",
+        "strides = (1, self.length, self.length)",
+        "strides = (1, 1, 1)",
+        "text_windows::test_rows_are_words_in_a_row",
+    ),
+    Mutant(
+        "conformed: numbers of categories in a byte",
+        "dataset/conformed.py",
+        "np.uint8 if top < 2**8 else np.int32",
+        "np.uint8",
+        "text_windows::test_large_numbers_of_categories_stay_whole",
+    ),
 ]

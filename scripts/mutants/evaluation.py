@@ -1326,4 +1326,11 @@ MUTANTS = [
         "if unlikely < 0 else ()",
         "stein::test_rows_and_chains_are_tested",
     ),
+    Mutant(
+        "text perplexity: the ends change places",
+        "evaluation/text_perplexity.py",
+        "(at - log_z - log_p) / words",
+        "(log_z - at - log_p) / words",
+        "text_windows::test_ends_of_the_bracket_are_on_their_sides",
+    ),
 ]

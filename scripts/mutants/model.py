@@ -1003,4 +1003,11 @@ MUTANTS = [
         "return logits - logits.gather(1, values[:, None])",
         "mutants::test_of_many_sites_a_few_at_a_time",
     ),
+    Mutant(
+        "word window: distances count from the other end",
+        "model/word_window.py",
+        "apart = place - place[:, None] - 1",
+        "apart = place[:, None] - place - 1",
+        "text_windows::test_the_model_begins_normalised_and_looks_up_what_products_give",
+    ),
 ]

@@ -59,4 +59,18 @@ MUTANTS = [
         "data.space.shape, 0.5)",
         "noise_laws::test_coins_are_flipped_with_the_probability_asked_for",
     ),
+    Mutant(
+        "bigram: single values are left out of the density",
+        "noise/bigram.py",
+        "(count + self.strength * self.log_q[second].exp())",
+        "(count + 1e-9)",
+        "text_windows::test_bigram_noise_is_normalised_and_has_the_density_of_its_draws",
+    ),
+    Mutant(
+        "bigram: no single values are drawn",
+        "noise/bigram.py",
+        "u[:, site, 2] * (size + self.strength) < size",
+        "size > 0",
+        "text_windows::test_bigram_noise_is_normalised_and_has_the_density_of_its_draws",
+    ),
 ]

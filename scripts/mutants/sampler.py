@@ -335,7 +335,7 @@ MUTANTS = [
     Mutant(
         "gains: not relative to the present value",
         "sampler/informed.py",
-        "return slope - slope.gather(2, numbers(space, state.x)[:, :, None])",
+        "return slope - slope.gather(2, space.numbers(state.x)[:, :, None])",
         "return slope",
         "sampler::test_one_step_is_the_definition[gwg-potts-categorical]",
     ),

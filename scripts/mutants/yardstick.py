@@ -262,4 +262,11 @@ MUTANTS = [
         "make_pipeline(StandardScaler(), network).fit(rows, of_x).score(rows, of_x)",
         "two_sample::test_the_classifier_judges_rows_that_it_has_not_seen",
     ),
+    Mutant(
+        "Kneser-Ney: shorter n-grams by how often they are",
+        "yardstick/kneser_ney.py",
+        "Counter(gram[1:] for gram in head)",
+        "Counter({gram: head2 for gram, head2 in heads[len(next(iter(head))) - 2].items()})",
+        "text_windows::test_kneser_ney_is_that_of_nltk",
+    ),
 ]

@@ -29,6 +29,7 @@ SMALL_SPACES: dict[type[Space], Space] = {
 }
 SMALL = {
     "hidden": 3,
+    "dim": 2,
     "min_spread": 0.4,
     "width": 2,
     "widths": [4],

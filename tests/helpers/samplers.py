@@ -108,6 +108,7 @@ NETWORKS = (
     "jem",
     "flow",
     "real_boltzmann",
+    "word_window",
 )  # one stands for all where settings of samplers differ
 
 
