@@ -23,12 +23,12 @@ _CELL = re.compile(r"`(ebm (?:train|sample|evaluate|score|transform) [^`]*=[^`]*
 
 AT_MOST = {
     "steps": 4, "mixing.steps": 8, "batch_size": 10, "layer_steps": 2, "held_out": 30, "train": 100, "rows": 20,
-    "chains": 4, "temperatures": 5, "most_temperatures": 20, "training_temperatures": 5, "rungs": 3, "warmup": 2, "count": 4, "bootstrap": 100,
+    "chains": 4, "temperatures": 5, "training_temperatures": 5, "rungs": 3, "warmup": 2, "count": 4, "bootstrap": 100,
     "raise_points": 2, "raise_chains": 2, "reference_steps": 5, "points": 20, "discrepancy": 10, "final_steps": 2,
     "lda_topics": 0, "lda_iterations": 2, "particles": 4, "documents": 3, "proposals": 2, "side": 20,
     "valid": 30, "reference_chains": 20, "size": 40, "hidden": 16, "width": 4, "widths": 8, "layers": 8, "frames": 4,
     "mixing_time.chains": 400, "max_steps": 3, "thetas": 4, "rounds": 10,
-    "gradient_bias.chains": 20, "pairs": 20, "trajectories": 2, "draws": 20,
+    "most_temperatures": 20, "gradient_bias.chains": 20, "pairs": 20, "trajectories": 2, "draws": 20,
 }  # fmt: skip
 """Keys that say how much work a run is, wherever they lie or in one part, and what is enough for a test."""
 
