@@ -159,7 +159,7 @@ def test_killed_and_resumed_it_is_the_same(run, monkeypatch):
             "weighted chains begin as independent units annealed",
         ),
         ({"chains": {"reset": 5}}, "chains.reset = 5: weighted chains do not start again; set it to 0"),
-        ({"objective": "pseudo_likelihood"}, "objective=pseudo_likelihood has no use for chains"),
+        ({"objective": "pseudo_likelihood"}, "objective=pseudo_likelihood with these keys has no use for chains"),
         ({"objective": "jem"}, "objective=jem takes all chains alike with these keys"),
         ({"sampler": "parallel_tempering"}, "sampler=parallel_tempering has replicas of its own"),
         ({"model": "replicated_softmax"}, "model=replicated_softmax has no one energy"),
@@ -176,6 +176,13 @@ def test_what_has_no_weights_is_refused(parts, said):
     with pytest.raises(UserError) as caught:
         weighted.check(policy, model, sampler, objective, names)
     assert said in str(caught.value)
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_an_average_of_weights_is_another_model():
+    for ema, expected in ((0.9, 1), (0, 0)):
+        said = train(f"chains.weighted=true steps=1 optimizer.ema={ema}", f"run{ema}").err
+        assert said.count("may give modes other shares") == expected
 
 
 def test_several_ranks_do_not_draw_among_all_chains():

@@ -30,6 +30,7 @@ from ebm_cli.rng import Key, permutation, stream
 from ebm_cli.sampler.base import Sampler, shown
 from ebm_cli.sparsity.base import Sparsity
 from ebm_cli.sparsity.none import NoSparsity
+from ebm_cli.terminal import log
 from ebm_cli.training import checks, weighted
 from ebm_cli.training.checks import Choice
 from ebm_cli.training.weighted import Weighted
@@ -322,6 +323,8 @@ def put_first_chains(components: Components, data: Data, state: TrainState, key:
     else:
         subject = Subject(state.model, data, "train", components.sampler, state.store, key)
         state.store, state.weighted = weighted.begun(subject, components.chains.slots)
+        if components.optimizer.ema:
+            log.warning(weighted.OF_AVERAGES, components.optimizer.ema)
     state.ages = torch.zeros(len(state.store), dtype=torch.int64, device=state.store.device)
 
 

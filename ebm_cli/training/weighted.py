@@ -18,6 +18,10 @@ from ebm_cli.sampler.base import Info, Sampler
 from ebm_cli.space import Counts, Words
 from ebm_cli.training.checks import Choice
 
+OF_AVERAGES = (
+    "optimizer.ema = %g: the chains have the weights of the model as it is at each step; its average, which is judged "
+    "and sampled, may give modes other shares; optimizer.ema=0 judges the model itself"
+)
 _TEMPERATURES = 20  # annealing steps from independent units to the model as it begins
 
 
@@ -43,7 +47,7 @@ def check(policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any], objectiv
     if issubclass(model.builds, Intractable | Conditional) or {Counts, Words} & set(model.spaces):
         why = f"model={choice['model']} has no one energy of whole configurations that chains could be weighed by"
     elif not objective.negatives:
-        why = f"objective={choice['objective']} has no use for chains"
+        why = f"objective={choice['objective']} with these keys has no use for chains"
     elif not objective.weighs:
         why = f"objective={choice['objective']} takes all chains alike with these keys"
     elif sampler.replicas > 1:
