@@ -59,6 +59,21 @@ def test_codes_are_categories_where_that_is_said(tmp_path):
     assert not data.remarks
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_a_site_may_have_tens_of_thousands_of_values(tmp_path, kind):
+    """More than a byte holds, also of a file that rows of bytes would stay in."""
+    train = codes(np.arange(40_000), np.uint16)
+    np.save(tmp_path / "own.npy", train)
+    path, keys = str(tmp_path / "own.npy"), {"categories": 40_000, "held_out": 0.5}
+    data = npz(tmp_path, keys, train=train) if kind == "npz" else component("dataset", "array", path=path, **keys)
+    splits = data.load((Categorical,))
+    assert splits.space.values == 40_000
+    found = np.concatenate([split.all().argmax(-1).numpy() for split in (splits.train, splits.valid, splits.test)])
+    assert sorted(map(tuple, found)) == sorted(map(tuple, train.astype(int)))
+    with pytest.raises(UserError, match="less than or equal to 65536"):
+        npz(tmp_path, {"categories": 70_000}, train=train)
+
+
 def test_categories_that_never_occur_are_said(tmp_path):
     data = npz(tmp_path, {"categories": 20}, train=codes((0, 1, 2))).load((Categorical,))
     assert data.remarks == ("dataset.categories = 20: 2 is the largest there is, so the others never occur",)

@@ -22,6 +22,9 @@ from ebm_cli.dataset.tables import check_resolution, standardised
 from ebm_cli.errors import UserError
 from ebm_cli.registry import Later, register
 
+MOST = 65_536
+"""Categories of a site."""
+_BYTE = 256
 _SMALL = (np.int8, np.uint8, np.int16)  # which torch and float32 hold as well
 _BITS = ("bernoulli", "ising")
 
@@ -53,7 +56,7 @@ class Array(GreyDataset):
     path: str | None
     array: Annotated[str | None, Later()]
     held_out: Annotated[float, Field(gt=0, le=0.5)]
-    categories: Annotated[int, Field(ge=2, le=256)] | None
+    categories: Annotated[int, Field(ge=2, le=MOST)] | None
     standardise: bool
     values = None
     codes_are = (
@@ -138,10 +141,10 @@ def _converted(arrays: list[Any], kind: str | None, categories: int, said: str) 
     return values, found
 
 
-def _numbered(arrays: list[Any], categories: int, said: str) -> list[NDArray[np.uint8]]:
-    """Numbers of categories, each checked to be one."""
-    if categories > 256:
-        raise UserError(f"{said}: has values to {categories - 1}; categories are 0 to 255 at most")
+def _numbered(arrays: list[Any], categories: int, said: str) -> list[NDArray[Any]]:
+    """Numbers of categories, each checked to be one: bytes, which a file may keep, or beyond 256 int32 in memory."""
+    if categories > MOST:
+        raise UserError(f"{said}: has values to {categories - 1}; categories are 0 to {MOST - 1} at most")
     plain = [array.plain() if isinstance(array, Bits) else array for array in arrays]
     for array in plain:
         low, high = ends(array)
@@ -151,6 +154,8 @@ def _numbered(arrays: list[Any], categories: int, said: str) -> list[NDArray[np.
                 f"integers 0 to {categories - 1}; number the categories from 0 and set it to how "
                 "many there are"
             )
+    if categories > _BYTE:
+        return [np.array(array, np.int32) for array in plain]
     return [array if isinstance(array, np.memmap) else array.astype(np.uint8, copy=False) for array in plain]
 
 

@@ -77,9 +77,9 @@ class Raw:
     """What `Dataset.read` returns.
 
     `values`: "binary" {0, 1}; "grey" uint8 0-255 or float [0, 1], which models of categorical data alone take as
-    `categories` equally spaced levels, if there are so few; "real" any float; "categorical" uint8 below `categories`;
-    "mixed" float32, numbers of categories or real, as `columns` say; "words" numbers (n, context + 1) of `words`;
-    "counts" of each of the `words` in documents, `SparseRows` (n, K).
+    `categories` equally spaced levels, if there are so few; "real" any float; "categorical" integers below
+    `categories`; "mixed" float32, numbers of categories or real, as `columns` say; "words" numbers (n, context + 1) of
+    `words`; "counts" of each of the `words` in documents, `SparseRows` (n, K).
     `remarks` are sentences that whoever trains on the data should read; `spins` of binary values that -1 stood for 0;
     `letters` those that categories are written as, in their order; `units` what real values were before; `sweeps` how
     often missing values are drawn from the model at each visit, `columns` those of a table.

@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "array: categories of any number are bytes",
+        "dataset/array.py",
+        "if categories > _BYTE:",
+        "if categories > MOST:",
+        "values::test_a_site_may_have_tens_of_thousands_of_values",
+    ),
+    Mutant(
         "points_gray: magnitudes are rounded",
         "dataset/gray_code.py",
         "(points.abs() * self.scale).long()",
