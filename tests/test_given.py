@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.components import component
 from helpers.models import example, small_model
 from helpers.samplers import FITTING_DISCRETE, SAMPLERS, covering
 
@@ -121,6 +122,14 @@ def test_chains_that_are_moved_in_groups_keep_their_rows(label, monkeypatch):
     replicas = SAMPLERS[label].replicas
     parts, _ = run(SAMPLERS[label], given, x, 5, stream(1, "steps"), Engine(compiled=False, rows=replicas))
     assert torch.equal(whole, parts)
+
+
+def test_blocks_larger_than_what_a_row_has_to_draw_are_refused_as_that():
+    missing = torch.tensor([[True, False, False, False], [True, True, True, False]])
+    model, sampler = example("boltzmann-binary"), component("sampler", "gwg", flips=2)
+    said = conditional.refusal_of(missing, model, sampler)
+    assert said == "sampler.flips = 2: a row has 1 to draw; give at most that"
+    assert conditional.refusal_of(missing[1:], model, sampler) is None
 
 
 def test_as_many_configurations_of_each_row():

@@ -77,7 +77,7 @@ def refusal_of(missing: Tensor, model: EnergyModel, sampler: Sampler[Any, Any]) 
     for number in sorted({*missing.sum(1).tolist()} - {0}):
         found = sampler.refusal(space_of(space, number))
         if found:
-            return f"{found} (of a row with {number} to draw)"
+            return found.replace(f"the data have {number} sites", f"a row has {number} to draw")
     return None
 
 
