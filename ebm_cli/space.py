@@ -206,12 +206,15 @@ class Categorical(Discrete):
 
     @override
     def encode(self, values: Tensor) -> Tensor:
-        """One-hot rows from numbers 0, ..., K - 1; float32."""
-        return self.one_hot(values, torch.float32)
+        """One-hot rows from numbers 0, ..., K - 1, (*values.shape, K); float32."""
+        return self._one_hot(values, torch.float32)
 
     def one_hot(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         """x (n, *shape) of the numbers of its values, n D of them in any shape; nothing else of its size is made."""
-        x = torch.zeros(len(values), *self.shape, dtype=dtype, device=values.device)
+        return self._one_hot(values, dtype).reshape(len(values), *self.shape)
+
+    def _one_hot(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        x = torch.zeros(*values.shape, self.values, dtype=dtype, device=values.device)
         x.view(-1, self.values).scatter_(1, values.reshape(-1, 1).long(), 1)
         return x
 

@@ -73,8 +73,8 @@ DO_NOT_FIT = {
     "categorical, real, mixed or counts model, model=boltzmann is not; samplers that fit: acs, dlmc, dmala, gibbs, "
     "gwg, hamming_ball, metropolis, pafs, parallel_tempering",
     "objective.centered=true model=boltzmann": "models that fit: rbm; or set objective.centered=false",
-    "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary or "
-    "categorical; objectives that fit model=rbm: adversarial_contrastive, cd, ",
+    "objective=score_matching": "objective=score_matching works on real or boxed data, model=rbm takes binary, "
+    "spin or categorical; objectives that fit model=rbm: adversarial_contrastive, cd, ",
     "dataset.binarize=none model=exponential_family sampler=mala objective=ratio_matching": "binary or spin data, "
     "these are real; objectives that fit model=exponential_family: adversarial_contrastive, cd, ",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "

@@ -37,6 +37,7 @@ class TextPerplexity(LogLikelihood):
 
     order: Annotated[int, Field(ge=2)]
 
+    standing = 5
     compared = ("text_perplexity/perplexity", "text_perplexity/width")
     reports = (
         *(name.replace(_THEIRS, _OURS) for name in LogLikelihood.reports),
