@@ -652,7 +652,7 @@ MUTANTS = [
     Mutant(
         "top k: rows by way of whole numbers",
         "space.py",
-        "return self.one_hot(values, torch.float32)",
+        "return self._one_hot(values, torch.float32)",
         "return torch.nn.functional.one_hot(values.long(), self.values).float()",
         "top_k_gibbs::test_one_hot_rows_are_all_that_is_made_of_them",
     ),
