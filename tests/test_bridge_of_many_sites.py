@@ -38,7 +38,7 @@ SAMPLERS = {
     "metropolis": {"step_size": 0.1},
     "mala": {"step_size": 0.02},
     "slow-mala": {"step_size": 0.001},
-    "hmc": {"step_size": 0.03, "leapfrog": 3},
+    "hmc": {"step_size": 0.03, "leapfrog": 5},
 }
 SMALL = {"chains": 100, "rungs": 20, "steps": 8, "bootstrap": 100}
 

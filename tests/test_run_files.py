@@ -67,6 +67,20 @@ def test_what_is_written_is_read(place):
     assert not files.there(place, "a")
 
 
+def test_what_is_interrupted_leaves_the_file_that_was_there_alone(place, monkeypatch):
+    """As a signal does in the middle of writing."""
+    files.replace(place, "known", b"old")
+    before = snapshot(place)
+
+    def interrupted(*paths, **folders):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.replace(place, "known", b"new")
+    assert snapshot(place) == before
+
+
 def test_the_directory_itself_may_be_reached_by_a_link(place):
     (place.parent / "link").symlink_to(place)
     files.replace(place.parent / "link", "a", b"1")

@@ -88,12 +88,17 @@ def append_text(root: Path, name: str) -> io.TextIOWrapper:
 def replace(root: Path, name: str, data: bytes, writer: str = "") -> None:
     """Write a file in one motion: whoever reads it sees the old one or the new one, also after a power cut.
 
-    Where several processes may do so at the same time, `writer` is a name of this one.
+    Whatever interrupts it, nothing else is left. Where several processes may do so at the same time, `writer` is a name
+    of this one.
     """
     with _parent(root, name, make=True) as (folder, last):
         temporary = f".{last}.{writer}writing"
-        _written(folder, temporary, data)
-        os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+        try:
+            _written(folder, temporary, data)
+            os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
 
 
 def claim(root: Path, name: str, data: bytes) -> None:

@@ -9,10 +9,11 @@ from ebm_cli import registry
 from ebm_cli.model.base import EnergyModel, Intractable
 from ebm_cli.model.exponential_family import TruncatedProduct
 from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.model.harmonium import DiscreteHarmonium
 from ebm_cli.model.mixed_rbm import MixedRBM
 from ebm_cli.model.policy import PolicyModel
 from ebm_cli.rng import stream
-from ebm_cli.space import Box, Categorical, Counts, Discrete, Mixed, Space, Words
+from ebm_cli.space import Box, Categorical, Counts, Discrete, Mixed, Space, Spin, Words
 from helpers.components import SMALL, SMALL_SPACES, shipped
 
 
@@ -31,6 +32,8 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
             parameter.copy_(scale * torch.from_numpy(np.asarray(values)))
         if isinstance(model, GaussianRBM | MixedRBM):
             model.r.mul_(0.3)  # over widths of 4 a step of 0.1 would take thousands
+        if isinstance(model, DiscreteHarmonium) and isinstance(model.space, Spin):
+            model.W.mul_(0.5)  # spins lie twice as far apart as bits
     return model
 
 
