@@ -25,6 +25,8 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
     model = model.double()
     layers = any(isinstance(layer, torch.nn.Linear) for layer in model.modules())
     scale = 0.4 if layers else 1.0  # the energies of a network would else differ by hundreds
+    if isinstance(model, DiscreteHarmonium) and isinstance(model.space, Spin):
+        scale = 0.5  # spins lie twice as far apart as bits
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             digest = np.frombuffer(stream(seed, "parameter", i).digest, np.uint64)
@@ -32,8 +34,6 @@ def randomised(model: EnergyModel, seed: int = 1) -> EnergyModel:
             parameter.copy_(scale * torch.from_numpy(np.asarray(values)))
         if isinstance(model, GaussianRBM | MixedRBM):
             model.r.mul_(0.3)  # over widths of 4 a step of 0.1 would take thousands
-        if isinstance(model, DiscreteHarmonium) and isinstance(model.space, Spin):
-            model.W.mul_(0.5)  # spins lie twice as far apart as bits
     return model
 
 
