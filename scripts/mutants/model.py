@@ -175,7 +175,7 @@ MUTANTS = [
             "        pairs = zip(order, threshold.unbind(1), strict=True)\n"
             "        for site, up in [(i, (t < self.logit(i)).to(self.x.dtype)) for i, t in pairs]:\n"
         ),
-        "sampler::test_leaves_the_target_invariant[gibbs-fhmm-binary]",
+        "sampler::test_one_step_is_the_definition",
     ),
     Mutant(
         "block gibbs: one key for both layers",
