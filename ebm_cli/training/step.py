@@ -149,7 +149,7 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     batch = Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary, step=inputs.at.step)
     rows = GradRows(batch, {})
     if objective.negatives:
-        full = full_arithmetic(weights.model, parts.device)
+        full = model if store.weighted is None else full_arithmetic(weights.model, parts.device)
         rows = _moved(moves, (model, full), store, rows.batch, inputs, engine)
     shards = _shards(rows, engine, objective.places)
     if ranks.count == 1 and len(shards) == 1:

@@ -40,9 +40,9 @@ class Weighted(NamedTuple):
 def check(policy: Chains, model: ModelSpec, sampler: Sampler[Any, Any], objective: Objective, choice: Choice) -> None:
     """Chains with weights have energies and moves that weights can be known by, and an objective that reads them."""
     why = policy.refusal()
-    if why or policy.drawn_below is None:
-        if why:
-            raise UserError(why)
+    if why:
+        raise UserError(why)
+    if policy.drawn_below is None:
         return
     if issubclass(model.builds, Intractable | Conditional) or {Counts, Words} & set(model.spaces):
         why = f"model={choice['model']} has no one energy of whole configurations that chains could be weighed by"
