@@ -99,7 +99,7 @@ def test_gaps_are_known_in_every_form(run, tmp_path):
         ("none.npy", GAPS[1:2], "", "nothing is missing; mark what is to be drawn"),
         ("spins.npy", np.array([[-1, 1, 1, -1, 1, 1]]), "", "which may be spins"),
         ("two.npy", np.where(np.isnan(GAPS), np.nan, 2.0), "", "row 1: value 1 is 2; the run's are 0 and 1"),
-        ("flips.npy", GAPS, "sampler=gwg sampler.flips=3", "sampler.flips = 3: the data have 1 sites"),
+        ("flips.npy", GAPS, "sampler=gwg sampler.flips=3", "sampler.flips = 3: a row has 1 to draw"),
         ("chains.npy", GAPS, "start=chains", "start = chains: says nothing of rows that are given"),
         ("many.npy", GAPS, "n=1000000000000", "n = 1000000000000: so many draws of 4 rows take 24 TB of memory"),
         ("length.npy", GAPS, "length=3", "length: says nothing of rows that are given"),
