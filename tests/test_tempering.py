@@ -14,14 +14,14 @@ from helpers.models import double_states, exact_p, small_model, target
 from helpers.statistics import assert_close, chi_square
 from test_parallel_tempering import code, joint_states, swap_matrix, tempering
 
-from ebm_cli.evaluation import round_trips
+from ebm_cli.evaluation import round_trips, tempered, trajectory
 from ebm_cli.evaluation.tempering import doubts, spare
 from ebm_cli.model.scaled import Scaled
 from ebm_cli.rng import stream
 from ebm_cli.sampler import ladder
 from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import transitions
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, Categorical, Spin
 
 
 def two_wells(sites=24):
@@ -225,7 +225,7 @@ SHORT = ("evaluation.tempering.chains=6", "evaluation.tempering.warmup=60", "eva
 
 @pytest.mark.long
 def test_what_is_said_of_tempering(run, tmp_path):
-    line = "evaluate evaluation=[tempering] sampler=parallel_tempering sampler.ladder=adaptive device=cpu"
+    line = "evaluate evaluation=[tempering,exact] sampler=parallel_tempering sampler.ladder=adaptive device=cpu"
     answer = ebm(line, "sampler.temperatures=8", f"run={run}", f"out={tmp_path}/new", *SHORT)
     assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "new/results.json").read_text())
@@ -242,6 +242,12 @@ def test_what_is_said_of_tempering(run, tmp_path):
     assert f"{found['tempering/round_trips']:.3g} round trips in 1000 steps" in answer.out
     assert (tmp_path / "new/tempering.png").exists()
     assert "tempering works: neighbours swap, and replicas travel" in answer.out + answer.err
+    width = found["tempering/log_z_high"] - found["tempering/log_z_low"]
+    assert 0 < width < 1
+    assert found["tempering/log_z"] == pytest.approx(found["exact/log_z"], abs=width)
+    likely = found["exact/log_likelihood"] + found["exact/log_z"] - found["tempering/log_z"]
+    assert found["tempering/log_likelihood"] == pytest.approx(likely, abs=1e-3)
+    assert f"  log Z, tempering                {found['tempering/log_z']:.2f}, 95 % [" in answer.out
 
 
 @pytest.mark.long
@@ -251,6 +257,15 @@ def test_too_few_temperatures_are_said_to_be_so(run):
     assert answer.code == 0, answer.err
     assert "2 temperatures are too few: neighbours 1 and 2 refuse" in answer.err
     assert "tempering works" not in answer.out + answer.err
+
+
+def test_no_log_z_where_neighbours_have_little_in_common_or_replicas_lag():
+    assert "beta = 0 and the hottest temperature" in tempered._doubt(torch.tensor([0.02, 0.5]), 0.0, 0.0)
+    assert "temperatures 1 and 2 have little in common (overlap 0.01)" in tempered._doubt(
+        torch.tensor([0.5, 0.01]), 0, 0
+    )
+    assert "lag behind their temperatures by 0.4 nats" in tempered._doubt(torch.tensor([0.5, 0.5]), 0.4, 0.1)
+    assert tempered._doubt(torch.tensor([0.5, 0.5]), 0.4, 0.2) is None
 
 
 def test_another_sampler_has_no_temperatures(run):
@@ -309,3 +324,22 @@ def test_two_wells_are_travelled_between():
     trips, best = round_trips.counted(swaps), round_trips.best_rate(1 - swaps.mean((0, 1)))
     assert trips.made.mean() / trips.rounds > 0.5 * best
     assert torch.stack(wells).double().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("case", [("rbm", Binary((6,))), ("ising", Spin((2, 3))), ("potts", Categorical((3, 3)))])
+def test_log_z_of_the_ladder_is_that_of_enumeration(case):
+    """Within three standard errors, which are below a twentieth of a nat; also where the hidden units are scaled."""
+    model = small_model(*case).float()
+    kernel = "block_gibbs" if case[0] == "rbm" else "gibbs"
+    sampler = tempering(kernel, temperatures=3, beta_min=0.3)
+    x = sampler.spread(model.space.noise(40, stream(3)), model.space)
+    looks = []
+    for i in range(60):
+        x, _, _ = sampler.moved(model, x, stream(1).fold(i))
+        looks += [tempered.look(sampler, model, x, stream(2).fold(i))] * (i >= 10)
+    ratios = tempered.ratios(looks)
+    steps = trajectory.of_all(ratios.seen)
+    error = trajectory.influence(ratios.seen, steps).square().sum().sqrt().item()
+    exact = torch.logsumexp(-small_model(*case).energy(double_states(small_model(*case))), 0).item()
+    assert error < 0.05
+    assert ratios.log_z_0 + steps.sum().item() == pytest.approx(exact, abs=3 * error)

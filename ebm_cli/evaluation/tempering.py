@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
-from ebm_cli.evaluation import round_trips
-from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, starts
-from ebm_cli.evaluation.table import Numbers
+from ebm_cli.evaluation import round_trips, tempered
+from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, likelihoods, starts
+from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
 from ebm_cli.registry import register
@@ -24,16 +24,18 @@ from ebm_cli.sampler.parallel_tempering import ParallelTempering
 
 _REFUSE = 0.75  # share of swaps beyond which temperatures are too few for their barrier to be known
 _ALIVE = 0.15  # of the best rate of round trips
+_LOOKS = 200  # at the energies of all replicas, for log Z
 _ENOUGH = 40  # round trips that must be expected before their absence says something
 _WORKS = "tempering works: neighbours swap, and replicas travel between the hottest temperature and beta = 1"
 _TOO_MANY = 2  # times as many temperatures as are wanted
 
 
 class Watched(NamedTuple):
-    """The sampler as it was warmed, and which swaps it took, (steps, chains, pairs)."""
+    """The sampler as it was warmed, which swaps it took, (steps, chains, pairs), and what its replicas say of log Z."""
 
     sampler: ParallelTempering
     swaps: NDArray[np.bool_]
+    ratios: tempered.Ratios | None
 
     @property
     def rejected(self) -> NDArray[np.float64]:
@@ -51,6 +53,8 @@ class Tempering(Evaluation):
     the hottest temperature and back; `tempering/efficiency` is their number as a share of what it would be if the
     kernel forgot all between two rounds of swaps, 1 / (2 + 2 sum_k r_k / (1 - r_k)) in a round. A sampler with
     `ladder` adaptive, or a kernel that adapts, does so in the warm-up.
+
+    Of bits, spins and categories the replicas have log Z too: `tempered.Ratios`.
     """
 
     while_training: bool
@@ -64,12 +68,23 @@ class Tempering(Evaluation):
     standing = 52
     reports = tuple(
         f"tempering/{name}" for name in ("barrier", "temperatures", "rejection_max", "round_trips", "efficiency")
-    )
+    ) + likelihoods("tempering", "log_z", "log_z_low", "log_z_high", "bits_per_dimension", "overlap", "lag")
 
     @classmethod
     @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
-        """The barrier, and round trips."""
+        """The barrier, round trips, and the log-likelihood and log Z if there are any."""
+        return cls._travels(values) | cls._likely(values, split)
+
+    @classmethod
+    def _likely(cls, values: Numbers, split: str) -> dict[str, str]:
+        if not values.has(*(f"tempering/{key}" for key in ("log_likelihood", "log_z", "log_z_low", "log_z_high"))):
+            return {}
+        likely = {f"log-likelihood ({split}), tempering": f"{plus_minus(values, 'tempering')} nats"}
+        return likely | log_z_line(values, "tempering", "tempering")
+
+    @classmethod
+    def _travels(cls, values: Numbers) -> dict[str, str]:
         if not values.has("tempering/barrier", "tempering/temperatures", "tempering/rejection_max"):
             return {}
         barrier, count, most = (values[f"tempering/{name}"] for name in ("barrier", "temperatures", "rejection_max"))
@@ -108,8 +123,10 @@ class Tempering(Evaluation):
         expected = best * trips.rounds * self.chains
         wrong = doubts(rejected, metrics.get("tempering/efficiency"), expected)
         said = spare(rejected) or ([] if wrong or expected < _ENOUGH else [_WORKS])
-        files = {"tempering.csv": _listed(seen)}
-        return Result(metrics, {"tempering": figure(seen)}, tuple(wrong), files, tuple(said))
+        found = tempered.found(seen.ratios, subject) if seen.ratios else Result({})
+        warnings, files = (*wrong, *found.warnings), {"tempering.csv": _listed(seen)}
+        figures = {"tempering": figure(seen)}
+        return Result(metrics | found.metrics, figures, warnings, files, tuple(said), by_row=found.by_row)
 
 
 def watched(subject: Subject, size: tuple[int, int, int]) -> Watched:
@@ -126,11 +143,13 @@ def watched(subject: Subject, size: tuple[int, int, int]) -> Watched:
         x = sampler.spread(x, model.space)
         for i in range(warmup):
             x, _, _ = sampler.moved(model, x, key.fold("warmup", i))
-    taken = list[Tensor]()
+    taken, looks = list[Tensor](), list[tempered.Look]()
     for i in range(steps):
         x, _, swaps = sampler.moved(model, x, key.fold("steps", i))
         taken.append(torch.stack([swaps[f"swap_{pair}"] for pair in range(1, sampler.replicas)], 1) > 0)
-    return Watched(sampler, torch.stack(taken).cpu().numpy())
+        if tempered.applies(model) and i % max(1, steps // _LOOKS) == 0:
+            looks.append(tempered.look(sampler, model, x, key.fold("free", i)))
+    return Watched(sampler, torch.stack(taken).cpu().numpy(), tempered.ratios(looks) if looks else None)
 
 
 def doubts(rejected: NDArray[np.float64], efficiency: float | None, expected: float) -> list[str]:

@@ -168,7 +168,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     ) -> tuple[Tensor, Info, Info]:
         """A step of the kernel by the first key, and these rounds of swaps by the other."""
         betas = self.betas(x)
-        hot = self._at(model, betas.repeat(len(x)))
+        hot = self.at(model, betas.repeat(len(x)))
         after, said = self._explored(model, hot, x, keys[0])
         parts = [part.unflatten(0, x.shape[:2]) for part in (after, *hot.statistics(after))]
         swaps: Info = {}
@@ -178,8 +178,8 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
             swaps |= {f"swap_{first + 2 * i + 1}": pair.to(x.dtype) for i, pair in enumerate(taken.unbind(1))}
         return parts[0], said, swaps
 
-    def _at(self, model: EnergyModel, betas: Tensor) -> Scaled:
-        """The model at a beta for each row."""
+    def at(self, model: EnergyModel, betas: Tensor) -> Scaled:
+        """The model at a beta for each row, betas (rows,)."""
         return scaled(model, betas, blocks=any(issubclass(need, Blocked) for need in self.kernel.needs))
 
     def _explored(self, model: EnergyModel, hot: Scaled, x: Tensor, key: AnyKey) -> tuple[Tensor, Info]:
@@ -192,7 +192,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
         ends, infos = list[Tensor](), list[Info]()
         for r, size in enumerate(self.step_sizes):
             kernel = _resized(self.kernel, size)
-            alone = self._at(model, betas[r].expand(len(x)))
+            alone = self.at(model, betas[r].expand(len(x)))
             state, said = kernel.step(alone, kernel.init(alone, x[:, r]), key.fold(r))
             ends, infos = [*ends, state.x], [*infos, said]
         whole = {name: torch.stack([said[name] for said in infos], 1) for name in infos[0]}

@@ -1264,6 +1264,27 @@ MUTANTS = [
         "tempering::test_too_few_temperatures_are_said_to_be_so",
     ),
     Mutant(
+        "tempering: log Z from the hottest temperature on, as if that were beta = 0",
+        "evaluation/tempered.py",
+        "torch.cat([x.new_zeros(1), sampler.betas(x)])",
+        "torch.cat([sampler.betas(x)[:1], sampler.betas(x)])",
+        "tempering::test_log_z_of_the_ladder_is_that_of_enumeration",
+    ),
+    Mutant(
+        "tempering: hidden units add nothing to log Z at beta = 0",
+        "evaluation/tempered.py",
+        "math.log(space.values) + all_alike",
+        "math.log(space.values)",
+        "tempering::test_log_z_of_the_ladder_is_that_of_enumeration",
+    ),
+    Mutant(
+        "tempering: log Z is given where replicas lag",
+        "evaluation/tempered.py",
+        "if behind > max(_BEHIND, _SURE * unsure):",
+        "if False:",
+        "tempering::test_no_log_z_where_neighbours_have_little_in_common_or_replicas_lag",
+    ),
+    Mutant(
         "trajectory: its error is that of one pair",
         "evaluation/trajectory.py",
         "/ slope[:, None]).sum(0) *",
