@@ -68,7 +68,7 @@ def look(sampler: ParallelTempering, model: EnergyModel, x: Tensor, key: AnyKey)
 
 def ratios(looks: Sequence[Look]) -> Ratios:
     """All looks together."""
-    up, down = (torch.stack([each[which] for each in looks], 1) for which in (0, 1))
+    up, down = torch.stack([each.up for each in looks], 1), torch.stack([each.down for each in looks], 1)
     return Ratios(Seen(up, down, up.new_ones(len(up))), looks[0].log_z_0)
 
 

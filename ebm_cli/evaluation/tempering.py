@@ -126,7 +126,7 @@ class Tempering(Evaluation):
         found = tempered.found(seen.ratios, subject) if seen.ratios else Result({})
         warnings, files = (*wrong, *found.warnings), {"tempering.csv": _listed(seen)}
         figures = {"tempering": figure(seen)}
-        return Result(metrics | found.metrics, figures, warnings, files, tuple(said), by_row=found.by_row)
+        return Result({**metrics, **found.metrics}, figures, warnings, files, tuple(said), by_row=found.by_row)
 
 
 def watched(subject: Subject, size: tuple[int, int, int]) -> Watched:
