@@ -216,7 +216,7 @@ class AlongTrajectory(_GoingOn):
     """`count` chains that go on where they stopped, and exchange with others at earlier models of the same run.
 
     The earlier models are rungs, whose parameters stay, each with `count` chains of its own, from independent units
-    with the means of the data on, which are drawn afresh (`log_z.trajectory.Rungs`, Bereux et al. 2025). A round of
+    with the means of the data on, which are drawn afresh (`sampler.rungs.Rungs`, Bereux et al. 2025). A round of
     `steps` transitions and of exchanges follows each training step. The model becomes a rung once less than the share
     `acceptance` of exchanges between it and the newest rung would be taken; there are at most `rungs`.
     """

@@ -110,7 +110,7 @@ def test_resolution_is_the_spread_of_mmd_under_equal_laws():
 
 
 def moving(steps, seconds=2.0, calls=(0, 0)):
-    return SimpleNamespace(step=steps, seconds=seconds, calls=calls, sampler=None)
+    return SimpleNamespace(step=steps, seconds=seconds, calls=calls, sampler=SAMPLERS["gibbs"])
 
 
 def autoregressive(rho, chains, draws):

@@ -21,9 +21,9 @@ from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.bracket import contradictions
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.trajectory import resampled
 from ebm_cli.rng import stream
 from ebm_cli.running import log_z
+from ebm_cli.sampler.rungs import resampled
 from ebm_cli.space import Binary, Categorical, Real, Spin
 
 LINE = (

@@ -13,9 +13,9 @@ from helpers.samplers import SAMPLERS
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.trajectory import Seen, influence, lag, of_all
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.trajectory import Rungs, Size, chosen
 from ebm_cli.model.exponential_family import product
 from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.rungs import Rungs, Size, chosen
 from ebm_cli.space import Binary
 
 SPACE = Binary((2, 2))

@@ -253,7 +253,7 @@ def fits(part: Choice) -> str:
         found = [
             other.choice for other in choices_of("model") if _sampler_fits(source, component("model", other.component))
         ]
-        return "models " + ", ".join(found)
+        return "models " + (", ".join(found) or "that its kernel fits")
     if part.group == "objective":
         return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
     return ""

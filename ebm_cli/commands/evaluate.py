@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +19,7 @@ from ebm_cli.commands.verdict import conclude
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Evaluation, Subject, of_split
+from ebm_cli.evaluation.laid import laid
 from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
@@ -69,6 +70,7 @@ def measured(config: Mapping[str, Any]) -> Run:
         _check_chosen(chosen, asked_for, trained.parts)
         work = [evaluation.work for evaluation in chosen.values()]
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
+        parts = _laid(trained.run, parts, trained.state, asked)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
         began = time.perf_counter()
         findings, images, texts = _evaluate(trained.run, parts, trained.state, chosen, asked)
@@ -109,6 +111,14 @@ def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Eval
 
 def _json_first(path: Path) -> tuple[bool, str]:
     return path.suffix != ".json", path.name
+
+
+def _laid(run: Run, parts: Parts, state: TrainState, asked: Settings) -> Parts:
+    """With its checkpoints as rungs, where the sampler exchanges along them. Raises UserError if it cannot."""
+    key, before = stream(asked.seed, "evaluation", "rungs", state.step), partial(passed.models, run, state)
+    sampler, model, chains = parts.components.sampler, state.averaged_model(), state.chains()
+    subject = Subject(model, parts.data, asked.split, sampler, chains, key, parts.device, passed=before)
+    return replace(parts, components=replace(parts.components, sampler=laid(sampler, subject)))
 
 
 def _evaluate(

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from ebm_cli.device.engine import Work
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Picture, Subject
+from ebm_cli.evaluation.laid import laid
 from ebm_cli.evaluation.samples import draw, points, sampled_exactly
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.policy import PolicyModel
@@ -30,9 +32,11 @@ from ebm_cli.record import picture
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
 from ebm_cli.sampler.standstill import lost, stuck
+from ebm_cli.sampler.trajectory import TrajectoryTempering
 from ebm_cli.signals import finishing
 from ebm_cli.space import Categorical, Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
+from ebm_cli.training import passed
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 _TYPES: dict[str, type] = {
@@ -253,8 +257,17 @@ def _subject(trained: Trained, model: EnergyModel, asked: Drawing, config: Mappi
     parts, _, said = accelerated(
         trained.parts, trained.state, config, [Work(rows * asked.n * steps, steps)], evaluating=True
     )
+    subject = _along(trained, replace(subject, data=parts.data, device=parts.device))
     log.info("%s at step %d; %s", trained.run.path, trained.state.step, said)
-    return replace(subject, data=parts.data, device=parts.device)
+    return subject
+
+
+def _along(trained: Trained, subject: Subject) -> Subject:
+    """With its checkpoints as rungs, where the sampler exchanges along them."""
+    if not isinstance(subject.sampler, TrajectoryTempering):
+        return subject
+    about = replace(subject, data=its_data(trained), passed=partial(passed.models, trained.run, trained.state))
+    return replace(subject, sampler=laid(subject.sampler, about))
 
 
 def _drawn(subject: Subject, asked: Drawing, steps: int) -> tuple[Tensor, dict[str, float]]:

@@ -70,7 +70,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     config = _wished(own, wanted)
     choice = choices(config)
     loop, _ = loop_and_schedule(config)
-    components = build_components(config, choice)
+    components = build_components(config, choice, trains=False)
     bare = hub.there(found.path)
     saved = (_of_hub if bare else _checkpoint)(found, wanted.checkpoint)
     space, opened = recorded_space(saved), _device(wanted.device)
@@ -137,13 +137,19 @@ def _say_status(found: Run) -> None:
 def _changed(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Another sampler with its keys or, where none is named, the run's own with some keys changed."""
     if "name" in wanted:
-        return dict(wanted)
+        return _with_kernel(own, wanted)
     for key in wanted.keys() - own.keys():
         for name, within in own.items():
             if isinstance(within, dict) and key in within:
                 raise UserError(f"sampler.{key}: is a key of its {name} in this run; use sampler.{name}.{key}")
     inner = {key: _changed(own[key], new) for key, new in wanted.items() if isinstance(own.get(key), dict)}
     return {**own, **wanted, **inner}
+
+
+def _with_kernel(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Another sampler; one that leaves its kernel open has that of the run's own, or this itself."""
+    is_open = "kernel" in wanted and wanted["kernel"] is None
+    return {**wanted, "kernel": own.get("kernel") or own} if is_open else dict(wanted)
 
 
 def _respread(saved: Checkpoint, parts: Parts) -> dict[str, Tensor]:

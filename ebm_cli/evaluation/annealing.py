@@ -52,8 +52,8 @@ def without_part(subject: Subject) -> tuple[str, ...]:
     sampler = subject.sampler
     if sampler.inner is sampler:
         return ()
-    names = {cls: name for name, cls in registry.components("sampler").items()}
-    whole, kernel = names[type(sampler)], names[type(sampler.inner)]
+    named = registry.components("sampler").items()
+    whole, kernel = (next(name for name, cls in named if isinstance(part, cls)) for part in (sampler, sampler.inner))
     return (
         f"sampler={whole} has no part in annealing, whose chains are moved by its kernel {kernel} alone: a path needs "
         "moves that leave each of its densities invariant",

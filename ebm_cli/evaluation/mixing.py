@@ -20,6 +20,7 @@ from ebm_cli.device.engine import Engine, Work
 from ebm_cli.evaluation import mixing_table
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, starts
 from ebm_cli.evaluation.chains import diagnose, doubt, standing
+from ebm_cli.evaluation.laid import laid, moved_by, refusal_of_past
 from ebm_cli.evaluation.table import UNSURE, Numbers, Table
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
@@ -60,11 +61,12 @@ class Mixing(Evaluation):
     Over the second half of the first 2000 steps, or as many times twice that as it takes for R-hat to fall below 1.01,
     at most of all of them: the effective sample size of the energy and of the numbers of sites in which the
     chains differ from `distances` states of the reference, the worst of them, for each step of one chain (1 is as good
-    as independent draws, 1 / ESS the autocorrelation time), each energy call of one chain (energy, or energy and
-    gradient; none where conditionals are had in closed form), each gradient call and each second of all chains;
-    `acceptance`; and `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps
-    alone, compiled where the run is. A sampler that adapts has done so before, in `reference_steps` steps from the same
-    noise, and its `step_size` is reported.
+    as independent draws, 1 / ESS the autocorrelation time), each transition of one configuration, of which a chain with
+    replicas takes many in a step, each energy call of one chain (energy, or energy and gradient; none where
+    conditionals are had in closed form), each gradient call and each second of all chains; `acceptance`; and
+    `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps alone, compiled where
+    the run is. A sampler that adapts has done so before, in `reference_steps` steps from the same noise, and its
+    `step_size` is reported.
     """
 
     while_training: bool
@@ -93,8 +95,8 @@ class Mixing(Evaluation):
         """Every sampler must fit the model, and the reference must leave it invariant."""
         if not isinstance(model.space, TwoValued):
             return f"distances are counted in sites that differ, a {model.space.name} space has none"
-        for label, settings in self.samplers.items():
-            why = _refusal(_built(f"samplers.{label}", settings), model)
+        for label, found in self._samplers(sampler).items():
+            why = _refusal(found, model)
             if why:
                 return f"samplers.{label} {why} (~evaluation.mixing.samplers.{label} leaves that sampler out)"
         reference = self._reference_sampler(sampler)
@@ -121,15 +123,19 @@ class Mixing(Evaluation):
         levels = [level for level in self.levels if level * far > _SURE * metrics["mixing/mmd_standard_error"]]
         warnings += _unresolved([level for level in self.levels if level not in levels])
         courses, results = dict[str, Course](), dict[str, dict[str, float]]()
-        for label, settings in self.samplers.items():
-            sampler = _built(f"samplers.{label}", settings)
-            moving = Moving.of(sampler, subject, start, key.fold("steps", label), self.reference_steps)
+        for label, sampler in self._samplers(subject.sampler).items():
+            moving = Moving.of(laid(sampler, subject), subject, start, key.fold("steps", label), self.reference_steps)
             courses[label], trace = self._follow(moving, reference)
             results[label] = {**courses[label].reached(levels, far), **trace.found(moving), **courses[label].end()}
             metrics |= {f"mixing/{label}/{name}": value for name, value in results[label].items()}
             log.info("mixing: %s took %d steps in %.1f s", label, moving.step, moving.seconds)
         warnings += _doubts(results)
         return Result(metrics, {"mixing": figure(courses, metrics)}, tuple(warnings))
+
+    def _samplers(self, own: Sampler[Any, Any]) -> dict[str, Sampler[Any, Any]]:
+        """Those that are compared, by label; a kernel that is left open is that of the run's own sampler."""
+        found = {label: _built(f"samplers.{label}", settings) for label, settings in self.samplers.items()}
+        return {label: moved_by(own, sampler) for label, sampler in found.items()}
 
     def _reference_sampler(self, own: Sampler[Any, Any]) -> Sampler[Any, Any]:
         return own if self.reference is None else _built("reference", self.reference)
@@ -323,7 +329,10 @@ class Trace:
         infos = [info for _, info in self.records[len(self.records) // 2 :]]
         means = {name: torch.stack([info[name] for info in infos]).double().mean().item() for name in infos[0]}
         taken = {"steps": float(moving.step), "seconds": moving.seconds}
-        return {**effective(self.late(), self.stride, moving), **means, **taken, **recorded(moving.sampler)}
+        ess = effective(self.late(), self.stride, moving)
+        if "ess_per_step" in ess:
+            ess["ess_per_transition"] = ess["ess_per_step"] / moving.sampler.moves_per_step
+        return {**ess, **means, **taken, **recorded(moving.sampler)}
 
 
 def agreement(quantities: NDArray[Any]) -> float:
@@ -365,14 +374,14 @@ def calls_of_a_step(sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, k
 
         return counting
 
-    names = ("energy", "energy_and_grad")
+    asked = [(part, name) for part in (model, *sampler.beside) for name in ("energy", "energy_and_grad")]
     try:
-        for name in names:
-            object.__setattr__(model, name, counted(name, getattr(model, name)))
+        for part, name in asked:
+            object.__setattr__(part, name, counted(name, getattr(part, name)))
         sampler.step(model, state, key)
     finally:
-        for name in names:
-            object.__delattr__(model, name)
+        for part, name in asked:
+            object.__delattr__(part, name)
     return Calls(made.total(), made["energy_and_grad"])
 
 
@@ -390,7 +399,7 @@ def _refusal(sampler: Sampler[Any, Any], model: EnergyModel) -> str | None:
     if not isinstance(model.space, kernel.spaces):
         return f"moves in {names(kernel.spaces)} spaces, this one is {model.space.name}"
     why = sampler.refusal(model.space)
-    return f"does not fit: {why}" if why else None
+    return f"does not fit: {why}" if why else refusal_of_past(model, sampler)
 
 
 def _unresolved(levels: list[float]) -> list[str]:

@@ -11,6 +11,7 @@ _MIXING = {  # a metric of each sampler, in words
     "mmd": "MMD² at the end",
     "energy_error": "error of the mean energy at the end [nats]",
     "ess_per_step": "ESS per step of a chain",
+    "ess_per_transition": "ESS per transition of a replica",
     "ess_per_energy_call": "ESS per energy call of a chain",
     "ess_per_gradient_call": "ESS per gradient call of a chain",
     "ess_per_second": "ESS per second of all chains",

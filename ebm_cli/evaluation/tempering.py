@@ -13,6 +13,7 @@ from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation import round_trips, tempered
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, likelihoods, starts
+from ebm_cli.evaluation.laid import MORE
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
@@ -21,21 +22,32 @@ from ebm_cli.sampler import ladder
 from ebm_cli.sampler.adaptation import adapted, adapts
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.parallel_tempering import ParallelTempering
+from ebm_cli.sampler.trajectory import Laid, TrajectoryTempering
 
 _REFUSE = 0.75  # share of swaps beyond which temperatures are too few for their barrier to be known
 _ALIVE = 0.15  # of the best rate of round trips
 _LOOKS = 200  # at the energies of all replicas, for log Z
 _ENOUGH = 40  # round trips that must be expected before their absence says something
 _WORKS = "tempering works: neighbours swap, and replicas travel between the hottest temperature and beta = 1"
+_TRAVEL = "tempering works: neighbours exchange, and replicas travel between independent units and the model"
 _TOO_MANY = 2  # times as many temperatures as are wanted
 
 
-class Watched(NamedTuple):
-    """The sampler as it was warmed, which swaps it took, (steps, chains, pairs), and what its replicas say of log Z."""
+Replicas = ParallelTempering | Laid
 
-    sampler: ParallelTempering
+
+class Watched(NamedTuple):
+    """The sampler as it was warmed or laid, which swaps it took, (steps, chains, pairs), and what its replicas say of
+    log Z."""
+
+    sampler: Replicas
     swaps: NDArray[np.bool_]
     ratios: tempered.Ratios | None
+
+    @property
+    def rungs(self) -> str:
+        """What its replicas are at, in a word."""
+        return "temperatures" if isinstance(self.sampler, ParallelTempering) else "rungs"
 
     @property
     def rejected(self) -> NDArray[np.float64]:
@@ -55,6 +67,9 @@ class Tempering(Evaluation):
     `ladder` adaptive, or a kernel that adapts, does so in the warm-up.
 
     Of bits, spins and categories the replicas have log Z too: `tempered.Ratios`.
+
+    Of trajectory tempering the same, with rungs among the checkpoints in the place of temperatures; independent units
+    are the hottest.
     """
 
     while_training: bool
@@ -67,7 +82,8 @@ class Tempering(Evaluation):
 
     standing = 52
     reports = tuple(
-        f"tempering/{name}" for name in ("barrier", "temperatures", "rejection_max", "round_trips", "efficiency")
+        f"tempering/{name}"
+        for name in ("barrier", "temperatures", "rungs", "rejection_max", "round_trips", "efficiency")
     ) + likelihoods("tempering", "log_z", "log_z_low", "log_z_high", "bits_per_dimension", "overlap", "lag")
 
     @classmethod
@@ -85,19 +101,20 @@ class Tempering(Evaluation):
 
     @classmethod
     def _travels(cls, values: Numbers) -> dict[str, str]:
-        if not values.has("tempering/barrier", "tempering/temperatures", "tempering/rejection_max"):
+        kind = "rungs" if "tempering/rungs" in values else "temperatures"
+        if not values.has("tempering/barrier", f"tempering/{kind}", "tempering/rejection_max"):
             return {}
-        barrier, count, most = (values[f"tempering/{name}"] for name in ("barrier", "temperatures", "rejection_max"))
+        barrier, count, most = (values[f"tempering/{name}"] for name in ("barrier", kind, "rejection_max"))
         trips = ""
         if values.has("tempering/round_trips", "tempering/efficiency"):
             share = 100 * values["tempering/efficiency"]
             trips = f", {values['tempering/round_trips']:.3g} round trips in 1000 steps ({share:.3g} % of the best)"
-        return {"tempering": f"barrier {barrier:.2f}, {count:.0f} temperatures refuse up to {100 * most:.3g} %{trips}"}
+        return {"tempering": f"barrier {barrier:.2f}, {count:.0f} {kind} refuse up to {100 * most:.3g} %{trips}"}
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Chains must have replicas."""
-        if isinstance(sampler, ParallelTempering):
+        if isinstance(sampler, ParallelTempering | TrajectoryTempering):
             return None
         return "it looks at temperatures, of which this sampler has none; add sampler=parallel_tempering"
 
@@ -116,13 +133,17 @@ class Tempering(Evaluation):
         per_chain = float(trips.made.mean())
         metrics = {
             "tempering/barrier": float(rejected.sum()),
-            "tempering/temperatures": float(seen.sampler.replicas),
+            f"tempering/{seen.rungs}": float(seen.sampler.replicas),
             "tempering/rejection_max": float(rejected.max()),
             "tempering/round_trips": 1000 * per_chain / self.steps,
         } | ({"tempering/efficiency": per_chain / trips.rounds / best} if best else {})
         expected = best * trips.rounds * self.chains
-        wrong = doubts(rejected, metrics.get("tempering/efficiency"), expected)
-        said = spare(rejected) or ([] if wrong or expected < _ENOUGH else [_WORKS])
+        efficiency = metrics.get("tempering/efficiency")
+        if isinstance(seen.sampler, ParallelTempering):
+            wrong, spared, works = doubts(rejected, efficiency, expected), spare(rejected), _WORKS
+        else:
+            wrong, spared, works = doubts_of_rungs(seen, efficiency, expected), [], _TRAVEL
+        said = spared or ([] if wrong or expected < _ENOUGH else [works])
         found = tempered.found(seen.ratios, subject) if seen.ratios else Result({})
         warnings, files = (*wrong, *found.warnings), {"tempering.csv": _listed(seen)}
         figures = {"tempering": figure(seen)}
@@ -135,7 +156,7 @@ def watched(subject: Subject, size: tuple[int, int, int]) -> Watched:
     model, key = full_arithmetic(subject.model, subject.device), subject.key.fold("tempering")
     data = starts(subject.held_out, (chains + 1) // 2, key)
     x = torch.cat([data, model.space.noise(chains // 2, key.fold("noise"), data.device)])
-    sampler = cast(ParallelTempering, subject.sampler)
+    sampler = cast(Replicas, subject.sampler)
     if adapts(sampler):
         warm, x = adapted(sampler, model, x, warmup, key.fold("adapt"))
         sampler = cast(ParallelTempering, warm)
@@ -147,7 +168,7 @@ def watched(subject: Subject, size: tuple[int, int, int]) -> Watched:
     for i in range(steps):
         x, _, swaps = sampler.moved(model, x, key.fold("steps", i))
         taken.append(torch.stack([swaps[f"swap_{pair}"] for pair in range(1, sampler.replicas)], 1) > 0)
-        if tempered.applies(model) and i % max(1, steps // _LOOKS) == 0:
+        if isinstance(sampler, ParallelTempering) and tempered.applies(model) and i % max(1, steps // _LOOKS) == 0:
             looks.append(tempered.look(sampler, model, x, key.fold("free", i)))
     return Watched(sampler, torch.stack(taken).cpu().numpy(), tempered.ratios(looks) if looks else None)
 
@@ -169,6 +190,23 @@ def doubts(rejected: NDArray[np.float64], efficiency: float | None, expected: fl
     return []
 
 
+def doubts_of_rungs(seen: Watched, efficiency: float | None, expected: float) -> list[str]:
+    """The same of trajectory tempering."""
+    assert isinstance(seen.sampler, Laid)
+    worst, refused, names = int(seen.rejected.argmax()), seen.rejected.max(), seen.sampler.names
+    if refused > _REFUSE:
+        return [
+            f"{names[worst]} and {names[worst + 1]} refuse {100 * refused:.3g} % of their exchanges; take a "
+            f"higher sampler.acceptance, or {MORE}"
+        ]
+    if efficiency is not None and expected >= _ENOUGH and efficiency < _ALIVE:
+        return [
+            f"replicas make {100 * efficiency:.2g} % of the round trips that such exchanges allow: the kernel does not "
+            "forget between them; take more sampler.transitions"
+        ]
+    return []
+
+
 def spare(rejected: NDArray[np.float64]) -> list[str]:
     """A sentence where far fewer temperatures would do."""
     count, due = len(rejected) + 1, ladder.wanted(float(rejected.sum()))
@@ -179,27 +217,34 @@ def spare(rejected: NDArray[np.float64]) -> list[str]:
 
 def _listed(seen: Watched) -> str:
     """A line for each temperature: beta, its step size if it has one, and how often it refuses the next colder one."""
+    refused = [*(f"{share:.6g}" for share in seen.rejected), ""]
+    if isinstance(seen.sampler, Laid):
+        lines = [f"{name},{share}" for name, share in zip(seen.sampler.names, refused, strict=True)]
+        return "\n".join(["rung,rejected", *lines]) + "\n"
     betas = _betas(seen)
     sizes = [f"{size:.6g}" for size in seen.sampler.step_sizes or ()] or [""] * len(betas)
-    refused = [*(f"{share:.6g}" for share in seen.rejected), ""]
     lines = [f"{beta:.8g},{size},{share}" for beta, size, share in zip(betas, sizes, refused, strict=True)]
     return "\n".join(["beta,step_size,rejected", *lines]) + "\n"
 
 
 def _betas(seen: Watched) -> list[float]:
+    assert isinstance(seen.sampler, ParallelTempering)
     found: list[float] = seen.sampler.betas(torch.zeros((), dtype=torch.float64)).tolist()
     return found
 
 
 def figure(seen: Watched) -> Picture:
-    """Refused swaps of each pair between its temperatures, and the barrier as it grows to beta = 1."""
-    betas, rejected = np.array(_betas(seen)), seen.rejected
+    """Refused swaps of each pair between its temperatures, or rungs, and the barrier as it grows to the model."""
+    rejected, hot = seen.rejected, isinstance(seen.sampler, ParallelTempering)
+    at, name, scale = (
+        (np.array(_betas(seen)), "beta", "log") if hot else (np.arange(len(rejected) + 1), "rung", "linear")
+    )
     with picture.axes(1, 2) as drawing:
         left, right = drawing.at[0]
-        left.bar(betas[:-1], rejected, width=np.diff(betas), align="edge", edgecolor="white")
-        left.axhline(_REFUSE, color="tab:red", linestyle=":", label="too few temperatures")
-        left.set(xlabel="beta", ylabel="share of refused swaps", xscale="log", ylim=(0, 1))
+        left.bar(at[:-1], rejected, width=np.diff(at), align="edge", edgecolor="white")
+        left.axhline(_REFUSE, color="tab:red", linestyle=":", label=f"too few {seen.rungs}")
+        left.set(xlabel=name, ylabel="share of refused swaps", xscale=scale, ylim=(0, 1))
         left.legend(fontsize=8)
-        right.plot(betas, ladder.barriers(rejected.tolist()), marker="o", markersize=3)
-        right.set(xlabel="beta", ylabel="barrier", xscale="log")
+        right.plot(at, ladder.barriers(rejected.tolist()), marker="o", markersize=3)
+        right.set(xlabel=name, ylabel="barrier", xscale=scale)
     return drawing.pixels

@@ -8,28 +8,25 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.ais import likelihood, unnormalised
-from ebm_cli.evaluation.annealing import independent_units
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bridge import bennett
 from ebm_cli.evaluation.invariance import refusal_to_anneal
+from ebm_cli.evaluation.laid import MORE, ladder
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
-from ebm_cli.log_z.trajectory import Look, Rungs, Size, chosen
-from ebm_cli.model.base import EnergyModel, Normalised
+from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.rungs import Look, Rungs
 from ebm_cli.terminal import followed
 
 _OVERLAP = 0.03
-_MORE = "train with checkpoint.log_spaced=50, which keeps checkpoints all along"
 _BAND = 1.96  # standard errors to either side: 95 % of a normal law
 _SURE = 3  # standard errors of the lag
 _AWAKE, _BEHIND = 0.1, 0.5  # nats of lag, for a good estimate and for one at all
-_TRIAL, _TRIAL_STEPS = 500, 20  # chains by which rungs are chosen, and their transitions at each
 
 
 @register("evaluation", "trajectory")
@@ -125,14 +122,8 @@ class Trajectory(Evaluation):
 
     def _rungs(self, subject: Subject, key: Key) -> tuple[Rungs, list[str]]:
         """The ladder, and what each rung is called, of the base too."""
-        passed = subject.passed()
-        models = [full_arithmetic(model, subject.device) for model in [*passed.values(), subject.model]]
-        names = [*(f"the checkpoint of step {step}" for step in passed), "the model itself"]
-        base: Normalised = independent_units(subject.data, subject.model, 0.0).to(next(subject.model.parameters()))
-        sampler, size = subject.sampler.inner, Size(max(self.chains, _TRIAL), _TRIAL_STEPS, self.acceptance)
-        kept = chosen(base, models, sampler, size, key.fold("choice"))
-        rungs = Rungs(base, [models[number] for number in kept], sampler, self.steps)
-        return rungs, ["independent units", *(names[number] for number in kept)]
+        found = ladder(subject, subject.sampler.inner, self.chains, self.acceptance, key.fold("choice"))
+        return Rungs(found.base, found.models, subject.sampler.inner, self.steps), found.names
 
     def _seen(self, rungs: Rungs, key: Key) -> "Seen":
         x, looks = rungs.begun(self.chains, key.fold("begun")), list[Look]()
@@ -191,7 +182,7 @@ def _apart(overlap: Tensor, names: Sequence[str]) -> str:
     k = int(overlap.argmin())
     return (
         f"{names[k]} and {names[k + 1]} have little in common (overlap {overlap[k]:.2g}), and no checkpoint lies "
-        f"between; {_MORE}"
+        f"between; {MORE}"
     )
 
 
@@ -200,7 +191,7 @@ def _seldom(seen: Seen, names: Sequence[str], asked: float) -> str:
     return (
         f"replicas seldom pass between {names[k]} and {names[k + 1]}, by {100 * seen.acceptance[k]:.2g} % of the "
         f"exchanges (evaluation.trajectory.acceptance = {asked:g}), so that modes which chains cannot leave may be "
-        f"missed; {_MORE}"
+        f"missed; {MORE}"
     )
 
 

@@ -14,11 +14,11 @@ from ebm_cli.evaluation.base import Subject, on_split, without_density
 from ebm_cli.evaluation.beginning import begun, refusal_to_weigh
 from ebm_cli.evaluation.table import Numbers, log_z_line
 from ebm_cli.functional import log_mean_exp
-from ebm_cli.log_z.trajectory import resampled
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable, Normalised
 from ebm_cli.registry import register
 from ebm_cli.running.base import Kept, Running
 from ebm_cli.sampler.base import Sampler, transitions
+from ebm_cli.sampler.rungs import resampled
 from ebm_cli.space import Counts
 
 _NO_ENERGY = "this model has no one energy of whole configurations whose log Z could be followed"

@@ -68,6 +68,16 @@ class Sampler(ABC, Generic[M, S]):
         return 1
 
     @property
+    def moves_per_step(self) -> int:
+        """Transitions of one configuration, by `inner`, that a step of a chain is made of."""
+        return 1
+
+    @property
+    def beside(self) -> Sequence[EnergyModel]:
+        """Other models than that of the chain whose energies a step asks for."""
+        return ()
+
+    @property
     def inner(self) -> "Sampler[Any, Any]":
         """The kernel of one configuration alone, which must fit the model: itself, unless a chain has replicas."""
         return self

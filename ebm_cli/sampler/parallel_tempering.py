@@ -87,6 +87,11 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
             return len(self.ladder)
         return _FIRST if self.temperatures == "auto" else self.temperatures
 
+    @property
+    @override
+    def moves_per_step(self) -> int:
+        return self.replicas * (2 if self.swaps == "alternate" else 1)
+
     def betas(self, like: Tensor) -> Tensor:
         """beta_1 < ... < beta_R = 1, (temperatures,)."""
         if isinstance(self.ladder, tuple):

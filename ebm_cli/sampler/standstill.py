@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.sampler.trajectory import TrajectoryTempering
 
 LEAST = 1e-3
 """Share of proposals that must be taken for chains to count as moving."""
@@ -60,8 +61,10 @@ def stuck(info: Mapping[str, float], sampler: Sampler[Any, Any]) -> list[str]:
         found.append(f"{share} of the chains accepted: they stand still; {advice(sampler)}")
     rungs = [name.removeprefix("swap_") for name, taken in info.items() if name.startswith("swap_") and taken < LEAST]
     if rungs:
+        along = isinstance(sampler, TrajectoryTempering)
+        way = "a higher sampler.acceptance" if along else "more sampler.temperatures, or a higher sampler.beta_min"
         found.append(
             f"replicas never swapped at rung {', '.join(rungs)} of the ladder, so the hot ones are of no use to the "
-            "others; take more sampler.temperatures, or a higher sampler.beta_min"
+            f"others; take {way}"
         )
     return found

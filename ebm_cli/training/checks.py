@@ -17,6 +17,7 @@ from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import Differentiable, Sampler
+from ebm_cli.sampler.trajectory import NO_PAST, TrajectoryTempering
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Words, names
 from ebm_cli.sparsity.base import Sparsity
 
@@ -105,6 +106,12 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) 
             f"{_called(sampler, choice)} cannot draw the blocks of model={choice['model']} at other temperatures"
             f"{_how_to_choose(sampler)}"
         )
+
+
+def check_trains(sampler: Sampler[Any, Any]) -> None:
+    """Chains of training have no checkpoints to go along yet."""
+    if isinstance(sampler, TrajectoryTempering):
+        raise UserError(NO_PAST)
 
 
 def check_moves(sampler: Sampler[Any, Any], space: Space, model: ModelSpec, choice: Choice) -> None:

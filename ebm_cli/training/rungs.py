@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ebm_cli.chains import AlongTrajectory
 from ebm_cli.errors import UserError
-from ebm_cli.log_z.trajectory import Look, Rungs
 from ebm_cli.model.base import EnergyModel, Normalised
 from ebm_cli.model.exponential_family import product
 from ebm_cli.rng import stream
+from ebm_cli.sampler.rungs import Look, Rungs
 from ebm_cli.space import Space
 from ebm_cli.terminal import log
 from ebm_cli.training.state import Parts, TrainState, take_over

@@ -191,20 +191,29 @@ def _same_form(name: str, own: Tensor, saved: Tensor | None) -> None:
         raise ValueError(f"{name} is {there} in the checkpoint and {here} in the configured run")
 
 
-def build_components(config: Mapping[str, Any], choice: Choice) -> Components:
-    """Check every group's keys, then whether the parts fit each other. Nothing is read. Raises UserError."""
+def build_components(config: Mapping[str, Any], choice: Choice, *, trains: bool = True) -> Components:
+    """Check every group's keys, then whether the parts fit each other, and unless a run that is there is only looked at
+    whether one can be trained by them. Nothing is read. Raises UserError."""
     groups = ("dataset", "model", "sampler", "chains", "noise", "objective", "optimizer")
     built = {group: registry.build(group, config[group]) for group in groups}
     parts = Components(**built, sparsity=registry.build("sparsity", {**LATER_GROUPS, **config}["sparsity"]))
+    if trains:
+        checks.check_trains(parts.sampler)
     checks.check_space(parts.dataset, parts.model, choice)
     checks.check_sampler(parts.sampler, parts.model, choice)
     checks.check_objective(parts.objective, parts.model, choice)
     checks.check_noise(parts.objective, parts.noise, parts.model, choice)
-    checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_sparsity(parts.sparsity, parts.model, parts.objective, parts.chains)
+    if trains:
+        _check_chains(parts, choice)
+    return parts
+
+
+def _check_chains(parts: Components, choice: Choice) -> None:
+    """What training asks of its chains and of what moves them."""
+    checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_exchanges(parts.chains, parts.model, parts.sampler, parts.objective, choice)
     weighted.check(parts.chains, parts.model, parts.sampler, parts.objective, choice)
-    return parts
 
 
 def load_data(components: Components, device: Device, *, again: bool = False) -> Data:

@@ -10,11 +10,11 @@ from ebm_cli.errors import UserError
 from ebm_cli.evaluation import beginning
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.functional import log_mean_exp
-from ebm_cli.log_z.trajectory import resampled
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable, ModelSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.rng import AnyKey, stream
 from ebm_cli.sampler.base import Info, Sampler
+from ebm_cli.sampler.rungs import resampled
 from ebm_cli.space import Counts, Words
 from ebm_cli.training.checks import Choice
 

@@ -342,8 +342,8 @@ MUTANTS = [
     Mutant(
         "evaluate: its seed is ignored",
         "commands/evaluate.py",
-        'stream(asked.seed, "evaluation"',
-        'stream(0, "evaluation"',
+        'stream(asked.seed, "evaluation", f"final',
+        'stream(0, "evaluation", f"final',
         "messages::test_another_seed_of_an_evaluation_is_another_draw",
     ),
     Mutant(

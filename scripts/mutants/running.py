@@ -34,7 +34,7 @@ MUTANTS = [
     ),
     Mutant(
         "running: as many of each chain",
-        "log_z/trajectory.py",
+        "sampler/rungs.py",
         "torch.searchsorted(log_w.softmax(0).cumsum(0), at)",
         "torch.searchsorted((0 * log_w).softmax(0).cumsum(0), at)",
         "running::test_resampled_chains_are_as_many_as_their_weights_say",

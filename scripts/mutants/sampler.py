@@ -678,6 +678,27 @@ MUTANTS = [
         "top_k_gibbs::test_memory_of_a_step_hardly_grows_with_the_alphabet",
     ),
     Mutant(
+        "trajectory tempering: both rounds exchange the same neighbours",
+        "sampler/trajectory.py",
+        "rungs.round(at, number, key.fold(number))",
+        "rungs.round(at, 0, key.fold(number))",
+        "trajectory_tempering::test_a_step_is_its_definition_and_leaves_the_rungs_their_laws",
+    ),
+    Mutant(
+        "trajectory tempering: chains of one slice draw by the numbers of pairs",
+        "sampler/rungs.py",
+        'rng.uniform((up.shape[1], len(up)), key.fold("swap"), up.device, up.dtype).T',
+        'rng.uniform(tuple(up.shape), key.fold("swap"), up.device, up.dtype)',
+        "trajectory_tempering::test_a_step_is_its_definition_and_leaves_the_rungs_their_laws",
+    ),
+    Mutant(
+        "trajectory tempering: exchanges by the energies of one rung",
+        "sampler/rungs.py",
+        "return own[:-1] - above, below - own[1:]",
+        "return own[:-1] - above, own[1:] - own[1:]",
+        "trajectory_tempering::test_exchanges_are_in_detailed_balance",
+    ),
+    Mutant(
         "weighed moves: what they are worth is upside down",
         "sampler/weighing.py",
         "log_q = (z.square() - away.square())",

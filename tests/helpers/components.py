@@ -60,7 +60,9 @@ def _read(group: str) -> dict[str, dict]:
 def _nested(defaults: list) -> list[tuple[str, str, str]]:
     """Keys that hold a choice themselves, as `- /sampler@kernel: block_gibbs` says: of which group, and which."""
     pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
-    return [(*str(key)[1:].split("@"), choice) for key, choice in pairs if re.fullmatch(r"/\w+@\w+", str(key))]
+    return [
+        (*str(key)[1:].split("@"), choice) for key, choice in pairs if choice and re.fullmatch(r"/\w+@\w+", str(key))
+    ]
 
 
 def component(group: str, choice: str, **changes):

@@ -40,24 +40,24 @@ class Rungs:
     sampler: Sampler[Any, Any]
     steps: int
 
-    def begun(self, chains: int, key: Key) -> list[Tensor]:
+    def begun(self, chains: int, key: AnyKey) -> list[Tensor]:
         """Chains at every rung, (chains, *shape) each: draws of p_0, moved at one rung after the other."""
         x = [self.base.sample(chains, key.fold("base"))]
         for k, model in enumerate(self.models, 1):
             x.append(self._moved(model, x[-1], key.fold("begin", k)))
         return x
 
-    def round(self, x: Sequence[Tensor], number: int, key: Key) -> tuple[list[Tensor], Look]:
+    def round(self, x: Sequence[Tensor], number: int, key: AnyKey) -> tuple[list[Tensor], Look]:
         """The rungs' chains, (chains, *shape) each, one round later, and what it showed before the exchanges."""
         moved = [self.base.sample(len(x[0]), key.fold("base"))]
         moved += [self._moved(model, x[k], key.fold("move", k)) for k, model in enumerate(self.models, 1)]
         up, down = self._ratios(moved)
         tried = torch.arange(len(up)) % 2 == number % 2
-        u = rng.uniform(tuple(up.shape), key.fold("swap"), up.device, up.dtype)
+        u = rng.uniform((up.shape[1], len(up)), key.fold("swap"), up.device, up.dtype).T  # a row for each chain
         taken = (u.log() < up - down) & tried[:, None].to(up.device)
         return _exchanged(moved, taken), Look(up.cpu(), down.cpu(), tried, taken.cpu())
 
-    def _moved(self, model: EnergyModel, x: Tensor, key: Key) -> Tensor:
+    def _moved(self, model: EnergyModel, x: Tensor, key: AnyKey) -> Tensor:
         end, _ = transitions(self.sampler, model, x, [key.fold(i) for i in range(self.steps)])
         return end
 
