@@ -1,13 +1,12 @@
 """Bridge between walls in 64 dimensions: a figure whose interval holds the truth, or a sentence."""
 
 import dataclasses
-import itertools
 import math
 
 import pytest
 import torch
 from helpers.components import component
-from test_walls import about, beta, cut, uniform, units, wells
+from test_walls import about, beta, uniform, units, wells
 
 SITES = 64
 
@@ -24,7 +23,6 @@ def tilted(v):
 
 TARGETS = {
     "uniform": lambda: uniform(SITES),
-    "cut": lambda: cut(SITES),
     "beta": lambda: beta(SITES, 2.0, 5.0),
     "flat-beta": lambda: beta(SITES, 1.5, 1.2),
     "steep": lambda: units(SITES, lambda v: 30 * v),
@@ -32,7 +30,6 @@ TARGETS = {
     "tilted": lambda: units(SITES, tilted),
     "low-sines": lambda: units(SITES, sines(3, 2.0)),
     "sines": lambda: units(SITES, sines(5, 3.0)),
-    "high-sines": lambda: units(SITES, sines(10, 5.0)),
 }
 SAMPLERS = {
     "metropolis": {"step_size": 0.1},
@@ -78,7 +75,17 @@ def test_chains_that_keep_up_give_one(name, sampler):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "sampler"), list(zip(TARGETS, itertools.cycle(SAMPLERS), strict=False)))
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("uniform", "metropolis"),
+        ("beta", "slow-mala"),
+        ("steep", "metropolis"),
+        ("wells", "mala"),
+        ("tilted", "slow-mala"),
+        ("sines", "metropolis"),
+    ],
+)
 def test_a_figure_is_right_or_is_not_given(name, sampler):
     """With the shipped settings."""
     target = TARGETS[name]()

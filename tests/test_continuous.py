@@ -160,11 +160,11 @@ def test_what_langevin_says_of_itself():
 def test_a_density_is_normalised_and_its_samples_follow_it(kind):
     """Its integral by a grid; shares of the samples in coarse cells; the mean of log p is minus the entropy."""
     truth = KINDS[kind]()
-    cells = square(300, 1.5 * truth.reach)
+    cells = square(200, 1.5 * truth.reach)
     x = cells.centres()
     p = truth.log_prob(x.double()).exp() * cells.area
     assert p.sum().item() == pytest.approx(1, abs=5e-3)
-    samples = truth.sample(50_000, stream(0, kind))
+    samples = truth.sample(20_000, stream(0, kind))
     coarse = lambda points: ((points / (1.5 * truth.reach) + 1) * 5).floor().clamp(0, 9) @ torch.tensor([1.0, 10.0])  # noqa: E731
     shares = torch.bincount(coarse(samples).long(), minlength=100) / len(samples)
     expected = torch.bincount(coarse(x).long(), p, minlength=100)

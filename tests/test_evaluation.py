@@ -92,7 +92,7 @@ def is_told_apart(name, row, column, model):
     """Whether a model shows more of an evaluation: those that are alike share them out, each in its turn."""
     if model in LIKE_CONVNET:
         return name in ("samples", "long_run")
-    return model in WHOLE or (row + column) % 6 == 0
+    return model in WHOLE or (row + column) % 12 == 0
 
 
 MANY_DRAWS = ("samples", "resample", "long_run", "chains", "ood", "bridge")

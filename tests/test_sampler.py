@@ -93,7 +93,7 @@ def test_forgets_where_it_started(name, model_name):
     start = model.space.noise(1, stream(0, "point")).double()
     way = 200 if name.startswith("metropolis") else 100
     steps = max(150, round(way / reach(SAMPLERS[name]) * isinstance(model.space, Real)))
-    n = 5000 if steps <= 2000 else 1500
+    n = 3000 if steps <= 500 else 1500
     y, _ = run(SAMPLERS[name], model, start.expand(n, *model.space.shape), steps, stream(1, "kernel"))
     assert_distributed(model, y)
 

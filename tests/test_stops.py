@@ -24,7 +24,7 @@ from ebm_cli.signals import EXIT_CODES
 
 MOMENTS = int(os.environ.get("EBM_MOMENTS", "1"))
 RUN = [
-    "model.hidden=8", "steps=600", "log_every=10", "save_every=100", "eval_every=200", "tracker=none", "device=cpu",
+    "model.hidden=8", "steps=200", "log_every=10", "save_every=50", "eval_every=100", "tracker=none", "device=cpu",
     "device.threads=1", "device.compile=never", "evaluation=[samples,pseudo_likelihood,ais]",
     "evaluation.ais.temperatures=200",
 ]  # fmt: skip
@@ -32,7 +32,6 @@ COMMANDS = {
     "train": ["train", *RUN, "hydra.run.dir=run"],
     "ranks": ["train", *RUN, "device.ranks=2", "hydra.run.dir=run"],
     "sample": ["sample", "run=trained", "n=50", "steps=1000"],
-    "evaluate": ["evaluate", "run=trained", "evaluation=[ais,chains]", "evaluation.ais.temperatures=1000"],
     "multirun": ["train", "-m", *RUN, "steps=120,160", "hydra.sweep.dir=run"],
 }
 

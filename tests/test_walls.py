@@ -119,16 +119,12 @@ def wells(v):
 
 
 TARGETS = {
-    "uniform-1": lambda: uniform(1),
     "uniform-2": lambda: uniform(2),
     "cut-1": lambda: cut(1),
     "cut-2": lambda: cut(2),
-    "beta-1": lambda: beta(1, 2.0, 5.0),
     "beta-2": lambda: beta(2, 2.0, 5.0),
     "steep-beta-2": lambda: beta(2, 1.5, 1.2),
-    "wells-1": lambda: units(1, wells),
     "wells-2": lambda: units(2, wells),
-    "learned-1": lambda: learned(Box((1,), -1.0, 1.0), 3),
     "learned-2": lambda: learned(Box((2,), -1.0, 1.0), 4),
     "wide-2": lambda: learned(Box((2,), -3.0, 3.0), 5),
     "convnet-2": network,

@@ -2,7 +2,7 @@
 
 import zlib
 
-PARTS = 3
+PARTS = 8
 
 
 def part(mutants, digest):
