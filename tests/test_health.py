@@ -68,12 +68,14 @@ def test_the_gap_is_in_standard_deviations_of_a_row():
     data = noise + 0.01 * np.arange(4000)
     given = window(energy_data=data, energy_gap=np.full(4000, 6.0), gradient_norm=np.ones(4000), loss=data)
     found = signals.measured(given, {}, About(25))
-    assert found == {"zero": 0, "gap_now": pytest.approx(2, rel=0.05), "gap_nats": pytest.approx(6)}
+    assert found == {
+        "zero": 0, "gap_now": pytest.approx(2, rel=0.05), "gap_nats": pytest.approx(6), "above": pytest.approx(6),
+    }  # fmt: skip
     found = signals.measured(given, {"gap": -1.5, "gradient": 0.25, "gap_nats": -2.0}, About(25))
     assert (found["gap"], found["gap_nats"], found["gradient"]) == (-1.5, -2, 4), "what was smaller before did not stay"
     assert signals.measured(given, {"gap": 7.0}, About(25))["gap"] == pytest.approx(2, rel=0.05)
     same = window(energy_data=[1.0] * 9, energy_gap=[1.0] * 9, gradient_norm=[1.0] * 9)
-    assert signals.measured(same, {}, About(25)) == {"zero": 0, "gap_nats": 1}
+    assert signals.measured(same, {}, About(25)) == {"zero": 0, "gap_nats": 1, "above": 1}
 
 
 def test_a_gap_that_is_small_in_deviations_and_large_in_nats_is_doubted_in_the_end():
@@ -327,11 +329,11 @@ def test_a_look_is_at_rows_as_steps_see_them():
     train = replace(train, missing=missing, sweeps=2)
     valid = replace(train, stored=torch.ones_like(train.stored), missing=None)
     data = replace(parts.data, train=train, valid=valid)
-    seen = Watcher(WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=data))._seen(state)
+    seen = Watcher(WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=data)).seen(state)
     other = replace(train, stored=torch.where(missing, 1 - train.stored, train.stored))
     again = Watcher(
         WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=replace(data, train=other))
-    )._seen(state)
+    ).seen(state)
     assert seen.valid.unique().tolist() == [1.0]
     assert torch.equal(seen.train[:, 1], again.train[:, 1])
     assert (seen.train[:, 0] == again.train[:, 0]).float().mean() > 0.5, "as they were stored all would be different"

@@ -8,6 +8,7 @@ from test_health import LINE, lines
 from test_resume import Killed, at_step, die
 
 from ebm_cli.training import recovery
+from ebm_cli.training.remedies import LOWER
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_failing_run_goes_back_and_goes_on_more_slowly(mended):
     assert [line["health/recovery_attempt"] for line in logged] == [*range(1, len(did) + 1)]
     rates = {line["step"]: line["learning_rate"] for line in lines(mended) if "learning_rate" in line}
     assert rates[did[0]["step"]] == 50
-    assert rates[70] == pytest.approx(50 * 0.2 ** len(did))
+    assert rates[70] == pytest.approx(50 * LOWER ** len(did))
     before = facts(mended, "summary.json")["health"]["before"]
     assert before[0]["steps"][0] == did[0]["step"]
     assert len(did) > 1, "the healthy checkpoint outlives those that are written when the run goes back"

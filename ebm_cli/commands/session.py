@@ -34,6 +34,7 @@ from ebm_cli.device.memory import rows_at_once
 from ebm_cli.device.replay import Graphs
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation.base import Evaluation, refusal
+from ebm_cli.health.limits import of_scale
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint, files, run
 from ebm_cli.record.run import Run
@@ -51,6 +52,10 @@ from ebm_cli.training.schedule import Schedule
 from ebm_cli.training.state import Choice, Loop, Parts, TrainState, assemble, build_components, load_data, training_work
 
 _ENOUGH = 10  # checkpoints
+_SCALED = (
+    "health.act = recover: columns are far from mean 0 and standard deviation 1, near which models of real numbers "
+    "begin, so dataset.standardise=true; samples and likelihoods stay those of the data as they are"
+)
 USUAL = {"exact", "ais", "pseudo_likelihood", "chains", "samples"}  # what is measured where nothing was chosen
 
 
@@ -119,6 +124,9 @@ def prepare(request: Request, job: Job) -> Session:
     reports, chosen = reporting(config), evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
     parts, state, trackers = _build(config, loop, choice, begins=begins)
+    scaled = standardised(config, parts) if begins else None
+    if scaled is not None:
+        config, (parts, state, trackers) = scaled, _build(scaled, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
     watch, along = watching(config, parts), following(config, parts, state, choice)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
@@ -133,6 +141,7 @@ def prepare(request: Request, job: Job) -> Session:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     few = watch.remark(len(state.store)) if watch is not None else None
     doubts = [remark for remark in (few, few_checkpoints(kept, schedule, loop.steps)) if remark]
+    doubts += [_SCALED] if scaled is not None else []
     home, warnings = found or Run(request.directory), [*parts.data.remarks, *idle, *doubts]
     early = Early(watch)
     return Session(
@@ -151,6 +160,15 @@ def prepare(request: Request, job: Job) -> Session:
         along,
         watcher,
     )
+
+
+def standardised(config: Mapping[str, Any], parts: Parts) -> dict[str, Any] | None:
+    """The configuration of a run that may mend what is wrong, with standardised data where their scale is: from the
+    first step on, for no later one could. None where nothing is to be mended."""
+    off = of_scale(parts.data).get("scale_low", 0) > 0  # of columns that never change nothing is made
+    if not (off and health(config).most and "standardise" in config["dataset"]):
+        return None
+    return {**config, "dataset": {**config["dataset"], "standardise": True}}
 
 
 def watching(config: Mapping[str, Any], parts: Parts) -> Watch | None:

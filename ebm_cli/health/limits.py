@@ -11,6 +11,7 @@ from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.tables import Scale
 from ebm_cli.health.base import Sign
+from ebm_cli.health.signals import STEADY, WORDS
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,8 @@ class Limit:
 
 FAR = 10.0
 """Nats between data and chains from which on a gap that stays is doubted; of documents as many for each 100 words."""
-STEADY = 4
-"""A mean that is so many times the spread of what it is of stays where it is."""
 MET = 1.2
 """Nested R-hat up to which chains and those that begin at the data meet: a gap is then what the model has to learn."""
-_WORDS = 100
 _DEVIATIONS = " standard deviations"
 _MOVE = "take more chains.steps, another sampler, or a lower optimizer.lr"
 _SHORTER = "take shorter proposals, or another sampler"
@@ -64,6 +62,15 @@ LIMITS: Mapping[str, Limit] = {
         "0 at the maximum of the likelihood; healthy runs stayed within 2.5 from one look to the next; a model that "
         "changes slowly, in the end, has chains that follow it to some nats, unless they forget where they began",
         sided=True, nats=FAR, unit=_DEVIATIONS),
+    "above": Limit(
+        FAR, 10 * FAR, "data lie above the chains in energy: steps go too far, or the model is worse than its chains",
+        _RATE + ", smaller initial weights, or less optimizer.momentum",
+        "each nat is one by which no bound on the likelihood can be better; healthy runs had 0.2 at most, for the "
+        "data are below as long as steps raise their likelihood", unit=" nats"),
+    "felt": Limit(
+        1, 0.01, "chains are too hot to feel the model", "take a lower sampler.noise",
+        "the gap that tells them from data over their temperature; what a model may learn is of that size or more",
+        below=True),
     "apart": Limit(
         3, 6, "data and chains are apart in energy", _MOVE,
         "two samples of one distribution have 0; healthy runs had 2.3 at most, while they learn fast", sided=True,
@@ -121,7 +128,7 @@ def far(mean: float, steady: float, words: float = 0.0) -> bool:
 
     `words`: of the documents, in the mean; 0 of rows that all have the same sites.
     """
-    return abs(mean) >= FAR * max(1.0, words / _WORDS) and steady >= STEADY
+    return abs(mean) >= FAR * max(1.0, words / WORDS) and steady >= STEADY
 
 
 def signs(measured: Mapping[str, float]) -> list[Sign]:

@@ -10,7 +10,10 @@ from ebm_cli.health.budget import Moving
 from ebm_cli.health.limits import signs
 
 PREFIX = "health/"
-REPORTED = ("gap", "gap_now", "gap_nats", "gap_steady", "words", "rise", "loss", "gradient", "acceptance", "swaps")
+REPORTED = (
+    "gap", "gap_now", "gap_nats", "gap_steady", "words", "above", "felt", "rise", "loss", "gradient", "zero",
+    "acceptance", "swaps",
+)  # fmt: skip
 """Signals of what steps report, which each look has; all others are of looks at the chains."""
 _NAMED = 3  # stretches
 

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from ebm_cli.record.plain_json import finite
 
 Numbers = NDArray[np.float64]
+STEADY = 4
+"""A mean that is so many times the spread of what it is of stays where it is."""
+WORDS = 100
+"""Of a document, for which nats are counted as of other rows."""
 _FIRST = 5  # steps
+_TOLD = 2  # standard deviations, by which nearly all rows are on their side of the middle
 _LEAST, _NOTHING = 1e-6, 1e-300  # of what is divided by, so that no ratio is infinite
 
 
@@ -80,7 +85,8 @@ def measured(window: Window, history: History, about: About) -> dict[str, float]
     """
     found = {"zero": float((window.of("gradient_norm") == 0).mean())}
     if {"energy_gap", "energy_data"} <= {*window.names}:
-        found |= _gap(window, history, about) | _in_nats(window, history, about)
+        found |= _gap(window, history, about) | _in_nats(window, history, about) | _above(window, about)
+        found |= _felt(window, found) if about.late or "gap" in history else {}
     else:
         found |= _loss(window, history)
     if history.get("gradient"):
@@ -118,6 +124,26 @@ def _steady(window: Window) -> tuple[float, float]:
     """Mean energy_gap, and the size of that over its standard deviation over the steps."""
     mean, spread = window.mean["energy_gap"], float(window.of("energy_gap").std())
     return mean, abs(mean) / max(spread, _LEAST * abs(mean), _NOTHING)
+
+
+def _above(window: Window, about: About) -> dict[str, float]:
+    """`above`: mean energy_gap less four of its standard errors, nats, of documents for each 100 words: how far data
+    lie above the chains. For any distribution q of chains log Z >= H(q) - E_q[E] (Gibbs' inequality), so for discrete x
+    the data have a log-likelihood of at most -gap - H(q). While small steps raise it, the gap is below 0: with energies
+    -theta.T(x) and steps of -eta g the gap is theta.g, and over t steps its mean is
+    (|theta_0|^2 - |theta_t|^2) / (2 eta t) + eta / 2 mean |g|^2, whose second part is what too long a step adds."""
+    gaps = window.of("energy_gap")
+    surely = float(gaps.mean() - STEADY * gaps.std() / math.sqrt(len(gaps)))
+    return {"above": surely / max(1.0, about.words / WORDS)}
+
+
+def _felt(window: Window, found: Mapping[str, float]) -> dict[str, float]:
+    """`felt`: mean energy_gap over the temperature of the chains (1, or that of their noise), where it tells data from
+    chains (`gap` beyond 2): chains at temperature T feel no energies that differ by much less than T."""
+    heat = window.mean.get("chains_temperature", 1.0)
+    if not heat or abs(found.get("gap", found.get("gap_now", 0.0))) < _TOLD:
+        return {}
+    return {"felt": abs(window.mean["energy_gap"]) / heat}
 
 
 def _loss(window: Window, history: History) -> dict[str, float]:

@@ -444,6 +444,12 @@ class ModelSpec(ABC):
         """How many numbers its parameters are, for the check that they fit into memory; 0 if that is not known."""
         return 0
 
+    @property
+    def calmer(self) -> dict[str, float]:
+        """Keys that say how large its couplings are as it begins, each at a hundredth of what it is."""
+        sizes = {key: getattr(self, key, 0) for key in ("weight_std", "coupling")}
+        return {key: value / 100 for key, value in sizes.items() if value}
+
     def beside(self, space: Space) -> int:
         """Bytes that building and moving it takes beside its parameters, for the same check, such as matrices made of
         them and tables of its graph."""

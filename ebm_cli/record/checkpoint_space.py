@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +15,9 @@ _LONGEST = 2**24  # words of a document
 
 
 def described(space: Space) -> dict[str, object]:
-    """As JSON has it."""
-    return {"name": space.name, **dataclasses.asdict(space), "shape": list(space.shape)}
+    """As JSON has it, where tuples are lists."""
+    found: dict[str, object] = json.loads(json.dumps({"name": space.name, **dataclasses.asdict(space)}))
+    return found
 
 
 def in_words(space: Space) -> str:

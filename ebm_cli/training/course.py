@@ -1,11 +1,12 @@
 """How a run goes on: with which rate and chains, which couplings and rungs, and how its steps are done."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ebm_cli.terminal import log
 from ebm_cli.training import cuda_graph, long_step, whole_step
+from ebm_cli.training.remedies import applied
 from ebm_cli.training.rungs import Ladder
-from ebm_cli.training.slower import slower
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import Execution
@@ -20,9 +21,9 @@ class Course(NamedTuple):
     how: Execution
 
 
-def course(first: Parts, state: TrainState, attempts: int) -> Course:
-    """That of a run which had these parts at `first`, and went back so often."""
-    parts = slower(first, attempts)
+def course(first: Parts, state: TrainState, recoveries: Sequence[Mapping[str, Any]]) -> Course:
+    """That of a run which had these parts at `first`, and did this since."""
+    parts = applied(first, recoveries)
     how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)

@@ -24,7 +24,7 @@ from ebm_cli.record.run import Run
 from ebm_cli.rng import Key, stream
 from ebm_cli.space import Counts
 from ebm_cli.terminal import log
-from ebm_cli.training.slower import slower
+from ebm_cli.training import remedies
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import check_weights, rows_at
 
@@ -51,6 +51,7 @@ class Watcher:
     conclusion: str | None = None  # once the run is over
     doubts: int = 0  # looks one after the other that found anew what a lower rate or longer chains may mend
     healthy: int | None = None  # the step of the newest checkpoint at which all was well
+    first: int | None = None  # that of the oldest, of where the run began or was resumed
     recoveries: list[dict[str, Any]] = field(default_factory=list)  # what was done each time, as summary.json has it
 
     def take(self, names: Sequence[str], numbers: Tensor) -> None:
@@ -100,7 +101,7 @@ class Watcher:
         self.measured = found = signals.measured(window, self.history, self._about(state.step))
         self.history, self.window = signals.remembered(window, self.history, found), []
         if self.probes(state.step) and probe.looks(state.model):
-            now = probe.look(self._seen(state))
+            now = probe.look(self.seen(state))
             self.probed = {**now, **probe.still(now, self.probed), **self._scale}
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
@@ -155,14 +156,15 @@ class Watcher:
         found = {"verdict": self.verdict.word, "why": why, **was, **did, "signals": {**self.probed, **self.measured}}
         return {"health": found}
 
-    def _seen(self, state: TrainState) -> Seen:
+    def seen(self, state: TrainState) -> Seen:
+        """What a look at this state sees."""
         assert self.parts is not None
         engine = self.parts.device.engine.uncompiled()
         own, fixed = self._key.fold(state.step), self._key.fold("fixed")
         binarize, (train, *valid) = fixed.fold("binarize"), self._rows
         x = rows_at(*train, state.model, binarize)
         held_out = rows_at(*valid[0], state.model, binarize) if valid else None
-        moving = _moving(slower(self.parts, len(self.recoveries)), state.step)
+        moving = _moving(remedies.applied(self.parts, self.recoveries), state.step)
         return Seen(state.model, x, held_out, state.store, moving, engine, own, fixed)
 
     @cached_property
@@ -199,7 +201,7 @@ class Watcher:
         """All that a run that goes on from here needs."""
         window = plain_json.plain(self._reports().tolist()) if self.window else []
         known = {"names": [*self.names], "window": window, "history": self.history}
-        own = {"doubts": self.doubts, "healthy": self.healthy, "recoveries": self.recoveries}
+        own = {"doubts": self.doubts, "healthy": self.healthy, "first": self.first, "recoveries": self.recoveries}
         did = own if self.health.most else {}
         return {**known, "measured": self.measured, "probed": self.probed, "said": self.said, **did}
 
@@ -216,21 +218,41 @@ class Watcher:
         )
         self.verdict = verdict(signs({**self.probed, **self.measured})) if self.history else None
         self.said = {str(name): int(level) for name, level in saved["said"].items()}
-        self.doubts, healthy = int(saved.get("doubts", 0)), saved.get("healthy")
-        self.healthy = None if healthy is None else int(healthy)
-        self.recoveries = [{**did, "step": int(did["step"])} for did in saved.get("recoveries", [])]
+        self.doubts = int(saved.get("doubts", 0))
+        self.healthy, self.first = (
+            None if step is None else int(step) for step in (saved.get("healthy"), saved.get("first"))
+        )
+        self.recoveries = [remedies.read(did) for did in saved.get("recoveries", [])]
 
     def went_back(self, saved: Mapping[str, Any], did: Mapping[str, Any]) -> None:
         """The run goes on from a checkpoint that has `saved`; what was done is added to what was done before."""
-        healthy, recoveries = self.healthy, [*self.recoveries, dict(did)]
+        first, recoveries = self.first, [*self.recoveries, dict(did)]
         self.load({**saved, "window": [], "said": {}})
-        self.healthy, self.recoveries = healthy, recoveries
+        self.healthy, self.first, self.recoveries = did["back_to"], first, recoveries
 
     @property
     def fails(self) -> bool:
         """Whether the run is failing, or a doubt stays, and it may go back."""
         failing = self.verdict is not None and self.verdict.level == _FAILING
         return self.doubts > 0 and (failing or self.doubts >= _STAYS) and self.may_go_back
+
+    @property
+    def keys(self) -> remedies.Keys:
+        """Of other keys than the rate and the transitions those that are otherwise now."""
+        return dict(self.recoveries[-1]["keys"]) if self.recoveries else {}
+
+    @property
+    def target(self) -> int:
+        """The checkpoint to go back to: one from which the run failed anew was not healthy, so not twice to the same
+        one, but to the first."""
+        assert self.healthy is not None
+        tried = any(did["back_to"] == self.healthy for did in self.recoveries)
+        return self.first if tried and self.first is not None else self.healthy
+
+    @property
+    def kept(self) -> set[int]:
+        """Checkpoints that stay."""
+        return {step for step in (self.healthy, self.first) if step is not None}
 
     @property
     def may_go_back(self) -> bool:

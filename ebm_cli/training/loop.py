@@ -121,7 +121,7 @@ class Recorder:
         if not self.watcher.may_go_back:
             return False
         try:
-            saved = checkpoint.load(checkpoint.directory(self.run.checkpoints, self.watcher.healthy or 0))
+            saved = checkpoint.load(checkpoint.directory(self.run.checkpoints, self.watcher.target))
             recovery.gone_back(parts, state, self.watcher, saved, why)
         except (checkpoint.Invalid, ValueError) as error:
             log.warning("the healthy checkpoint cannot be read (%s), so the run cannot go back to it", error)
@@ -232,10 +232,7 @@ class Recorder:
         self.saved = True
         if facts := {**first, **self.spent()}:
             self.run.update_metadata(**facts)
-        healthy = self.watcher.healthy
-        protected = (
-            self.ladder | ({state.best.step} if state.best else set()) | (set() if healthy is None else {healthy})
-        )
+        protected = self.ladder | ({state.best.step} if state.best else set()) | self.watcher.kept
         checkpoint.prune(self.run.checkpoints, state.step, self.schedule.keep_last, protected)
 
     def _recorded(self, data: Data, best: Best | None) -> dict[str, Any]:
@@ -285,7 +282,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     recorder.begin(total, state.step, parts.components.sampler)
     recorder.early.again(parts, state, recorder.logged)
     recorder.along.begin(partial(subject_of, parts, state, "train", "running"), state)
-    saved, unread, now = state.step or None, list[Report](), course(parts, state, len(recorder.watcher.recoveries))
+    saved, unread, now = state.step or None, list[Report](), course(parts, state, recorder.watcher.recoveries)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         _begun(parts, state, recorder)
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
@@ -299,7 +296,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
                     saved = state.step
             except Diverged as error:
                 if recorder.goes_back(parts, state, str(error)):
-                    saved, now = state.step, course(parts, state, len(recorder.watcher.recoveries))
+                    saved, now = state.step, course(parts, state, recorder.watcher.recoveries)
                 elif not isinstance(error, Failing):
                     raise
                 unread = []
@@ -316,7 +313,7 @@ def _begun(parts: Parts, state: TrainState, recorder: Recorder | Follower) -> No
     """A run that may go back has its beginning to go back to."""
     watcher = recorder.watcher
     if watcher.health.most and watcher.healthy is None:
-        watcher.healthy = state.step
+        watcher.healthy = watcher.first = state.step
         recorder.saves_once(parts, state)
 
 

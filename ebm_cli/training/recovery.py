@@ -1,17 +1,22 @@
-"""A run that fails goes back to where it was healthy, and goes on from there more slowly."""
+"""A run that fails goes back to where it was healthy, and goes on from there otherwise."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
+from ebm_cli.health import limits, probe
+from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.rng import stream
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.slower import slower
+from ebm_cli.training.remedies import Diagnosis, Keys, chosen
 from ebm_cli.training.state import Parts, TrainState, put_first_chains
 
 _ANEW = 2  # from this attempt on chains begin anew
+_SAYS = 2.0  # nats by which random weights make energies of rows differ, from which on they have to be unlearned
+_MODEL, _MOMENTUM = "model.", "optimizer.momentum"
 
 
 @torch.no_grad()
@@ -22,21 +27,77 @@ def gone_back(parts: Parts, state: TrainState, watcher: Watcher, saved: Checkpoi
     step, store, ages, weights = state.step, state.store, state.ages, state.weighted
     attempt = len(watcher.recoveries) + 1
     state.load(saved.step, saved.tensors)
+    redrawn = _redraw(parts, state, watcher.keys)
+    now = chosen(parts, watcher.recoveries, _diagnosis(parts, state, watcher))
+    redrawn = redrawn or _redraw(parts, state, now["keys"])
     state.step = step
-    if attempt >= _ANEW and len(store):
+    if _MOMENTUM in now["keys"]:
+        _stand_still(state)
+    anew = (attempt >= _ANEW or redrawn) and bool(len(store))
+    if anew:
         key = stream(parts.loop.seed, "health", "recovery", attempt)
         put_first_chains(parts.components, parts.data, state, key)
     state.store, state.ages = store.copy_(state.store), ages.copy_(state.ages)  # compiled steps have their addresses
     for mine, new in zip(weights or (), state.weighted or (), strict=True):
         mine.copy_(new)
     state.weighted = weights
-    now = slower(parts, attempt).components
-    did = {
-        "step": step, "back_to": saved.step, "why": why, "lr": now.optimizer.lr, "chains.steps": now.chains.steps,
-        "chains": "anew" if attempt >= _ANEW and len(store) else "kept",
-    }  # fmt: skip
+    did = {"step": step, "back_to": saved.step, "why": why, **now, "chains": "anew" if anew else "kept"}
     watcher.went_back(saved.numbers.get("health") or Watcher().saved(), did)
     return did
+
+
+def _diagnosis(parts: Parts, state: TrainState, watcher: Watcher) -> Diagnosis:
+    """Of a run that failed, from the state that it goes back to."""
+    signs = {sign.name for sign in watcher.verdict.signs} if watcher.verdict else set[str]()
+    if not probe.looks(state.model):
+        return Diagnosis(signs)
+    there = probe.look(watcher.seen(state))
+    already = {sign.name for sign in limits.signs(there)}
+    return Diagnosis(signs, already, there.get("jump"), _calmer(parts, state, watcher))
+
+
+def _calmer(parts: Parts, state: TrainState, watcher: Watcher) -> dict[str, float]:
+    """Keys of the weights to begin with, each at a hundredth, where these make energies of rows of the data differ:
+    by more than 2 nats of standard deviation beyond what they do with such small ones, before anything is learned.
+    """
+    calmer = parts.components.model.calmer
+    if state.step or parts.components.initial or not calmer or _of_model(watcher.keys):
+        return {}
+    x = watcher.seen(state).train
+    beyond = state.model.energy(x) - _built(parts, calmer).energy(x)
+    return {f"{_MODEL}{key}": value for key, value in calmer.items()} if beyond.std() > _SAYS else {}
+
+
+def _built(parts: Parts, keys: Mapping[str, float | None]) -> EnergyModel:
+    """The model as it begins with other values of these keys."""
+    of, data = parts.components.model, parts.data
+    spec: ModelSpec = replace(cast(Any, of), **keys)
+    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(parts.loop.seed, "model"))
+    return model.to(data.train.stored.device)
+
+
+def _of_model(keys: Mapping[str, float | None]) -> Keys:
+    return {name.removeprefix(_MODEL): value for name, value in keys.items() if name.startswith(_MODEL)}
+
+
+def _redraw(parts: Parts, state: TrainState, keys: Keys) -> bool:
+    """Whether the state is that of step 0, and its model became that of these keys."""
+    own = _of_model(keys)
+    if state.step or not own:
+        return False
+    new = dict(_built(parts, own).named_parameters())
+    for name, p in state.model.named_parameters():
+        p.copy_(new[name] * state.mask.get(name, 1))
+        if name in state.average:
+            state.average[name].copy_(p)
+    return True
+
+
+def _stand_still(state: TrainState) -> None:
+    """No velocity is left of a higher momentum."""
+    for name, moment in state.optimizer.items():
+        if name.startswith("momentum."):
+            moment.zero_()
 
 
 def metrics(watcher: Watcher) -> dict[str, float]:
@@ -50,7 +111,12 @@ def said(watcher: Watcher) -> str:
     """The newest recovery in a sentence."""
     did, count = watcher.recoveries[-1], len(watcher.recoveries)
     anew = ", with chains that begin anew" if did["chains"] == "anew" else ""
+    keys = "".join(f", {name}={_shown(value)}" for name, value in did["keys"].items())
     return (
         f"step {did['step']}: attempt {count} of health.attempts = {watcher.health.most}: back to the model of step "
-        f"{did['back_to']}, with optimizer.lr={did['lr']:.3g} and chains.steps={did['chains.steps']}{anew}"
+        f"{did['back_to']}, with optimizer.lr={did['lr']:.3g} and chains.steps={did['chains.steps']}{keys}{anew}"
     )
+
+
+def _shown(value: float | None) -> str:
+    return "null" if value is None else f"{value:.3g}"

@@ -1,0 +1,125 @@
+"""What a run that goes back does otherwise from there on: by what looked wrong, and where it did so already."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from ebm_cli.sampler.langevin import Langevin
+from ebm_cli.training.state import Components, Parts
+
+Keys = dict[str, float | None]
+"""Values of keys, by GROUP.KEY."""
+
+LOWER = 1 / 5
+"""Factor on the rate, each time that it is lowered."""
+_LONGER, _LONGEST = 2, 8  # factor on the transitions of a step, each time, and on those at first at most
+_SHORTER = 1 / 30  # of proposals that are hardly accepted
+_FARTHER, _LEAST, _MOST = 0.5, 10.0, 1e4  # jump that steps are lengthened to, and bounds of the factor
+_COOLER = 1 / 10  # of the noise
+_INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
+_RESTART = 0.05  # share of chains of a reservoir that begin anew, where none did
+_PLACES = {"r_hat_data", "jump", "distinct", "offset"}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Signs of a failure by name, those that the model and the chains of the healthy checkpoint have already, the jump
+    of these, and weights of that model that are drawn anew, by key."""
+
+    signs: Collection[str]
+    already: Collection[str] = ()
+    jump: float | None = None
+    start: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether hardly any proposal is accepted."""
+        return "acceptance" in self.signs
+
+
+KEYS = {
+    "optimizer.momentum", "sampler.noise", "sampler.step_size", "chains.restart", "model.weight_std", "model.coupling",
+}  # fmt: skip
+"""What other keys a record may have."""
+
+
+def read(did: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as a checkpoint has it. Raises ValueError, KeyError or TypeError if it is none."""
+    keys = {str(name): None if value is None else float(value) for name, value in did["keys"].items()}
+    if not {*keys} <= KEYS:
+        raise ValueError(f"no recovery sets {', '.join(sorted({*keys} - KEYS))}")
+    numbers = {"step": int(did["step"]), "lr": float(did["lr"]), "chains.steps": int(did["chains.steps"])}
+    return {**did, **numbers, "keys": keys}
+
+
+def applied(parts: Parts, recoveries: Sequence[Mapping[str, Any]]) -> Parts:
+    """The parts of a run that went back, with the values of `recoveries[-1]`: rate, transitions and other keys."""
+    if not recoveries:
+        return parts
+    of, did = parts.components, recoveries[-1]
+    lower, longer = did["lr"] / of.optimizer.lr, did["chains.steps"] // of.chains.steps
+    final = None if of.chains.final_steps is None else of.chains.final_steps * longer
+    optimizer = replace(of.optimizer, lr=did["lr"], final_lr=of.optimizer.final_lr * lower, **_of("optimizer", did))
+    chains = replace(of.chains, steps=did["chains.steps"], final_steps=final, **_of("chains", did))
+    sampler = replace(cast(Any, of.sampler), **_of("sampler", did))
+    return replace(parts, components=replace(of, optimizer=optimizer, chains=chains, sampler=sampler))
+
+
+def _of(group: str, did: Mapping[str, Any]) -> dict[str, Any]:
+    """Other keys of one group and their values; a schedule that leads elsewhere ends where it begins."""
+    own = {name.removeprefix(f"{group}."): value for name, value in did["keys"].items() if name.startswith(f"{group}.")}
+    return own | ({"anneal": 0, "final_step_size": None, "final_noise": None} if "noise" in own else {})
+
+
+def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnosis) -> dict[str, Any]:
+    """The next record's `lr`, `chains.steps` and other `keys`, of a run that began with these parts.
+
+    A start that is at fault is drawn anew, and nothing else. Temperature, and steps of chains that were too short or
+    too long where the model was healthy still, are no matter of the rate. All else is, and of the transitions of a
+    step.
+    """
+    now = applied(parts, recoveries).components
+    before: Keys = dict(recoveries[-1]["keys"]) if recoveries else {}
+    if found.start:
+        return _record(now, {**before, **found.start})
+    own = _noise(now, found) | _step_size(now, found)
+    keys = {**before, **own, **_restart(now, found)}
+    if own and not (found.refuses and "jump" not in found.already):
+        return _record(now, keys)
+    longest = parts.components.chains.steps * _LONGEST
+    return _record(now, {**keys, **_momentum(now)}, LOWER, _LONGER if now.chains.steps < longest else 1)
+
+
+def _record(now: Components, keys: Keys, lower: float = 1, longer: int = 1) -> dict[str, Any]:
+    return {"lr": now.optimizer.lr * lower, "chains.steps": now.chains.steps * longer, "keys": keys}
+
+
+def _noise(now: Components, found: Diagnosis) -> Keys:
+    """Noise of temperature 1 where there is none or it is hotter; a tenth where chains do not feel the model."""
+    sampler = now.sampler
+    if not isinstance(sampler, Langevin) or sampler.noise is None:
+        return {}
+    if not 0 < sampler.temperature(*sampler.rates(0)) <= 1:
+        return {"sampler.noise": None}
+    return {"sampler.noise": sampler.noise * _COOLER} if "felt" in found.signs else {}
+
+
+def _step_size(now: Components, found: Diagnosis) -> Keys:
+    """Shorter where proposals are hardly accepted; longer where chains of the healthy model hardly move."""
+    size = getattr(now.sampler, "step_size", None)
+    if not isinstance(size, float) or not (found.refuses or "jump" in found.already):
+        return {}
+    way = _FARTHER / max(found.jump or 0.0, _FARTHER / _MOST)
+    of_noise = 2 if isinstance(now.sampler, Langevin) else 1  # which goes with the root of step_size
+    return {"sampler.step_size": size * (_SHORTER if found.refuses else min(max(way, _LEAST) ** of_noise, _MOST))}
+
+
+def _restart(now: Components, found: Diagnosis) -> Keys:
+    """Some chains of a reservoir begin anew, where none did and they are not in their place."""
+    stays = getattr(now.chains, "restart", None) == 0 and bool(_PLACES & {*found.signs, *found.already})
+    return {"chains.restart": _RESTART} if stays else {}
+
+
+def _momentum(now: Components) -> Keys:
+    """Less, where a step goes on for more than ten."""
+    return {"optimizer.momentum": _CALM} if getattr(now.optimizer, "momentum", 0.0) > _INERT else {}

@@ -1,0 +1,161 @@
+"""What a run that goes back does otherwise: by cause, recorded, and the same where it is resumed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.cli import ebm, facts, outcome, train, trained
+from helpers.components import component, shipped
+from helpers.training import small_run
+from test_health import LINE
+from test_resume import Killed, at_step, die
+
+from ebm_cli.health.watch import WatchHealth
+from ebm_cli.training import remedies
+from ebm_cli.training.health import Watcher
+from ebm_cli.training.recovery import _stand_still
+from ebm_cli.training.remedies import LOWER, Diagnosis, applied, chosen
+
+RECOVER = LINE + " optimizer.schedule=constant checkpoint.keep_last=1 health.act=recover"
+
+
+@pytest.fixture
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def with_sampler(name, **changes):
+    """Parts of a run whose chains move so; only their keys count here."""
+    parts, _ = small_run()
+    return replace(parts, components=replace(parts.components, sampler=component("sampler", name, **changes)))
+
+
+def test_a_rate_is_lowered_each_time():
+    """To a fifth, and where its schedule ends too; chains move twice as far, eight times at most."""
+    parts, _ = small_run(optimizer=shipped("optimizer")["sgd"] | {"lr": 8.0, "final_lr": 0.8})
+    recoveries = []
+    for attempt in range(1, 5):
+        recoveries.append(chosen(parts, recoveries, Diagnosis({"gap"})))
+        now = applied(parts, recoveries).components
+        assert now.optimizer.lr == pytest.approx(8 * LOWER**attempt)
+        assert now.optimizer.final_lr == pytest.approx(0.8 * LOWER**attempt)
+        assert now.chains.steps == min(2**attempt, 8)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "found", "keys"),
+    [
+        (("langevin", {"noise": 0.0}), Diagnosis({"breadth"}), {"sampler.noise": None}),
+        (("langevin", {"noise": 3.0}), Diagnosis({"scatter"}), {"sampler.noise": None}),
+        (("langevin", {"noise": 0.1}), Diagnosis({"felt"}), {"sampler.noise": pytest.approx(0.01)}),
+        (("metropolis", {"step_size": 0.001}), Diagnosis({"jump"}, {"jump"}, 0.005), {"sampler.step_size": 0.1}),
+        (("langevin", {"step_size": 1e-6}), Diagnosis({"gap"}, {"jump"}, 0.005), {"sampler.step_size": 1e-2}),
+        (("dmala", {"step_size": 1e-5}), Diagnosis({"gap"}, {"jump"}, 0.0), {"sampler.step_size": 0.1}),
+        (("mala", {"step_size": 90.0}), Diagnosis({"acceptance"}, {"jump"}, 0.0), {"sampler.step_size": 3.0}),
+    ],
+)
+def test_what_is_wrong_with_the_moves_is_no_matter_of_the_rate(sampler, found, keys):
+    """Their temperature, and steps that are too short or too long already where the model was healthy."""
+    parts = with_sampler(sampler[0], **sampler[1])
+    did = chosen(parts, [], found)
+    assert did["keys"] == {name: value if value is None else pytest.approx(value) for name, value in keys.items()}
+    assert (did["lr"], did["chains.steps"]) == (parts.components.optimizer.lr, parts.components.chains.steps)
+    now = applied(parts, [did]).components.sampler
+    assert all(getattr(now, name.removeprefix("sampler.")) == did["keys"][name] for name in did["keys"])
+
+
+def test_proposals_that_only_the_trained_model_refuses_may_be_the_rate():
+    parts = with_sampler("mala", step_size=0.1)
+    did = chosen(parts, [], Diagnosis({"acceptance"}))
+    assert did["keys"]["sampler.step_size"] < 0.1
+    assert did["lr"] < parts.components.optimizer.lr
+    hot = chosen(with_sampler("langevin", noise=1e-3), [], Diagnosis({"gap"}))
+    assert hot["keys"] == {}, "chains of image models are colder on purpose"
+
+
+def test_momentum_and_restarts_of_a_reservoir():
+    """Both beside the rate; what was done before stays."""
+    parts, _ = small_run(optimizer=shipped("optimizer")["sgd"] | {"momentum": 0.99})
+    first = chosen(parts, [], Diagnosis({"gap"}))
+    assert first["keys"] == {"optimizer.momentum": 0.5}
+    assert first["lr"] < parts.components.optimizer.lr
+    again = chosen(parts, [first], Diagnosis({"gap"}))
+    assert applied(parts, [first, again]).components.optimizer.momentum == 0.5
+    replay = replace(parts.components, chains=component("chains", "replay", restart=0.0))
+    kept = chosen(replace(parts, components=replay), [], Diagnosis({"r_hat_data"}))
+    assert kept["keys"] == {"optimizer.momentum": 0.5, "chains.restart": 0.05}
+    assert "chains.restart" not in chosen(replace(parts, components=replay), [], Diagnosis({"rise"}))["keys"]
+
+
+def test_a_record_of_something_else_is_no_record():
+    did = {"step": 3, "lr": 0.1, "chains.steps": 2, "keys": {"sampler.noise": None}}
+    assert remedies.read(did) == did
+    with pytest.raises(ValueError, match=r"no recovery sets optimizer\.lr"):
+        remedies.read({**did, "keys": {"optimizer.lr": 1.0}})
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_weights_that_are_too_large_to_begin_with_are_drawn_anew():
+    """At a hundredth of their size, from the same key, with the rate as it is: what a run of such weights begins with.
+
+    A run whose weights are as large and that begins with a file of them keeps these.
+    """
+    run = trained(f"{RECOVER} model.hidden=8 model.weight_std=20 steps=40")
+    found = facts(run, "summary.json")["health"]
+    assert found["recoveries"][0]["keys"] == {"model.weight_std": 0.2}
+    assert (found["recoveries"][0]["lr"], found["recoveries"][0]["chains"]) == (0.1, "anew")
+    assert found["verdict"] == "healthy"
+    assert len(found["recoveries"]) == 1
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_elsewhere")
+def test_killed_amid_such_a_recovery_and_resumed_it_does_the_same(monkeypatch):
+    line = f"{RECOVER} model.hidden=8 model.weight_std=20 optimizer.lr=20 optimizer.momentum=0.95"
+    whole = trained(line).rename("whole")
+    did = facts(whole, "summary.json")["health"]["recoveries"]
+    assert {"model.weight_std", "optimizer.momentum"} <= did[-1]["keys"].keys()
+    with monkeypatch.context() as patch:
+        at_step(patch, did[-1]["step"] + 3, die)
+        with pytest.raises(Killed):
+            train(line)
+    assert ebm("train resume=run").code == 0
+    assert outcome(Path("run")) == outcome(whole)
+    assert facts(Path("run"), "summary.json")["health"] == facts(whole, "summary.json")["health"]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_data_of_another_scale_are_standardised_from_the_first_step():
+    """Where the run may mend what is wrong; its configuration says so, so that what is made of it later knows."""
+    rows = 300 * np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.savez("wide.npz", train=rows, test=rows[:10])
+    line = "model=gaussian_rbm model.hidden=2 dataset=array dataset.path=wide.npz steps=20 health.every=10"
+    line += " evaluation=[exact] eval_every=0 tracker=none device=cpu"
+    answer = ebm(f"train {line} health.act=recover hydra.run.dir=mended")
+    assert answer.code == 0, answer.err
+    assert "so dataset.standardise=true" in answer.err
+    asked = ebm(f"train {line} dataset.standardise=true hydra.run.dir=asked")
+    assert "so dataset.standardise=true" not in asked.err
+    found, other = (facts(Path(run), "summary.json")["exact/log_likelihood"] for run in ("mended", "asked"))
+    assert found == other
+    assert ebm("train resume=mended steps=30").code == 0
+
+
+def test_not_twice_to_where_a_run_failed_anew():
+    """But to its first checkpoint, which stays as the newest healthy one does."""
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), healthy=50, first=0)
+    assert (watcher.target, watcher.kept) == (50, {0, 50})
+    watcher.went_back(Watcher().saved(), {"back_to": 50, "step": 100})
+    assert (watcher.healthy, watcher.target) == (50, 0)
+    watcher.healthy = 150
+    assert watcher.target == 150, "it was healthy since"
+
+
+def test_velocity_of_a_higher_momentum_is_lost():
+    _, state = small_run(optimizer=shipped("optimizer")["sgd"] | {"momentum": 0.99})
+    state.optimizer = {name: torch.ones_like(value) for name, value in state.optimizer.items()}
+    _stand_still(state)
+    assert state.optimizer
+    assert not any(value.any() for value in state.optimizer.values())
