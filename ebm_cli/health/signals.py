@@ -16,6 +16,7 @@ STEADY = 4
 """A mean that is so many times the spread of what it is of stays where it is."""
 WORDS = 100
 """Of a document, for which nats are counted as of other rows."""
+_CRITIC = "critic_norm"  # a metric of objectives in which one learns against the model
 _FIRST = 5  # steps
 _TOLD = 2  # standard deviations, by which nearly all rows are on their side of the middle
 _LEAST, _NOTHING = 1e-6, 1e-300  # of what is divided by, so that no ratio is infinite
@@ -81,13 +82,13 @@ def measured(window: Window, history: History, about: About) -> dict[str, float]
 
     `acceptance`: the mean. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
     median before. `zero`: the share of steps whose gradient is 0. Beside these `_gap`, or of objectives without
-    chains `_loss`.
+    chains `_loss`, unless a critic has it rise as it learns.
     """
     found = {"zero": float((window.of("gradient_norm") == 0).mean())}
     if {"energy_gap", "energy_data"} <= {*window.names}:
         found |= _gap(window, history, about) | _in_nats(window, history, about) | _above(window, about)
         found |= _felt(window, found) if about.late or "gap" in history else {}
-    else:
+    elif _CRITIC not in window.names:
         found |= _loss(window, history)
     if history.get("gradient"):
         found["gradient"] = window.gradient / history["gradient"]

@@ -204,6 +204,10 @@ class Objective(ABC):
         """What it trains beside the model, as it begins, or None. `noise` is there if it `contrasts`."""
         return None
 
+    def updates(self, name: str, step: float | Tensor) -> bool:
+        """Whether update number `step`, from 0, moves the parameter of this name; another one stays as it is."""
+        return True
+
     @abstractmethod
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """The gradient of the loss, and what to log."""

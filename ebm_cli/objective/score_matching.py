@@ -10,10 +10,9 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.dataset.base import Data
-from ebm_cli.dataset.sparse import SparseRows
-from ebm_cli.dataset.stored import parts
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, slopes
+from ebm_cli.objective.divergence import along, axes, random_directions, refusal_by_parts, slope
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Box, Real, Space
@@ -71,22 +70,7 @@ class ScoreMatching(Objective):
         """The same of grey values that are taken as real numbers; and a site that never varies has no density."""
         if self.variant == "denoising":
             return None
-        if data.shaded:
-            return (
-                f"objective.variant = {self.variant}: is for data without walls, shades of grey end at black and white;"
-                " set objective.variant=denoising"
-            )
-        assert not isinstance(data.train.stored, SparseRows)
-        ends = [part.flatten(1).aminmax(dim=0) for part in parts(data.train.stored)]
-        low, high = torch.stack([end.min for end in ends]).amin(0), torch.stack([end.max for end in ends]).amax(0)
-        still = (low == high).nonzero().flatten().tolist()
-        if still:
-            return (
-                f"objective.variant = {self.variant}: needs a density, {len(still)} of {data.space.sites} columns are "
-                f"the same in every training row, the first of them column {still[0]}; leave these out, or set "
-                "objective.variant=denoising"
-            )
-        return None
+        return refusal_by_parts(data, f"objective.variant = {self.variant}", "set objective.variant=denoising")
 
     @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
@@ -101,33 +85,24 @@ class ScoreMatching(Objective):
 
     def _by_parts(self, model: EnergyModel, x: Tensor, key: AnyKey) -> tuple[Tensor, Metrics]:
         """mean -curvature + slope^2 / 2; `curvature` is the mean of tr d^2E/dx^2, or its estimate."""
-        x, slope = _slope(model, x)
-        square, curvature = 0.5 * slope.square().sum(1), torch.zeros_like(slope[:, 0])
-        count = slope.shape[1] if self.variant == "explicit" else self.projections
+        x, field = slope(model, x)
+        square, curvature = 0.5 * field.square().sum(1), torch.zeros_like(field[:, 0])
+        count = field.shape[1] if self.variant == "explicit" else self.projections
         weight = 1 if self.variant == "explicit" else 1 / count
         if self.variant == "sliced":
             square = torch.zeros_like(square)
-        for v in self._directions(slope, key):
-            along = (slope * v).sum()
-            (bend,) = torch.autograd.grad(along, x, create_graph=True, materialize_grads=True)
-            curvature = curvature + weight * (bend.flatten(1) * v).sum(1)
+        for v in self._directions(field, key):
+            curvature = curvature + weight * along(field, x, v)
             if self.variant == "sliced":
-                square = square + weight * 0.5 * (slope * v).sum(1).square()
-        metrics = {"score_norm": slope.norm(dim=1).mean(), "curvature": curvature.mean()}
+                square = square + weight * 0.5 * (field * v).sum(1).square()
+        metrics = {"score_norm": field.norm(dim=1).mean(), "curvature": curvature.mean()}
         return (square - curvature).mean(), metrics
 
-    def _directions(self, slope: Tensor, key: AnyKey) -> Iterator[Tensor]:
+    def _directions(self, field: Tensor, key: AnyKey) -> Iterator[Tensor]:
         """v for every row: the axes one after the other, or random ones; each (1 or batch, D)."""
-        n, sites = slope.shape
         if self.variant == "explicit":
-            yield from torch.eye(sites, dtype=slope.dtype, device=slope.device).split(1)
-            return
-        shape, key = (n, self.projections, sites), key.fold("projection")
-        if self.projection == "normal":
-            yield from rng.normal(shape, key, slope.device, slope.dtype).unbind(1)
-        else:
-            fair = rng.uniform(shape, key, slope.device) < 0.5
-            yield from (2 * fair.to(slope.dtype) - 1).unbind(1)
+            return axes(field)
+        return random_directions(field, self.projections, self.projection, key.fold("projection"))
 
     def _denoised(self, model: EnergyModel, x: Tensor, key: AnyKey) -> tuple[Tensor, Metrics]:
         """mean |a dE/dx - z|^2 / 2 at x + a z, divided by a^2 where there is one level."""
@@ -136,14 +111,7 @@ class ScoreMatching(Objective):
         z = rng.normal(x.flatten(1).shape, key.fold("noise"), x.device, x.dtype)
         if self.antithetic:
             x, level, z = torch.cat([x, x]), torch.cat([level, level]), torch.cat([z, -z])
-        _, slope = _slope(model, x + (level * z).reshape(x.shape))
+        _, field = slope(model, x + (level * z).reshape(x.shape))
         weight = 0.5 / level.square() if len(levels) == 1 else torch.full_like(level, 0.5)
-        loss = (weight * (level * slope - z).square()).sum(1).mean()
-        return loss, {"score_norm": slope.norm(dim=1).mean()}
-
-
-def _slope(model: EnergyModel, x: Tensor) -> tuple[Tensor, Tensor]:
-    """x as a leaf, and dE/dx there with its graph, (batch, D)."""
-    x = x.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(model.energy(x).sum(), x, create_graph=True)
-    return x, slope.flatten(1)
+        loss = (weight * (level * field - z).square()).sum(1).mean()
+        return loss, {"score_norm": field.norm(dim=1).mean()}

@@ -357,7 +357,8 @@ def _apply(objective: Objective, weights: Weights, gradient: Gradient, at: At) -
     norm = torch.linalg.vector_norm(norms)
     if how.clip is not None:
         grads = optimizer.clipped(grads, how.clip, norm)
-    optimizer.apply(how, named, grads, weights.moments, at, undecayed(weights.auxiliary))
+    moved = {name: grad for name, grad in grads.items() if objective.updates(name, at.step)}
+    optimizer.apply(how, named, moved, weights.moments, at, undecayed(weights.auxiliary))
     optimizer.average(weights.average, named, at.keep)
     metrics = {**gradient.metrics, "gradient_norm": norm}
     return Values(tuple(metrics), torch.stack([value.float() for value in metrics.values()]), tuple(grads), norms)
