@@ -151,6 +151,15 @@ def test_killed_and_resumed_it_is_the_same(run, monkeypatch):
     assert "weighted.log_w" in load_file(last_step(run) / "state.safetensors")
 
 
+@pytest.mark.usefixtures("_elsewhere")
+def test_samples_from_noise_are_doubted(run):
+    """Those of the run's own chains are not, nor those of replicas at higher temperatures."""
+    said = [
+        ebm(f"sample run={run} n=3 steps=1 {more}").err for more in ("", "start=chains", "sampler=parallel_tempering")
+    ]
+    assert ["start=chains draws from the run's own, by their weights" in each for each in said] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [

@@ -49,6 +49,10 @@ _TYPES: dict[str, type] = {
 }  # written, by the space
 _BYTE = 2**8
 _TEXTS = {"words": "words.txt", "counts": "documents.txt"}
+_OF_WEIGHTS = (
+    "the run's chains have weights, since chains do not cross between its modes: those from noise may come to them in "
+    "other shares than the model's; start=chains draws from the run's own, by their weights"
+)
 _FEW = 100  # steps, the first half of which says something of a step size
 _SHOWN, _WIDTH = 5, 120  # samples printed, and their characters
 
@@ -159,6 +163,8 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
         likely = documents.next_words(model, given, words) if named else []
         model = documents.conditional(model, given, asked.length)
     subject = _subject(trained, model, asked, config, rows=1)
+    if state.weighted is not None and asked.start == "noise" and subject.sampler.replicas == 1:
+        log.warning("%s", _OF_WEIGHTS)
     taken = auto_steps.taken(subject, asked.steps, asked.start, asked.max_steps or auto_steps.MOST)
     x, scale = _drawn(taken.subject, asked, taken.steps)
     x = (x if given is None else x + given).cpu()
