@@ -13,7 +13,7 @@ from ebm_cli.model.rbm import CategoricalRBM
 from ebm_cli.space import Categorical
 
 _STATES = 2**12  # configurations whose conditionals are had at once
-_FACTORS = 2**17  # of hidden units, formed at once: they stay in the processor's cache
+_FACTORS = 2**18  # of hidden units, formed at once
 ROWS_AT_ONCE = 1000
 
 
@@ -26,8 +26,8 @@ def substitutions(model: EnergyModel, values: Tensor) -> Tensor:
     """
     if isinstance(model, Potts):
         logits = local_fields(model, values)
-    elif isinstance(model, CategoricalRBM) and _held(model.W):
-        logits = _of_hidden_units(model, values)
+    elif isinstance(model, CategoricalRBM) and (held := _held(model.W)):
+        logits = _of_hidden_units(model, values, held)
     else:
         logits = _logits(model, values)
     return logits.gather(1, values[:, None]) - logits
@@ -41,27 +41,30 @@ def local_fields(model: Potts, values: Tensor) -> Tensor:
 
 
 def _held(weights: Tensor) -> int:
-    """Of how many hidden units the product of the factors is sure to be a number, whichever values change."""
+    """Of how many hidden units the product of the factors is sure to be a float64, whichever values change."""
     low, high = weights.aminmax()
-    return int(0.8 * math.log(torch.finfo(weights.dtype).max) / max(1e-3, (high - low).item()))
+    return int(0.8 * math.log(torch.finfo(torch.float64).max) / max(1e-3, (high - low).item()))
 
 
-def _of_hidden_units(model: CategoricalRBM, values: Tensor) -> Tensor:
+def _of_hidden_units(model: CategoricalRBM, values: Tensor, held: int) -> Tensor:
     """b_i(k) + sum_j log[sigmoid(-a_j) + sigmoid(a_j) exp(W_ij(k) - W_ij(x_i))], (D, K), with the hidden logits a of x.
 
     A term is softplus(a_j + the change) - softplus(a_j). Both of its parts are positive, so nothing cancels, and one
-    logarithm serves as many hidden units as their product can hold.
+    logarithm serves as many hidden units as their product can hold, `held`.
     """
-    weights, held = model.W.reshape(len(values), model.space.values, -1), _held(model.W)
+    weights = model.W.reshape(len(values), model.space.values, -1)
     own = weights[torch.arange(len(values), device=values.device), values]
     logits = model.c + own.sum(0)
     off, on = sigmoid(-logits), sigmoid(logits)
     at_once = max(1, _FACTORS // weights[0].numel())
-    found = []
-    for some, there in zip(weights.split(at_once), own.split(at_once), strict=True):
-        factors = torch.addcmul(off, on, (some - there[:, None]).exp_())
-        found.append(torch.stack([part.prod(2).log() for part in factors.split(held, 2)]).sum(0))
-    return model.b.reshape(weights.shape[:2]) + torch.cat(found)
+    room = torch.empty_like(weights[:at_once])
+    products = weights.new_empty(-(-weights.shape[2] // held), *weights.shape[:2], dtype=torch.float64)
+    for some, there, into in zip(weights.split(at_once), own.split(at_once), products.split(at_once, 1), strict=True):
+        factors = torch.sub(some, there[:, None], out=room[: len(some)]).exp_()
+        torch.addcmul(off, on, factors, out=factors)
+        for part, product in zip(factors.split(held, 2), into, strict=True):
+            torch.prod(part, 2, dtype=torch.float64, out=product)
+    return model.b.reshape(weights.shape[:2]) + products.log_().sum(0).to(weights.dtype)
 
 
 def _logits(model: EnergyModel, values: Tensor) -> Tensor:
