@@ -185,7 +185,7 @@ def data_with(labels):
 
 
 def test_other_models_are_refused():
-    said = r"objective=jem wants a classifying model, model=convnet is not; models that fit: jem$"
+    said = r"objective=jem wants a classifying model, model=convnet is not; models that fit: class_rbm, jem$"
     with pytest.raises(UserError, match=said):
         checks.check_objective(component("objective", "jem"), component("model", "convnet"), CHOICE)
     checks.check_objective(component("objective", "jem"), component("model", "jem"), CHOICE)
@@ -196,7 +196,7 @@ def test_other_models_are_refused():
     [
         (None, "dataset=array: the test split has no labels, which objective=jem needs; use a labelled dataset"),
         (LABELS + 1, r"model.classes = 3: dataset=array: the test split has labels 1 to 3, .*; set model.classes=4"),
-        (LABELS - 1, r"model.classes = 3: dataset=array: the test split has labels -1 to 1, .*; renumber them"),
+        (LABELS - 2, r"model.classes = 3: dataset=array: the test split has labels -2 to 0, .*; renumber them"),
     ],
 )
 def test_labels_that_are_missing_or_beyond_the_classes_are_refused(labels, said):

@@ -165,6 +165,7 @@ RUNS = {
     "checkpoint.monitor=pseudo_likelihood/valid/log_pseudo_likelihood",
     "IMAGES": "model=convnet model.widths=[4] objective=ml_replay chains.size=20 chains.steps=2 evaluation=[]",
     "TOPICS": "model=replicated_softmax model.hidden=2 dataset=bag_of_words dataset.path=FOLDER evaluation=[]",
+    "CLASSES": "model=class_rbm model.hidden=4 evaluation=[]",
     "PLANE": "model=mlp model.widths=[4] dataset=points_2d evaluation=[]",
 }
 

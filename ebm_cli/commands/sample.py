@@ -16,6 +16,7 @@ from torch import Tensor
 from ebm_cli.commands import auto_steps, documents, given_rows, policies, results, sequences, tables
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
+from ebm_cli.commands.labels import of_label
 from ebm_cli.commands.session import accelerated
 from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
 from ebm_cli.dataset.columns import Columns
@@ -83,6 +84,7 @@ class Drawing:
     max_steps: Annotated[int, Field(ge=1, le=10**7)] | None  # of auto: the longest mixing time that is looked for
     start: Literal["noise", "chains"]
     length: Annotated[int, Field(ge=1, le=2**20)] | None
+    label: Annotated[int, Field(ge=0)] | None  # of classifiers
     given: Annotated[_Given, BeforeValidator(_as_words)]  # words of documents, or a file of rows
     seed: Annotated[int, Field(ge=0)]
 
@@ -162,7 +164,7 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
         given = documents.counts(named, words, model)
         likely = documents.next_words(model, given, words) if named else []
         model = documents.conditional(model, given, asked.length)
-    subject = _subject(trained, model, asked, config, rows=1)
+    subject = _subject(trained, of_label(model, asked.label), asked, config, rows=1)
     if state.weighted is not None and asked.start == "noise" and subject.sampler.replicas == 1:
         log.warning("%s", _OF_WEIGHTS)
     taken = auto_steps.taken(subject, asked.steps, asked.start, asked.max_steps or auto_steps.MOST)
@@ -173,7 +175,14 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
 
 def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mapping[str, Any]) -> int:
     """What `given=FILE` lacks drawn by n chains for each row; the exit code."""
-    given_rows.keys_apart({"length": asked.length is not None, "start = chains": asked.start == "chains"}, path)
+    given_rows.keys_apart(
+        {
+            "length": asked.length is not None,
+            "label": asked.label is not None,
+            "start = chains": asked.start == "chains",
+        },
+        path,
+    )
     model = trained.state.averaged_model()
     rows = given_rows.read(trained, model, trained.parts.components.sampler, path, asked.array)
     found = filled(trained, model, rows, asked, config)

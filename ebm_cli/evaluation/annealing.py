@@ -15,9 +15,11 @@ from ebm_cli.dataset.base import Data
 from ebm_cli.dataset.moments import moments
 from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.log_z.class_path import ClassPath
 from ebm_cli.log_z.harmonium_path import HarmoniumPath
 from ebm_cli.log_z.paths import BipartitePath, GeometricPath, MixtureRBMPath, Path
 from ebm_cli.model.base import Bipartite, EnergyModel, MixtureRBM, Normalised
+from ebm_cli.model.class_rbm import ClassRBM
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.model.harmonium import Harmonium
 from ebm_cli.sampler.block_gibbs import BlockGibbs
@@ -42,6 +44,9 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
         return BipartitePath(base, model)
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Harmonium):
         return HarmoniumPath(base, model)
+    if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, ClassRBM):
+        assert isinstance(base, BernoulliProduct)
+        return ClassPath(base, model)
     if isinstance(model, MixtureRBM) and isinstance(subject.sampler.inner, BlockGibbs | GibbsLangevin):
         return MixtureRBMPath(base, model, subject.sampler.inner)
     return GeometricPath(base, subject.model, subject.sampler.inner)

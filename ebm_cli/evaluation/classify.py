@@ -21,7 +21,7 @@ _BINS = 15  # as Guo et al. have it
 
 @register("evaluation", "classify")
 class Classify(Evaluation):
-    """Of p(y | x) = softmax f(x) on the held-out rows and their labels.
+    """Of p(y | x) = softmax f(x) on the held-out rows that have a label, -1 being none.
 
     `accuracy`: the share of rows whose label is the most probable; `cross_entropy`: mean -log p(label | x) in nats;
     `calibration_error`: the expected one over 15 bins, see `calibration`.
@@ -41,13 +41,15 @@ class Classify(Evaluation):
         """`classify/...` and the reliability diagram; without labels nothing, and that is said."""
         model, labels = subject.model, subject.held_out.labels
         assert isinstance(model, Classifier)
-        if labels is None:
+        if labels is None or not (labels != -1).any():
             return Result({}, warnings=("these data have no labels to compare with",))
+        known = (labels != -1).nonzero()[:, 0]
+        labels = labels[known]
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= model.classes:
             said = f"labels go from {low} to {high}, the classes of the model from 0 to {model.classes - 1}"
             return Result({}, warnings=(said,))
-        logits = torch.cat([model.logits(part) for part in subject.held_out.pieces(_ROWS_AT_ONCE)]).double()
+        logits = torch.cat([model.logits(part) for part in subject.held_out.pieces(_ROWS_AT_ONCE)]).double()[known]
         numbers = {name: value.item() for name, value in classified(logits, labels).items()}
         confidence, guess = logits.softmax(1).max(1)
         bins = calibration(confidence, guess == labels)
@@ -60,6 +62,7 @@ class Classify(Evaluation):
                 "classify/cross_entropy": -logits.log_softmax(1).gather(1, labels[:, None].long())[:, 0],
                 "classify/accuracy": (logits.argmax(1) == labels).double(),
             },
+            index=dict.fromkeys(("classify/cross_entropy", "classify/accuracy"), known),
         )
 
 

@@ -210,6 +210,23 @@ class Classifier(EnergyModel):
 
         return logits.detach(), pull
 
+    def of_class(self, y: int) -> EnergyModel:
+        """p(x | y), proportional to exp(f(x)[y])."""
+        return OneClass(self, y)
+
+
+class OneClass(EnergyModel):
+    """The rows of one class y of a classifier: E(x) = -f(x)[y]."""
+
+    def __init__(self, model: Classifier, y: int) -> None:
+        super().__init__()
+        self.space, self.model, self.y = model.space, model, y
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """-f(x)[y], (batch,)."""
+        return -self.model.logits(x)[:, self.y]
+
 
 class Conditional(EnergyModel):
     """A model of the word that follows a context: p(w | context) = exp(-E(x)) / Z(context), w the last word of x."""

@@ -21,8 +21,10 @@ class JEMObjective(Objective):
     """loss = mean -log p(y | x) + w (mean E(x) - mean E(x_neg) + l (mean E(x)^2 + mean E(x_neg)^2)).
 
     log p(x, y) = log p(y | x) + log p(x) (Grathwohl et al. 2020, eq. 8), the second term by chains. w =
-    `likelihood_weight` (1 there; 0: cross-entropy alone, and no chains), l = `energy_l2`. Means of the energies that
-    differ by more than `max_gap` nats stop the run.
+    `likelihood_weight` (1 there; 0: cross-entropy alone, and no chains), l = `energy_l2`. The hybrid of Larochelle &
+    Bengio 2008 (sect. 3.3) with alpha of generative training is w = alpha / (1 + alpha). A row of label -1, whose class
+    is not known, has the second term alone: with w = 1 the likelihood of what is known (their sect. 3.4). Means of the
+    energies that differ by more than `max_gap` nats stop the run.
     """
 
     likelihood_weight: Annotated[float, Field(ge=0)]
@@ -66,8 +68,10 @@ class JEMObjective(Objective):
         x, n = batch.x, len(batch.x)
         logits, pull = model.logits_vjp(x if batch.x_neg is None else torch.cat([x, batch.x_neg]))
         metrics = classified(logits[:n], batch.labels)
-        p, loss = logits.softmax(1), metrics["cross_entropy"]
-        weight = (p[:n] - F.one_hot(batch.labels, logits.shape[1]).to(p.dtype)) / n
+        p, known = logits.softmax(1), (batch.labels >= 0).to(logits.dtype)
+        loss = metrics["cross_entropy"] * known.mean()
+        label = F.one_hot(batch.labels.clamp_min(0), logits.shape[1]).to(p.dtype)
+        weight = (p[:n] - label) * known[:, None] / n
         if batch.x_neg is not None:
             energy = -logits.logsumexp(1)
             slope, found = contrast(energy[:n], energy[n:], self.energy_l2)
@@ -79,6 +83,11 @@ class JEMObjective(Objective):
 
 
 def classified(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """`cross_entropy`, mean -log softmax(logits)_y in nats; `accuracy`, the share of rows whose largest is y's."""
-    right = logits.argmax(1) == labels
-    return {"cross_entropy": F.cross_entropy(logits, labels), "accuracy": right.to(logits.dtype).mean()}
+    """`cross_entropy`, mean -log softmax(logits)_y in nats; `accuracy`, the share of rows whose largest is y's.
+
+    Both of the rows with a label, 0 if there are none.
+    """
+    known = (labels >= 0).to(logits.dtype)
+    share = known / known.sum().clamp_min(1)
+    of_label = F.cross_entropy(logits, labels.clamp_min(0), reduction="none")
+    return {"cross_entropy": share @ of_label, "accuracy": share @ (logits.argmax(1) == labels).to(logits.dtype)}

@@ -377,8 +377,8 @@ def _check_split(labels: Tensor | None, classes: int, where: str, choice: dict[s
             "mnist, ... or dataset=array with train_label and test_label), or objective=ml_replay"
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
+    if low < -1 or high >= classes:
         raise UserError(
-            f"model.classes = {classes}: {where} has labels {low} to {high}, they must be 0 to model.classes - 1; "
-            + (f"set model.classes={high + 1}" if low >= 0 else "renumber them")
+            f"model.classes = {classes}: {where} has labels {low} to {high}, they must be 0 to model.classes - 1, or "
+            "-1 where none is known; " + (f"set model.classes={high + 1}" if low >= -1 else "renumber them")
         )

@@ -310,7 +310,8 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
         own[name].copy_(value)
     model = model.to(device)
     checks.check_enumerable(components.objective, model, choice)
-    checks.check_labels(components.objective, model, data, choice)
+    if trains:
+        checks.check_labels(components.objective, model, data, choice)
     auxiliary = _auxiliary(components, loop, data, model) if trains else None
     average = {n: p.detach().clone() for n, p in model.named_parameters()} if components.optimizer.ema else {}
     state = TrainState(0, model, {}, average, torch.empty(0), torch.empty(0), None, auxiliary)

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "class path: the classes are there from the start",
+        "log_z/class_path.py",
+        "beta * self.model.d + softplus",
+        "self.model.d + softplus",
+        "class_rbm::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
+    ),
+    Mutant(
+        "class path: Z of the base without the classes",
+        "log_z/class_path.py",
+        "self.log_z_base += math.log(model.classes)",
+        "self.log_z_base += 0.0",
+        "class_rbm::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
+    ),
+    Mutant(
         "harmonium path: hidden units come in with their couplings",
         "log_z/harmonium_path.py",
         "return self.middle + beta * (state.inputs - self.middle)",

@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "class RBM: hidden units drawn without the class",
+        "model/class_rbm.py",
+        "rng.bernoulli(inputs + self.U[y], key",
+        "rng.bernoulli(inputs, key",
+        "class_rbm::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
+    ),
+    Mutant(
+        "class RBM: the sum over visible units without the classes",
+        "model/class_rbm.py",
+        "of_visible + torch.addmm(self.d, h, self.U.T).logsumexp(1)",
+        "of_visible",
+        "class_rbm::test_p_of_the_class_and_the_free_energy_are_those_of_the_joint_law",
+    ),
+    Mutant(
+        "class RBM: one class is as another",
+        "model/class_rbm.py",
+        "(model.c + model.U[y]).detach()",
+        "(model.c + model.U[0]).detach()",
+        "class_rbm::test_a_class_alone_is_an_rbm_of_its_own",
+    ),
+    Mutant(
         "half_line: the fraction begins one level late",
         "model/half_line.py",
         "for k in range(depth, 1, -1):",

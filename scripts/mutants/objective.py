@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "jem: a class that is not known is the first",
+        "objective/jem.py",
+        "(p[:n] - label) * known[:, None] / n",
+        "(p[:n] - label) / n",
+        "class_rbm::test_with_exact_negatives_jem_follows_the_likelihood_of_what_is_known",
+    ),
+    Mutant(
+        "jem: rows without a class count as rows with one",
+        "objective/jem.py",
+        "known / known.sum().clamp_min(1)",
+        "torch.ones_like(known) / len(known)",
+        "class_rbm::test_with_exact_negatives_jem_follows_the_likelihood_of_what_is_known",
+    ),
+    Mutant(
         "gflownet: the removals are no part of the balance",
         "objective/gflownet.py",
         "(beside.log_z() + forth - back + of_model)",
@@ -153,8 +167,8 @@ MUTANTS = [
     Mutant(
         "jem: cross-entropy summed over rows",
         "objective/jem.py",
-        ".to(p.dtype)) / n",
-        ".to(p.dtype))",
+        "known[:, None] / n",
+        "known[:, None]",
         "jem::test_the_gradient_is_that_of_the_written_out_loss",
     ),
     Mutant(

@@ -7,6 +7,7 @@ import torch
 
 from ebm_cli import registry
 from ebm_cli.model.base import Bipartite, Blocked, EnergyModel
+from ebm_cli.model.class_rbm import ClassRBM
 from ebm_cli.model.fhmm import FHMM
 from ebm_cli.model.harmonium import DiscreteHarmonium
 from ebm_cli.sampler.base import Sampler
@@ -61,6 +62,12 @@ def block_gibbs_matrix(sampler, model: Blocked) -> torch.Tensor:
         length, chains = model.space.shape
         blocks = [range(k, length * chains, chains) for k in range(chains)][:: -1 if sampler.backwards else 1]
         return torch.linalg.multi_dot([_block_matrix(model, sites) for sites in blocks])
+    if isinstance(model, ClassRBM):
+        h, v = Binary((model.hidden,)).enumerate().double(), double_states(model).flatten(1)
+        with torch.no_grad():
+            classes = (model.U @ h.T + model.d[:, None]).logsumexp(0)
+            given_v = (model.inputs(v) @ h.T + classes).softmax(1)
+            return given_v @ ((model.b + h @ model.W.T) @ v.T).softmax(1)
     if isinstance(model, DiscreteHarmonium):
         h, v = model.hidden_states().enumerate().double(), double_states(model)
         with torch.no_grad():
