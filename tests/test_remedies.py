@@ -143,6 +143,22 @@ def test_data_of_another_scale_are_standardised_from_the_first_step():
     assert ebm("train resume=mended steps=30").code == 0
 
 
+def test_a_gap_above_zero_that_comes_down_is_no_reason_to_go_back():
+    """As of a model that begins narrower than its data, and learns."""
+    parts, state = small_run()
+    names = ("loss", "gradient_norm", "energy_data", "energy_gap")
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+
+    def look(gap):
+        gaps, wide = torch.full((9,), gap), 1000 * torch.arange(9.0).cos()
+        watcher.take(names, torch.stack([gaps, torch.ones(9), wide, gaps], 1))
+        watcher.look(replace(state, step=25))
+        return watcher.doubts, watcher.fails
+
+    assert [look(gap) for gap in (60.0, 40.0, 30.0)] == [(1, False), (0, False), (0, False)]
+    assert [look(gap) for gap in (40.0, 50.0)] == [(1, False), (2, True)]
+
+
 def test_not_twice_to_where_a_run_failed_anew():
     """But to its first checkpoint, which stays as the newest healthy one does."""
     watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), healthy=50, first=0)

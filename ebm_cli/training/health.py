@@ -33,6 +33,7 @@ _ENDED = "ended"
 _FAILING = LEVELS.index("failing")
 _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run may go back
 _UNMENDABLE = {"overfit"}
+_ABOVE = "above"  # which a model that begins too narrow, and learns, brings down by itself
 
 
 @dataclass
@@ -98,7 +99,8 @@ class Watcher:
         """The signals of now, and the verdict on them, to be logged; what became worse is said."""
         assert self.parts is not None
         window = Window(self.names, self._reports())
-        self.measured = found = signals.measured(window, self.history, self._about(state.step))
+        before, self.measured = self.measured, signals.measured(window, self.history, self._about(state.step))
+        found = self.measured
         self.history, self.window = signals.remembered(window, self.history, found), []
         if self.probes(state.step) and probe.looks(state.model):
             now = probe.look(self.seen(state))
@@ -106,7 +108,8 @@ class Watcher:
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
-        self.doubts = self.doubts + 1 if any(sign.name not in _UNMENDABLE for sign in signs(found)) else 0
+        mends = _UNMENDABLE | ({_ABOVE} if found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0) else set())
+        self.doubts = self.doubts + 1 if any(sign.name not in mends for sign in signs(found)) else 0
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
 
     def _about(self, step: int) -> About:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shlex
+import shutil
 import statistics
 import tempfile
 import time
@@ -77,10 +78,11 @@ def data(folder: Path) -> dict[str, str]:
 
 
 def trained(beast: Beast, folder: Path, files: dict[str, str]) -> None:
-    """Its run, unless it is there."""
+    """Its run, unless it is there; one that was interrupted is begun anew."""
     kind, home = KINDS[beast.kind], folder / beast.name
     if (home / "outcome.json").exists():
         return
+    shutil.rmtree(home, ignore_errors=True)
     words = f"{kind.words} {_COMMON} steps={kind.steps} {beast.words}".format(**files)
     last = {word.partition("=")[0]: word for word in shlex.split(words)}  # what is said later counts
     for word in [word for word in last if word.startswith("~")]:

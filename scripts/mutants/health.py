@@ -304,4 +304,11 @@ MUTANTS = [
         "return self.healthy",
         "remedies::test_not_twice_to_where_a_run_failed_anew",
     ),
+    Mutant(
+        "recovery: a model that learns what it began without goes back",
+        "training/health.py",
+        "found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0)",
+        "False",
+        "remedies::test_a_gap_above_zero_that_comes_down_is_no_reason_to_go_back",
+    ),
 ]
