@@ -61,7 +61,7 @@ def _calmer(parts: Parts, state: TrainState, watcher: Watcher) -> dict[str, floa
     by more than 2 nats of standard deviation beyond what they do with such small ones, before anything is learned.
     """
     calmer = parts.components.model.calmer
-    if state.step or parts.components.initial or not calmer or _of_model(watcher.keys):
+    if state.step or parts.components.initial or not calmer:
         return {}
     x = watcher.seen(state).train
     beyond = state.model.energy(x) - _built(parts, calmer).energy(x)

@@ -291,7 +291,7 @@ MUTANTS = [
         "remedies::test_momentum_and_restarts_of_a_reservoir",
     ),
     Mutant(
-        "recovery: large weights come back with the checkpoint of step 0",
+        "recovery: weights are drawn anew each time, and the rate is never lowered",
         "training/recovery.py",
         "redrawn = _redraw(parts, state, watcher.keys)",
         "redrawn = False",
