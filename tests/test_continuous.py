@@ -160,7 +160,7 @@ def test_what_langevin_says_of_itself():
 def test_a_density_is_normalised_and_its_samples_follow_it(kind):
     """Its integral by a grid; shares of the samples in coarse cells; the mean of log p is minus the entropy."""
     truth = KINDS[kind]()
-    cells = square(200, 1.5 * truth.reach)
+    cells = square(300, 1.5 * truth.reach)
     x = cells.centres()
     p = truth.log_prob(x.double()).exp() * cells.area
     assert p.sum().item() == pytest.approx(1, abs=5e-3)

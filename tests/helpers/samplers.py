@@ -55,6 +55,8 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...
     """Every shipped sampler, every value of its choices and a few more settings; and the spaces they matter in."""
     found: dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...]]] = {}
     for choice, config in shipped("sampler").items():
+        if getattr(registry.components("sampler")[config["name"]], "spaces", None) == ():
+            continue  # replicas on the models that a run passed through: test_trajectory_sampler.py
         config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
         literals = [
