@@ -56,7 +56,7 @@ def _samplers() -> dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...
     found: dict[str, tuple[Sampler, type[Space] | tuple[type[Space], ...]]] = {}
     for choice, config in shipped("sampler").items():
         if getattr(registry.components("sampler")[config["name"]], "spaces", None) == ():
-            continue  # replicas on the models that a run passed through: test_trajectory_sampler.py
+            continue  # replicas on the models that a run passed through: test_trajectory_tempering.py
         config |= {key: value for key, value in SMALL_BLOCK.items() if key in config}
         hints = typing.get_type_hints(registry.components("sampler")[config["name"]])
         literals = [
