@@ -64,6 +64,11 @@ class Chains(ABC):
         return 0
 
     @property
+    def kept_beside(self) -> int:
+        """Configurations that are kept for chains to exchange with, beside those of earlier models."""
+        return 0
+
+    @property
     def drawn_below(self) -> float | None:
         """The effective share of the chains below which they are drawn by their weights; None: they have none."""
         return None
@@ -219,15 +224,39 @@ class AlongTrajectory(_GoingOn):
     with the means of the data on, which are drawn afresh (`sampler.rungs.Rungs`, Bereux et al. 2025). A round of
     `steps` transitions and of exchanges follows each training step. The model becomes a rung once less than the share
     `acceptance` of exchanges between it and the newest rung would be taken; there are at most `rungs`.
+
+    With a `reservoir` of m > 0 rungs move only when one is added: `refill` rounds or more, until replicas have
+    forgotten at which rung they were, ten autocorrelation times of it. Then m * `count` draws of the newest one are
+    kept, two of these times apart. After each training step every chain may be exchanged with one of the draws.
+
+    With `least` > 0 an update is taken back, with an optimizer that remembers nothing and half the rate, where chains
+    with weights exp(E_before - E_after) have an effective share below `least`, or where less than that share of
+    exchanges with the newest rung would be taken, or, right after a rung was added, less than `acceptance`. Each rung
+    that is added later doubles the rate again, up to what it was.
     """
 
     acceptance: Annotated[float, Field(gt=0, lt=1)]
     rungs: Count
+    reservoir: Annotated[int, Field(ge=0), Later(0)]
+    refill: Annotated[int, Field(ge=2), Later(100)]
+    least: Annotated[float, Field(ge=0, lt=1), Later(0.0)]
+
+    @override
+    def refusal(self) -> str | None:
+        """An update is not to be taken back where a rung is to be added."""
+        if self.least < self.acceptance:
+            return None
+        return f"chains.least = {self.least:g}: must be below chains.acceptance = {self.acceptance:g}"
 
     @property
     @override
     def rungs_at_most(self) -> int:
         return self.rungs
+
+    @property
+    @override
+    def kept_beside(self) -> int:
+        return self.reservoir * self.count
 
 
 @register("chains", "replay")

@@ -140,13 +140,14 @@ def test_chains_have_the_share_of_both_clusters():
     x = np.repeat(rng.random((2000, 1)) < 0.6, 60, 1) ^ (rng.random((2000, 60)) < 0.05)
     np.savez("two.npz", train=x[:1500].astype(np.uint8), test=x[1500:].astype(np.uint8))
     z = {}
-    for chains in ("trajectory", "persistent"):
+    for chains in ("trajectory", "trajectory chains.reservoir=5 chains.least=0.1", "persistent"):
         keys = "dataset=array dataset.path=two.npz model.hidden=4 steps=500 save_every=0 chains.count=200"
-        run = trained(f"{keys} chains={chains} running=none checkpoint.monitor=null batch_size=100", chains)
+        line = f"{keys} chains={chains} running=none checkpoint.monitor=null batch_size=100"
+        run = trained(line, f"run-{len(z)}")
         exact, found = shares(run)
         z[chains] = abs(found - exact) / (exact * (1 - exact) / 200 + 1e-6) ** 0.5
-    assert z["trajectory"] < 3
-    assert z["persistent"] > 10
+    assert z.pop("persistent") > 10
+    assert max(z.values()) < 3
 
 
 def shares(run):

@@ -33,6 +33,7 @@ from ebm_cli.tracker import process
 from ebm_cli.tracker.base import End, RunInfo
 from ebm_cli.tracker.guard import guarded
 from ebm_cli.tracker.several import together
+from ebm_cli.training import taken_back
 from ebm_cli.training.follower import Follower
 from ebm_cli.training.loop import Recorder, fit, subject_of
 
@@ -284,10 +285,12 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
         for result in one_by_one(session.evaluations, subject, findings):
             session.run.write_all("samples/", result.images, result.files)
             recorder.tracker.images(step, dict(result.images))
-        findings.numbers |= session.along.found(state)
+        findings.numbers |= session.along.found(state) | taken_back.found(state)
         conclude(subject("verdict"), findings, "test")
         keep_rows(session.run, parts.data, "test", findings)
         chosen.say()
+    if back := taken_back.said(state):
+        log.info("%s", back)
     said = None if session.watcher.knows_gap else runaway(session.run.logged("energy_gap"), session.watcher.words)
     if said:
         log.warning("%s", said)

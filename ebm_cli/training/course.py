@@ -10,6 +10,7 @@ from ebm_cli.training.rungs import Ladder
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import Execution
+from ebm_cli.training.taken_back import halved
 
 
 class Course(NamedTuple):
@@ -23,7 +24,7 @@ class Course(NamedTuple):
 
 def course(first: Parts, state: TrainState, recoveries: Sequence[Mapping[str, Any]]) -> Course:
     """That of a run which had these parts at `first`, and did this since."""
-    parts = applied(first, recoveries)
+    parts = halved(applied(first, recoveries), state)
     how, said = _execution(parts, state)
     if said:
         log.warning("%s", said)

@@ -29,7 +29,7 @@ from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
 from ebm_cli.training import passed, recovery
 from ebm_cli.training.along import Along
-from ebm_cli.training.course import course
+from ebm_cli.training.course import Course, course
 from ebm_cli.training.early import Early
 from ebm_cli.training.follower import Follower
 from ebm_cli.training.health import Watcher
@@ -286,8 +286,8 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         _begun(parts, state, recorder)
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
-            unread.append(train_step(now.parts, state, now.how))
-            now.ladder.follow()
+            report, now = _step(now, parts, state, recorder)
+            unread.append(report)
             last, due = unread[-1], _due_at(recorder, now.sparse, state.step, total)
             try:
                 if len(unread) == _UNREAD or any(due):
@@ -307,6 +307,15 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             recorder.save(now.parts, state)
         recorder.early.say(state.step, total)
         _agree(parts, stop)
+
+
+def _step(now: Course, parts: Parts, state: TrainState, recorder: Recorder | Follower) -> tuple[Report, Course]:
+    """One update and what comes of it, of a run that had these `parts` at first; how it goes on."""
+    now.ladder.ready()
+    report = train_step(now.parts, state, now.how)
+    if now.ladder.follow():
+        now = course(parts, state, recorder.watcher.recoveries)._replace(ladder=now.ladder)
+    return report, now
 
 
 def _begun(parts: Parts, state: TrainState, recorder: Recorder | Follower) -> None:

@@ -267,7 +267,8 @@ def _needed(components: Components, loop: Loop, data: Data) -> dict[str, int]:
         "couplings": components.model.beside(data.space),
         "chains": 2 * 4 * components.chains.slots * components.sampler.replicas * sites,
         "batch": 2 * 4 * loop.batch_size * sites,
-        "rungs": components.chains.rungs_at_most * 4 * (components.model.parameters(data.space) + rung),
+        "rungs": components.chains.rungs_at_most * 4 * (components.model.parameters(data.space) + rung)
+        + 4 * components.chains.kept_beside * sites,
     }
     return {what: size for what, size in found.items() if size}
 

@@ -485,8 +485,8 @@ MUTANTS = [
     Mutant(
         "rungs: a new one while exchanges are many",
         "training/rungs.py",
-        "if share >= policy.acceptance or",
-        "if share < policy.acceptance or",
+        "adds = share < policy.acceptance",
+        "adds = share >= policy.acceptance",
         "rungs::test_there_are_no_rungs_while_exchanges_are_many",
     ),
     Mutant(
@@ -558,5 +558,33 @@ MUTANTS = [
         "components.chains.rungs_at_most * 4 *",
         "0 * components.chains.rungs_at_most * 4 *",
         "memory::test_every_item_has_its_own_way_out",
+    ),
+    Mutant(
+        "rungs: chains weigh the same after an update",
+        "training/rungs.py",
+        'x = self.state.store[resampled(log_w, key.fold("resample"))]',
+        "x = self.state.store",
+        "taken_back::test_the_share_of_exchanges_is_that_of_the_model_as_it_is",
+    ),
+    Mutant(
+        "rungs: what is exchanged with stays in the reservoir",
+        "training/rungs.py",
+        "torch.where(taken, x, other)",
+        "other",
+        "taken_back::test_a_reservoir_holds_draws_of_the_newest_rung_and_exchanges_keep_both_laws",
+    ),
+    Mutant(
+        "rungs: the step after a new rung may go as far as others",
+        "training/rungs.py",
+        "policy.acceptance if fresh else policy.least",
+        "policy.least",
+        "taken_back::test_few_exchanges_are_a_new_rung_or_a_step_too_far",
+    ),
+    Mutant(
+        "rungs: the optimizer remembers an update that is taken back",
+        "training/taken_back.py",
+        "        value.zero_()",
+        "        pass",
+        "taken_back::test_an_update_that_chains_cannot_follow_is_taken_back",
     ),
 ]
