@@ -22,7 +22,7 @@ from ebm_cli.training.walkers import forgetting
 from ebm_cli.training.weighted import share as effective
 
 _CHAINS, _RESERVOIR = "chains", "reservoir"
-_BEFORE, _LONGEST = 10, 5000  # autocorrelation times before any chain is kept, and rounds at most
+_BEFORE, _LONGEST = 10, 2000  # autocorrelation times before any chain is kept, and rounds at most
 
 
 class Ladder:
@@ -167,10 +167,10 @@ class Ladder:
                 x, look = rungs.round(x, number, key.fold(number))
                 taken.append(look.taken)
             seen, apart = len(taken), forgetting(taken)
-        kept = list[Tensor]()
-        for number in range(seen, seen + policy.reservoir * 2 * apart):
+        kept, between = list[Tensor](), max(1, min(2 * apart, seen // policy.reservoir))
+        for number in range(seen, seen + policy.reservoir * between):
             x, _ = rungs.round(x, number, key.fold(number))
-            kept += [x[-1]] * ((number + 1 - seen) % (2 * apart) == 0)
+            kept += [x[-1]] * ((number + 1 - seen) % between == 0)
         self.state.rungs |= {f"{number}.{_CHAINS}": chains for number, chains in enumerate(x[1:])}
         self.state.rungs[_RESERVOIR] = torch.cat(kept)
         self.found["rungs/rounds"] = float(number + 1)
