@@ -9,11 +9,12 @@ import torch
 from helpers.cli import assert_refused, ebm, last_step, outcome, train, trained
 from helpers.components import SMALL_SPACES, component
 from helpers.data import small_data
-from helpers.models import small_model
+from helpers.models import double_states, small_model
 from helpers.samplers import SAMPLERS
 from safetensors.torch import load_file
 from test_resume import Killed, at_step, die
 from test_rungs import shares
+from torch.nn.functional import softplus
 
 from ebm_cli.device.engine import Engine
 from ebm_cli.errors import UserError
@@ -49,9 +50,13 @@ def followed(models, sampler, n, least=0.5):
     for t, model in enumerate(models[1:]):
         x, info = transitions(sampler.weighing(), models[t], x, [stream(4, t)])
         kept = weighted.moved_on(kept, models[t], x, info.get("log_ratio"))
-        kept, chosen = weighted.taken_up(kept, model, x, least, stream(5, t))
+        kept, chosen, _ = weighted.taken_up(kept, model, x, least, stream(5, t))
         x = x[chosen]
     return x, kept
+
+
+def log_z_of(kept):
+    return weighted.said(kept, torch.ones(()))["log_z"][0].item()
 
 
 def error_of(log_w):
@@ -67,13 +72,25 @@ def test_weighted_chains_stand_for_the_last_model(name, space, sampler, least):
     x, kept = followed(models, SAMPLERS[sampler], 6000, least)
     assert (kept.log_w == 0).all().item() == (least > 0.9)
     log_z, states = enumeration.log_z(models[-1]).item(), enumeration.sample(models[-1], 6000, stream(6))
-    assert weighted.said(kept)["log_z"][0].item() == pytest.approx(log_z, abs=max(0.2, 4 * error_of(kept.log_w)))
+    assert log_z_of(kept) == pytest.approx(log_z, abs=max(0.2, 4 * error_of(kept.log_w)))
     energy, exact = models[-1].energy(x).double(), models[-1].energy(states).double()
     mean = (kept.log_w.softmax(0) * energy).sum()
-    error = (energy.var() / weighted.said(kept)["ess"][0]).sqrt() + exact.std() / 77
+    error = (energy.var() / (6000 * weighted.share(kept.log_w))).sqrt() + exact.std() / 77
     assert abs(mean - exact.mean()) < 5 * error
     drawn = models[-1].energy(weighted.drawn(kept.log_w, x)).double()
     assert abs(drawn.mean() - mean) < 0.1
+
+
+@pytest.mark.parametrize("least", [0.01, 0.99])
+def test_how_many_chains_count_is_said_as_it_was_before_they_were_drawn(least):
+    """An update too long for them would else look like none: all weights are equal after it."""
+    first, second = (small_model("rbm", SMALL_SPACES[Binary], seed).float() for seed in (1, 2))
+    x = enumeration.sample(first, 4000, stream(7))
+    kept = weighted.Weighted(torch.zeros(4000).double(), first.energy(x).double(), torch.tensor(0.0).double())
+    kept, _, ess = weighted.taken_up(kept, second, x, least, stream(8))
+    p, q = ((-m.energy(double_states(m).float()).double()).softmax(0) for m in (first, second))
+    assert weighted.said(kept, ess)["ess"][0].item() == pytest.approx(4000 / (q.square() / p).sum().item(), rel=0.05)
+    assert (kept.log_w == 0).all().item() == (least > 0.9)
 
 
 def test_unadjusted_moves_are_made_up_for():
@@ -82,7 +99,7 @@ def test_unadjusted_moves_are_made_up_for():
     for model, factor in zip(models, (1, 1.1, 1.2, 1.3), strict=True):
         model.W.data.mul_(factor)
     _, kept = followed(models, component("sampler", "langevin", step_size=0.6), 20_000, 1e-9)
-    found = weighted.said(kept)["log_z"][0].item()
+    found = log_z_of(kept)
     assert found == pytest.approx(enumeration.log_z(models[-1]).item(), abs=4 * error_of(kept.log_w))
 
 
@@ -158,6 +175,33 @@ def test_samples_from_noise_are_doubted(run):
         ebm(f"sample run={run} n=3 steps=1 {more}").err for more in ("", "start=chains", "sampler=parallel_tempering")
     ]
     assert ["start=chains draws from the run's own, by their weights" in each for each in said] == [True, False, False]
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_run_that_goes_back_has_the_weights_of_the_chains_that_it_goes_on_with():
+    """Those of the checkpoint, where its chains are kept; new ones, where chains begin anew. By log Z at each step."""
+    wild = "dataset=bars_and_stripes dataset.side=3 model.hidden=8 chains.count=400 optimizer.lr=50 optimizer.ema=0"
+    calm = "optimizer.schedule=constant health.act=recover health.every=10 health.share=0.2 eval_every=1 save_every=0"
+    run = trained(f"{LINE} {wild} {calm} report.checkpoint=last steps=30 checkpoint.keep_last=9")
+    did = json.loads((run / "summary.json").read_text())["health"]["recoveries"]
+    assert [(each["step"], each["back_to"], each["chains"]) for each in did] == [(10, 0, "kept"), (20, 0, "anew")]
+    saved = load_file(run / "checkpoints" / "step-00000020" / "state.safetensors")
+    x, W, b, c = (saved[name].double() for name in ("chains", "model.W", "model.b", "model.c"))
+    x = x.flatten(1)
+    assert torch.allclose(saved["weighted.energy"], -x @ b.flatten() - softplus(x @ W + c).sum(1), atol=1e-4)
+    by_step = {}
+    for line in lines(run):
+        by_step[line["step"]] = {**by_step.get(line["step"], {}), **line}
+    first, kept, anew = (by_step[step]["chains_log_z"] for step in (1, 11, 21))
+    assert kept == first
+    assert anew != first
+    assert anew == pytest.approx(first, abs=0.3)
+    for step in range(21, 30):
+        assert by_step[step + 1]["chains_log_z"] == pytest.approx(by_step[step]["exact/train/log_z"], abs=0.4)
+    assert (
+        min(by_step[step]["chains_ess"] for step in range(2, 10)) < 10
+    )  # of 400, which no update at such a rate leaves
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ def _weighed(
     least, kernel = moves.policy.drawn_below, moves.sampler.weighing()
     assert least is not None
     assert kernel is not None
-    weighted, chosen = taken_up(before, full, store.x, least, inputs.chains.fold("resample"))
+    weighted, chosen, counting = taken_up(before, full, store.x, least, inputs.chains.fold("resample"))
     start = store.x[chosen]
     with moves.device.chain_precision():
         end, info = transitions(kernel, model, start, inputs.sampler, engine_for(kernel, model, engine))
@@ -311,9 +311,8 @@ def _weighed(
     moved = moved_on(weighted, full, end, None if ratio is None else steps * ratio)
     for old, new in zip((store.x, store.age, *before), (end, age, *moved), strict=True):
         old.copy_(new)
-    return GradRows(
-        batch._replace(x_neg=start, weight=relative(weighted)), {**info, "age": age.float(), **said(weighted)}
-    )
+    info = {**info, "age": age.float(), **said(weighted, counting)}
+    return GradRows(batch._replace(x_neg=start, weight=relative(weighted)), info)
 
 
 def _put_back(moves: Moves, store: Store, moved: Store, inputs: Inputs) -> None:

@@ -72,17 +72,21 @@ def begun(subject: Subject, chains: int) -> tuple[Tensor, Weighted]:
     return x, Weighted(log_w, subject.model.energy(x).double(), log_w.new_tensor(log_z))
 
 
-def taken_up(kept: Weighted, model: EnergyModel, x: Tensor, least: float, key: AnyKey) -> tuple[Weighted, Tensor]:
-    """Before chains x move by a model that has changed: their weights, and the numbers of those that go on, (chains,).
+def taken_up(
+    kept: Weighted, model: EnergyModel, x: Tensor, least: float, key: AnyKey
+) -> tuple[Weighted, Tensor, Tensor]:
+    """Before chains x move by a model that has changed: their weights, the numbers of those that go on, (chains,), and
+    how many count before any is drawn, a scalar.
 
     log w_i += E_before(x_i) - E_now(x_i). Where the effective share of the chains is below `least` they are drawn in
     proportion to w, and have equal weights. Nothing here waits for the device.
     """
     log_w = kept.log_w + kept.energy - model.energy(x).double()
-    again = share(log_w) < least
+    counting = share(log_w)
+    again = counting < least
     chosen = torch.where(again, resampled(log_w, key), torch.arange(len(x), device=x.device))
     log_z = kept.log_z + torch.where(again, log_mean_exp(log_w), 0)
-    return Weighted(torch.where(again, 0, log_w), kept.energy, log_z), chosen
+    return Weighted(torch.where(again, 0, log_w), kept.energy, log_z), chosen, len(x) * counting
 
 
 def moved_on(kept: Weighted, model: EnergyModel, x: Tensor, log_ratio: Tensor | None) -> Weighted:
@@ -101,10 +105,10 @@ def relative(kept: Weighted) -> Tensor:
     return (len(kept.log_w) * kept.log_w.softmax(0)).float()
 
 
-def said(kept: Weighted) -> Info:
-    """What is logged: `ess`, the effective number of chains, and `log_z`, the estimate that their weights are."""
+def said(kept: Weighted, counting: Tensor) -> Info:
+    """What is logged: `ess`, how many chains counted before they were drawn again, and `log_z`, which weights are."""
     n = len(kept.log_w)
-    found = {"ess": n * share(kept.log_w), "log_z": kept.log_z + log_mean_exp(kept.log_w)}
+    found = {"ess": counting, "log_z": kept.log_z + log_mean_exp(kept.log_w)}
     return {name: value.expand(n) for name, value in found.items()}
 
 

@@ -525,6 +525,20 @@ MUTANTS = [
         "weighted::test_weighted_chains_stand_for_the_last_model",
     ),
     Mutant(
+        "weighted: all chains count once they are drawn again",
+        "training/weighted.py",
+        "log_z), chosen, len(x) * counting",
+        "log_z), chosen, len(x) * torch.where(again, 1.0, counting)",
+        "weighted::test_how_many_chains_count_is_said_as_it_was_before_they_were_drawn",
+    ),
+    Mutant(
+        "recovery: chains that begin anew have the weights of others",
+        "training/recovery.py",
+        "        mine.copy_(new)",
+        "        pass",
+        "weighted::test_a_run_that_goes_back_has_the_weights_of_the_chains_that_it_goes_on_with",
+    ),
+    Mutant(
         "weighted: negatives count alike",
         "objective/likelihood.py",
         "counted = energy_neg if weight_neg is None else weight_neg * energy_neg",
