@@ -48,11 +48,12 @@ def test_a_rate_is_lowered_each_time():
     ("sampler", "found", "keys"),
     [
         (("langevin", {"noise": 0.0}), Diagnosis({"breadth"}), {"sampler.noise": None}),
+        (("langevin", {"noise": 0.0}), Diagnosis({"gap"}, {"jump"}, 0.005), {"sampler.noise": None}),
         (("langevin", {"noise": 3.0}), Diagnosis({"scatter"}), {"sampler.noise": None}),
         (("langevin", {"noise": 0.1}), Diagnosis({"felt"}), {"sampler.noise": pytest.approx(0.01)}),
         (("metropolis", {"step_size": 0.001}), Diagnosis({"jump"}, {"jump"}, 0.005), {"sampler.step_size": 0.1}),
         (("langevin", {"step_size": 1e-6}), Diagnosis({"gap"}, {"jump"}, 0.005), {"sampler.step_size": 1e-2}),
-        (("dmala", {"step_size": 1e-5}), Diagnosis({"gap"}, {"jump"}, 0.0), {"sampler.step_size": 0.1}),
+        (("dmala", {"step_size": 1e-5}), Diagnosis({"gap"}, {"jump"}, 0.0), {"sampler.step_size": 3e-4}),
         (("mala", {"step_size": 90.0}), Diagnosis({"acceptance"}, {"jump"}, 0.0), {"sampler.step_size": 3.0}),
     ],
 )
@@ -64,6 +65,14 @@ def test_what_is_wrong_with_the_moves_is_no_matter_of_the_rate(sampler, found, k
     assert (did["lr"], did["chains.steps"]) == (parts.components.optimizer.lr, parts.components.chains.steps)
     now = applied(parts, [did]).components.sampler
     assert all(getattr(now, name.removeprefix("sampler.")) == did["keys"][name] for name in did["keys"])
+
+
+def test_a_model_that_went_too_far_as_well_has_a_lower_rate():
+    """Which its chains may not have told, as long as they did not move."""
+    parts = with_sampler("dmala", step_size=1e-3)
+    did = chosen(parts, [], Diagnosis({"jump", "heat"}, {"jump"}, 0.0))
+    assert did["keys"] == {"sampler.step_size": pytest.approx(0.03)}
+    assert did["lr"] == pytest.approx(parts.components.optimizer.lr * LOWER)
 
 
 def test_proposals_that_only_the_trained_model_refuses_may_be_the_rate():
@@ -108,6 +117,15 @@ def test_weights_that_are_too_large_to_begin_with_are_drawn_anew():
     assert (found["recoveries"][0]["lr"], found["recoveries"][0]["chains"]) == (0.1, "anew")
     assert found["verdict"] == "healthy"
     assert len(found["recoveries"]) == 1
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_nothing_is_mended_at_the_last_step():
+    """What was learned until then would be lost, and nothing learned instead."""
+    run = trained(f"{RECOVER} model.hidden=8 model.weight_std=20 steps=10")
+    found = facts(run, "summary.json")["health"]
+    assert found["verdict"] == "failing"
+    assert "recoveries" not in found
 
 
 @pytest.mark.long
@@ -157,6 +175,22 @@ def test_a_gap_above_zero_that_comes_down_is_no_reason_to_go_back():
 
     assert [look(gap) for gap in (60.0, 40.0, 30.0)] == [(1, False), (0, False), (0, False)]
     assert [look(gap) for gap in (40.0, 50.0)] == [(1, False), (2, True)]
+
+
+def test_a_doubt_of_the_chains_outlasts_looks_at_reports_alone(monkeypatch):
+    """These say nothing of the chains, neither good nor bad."""
+    parts, state = small_run()
+    looks, heat = iter((True, False, True)), {"heat": 40.0}
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    monkeypatch.setattr(Watcher, "probes", lambda *_: next(looks))
+    monkeypatch.setattr("ebm_cli.training.health.probe.look", lambda _: heat)
+    monkeypatch.setattr("ebm_cli.training.health.probe.still", lambda *_: {})
+    found = []
+    for step in (10, 15, 20):
+        watcher.take(("loss", "gradient_norm"), torch.ones(9, 2))
+        watcher.look(replace(state, step=step))
+        found.append((watcher.doubts, watcher.fails))
+    assert found == [(1, False), (1, False), (2, True)]
 
 
 def test_not_twice_to_where_a_run_failed_anew():

@@ -50,7 +50,7 @@ class Watcher:
     said: dict[str, int] = field(default_factory=dict)  # the level of each sign that was warned of
     verdict: Verdict | None = None
     conclusion: str | None = None  # once the run is over
-    doubts: int = 0  # looks one after the other that found anew what a lower rate or longer chains may mend
+    doubts: int = 0  # looks that found anew what may be mended, since the last one after which nothing was to be
     healthy: int | None = None  # the step of the newest checkpoint at which all was well
     first: int | None = None  # that of the oldest, of where the run began or was resumed
     recoveries: list[dict[str, Any]] = field(default_factory=list)  # what was done each time, as summary.json has it
@@ -108,8 +108,9 @@ class Watcher:
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
-        mends = _UNMENDABLE | ({_ABOVE} if found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0) else set())
-        self.doubts = self.doubts + 1 if any(sign.name not in mends for sign in signs(found)) else 0
+        fine = _UNMENDABLE | ({_ABOVE} if found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0) else set())
+        anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
+        self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
 
     def _about(self, step: int) -> About:

@@ -358,7 +358,7 @@ def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Mappi
     said = recorder.judged(state) if due.judges else {}
     if due.logs or said:
         recorder.metrics(state.step, {**last, **said})
-    if due.judges and recorder.watcher.fails:
+    if due.judges and recorder.watcher.fails and state.step < parts.loop.steps:
         raise Failing(str(recorder.watcher.verdict))
     keeps = due.judges and recorder.watcher.keeps(state)
     if _measure(sparse, recorder, due) or due.saves or keeps:

@@ -14,10 +14,12 @@ LOWER = 1 / 5
 """Factor on the rate, each time that it is lowered."""
 _LONGER, _LONGEST = 2, 8  # factor on the transitions of a step, each time, and on those at first at most
 _SHORTER = 1 / 30  # of proposals that are hardly accepted
-_FARTHER, _LEAST, _MOST = 0.5, 10.0, 1e4  # jump that steps are lengthened to, and bounds of the factor
+_FARTHER, _BOUNDS = 0.5, (10.0, 100.0)  # jump that steps are lengthened to, and of the factor for it
+_BLIND = 30.0  # the factor for chains that never moved, by which nothing can be told
 _COOLER = 1 / 10  # of the noise
 _INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
 _RESTART = 0.05  # share of chains of a reservoir that begin anew, where none did
+_HOT = {"heat", "heat_words", "idle", "above"}  # signs of a model that went too far, however its chains move
 _PLACES = {"r_hat_data", "jump", "distinct", "offset"}
 
 
@@ -75,16 +77,18 @@ def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnos
     """The next record's `lr`, `chains.steps` and other `keys`, of a run that began with these parts.
 
     A start that is at fault is drawn anew, and nothing else. Temperature, and steps of chains that were too short or
-    too long where the model was healthy still, are no matter of the rate. All else is, and of the transitions of a
-    step.
+    too long where the model was healthy still, are no matter of the rate, unless the model went too far as well. All
+    else is, and of the transitions of a step.
     """
     now = applied(parts, recoveries).components
     before: Keys = dict(recoveries[-1]["keys"]) if recoveries else {}
     if found.start:
         return _record(now, {**before, **found.start})
-    own = _noise(now, found) | _step_size(now, found)
+    own = _noise(now, found) or _step_size(now, found)
     keys = {**before, **own, **_restart(now, found)}
-    if own and not (found.refuses and "jump" not in found.already):
+    rate = found.refuses and "jump" not in found.already
+    rate = rate or ("sampler.step_size" in own and bool(_HOT & {*found.signs}))
+    if own and not rate:
         return _record(now, keys)
     longest = parts.components.chains.steps * _LONGEST
     return _record(now, {**keys, **_momentum(now)}, LOWER, _LONGER if now.chains.steps < longest else 1)
@@ -109,9 +113,15 @@ def _step_size(now: Components, found: Diagnosis) -> Keys:
     size = getattr(now.sampler, "step_size", None)
     if not isinstance(size, float) or not (found.refuses or "jump" in found.already):
         return {}
-    way = _FARTHER / max(found.jump or 0.0, _FARTHER / _MOST)
-    of_noise = 2 if isinstance(now.sampler, Langevin) else 1  # which goes with the root of step_size
-    return {"sampler.step_size": size * (_SHORTER if found.refuses else min(max(way, _LEAST) ** of_noise, _MOST))}
+    return {"sampler.step_size": size * (_SHORTER if found.refuses else _longer(now, found.jump))}
+
+
+def _longer(now: Components, jump: float | None) -> float:
+    """By how much, so that chains move half as far as to another row; noise goes with the root of `step_size`."""
+    if not jump:
+        return _BLIND
+    factor = min(max(_FARTHER / jump, _BOUNDS[0]), _BOUNDS[1])
+    return factor**2 if isinstance(now.sampler, Langevin) else factor
 
 
 def _restart(now: Components, found: Diagnosis) -> Keys:

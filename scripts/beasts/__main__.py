@@ -163,7 +163,7 @@ def mended() -> list[tuple[Beast, Beast]]:
     spoilt these with standardised columns."""
     pairs = []
     for name, kind in KINDS.items():
-        more = f"steps={4 * kind.steps} health.every=25"
+        more = f"steps={4 * kind.steps} health.every=25 health.share=0.1"
         for cause, every in kind.spoilt.items():
             for words in every:
                 measured = words.replace(_UNMEASURED, "")

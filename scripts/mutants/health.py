@@ -279,7 +279,7 @@ MUTANTS = [
     Mutant(
         "remedies: step sizes are mended and the rate is lowered too",
         "training/remedies.py",
-        'if own and not (found.refuses and "jump" not in found.already):',
+        "if own and not rate:",
         "if False:",
         "remedies::test_what_is_wrong_with_the_moves_is_no_matter_of_the_rate",
     ),
@@ -310,5 +310,19 @@ MUTANTS = [
         "found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0)",
         "False",
         "remedies::test_a_gap_above_zero_that_comes_down_is_no_reason_to_go_back",
+    ),
+    Mutant(
+        "recovery: a run goes back at its last step",
+        "training/loop.py",
+        " and state.step < parts.loop.steps:",
+        ":",
+        "remedies::test_nothing_is_mended_at_the_last_step",
+    ),
+    Mutant(
+        "recovery: a look at reports alone forgets what was found of the chains",
+        "training/health.py",
+        "self.doubts + 1 if anew else self.doubts if known else 0",
+        "self.doubts + 1 if anew else 0",
+        "remedies::test_a_doubt_of_the_chains_outlasts_looks_at_reports_alone",
     ),
 ]
