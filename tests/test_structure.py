@@ -203,6 +203,7 @@ CONCRETE = {
     "evaluation/annealing.py": "paths for joint energies of real hidden or visible units, and bases that are products",
     "evaluation/baseline.py": "families of closed form have no independent units beside them",
     "evaluation/base.py": "families of closed form have a support that chains do not come to",
+    "evaluation/dbm_bound.py": "the bound is that of deep Boltzmann machines",
     "evaluation/dbn_bound.py": "the bound is that of deep belief networks",
     "evaluation/density_2d.py": "families on curves have no density over the plane",
     "evaluation/documents.py": "documents have topics in replicated softmax alone",
@@ -214,6 +215,7 @@ CONCRETE = {
     "log_z/transfer.py": "transfer matrices are those of lattices of spins",
     "objective/adversary.py": "which laws an adversary can be built from",
     "objective/greedy.py": "layer by layer is for deep belief networks",
+    "objective/mean_field_pcd.py": "mean field is that of deep Boltzmann machines",
     "objective/likelihood.py": "the centred gradient has offsets in RBMs alone",
 }
 """Files outside model/ that may ask for a model by its class, and why it is no capability of `model/base.py`."""

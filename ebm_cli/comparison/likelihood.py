@@ -8,6 +8,7 @@ from ebm_cli.evaluation.bracket import JUDGES, doubt
 
 PER_WORD = "perplexity/log_likelihood_per_word"
 _EXACT = ("exact", "density_2d", "words")
+_BOUNDS = ("dbn_bound", "dbm_bound")
 _STANDARD = 2 * 1.959963984540054  # standard deviations between the ends of a 95 % interval
 
 
@@ -30,7 +31,7 @@ class Likelihood(NamedTuple):
     @property
     def kind(self) -> str:
         """Values of one kind can be subtracted: a bound is no likelihood, nor is pseudo-likelihood."""
-        return self.by if self.by in ("dbn_bound", "pseudo_likelihood", "perplexity", "words") else "likelihood"
+        return self.by if self.by in (*_BOUNDS, "pseudo_likelihood", "perplexity", "words") else "likelihood"
 
 
 def judged(metrics: Mapping[str, float]) -> Likelihood | None:
@@ -63,7 +64,7 @@ def _bounds(name: str, middle: float, known: Mapping[str, float]) -> tuple[float
     if name == "ais":
         lower = known.get("raise/log_likelihood", -math.inf)
         return min(lower, middle), max(lower, middle)
-    if name == "dbn_bound":
+    if name in _BOUNDS:
         return middle, math.inf
     if name in ("log_likelihood", "bridge", "trajectory") and f"{name}/log_z_low" in known:
         total = middle + known[f"{name}/log_z"]
@@ -100,7 +101,7 @@ def legend(found: Sequence[Likelihood]) -> list[str]:
         "log_likelihood": "[,] a bracket, its lower end by RAISE of rows and chains",
         "bridge": "[,] the 95 % interval by bridge sampling",
         "trajectory": "[,] the 95 % interval along the checkpoints of the run",
-        "dbn_bound": "at least: a lower bound",
+        **dict.fromkeys(_BOUNDS, "at least: a lower bound"),
         "perplexity": "log p / D of documents, between the bounds on their perplexity",
     }
     known = [forms[name] for name in forms if name in {each.by for each in found if each.low < each.high}]

@@ -11,6 +11,7 @@ JUDGES = {
     "ais": "log-likelihood by AIS",
     "bridge": "log-likelihood by bridge sampling",
     "dbn_bound": "lower bound on the log-likelihood",
+    "dbm_bound": "lower bound on the log-likelihood",
     "words": "log-likelihood of words",
     "pseudo_likelihood": "pseudo-likelihood alone, which is no likelihood",
 }

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli import rng
-from ebm_cli.evaluation.ais import forward, interval, unnormalised, weight_ess
+from ebm_cli.evaluation.ais import interval, unnormalised
 from ebm_cli.evaluation.base import (
     Evaluation,
     Picture,
@@ -25,9 +24,8 @@ from ebm_cli.evaluation.base import (
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
-from ebm_cli.functional import log_mean_exp
+from ebm_cli.evaluation.top_log_z import LogZ, Runs, log_z_of
 from ebm_cli.log_z import enumeration
-from ebm_cli.log_z.paths import BipartitePath
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
 from ebm_cli.model.exponential_family import BernoulliProduct
@@ -41,18 +39,6 @@ from ebm_cli.yardstick.statistics import Against, shown_by_statistics
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS_AT_ONCE, _ROWS_OF_MEAN = 1000, 10_000
-
-
-class LogZ(NamedTuple):
-    """Of an RBM; of an estimate also the bootstrapped values, and how many of the chains carry it."""
-
-    value: float
-    others: Tensor | None
-    weight_ess: float | None = None
-
-    def error(self) -> Tensor:
-        """By how much these differ from the value, (bootstraps,), or 0."""
-        return torch.zeros(()) if self.others is None else self.others - self.value
 
 
 @register("evaluation", "dbn_bound")
@@ -143,13 +129,8 @@ class DBNBound(Evaluation):
         """Of one of the RBMs."""
         assert isinstance(subject.model, DBN)
         rbm, key = subject.model.rbm(layer), subject.key.fold("layer", layer)
-        if enumeration.refusal(rbm) is None:
-            return LogZ(enumeration.log_z(copy.deepcopy(rbm).double()).item(), None)
-        path = BipartitePath(self._base(subject, rbm, layer, key), rbm)
-        log_w, _ = forward(path, self.chains, self.temperatures, key.fold("forward"), subject.device.engine)
-        index = rng.integers(len(log_w), (self.bootstrap, len(log_w)), key.fold("bootstrap"))
-        others = log_mean_exp(log_w.cpu()[index]) + path.log_z_base
-        return LogZ(path.log_z_base + log_mean_exp(log_w).item(), others, weight_ess(log_w))
+        runs = Runs(self.chains, self.temperatures, self.bootstrap)
+        return log_z_of(rbm, lambda: self._base(subject, rbm, layer, key), runs, key, subject.device.engine)
 
     def _base(self, subject: Subject, rbm: RBM, layer: int, key: Key) -> BernoulliProduct:
         """Independent visible units near the mean that recognition gives them on training rows."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli.functional import softplus
-from ebm_cli.model.base import Intractable, ModelSpec
+from ebm_cli.model.base import ModelSpec
+from ebm_cli.model.deep import Deep
 from ebm_cli.model.rbm import RBM
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -20,7 +21,7 @@ _SUMMED = 10  # hidden units of a layer whose states are summed over, at most
 _SURE = 0.01  # a unit's mean is kept so far from 0 and 1 where a bias is made of it
 
 
-class DBN(Intractable):
+class DBN(Deep):
     """p(x_0, ..., x_D) = p(x_0 | x_1) ... p(x_{D-2} | x_{D-1}) p_top(x_{D-1}, x_D), x_0 = v and the others hidden.
 
     `layers[i]` is an RBM between x_i and x_{i+1}. The first D = `depth` of them are the network: the last of these, the
@@ -65,8 +66,8 @@ class DBN(Intractable):
         return found
 
     @property
+    @override
     def top(self) -> RBM:
-        """The undirected one."""
         return self.rbm(self.depth - 1)
 
     @torch.no_grad()
@@ -92,6 +93,7 @@ class DBN(Intractable):
             above.b.copy_(mean.logit())
         self.stacked += 1
 
+    @override
     def recognise(self, v: Tensor, key: AnyKey) -> list[Tensor]:
         """x_0 = v, x_1 ~ q(x_1 | v), ... up to the visible units of the top, `depth` of them."""
         found = [v]
@@ -107,6 +109,7 @@ class DBN(Intractable):
             found.append(self.rbm(i).hidden_logits(found[-1]).sigmoid())
         return found[1:]
 
+    @override
     def generate(self, x: Tensor, key: AnyKey) -> Tensor:
         """v, layer by layer from the visible units of the top, (batch, *shape)."""
         for i in reversed(range(self.depth - 1)):

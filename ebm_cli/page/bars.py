@@ -17,6 +17,7 @@ _NAMES = {
     "bridge": "bridge sampling",
     "trajectory": "along the checkpoints",
     "dbn_bound": "lower bound",
+    "dbm_bound": "lower bound",
 }
 
 

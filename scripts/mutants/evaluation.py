@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "dbm bound: log Z is added",
+        "evaluation/dbm_bound.py",
+        "torch.cat(parts).double() - top.value",
+        "torch.cat(parts).double() + top.value",
+        "dbm::test_the_evaluation_has_bound_and_exact_value",
+    ),
+    Mutant(
         "policy: few draws are not named",
         "evaluation/policy.py",
         "if effective < _TRUSTED * self.draws else ()",

@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "DBM: the bound without the entropy of the second layer",
+        "model/dbm.py",
+        "(torch.special.entr(q) + torch.special.entr(1 - q)).sum(1)",
+        "torch.special.entr(q).sum(1)",
+        "dbm::test_the_bound_is_that_of_factorised_posteriors",
+    ),
+    Mutant(
+        "DBM: mean field without what comes down",
+        "model/dbm.py",
+        "(of_data + q @ J).sigmoid()",
+        "of_data.sigmoid()",
+        "dbm::test_the_bound_is_that_of_factorised_posteriors",
+    ),
+    Mutant(
+        "DBM: rows that are given move",
+        "model/dbm.py",
+        ">= self.space.sites).expand",
+        ">= 0).expand",
+        "dbm::test_draws_given_a_row_come_to_the_posterior",
+    ),
+    Mutant(
         "class RBM: hidden units drawn without the class",
         "model/class_rbm.py",
         "rng.bernoulli(inputs + self.U[y], key",

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "mean field PCD: chains of other rows",
+        "objective/mean_field_pcd.py",
+        "particles.x[batch.first : batch.first + n]",
+        "particles.x[:n]",
+        "dbm::test_shards_move_the_chains_of_the_whole_batch",
+    ),
+    Mutant(
+        "mean field PCD: the second layer's mean stays",
+        "objective/mean_field_pcd.py",
+        'lerp_(gradient.statistics["second_mean"], self.offset_rate)',
+        'lerp_(gradient.statistics["second_mean"], 0.0)',
+        "dbm::test_offsets_follow_the_data_and_centre_the_gradient",
+    ),
+    Mutant(
         "jem: a class that is not known is the first",
         "objective/jem.py",
         "(p[:n] - label) * known[:, None] / n",

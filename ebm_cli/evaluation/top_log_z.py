@@ -1,0 +1,49 @@
+"""log Z of the RBM at the top of a deep machine: exact where one of its sides is small, else by AIS."""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm_cli import rng
+from ebm_cli.device.engine import Engine
+from ebm_cli.evaluation.ais import forward, weight_ess
+from ebm_cli.functional import log_mean_exp
+from ebm_cli.log_z import enumeration
+from ebm_cli.log_z.paths import BipartitePath
+from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.model.rbm import RBM
+from ebm_cli.rng import Key
+
+
+class LogZ(NamedTuple):
+    """Of an RBM; of an estimate also the bootstrapped values, and how many of the chains carry it."""
+
+    value: float
+    others: Tensor | None
+    weight_ess: float | None = None
+
+    def error(self) -> Tensor:
+        """By how much these differ from the value, (bootstraps,), or 0."""
+        return torch.zeros(()) if self.others is None else self.others - self.value
+
+
+class Runs(NamedTuple):
+    """How many annealing runs, of how many temperatures, and how often they are drawn again for the interval."""
+
+    chains: int
+    temperatures: int
+    bootstrap: int
+
+
+def log_z_of(rbm: RBM, base: Callable[[], BernoulliProduct], runs: Runs, key: Key, engine: Engine) -> LogZ:
+    """Of an RBM, from the independent units `base()` where it is annealed (Salakhutdinov & Murray 2008)."""
+    if enumeration.refusal(rbm) is None:
+        return LogZ(enumeration.log_z(copy.deepcopy(rbm).double()).item(), None)
+    path = BipartitePath(base(), rbm)
+    log_w, _ = forward(path, runs.chains, runs.temperatures, key.fold("forward"), engine)
+    index = rng.integers(len(log_w), (runs.bootstrap, len(log_w)), key.fold("bootstrap"))
+    others = log_mean_exp(log_w.cpu()[index]) + path.log_z_base
+    return LogZ(path.log_z_base + log_mean_exp(log_w).item(), others, weight_ess(log_w))
