@@ -11,6 +11,7 @@ from helpers.components import FALSE_ALARM, component
 from helpers.models import double_states, exact_p, small_model
 from helpers.statistics import assert_close, chi_square
 
+from ebm_cli import load
 from ebm_cli.commands.labels import of_label
 from ebm_cli.errors import UserError
 from ebm_cli.log_z import enumeration
@@ -163,5 +164,7 @@ def test_samples_are_of_the_class_that_is_asked_for(run):
     for label in (0, 1):
         answer = ebm(f"sample run={run} label={label} n=50 steps=100 device=cpu out={run}/of{label}")
         assert answer.code == 0, answer.err
-        assert abs(np.load(run / f"of{label}" / "samples.npz")["samples"][:, 0].mean() - label) < 0.2
+        drawn = np.load(run / f"of{label}" / "samples.npz")["samples"]
+        assert abs(drawn[:, 0].mean() - label) < 0.2
+        assert np.array_equal(load(run).sample(50, 100, label=label), drawn)
     assert "label = 2: the classes of the model are 0 to 1" in ebm(f"sample run={run} label=2 device=cpu").err

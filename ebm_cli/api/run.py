@@ -143,7 +143,7 @@ class TrainedRun:
             raise UserError(f"name = {name}: this model has {', '.join(found)}")
         return rows.like(x, np.concatenate([*found.values()], 1) if name is None else found[name])
 
-    def sample(
+    def sample(  # noqa: PLR0913 (one for each key of the command)
         self,
         n: int = 64,
         steps: int | Literal["auto"] = 1000,
@@ -153,6 +153,7 @@ class TrainedRun:
         seed: int = 0,
         start: Literal["noise", "chains"] = "noise",
         length: int | None = None,
+        label: int | None = None,
     ) -> Any:
         """n samples (n, *shape) in the units of the data, as `ebm sample` draws them: equal for equal arguments.
 
@@ -161,12 +162,15 @@ class TrainedRun:
 
         With rows `given`, what they lack (NaN, -1 among whole numbers from 0, masked) is drawn by n chains for each:
         (rows, n, *shape). Of models of documents `given` may be a list of words, and `length` says how many they have.
+        Of models of rows and their classes all samples are of the class `label`.
         """
         words = given if isinstance(given, list) and given and all(isinstance(one, str) for one in given) else []
         if given is not None and not words:
-            given_rows.keys_apart({"length": length is not None, "start = chains": start == "chains"}, "rows")
+            apart = {"length": length is not None, "label": label is not None, "start = chains": start == "chains"}
+            given_rows.keys_apart(apart, "rows")
             return self._imputed(given, n, steps, seed).samples
-        asked = _asked(n=n, steps=steps, max_steps=max_steps, start=start, length=length, given=words, seed=seed)
+        named = {"given": words, "start": start, "length": length, "label": label}
+        asked = _asked(n=n, steps=steps, max_steps=max_steps, seed=seed, **named)
         with self._computing():
             found = drawn(self._trained, asked, words, {"device": self._device})
             values = as_data(self._trained.parts.data.space, found.x)
@@ -178,7 +182,7 @@ class TrainedRun:
         return self._imputed(x, n, steps, seed)
 
     def _imputed(self, x: Any, n: int, steps: int | Literal["auto"], seed: int) -> Imputed:
-        asked = _asked(n=n, steps=steps, max_steps=1, start="noise", length=None, given=[], seed=seed)
+        asked = _asked(n=n, steps=steps, max_steps=1, start="noise", length=None, label=None, given=[], seed=seed)
         with self._computing():
             lacking = given_rows.taken(self._trained, rows.read(self._trained, x, gaps=True), rows.SAID)
             found = filled(self._trained, self.model, lacking, asked, {"device": self._device})
