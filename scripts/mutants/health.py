@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "health: a loss that a critic brings up is doubted",
+        "health/signals.py",
+        "elif _CRITIC not in window.names:",
+        "else:",
+        "health::test_a_loss_is_held_against_its_beginning_and_its_best",
+    ),
+    Mutant(
         "signals: the gap in standard deviations of a mean over the batch",
         "health/signals.py",
         "spread = same * math.sqrt(about.batch)",
