@@ -115,7 +115,12 @@ NETWORKS = (
 
 
 def _telling(label: str, name: str) -> bool:
-    """Whether a pair shows what others do not: no network but one needs more than two of the shipped samplers."""
+    """Whether a pair shows what others do not: no network but one needs more than two of the shipped samplers.
+
+    A class RBM has sweeps of its own and is otherwise as a network.
+    """
+    if name.startswith("class_rbm"):
+        return label in ("block_gibbs", "metropolis")
     if name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS:
         return True
     return label in (("gwg", "metropolis") if name in DISCRETE else ("langevin", "mala"))
