@@ -84,6 +84,7 @@ def test_a_step_is_its_definition_and_leaves_the_rungs_their_laws():
     count = torch.bincount(code(start, 4) * 64 + code(reached, 4), minlength=64**2).reshape(64, 64)
     assert chi_square(count, matrix * n, cells_lost=64) > FALSE_ALARM
     assert list(info) == ["swap_1", "swap_2"]
+    assert all(0 < taken.mean() < 1 for taken in info.values())
     parts, _ = transitions(sampler, models[1], x[:50], [stream(0, "step")], Engine(compiled=False, rows=60))
     assert torch.equal(parts, end[:50])  # a few at a time draw what they would together
 

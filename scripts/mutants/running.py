@@ -33,6 +33,13 @@ MUTANTS = [
         "running::test_its_error_is_what_it_says",
     ),
     Mutant(
+        "running: few ancestors say as much as many",
+        "running/log_z.py",
+        "(_ancestors(kept) - 1) * (variance / inherited) ** 2 if inherited",
+        "_MANY if inherited",
+        "running::test_chains_of_one_ancestor_count_as_one",
+    ),
+    Mutant(
         "running: as many of each chain",
         "sampler/rungs.py",
         "torch.searchsorted(log_w.softmax(0).cumsum(0), at)",
@@ -42,8 +49,8 @@ MUTANTS = [
     Mutant(
         "running: only what is inherited is an error",
         "running/log_z.py",
-        '(inherited + kept["variance"]).sqrt()',
-        "(0.1 * inherited).sqrt()",
+        'variance = inherited + kept["variance"].item()',
+        "variance = inherited",
         "running::test_chains_of_one_ancestor_count_as_one",
     ),
     Mutant(
