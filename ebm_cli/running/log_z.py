@@ -1,6 +1,5 @@
 """log Z along the way: annealed importance sampling whose path is training itself."""
 
-import math
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,8 +23,7 @@ from ebm_cli.space import Counts
 
 _NO_ENERGY = "this model has no one energy of whole configurations whose log Z could be followed"
 _RESAMPLE = 0.5  # effective share of the chains below which they are drawn again by their weights
-_BAND = 0.975  # of the law of the error: 95 % lie between this quantile and its opposite
-_MANY = 1e6  # degrees of freedom, beyond which they make no difference
+_BAND = 1.96  # standard errors to either side: 95 % of a normal law
 _LEAST = 30  # looks below which nobody is told of the estimate who has not asked for it: the jumps are too large
 
 
@@ -43,9 +41,7 @@ class RunningLogZ(Running):
 
     The relative variance of the mean is taken to be the sum of two estimates of it: that of sums of weights over
     chains of one ancestor, which counts what chains do not forget (Lee & Whiteley 2018), and that of the ratios of
-    all looks. The band is as many of its roots to either side as hold 95 % of Student's t, with one degree of freedom
-    less than there are effective ancestors where the first part is all (Welch 1947; Satterthwaite 1946): few ancestors
-    say little of how far these lie apart. A mode that no chain has met is in neither.
+    all looks. The band is 1.96 of its roots to either side; a mode that no chain has met is in neither.
     `running/ess` is the effective number of chains, `running/ancestors` that of their ancestors.
 
     The number of looks K is what `share` of the work of training is worth, at steps T (k / K)^2 of T, k = 1 ... K, for
@@ -164,13 +160,13 @@ class RunningLogZ(Running):
         """log Z, its band, and how many chains it rests on; nothing once it is lost."""
         if self.is_lost(kept):
             return {}
-        log_z, reach = _log_z(kept), _reach(kept)
+        log_z, error = _log_z(kept), _error(kept)
         return {
             "running/log_z": log_z,
-            "running/log_z_low": log_z - reach,
-            "running/log_z_high": log_z + reach,
+            "running/log_z_low": log_z - _BAND * error,
+            "running/log_z_high": log_z + _BAND * error,
             "running/ess": weight_ess(kept["log_w"]),
-            "running/ancestors": _ancestors(kept),
+            "running/ancestors": weight_ess(_by_ancestor(kept).log()),
         }
 
     @torch.no_grad()
@@ -228,20 +224,11 @@ def _by_ancestor(kept: Kept) -> Tensor:
     return torch.zeros_like(share).index_add_(0, kept["ancestor"], share)
 
 
-def _ancestors(kept: Kept) -> float:
-    """Effective number of ancestors."""
-    return weight_ess(_by_ancestor(kept).log())
-
-
-def _reach(kept: Kept) -> float:
-    """Half the width of the band of log Z."""
-    from scipy.special import stdtrit  # slow to import, and a run without looks needs it not
-
+def _error(kept: Kept) -> float:
+    """Standard error of log Z."""
     n = len(kept["log_w"])
-    inherited = ((n * _by_ancestor(kept) - 1).square().sum() / (n * (n - 1))).item()
-    variance = inherited + kept["variance"].item()
-    freedom = (_ancestors(kept) - 1) * (variance / inherited) ** 2 if inherited else _MANY
-    return float(stdtrit(min(max(freedom, 1.0), _MANY), _BAND)) * math.sqrt(variance)
+    inherited = (n * _by_ancestor(kept) - 1).square().sum() / (n * (n - 1))
+    return (inherited + kept["variance"]).sqrt().item()
 
 
 def _worth(work: Work, batch_size: int) -> int:
