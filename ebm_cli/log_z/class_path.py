@@ -41,7 +41,7 @@ class ClassPath(JointPath):
     @override
     def move(self, state: BipartiteState, beta: Beta, key: AnyKey) -> BipartiteState:
         """(y, h) ~ p_beta(y, h | v), then v ~ p_beta(v | h)."""
-        y = rng.categorical(self._classes(state, beta), key.fold("class"))
+        y = rng.categorical(self._classes(state, beta), key.fold("label"))
         h = rng.bernoulli(beta * (state.hidden_logits + self.model.U[y]), key.fold("hidden"))
         logits = self.b + beta * (self.model.b - self.b + h @ self.model.W.T)
         return self.observe(rng.bernoulli(logits, key.fold("visible")).reshape(state.x.shape))

@@ -97,7 +97,7 @@ class ClassRBM(Classifier, WithHidden):
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """y ~ p(y | v), h ~ p(h | v, y), which is (y, h) ~ p(y, h | v), then v ~ p(v | h): reversible on v."""
         inputs = self.inputs(x)
-        y = rng.categorical(self._logits(x, self.of_classes(inputs)), key.fold("class"))
+        y = rng.categorical(self._logits(x, self.of_classes(inputs)), key.fold("label"))
         h = rng.bernoulli(inputs + self.U[y], key.fold("hidden"))
         return rng.bernoulli(torch.addmm(self.b, h, self.W.T), key.fold("visible")).reshape(x.shape)
 
