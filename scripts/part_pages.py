@@ -110,8 +110,8 @@ def _keys(part: Choice) -> Iterator[str]:
 def _fits(part: Choice) -> Iterator[str]:
     """What it goes with, as far as that is declared; models and samplers link each other."""
     if part.group == "sampler":
-        models = [name for name in listing.fits(part).removeprefix("models ").split(", ") if name]
-        yield f"## What it fits\n\nModels: {_links('model', models)}.\n"
+        models = listing.models_of(part)
+        yield f"## What it fits\n\nModels: {_links('model', models) if models else 'that of a run that is there'}.\n"
     elif part.group in ("model", "objective") and listing.fits(part):
         yield f"## What it fits\n\nSpaces: {listing.fits(part)}.\n"
     if part.group == "model":
@@ -121,7 +121,7 @@ def _fits(part: Choice) -> Iterator[str]:
 
 @cache
 def _models_of(sampler: str) -> frozenset[str]:
-    return frozenset(listing.fits(_choices("sampler")[sampler]).removeprefix("models ").split(", "))
+    return frozenset(listing.models_of(_choices("sampler")[sampler]))
 
 
 @cache

@@ -14,6 +14,7 @@ from helpers.models import double_states, exact_p, randomised, small_model, targ
 from helpers.statistics import assert_close
 from helpers.training import small_run
 
+from ebm_cli import load
 from ebm_cli.evaluation.stein import difference_scores
 from ebm_cli.objective.base import Batch
 from ebm_cli.objective.stein import Critic, discrete_operator
@@ -249,6 +250,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run):
         next((run / name / "checkpoints").glob("*6*/*.safetensors")).read_bytes() for name in ("whole", "again")
     )
     assert first == second
+
+
+@pytest.mark.long
+def test_its_model_is_sampled_like_any_other(run):
+    answer = ebm(f"sample run={run}/whole n=3 steps=2 device=cpu out={run}/drawn")
+    assert answer.code == 0, answer.err
+    assert load(run / "whole").sample(3, 2).shape == (3, 2)
 
 
 @pytest.mark.long

@@ -49,7 +49,7 @@ def test_every_choice_and_key_is_explained(part):
 @pytest.mark.parametrize("part", [part for part in PARTS if part.group == "sampler"], ids=named)
 def test_fits_is_what_the_checks_accept(part):
     fitting = [model.choice for model in listing.choices_of("model") if checks._fits(of(part), of(model))]
-    assert listing.fits(part) == "models " + (", ".join(fitting) or "that its kernel fits")
+    assert listing.fits(part) == (f"models {', '.join(fitting)}" if fitting else "the model of a run that is there")
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part.group in ("model", "objective")], ids=named)

@@ -242,6 +242,14 @@ def _lineage(name: str) -> Iterator[str]:
         yield from _lineage(base)
 
 
+def models_of(sampler: Choice) -> list[str]:
+    """The models that a sampler moves, as far as its class declares them."""
+    source = component(sampler.group, sampler.component)
+    if source is None:
+        return []
+    return [other.choice for other in choices_of("model") if _sampler_fits(source, component("model", other.component))]
+
+
 def fits(part: Choice) -> str:
     """What a part goes with, from what its class declares."""
     source = component(part.group, part.component)
@@ -250,10 +258,8 @@ def fits(part: Choice) -> str:
     if part.group == "model":
         return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
     if part.group == "sampler":
-        found = [
-            other.choice for other in choices_of("model") if _sampler_fits(source, component("model", other.component))
-        ]
-        return "models " + (", ".join(found) or "that its kernel fits")
+        found = models_of(part)
+        return f"models {', '.join(found)}" if found else "the model of a run that is there"
     if part.group == "objective":
         return ", ".join(space.lower() for space in source.declares.get("spaces", ()))
     return ""

@@ -158,7 +158,10 @@ def _without_choice(trained: Trained, best: Best | None) -> Judged:
     step = trained.state.step
     if best is not None:
         return Judged("last", Pair(best, step, Sides(), Sides(Seen(best.value, None))).numbers("last"))
-    said = f"the last step is judged: checkpoint.monitor = {trained.monitor} was not measured, so no other is kept"
+    said = (
+        f"the last step is judged: checkpoint.monitor = {trained.monitor} was not measured, so no other is kept; name "
+        "one that an evaluation measures while training, or set it to null"
+    )
     return Judged("last", {"judged": "last", "judged_step": step}, (said,) if trained.monitor else ())
 
 

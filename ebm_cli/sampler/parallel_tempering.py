@@ -117,7 +117,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     def _odd_ladder(self) -> str | None:
         if not isinstance(self.ladder, tuple):
             auto = self.temperatures == "auto" and self.ladder == "geometric"
-            said = "sampler.temperatures = auto: is for sampler.ladder=adaptive, or a list of betas; name a number"
+            said = "sampler.temperatures = auto: is for sampler.ladder=adaptive; add that, or name a number"
             return said if auto else None
         said = f"sampler.ladder = {list(self.ladder)}"
         if len(self.ladder) < 2 or self.ladder[-1] != 1 or any(a >= b for a, b in pairwise(self.ladder)):

@@ -245,7 +245,8 @@ def assemble(
     checks.check_missing(data, components.model, choice)
     checks.check_moves(components.sampler, data.space, components.model, choice)
     checks.check_data(components.objective, data.space, components.model, choice)
-    checks.check_rows(components.objective, data)
+    if trains:
+        checks.check_rows(components.objective, data)
     checks.check_noise_data(components.objective, components.noise, data.space, choice)
     memory.check(_needed(components, loop, data), _left(device, data), _ways(components))
     data = data.to(device.torch)
