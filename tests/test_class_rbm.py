@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.cli import ebm
+from helpers.cli import assert_refused, ebm
 from helpers.components import FALSE_ALARM, component
 from helpers.models import double_states, exact_p, small_model
 from helpers.statistics import assert_close, chi_square
@@ -168,3 +168,16 @@ def test_samples_are_of_the_class_that_is_asked_for(run):
         assert abs(drawn[:, 0].mean() - label) < 0.2
         assert np.array_equal(load(run).sample(50, 100, label=label), drawn)
     assert "label = 2: the classes of the model are 0 to 1" in ebm(f"sample run={run} label=2 device=cpu").err
+
+
+@pytest.mark.long
+def test_classes_that_are_never_seen_are_said_or_refused(tmp_path):
+    bits, none = np.random.default_rng(0).integers(0, 2, (60, 6), dtype=np.uint8), np.full(60, -1)
+    np.savez(tmp_path / "none.npz", train=bits, train_label=none, test=bits, test_label=none)
+    line = f"train model=class_rbm dataset=array dataset.path={tmp_path}/none.npz model.classes=2 device=cpu steps=2"
+    assert_refused(ebm(f"{line} tracker=none"), "no row of the train split has a label, all are -1; give some of them")
+    more = f"objective=pcd evaluation=[] checkpoint.monitor=null tracker=none hydra.run.dir={tmp_path}/run"
+    said = ebm(f"{line} {more}").err
+    assert (
+        "objective=pcd reads no labels, so that the classes of model=class_rbm are not learned; objective=jem" in said
+    )

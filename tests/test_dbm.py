@@ -9,6 +9,7 @@ from helpers.models import mean_of, randomised
 from helpers.statistics import assert_close, chi_square
 
 from ebm_cli.evaluation.base import Subject
+from ebm_cli.evaluation.table import Numbers
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Batch
@@ -155,6 +156,13 @@ def test_the_evaluation_has_bound_and_exact_value():
     exact = double.log_likelihood(x, log_z).mean().item()
     assert found.metrics["dbm_bound/exact_log_likelihood"] == pytest.approx(exact, rel=1e-5)
     assert found.metrics["dbm_bound/log_z"] == pytest.approx(log_z.item(), rel=1e-5)
+    said = evaluation.lines(Numbers(found.metrics), "test")
+    value, error = (found.metrics[f"dbm_bound/{name}"] for name in ("log_likelihood", "standard_error"))
+    assert said == {"lower bound on the log-likelihood (test)": f"{value:.2f} ± {error:.2f} nats"}
+    between = {"dbm_bound/log_z_low": 1.0, "dbm_bound/log_z_high": 2.0}
+    said = evaluation.lines(Numbers({**found.metrics, **between}), "test")
+    assert [*said] == ["lower bound on the log-likelihood (test)", "  log Z, AIS"]
+    assert said["lower bound on the log-likelihood (test)"].endswith("nats (errs upwards)")
     assert evaluation.refusal(model.top, sampler) == "the bound is that of a deep Boltzmann machine, model=dbm"
 
 

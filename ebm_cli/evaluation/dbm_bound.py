@@ -20,7 +20,8 @@ from ebm_cli.evaluation.base import (
 )
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import few_chains
-from ebm_cli.evaluation.top_log_z import LogZ, Runs, log_z_of
+from ebm_cli.evaluation.table import Numbers
+from ebm_cli.evaluation.top_log_z import LogZ, Runs, bound_lines, log_z_of
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbm import DBM
@@ -58,6 +59,12 @@ class DBMBound(Evaluation):
         *likelihoods("dbm_bound", "log_z", "log_z_low", "log_z_high", "bits_per_dimension", "weight_ess"),
         "dbm_bound/exact_log_likelihood",
     )
+
+    @classmethod
+    @override
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The bound, and log Z."""
+        return bound_lines(values, "dbm_bound", split)
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

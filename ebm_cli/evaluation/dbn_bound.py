@@ -24,7 +24,8 @@ from ebm_cli.evaluation.base import (
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
-from ebm_cli.evaluation.top_log_z import LogZ, Runs, log_z_of
+from ebm_cli.evaluation.table import Numbers
+from ebm_cli.evaluation.top_log_z import LogZ, Runs, bound_lines, log_z_of
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
@@ -74,6 +75,12 @@ class DBNBound(Evaluation):
         *("dbn_bound/first_rbm_log_likelihood", "dbn_bound/first_rbm_log_z", "dbn_bound/exact_log_likelihood"),
         *("dbn_bound/gain", "dbn_bound/gain_standard_error", "dbn_bound/gain_low", "dbn_bound/gain_high"),
     )
+
+    @classmethod
+    @override
+    def lines(cls, values: Numbers, split: str) -> dict[str, str]:
+        """The bound, and log Z."""
+        return bound_lines(values, "dbn_bound", split)
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation.ais import forward, weight_ess
+from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z import enumeration
 from ebm_cli.log_z.paths import BipartitePath
@@ -28,6 +29,15 @@ class LogZ(NamedTuple):
     def error(self) -> Tensor:
         """By how much these differ from the value, (bootstraps,), or 0."""
         return torch.zeros(()) if self.others is None else self.others - self.value
+
+
+def bound_lines(values: Numbers, name: str, split: str) -> dict[str, str]:
+    """The lower bound that an evaluation found, and log Z."""
+    if not values.has(f"{name}/log_likelihood", f"{name}/log_z"):
+        return {}
+    errs = " (errs upwards)" if f"{name}/log_z_low" in values else ""
+    said = {f"lower bound on the log-likelihood ({split})": f"{plus_minus(values, name)} nats{errs}"}
+    return said | log_z_line(values, name, "AIS")
 
 
 class Runs(NamedTuple):

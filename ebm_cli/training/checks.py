@@ -20,8 +20,10 @@ from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.sampler.trajectory import NO_PAST, TrajectoryTempering
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Words, names
 from ebm_cli.sparsity.base import Sparsity
+from ebm_cli.terminal import log
 
 _ROWS_AT_ONCE = 1000
+_NO_CLASSES = "the classes of model=%s are not learned; objective=jem learns them"
 Choice = dict[str, str]
 """What the user chose in each config group, for messages."""
 
@@ -326,18 +328,20 @@ def check_exchanges(
     if not isinstance(policy, AlongTrajectory):
         return
     if not any(issubclass(space, Discrete) for space in model.spaces) or {Counts, Words} & set(model.spaces):
-        why = f"model={choice['model']} takes {names(model.spaces)} data, and the first rung is independent categories"
+        kinds = "bits, spins or categories"
+        why = f"model={choice['model']} takes {names(model.spaces)} data, and the first rung is of {kinds}"
     elif issubclass(model.builds, Intractable | Conditional):
         why = f"model={choice['model']} has no energy of whole configurations that can be computed"
     elif not objective.negatives:
         why = f"objective={choice['objective']} has no use for chains"
     elif sampler.replicas > 1:
-        why = f"sampler={choice['sampler']} has replicas of its own; take another sampler"
+        why = f"sampler={choice['sampler']} has replicas of its own"
     elif not sampler.leaves_invariant:
         why = f"sampler={choice['sampler']} does not leave the model invariant"
     else:
         return
-    raise UserError(f"chains={choice['chains']}: {why}; or take chains=persistent")
+    way = "leave it out" if not objective.negatives else "take chains=persistent"
+    raise UserError(f"chains={choice['chains']}: {why}; {way}")
 
 
 def check_batch(objective: Objective, batch_size: int) -> None:
@@ -358,10 +362,17 @@ def check_enumerable(objective: Objective, model: EnergyModel, choice: Choice) -
 def check_labels(objective: Objective, model: EnergyModel, data: Data, choice: dict[str, str]) -> None:
     """An objective that needs labels finds them in every split, and an output of the model for each."""
     if not objective.labelled:
+        if isinstance(model, Classifier):
+            log.warning("objective=%s reads no labels, so that %s", choice["objective"], _NO_CLASSES % choice["model"])
         return
     assert isinstance(model, Classifier)
     for name, split in _splits(data):
         _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+    if not (cast(Tensor, data.train.labels) >= 0).any():
+        raise UserError(
+            f"dataset={choice['dataset']}: no row of the train split has a label, all are -1; give some of them "
+            "theirs, or take a model without classes"
+        )
 
 
 def _splits(data: Data) -> list[tuple[str, Split]]:

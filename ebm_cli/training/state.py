@@ -318,6 +318,8 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     average = {n: p.detach().clone() for n, p in model.named_parameters()} if components.optimizer.ema else {}
     state = TrainState(0, model, {}, average, torch.empty(0), torch.empty(0), None, auxiliary)
     put_first_chains(components, data, state, stream(loop.seed, "chains", "init"))
+    if trains and components.optimizer.ema and (state.weighted or components.chains.rungs_at_most):
+        log.warning(weighted.OF_AVERAGES, components.optimizer.ema)
     trained = updated(model, auxiliary)
     why = components.optimizer.refusal(trained) if trains else None
     if why:
@@ -335,8 +337,6 @@ def put_first_chains(components: Components, data: Data, state: TrainState, key:
     else:
         subject = Subject(state.model, data, "train", components.sampler, state.store, key)
         state.store, state.weighted = weighted.begun(subject, components.chains.slots)
-        if components.optimizer.ema:
-            log.warning(weighted.OF_AVERAGES, components.optimizer.ema)
     state.ages = torch.zeros(len(state.store), dtype=torch.int64, device=state.store.device)
 
 

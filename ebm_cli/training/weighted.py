@@ -19,8 +19,8 @@ from ebm_cli.space import Counts, Words
 from ebm_cli.training.checks import Choice
 
 OF_AVERAGES = (
-    "optimizer.ema = %g: the chains have the weights of the model as it is at each step; its average, which is judged "
-    "and sampled, may give modes other shares; optimizer.ema=0 judges the model itself"
+    "optimizer.ema = %g: the chains have the shares of modes of the model as it is at each step; its average, which is "
+    "judged and sampled, may give modes other shares; optimizer.ema=0 judges the model itself"
 )
 _TEMPERATURES = 20  # annealing steps from independent units to the model as it begins
 
