@@ -134,6 +134,9 @@ def main(words):
     words, reports = split(words)
     every = mutants()
     wrong = [why for mutant in every for why in mutant.mismatches()]
+    if reports:  # of all tests
+        named = {test: mutant.what for mutant in every for test in mutant.test_files}
+        wrong += [f"{named[test]}: no {test}" for test in _passed.absent(named, reports[1:])]
     if wrong:
         print(*wrong, sep="\n", file=sys.stderr)
         return 2

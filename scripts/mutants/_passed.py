@@ -25,13 +25,23 @@ def digest(root):
 
 def slow(reports):
     """The tests that took long and passed, in reports that pytest writes as JUnit XML."""
-    cases = [case for report in reports for case in ElementTree.parse(report).iter("testcase")]
-    passed = [case for case in cases if not {each.tag for each in case} & {"failure", "error", "skipped"}]
-    return {
-        f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
-        for case in passed
-        if float(case.get("time")) >= SLOW
-    }
+    passed = [case for case in _cases(reports) if not {each.tag for each in case} & {"failure", "error", "skipped"}]
+    return {_name(case) for case in passed if float(case.get("time")) >= SLOW}
+
+
+def absent(names, reports):
+    """Those of these files, tests and cases that no report has."""
+    every = {_name(case) for case in _cases(reports)}
+    every |= {name.partition("[")[0] for name in every} | {name.partition("::")[0] for name in every}
+    return [name for name in names if name not in every]
+
+
+def _cases(reports):
+    return [case for report in reports for case in ElementTree.parse(report).iter("testcase")]
+
+
+def _name(case):
+    return f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ MUTANTS = [
         "sampler/informed.py",
         "return InformedState(x, energy, grad),",
         "return InformedState(x, energy, proposal.grad),",
-        "sampler::test_caches_follow_the_chain[dmala-1.5-rbm-categorical]",
+        "sampler::test_caches_follow_the_chain[dmala-boltzmann-binary]",
     ),
     Mutant(
         "gains: not relative to the present value",
