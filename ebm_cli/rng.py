@@ -220,6 +220,16 @@ def reached(weight: Tensor, u: Tensor) -> Tensor:
     return (total <= u * total[-1]).sum(0)
 
 
+def markov_chains(n: int, shape: tuple[int, ...], start: float, stay: float, key: Key) -> Tensor:
+    """n times `chains` independent binary chains of length `length`, shape = (length, chains): (n, *shape) float32.
+
+    p(x_1 = 1) = start, p(x_(t + 1) = x_t) = stay.
+    """
+    turns = torch.full((shape[0], 1), 1 - stay)
+    turns[0] = start
+    return (uniform((n, *shape), key) < turns).float().cumsum(1) % 2
+
+
 def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:
     """How often each value comes in `number` (rows,) draws from the softmax of each row of logits (rows, K); (rows, K).
 

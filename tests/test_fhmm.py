@@ -13,7 +13,7 @@ from helpers.matrices import block_gibbs_matrix
 from helpers.models import double_states, exact_p, small_model
 from helpers.statistics import assert_close, assert_distributed, assert_mean, chi_square
 
-from ebm_cli import markov, rng
+from ebm_cli import rng
 from ebm_cli.log_z import enumeration
 from ebm_cli.log_z.paths import Tempered
 from ebm_cli.model.exponential_family import BernoulliProduct
@@ -171,7 +171,7 @@ def test_strong_evidence_and_long_series_are_no_trouble(chains):
 
 
 def test_chains_have_the_given_probabilities():
-    x = markov.draw(3000, (4, 5), START, STAY, stream(0, "chains")).double()
+    x = rng.markov_chains(3000, (4, 5), START, STAY, stream(0, "chains")).double()
     assert sorted(x.unique().tolist()) == [0, 1]
     assert_mean(x[:, 0].flatten(), START)
     for t in range(3):

@@ -68,6 +68,12 @@ def test_the_house_of_the_manual_is_this_one():
     assert house() in (ROOT / "docs" / "design.md").read_text()
 
 
+def test_few_modules_lie_beside_the_rooms():
+    """Those who look for something read a dozen names, not fifty."""
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert len(loose) <= 14, sorted(loose)
+
+
 def test_imports_point_one_way():
     wrong = []
     for path, tree in parsed():

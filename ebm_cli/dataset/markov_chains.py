@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import override
 
-from ebm_cli import markov, rng
+from ebm_cli import rng
 from ebm_cli.dataset.base import DrawnDataset, Raw
 from ebm_cli.registry import register
 
@@ -27,5 +27,5 @@ class MarkovChains(DrawnDataset):
     @override
     def read(self) -> Raw:
         key = rng.stream(self.seed, "markov_chains")
-        x = markov.draw(self.rows, (self.length, self.chains), self.start, self.stay, key).byte()
+        x = rng.markov_chains(self.rows, (self.length, self.chains), self.start, self.stay, key).byte()
         return self.parted("binary", x.numpy())

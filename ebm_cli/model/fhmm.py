@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ebm_cli import markov, rng
+from ebm_cli import rng
 from ebm_cli.errors import UserError
 from ebm_cli.functional import sigmoid
 from ebm_cli.model.base import (
@@ -259,6 +259,6 @@ class FHMMSpec(ModelSpec):
         length, chains = space.shape
         W = self.weight_std * rng.normal((chains,), key.fold("weights"))
         b = self.weight_std * rng.normal((1,), key.fold("offset"))
-        x = markov.draw(1, space.shape, self.start, self.stay, key.fold("states"))[0]
+        x = rng.markov_chains(1, space.shape, self.start, self.stay, key.fold("states"))[0]
         y = x @ W + b + self.noise * rng.normal((length,), key.fold("noise"))
         return FHMM(space, W, b, y, self.start, self.stay, self.noise)

@@ -138,7 +138,7 @@ MUTANTS = [
     ),
     Mutant(
         "fhmm: the first step is not drawn by its own probability",
-        "markov.py",
+        "rng.py",
         "    turns[0] = start\n",
         "",
         "fhmm::test_chains_have_the_given_probabilities",

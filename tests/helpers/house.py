@@ -11,7 +11,7 @@ PACKAGE = ROOT / "ebm_cli"
 LAYERS = """
 errors philox philox_triton signals functional
 rng
-registry space graph markov
+registry space graph
 record
 terminal device tracker
 model dataset
