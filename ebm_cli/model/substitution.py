@@ -13,7 +13,7 @@ from ebm_cli.model.rbm import CategoricalRBM
 from ebm_cli.space import Categorical
 
 _STATES = 2**12  # configurations whose conditionals are had at once
-_FACTORS = 2**18  # of hidden units, formed at once
+_FACTORS = 2**20  # of hidden units, formed at once
 ROWS_AT_ONCE = 1000
 
 
@@ -41,9 +41,14 @@ def local_fields(model: Potts, values: Tensor) -> Tensor:
 
 
 def _held(weights: Tensor) -> int:
-    """Of how many hidden units the product of the factors is sure to be a float64, whichever values change."""
-    low, high = weights.aminmax()
-    return int(0.8 * math.log(torch.finfo(torch.float64).max) / max(1e-3, (high - low).item()))
+    """Of how many hidden units the product of the factors is sure to be a float64, whichever values change.
+
+    0 also where exp of a weight, or of a difference of two, may be no number of their own kind.
+    """
+    low, high = (end.item() for end in weights.aminmax())
+    if max(-low, high, high - low) > 0.8 * math.log(torch.finfo(weights.dtype).max):
+        return 0
+    return int(0.8 * math.log(torch.finfo(torch.float64).max) / max(1e-3, high - low))
 
 
 def _of_hidden_units(model: CategoricalRBM, values: Tensor, held: int) -> Tensor:
@@ -53,15 +58,17 @@ def _of_hidden_units(model: CategoricalRBM, values: Tensor, held: int) -> Tensor
     logarithm serves as many hidden units as their product can hold, `held`.
     """
     weights = model.W.reshape(len(values), model.space.values, -1)
-    own = weights[torch.arange(len(values), device=values.device), values]
-    logits = model.c + own.sum(0)
+    sites = torch.arange(len(values), device=values.device)
+    logits = model.c + weights[sites, values].sum(0)
     off, on = sigmoid(-logits), sigmoid(logits)
     at_once = max(1, _FACTORS // weights[0].numel())
     room = torch.empty_like(weights[:at_once])
     products = weights.new_empty(-(-weights.shape[2] // held), *weights.shape[:2], dtype=torch.float64)
-    for some, there, into in zip(weights.split(at_once), own.split(at_once), products.split(at_once, 1), strict=True):
-        factors = torch.sub(some, there[:, None], out=room[: len(some)]).exp_()
-        torch.addcmul(off, on, factors, out=factors)
+    pieces = zip(weights.split(at_once), values.split(at_once), products.split(at_once, 1), strict=True)
+    for some, there, into in pieces:
+        factors = torch.exp(some, out=room[: len(some)])
+        own = factors[sites[: len(some)], there]
+        torch.addcmul(off, (on / own)[:, None], factors, out=factors)
         for part, product in zip(factors.split(held, 2), into, strict=True):
             torch.prod(part, 2, dtype=torch.float64, out=product)
     return model.b.reshape(weights.shape[:2]) + products.log_().sum(0).to(weights.dtype)

@@ -1032,6 +1032,13 @@ MUTANTS = [
         "mutants::test_all_substitutions_are_differences_of_energies",
     ),
     Mutant(
+        "substitution: weights that exp has no number of",
+        "model/substitution.py",
+        "max(-low, high, high - low) >",
+        "high - low >",
+        "mutants::test_of_hidden_units_whose_weights_are_large",
+    ),
+    Mutant(
         "substitution: a product of more hidden units than it can hold",
         "model/substitution.py",
         "int(0.8 * math.log(",
