@@ -1027,8 +1027,8 @@ MUTANTS = [
     Mutant(
         "substitution: hidden units that are off count as on",
         "model/substitution.py",
-        "torch.addcmul(off, on,",
-        "torch.addcmul(on, off,",
+        "torch.addcmul(off, (on / own)",
+        "torch.addcmul(on, (off / own)",
         "mutants::test_all_substitutions_are_differences_of_energies",
     ),
     Mutant(
