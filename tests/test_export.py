@@ -83,6 +83,13 @@ def test_rbms_is_read_back_bit_for_bit(name, tmp_path):
     assert torch.equal(found.chains, model.chains.flatten(1).float())
 
 
+def test_a_run_without_chains_is_written_too(tmp_path):
+    """One by pseudo-likelihood keeps none."""
+    for form in ("rbms", "adabmdca", "npz"):
+        found = again(foreign("potts", chains=0), form, tmp_path)
+        assert found.chains is None or not len(found.chains)
+
+
 @pytest.mark.parametrize("name", ["potts", "chain of potts"])
 def test_adabmdca_is_read_back_bit_for_bit(name, tmp_path):
     model = foreign(name)

@@ -171,7 +171,7 @@ def content(model: Foreign) -> bytes:
     found: dict[str, object] = {"model_type": kind, f"{place}/time": 0.0}
     for name, array in arrays.items():
         found |= {f"{place}/params/{name}": array, f"{place}/{name}": array}
-    found |= {"parallel_chains": chains.reshape(len(chains), -1).astype(np.float32)}
+    found |= {"parallel_chains": chains.reshape(len(chains), model.space.sites).astype(np.float32)}
     sizes = {"num_visibles": model.space.sites, "num_hiddens": arrays.get("hbias", np.zeros(0)).size}
     usual = {"gibbs_steps": 1, "L1": 0.0, "L2": 0.0, "num_chains": len(chains)}
     given = {key: model.about[key] for key in ("batch_size", "learning_rate", "seed")}
