@@ -166,8 +166,7 @@ class TrainedRun:
         """
         words = given if isinstance(given, list) and given and all(isinstance(one, str) for one in given) else []
         if given is not None and not words:
-            apart = {"length": length is not None, "label": label is not None, "start = chains": start == "chains"}
-            given_rows.keys_apart(apart, "rows")
+            given_rows.keys_apart("rows", start, length, label)
             return self._imputed(given, n, steps, seed).samples
         named = {"given": words, "start": start, "length": length, "label": label}
         asked = _asked(n=n, steps=steps, max_steps=max_steps, seed=seed, **named)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,8 +236,9 @@ def said(filled: Filled, n: int) -> str:
     return f"{own.counted(filled.own)}, {len(r_hat)} values drawn by {n} chains each{worst}"
 
 
-def keys_apart(keys: Mapping[str, bool], path: str) -> None:
+def keys_apart(path: str, start: str, length: int | None, label: int | None) -> None:
     """Raise UserError for keys of `ebm sample` that say nothing of rows that are given."""
+    keys = {"length": length is not None, "label": label is not None, "start = chains": start == "chains"}
     for key, used in keys.items():
         if used:
             raise UserError(f"{key}: says nothing of rows that are given (given = {path}); leave it out")

@@ -175,14 +175,7 @@ def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[st
 
 def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mapping[str, Any]) -> int:
     """What `given=FILE` lacks drawn by n chains for each row; the exit code."""
-    given_rows.keys_apart(
-        {
-            "length": asked.length is not None,
-            "label": asked.label is not None,
-            "start = chains": asked.start == "chains",
-        },
-        path,
-    )
+    given_rows.keys_apart(path, asked.start, asked.length, asked.label)
     model = trained.state.averaged_model()
     rows = given_rows.read(trained, model, trained.parts.components.sampler, path, asked.array)
     found = filled(trained, model, rows, asked, config)

@@ -15,7 +15,7 @@ from ebm_cli.evaluation.annealing import annealing_path, without_part
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods, without_density
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.invariance import refusal_to_anneal
-from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
+from ebm_cli.evaluation.table import Numbers, likelihood_lines
 from ebm_cli.log_z.paths import Beta, Path
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
@@ -63,10 +63,7 @@ class Bridge(Evaluation):
     @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The log-likelihood and log Z."""
-        if not values.has("bridge/log_likelihood", "bridge/log_z", "bridge/log_z_low", "bridge/log_z_high"):
-            return {}
-        likely = {f"log-likelihood ({split}), bridge": f"{plus_minus(values, 'bridge')} nats"}
-        return likely | log_z_line(values, "bridge", "bridge")
+        return likelihood_lines(values, "bridge", split)
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

@@ -8,20 +8,15 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.evaluation.ais import interval
 from ebm_cli.evaluation.base import (
     Evaluation,
     Result,
     Subject,
-    bits_per_dimension,
     likelihoods,
     some_rows,
-    standard_error,
 )
-from ebm_cli.evaluation.baseline import above_independent
-from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.table import Numbers
-from ebm_cli.evaluation.top_log_z import LogZ, Runs, bound_lines, log_z_of
+from ebm_cli.evaluation.top_log_z import LogZ, Runs, bound_lines, bound_metrics, few, log_z_of
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbm import DBM
@@ -79,24 +74,12 @@ class DBMBound(Evaluation):
         top = self._log_z(subject, model)
         parts = [model.bound(model.mean_field(part, self.sweeps)) for part in x.split(_ROWS_AT_ONCE)]
         bound = torch.cat(parts).double() - top.value
-        value = bound.mean().item()
-        metrics = {
-            "dbm_bound/log_likelihood": value,
-            **standard_error("dbm_bound", bound),
-            **above_independent("dbm_bound", subject, x, bound),
-            "dbm_bound/log_z": top.value,
-            **({} if top.others is None else interval("dbm_bound", top.others)),
-            **bits_per_dimension("dbm_bound", model.space, value),
-        }
+        metrics = bound_metrics("dbm_bound", subject, x, bound, top)
         if top.others is None and model.refusal() is None:
             metrics["dbm_bound/exact_log_likelihood"] = _exact(model, x)
         if top.weight_ess is not None:
             metrics["dbm_bound/weight_ess"] = top.weight_ess
-        return Result(metrics, warnings=self._few(top), by_row={"dbm_bound/log_likelihood": bound})
-
-    def _few(self, top: LogZ) -> tuple[str, ...]:
-        few = None if top.weight_ess is None else few_chains(top.weight_ess, self.chains)
-        return () if few is None else (f"{few}; raise evaluation.dbm_bound.temperatures",)
+        return Result(metrics, warnings=few("dbm_bound", top, self.chains), by_row={"dbm_bound/log_likelihood": bound})
 
     def _log_z(self, subject: Subject, model: DBM) -> LogZ:
         runs, key = Runs(self.chains, self.temperatures, self.bootstrap), subject.key.fold("top")

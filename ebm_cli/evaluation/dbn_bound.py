@@ -10,22 +10,19 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.evaluation.ais import interval, unnormalised
+from ebm_cli.evaluation.ais import unnormalised
 from ebm_cli.evaluation.base import (
     Evaluation,
     Picture,
     Result,
     Subject,
-    bits_per_dimension,
     likelihoods,
     some_rows,
     standard_error,
 )
-from ebm_cli.evaluation.baseline import above_independent
-from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.samples import draw
 from ebm_cli.evaluation.table import Numbers
-from ebm_cli.evaluation.top_log_z import LogZ, Runs, bound_lines, log_z_of
+from ebm_cli.evaluation.top_log_z import LogZ, Runs, bound_lines, bound_metrics, few, log_z_of
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.dbn import DBN
@@ -96,14 +93,9 @@ class DBNBound(Evaluation):
         first = top if model.depth == 1 else self._log_z(subject, 0)
         bound = self._log_weights(model, x, subject.key.fold("draws")) - top.value
         alone = unnormalised(model.rbm(0), subject.held_out) - first.value
-        value, gain = bound.mean().item(), bound - alone
+        gain = bound - alone
         metrics = {
-            "dbn_bound/log_likelihood": value,
-            **standard_error("dbn_bound", bound),
-            **above_independent("dbn_bound", subject, x, bound),
-            "dbn_bound/log_z": top.value,
-            **({} if top.others is None else interval("dbn_bound", top.others)),
-            **bits_per_dimension("dbn_bound", model.space, value),
+            **bound_metrics("dbn_bound", subject, x, bound, top),
             "dbn_bound/first_rbm_log_likelihood": alone.mean().item(),
             "dbn_bound/first_rbm_log_z": first.value,
             "dbn_bound/gain": gain.mean().item(),
@@ -115,13 +107,9 @@ class DBNBound(Evaluation):
             metrics["dbn_bound/exact_log_likelihood"] = _exact(model, x)
         if top.weight_ess is not None:
             metrics["dbn_bound/weight_ess"] = top.weight_ess
-        warnings = (*_warnings(model), *self._few(top))
+        warnings = (*_warnings(model), *few("dbn_bound", top, self.chains))
         by_row = {"dbn_bound/log_likelihood": bound}
         return Result(metrics, self._beside(subject, model) if self.pictures else {}, warnings, by_row=by_row)
-
-    def _few(self, top: LogZ) -> tuple[str, ...]:
-        few = None if top.weight_ess is None else few_chains(top.weight_ess, self.chains)
-        return () if few is None else (f"{few}; raise evaluation.dbn_bound.temperatures",)
 
     def _log_weights(self, model: DBN, x: Tensor, key: Key) -> Tensor:
         """The mean over draws of h of log p*(v, h) - log q(h | v), (rows,) float64."""

@@ -79,6 +79,14 @@ def log_z_line(values: Numbers, name: str, said: str) -> dict[str, str]:
     return {f"  log Z, {said}": f"{log_z:.2f}, 95 % [{low:.2f}, {high:.2f}]"}
 
 
+def likelihood_lines(values: Numbers, name: str, split: str) -> dict[str, str]:
+    """The log-likelihood of a split and log Z with its interval, if `<name>/...` has them all."""
+    if not values.has(*(f"{name}/{key}" for key in ("log_likelihood", "log_z", "log_z_low", "log_z_high"))):
+        return {}
+    likely = {f"log-likelihood ({split}), {name}": f"{plus_minus(values, name)} nats"}
+    return likely | log_z_line(values, name, name)
+
+
 def short(value: float) -> str:
     """Three digits, or all of a large number's before the point."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

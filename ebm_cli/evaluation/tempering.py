@@ -14,7 +14,7 @@ from ebm_cli.device.engine import Work
 from ebm_cli.evaluation import round_trips, tempered
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, likelihoods, starts
 from ebm_cli.evaluation.laid import MORE
-from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
+from ebm_cli.evaluation.table import Numbers, likelihood_lines
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
 from ebm_cli.registry import register
@@ -90,14 +90,7 @@ class Tempering(Evaluation):
     @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The barrier, round trips, and the log-likelihood and log Z if there are any."""
-        return cls._travels(values) | cls._likely(values, split)
-
-    @classmethod
-    def _likely(cls, values: Numbers, split: str) -> dict[str, str]:
-        if not values.has(*(f"tempering/{key}" for key in ("log_likelihood", "log_z", "log_z_low", "log_z_high"))):
-            return {}
-        likely = {f"log-likelihood ({split}), tempering": f"{plus_minus(values, 'tempering')} nats"}
-        return likely | log_z_line(values, "tempering", "tempering")
+        return cls._travels(values) | likelihood_lines(values, "tempering", split)
 
     @classmethod
     def _travels(cls, values: Numbers) -> dict[str, str]:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
-from ebm_cli.evaluation.ais import forward, weight_ess
+from ebm_cli.evaluation.ais import forward, interval, weight_ess
+from ebm_cli.evaluation.base import Subject, bits_per_dimension, standard_error
+from ebm_cli.evaluation.baseline import above_independent
+from ebm_cli.evaluation.bracket import few_chains
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.functional import log_mean_exp
 from ebm_cli.log_z import enumeration
@@ -38,6 +41,25 @@ def bound_lines(values: Numbers, name: str, split: str) -> dict[str, str]:
     errs = " (errs upwards)" if f"{name}/log_z_low" in values else ""
     said = {f"lower bound on the log-likelihood ({split})": f"{plus_minus(values, name)} nats{errs}"}
     return said | log_z_line(values, name, "AIS")
+
+
+def bound_metrics(name: str, subject: Subject, x: Tensor, bound: Tensor, top: LogZ) -> dict[str, float]:
+    """`<name>/log_likelihood` and what belongs to it, of a lower bound for each row x (rows,), and `<name>/log_z`."""
+    value = bound.mean().item()
+    return {
+        f"{name}/log_likelihood": value,
+        **standard_error(name, bound),
+        **above_independent(name, subject, x, bound),
+        f"{name}/log_z": top.value,
+        **({} if top.others is None else interval(name, top.others)),
+        **bits_per_dimension(name, subject.model.space, value),
+    }
+
+
+def few(name: str, top: LogZ, chains: int) -> tuple[str, ...]:
+    """A warning where hardly any of the chains carries log Z."""
+    found = None if top.weight_ess is None else few_chains(top.weight_ess, chains)
+    return () if found is None else (f"{found}; raise evaluation.{name}.temperatures",)
 
 
 class Runs(NamedTuple):

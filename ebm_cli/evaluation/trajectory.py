@@ -15,7 +15,7 @@ from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bridge import bennett
 from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.laid import MORE, ladder
-from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
+from ebm_cli.evaluation.table import Numbers, likelihood_lines
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
@@ -66,10 +66,7 @@ class Trajectory(Evaluation):
     @override
     def lines(cls, values: Numbers, split: str) -> dict[str, str]:
         """The log-likelihood and log Z."""
-        if not values.has(*(f"trajectory/{key}" for key in ("log_likelihood", "log_z", "log_z_low", "log_z_high"))):
-            return {}
-        likely = {f"log-likelihood ({split}), trajectory": f"{plus_minus(values, 'trajectory')} nats"}
-        return likely | log_z_line(values, "trajectory", "trajectory")
+        return likelihood_lines(values, "trajectory", split)
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:

@@ -468,7 +468,7 @@ MUTANTS = [
     Mutant(
         "dbn_bound: few chains are not said",
         "evaluation/dbn_bound.py",
-        "(*_warnings(model), *self._few(top))",
+        '(*_warnings(model), *few("dbn_bound", top, self.chains))',
         "_warnings(model)",
         "dbn::test_few_chains_under_the_bound_are_warned_of",
     ),
