@@ -159,6 +159,13 @@ def test_the_command(tmp_path):
             assert np.array_equal(file[f"update_1/{name}"][()], array)
         assert file["parallel_chains"].shape == (5, SITES)
     assert_refused(ebm("export", run, "format=rbms", f"out={tmp_path}/ours.h5"), "is there already, and is kept")
+    out = f"out={tmp_path}/new/"
+    assert_refused(ebm("export", run, "format=rbms", out), "is a folder, format = rbms writes one file", "new/model.h5")
+    assert_refused(ebm("export", run, "format=rbms", f"out={tmp_path}"), "is a folder, format = rbms writes one file")
+    assert_refused(ebm("export", run, "format=npz", f"out={tmp_path}/ours.h5/x.npz"), "ours.h5 is a file, not a folder")
+    assert_refused(
+        ebm("export", run, "format=hub", f"out={tmp_path}/ours.h5"), "ours.h5 is a file, a folder is written"
+    )
     assert_refused(ebm("export", run, "format=onnx"), "format", "onnx")
     assert_refused(ebm("export", run, "format=adabmdca"), "holds Potts models")
     assert not (tmp_path / "run" / "exports").exists()

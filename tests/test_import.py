@@ -106,7 +106,7 @@ def test_without_data(there, tmp_path, monkeypatch):
     assert answer.code == 0, answer.err
     results = json.loads((tmp_path / "found" / "results.json").read_text())
     assert "exact/log_likelihood" in results
-    assert_refused(ebm("import", f"{root}/rbm.h5", f"out={run}"), "a run is there already")
+    assert_refused(ebm("import", f"{root}/rbm.h5", f"out={run}"), f"out = {run}: a run is there already")
 
 
 @pytest.mark.long
@@ -124,6 +124,20 @@ def test_letters_go_with_a_model_of_adabmdca(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "scores" / "scores.npz")["energy"], expected, rtol=1e-5)
 
 
+@pytest.mark.long
+def test_letters_that_are_typed_for_a_model_of_categories(tmp_path):
+    """A file of rbms does not say its letters: without them it says how to have them."""
+    peers.rbms_file(tmp_path / "potts.h5", kind="PBM")
+    (tmp_path / "rows.fasta").write_text(">a\nCA-C\n>b\nAAAA\n")
+    for name, word in (("numbers", "tracker=none"), ("letters", "dataset.alphabet=CA-")):
+        assert ebm("import", f"{tmp_path}/potts.h5", f"out={tmp_path}/{name}", word).code == 0
+    score = ("score", f"data={tmp_path}/rows.fasta", "device=cpu")
+    assert_refused(ebm(*score, f"run={tmp_path}/numbers"), "the run is on numbers", "ebm import MODEL dataset=protein")
+    answer = ebm(*score, f"run={tmp_path}/letters")
+    assert answer.code == 0, answer.err
+    assert_refused(ebm("score mutations=all wild_type=CA-C", f"run={tmp_path}/numbers"), "dataset.alphabet=protein")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -133,7 +147,14 @@ def test_letters_go_with_a_model_of_adabmdca(tmp_path):
         (("rbm.h5", "resume=run"), "an import begins a run"),
         (("rbm.h5", "out=a", "hydra.run.dir=b"), "out = a says where the run goes"),
         (("rbm.h5", "out="), "out is empty"),
-        (("rbm.h5", "dataset=digits"), "dataset: reads 8x8 binary, the model of rbm.h5 takes 4 binary"),
+        (
+            ("rbm.h5", "dataset=digits"),
+            "dataset = digits: reads 8x8 binary rows, the model of rbm.h5 takes 4 binary; "
+            "name data of such rows, dataset=array dataset.path=FILE, or leave dataset out",
+        ),
+        (("rbm.h5", "out=rows.npz"), "rows.npz is a file; name a new folder"),
+        (("rbm.h5", "out=rows.npz/run"), "rows.npz is a file; name a new folder"),
+        (("rbm.h5", "dataset.alphabet=rna"), "dataset.alphabet = rna: has 5 letters, a site of the model"),
         (("rbm.h5", "-m"), "leave out -m"),
         (("nothing.h5",), "nothing.h5: there is no such file"),
         (("rbm.h5", "format=adabmdca"), "rbm.h5: cannot be read as text"),

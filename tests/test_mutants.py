@@ -202,6 +202,8 @@ WRONG = {
     ("all", None): ("wild_type=NAME",),
     ("all", "sec0"): ("wild_type = sec0", "no sequence of 6 letters and no file", "did you mean seq0"),
     ("all", "AAAAA"): ("no sequence of 6 letters (it has 5)",),
+    ("all", "la-fyd"): ("its letters are lower case", "upper case"),
+    ("all", "family"): ("has no sequence of that name; the first ones there are seq0, seq1, seq2",),
     ("NONE.csv", "seq0"): ("mutations = NONE.csv", "no such file"),
     ("all", "two.fasta"): ("wild_type = two.fasta", "holds 2 sequences"),
     ("all", "open.fasta"): ("wild_type = open.fasta", "value 3 is missing"),
@@ -228,6 +230,25 @@ def test_keys_that_name_no_mutants(run, trained, tmp_path, monkeypatch):
     other = replace(trained.parts.components, dataset=component("dataset", "digits"))
     with pytest.raises(UserError, match=r"is for runs on letters, this one is on dataset=protein; .*data=FILE"):
         mutants.scored(replace(trained, parts=replace(trained.parts, components=other)), asked(mutations="all"))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (None, r"built-in rows of dataset=protein, which have no names; .*dataset\.path=FILE"),
+        ("gone.fasta", r"the alignment of the run is not there, gone\.fasta; .*dataset\.path=FILE"),
+        ("rows.npz", r"sequences of rows\.npz have no names; .*dataset\.path=FILE"),
+        ("twice.fasta", r"wild_type = a: 2 different sequences of twice\.fasta have that name"),
+    ],
+)
+def test_names_that_no_alignment_has(trained, tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    Path("twice.fasta").write_text(">a\nLA-FYD\n>>a\nLAAFYD\n")
+    np.savez("rows.npz", msa=np.zeros((3, 6), int))
+    dataset = replace(trained.parts.components.dataset, path=path)
+    parts = replace(trained.parts, components=replace(trained.parts.components, dataset=dataset))
+    with pytest.raises(UserError, match=said):
+        mutants.scored(replace(trained, parts=parts), asked(mutations="all", wild_type="a"))
 
 
 def asked(mutations, wild_type=None):

@@ -165,4 +165,4 @@ def test_real_data_of_another_shape_are_refused_in_words(tmp_path, monkeypatch):
     line = "train model=gaussian_rbm dataset=array dataset.path=2.npz evaluation=[samples] hydra.run.dir=run"
     assert ebm(line, *TINY[:6], "evaluation.samples.count=4", "checkpoint.monitor=null").code == 0
     answer = ebm("evaluate run=run dataset=array dataset.path=4.npz evaluation=[ais] device=cpu")
-    assert_refused(answer, "dataset: reads 4 real, the model of", "takes 2 real")
+    assert_refused(answer, "dataset: reads 4 real rows, the model of", "takes 2 real; name data of such rows")

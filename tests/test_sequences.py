@@ -74,6 +74,31 @@ def test_every_format_has_the_sites_of_the_query(tmp_path, text, said, packed):
     assert own.labels.tolist() == ["q", "b", "c", "d"]
 
 
+def test_names_have_no_signs_before_them(tmp_path):
+    """Some tools write two; a name that is missing is the number of the sequence."""
+    text = (
+        PLAIN.replace(">q", ">>q").replace(">b", "> b of a long name").replace(">c", ">>").replace(">d", "\ufeff>d>e")
+    )
+    own = alignment(path := written(tmp_path, text.replace("\ufeff", ""))).own_rows(path, "data = x", None)
+    assert own.labels.tolist() == ["q", "b", "3", "d>e"]
+
+
+def test_a_sequence_is_found_by_its_name(tmp_path):
+    """Typed with the signs before it or without; of others one may be left out, or not readable."""
+    text = PLAIN.replace(">q", ">>q").replace(">b\nA", ">b long\nX") + ">d\nACDEFGHIKV\n>e\nACDEFGHI*V\n"
+    path = written(tmp_path, text)
+    reader = alignment(path, ambiguous="drop")
+    for name in ("q", ">q", ">>q", "> q"):
+        rows, names = reader.named(path, "x", name)
+        assert "".join(reader.letters[k] for k in rows[0]) == "ACDEFGHIKL"
+    assert names == ["q", "b", "c", "d", "d", "e"]
+    assert len(reader.named(path, "x", "d")[0]) == 2
+    assert len(reader.named(path, "x", "none")[0]) == 0
+    for name, said in (("b", r"line 3: .*'X'"), ("e", r"line 11: .*'\*'")):
+        with pytest.raises(UserError, match=said):
+            reader.named(path, "x", name)
+
+
 def test_letters_that_leave_the_residue_open_are_gaps_or_leave_with_their_sequence(tmp_path):
     path = written(tmp_path, PLAIN + ">x\nACXEFUHIKB\n")
     raw = alignment(path).read()

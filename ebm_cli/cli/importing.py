@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError
+from ebm_cli.record.run import check_free
 
 if TYPE_CHECKING:
     from ebm_cli.peers.foreign import Foreign
@@ -32,10 +33,12 @@ npz                     .npz of arrays by documented names (docs/peers.md)
 == Keys of the import ==
 format: auto            one of these, where the file does not say it
 checkpoint: null        of rbms: the update, N or update_N; null: the last
-out: null               the run directory; null: a new one in outputs
+out: null               the run directory, a new folder (hydra.run.dir is the same); null: one in outputs
 
 dataset=NAME and its keys say which data the model is judged by, and goes on with; without them it is sampled and
-scores rows, and dataset.path=FILE says later where data are. All other keys are those of ebm train.
+scores rows, and dataset.path=FILE says later where data are. Files of rbms and plain arrays do not say which letters
+categories are: dataset=protein, or dataset.alphabet=LETTERS without data, reads FASTA then, dataset=array numbers. All
+other keys are those of ebm train.
 """
 
 
@@ -51,13 +54,15 @@ def words(arguments: list[str]) -> list[str]:
     own, rest = _own(rest)
     _check_no_model(rest, file)
     alphabet = taken(rest, "dataset.alphabet")[0]
+    from ebm_cli.dataset.alignment import ALPHABETS
     from ebm_cli.peers import formats
 
-    letters = None if alphabet is None else plain(alphabet)
+    letters = None if alphabet is None else ALPHABETS.get(plain(alphabet), plain(alphabet))
     found = formats.read(Path(file).expanduser(), own.get("format", "auto"), own.get("checkpoint"), letters)
     place = taken(rest, "hydra.run.dir")[0]
     if "out" in own and place is not None:
         raise UserError(f"hydra.run.dir: out = {own['out']} says where the run goes; leave one of them out")
+    _check_place(own)
     goes = [] if place is not None else [f"hydra.run.dir={quoted(own['out'])}" if "out" in own else _PLACE]
     data = any(word.startswith(("dataset=", "dataset.path=")) for word in rest)
     asked = {"file": file, "format": own.get("format", "auto"), "checkpoint": own.get("checkpoint")}
@@ -97,6 +102,17 @@ def _check_no_model(arguments: list[str], file: str) -> None:
             raise UserError(f"{word}: the model is what {file} holds; leave it out")
 
 
+def _check_place(own: dict[str, str]) -> None:
+    """Raise UserError for an `out` where no run directory can begin."""
+    if "out" not in own:
+        return
+    path = Path(own["out"]).expanduser()
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UserError(f"out = {own['out']}: {there} is a file; name a new folder, which becomes the run directory")
+    check_free(path, "out = ")
+
+
 def _decided(found: "Foreign", typed: list[str]) -> list[str]:
     """The model, as many chains as the file has, and the data set that reads what the model takes."""
     name, keys = found.model["name"], {key: value for key, value in found.model.items() if key != "name"}
@@ -104,7 +120,7 @@ def _decided(found: "Foreign", typed: list[str]) -> list[str]:
     chosen += [] if found.chains is None else ["chains=persistent", f"chains.count={len(found.chains)}"]
     reader = taken(typed, "dataset")[0]
     if reader is None:
-        reader = "protein" if found.letters else "array"
+        reader = "protein" if found.letters or taken(typed, "dataset.alphabet")[0] is not None else "array"
         values = getattr(found.space, "values", None) if found.space.name == "categorical" else None
         chosen += [f"dataset={reader}", *([f"dataset.categories={values}"] if values and reader == "array" else [])]
     if reader == "protein" and found.letters:

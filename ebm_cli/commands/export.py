@@ -40,7 +40,7 @@ def export(config: Mapping[str, Any]) -> int:
     if asked.format == "hub":
         return _as_folder(asked, config)
     if asked.out is not None:
-        _check_free(asked.out)
+        _check_free(asked.out, asked.format)
     with logging_to(None):
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         content = formats.content(exported(trained, asked.letters), asked.format)
@@ -79,9 +79,17 @@ def exported(trained: Trained, letters: str | None) -> Foreign:
     return Foreign(config["model"], weights, space, about, kept, own_letters)
 
 
-def _check_free(out: str) -> None:
-    if os.path.lexists(Path(out).expanduser()):
+def _check_free(out: str, form: str) -> None:
+    """Raise UserError unless `out` can be a new file of this format."""
+    path = Path(out).expanduser()
+    if path.is_dir() or out.endswith(("/", os.sep)):
+        name = path / f"model.{formats.WRITTEN[form]}"
+        raise UserError(f"out = {out}: is a folder, format = {form} writes one file; name a new file, e.g. out={name}")
+    if os.path.lexists(path):
         raise UserError(f"out = {out}: is there already, and is kept; name another file")
+    there = next(place for place in path.absolute().parents if os.path.lexists(place))
+    if not there.is_dir():
+        raise UserError(f"out = {out}: {there} is a file, not a folder; name another file")
 
 
 def _written(asked: Settings, content: bytes) -> Path:

@@ -12,6 +12,7 @@ import torch
 from ebm_cli import registry
 from ebm_cli.commands.configuration import Request, choices, evaluations, loop_and_schedule, reporting
 from ebm_cli.commands.session import configured
+from ebm_cli.dataset.alignment import ALPHABETS
 from ebm_cli.dataset.base import Data, placeholder
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError, advice, of_file
@@ -19,7 +20,7 @@ from ebm_cli.peers import formats
 from ebm_cli.peers.foreign import Foreign
 from ebm_cli.record import checkpoint, run
 from ebm_cli.record.checkpoint_space import in_words
-from ebm_cli.space import Discrete, Space
+from ebm_cli.space import Categorical, Discrete, Space
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.training.loop import recorded
 from ebm_cli.training.state import Parts, TrainState, assemble, build_components, load_data
@@ -83,16 +84,41 @@ def _built(config: Mapping[str, Any], request: Request, foreign: Foreign, asked:
     components = replace(build_components(config, choice), initial=foreign.weights)
     device = registry.build("device", config["device"]).open()
     data = load_data(components, device) if asked.data else placeholder(foreign.space)
-    _check_space(data, foreign.space, asked)
+    _check_space(data, foreign, asked, choice["dataset"])
+    _check_letters(config["dataset"], foreign.space)
     return assemble(components, loop, device, data, choice)
 
 
-def _check_space(data: Data, space: Space, asked: Peer) -> None:
+def _check_space(data: Data, foreign: Foreign, asked: Peer, named: str) -> None:
     """Raise UserError where rows of the data are none of the model."""
-    here = data.space
+    here, space, letters = data.space, foreign.space, foreign.letters
     values = [each.values for each in (here, space) if isinstance(each, Discrete)]
     if type(here) is not type(space) or here.sites != space.sites or len(set(values)) > 1:
-        raise UserError(f"dataset: reads {in_words(here)}, the model of {asked.file} takes {in_words(space)}")
+        raise UserError(
+            f"dataset = {named}: reads {in_words(here)} rows, the model of {asked.file} takes {in_words(space)}; name "
+            f"data of such rows, {_reader(space, letters)}, or leave dataset out"
+        )
+
+
+def _reader(space: Space, letters: str) -> str:
+    """What names a data set of rows of this kind."""
+    numbers, of_letters = "dataset=array dataset.path=FILE", "dataset=protein dataset.path=FILE"
+    if not isinstance(space, Categorical):
+        return numbers
+    return of_letters if letters else f"{of_letters} or {numbers}"
+
+
+def _check_letters(dataset: Mapping[str, Any], space: Space) -> None:
+    """Raise UserError where an alphabet was typed that has not a letter for each value of a site."""
+    alphabet = dataset.get("alphabet")
+    if alphabet is None:
+        return
+    values, letters = getattr(space, "values", None), ALPHABETS.get(str(alphabet), str(alphabet))
+    if values != len(letters):
+        raise UserError(
+            f"dataset.alphabet = {alphabet}: has {len(letters)} letters, a site of the model "
+            f"{'is a number' if values is None else f'has {values} values'}; give one for each"
+        )
 
 
 def _put_chains(parts: Parts, state: TrainState, foreign: Foreign) -> None:

@@ -25,7 +25,10 @@ def as_trained(data: Data, saved: Checkpoint, trained: Space, found: Run) -> Dat
     if isinstance(here, Counts) and isinstance(trained, Counts) and other_data(saved, data):
         here = replace(here, length=trained.length)  # other documents are longer or shorter
     if here != trained:
-        raise UserError(f"dataset: reads {in_words(here)}, the model of {saved.path} takes {in_words(trained)}")
+        raise UserError(
+            f"dataset: reads {in_words(here)} rows, the model of {saved.path} takes {in_words(trained)}; name "
+            "data of such rows, dataset.path=FILE"
+        )
     if data.words and words is not None and data.words != words:
         raise UserError(
             f"dataset: its words are not those of {found.path / VOCABULARY}, which the model knows; use data with the "

@@ -23,6 +23,7 @@ from ebm_cli.evaluation.base import Picture
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.substitution import energies, substitutions
 from ebm_cli.record import picture
+from ebm_cli.space import Categorical
 from ebm_cli.yardstick.rank_correlation import FEWEST, spearman
 
 ALL = "all"
@@ -52,9 +53,15 @@ def scored(trained: Trained, asked: Asked) -> Scored:
     """E(mutant) - E(wild type) of all single substitutions, or of the mutants of a file. Raises UserError."""
     dataset = trained.parts.components.dataset
     if not isinstance(dataset, Aligned):
+        space = trained.parts.data.space
+        again = (
+            ", or import its model anew, ebm import MODEL dataset.alphabet=protein"
+            if isinstance(space, Categorical)
+            else ""
+        )
         raise UserError(
             f"mutations = {asked.mutations}: is for runs on letters, this one is on "
-            f"dataset={trained.choice['dataset']}; score rows of it with data=FILE"
+            f"dataset={trained.choice['dataset']}; score rows of it with data=FILE{again}"
         )
     if asked.wild_type is None:
         raise UserError(
@@ -85,23 +92,41 @@ def _wild_type(trained: Trained, dataset: Aligned, given: str) -> NDArray[np.int
         if len(rows.values) > 1:
             raise UserError(f"{said}: holds {len(rows.values)} sequences; give a file with the one that is meant")
         return _numbers(trained, split.all())
-    letters = f" (it has {len(given)})" if set(given) <= set(dataset.letters) else ""
-    return _named(trained, dataset, given, f"{said}: is no sequence of {length} letters{letters} and no file")
+    return _named(
+        trained, dataset, given, f"{said}: is no sequence of {length} letters{_why_not(given, dataset)} and no file"
+    )
+
+
+def _why_not(given: str, dataset: Aligned) -> str:
+    """What keeps a text from being a sequence of the run, in brackets, where it looks like one."""
+    if set(given) <= set(dataset.letters):
+        return f" (it has {len(given)})"
+    if set(given.upper()) <= set(dataset.letters) and not any(letter.isdigit() for letter in given):
+        return " (its letters are lower case, which marks insert columns; write it in upper case)"
+    return ""
 
 
 def _named(trained: Trained, dataset: Aligned, name: str, said: str) -> NDArray[np.int64]:
     """The sequence of that name in the run's own alignment. Raises UserError, beginning with `said`."""
-    path = getattr(dataset, "path", None)
-    if path is None or not Path(path).is_file():
-        raise UserError(f"{said}, and the alignment of the run is not there to look it up; give the sequence or a file")
-    rows = dataset.own_rows(Path(path), f"dataset.path = {path}", None)
-    if rows.labels is None:
-        raise UserError(f"{said}, and sequences of {path} have no names; give the sequence or a file")
-    names = rows.labels.astype(str).tolist()
-    if name not in names:
-        near = nearest(name, names) or f"; the first one there is {names[0]}"
+    path, way = getattr(dataset, "path", None), "give the sequence or a file of it, or name the alignment"
+    if path is None:
+        built_in = f"the built-in rows of dataset={trained.choice['dataset']}, which have no names"
+        raise UserError(f"{said}, and the run is on {built_in}; {way} with names, dataset.path=FILE")
+    if not Path(path).is_file():
+        raise UserError(
+            f"{said}, and the alignment of the run is not there, {path}; {way} where it lies, dataset.path=FILE"
+        )
+    rows, names = dataset.named(Path(path), f"dataset.path = {path}", name)
+    if not names:
+        raise UserError(f"{said}, and sequences of {path} have no names; {way} with names, dataset.path=FILE")
+    if not len(rows):
+        near = nearest(name, names) or f"; the first ones there are {', '.join(names[:3])}"
         raise UserError(f"{said}, and {path} has no sequence of that name{near}")
-    return np.asarray(rows.values[names.index(name)], np.int64).reshape(-1)
+    if len(rows) > 1:
+        raise UserError(
+            f"wild_type = {name}: {len(rows)} different sequences of {path} have that name; give the sequence"
+        )
+    return rows.astype(np.int64).reshape(-1)
 
 
 def _numbers(trained: Trained, x: Tensor) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Where commands on a trained run write what they find: a folder made before any work, to see that it can be."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,9 @@ def _in_run(home: Run, kind: str) -> Path:
 
 
 def _elsewhere(out: Path) -> Path:
+    there = next((place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place)), out)
+    if os.path.lexists(there) and not there.is_dir():
+        raise UserError(f"out = {out}: {there} is a file, a folder is written; name a new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         used = any(out.iterdir())

@@ -67,6 +67,22 @@ class Aligned(Dataset):
         places = tuple(f"line {record.line} ({record.name})" for record in records)
         return OwnRows(rows, np.array(open_sites, np.bool_), names, places, remarks)
 
+    def named(self, path: Path, said: str, name: str) -> tuple[NDArray[np.uint8], list[str]]:
+        """The different sequences of that name as they are read, (number, length), and all names of the alignment.
+
+        Those of others may be such as `ambiguous` leaves out. Raises UserError for a sequence that cannot be read.
+        """
+        kind, _ = kinds.within(path) or ("", "")
+        if kind not in sequences.FORMATS:
+            own = own_rows.read(path, said, None)
+            names = [] if own.labels is None else own.labels.astype(str).tolist()
+            return np.unique(own.values[[each == name for each in names]], axis=0), names
+        records, _ = self._without_inserts(sequences.read(path, said), said)
+        found = [record for record in records if record.name == sequences.called(name)]
+        every = replace(self, ambiguous="refuse") if self.ambiguous == "drop" else self
+        rows = every.numbers(found, said)[0] if found else np.empty((0, 0), np.uint8)
+        return np.unique(rows, axis=0), [record.name for record in records]
+
     def numbers(self, records: list[Record], said: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Places in the alphabet, (records, length), and remarks. Raises UserError naming sequence and letter."""
         self._check_nucleotides(sequences.counted(records), said)

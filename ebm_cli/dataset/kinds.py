@@ -114,14 +114,14 @@ def _of_text(head: bytes) -> tuple[str, str] | None:
     return ("csv", "a table in text, such as .csv") if separators else ("text", "text")
 
 
-def instead(path: Path, fallback: str, wanted: str = f"write {_ARRAY}") -> str:
+def instead(path: Path, fallback: str, wanted: str = f"write {_ARRAY}", others: dict[str, str] | None = None) -> str:
     """What a file is that is not of the kind that is read, and the way out; `fallback` if that cannot be seen.
 
-    `wanted` is the way out for kinds that have none of their own.
+    `wanted` is the way out for kinds that have none of their own, `others` has ways by kind that go before those here.
     """
     seen = found(path)
     if seen is None:
         return fallback
     kind, said = seen
-    ways = {"empty": "write it anew", "utf16": "convert it to UTF-8"} | _WAYS
+    ways = {"empty": "write it anew", "utf16": "convert it to UTF-8"} | _WAYS | (others or {})
     return f"it is {said}; {ways.get(kind, wanted)}"

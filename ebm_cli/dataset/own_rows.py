@@ -25,6 +25,16 @@ _MASK, _OTHERS = "mask", ("weights", "variable_type")
 _SEPARATORS = ",\t;"
 _FEW = 2  # columns whose numbers may be values
 _Line = tuple[int, list[str]]
+_LETTERS = (
+    "the run is on numbers: train one with dataset=protein, or import its model anew, ebm import MODEL dataset=protein "
+    "dataset.path=ALIGNMENT, or without data dataset.alphabet=protein"
+)
+_WAYS = {  # of runs on other data, which have no key dataset
+    "fasta": _LETTERS,
+    "stockholm": _LETTERS,
+    "image": "the run is not on pictures: train one with dataset=image_folder",
+    "mtx": "write it as an array, scipy.io.mmread(FILE).toarray()",
+}
 _WAY = f"name a file of an array (n, *shape), {ENDINGS}, or a table in text, .csv"
 
 
@@ -62,7 +72,7 @@ def read(path: Path, said: str, array: str | None) -> OwnRows:
         raise UserError(f"array = {array}: {said} is no file of arrays, so it has none by name; leave it out")
     if kind in ("csv", "text"):
         return _of_table(path, said)
-    raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
+    raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY, _WAYS)}")
 
 
 def with_gaps(own: OwnRows, space: Space, said: str) -> OwnRows:

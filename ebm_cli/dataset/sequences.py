@@ -52,12 +52,16 @@ def read(file: Path, said: str) -> list[Record]:
     return found
 
 
+def called(header: str) -> str:
+    """The name in a line that begins a sequence: its first word, without the signs > before it, one or more."""
+    return (header.lstrip("> \t").split() or [""])[0]
+
+
 def _fasta(lines: list[str], said: str) -> list[Record]:
     records: list[tuple[str, list[str], int]] = []
     for number, line in enumerate(lines, 1):
         if line.startswith(">"):
-            name = line[1:].split()[0] if line[1:].split() else str(len(records) + 1)
-            records.append((name, [], number))
+            records.append((called(line) or str(len(records) + 1), [], number))
         elif line.startswith("#"):  # such as the first line of some a3m files
             continue
         elif line.strip() and not records:

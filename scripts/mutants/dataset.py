@@ -749,4 +749,18 @@ MUTANTS = [
         "np.uint8",
         "text_windows::test_large_numbers_of_categories_stay_whole",
     ),
+    Mutant(
+        "sequences: a second sign before a name is part of it",
+        "dataset/sequences.py",
+        'header.lstrip("> \\t")',
+        "header[1:]",
+        "sequences::test_names_have_no_signs_before_them",
+    ),
+    Mutant(
+        "alignment: a sequence that is looked up is the first of its name",
+        "dataset/alignment.py",
+        "return np.unique(rows, axis=0), [record",
+        "return rows[:1], [record",
+        "sequences::test_a_sequence_is_found_by_its_name",
+    ),
 ]
