@@ -7,6 +7,7 @@ import pytest
 from helpers.components import shipped
 
 from ebm_cli import registry
+from ebm_cli.dataset.alignment import distinct_rows
 from ebm_cli.dataset.protein import sequence_weights
 from ebm_cli.errors import UserError
 
@@ -72,6 +73,17 @@ def test_every_format_has_the_sites_of_the_query(tmp_path, text, said, packed):
     own = reader.own_rows(path, "data = x", None)
     assert sorted(map(tuple, own.values.tolist())) == due
     assert own.labels.tolist() == ["q", "b", "c", "d"]
+
+
+def test_rows_without_repetition():
+    """As numpy has them, which makes a field of each site and is slow of ten million."""
+    for letters, sites in ((2, 3), (21, 5), (256, 1)):
+        rows = np.random.default_rng(0).integers(0, letters, (300, sites)).astype(np.uint8)
+        for found, due in zip(distinct_rows(rows), np.unique(rows, axis=0, return_counts=True), strict=True):
+            assert np.array_equal(found, due)
+    long = np.zeros((3, 10**6), np.uint8)
+    long[1, -1] = 1
+    assert distinct_rows(long)[1].tolist() == [2, 1]
 
 
 def test_names_have_no_signs_before_them(tmp_path):

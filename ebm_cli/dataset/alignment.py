@@ -59,13 +59,17 @@ class Aligned(Dataset):
             return own_rows.read(path, said, array)
         records = sequences.read(path, said)
         filled = [record._replace(letters=record.letters.replace(_OPEN, self.letters[0])) for record in records]
-        every = replace(self, ambiguous="refuse") if self.ambiguous == "drop" else self
-        rows, remarks = every.numbers(filled, said)
+        rows, remarks = self._of_every_one.numbers(filled, said)
         names = np.array([record.name for record in records])
         sites, _ = self._without_inserts(records, said)
         open_sites = [[letter == _OPEN for letter in record.letters] for record in sites]
         places = tuple(f"line {record.line} ({record.name})" for record in records)
         return OwnRows(rows, np.array(open_sites, np.bool_), names, places, remarks)
+
+    @property
+    def _of_every_one(self) -> "Aligned":
+        """The same, which refuses what it would leave out."""
+        return replace(self, ambiguous="refuse") if self.ambiguous == "drop" else self
 
     def named(self, path: Path, said: str, name: str) -> tuple[NDArray[np.uint8], list[str]]:
         """The different sequences of that name as they are read, (number, length), and all names of the alignment.
@@ -79,9 +83,8 @@ class Aligned(Dataset):
             return np.unique(own.values[[each == name for each in names]], axis=0), names
         records, _ = self._without_inserts(sequences.read(path, said), said)
         found = [record for record in records if record.name == sequences.called(name)]
-        every = replace(self, ambiguous="refuse") if self.ambiguous == "drop" else self
-        rows = every.numbers(found, said)[0] if found else np.empty((0, 0), np.uint8)
-        return np.unique(rows, axis=0), [record.name for record in records]
+        rows = self._of_every_one.numbers(found, said)[0] if found else np.empty((0, 1), np.uint8)
+        return distinct_rows(rows)[0], [record.name for record in records]
 
     def numbers(self, records: list[Record], said: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Places in the alphabet, (records, length), and remarks. Raises UserError naming sequence and letter."""
@@ -248,6 +251,16 @@ def _check_lengths(records: list[Record], said: str) -> None:
             )
     if not length:
         raise UserError(f"{said}: holds no sequence")
+
+
+def distinct_rows(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Rows without repetition, in the order of their numbers, and how often each is there.
+
+    As one string of bytes each: numpy.unique(axis=0) makes a field of each site, which takes minutes of long sequences.
+    """
+    strings = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1])))[:, 0]
+    _, first, count = np.unique(strings, return_index=True, return_counts=True)
+    return rows[first], count
 
 
 def file_alphabet(found: NDArray[Any], said: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from ebm_cli.dataset import kinds, sequences
-from ebm_cli.dataset.alignment import GAPS, Aligned, file_alphabet
+from ebm_cli.dataset.alignment import GAPS, Aligned, distinct_rows, file_alphabet
 from ebm_cli.dataset.base import Arrays, Binarize, Raw, Truth, Values
 from ebm_cli.dataset.files import data_root, missing, read_npz
 from ebm_cli.dataset.held_out import FileSplit, hold_out
@@ -60,7 +60,7 @@ class Protein(Aligned):
         if contacts is not None and contacts.shape != (rows.shape[1],) * 2:
             raise UserError(f"{said}: sequences have {rows.shape[1]} sites, contacts {contacts.shape}")
         rows, of_gaps = self._without_gaps(rows, said)
-        distinct, count = np.unique(rows, axis=0, return_counts=True)
+        distinct, count = distinct_rows(rows)
         if len(distinct) < _FEWEST:
             raise UserError(f"{said}: too few distinct sequences ({len(distinct)}); the splits need {_FEWEST} at least")
         copies = None

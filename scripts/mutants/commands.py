@@ -1056,7 +1056,7 @@ MUTANTS = [
     Mutant(
         "import: data of another kind",
         "commands/import_.py",
-        "    _check_space(data, foreign.space, asked)\n",
+        '    _check_space(data, foreign, asked, choice["dataset"])\n',
         "",
         "import::test_refusals",
     ),
