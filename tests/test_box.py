@@ -89,6 +89,7 @@ REFLECTED = [
     ("hmc", {"step_size": 0.15, "leapfrog": 3}),
     ("hmc", {"step_size": 1.0, "leapfrog": 2}),
     ("underdamped", {"step_size": 1.0, "leapfrog": 2}),
+    ("nuts", {"step_size": 1.0, "max_depth": 2}),
 ]
 
 

@@ -49,6 +49,7 @@ KERNELS = {
     "mala": component("sampler", "mala", step_size=0.3),
     "hmc": component("sampler", "hmc", step_size=0.4, leapfrog=4),
     "underdamped": component("sampler", "underdamped", step_size=0.4, leapfrog=4),
+    "nuts": component("sampler", "nuts", step_size=0.4, max_depth=3),
     "metropolis": component("sampler", "metropolis", step_size=0.8),
 }
 

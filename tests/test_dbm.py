@@ -13,6 +13,7 @@ from ebm_cli.evaluation.table import Numbers
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.rbm import RBM
 from ebm_cli.objective.base import Batch
+from ebm_cli.objective.likelihood import center
 from ebm_cli.objective.mean_field_pcd import Particles
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
@@ -124,6 +125,34 @@ def test_offsets_follow_the_data_and_centre_the_gradient():
     mu, lam, W = model.rbm.visible_offset, model.rbm.hidden_offset, plain["rbm.W"]
     expected = W - torch.outer(mu, plain["rbm.c"]) - torch.outer(plain["rbm.b"], lam)
     assert_close(objective.finish(model, gradient)["rbm.W"], expected, **EXACT)
+
+
+def test_at_first_the_first_layer_learns_alone(monkeypatch):
+    """Its gradient is that of the RBM of v and h, centred as that; J, a and their chains stay as they are."""
+    monkeypatch.setattr(RBM, "sweep", lambda self, x, key, *, backwards: 1 - x)
+    model, x, start = machine(), rows()[[3, 5, 5, 9]], states(6)[[1, 8, 20, 63]]
+    rbm, particles = model.rbm, Particles(start.clone())
+    W, b, c = (part.detach().clone().requires_grad_() for part in (rbm.W[:4], rbm.b[:4], rbm.c))
+    energy = lambda v: -(v @ b) - torch.nn.functional.softplus(c + v @ W).sum(1)  # noqa: E731
+    (energy(x.flatten(1)).mean() - energy(1 - start[:, :4]).mean()).backward()
+    objective = component("objective", "mean_field_pcd", first_steps=3)
+    gradient = objective.gradient(model, Batch(x, auxiliary=particles, step=2), KEY)
+    assert_close(particles.x, torch.cat([1 - start[:, :4], start[:, 4:]], 1), **EXACT)
+    plain = component("objective", "mean_field_pcd", centered=False).finish(model, gradient)
+    for name, grad in (("W", W.grad), ("b", b.grad), ("c", c.grad)):
+        assert_close(plain[f"rbm.{name}"][: len(grad)], grad, **EXACT)
+        assert not plain[f"rbm.{name}"][len(grad) :].any()
+    before = rbm.visible_offset.clone()
+    found = objective.finish(model, gradient)
+    assert torch.equal(rbm.visible_offset, before)
+    expected = center({"W": W.grad, "b": b.grad, "c": c.grad}, before[:4], rbm.hidden_offset)
+    for name, grad in expected.items():
+        assert_close(found[f"rbm.{name}"][: len(grad)], grad, **EXACT)
+        assert not found[f"rbm.{name}"][len(grad) :].any()
+    whole = objective.gradient(model, Batch(x, auxiliary=particles, step=3), KEY)
+    assert whole.parameters["rbm.W"].shape == rbm.W.shape
+    assert objective.remark(model, 4) is None
+    assert objective.remark(model, 3) == "steps = 3: the second layer never learns, objective.first_steps = 3"
 
 
 def test_draws_given_a_row_come_to_the_posterior():

@@ -73,7 +73,7 @@ def test_what_is_usual_and_does_not_apply_is_left_out(tmp_path, monkeypatch):
     assert answer.code == 2
     assert (
         "evaluation=ais: sampler=langevin does not leave the model invariant; samplers that do and fit this model: "
-        "hmc, mala, mala_mixed, metropolis, underdamped"
+        "hmc, mala, mala_mixed, metropolis, nuts, underdamped"
     ) in answer.err
 
 

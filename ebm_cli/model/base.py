@@ -139,8 +139,9 @@ class EnergyModel(nn.Module, ABC):
         layers = self.activities(x)
         return {"hidden": layers[0]} if len(layers) == 1 else {f"hidden_{i}": p for i, p in enumerate(layers, 1)}
 
-    def of_rows(self, rows: slice) -> "EnergyModel":
-        """The model of some chains alone: itself, unless each chain has a density of its own (`model/given.py`)."""
+    def of_rows(self, rows: slice | Tensor) -> "EnergyModel":
+        """The model of some chains alone, a slice of them or (chains,) bool: itself, unless each chain has a density of
+        its own (`model/given.py`, `model/scaled.py`)."""
         return self
 
     def sites(self, x: Tensor) -> "Sites":

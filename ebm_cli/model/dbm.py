@@ -5,7 +5,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
@@ -52,6 +52,11 @@ class DBM(Deep):
     @override
     def top(self) -> RBM:
         return self.rbm
+
+    @property
+    def first(self) -> RBM:
+        """The RBM of v and h alone, with the weights that they have here: the machine if J = 0."""
+        return _First(self)
 
     @property
     def second(self) -> int:
@@ -116,6 +121,17 @@ class DBM(Deep):
         states = Binary((self.second,)).enumerate().to(v)
         each = [-self.rbm.energy(self.beside(v, g.expand(len(v), -1))) for g in states]
         return torch.stack(each, 1).logsumexp(1) - log_z
+
+
+class _First(RBM):
+    """E(v, h) = -b.v - c.h - v.W h with slices of the parameters of a deep machine, v flat."""
+
+    def __init__(self, model: DBM) -> None:
+        nn.Module.__init__(self)
+        whole, sites = model.top, model.space.sites
+        self.space, self.hidden = Binary((sites,)), whole.hidden
+        self.W, self.b, self.c = (nn.Parameter(part.detach()) for part in (whole.W[:sites], whole.b[:sites], whole.c))
+        self.visible_offset, self.hidden_offset = whole.visible_offset[:sites], whole.hidden_offset
 
 
 @register("model", "dbm")

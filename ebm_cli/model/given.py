@@ -30,8 +30,10 @@ class Given(Blocked):
         self.alike = bool((where == where[:1]).all())
 
     @override
-    def of_rows(self, rows: slice) -> "Given":
-        return Given(self.model, self.known[rows], self.where[rows])
+    def of_rows(self, rows: slice | Tensor) -> "Given":
+        parts = self.known, self.where
+        known, where = parts if isinstance(rows, slice) else (self.each(part, len(rows)) for part in parts)
+        return Given(self.model, known[rows], where[rows])
 
     @override
     def energy(self, x: Tensor) -> Tensor:

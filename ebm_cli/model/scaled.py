@@ -25,6 +25,10 @@ class Scaled(EnergyModel):
         self.space = model.space
         self.model, self.beta = model, beta
 
+    @override
+    def of_rows(self, rows: slice | Tensor) -> "Scaled":
+        return type(self)(self.model.of_rows(rows), self.beta[rows])
+
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
         """E(x), (batch,)."""
         return (self.model.energy(x),)
@@ -179,6 +183,10 @@ class ScaledGiven(Scaled, Blocked):
     def __init__(self, given: Given, whole: Scaled) -> None:
         super().__init__(given, whole.beta)
         self.given, self.whole = given, whole
+
+    @override
+    def of_rows(self, rows: slice | Tensor) -> "ScaledGiven":
+        return ScaledGiven(self.given.of_rows(rows), self.whole.of_rows(rows))
 
     @override
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
@@ -12,7 +13,7 @@ from ebm_cli.model.dbm import DBM
 from ebm_cli.noise.base import Noise
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective
 from ebm_cli.objective.likelihood import center, contrast
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary
 
@@ -43,6 +44,9 @@ class MeanFieldPCD(Objective):
     the posterior. The chains, one for each row of the batch, take `k` block Gibbs steps: the first hidden layer, then
     all else. `centered`: the centred gradient (Montavon & Mueller 2012), by which both layers learn at once without
     training one after the other before; `offset_rate` is how fast the means of hidden units follow the data.
+
+    In the first `first_steps` updates v and h learn alone, by the same of their RBM, and J stays as it is: hardly
+    different from 0, so that the deep machine goes on where that RBM ends, at a fraction of its own cost.
     """
 
     positive: Literal["mean_field", "gibbs"]
@@ -51,6 +55,7 @@ class MeanFieldPCD(Objective):
     chains: Annotated[int, Field(ge=1)]
     centered: bool
     offset_rate: Annotated[float, Field(gt=0, le=1)]
+    first_steps: Annotated[int, Field(ge=0), Later(0)]
 
     spaces = (Binary,)
     requires = (DBM,)
@@ -66,6 +71,13 @@ class MeanFieldPCD(Objective):
         assert isinstance(model, DBM)
         return Particles(model.top.space.noise(self.chains, key))
 
+    @override
+    def remark(self, model: EnergyModel, steps: int) -> str | None:
+        """Steps that do not reach the second layer."""
+        if steps > self.first_steps:
+            return None
+        return f"steps = {steps}: the second layer never learns, objective.first_steps = {self.first_steps}"
+
     @torch.no_grad()
     @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
@@ -73,9 +85,10 @@ class MeanFieldPCD(Objective):
         particles, n = batch.auxiliary, len(batch.x)
         assert isinstance(model, DBM)
         assert isinstance(particles, Particles)
-        rbm, own = model.top, key.after(batch.first)
-        x = self._filled(model, batch.x, own)
-        chains = particles.x[batch.first : batch.first + n]
+        own, sites, alone = key.after(batch.first), model.space.sites, bool(batch.step < self.first_steps)
+        rbm = model.first if alone else model.top
+        x = batch.x.flatten(1) if alone else self._filled(model, batch.x, own)
+        chains = particles.x[batch.first : batch.first + n, : x.shape[1]]
         for i in range(self.k):
             chains.copy_(rbm.sweep(chains.to(x.dtype), own.fold("sweep", i), backwards=False))
         rows = torch.cat([x, chains.to(x.dtype)])
@@ -83,7 +96,7 @@ class MeanFieldPCD(Objective):
         energy = rbm.free_energy(rows, logits)
         weight, metrics = contrast(energy[:n], energy[n:], 0)
         found = {_PREFIX + name: grad for name, grad in rbm.pull(rows, logits, weight).items()}
-        means = {"hidden_mean": logits[:n].sigmoid().mean(0), "second_mean": x[:, model.space.sites :].mean(0)}
+        means = {"hidden_mean": logits[:n].sigmoid().mean(0), "second_mean": x[:, sites:].mean(0)}
         return Gradient(found, metrics, means)
 
     def _filled(self, model: DBM, v: Tensor, key: AnyKey) -> Tensor:
@@ -94,13 +107,21 @@ class MeanFieldPCD(Objective):
     @torch.no_grad()
     @override
     def finish(self, model: EnergyModel, gradient: Gradient) -> Gradients:
-        """Offsets, and centring."""
+        """Offsets, and centring; of v and h alone, whose gradient is that of their weights, the others' is 0."""
         assert isinstance(model, DBM)
-        rbm, sites = model.top, model.space.sites
+        found, sites = gradient.parameters, model.space.sites
+        alone = len(found[_PREFIX + "b"]) == sites
+        rbm = model.first if alone else model.top
         rbm.hidden_offset.lerp_(gradient.statistics["hidden_mean"], self.offset_rate)
         rbm.visible_offset[sites:].lerp_(gradient.statistics["second_mean"], self.offset_rate)
-        if not self.centered:
-            return gradient.parameters
-        own = {name.removeprefix(_PREFIX): grad for name, grad in gradient.parameters.items()}
-        centred = center(own, rbm.visible_offset, rbm.hidden_offset)
-        return {_PREFIX + name: grad for name, grad in centred.items()}
+        if self.centered:
+            own = {name.removeprefix(_PREFIX): grad for name, grad in found.items()}
+            centred = center(own, rbm.visible_offset, rbm.hidden_offset)
+            found = {_PREFIX + name: grad for name, grad in centred.items()}
+        return _with_second(model, found) if alone else found
+
+
+def _with_second(model: DBM, gradients: Gradients) -> Gradients:
+    """Of v and h, with 0 for J and a."""
+    W, b = (gradients[_PREFIX + name] for name in ("W", "b"))
+    return gradients | {_PREFIX + "W": F.pad(W, (0, 0, 0, model.second)), _PREFIX + "b": F.pad(b, (0, model.second))}

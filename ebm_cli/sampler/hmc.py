@@ -45,8 +45,8 @@ class HMC(Informed):
         return state, {"acceptance": accepted}
 
 
-def leapfrog(model: EnergyModel, state: InformedState, r: Tensor, size: float) -> tuple[InformedState, Tensor]:
-    """Position and momenta (chains, *shape) after one leapfrog step."""
+def leapfrog(model: EnergyModel, state: InformedState, r: Tensor, size: float | Tensor) -> tuple[InformedState, Tensor]:
+    """Position and momenta (chains, *shape) after one leapfrog step, back in time if its size is negative."""
     r = r - size / 2 * state.grad
     x, r = rebound(model.space, state.x + size * r, r)
     state = informed(model, x)

@@ -18,6 +18,20 @@ MUTANTS = [
         "dbm::test_offsets_follow_the_data_and_centre_the_gradient",
     ),
     Mutant(
+        "mean field PCD: the first layer's offsets are not its own",
+        "objective/mean_field_pcd.py",
+        "rbm = model.first if alone else model.top\n        rbm.hidden_offset",
+        "rbm = model.top\n        rbm.hidden_offset",
+        "dbm::test_at_first_the_first_layer_learns_alone",
+    ),
+    Mutant(
+        "mean field PCD: the second layer learns from the start",
+        "objective/mean_field_pcd.py",
+        "bool(batch.step < self.first_steps)",
+        "bool(batch.step < 0)",
+        "dbm::test_at_first_the_first_layer_learns_alone",
+    ),
+    Mutant(
         "jem: a class that is not known is the first",
         "objective/jem.py",
         "(p[:n] - label) * known[:, None] / n",

@@ -536,6 +536,27 @@ MUTANTS = [
         "standstill::test_what_is_said_of_means",
     ),
     Mutant(
+        "nuts: the trajectory before keeps its draw",
+        "sampler/nuts.py",
+        "share = (new.log_weight - tree.log_weight).exp()",
+        "share = (tree.log_weight - new.log_weight).exp()",
+        "nuts::test_chains_draw_from_the_trajectory_as_the_recursion_does",
+    ),
+    Mutant(
+        "nuts: only the last half of a stretch may turn",
+        "sampler/nuts.py",
+        "return (~i & (i + 1)).bit_length() - 1",
+        "return i % 2",
+        "nuts::test_chains_draw_from_the_trajectory_as_the_recursion_does",
+    ),
+    Mutant(
+        "nuts: chains are asked of the densities of others",
+        "sampler/nuts.py",
+        "model.of_rows(live)",
+        "model.of_rows(slice(live.sum()))",
+        "nuts::test_each_chain_follows_its_own_density",
+    ),
+    Mutant(
         "underdamped: what friction takes counts",
         "sampler/underdamped.py",
         """            log_ratio = log_ratio - end.energy - kinetic(r)

@@ -26,6 +26,7 @@ EXTRA = {
     "mala": [{"step_size": 0.5}],
     "hmc": [{"step_size": 0.8, "leapfrog": 3}],
     "underdamped": [{"step_size": 0.7, "leapfrog": 3}],
+    "nuts": [{"step_size": 0.8}],
     "gibbs_langevin": [{"step_size": 0.7}, {"adjust": False}],
     "parallel_tempering": [
         {"kernel": {"name": "gibbs", "scan": "systematic", "updates": None}, "temperatures": 3},
@@ -42,6 +43,7 @@ SMALL_BLOCK = {
     "steps": 2,
     "cycle": 3,
     "top": 2,
+    "max_depth": 2,
 }  # what makes a shipped sampler fit four sites and be fast, where it has such a key
 APART = ("balance", "solver")  # choices that `test_balance.py` has in every space
 ONLY_FOR = {
@@ -97,7 +99,7 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
 def reach(sampler: Sampler) -> float:
     """How far one step goes on real numbers: the sum of its leaps, 1 where conditionals are drawn from."""
     mean = 0.3 if getattr(sampler, "decades", 0) else 1.0  # of a step from long to short
-    return mean * getattr(sampler, "step_size", 1.0) * getattr(sampler, "leapfrog", 1)
+    return mean * getattr(sampler, "step_size", 1.0) * getattr(sampler, "leapfrog", getattr(sampler, "max_depth", 1))
 
 
 NETWORKS = (
@@ -191,7 +193,7 @@ def _needs(label: str, name: str) -> set[tuple[str, str, str]]:
 
 ASKS = {
     **dict.fromkeys(("dmala", "dula", "gwg", "pafs", "dlmc", "acs", "top_k_gibbs"), "gradient at every value"),
-    **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "underdamped", "augmented"), "gradient"),
+    **dict.fromkeys(("langevin", "mala", "mala_mixed", "hmc", "underdamped", "nuts", "augmented"), "gradient"),
 }  # of a model, where several kernels ask the same
 WHOLE = ("rbm-binary",)
 SHIPPED = ("ising-spin", "potts-categorical", "exponential_family-real")
