@@ -971,8 +971,8 @@ MUTANTS = [
     Mutant(
         "given: groups of chains have the rows of the first",
         "model/given.py",
-        "Given(self.model, self.known[rows], self.where[rows])",
-        "Given(self.model, self.known[: rows.stop - rows.start], self.where[: rows.stop - rows.start])",
+        "return Given(self.model, known[rows], where[rows])",
+        "return Given(self.model, known[: len(known[rows])], where[: len(known[rows])])",
         "given::test_chains_that_are_moved_in_groups_keep_their_rows",
     ),
     Mutant(

@@ -6,8 +6,8 @@ MUTANTS = [
     Mutant(
         "mean field PCD: chains of other rows",
         "objective/mean_field_pcd.py",
-        "particles.x[batch.first : batch.first + n]",
-        "particles.x[:n]",
+        "particles.x[batch.first : batch.first + n, ",
+        "particles.x[:n, ",
         "dbm::test_shards_move_the_chains_of_the_whole_batch",
     ),
     Mutant(
