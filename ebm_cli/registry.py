@@ -22,8 +22,8 @@ from pydantic_core import ErrorDetails
 from ebm_cli.errors import UserError, nearest
 
 GROUPS = (
-    "dataset", "model", "sampler", "chains", "noise", "objective", "optimizer", "sparsity", "stop", "running", "health",
-    "device", "evaluation", "tracker",
+    "dataset", "process", "model", "sampler", "chains", "noise", "objective", "optimizer", "sparsity", "stop",
+    "running", "health", "device", "evaluation", "tracker",
 )  # fmt: skip
 _TABLE: dict[tuple[str, str], type] = {}
 _FORMER: dict[tuple[str, str], str] = {}

@@ -22,6 +22,7 @@ from ebm_cli.terminal import output, plain_console
 GROUPS = {
     "dataset": "what is learned from",
     "model": "the energy",
+    "process": "how noise is added to data, level by level",
     "objective": "what is minimised",
     "chains": "where negative chains start",
     "noise": "what contrastive objectives tell the data from",

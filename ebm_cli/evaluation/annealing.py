@@ -17,11 +17,13 @@ from ebm_cli.errors import RunError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z.class_path import ClassPath
 from ebm_cli.log_z.harmonium_path import HarmoniumPath
+from ebm_cli.log_z.level_path import LevelPath
 from ebm_cli.log_z.paths import BipartitePath, GeometricPath, MixtureRBMPath, Path
 from ebm_cli.model.base import Bipartite, EnergyModel, MixtureRBM, Normalised
 from ebm_cli.model.class_rbm import ClassRBM
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.model.harmonium import Harmonium
+from ebm_cli.model.leveled import Leveled
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.sampler.gibbs_langevin import GibbsLangevin
 from ebm_cli.space import Box, Discrete, Mixed
@@ -38,6 +40,8 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     if why:
         raise RunError(why)
     model = full_arithmetic(subject.model, subject.device)
+    if isinstance(model, Leveled):
+        return LevelPath(model, subject.sampler.inner)
     base = independent_units(subject.data, model, base_mix).to(next(subject.model.parameters()))
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Bipartite):
         assert isinstance(base, BernoulliProduct | CategoricalProduct)

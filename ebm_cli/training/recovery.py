@@ -12,7 +12,7 @@ from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.rng import stream
 from ebm_cli.training.health import Watcher
 from ebm_cli.training.remedies import Diagnosis, Keys, chosen
-from ebm_cli.training.state import Parts, TrainState, put_first_chains
+from ebm_cli.training.state import Parts, TrainState, built, put_first_chains
 
 _ANEW = 2  # from this attempt on chains begin anew
 _SAYS = 2.0  # nats by which random weights make energies of rows differ, from which on they have to be unlearned
@@ -72,8 +72,7 @@ def _built(parts: Parts, keys: Mapping[str, float | None]) -> EnergyModel:
     """The model as it begins with other values of these keys."""
     of, data = parts.components.model, parts.data
     spec: ModelSpec = replace(cast(Any, of), **keys)
-    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(parts.loop.seed, "model"))
-    return model.to(data.train.stored.device)
+    return built(spec, data, parts.loop.seed).to(data.train.stored.device)
 
 
 def _of_model(keys: Mapping[str, float | None]) -> Keys:

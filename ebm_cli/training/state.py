@@ -15,6 +15,7 @@ from ebm_cli import registry
 from ebm_cli.chains import Chains
 from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data, Dataset
+from ebm_cli.dataset.moments import moments
 from ebm_cli.device import memory
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Work
@@ -306,7 +307,7 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     """Step 0: initial parameters, empty optimizer, chains at their start."""
     device = data.train.stored.device
     spec = components.model
-    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(loop.seed, "model"))
+    model = built(spec, data, loop.seed)
     own = model.state_dict()
     for name, value in components.initial.items():
         own[name].copy_(value)
@@ -327,6 +328,13 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     state.optimizer = components.optimizer.init({name: p.detach() for name, p in trained.items()})
     state.sparsity = _sparsity(components.sparsity, model) if trains else {}
     return state
+
+
+def built(spec: ModelSpec, data: Data, seed: int) -> EnergyModel:
+    """The model of these data as a run with this seed begins, on the CPU."""
+    model = spec.build(data.space, data.smoothed_mean().cpu(), stream(seed, "model"))
+    model.measure(lambda: moments(data.train)[1])
+    return model
 
 
 @torch.no_grad()

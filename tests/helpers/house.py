@@ -14,6 +14,7 @@ rng
 registry space graph
 record
 terminal device tracker
+process
 model dataset
 sampler peers
 noise log_z acceleration

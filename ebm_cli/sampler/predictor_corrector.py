@@ -1,0 +1,126 @@
+"""The walk down the levels of noise of a leveled model, from a Gaussian to the data."""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, PlainValidator
+from torch import Tensor
+from typing_extensions import override
+
+from ebm_cli import rng
+from ebm_cli.model.leveled import Leveled
+from ebm_cli.registry import Nested, register
+from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.base import Info, Sampler, transitions
+from ebm_cli.sampler.kernel import below, nested
+from ebm_cli.space import Real, Space
+
+Predictor = Literal["none", "ancestral", "flow"]
+
+
+class Walk(NamedTuple):
+    """Positions (chains, *shape), and the number of steps taken."""
+
+    x: Tensor
+    taken: int
+
+
+@register("sampler", "predictor_corrector")
+class PredictorCorrector(Sampler[Leveled, Walk]):
+    """From a draw of the last level, a Gaussian, one level further down with each step, and at level 0 from then on.
+
+    A step to level k is the `predictor` and then `transitions` of `kernel` on p_k, whose lengths are in units of r s_k,
+    the deviation of the noise there. Without a predictor and with langevin as the kernel it is annealed Langevin
+    dynamics (Song & Ermon 2019, alg. 1), with mala its adjusted form; with one the predictor-corrector of Song et al.
+    (2021, alg. 1). In units y = (x - m) / r, with x_0(y) = (y - r s^2 dE/dx) / a the mean of the data that y at level
+    k + 1 comes from (Tweedie's formula):
+
+    none: u = y / sqrt(a^2 + s^2) stays.
+    ancestral: y_k ~ N((t s_k^2 y + a_k (s_(k+1)^2 - t^2 s_k^2) x_0) / s_(k+1)^2, s_k^2 (s_(k+1)^2 - t^2 s_k^2) /
+    s_(k+1)^2), t = a_(k+1) / a_k (Ho, Jain, Abbeel 2020, eq. 6 and 7).
+    flow: y_k = a_k x_0 + s_k (y - a_(k+1) x_0) / s_(k+1), a step of the probability flow (Song, Meng, Ermon 2021, eq.
+    13), which draws nothing. With `transitions` 0 the walk is this flow alone.
+
+    Wherever chains start, the first step forgets it. From level 0 on each step is `transitions` of the kernel, which
+    leave p invariant if the kernel does. Info: `level`, and what the kernel says.
+    """
+
+    kernel: Annotated[Sampler[Any, Any], PlainValidator(nested), Nested("sampler")]
+    transitions: Annotated[int, Field(ge=0)]
+    predictor: Predictor
+
+    spaces = (Real,)
+    needs = (Leveled,)
+
+    @property
+    @override
+    def leaves_invariant(self) -> bool:
+        return False
+
+    @property
+    @override
+    def draws_given(self) -> bool:
+        return False
+
+    @property
+    @override
+    def inner(self) -> Sampler[Any, Any]:
+        return self.kernel
+
+    @property
+    @override
+    def moves_per_step(self) -> int:
+        return max(1, self.transitions)
+
+    @override
+    def refusal(self, space: Space) -> str | None:
+        """A walk moves, and what the kernel says."""
+        if not self.transitions and self.predictor == "none":
+            return "sampler.transitions = 0: needs a sampler.predictor, ancestral or flow; nothing would move"
+        found = self.kernel.refusal(space)
+        return found and below(found)
+
+    @override
+    def init(self, model: Leveled, x: Tensor) -> Walk:
+        """Before the first step."""
+        return Walk(x, 0)
+
+    @override
+    def step(self, model: Leveled, state: Walk, key: AnyKey) -> tuple[Walk, Info]:
+        """One level further down, or at level 0 where it has come there."""
+        above = model.levels - 1 - state.taken
+        level, x = max(0, above - 1), state.x
+        if not state.taken:
+            x = model.last().sample(len(x), key.fold("last"))
+        if above > 0:
+            x = predicted(self.predictor, model, x, above, key.fold("predict"))
+        x, info = corrected(self.kernel, model, x, level, self.transitions, key)
+        return Walk(x, state.taken + 1), {**info, "level": torch.full((len(x),), float(level), device=x.device)}
+
+
+def corrected(
+    kernel: Sampler[Any, Any], model: Leveled, x: Tensor, level: int, count: int, key: AnyKey
+) -> tuple[Tensor, Info]:
+    """x (chains, *shape) after so many transitions on p_k, with lengths in units of r s_k; what the kernel says."""
+    if not count:
+        return x, {}
+    inside = model.in_noise(level)
+    y, info = transitions(kernel, inside, inside.inside(x), [key.fold("correct", i) for i in range(count)])
+    return inside.outside(y), info
+
+
+def predicted(how: Predictor, model: Leveled, x: Tensor, above: int, key: AnyKey) -> Tensor:
+    """x (chains, *shape) of level `above` brought to the level below it."""
+    k = above - 1
+    if how == "none":
+        return model.mean + (model.variance[k] / model.variance[above]).sqrt() * (x - model.mean)
+    (a, a_next), (s, s_next) = model.a[k : above + 1].unbind(), model.s[k : above + 1].unbind()
+    y = (x - model.mean) / model.scale
+    clean = model.denoised(x, above)
+    if how == "flow":
+        return model.mean + model.scale * (a * clean + s * (y - a_next * clean) / s_next)
+    t = a_next / a
+    between = (s_next.square() - t.square() * s.square()).clamp_min(0)
+    mean = (t * s.square() * y + a * between * clean) / s_next.square()
+    z = rng.normal(x.shape, key, x.device, x.dtype)
+    return model.mean + model.scale * (mean + s * between.sqrt() / s_next * z)
