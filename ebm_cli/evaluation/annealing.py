@@ -23,7 +23,7 @@ from ebm_cli.model.base import Bipartite, EnergyModel, MixtureRBM, Normalised
 from ebm_cli.model.class_rbm import ClassRBM
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, product
 from ebm_cli.model.harmonium import Harmonium
-from ebm_cli.model.leveled import Leveled
+from ebm_cli.model.levels import Leveled
 from ebm_cli.sampler.block_gibbs import BlockGibbs
 from ebm_cli.sampler.gibbs_langevin import GibbsLangevin
 from ebm_cli.space import Box, Discrete, Mixed

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from ebm_cli.log_z.paths import Beta, Path, Tempered
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.model.leveled import Leveled
+from ebm_cli.model.levels import Leveled
 from ebm_cli.model.rescaled import Rescaled
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler, transitions

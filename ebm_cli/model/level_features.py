@@ -13,8 +13,8 @@ _CALM = 4.0  # what log a / s itself is divided by
 class LevelFeatures(nn.Module):
     """u and level -> (u, sin 2^j u, cos 2^j u for j < `waves`, m_k): channels beside each other.
 
-    m_k are log(a_k / s_k) / 4 and its sine and cosine at the rates 1/2, 1, 3/2, 2. Images get each number of m_k as a
-    channel of that value. `log_ratio` is log a / s, (levels,).
+    m_k are log(a_k / s_k) / 4 and sines and cosines of log(a_k / s_k) at the rates 1/2, 1, 3/2, 2. Images get each
+    number of m_k as a channel of that value. `log_ratio` is log a / s, (levels,).
     """
 
     marks: Tensor
@@ -25,7 +25,6 @@ class LevelFeatures(nn.Module):
         marks = torch.cat([log_ratio[:, None].double() / _CALM, rates.sin(), rates.cos()], 1)
         self.register_buffer("marks", marks.float(), persistent=False)
         self.space, self.factors = space, [2.0**j for j in range(waves)]
-        self.images = len(space.shape) > 1
 
     @property
     def seen(self) -> Real:
@@ -37,8 +36,7 @@ class LevelFeatures(nn.Module):
     def forward(self, u: Tensor, level: Tensor) -> Tensor:
         """For u (batch, *shape) at the levels (batch,) int64."""
         marks = self.marks.to(u.dtype)[level]
-        if self.images:
-            marks = marks[:, :, None, None].expand(-1, -1, *u.shape[2:])
+        marks = marks.reshape(*marks.shape, *[1] * (u.dim() - 2)).expand(-1, -1, *u.shape[2:])
         waves = [wave(factor * u) for factor in self.factors for wave in (torch.sin, torch.cos)]
         return torch.cat([u, *waves, marks], 1)
 

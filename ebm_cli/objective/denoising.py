@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.model.leveled import Leveled
+from ebm_cli.model.levels import Leveled
 from ebm_cli.objective.base import Batch, Gradient, Objective, slopes
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
@@ -38,7 +38,7 @@ class Denoising(Objective):
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """By automatic differentiation of what was differentiated."""
         assert isinstance(model, Leveled)
-        noisy = noised(model, batch, key)
+        noisy = noised(model, batch, model.levels - 1, key)
         with torch.enable_grad():
             loss = denoising_loss(model, noisy)
             found = slopes(loss, dict(model.named_parameters()))
@@ -53,10 +53,10 @@ class Noisy(NamedTuple):
     z: Tensor
 
 
-def noised(model: Leveled, batch: Batch, key: AnyKey) -> Noisy:
-    """The rows of a batch, each at a level drawn for it, all but the last equally likely."""
+def noised(model: Leveled, batch: Batch, levels: int, key: AnyKey) -> Noisy:
+    """The rows of a batch, each at a level drawn for it, the first so many equally likely."""
     x, key = batch.x, key.after(batch.first)
-    level = rng.integers(model.levels - 1, (len(x), 1), key.fold("level"), x.device).squeeze(1)
+    level = rng.integers(levels, (len(x), 1), key.fold("level"), x.device).squeeze(1)
     z = rng.normal(x.shape, key.fold("noise"), x.device, x.dtype)
     return Noisy(model.noised(x, level, z), level, z)
 

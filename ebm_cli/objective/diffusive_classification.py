@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients
-from ebm_cli.model.leveled import Leveled
+from ebm_cli.model.levels import Leveled
 from ebm_cli.objective.base import Batch, Gradient, Objective, slopes
 from ebm_cli.objective.denoising import Noisy, denoising_loss, noised
 from ebm_cli.registry import register
@@ -22,7 +22,7 @@ from ebm_cli.space import Real
 class DiffusiveClassification(Objective):
     """-log p(k | x_k) at the levels of noise, and `denoising` times the loss of `objective=denoising` on the same rows.
 
-    A row x_k at a level k is to be told from `levels` - 1 other levels j, drawn for it, by
+    A row x_k at a level k, all equally likely, is to be told from `levels` - 1 other levels j, drawn for it, by
     p(k | x) = exp(-E(x, k)) / sum_j exp(-E(x, j)) over the `levels` of them (DiffCLF, arXiv 2601.21025). Least where
     E(x, k) = -log p_k(x) + c with one constant c for all levels: the energies are compared at one x, so that the
     weights of modes far apart are learned at the levels where they meet and handed down to those where they do not.
@@ -50,7 +50,7 @@ class DiffusiveClassification(Objective):
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """The classification in closed form, the rest by automatic differentiation of what was differentiated."""
         assert isinstance(model, Leveled)
-        noisy = noised(model, batch, key)
+        noisy = noised(model, batch, model.levels, key)
         loss, accuracy, found = self._told_apart(model, batch, noisy, key)
         metrics = {"classification_loss": loss, "accuracy": accuracy}
         if self.denoising:

@@ -1,5 +1,6 @@
 """The variance-exploding process."""
 
+import math
 from typing import Annotated
 
 import torch
@@ -30,6 +31,6 @@ class VarianceExploding(Process):
 
     @override
     def scales(self) -> Scales:
-        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log().tolist()
-        s = torch.linspace(*ends, self.levels, dtype=torch.float64).exp()
+        first, last = math.log(self.sigma_min), math.log(self.sigma_max)
+        s = torch.linspace(first, last, self.levels, dtype=torch.float64).exp()
         return Scales(torch.ones_like(s), s)

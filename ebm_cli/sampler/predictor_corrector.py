@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.model.leveled import Leveled
+from ebm_cli.model.levels import Leveled
 from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Info, Sampler, transitions
@@ -38,8 +38,8 @@ class PredictorCorrector(Sampler[Leveled, Walk]):
     none: u = y / sqrt(a^2 + s^2) stays.
     ancestral: y_k ~ N((t s_k^2 y + a_k (s_(k+1)^2 - t^2 s_k^2) x_0) / s_(k+1)^2, s_k^2 (s_(k+1)^2 - t^2 s_k^2) /
     s_(k+1)^2), t = a_(k+1) / a_k (Ho, Jain, Abbeel 2020, eq. 6 and 7).
-    flow: y_k = a_k x_0 + s_k (y - a_(k+1) x_0) / s_(k+1), a step of the probability flow (Song, Meng, Ermon 2021, eq.
-    13), which draws nothing. With `transitions` 0 the walk is this flow alone.
+    flow: a step of the probability flow dw/dc = (w - x_0) / c of w = y / a in c = s / a by Heun's rule (Karras et al.
+    2022, alg. 1), which draws nothing. With `transitions` 0 the walk is this flow alone.
 
     Wherever chains start, the first step forgets it. From level 0 on each step is `transitions` of the kernel, which
     leave p invariant if the kernel does. Info: `level`, and what the kernel says.
@@ -111,16 +111,25 @@ def corrected(
 
 def predicted(how: Predictor, model: Leveled, x: Tensor, above: int, key: AnyKey) -> Tensor:
     """x (chains, *shape) of level `above` brought to the level below it."""
-    k = above - 1
     if how == "none":
-        return model.mean + (model.variance[k] / model.variance[above]).sqrt() * (x - model.mean)
-    (a, a_next), (s, s_next) = model.a[k : above + 1].unbind(), model.s[k : above + 1].unbind()
-    y = (x - model.mean) / model.scale
-    clean = model.denoised(x, above)
-    if how == "flow":
-        return model.mean + model.scale * (a * clean + s * (y - a_next * clean) / s_next)
-    t = a_next / a
+        return model.mean + (model.variance[above - 1] / model.variance[above]).sqrt() * (x - model.mean)
+    return _ancestral(model, x, above, key) if how == "ancestral" else _flowed(model, x, above)
+
+
+def _ancestral(model: Leveled, x: Tensor, above: int, key: AnyKey) -> Tensor:
+    (a, a_next), (s, s_next) = model.a[above - 1 : above + 1].unbind(), model.s[above - 1 : above + 1].unbind()
+    y, clean, t = (x - model.mean) / model.scale, model.denoised(x, above), a_next / a
     between = (s_next.square() - t.square() * s.square()).clamp_min(0)
     mean = (t * s.square() * y + a * between * clean) / s_next.square()
     z = rng.normal(x.shape, key, x.device, x.dtype)
     return model.mean + model.scale * (mean + s * between.sqrt() / s_next * z)
+
+
+def _flowed(model: Leveled, x: Tensor, above: int) -> Tensor:
+    below, ratio = above - 1, model.s / model.a
+    w, way = (x - model.mean) / (model.scale * model.a[above]), ratio[below] - ratio[above]
+    slope = (w - model.denoised(x, above)) / ratio[above]
+    there = w + way * slope
+    clean = model.denoised(model.mean + model.scale * model.a[below] * there, below)
+    end = w + way / 2 * (slope + (there - clean) / ratio[below])
+    return model.mean + model.scale * model.a[below] * end

@@ -52,7 +52,8 @@ def _read(group: str) -> dict[str, dict]:
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
         for folder, inner, choice in _nested(values.pop("defaults", [])):
-            values[inner] = yaml.safe_load((path.parent.parent / folder / f"{choice}.yaml").read_text())
+            own = yaml.safe_load((path.parent.parent / folder / f"{choice}.yaml").read_text())
+            values[inner] = own | (values.get(inner) or {})
         found[path.stem] = {key: INTERPOLATED.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
     return found
 

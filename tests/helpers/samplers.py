@@ -90,7 +90,10 @@ SAMPLERS = {label: sampler for label, (sampler, _) in _SETTINGS.items()}
 def fits(sampler: Sampler, model: EnergyModel) -> bool:
     """What a sampler declares, asked of a model."""
     kernel = sampler.inner
-    able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in kernel.needs)
+    needs = (*kernel.needs, *sampler.needs)
+    able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in needs)
+        isinstance(model, need) for need in (*kernel.needs, *sampler.needs)
+    )
     if sampler.replicas > 1 and Blocked in kernel.needs and able and not model.tempers:
         return False
     return able and sampler.refusal(model.space) is None

@@ -1,0 +1,133 @@
+"""Families of energies, one for each level of noise of a forward process: what objectives and samplers ask of them."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ebm_cli.model.base import EnergyModel, Normalised, Pullback
+from ebm_cli.model.exponential_family import product
+from ebm_cli.model.rescaled import Rescaled
+from ebm_cli.process.base import Scales
+from ebm_cli.space import Real
+
+
+class Leveled(EnergyModel):
+    """E(x, k) for the levels k = 0 ... K - 1 of a process, x = m + r (a_k x_0 + s_k z) at level k, z standard normal.
+
+    m (*shape) is the mean of the data, r their standard deviation, x_0 = (data - m) / r. The last level is the Gaussian
+    of mean m and variance r^2 (a^2 + s^2) at every site, with log Z = 0. As a model of rows it is level 0,
+    E(x) = E(x, 0); `at` gives the others.
+    """
+
+    called = "leveled"
+    mean: Tensor
+    scale: Tensor
+    a: Tensor
+    s: Tensor
+
+    def __init__(self, space: Real, scales: Scales, mean: Tensor, scale: float) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", torch.tensor(scale))
+        for name, value in scales._asdict().items():
+            self.register_buffer(name, value.float(), persistent=False)
+
+    @property
+    def levels(self) -> int:
+        """K."""
+        return len(self.a)
+
+    @property
+    def variance(self) -> Tensor:
+        """v_k = a_k^2 + s_k^2, (K,)."""
+        return self.a.square() + self.s.square()
+
+    @abstractmethod
+    def energy_at(self, x: Tensor, level: Tensor) -> Tensor:
+        """E(x, k), (batch,), each row at a `level` (batch,) int64 of its own."""
+
+    @abstractmethod
+    def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """E(x, k) and dE/dx, detached."""
+
+    @abstractmethod
+    def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
+        """E(x, k), and the map from weights w (batch,) to sum_n w_n dE(x_n, k_n)/dtheta."""
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x, 0), (batch,)."""
+        return self.energy_at(x, _all_at(0, x))
+
+    @override
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.energy_and_grad_at(x, _all_at(0, x))
+
+    @override
+    def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        return self.energy_vjp_at(x, _all_at(0, x))
+
+    def at(self, level: int | Tensor) -> "AtLevel":
+        """The model of rows at one level, or of chains each at a level of its own, (chains,) int64."""
+        return AtLevel(self, level)
+
+    def in_noise(self, level: int) -> Rescaled:
+        """The model at one level of y = (x - m) / (r s_k), in which the noise has the deviation 1."""
+        return Rescaled(self.at(level), self.mean, self.scale * self.s[level])
+
+    def denoised(self, x: Tensor, level: int) -> Tensor:
+        """(y - r s_k^2 dE(x, k)/dx) / a_k for y = (x - m) / r: the mean of x_0 given x (Tweedie's formula)."""
+        _, grad = self.at(level).energy_and_grad(x)
+        return ((x - self.mean) / self.scale - self.scale * self.s[level].square() * grad) / self.a[level]
+
+    def last(self) -> Normalised:
+        """The Gaussian of the last level."""
+        width = self.scale * self.variance[-1].sqrt()
+        return product(self.space, self.mean, width.expand_as(self.mean)).to(self.mean)
+
+    def noised(self, x: Tensor, level: Tensor, z: Tensor) -> Tensor:
+        """m + a_k (x - m) + r s_k z for data x and standard normal z (batch, *shape)."""
+        a, width = per_row(self.a[level], x), per_row(self.scale * self.s[level], x)
+        return self.mean + a * (x - self.mean) + width * z
+
+    def width(self, level: Tensor) -> Tensor:
+        """r sqrt(v_k), (batch,)."""
+        return self.scale * self.variance[level].sqrt()
+
+
+class AtLevel(EnergyModel):
+    """p(x, k) proportional to exp(-E(x, k)) at one level k, or at one of each chain."""
+
+    compiles = True
+
+    def __init__(self, family: Leveled, level: int | Tensor) -> None:
+        super().__init__()
+        self.family, self.level, self.space = family, level, family.space
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x, k), (batch,)."""
+        return self.family.energy_at(x, self._of(x))
+
+    @override
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.family.energy_and_grad_at(x, self._of(x))
+
+    @override
+    def of_rows(self, rows: slice) -> "AtLevel":
+        return self if isinstance(self.level, int) else AtLevel(self.family, self.level[rows])
+
+    def _of(self, x: Tensor) -> Tensor:
+        return _all_at(self.level, x) if isinstance(self.level, int) else self.level
+
+
+def per_row(value: Tensor, like: Tensor) -> Tensor:
+    """A number for each row, (batch,), to be multiplied with (batch, *shape)."""
+    return value.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _all_at(level: int, x: Tensor) -> Tensor:
+    return torch.full((len(x),), level, dtype=torch.int64, device=x.device)

@@ -1,0 +1,330 @@
+"""Energies at levels of noise: the processes, the family, its objectives, and the walk down the levels."""
+
+import math
+
+import pytest
+import torch
+from helpers.components import component, shipped
+from helpers.models import randomised
+from helpers.statistics import assert_close
+
+from ebm_cli import registry
+from ebm_cli.errors import UserError
+from ebm_cli.model.levels import Leveled
+from ebm_cli.objective.base import Batch
+from ebm_cli.objective.denoising import noised
+from ebm_cli.process.base import Scales
+from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.base import run
+from ebm_cli.sampler.predictor_corrector import corrected, predicted
+from ebm_cli.space import Real
+
+KEY = stream(0, "leveled")
+PROCESSES = sorted(shipped("process"))
+
+
+class GaussianLevels(Leveled):
+    """E(x, k) = u.P_k u / 2 - b_k, u = (x - m) / r: every level's density of Gaussian data is one of these."""
+
+    def __init__(self, space, scales, mean, scale):
+        super().__init__(space, scales, mean, scale)
+        self.double()
+        d = space.sites
+        self.precision = torch.nn.Parameter(torch.eye(d, dtype=torch.float64).repeat(self.levels, 1, 1))
+        self.constant = torch.nn.Parameter(torch.zeros(self.levels, dtype=torch.float64))
+
+    def energy_at(self, x, level):
+        u = ((x - self.mean) / self.scale).flatten(1)
+        return torch.einsum("ni,nij,nj->n", u, self.precision[level], u) / 2 - self.constant[level]
+
+    def energy_and_grad_at(self, x, level):
+        return Leveled.energy_and_grad.__wrapped__(self, x, level)
+
+    def energy_vjp_at(self, x, level):
+        with torch.enable_grad():
+            energy = self.energy_at(x, level)
+        named = dict(self.named_parameters())
+
+        def pull(weight):
+            return dict(zip(named, torch.autograd.grad(energy, [*named.values()], weight), strict=True))
+
+        return energy.detach(), pull
+
+
+def _by_autograd(self, x, level):
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        energy = self.energy_at(x, level)
+        (grad,) = torch.autograd.grad(energy.sum(), x)
+    return energy.detach(), grad
+
+
+GaussianLevels.energy_and_grad_at = _by_autograd
+COVARIANCE = torch.tensor([[1.3, 0.4], [0.4, 0.7]], dtype=torch.float64)  # of data in units of r
+
+
+def truth(process="vp", levels=6, scale=2.0):
+    """The family of Gaussian data N(m, r^2 C): P_k = (a_k^2 C + s_k^2)^-1, b_k so that every log Z is 0."""
+    scales = component("process", process, levels=levels).scales()
+    model = GaussianLevels(Real((2,)), scales, torch.tensor([0.5, -1.0], dtype=torch.float64), scale)
+    with torch.no_grad():
+        for k, (a, s) in enumerate(zip(model.a.double(), model.s.double(), strict=True)):
+            covariance = a**2 * COVARIANCE + s**2 * torch.eye(2, dtype=torch.float64)
+            model.precision[k] = covariance.inverse()
+            model.constant[k] = -(covariance.logdet() / 2 + math.log(2 * math.pi) + 2 * math.log(scale))
+    return model
+
+
+def data(model, n, key=KEY):
+    z = normal((n, 2), key.fold("data"), dtype=torch.float64)
+    return model.mean + model.scale * z @ torch.linalg.cholesky(COVARIANCE).T
+
+
+def network(**changes):
+    """The shipped model, small, every parameter random, in float64."""
+    small = {"network": {"name": "mlp", "widths": [5, 4], "input_scale": 1.0, "spread": None}, "waves": 2}
+    process = component("process", "vp", levels=5)
+    spec = registry.build(
+        "model", shipped("model")["leveled"] | small | {"process": shipped("process")["vp"]} | changes
+    )
+    assert spec.process.levels != process.levels
+    return randomised(spec.build(Real((3,)), torch.tensor([0.3, -0.2, 0.1]), stream(1)))
+
+
+# Processes
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_noise_rises_level_by_level_from_next_to_none(name):
+    """log a / s falls; next to nothing of the noise is in the first level, and of the data in the last."""
+    a, s = component("process", name).scales()
+    ratio = a / s
+    assert a.dtype == torch.float64
+    assert (ratio.diff() < 0).all()
+    assert ratio[0] > 49
+    assert ratio[-1] < 0.021
+
+
+def test_the_variance_preserving_process_is_its_equation():
+    """The end points solve dx = -beta x / 2 dt + sqrt(beta) dW from 0 to t; here by integration in small steps."""
+    process = component("process", "vp", levels=7, time_min=0.1)
+    a, s = process.scales()
+    assert_close(a.square() + s.square(), torch.ones(7, dtype=torch.float64))
+    for t, i in ((0.1, 0), (1.0, -1)):
+        n = 100_000
+        middle = (torch.arange(n, dtype=torch.float64) + 0.5) * t / n
+        rate = process.beta_min + middle * (process.beta_max - process.beta_min)
+        assert_close(a[i], torch.exp(-rate.sum() * t / n / 2), rtol=1e-9)
+    assert_close((a / s).log().diff().diff(), torch.zeros(5, dtype=torch.float64), atol=1e-12)
+
+
+def test_the_variance_exploding_process_multiplies_its_noise():
+    a, s = component("process", "ve", levels=5, sigma_min=0.1, sigma_max=10.0).scales()
+    assert_close(s, torch.tensor([0.1, 0.1**0.5, 1.0, 10**0.5, 10.0], dtype=torch.float64))
+    assert a.tolist() == [1.0] * 5
+
+
+def test_the_process_of_recovery_is_that_of_the_paper():
+    """T = 6 of 1000 rates: the indices 0, 100, ..., 500 and the end, products of 1 - beta one after the other."""
+    a, s = component("process", "recovery").scales()
+    share, kept = 1.0, []
+    for i in range(1000):
+        share *= 1 - (1e-4 + i * (0.02 - 1e-4) / 999)
+        if i in (0, 100, 200, 300, 400, 500, 999):
+            kept.append(share)
+    assert_close(a.square(), torch.tensor(kept, dtype=torch.float64), rtol=1e-12)
+    assert_close(s.square(), 1 - torch.tensor(kept, dtype=torch.float64), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("process", "key"),
+    [
+        ({"beta_min": 20.0, "beta_max": 0.1}, "beta_min"),
+        ({"name": "ve", "levels": 3, "sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min"),
+    ],
+)
+def test_a_process_that_goes_backwards_is_refused_with_its_key(process, key):
+    settings = process if "name" in process else shipped("process")["vp"] | process
+    with pytest.raises(UserError, match=rf"model\.process\.{key} = .*must be below"):
+        network(process=settings)
+
+
+# The family
+
+
+def test_the_last_level_is_a_normalised_gaussian():
+    model = network()
+    x = 3 * normal((7, 3), KEY, dtype=torch.float64)
+    width = model.scale * (model.a[-1] ** 2 + model.s[-1] ** 2).sqrt()
+    expected = -torch.distributions.Normal(model.mean, width).log_prob(x).sum(1)
+    assert_close(model.at(model.levels - 1).energy(x), expected, rtol=1e-9)
+    draws = model.last().sample(50_000, KEY)
+    assert_close(draws.std(0), width.expand(3), rtol=0.02)
+
+
+def test_gradients_are_those_of_automatic_differentiation():
+    """In x, and in every parameter with weights of both signs, each row at a level of its own."""
+    model = network()
+    x = normal((9, 3), KEY, dtype=torch.float64)
+    level = torch.tensor([0, 1, 2, 5, 9, 17, 30, 31, 31])
+    weight = normal((9,), KEY.fold("weight"), dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    energy = model.energy_at(leaf, level)
+    named = dict(model.named_parameters())
+    of_x, *of_named = torch.autograd.grad((weight * energy).sum(), [leaf, *named.values()])
+    found, grad = model.energy_and_grad_at(x, level)
+    assert_close(found, energy.detach(), rtol=1e-12)
+    assert_close(weight[:, None] * grad, of_x, rtol=1e-9, atol=1e-12)
+    found, pull = model.energy_vjp_at(x, level)
+    assert_close(found, energy.detach(), rtol=1e-12)
+    for name, expected in zip(named, of_named, strict=True):
+        assert_close(pull(weight)[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_row_alone_is_at_the_first_level_and_a_view_at_its_own():
+    model, x = network(), normal((4, 3), KEY, dtype=torch.float64)
+    level = torch.tensor([3, 1, 4, 1])
+    assert_close(model.energy(x), model.energy_at(x, torch.zeros(4, dtype=torch.int64)))
+    assert_close(model.at(level).of_rows(slice(1, 3)).energy(x[1:3]), model.energy_at(x, level)[1:3])
+    inside = model.in_noise(2)
+    energy, grad = inside.energy_and_grad(inside.inside(x))
+    assert_close(energy, model.at(2).energy(x))
+    assert_close(grad, model.scale * model.s[2] * model.at(2).energy_and_grad(x)[1])
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_data_with_noise_have_the_moments_of_their_level(process):
+    model = truth(process)
+    x = data(model, 200_000)
+    for k in range(model.levels):
+        level = torch.full((len(x),), k)
+        y = model.noised(x, level, normal(x.shape, KEY.fold("z", k), dtype=torch.float64))
+        expected = (model.precision[k].inverse() * model.scale**2).detach()
+        assert_close(torch.cov(y.T), expected, rtol=0.02, atol=0.02 * expected.max())
+        assert_close(y.mean(0), model.mean, atol=5 * (expected.max() / len(x)).sqrt())
+
+
+# Objectives
+
+
+def losses(name, model, x, key):
+    """The gradient of the objective and of the loss that its docstring states, by automatic differentiation."""
+    objective = component("objective", name)
+    found = objective.gradient(model, Batch(x), key)
+    levels = model.levels - (name == "denoising")
+    noisy = noised(model, Batch(x), levels, key)
+    level, n = noisy.level, len(x)
+    at = noisy.x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model.energy_at(at, level).sum(), at, create_graph=True)
+    loss = ((model.scale * model.s[level])[:, None] * slope - noisy.z).square().mean()
+    if name == "diffusive_classification":
+        others = objective._compared(model, level, key.after(0).fold("others"))
+        energies = torch.stack([model.energy_at(noisy.x, others[:, j]) for j in range(objective.levels)], 1)
+        loss = loss - (-energies).log_softmax(1)[:, 0].sum() / n
+    return found, loss
+
+
+@pytest.mark.parametrize("name", ["denoising", "diffusive_classification"])
+def test_gradients_of_objectives_are_those_of_their_losses(name):
+    model = network()
+    found, loss = losses(name, model, normal((12, 3), KEY, dtype=torch.float64), KEY)
+    named = dict(model.named_parameters())
+    expected = torch.autograd.grad(loss, [*named.values()], materialize_grads=True)
+    assert_close(found.metrics["loss"], loss.detach(), rtol=1e-9)
+    for parameter, value in zip(named, expected, strict=True):
+        assert_close(found.parameters[parameter], value, rtol=1e-9, atol=1e-12)
+
+
+def test_rows_are_told_from_other_levels_than_their_own():
+    model = network()
+    own = torch.tensor([0, 7, 30] * 4)
+    level = component("objective", "diffusive_classification")._compared(model, own, KEY)
+    assert level.shape == (12, 4)
+    assert (level[:, 0] == own).all()
+    assert all(len(set(row)) == 4 for row in level.tolist())
+    assert len({tuple(row) for row in level.tolist()}) > 6
+
+
+@pytest.mark.parametrize("name", ["denoising", "diffusive_classification"])
+def test_the_truth_of_gaussian_data_is_where_gradients_vanish(name):
+    """Within 5 standard errors of 0 there in every parameter that the objective sees, and far from it elsewhere."""
+
+    def scores(model):
+        x, parts = data(model, 40_000), 40
+        objective = component("objective", name)
+        found = [objective.gradient(model, Batch(rows), KEY.fold(i)) for i, rows in enumerate(x.chunk(parts))]
+        named = [torch.cat([g.parameters[p].flatten() for p in ("precision", "constant")]) for g in found]
+        stacked = torch.stack(named)
+        return stacked.mean(0) / (stacked.std(0) / parts**0.5).clamp_min(1e-12)
+
+    model = truth()
+    assert scores(model).abs().max() < 5
+    with torch.no_grad():
+        model.precision[2] *= 1.2
+        model.constant[3] += 0.3
+    z = scores(model)
+    assert z[8:12].abs().max() > 8
+    seen = z[24:].abs()[3]
+    assert seen > 8 if name == "diffusive_classification" else seen == 0
+
+
+# The walk
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_flow_of_gaussian_data_is_its_linear_map(process):
+    """With data N(m, r^2) the slope of w is w c / (1 + c^2), of which Heun's rule takes the mean of both ends."""
+    scales = component("process", process, levels=6).scales()
+    model = GaussianLevels(Real((2,)), scales, torch.tensor([0.5, -1.0], dtype=torch.float64), 2.0)
+    with torch.no_grad():
+        model.precision.copy_(torch.eye(2, dtype=torch.float64) / model.variance[:, None, None])
+    y = normal((5, 2), KEY, dtype=torch.float64)
+    x, w, c = model.mean + model.scale * y, y / model.a[-1], model.s / model.a
+    for above in range(5, 0, -1):
+        x = predicted("flow", model, x, above, KEY)
+        first, last = c[above] / (1 + c[above] ** 2), c[above - 1] / (1 + c[above - 1] ** 2)
+        way = c[above - 1] - c[above]
+        w = w * (1 + way / 2 * (first + (1 + way * first) * last))
+        assert_close(x, model.mean + model.scale * model.a[above - 1] * w, rtol=1e-9)
+
+
+def test_the_flow_of_many_levels_is_exact():
+    """Of 300 levels of data N(m, r^2 C) it takes the Gaussian's draws to deviations of the first level, to 1e-3."""
+    model = truth(levels=300)
+    x = model.mean + model.width(torch.tensor([299])) * torch.eye(2, dtype=torch.float64)
+    for above in range(299, 0, -1):
+        x = predicted("flow", model, x, above, KEY)
+    found = (x - model.mean).T  # the linear map, on the axes
+    expected = model.scale**2 * model.precision[0].inverse().detach()
+    assert_close(found @ found.T, expected, rtol=1e-3)
+
+
+def test_ancestral_moves_draw_the_level_below_given_clean_data():
+    """At the truth of data N(m, r^2) of one point's law the move is exact: moments of level k from those of k + 1."""
+    scales = Scales(torch.tensor([0.9, 0.5], dtype=torch.float64), torch.tensor([0.3, 0.8], dtype=torch.float64))
+    model = GaussianLevels(Real((2,)), scales, torch.zeros(2, dtype=torch.float64), 1.0)
+    with torch.no_grad():  # data at 0 alone
+        model.precision.copy_(torch.eye(2, dtype=torch.float64) / model.s.square()[:, None, None])
+    x = model.s[1] * normal((200_000, 2), KEY, dtype=torch.float64)
+    y = predicted("ancestral", model, x, 1, KEY.fold("move"))
+    assert_close(y.std(0), model.s[0].expand(2), rtol=0.01)
+    joint = (x * y).mean(0)
+    assert_close(joint, (0.5 / 0.9 * model.s[0] ** 2).expand(2), atol=5e-3)
+
+
+def test_the_walk_ends_at_the_data_and_corrections_leave_a_level_as_it_is():
+    """From anywhere to the covariance of the first level; exact draws of a level keep theirs."""
+    model = truth(levels=20).float()
+    sampler = component("sampler", "predictor_corrector")
+    x, info = run(sampler, model, torch.full((20_000, 2), 100.0), 19, KEY)
+    expected = (model.precision[0].inverse() * model.scale**2).detach()
+    assert_close(torch.cov(x.T), expected, rtol=0.05, atol=0.05 * expected.max())
+    assert_close(info["level"].mean(), torch.tensor(9.0))
+    exact = data(truth(levels=20), 20_000).float()
+    y, _ = corrected(sampler.kernel, model, exact, 0, 20, KEY)
+    assert_close(torch.cov(y.T), expected, rtol=0.05, atol=0.05 * expected.max())
+
+
+def test_a_walk_that_cannot_move_is_refused():
+    sampler = component("sampler", "predictor_corrector", transitions=0, predictor="none")
+    assert "sampler.predictor" in sampler.refusal(Real((2,)))
