@@ -10,12 +10,14 @@ from helpers.statistics import assert_close
 
 from ebm_cli import registry
 from ebm_cli.errors import UserError
+from ebm_cli.model.from_above import FromAbove
 from ebm_cli.model.levels import Leveled
 from ebm_cli.objective.base import Batch
 from ebm_cli.objective.denoising import noised
+from ebm_cli.objective.recovery import pairs
 from ebm_cli.process.base import Scales
 from ebm_cli.rng import normal, stream
-from ebm_cli.sampler.base import run
+from ebm_cli.sampler.base import run, transitions
 from ebm_cli.sampler.predictor_corrector import corrected, predicted
 from ebm_cli.space import Real
 
@@ -268,6 +270,78 @@ def test_the_truth_of_gaussian_data_is_where_gradients_vanish(name):
     assert seen > 8 if name == "diffusive_classification" else seen == 0
 
 
+def test_the_gradient_of_recovery_is_that_of_both_ends_of_its_chains():
+    """s_k / a_k times dE of the data less that of where chains on p(x_k | x_(k+1)) end; by autograd."""
+    model, objective = network(), component("objective", "recovery", steps=3)
+    rows = normal((10, 3), KEY, dtype=torch.float64)
+    found = objective.gradient(model, Batch(rows), KEY)
+    x, level, given = pairs(model, rows, KEY.after(0))
+    keys = [KEY.after(0).fold("move", i) for i in range(3)]
+    y = given.outside(transitions(objective.kernel, given, given.begun(KEY.after(0).fold("begin")), keys)[0])
+    weight = (model.s / model.a)[level]
+    loss = (weight * (model.energy_at(x, level) - model.energy_at(y, level))).mean()
+    named = dict(model.named_parameters())
+    for name, value in zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True):
+        assert_close(found.parameters[name], value, rtol=1e-9, atol=1e-12)
+    assert_close(found.metrics["loss"], loss.detach(), rtol=1e-9)
+
+
+def test_a_level_given_the_next_is_the_product_of_both_densities():
+    """-log p(x_k | x_(k+1)) by its definition, its gradient, and where chains begin: of data N(m, r^2) draws of it."""
+    model = network()
+    level = torch.tensor([0, 3, 12, 30])
+    above, y = normal((2, 4, 3), KEY, dtype=torch.float64)
+    given = FromAbove(model, above, level)
+    x = given.outside(y)
+    t = model.a[level + 1] / model.a[level]
+    q = (model.s[level + 1] ** 2 - t**2 * model.s[level] ** 2).sqrt()
+    off = above - model.mean - t[:, None] * (x - model.mean)
+    expected = model.energy_at(x, level) + (off / (model.scale * q)[:, None]).square().sum(1) / 2
+    assert_close(given.energy(y), expected.detach(), rtol=1e-9)
+    leaf = y.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(given.energy(leaf).sum(), leaf)
+    assert_close(given.energy_and_grad(y)[1], grad, rtol=1e-9)
+    assert_close(given.of_rows(slice(1, 3)).energy(y[1:3]), expected.detach()[1:3], rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_start_of_recovery_is_exact_for_data_of_one_variance(process):
+    """x_k and x_(k+1) of N(m, r^2): drawing the one from the other gives back its moments and their covariance."""
+    model = truth(process)
+    with torch.no_grad():
+        model.precision.copy_(torch.eye(2, dtype=torch.float64) / model.variance[:, None, None])
+    for k in (0, 2, model.levels - 2):
+        width = model.width(torch.tensor([k + 1]))
+        above = model.mean + width * normal((100_000, 2), KEY.fold(k), dtype=torch.float64)
+        given = FromAbove(model, above, torch.full((100_000,), k))
+        y = given.outside(given.begun(KEY.fold("begin")))
+        assert_close(y.std(0), model.width(torch.tensor([k])).expand(2), rtol=0.02)
+        again, _ = transitions(
+            component("sampler", "mala", step_size=0.5),
+            given,
+            (y - model.mean) / given.width[:, None],
+            [KEY.fold(i) for i in range(5)],
+        )
+        assert_close(given.outside(again).std(0), model.width(torch.tensor([k])).expand(2), rtol=0.02)
+
+
+def test_the_truth_of_gaussian_data_is_where_the_gradient_of_recovery_vanishes():
+    """Chains that begin at exact draws stay exact draws, so that both ends have one law."""
+    model, objective, parts = truth(levels=8), component("objective", "recovery", steps=40), 20
+    found = [
+        objective.gradient(model, Batch(data(model, 2000, KEY.fold("rows", i))), KEY.fold(i)) for i in range(parts)
+    ]
+    stacked = torch.stack([g.parameters["precision"][:-1].flatten() for g in found])
+    assert (stacked.mean(0) / (stacked.std(0) / parts**0.5)).abs().max() < 5
+    with torch.no_grad():
+        model.precision[2] *= 1.5
+    found = [
+        objective.gradient(model, Batch(data(model, 2000, KEY.fold("rows", i))), KEY.fold(i)) for i in range(parts)
+    ]
+    stacked = torch.stack([g.parameters["precision"][2].diagonal() for g in found])
+    assert (stacked.mean(0) / (stacked.std(0) / parts**0.5)).abs().max() > 8
+
+
 # The walk
 
 
@@ -312,10 +386,11 @@ def test_ancestral_moves_draw_the_level_below_given_clean_data():
     assert_close(joint, (0.5 / 0.9 * model.s[0] ** 2).expand(2), atol=5e-3)
 
 
-def test_the_walk_ends_at_the_data_and_corrections_leave_a_level_as_it_is():
+@pytest.mark.parametrize("predictor", ["flow", "recovery"])
+def test_the_walk_ends_at_the_data_and_corrections_leave_a_level_as_it_is(predictor):
     """From anywhere to the covariance of the first level; exact draws of a level keep theirs."""
     model = truth(levels=20).float()
-    sampler = component("sampler", "predictor_corrector")
+    sampler = component("sampler", "predictor_corrector", predictor=predictor, transitions=30)
     x, info = run(sampler, model, torch.full((20_000, 2), 100.0), 19, KEY)
     expected = (model.precision[0].inverse() * model.scale**2).detach()
     assert_close(torch.cov(x.T), expected, rtol=0.05, atol=0.05 * expected.max())

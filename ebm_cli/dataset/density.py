@@ -16,42 +16,48 @@ from ebm_cli.rng import Key
 
 
 class Density(ABC):
-    """A normalised density on the plane, nearly all of it within `reach` of the origin along either axis."""
+    """A normalised density on R^D, mostly the plane, nearly all of it within `reach` of the origin along every axis."""
 
     reach: float
     modes: Tensor | None = None
-    """Centres of modes of equal mass that hardly overlap, (K, 2), where it has such."""
+    """Centres of modes that hardly overlap, (K, D), where it has such."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, (batch,) for x (batch, 2)."""
+        """log p(x) in nats, (batch,) for x (batch, D)."""
 
     @abstractmethod
     def sample(self, n: int, key: Key) -> Tensor:
-        """n independent draws, (n, 2)."""
+        """n independent draws, (n, D)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussians(Density):
-    """Equal weights of round Gaussians with one standard deviation around `centres` (M, 2)."""
+    """Round Gaussians with one standard deviation around `centres` (M, D), of equal weights or `weights` (M,)."""
 
     centres: Tensor
     std: float
     reach: float
     modes: Tensor | None = None
+    weights: Tensor | None = None
 
     @override
     def log_prob(self, x: Tensor) -> Tensor:
-        """logsumexp_m of -|x - c_m|^2 / (2 std^2), less log(2 pi std^2 M)."""
+        """logsumexp_m of log w_m - |x - c_m|^2 / (2 std^2), less D/2 log(2 pi std^2)."""
         centres = self.centres.to(x)
         square = torch.cat([torch.cdist(part, centres).square() for part in x.split(10_000)])
-        normalisation = math.log(2 * math.pi * self.std**2 * len(centres))
-        return (-square / (2 * self.std**2)).logsumexp(1) - normalisation
+        log_w = -math.log(len(centres)) if self.weights is None else self.weights.to(x).log()
+        normalisation = x.shape[1] / 2 * math.log(2 * math.pi * self.std**2)
+        return (log_w - square / (2 * self.std**2)).logsumexp(1) - normalisation
 
     @override
     def sample(self, n: int, key: Key) -> Tensor:
-        chosen = rng.integers(len(self.centres), (n,), key.fold("centre"))
-        return self.centres[chosen] + self.std * rng.normal((n, 2), key.fold("noise"))
+        if self.weights is None:
+            chosen = rng.integers(len(self.centres), (n,), key.fold("centre"))
+        else:
+            chosen = rng.categorical(self.weights.log().expand(n, -1), key.fold("centre"))
+        noise = rng.normal((n, self.centres.shape[1]), key.fold("noise"))
+        return self.centres[chosen] + self.std * noise
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
+from ebm_cli.model.from_above import FromAbove
 from ebm_cli.model.levels import Leveled
 from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
@@ -15,7 +16,7 @@ from ebm_cli.sampler.base import Info, Sampler, transitions
 from ebm_cli.sampler.kernel import below, nested
 from ebm_cli.space import Real, Space
 
-Predictor = Literal["none", "ancestral", "flow"]
+Predictor = Literal["none", "ancestral", "flow", "recovery"]
 
 
 class Walk(NamedTuple):
@@ -40,6 +41,9 @@ class PredictorCorrector(Sampler[Leveled, Walk]):
     s_(k+1)^2), t = a_(k+1) / a_k (Ho, Jain, Abbeel 2020, eq. 6 and 7).
     flow: a step of the probability flow dw/dc = (w - x_0) / c of w = y / a in c = s / a by Heun's rule (Karras et al.
     2022, alg. 1), which draws nothing. With `transitions` 0 the walk is this flow alone.
+
+    recovery: a draw of p(x_k | x_(k+1)) as if the data were N(m, r^2), and `transitions` of the kernel on this density
+    itself in place of those on p_k, in units of its width (`model.from_above`; Gao et al. 2021, alg. 2).
 
     Wherever chains start, the first step forgets it. From level 0 on each step is `transitions` of the kernel, which
     leave p invariant if the kernel does. Info: `level`, and what the kernel says.
@@ -75,8 +79,8 @@ class PredictorCorrector(Sampler[Leveled, Walk]):
     @override
     def refusal(self, space: Space) -> str | None:
         """A walk moves, and what the kernel says."""
-        if not self.transitions and self.predictor == "none":
-            return "sampler.transitions = 0: needs a sampler.predictor, ancestral or flow; nothing would move"
+        if not self.transitions and self.predictor in ("none", "recovery"):
+            return "sampler.transitions = 0: is for sampler.predictor = ancestral or flow, without which nothing moves"
         found = self.kernel.refusal(space)
         return found and below(found)
 
@@ -92,9 +96,11 @@ class PredictorCorrector(Sampler[Leveled, Walk]):
         level, x = max(0, above - 1), state.x
         if not state.taken:
             x = model.last().sample(len(x), key.fold("last"))
-        if above > 0:
-            x = predicted(self.predictor, model, x, above, key.fold("predict"))
-        x, info = corrected(self.kernel, model, x, level, self.transitions, key)
+        if above > 0 and self.predictor == "recovery":
+            x, info = recovered(self.kernel, model, x, above, self.transitions, key.fold("recover"))
+        else:
+            x = predicted(self.predictor, model, x, above, key.fold("predict")) if above > 0 else x
+            x, info = corrected(self.kernel, model, x, level, self.transitions, key)
         return Walk(x, state.taken + 1), {**info, "level": torch.full((len(x),), float(level), device=x.device)}
 
 
@@ -107,6 +113,16 @@ def corrected(
     inside = model.in_noise(level)
     y, info = transitions(kernel, inside, inside.inside(x), [key.fold("correct", i) for i in range(count)])
     return inside.outside(y), info
+
+
+def recovered(
+    kernel: Sampler[Any, Any], model: Leveled, x: Tensor, above: int, count: int, key: AnyKey
+) -> tuple[Tensor, Info]:
+    """x (chains, *shape) of level `above` brought to the level below it by transitions on p(x_k | x_(k+1))."""
+    given = FromAbove(model, x, torch.full((len(x),), above - 1, dtype=torch.int64, device=x.device))
+    keys = [key.fold("move", i) for i in range(count)]
+    y, info = transitions(kernel, given, given.begun(key.fold("begin")), keys)
+    return given.outside(y), info
 
 
 def predicted(how: Predictor, model: Leveled, x: Tensor, above: int, key: AnyKey) -> Tensor:

@@ -92,8 +92,6 @@ def fits(sampler: Sampler, model: EnergyModel) -> bool:
     kernel = sampler.inner
     needs = (*kernel.needs, *sampler.needs)
     able = isinstance(model.space, kernel.spaces) and all(isinstance(model, need) for need in needs)
-        isinstance(model, need) for need in (*kernel.needs, *sampler.needs)
-    )
     if sampler.replicas > 1 and Blocked in kernel.needs and able and not model.tempers:
         return False
     return able and sampler.refusal(model.space) is None

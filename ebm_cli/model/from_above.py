@@ -1,0 +1,79 @@
+"""What a level of noise is given the next one: the recovery of less noise from more."""
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ebm_cli import rng
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.levels import Leveled, per_row
+from ebm_cli.rng import AnyKey
+
+
+class FromAbove(EnergyModel):
+    """p(x_k | x_(k+1)), proportional to exp(-E(x_k, k) - |x_(k+1) - m - t (x_k - m)|^2 / (2 r^2 q^2)), of rows.
+
+    t = a_(k+1) / a_k, q^2 = s_(k+1)^2 - t^2 s_k^2 (Gao et al. 2021, eq. 7, whose y is a multiple of x_k).
+    Configurations are y = (x_k - m) / (r c) with c^-2 = s_k^-2 + t^2 / q^2: where the data are spread by more than the
+    noise, c is the least deviation that the density has, so that one step size suits all levels.
+    """
+
+    compiles = True
+
+    def __init__(self, family: Leveled, above: Tensor, level: Tensor) -> None:
+        super().__init__()
+        self.family, self.above, self.level, self.space = family, above, level, family.space
+
+    @property
+    def shrunk(self) -> Tensor:
+        """t, (rows,)."""
+        return self.family.a[self.level + 1] / self.family.a[self.level]
+
+    @property
+    def noise(self) -> Tensor:
+        """q^2, (rows,)."""
+        s = self.family.s
+        return s[self.level + 1].square() - (self.shrunk * s[self.level]).square()
+
+    @property
+    def width(self) -> Tensor:
+        """r c, (rows,)."""
+        precision = self.family.s[self.level] ** -2 + self.shrunk.square() / self.noise
+        return self.family.scale * precision**-0.5
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """Of y (rows, *shape), (rows,)."""
+        at = self.outside(x)
+        return self.family.energy_at(at, self.level) + self._beside(at)
+
+    @torch.no_grad()
+    @override
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        at = self.outside(x)
+        energy, grad = self.family.energy_and_grad_at(at, self.level)
+        pulled = per_row(self.shrunk / (self.family.scale.square() * self.noise), at) * self._off(at)
+        return energy + self._beside(at), per_row(self.width, at) * (grad - pulled)
+
+    @override
+    def of_rows(self, rows: slice) -> "FromAbove":
+        return FromAbove(self.family, self.above[rows], self.level[rows])
+
+    def outside(self, y: Tensor) -> Tensor:
+        """x_k of y."""
+        return self.family.mean + per_row(self.width, y) * y
+
+    def begun(self, key: AnyKey) -> Tensor:
+        """y of draws of p(x_k | x_(k+1)) as it would be if the data were N(m, r^2), (rows, *shape)."""
+        below, above = (self.family.variance[self.level + i] for i in (0, 1))
+        mean = per_row(self.shrunk * below / above, self.above) * (self.above - self.family.mean)
+        width = per_row(self.family.scale * (below * self.noise / above).sqrt(), self.above)
+        z = rng.normal(self.above.shape, key, self.above.device, self.above.dtype)
+        return (mean + width * z) / per_row(self.width, self.above)
+
+    def _off(self, at: Tensor) -> Tensor:
+        """x_(k+1) - m - t (x_k - m)."""
+        return self.above - self.family.mean - per_row(self.shrunk, at) * (at - self.family.mean)
+
+    def _beside(self, at: Tensor) -> Tensor:
+        return self._off(at).flatten(1).square().sum(1) / (2 * self.family.scale.square() * self.noise)

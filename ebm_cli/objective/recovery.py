@@ -1,0 +1,97 @@
+"""Diffusion recovery likelihood: what each level of noise is given the next."""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PlainValidator
+from torch import Tensor
+from typing_extensions import override
+
+from ebm_cli import rng
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.from_above import FromAbove
+from ebm_cli.model.levels import Leveled, per_row
+from ebm_cli.objective.base import Batch, Gradient, Objective
+from ebm_cli.registry import Nested, placed, register
+from ebm_cli.rng import AnyKey
+from ebm_cli.sampler.base import Sampler, transitions
+from ebm_cli.sampler.kernel import choose, nested
+from ebm_cli.space import Real, Space, names
+
+_AT = "objective.kernel"
+
+
+def _kernel(settings: Any) -> Sampler[Any, Any]:
+    return nested(settings, _AT)
+
+
+@register("objective", "recovery")
+class Recovery(Objective):
+    """-log p(x_k | x_(k+1)) = E(x_k, k) + |x_(k+1) - m - t (x_k - m)|^2 / (2 r^2 q^2) + log Z(x_(k+1)) of two levels.
+
+    Of each row of data one pair, k drawn from all levels but the last (Gao et al. 2021, eq. 6 and 13). The gradient is
+    that of E(x_k, k) less that of E(y, k), y the end of `steps` transitions of `kernel` on p(x_k | x_(k+1)), which
+    begin at a draw of it as if the data were Gaussian; lengths are in units of the width of `model.from_above`. The noise
+    between two levels makes a density of one mode, or of few near each other, of which short chains are draws.
+
+    A row at level k counts s_k / a_k times, so that all levels teach the network alike. `energy_gap` is the mean of
+    E(x_k, k) - E(y, k), so weighted; it is the loss, whose height says nothing.
+    """
+
+    kernel: Annotated[Sampler[Any, Any], PlainValidator(_kernel), Nested("sampler")]
+    steps: Annotated[int, Field(ge=1)]
+
+    spaces = (Real,)
+    requires = (Leveled,)
+
+    @property
+    @override
+    def differentiates(self) -> bool:
+        """Not compiled: its transitions would be unrolled into one region, which takes longer than it saves."""
+        return True
+
+    @property
+    @override
+    def places(self) -> int:
+        return 2
+
+    @override
+    def refusal_of_space(self, space: Space) -> str | None:
+        """The kernel must move in it."""
+        if type(space) not in self.kernel.spaces:
+            return f"{_AT} moves in {names(self.kernel.spaces)} spaces, the data are {space.name}; {choose(_AT)}"
+        why = self.kernel.refusal(space)
+        return placed(why, "sampler", _AT) if why else None
+
+    @override
+    def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
+        """The kernel asks for no more than energies and gradients."""
+        return f"{_AT}: {choose(_AT)}, such as mala" if self.kernel.needs else None
+
+    @torch.no_grad()
+    @override
+    def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
+        """One pass over both ends of all pairs; `acceptance` is that of the kernel, where it has one."""
+        assert isinstance(model, Leveled)
+        key, n = key.after(batch.first), len(batch.x)
+        x, level, given = pairs(model, batch.x, key)
+        keys = [key.fold("move", i) for i in range(self.steps)]
+        end, info = transitions(self.kernel, given, given.begun(key.fold("begin")), keys)
+        y = given.outside(end)
+        energy, pull = model.energy_vjp_at(torch.cat([x, y]), torch.cat([level, level]))
+        weight = (model.s / model.a)[level]
+        gap = (weight * (energy[:n] - energy[n:])).mean()
+        metrics = {"loss": gap, "energy_gap": gap}
+        if "acceptance" in info:
+            metrics["acceptance"] = info["acceptance"].mean()
+        return Gradient(pull(torch.cat([weight, -weight]) / n), metrics, {})
+
+
+def pairs(model: Leveled, x: Tensor, key: AnyKey) -> tuple[Tensor, Tensor, FromAbove]:
+    """Data x (batch, *shape) with the noise of a level k drawn for each, k, and the model of x_k given one x_(k+1)."""
+    level = rng.integers(model.levels - 1, (len(x), 1), key.fold("level"), x.device).squeeze(1)
+    z, more = (rng.normal(x.shape, key.fold(name), x.device, x.dtype) for name in ("noise", "more"))
+    x = model.noised(x, level, z)
+    given = FromAbove(model, x, level)
+    above = model.mean + per_row(given.shrunk, x) * (x - model.mean)
+    return x, level, FromAbove(model, above + per_row(model.scale * given.noise.sqrt(), x) * more, level)
