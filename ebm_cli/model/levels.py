@@ -78,6 +78,10 @@ class Leveled(EnergyModel):
         """The model at one level of y = (x - m) / (r s_k), in which the noise has the deviation 1."""
         return Rescaled(self.at(level), self.mean, self.scale * self.s[level])
 
+    def unshrunk(self, level: int) -> "Unshrunk":
+        """The model at one level of w = m + (x - m) a_0 / a_k, in which data are as large as those of level 0."""
+        return Unshrunk(self, level)
+
     def denoised(self, x: Tensor, level: int) -> Tensor:
         """(y - r s_k^2 dE(x, k)/dx) / a_k for y = (x - m) / r: the mean of x_0 given x (Tweedie's formula)."""
         _, grad = self.at(level).energy_and_grad(x)
@@ -85,7 +89,13 @@ class Leveled(EnergyModel):
 
     def last(self) -> Normalised:
         """The Gaussian of the last level."""
-        width = self.scale * self.variance[-1].sqrt()
+        return self._gaussian(self.scale * self.variance[-1].sqrt())
+
+    def last_unshrunk(self) -> Normalised:
+        """The same of w = m + (x - m) a_0 / a."""
+        return self._gaussian(self.scale * self.variance[-1].sqrt() * self.a[0] / self.a[-1])
+
+    def _gaussian(self, width: Tensor) -> Normalised:
         return product(self.space, self.mean, width.expand_as(self.mean)).to(self.mean)
 
     def noised(self, x: Tensor, level: Tensor, z: Tensor) -> Tensor:
@@ -122,6 +132,38 @@ class AtLevel(EnergyModel):
 
     def _of(self, x: Tensor) -> Tensor:
         return _all_at(self.level, x) if isinstance(self.level, int) else self.level
+
+
+class Unshrunk(EnergyModel):
+    """p(x, k) as a density of w = m + (x - m) a_0 / a_k, in which modes stay where those of level 0 are."""
+
+    compiles = True
+
+    def __init__(self, family: Leveled, level: int) -> None:
+        super().__init__()
+        self.family, self.level, self.space = family, level, family.space
+
+    @property
+    def unit(self) -> Tensor:
+        """r s_k a_0 / a_k, the deviation of the noise."""
+        return self.family.scale * self.family.s[self.level] / self._factor
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """E(m + (w - m) a_k / a_0, k), (batch,)."""
+        return self.family.energy_at(self._shrunk(x), _all_at(self.level, x))
+
+    @override
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energy, grad = self.family.energy_and_grad_at(self._shrunk(x), _all_at(self.level, x))
+        return energy, self._factor * grad
+
+    @property
+    def _factor(self) -> Tensor:
+        return self.family.a[self.level] / self.family.a[0]
+
+    def _shrunk(self, w: Tensor) -> Tensor:
+        return self.family.mean + self._factor * (w - self.family.mean)
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class Recovery(Objective):
 
     Of each row of data one pair, k drawn from all levels but the last (Gao et al. 2021, eq. 6 and 13). The gradient is
     that of E(x_k, k) less that of E(y, k), y the end of `steps` transitions of `kernel` on p(x_k | x_(k+1)), which
-    begin at a draw of it as if the data were Gaussian; lengths are in units of the width of `model.from_above`. The noise
-    between two levels makes a density of one mode, or of few near each other, of which short chains are draws.
+    begin at a draw of it as if the data were Gaussian; lengths are in units of the width of `model.from_above`. The
+    noise between two levels makes a density of one mode, or of few near each other, of which short chains are draws.
 
     A row at level k counts s_k / a_k times, so that all levels teach the network alike. `energy_gap` is the mean of
     E(x_k, k) - E(y, k), so weighted; it is the loss, whose height says nothing.

@@ -1,0 +1,160 @@
+"""Annealing and exchange along levels of noise, masses of modes, and mixtures of Gaussians from the command line."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from helpers.cli import ebm
+from helpers.components import component, shipped
+from helpers.models import randomised
+from helpers.statistics import assert_close
+from test_leveled import KEY, network, truth
+
+from ebm_cli import registry
+from ebm_cli.dataset.density import Gaussians
+from ebm_cli.errors import UserError
+from ebm_cli.evaluation.ais import forward, reverse_log_p
+from ebm_cli.log_z.level_path import LevelPath
+from ebm_cli.rng import normal, stream
+from ebm_cli.sampler.base import run
+from ebm_cli.space import Real
+
+KERNEL = component("sampler", "mala", step_size=0.3)
+SMALL = {"network": {"name": "mlp", "widths": [6], "input_scale": 1.0, "spread": None}, "waves": 1}
+
+
+def plane():
+    """A random network of one number at eight levels, and log Z of each by quadrature."""
+    spec = registry.build(
+        "model",
+        shipped("model")["leveled"] | SMALL | {"process": shipped("process")["vp"] | {"levels": 8, "time_min": 0.05}},
+    )
+    model = randomised(spec.build(Real((1,)), torch.tensor([0.3]), stream(1))).requires_grad_(requires_grad=False)
+    for parameter in model.parameters():
+        parameter.mul_(0.3)  # neighbours would else have little in common
+    x = torch.linspace(-14, 14, 20_001, dtype=torch.float64)[:, None]
+    log_z = [(-model.at(k).energy(x)).logsumexp(0) + (x[1, 0] - x[0, 0]).log() for k in range(8)]
+    return model, torch.stack(log_z).detach()
+
+
+def test_annealing_along_levels_finds_log_z():
+    """E[w] = Z: within 5 standard errors of the integral, from a base whose log Z is 0."""
+    model, log_z = plane()
+    assert abs(log_z[-1]) < 1e-9
+    assert abs(log_z[0]) > 0.1
+    log_w, _ = forward(LevelPath(model, KERNEL), 4000, 140, KEY)
+    w = (log_w - log_z[0]).exp()
+    assert abs(w.mean() - 1) < 5 * w.std() / 4000**0.5
+    assert w.std() < 1
+
+
+def test_the_way_back_is_bounded_by_the_density():
+    """exp of RAISE is unbiased of p_annealed(x), near p(x) where annealing is slow."""
+    model, log_z = plane()
+    x = torch.tensor([[-0.8], [0.4], [1.1]], dtype=torch.float64)
+    found = reverse_log_p(LevelPath(model, KERNEL), x, 500, 140, KEY)
+    expected = (-model.energy(x) - log_z[0]).detach()
+    assert ((found - expected).abs() < 0.15).all()
+
+
+def test_log_ratios_along_the_path_are_those_of_its_energies():
+    """Within a level, across one, and over the whole way."""
+    model = network()
+    x, path = normal((5, 3), KEY, dtype=torch.float64), LevelPath(network(), KERNEL)
+    top = model.levels - 1
+    state = path.observe(x)
+    whole = path.log_ratio(state, 1.0, 0.0)
+    assert_close(whole, (model.at(top).energy(x) - model.energy(x)).detach(), rtol=1e-9)
+    parts = [0.0, 0.3 / top, 1.6 / top, 0.5, 1.0]
+    steps = [path.log_ratio(state, to, origin) for origin, to in itertools.pairwise(parts)]
+    assert_close(sum(steps), whole, rtol=1e-9)
+    half = path.log_ratio(state, 0.5 / top, 0.0)
+    expected = (model.at(top).energy(x) - model.at(top - 1).energy(x)) / 2
+    assert_close(half, expected.detach(), rtol=1e-9)
+
+
+def test_exchange_keeps_the_density_of_level_0_and_begins_anywhere():
+    """Two far modes of one number, shares 1 : 3: chains that begin in one spot come to them."""
+    scales = component("process", "vp", levels=12, time_min=0.02).scales()
+    model = TwoModes(Real((1,)), scales, torch.zeros(1), 1.0)
+    sampler = component("sampler", "level_exchange", transitions=2)
+    x, info = run(sampler, model, torch.full((2000, 1), -0.9), 40, KEY)
+    share = (x > 0).double().mean()
+    assert abs(share - 0.75) < 5 * (0.75 * 0.25 / 2000) ** 0.5
+    right = x[x > 0]
+    width = (model.a[0] ** 2 * model.std**2 + model.s[0] ** 2).sqrt()
+    assert_close(right.std(), width, rtol=0.1)
+    assert_close(right.mean(), model.a[0], atol=0.02)
+    assert min(taken.mean() for taken in info.values()) > 0.2
+
+
+def test_exchange_goes_on_from_its_replicas():
+    model, sampler = truth(levels=5).float(), component("sampler", "level_exchange")
+    state = sampler.init(model, torch.zeros(3, 2))
+    state, _ = sampler.step(model, state, KEY)
+    replicas = sampler.positions(state)
+    assert replicas.shape == (3, 5, 2)
+    again = sampler.init(model, replicas)
+    assert torch.equal(again.x, state.x)
+    assert torch.equal(sampler.step(model, again, KEY.fold(1))[0].x, sampler.step(model, state, KEY.fold(1))[0].x)
+
+
+class TwoModes(type(truth())):
+    """N(-1, std^2) / 4 + 3 N(1, std^2) / 4 with the noise of each level, times a constant of each level."""
+
+    std = 0.05
+
+    def energy_at(self, x, level):
+        a, s = self.a[level], self.s[level]
+        variance = (a * self.std) ** 2 + s**2
+        logs = [
+            torch.log(torch.tensor(w)) - (x[:, 0] - side * a) ** 2 / (2 * variance) - variance.log() / 2
+            for w, side in ((0.25, -1), (0.75, 1))
+        ]
+        return -torch.stack(logs).logsumexp(0) + 3.0 * level
+
+
+# Masses of modes
+
+
+def test_weighted_gaussians_are_a_density():
+    """log p by its definition, and draws in proportion to the weights."""
+    density = component("dataset", "gaussians", dims=3, modes=2, reach=5.0, std=0.7, weights=[1.0, 3.0]).density()
+    assert isinstance(density, Gaussians)
+    x = 3 * normal((6, 3), KEY, dtype=torch.float64)
+    parts = [
+        torch.distributions.MultivariateNormal(c.double(), 0.49 * torch.eye(3, dtype=torch.float64)).log_prob(x)
+        for c in density.centres
+    ]
+    expected = torch.stack([parts[0] + torch.tensor(0.25).log(), parts[1] + torch.tensor(0.75).log()]).logsumexp(0)
+    assert_close(density.log_prob(x), expected, rtol=1e-6)
+    draws = density.sample(20_000, KEY)
+    assert abs((draws[:, 0] > 0).double().mean() - 0.75) < 5 * (0.1875 / 20_000) ** 0.5
+    assert_close(draws[:, 1].std(), torch.tensor(0.7), rtol=0.03)
+
+
+def test_a_weight_for_each_mode():
+    with pytest.raises(UserError, match=r"dataset.weights = \[1.0\]: there are 2 modes; give one for each"):
+        component("dataset", "gaussians", modes=2, weights=[1.0]).read()
+
+
+@pytest.mark.long
+def test_far_modes_get_their_weights_from_the_command_line(tmp_path):
+    """Three ways: energies of classification have the shares, those of denoising alone have not; samples of both do."""
+    found = {}
+    for objective in ("diffusive_classification", "denoising"):
+        run_dir = tmp_path / objective
+        done = ebm(
+            "train", "model=leveled", f"objective={objective}", "dataset=gaussians", "dataset.modes=2",
+            "dataset.weights=[1,3]", "dataset.reach=10", "dataset.std=1", "dataset.train=5000", "dataset.held_out=500",
+            "steps=600", "batch_size=256", "optimizer.lr=0.003", "evaluation=[mode_weights]", "tracker=none",
+            "checkpoint.monitor=null", "eval_every=0", f"hydra.run.dir={run_dir}",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        found[objective] = json.loads((run_dir / "summary.json").read_text())
+    right, wrong = found["diffusive_classification"], found["denoising"]
+    assert right["mode_weights/error"] < 0.06
+    assert wrong["mode_weights/error"] > 0.1
+    assert right["mode_weights/samples_error"] < 0.06
+    assert right["mode_weights/found"] == 2
