@@ -100,10 +100,9 @@ def _explained(part: Choice) -> Iterator[str]:
 
 
 def _keys(part: Choice) -> Iterator[str]:
-    prefix = f"evaluation.{part.component}" if part.group == "evaluation" else part.group
     yield "## Keys\n\n| key | default | meaning |\n|---|---|---|"
     for key in part.keys:
-        yield f"| `{prefix}.{key.name}` | `{key.default}` | {_plain(key.note).replace('|', '&#124;')} |"
+        yield f"| `{listing.prefix(part)}.{key.name}` | `{key.default}` | {_plain(key.note).replace('|', '&#124;')} |"
     yield ""
 
 

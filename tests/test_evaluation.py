@@ -109,9 +109,9 @@ EVERY = [
 def test_numbers_are_finite_named_and_a_function_of_the_key(name, model_name):
     """It changes neither model, chains nor data, reads no global generator, and its pictures are pictures."""
     evaluation, model = small(name), target(model_name)
-    if evaluation.refusal(model, subject(model).sampler):
-        return
     about = subject(model, store=model.space.noise(7, stream(0, "store")))
+    if evaluation.refusal(model, about.sampler) or evaluation.refusal_of_data(about.data):
+        return
     kept = [t.clone() for t in (*about.model.state_dict().values(), about.store, about.data.train.stored)]
     found = []
     for seed in (0, 1):

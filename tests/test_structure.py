@@ -224,11 +224,12 @@ CONCRETE = {
     "objective/mean_field_pcd.py": "mean field is that of deep Boltzmann machines",
     "objective/likelihood.py": "the centred gradient has offsets in RBMs alone",
 }
-"""Files outside model/ that may ask for a model by its class, and why it is no capability of `model/base.py`."""
+"""Files outside model/ that may ask for a model by its class, and why it is no capability."""
+CAPABILITIES = ("base", "levels")  # files of model/ whose classes are such
 
 
 def _classes(folder):
-    return {node.name for path, tree in parsed() if layer(path) == folder and path.stem != "base"
+    return {node.name for path, tree in parsed() if layer(path) == folder and path.stem not in CAPABILITIES
             for node in tree.body if isinstance(node, ast.ClassDef)}  # fmt: skip
 
 

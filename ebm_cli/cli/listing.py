@@ -161,9 +161,15 @@ def keys_of(command: str) -> list[str]:
     found = dict.fromkeys([*own, *nested, *(KEYS if command == "tune" else ())])
     for group in [group for group in GROUPS if group in groups and group != "experiment"]:
         for part in choices_of(group):
-            prefix = f"evaluation.{part.component}" if group == "evaluation" else group
-            found |= dict.fromkeys(f"{prefix}.{key.name}" for key in part.keys)
+            found |= dict.fromkeys(f"{prefix(part)}.{key.name}" for key in part.keys)
     return list(found)
+
+
+def prefix(part: Choice) -> str:
+    """Where the keys of a part stand in a configuration."""
+    if part.group == "evaluation":
+        return f"evaluation.{part.component}"
+    return "model.process" if part.group == "process" else part.group
 
 
 _NO_PART = "sklearn.py"
@@ -318,10 +324,9 @@ def _print_group(group: str, name: str | None) -> None:
     for part in choices_of(group):
         if name in (None, part.choice):
             console.print(Text(f"{group}={part.choice}", "bold"), f" {part.text}", highlight=False, soft_wrap=True)
-            prefix = f"evaluation.{part.component}" if group == "evaluation" else group
             table = Table(box=None, padding=(0, 2, 0, 4), show_header=False)
             for key in part.keys if group != "experiment" else []:
-                table.add_row(f"{prefix}.{key.name}", key.default, Text(key.note, "dim"))
+                table.add_row(f"{prefix(part)}.{key.name}", key.default, Text(key.note, "dim"))
             if table.row_count:
                 console.print(table)
             if part.brings:

@@ -40,7 +40,7 @@ class ModeWeights(Evaluation):
     """
 
     while_training: bool
-    draws: Annotated[int, Field(ge=100)]
+    draws: Annotated[int, Field(ge=2)]
     samples: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=1)]
 

@@ -13,7 +13,7 @@ _STEPS = 1000
 
 
 @register("process", "recovery")
-class Recovery(Process):
+class RecoveryProcess(Process):
     """a^2 = prod_(j <= i) (1 - beta_j), s^2 = 1 - a^2 (Gao et al. 2021, sec. 3.1 and their code).
 
     The 1000 rates beta_j go evenly from `beta_min` to `beta_max`; the levels are at i = 0, q, 2 q, ... with

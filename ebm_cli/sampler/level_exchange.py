@@ -17,7 +17,7 @@ from ebm_cli.sampler.rungs import Rungs
 from ebm_cli.space import Real, Space
 
 
-class Ladder(NamedTuple):
+class Replicas(NamedTuple):
     """Replicas from the last level to level 0, (chains, levels, *shape), or where chains start, (chains, *shape)."""
 
     replicas: Tensor
@@ -30,7 +30,7 @@ class Ladder(NamedTuple):
 
 
 @register("sampler", "level_exchange")
-class LevelExchange(Sampler[Leveled, Ladder]):
+class LevelExchange(Sampler[Leveled, Replicas]):
     """Replicas w_k = m + (x_k - m) a_0 / a_k of each chain at all levels k of a leveled model; it shows w_0 = x_0.
 
     A step is two rounds of `Rungs`: a fresh draw of the last level, `transitions` of `kernel` at each other one, its
@@ -73,16 +73,16 @@ class LevelExchange(Sampler[Leveled, Ladder]):
         return found and below(found)
 
     @override
-    def init(self, model: Leveled, x: Tensor) -> Ladder:
+    def init(self, model: Leveled, x: Tensor) -> Replicas:
         """Replicas where they were, or none yet."""
-        return Ladder(x, x.dim() > 1 + len(model.space.shape))
+        return Replicas(x, x.dim() > 1 + len(model.space.shape))
 
     @override
-    def positions(self, state: Ladder) -> Tensor:
+    def positions(self, state: Replicas) -> Tensor:
         return state.replicas
 
     @override
-    def step(self, model: Leveled, state: Ladder, key: AnyKey) -> tuple[Ladder, Info]:
+    def step(self, model: Leveled, state: Replicas, key: AnyKey) -> tuple[Replicas, Info]:
         """Two rounds."""
         models = [model.unshrunk(level) for level in range(model.levels - 2, -1, -1)]
         rungs = Rungs(model.last_unshrunk(), models, InNoise(self.kernel), self.transitions)
@@ -92,7 +92,7 @@ class LevelExchange(Sampler[Leveled, Ladder]):
             at, look = rungs.round(at, number, key.fold(number))
             total += look.taken.to(total)
         swaps = {f"swap_{k}": taken for k, taken in enumerate(total, 1)}
-        return Ladder(torch.stack(at, 1), begun=True), swaps
+        return Replicas(torch.stack(at, 1), begun=True), swaps
 
 
 class Moving(NamedTuple):
