@@ -56,7 +56,7 @@ class FromAbove(EnergyModel):
         return energy + self._beside(at), per_row(self.width, at) * (grad - pulled)
 
     @override
-    def of_rows(self, rows: slice) -> "FromAbove":
+    def of_rows(self, rows: slice | Tensor) -> "FromAbove":
         return FromAbove(self.family, self.above[rows], self.level[rows])
 
     def outside(self, y: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class AtLevel(EnergyModel):
         return self.family.energy_and_grad_at(x, self._of(x))
 
     @override
-    def of_rows(self, rows: slice) -> "AtLevel":
+    def of_rows(self, rows: slice | Tensor) -> "AtLevel":
         return self if isinstance(self.level, int) else AtLevel(self.family, self.level[rows])
 
     def _of(self, x: Tensor) -> Tensor:
