@@ -87,6 +87,13 @@ def test_where_nothing_is_monitored_the_last_is_judged_and_that_is_said():
 
 
 @pytest.mark.long
+def test_nobody_misses_what_nobody_asked_for():
+    """Where nothing is measured while training, the usual monitor is not mentioned."""
+    answer = ebm("train model.hidden=8 steps=2 batch_size=10 tracker=none device=cpu evaluation=[] hydra.run.dir=bare")
+    assert answer.code == 0, answer.err
+    assert "checkpoint.monitor" not in answer.out + answer.err
+
+
 def test_both_are_in_the_units_of_the_data():
     rows = np.random.Generator(np.random.Philox(1)).normal(size=(60, 2)) * 1e4
     np.savez("table.npz", train=rows, valid=rows[:20], test=rows[:20])

@@ -189,8 +189,8 @@ def test_a_metric_that_is_not_logged_ends_it_in_one_sentence():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("objective=exact model.hidden=3 dataset=bars_and_stripes dataset.side=2", "this objective has no chains"),
-        ("objective=pseudo_likelihood", "this objective has no chains"),
+        ("objective=exact model.hidden=3 dataset=bars_and_stripes dataset.side=2", "objective=exact has no chains"),
+        ("objective=pseudo_likelihood", "objective=pseudo_likelihood has no chains"),
         ("objective=cd", "begin anew at every step"),
         ("stop.target=1.0", "stop.target = 1.0"),
         ("stop.every=0", "stop.every = 0"),

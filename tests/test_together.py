@@ -21,6 +21,36 @@ def _in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_what_was_found_before_a_stop_is_kept(monkeypatch):
+    """Of the evaluation that is stopped nothing is; where none was done, there is no folder either."""
+
+    def stopped(self, subject):
+        raise KeyboardInterrupt
+
+    run = trained()
+    monkeypatch.setattr(Samples, "evaluate", stopped)
+    assert ebm("evaluate run=run device=cpu evaluation=[samples,pseudo_likelihood]").code == 130
+    assert not (run / "evaluations").exists()
+    answer = ebm("evaluate run=run device=cpu", BOTH)
+    assert answer.code == 130
+    (folder,) = (run / "evaluations").iterdir()
+    assert f"stopped; what pseudo_likelihood found is kept in {folder}" in answer.out + answer.err
+    assert strict(folder / "results.json")["warnings"] == {"pseudo_likelihood": []}
+    assert "pseudo_likelihood/log_pseudo_likelihood" in strict(folder / "results.json")
+
+
+@pytest.mark.long
+def test_an_evaluation_says_before_it_begins_what_it_costs():
+    trained()
+    keys = ("evaluation.entropy.chains=4", "evaluation.entropy.steps=2", "evaluation.entropy.thetas=3")
+    answer = ebm(
+        "evaluate run=run device=cpu evaluation=[entropy,pseudo_likelihood]", "evaluation.entropy.warmup=5", *keys
+    )
+    assert answer.code == 0, answer.err
+    assert "evaluating: entropy, 22 transitions of 2 chains\n" in answer.err
+    assert "evaluating: pseudo_likelihood\n" in answer.err
+
+
 def strict(path):
     """What the file holds, if it is JSON: no NaN, no Infinity."""
 

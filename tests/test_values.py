@@ -179,6 +179,12 @@ def _archive(name: str) -> bytes:
     return file.getvalue()
 
 
+def _mat4(order: str) -> bytes:
+    """As scipy.io.savemat(format="4") has it, or a machine whose bytes are in the other order."""
+    numbers = (1000 * (order == ">"), 1, 2, 0, 7)
+    return np.array(numbers, f"{order}i4").tobytes() + b"my_all\0" + np.zeros(2, f"{order}f8").tobytes()
+
+
 KINDS = {
     "csv": (b"a,b\n1,2\n", r"it is a table in text.*numpy.loadtxt"),
     "gzip": (gzip.compress(b">a\nAC\n"), "it is packed by gzip; unpack it by gunzip -k FILE"),
@@ -187,6 +193,10 @@ KINDS = {
     "pickle": (b"\x80\x04\x95", "it is a Python pickle, which could run any code and is never read"),
     "png": (b"\x89PNG\r\n", "it is a PNG picture; name its folder with dataset=image_folder"),
     "fasta": (b">a\nACDE\n", "it is a FASTA file of sequences; use dataset=protein"),
+    "clustal": (b"MUSCLE (3.8) multiple sequence alignment\n\na ACDE\n", "it is an alignment in Clustal format; write"),
+    "phylip": (b" 2 4\na ACDE\nb ACDE\n", "it is an alignment in PHYLIP format; write it as aligned FASTA"),
+    "mat4": (_mat4("<"), "it is a MATLAB file of version 4; write it anew for MATLAB 5"),
+    "mat4_big": (_mat4(">"), "it is a MATLAB file of version 4; write it anew for MATLAB 5"),
     "stockholm": (b"# STOCKHOLM 1.0\n", "it is an alignment in Stockholm format; use dataset=protein"),
     "text": (b"nothing of interest", "it is text; write numpy.savez"),
     "utf16": ("1,2".encode("utf-16"), "it is text in UTF-16; convert it to UTF-8"),

@@ -162,7 +162,15 @@ def _without_choice(trained: Trained, best: Best | None) -> Judged:
         f"the last step is judged: checkpoint.monitor = {trained.monitor} was not measured, so no other is kept; name "
         "one that an evaluation measures while training, or set it to null"
     )
-    return Judged("last", {"judged": "last", "judged_step": step}, (said,) if trained.monitor else ())
+    return Judged("last", {"judged": "last", "judged_step": step}, (said,) if _missed(trained) else ())
+
+
+def _missed(trained: Trained) -> bool:
+    """Whether somebody misses the monitored metric: it was typed, or others are measured while training."""
+    words = trained.run.read_json("metadata.json").get("overrides") or ()
+    typed = any(str(word).lstrip("+").startswith("checkpoint.monitor=") for word in words)
+    measured = any(evaluation.while_training for evaluation in trained.evaluations.values())
+    return trained.monitor is not None and (typed or measured)
 
 
 def _unreadable(both: Pair, why: str) -> Judged:

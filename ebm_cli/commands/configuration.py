@@ -22,7 +22,7 @@ from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.health.base import Health
 from ebm_cli.record.run import LATER_GROUPS
-from ebm_cli.stop.base import Stop
+from ebm_cli.stop.base import OBJECTIVE, Stop
 from ebm_cli.tracker import several
 from ebm_cli.training import checks
 from ebm_cli.training.schedule import Schedule
@@ -107,7 +107,7 @@ def reporting(config: Mapping[str, Any]) -> Reporting:
     return checked(Reporting, found, dict.fromkeys((*found, *UNSAID), "report."))
 
 
-def stopping(config: Mapping[str, Any], components: Components) -> Stop:
+def stopping(config: Mapping[str, Any], components: Components, choice: Choice) -> Stop:
     """When the run ends early. Raises UserError if with these parts there is nothing to look at."""
     asked = {**LATER_GROUPS, **config}["stop"]
     found: Stop = registry.build("stop", asked)
@@ -119,7 +119,7 @@ def stopping(config: Mapping[str, Any], components: Components) -> Stop:
     if components.sparsity.changes and ranks_wanted(config) > 1:
         why = f"device.ranks = {ranks_wanted(config)}: sparsity changes couplings in one process alone; leave one out"
     if why:
-        raise UserError(why)
+        raise UserError(why.replace(OBJECTIVE, f"objective={choice['objective']}"))
     return found
 
 
@@ -195,7 +195,7 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     reporting(config)
     evaluations(config)
     components, shared = build_components(config, choice), Ranks(0, ranks_wanted(config))
-    stopping(config, components)
+    stopping(config, components, choice)
     health(config)
     check_following(config, components, loop, choice)
     several.built(config["tracker"])
@@ -208,7 +208,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     """Raise UserError if so many processes cannot share the work or the memory, before any of them is started."""
     components, (loop, _) = build_components(config, choice), loop_and_schedule(config)
     reporting(config)
-    stopping(config, components)
+    stopping(config, components, choice)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
     checks.check_recovery(health(config), Ranks(0, count))
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)

@@ -1,8 +1,8 @@
 """`ebm evaluate`: measure a trained model."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +42,15 @@ class Settings:
     plugins: list[str]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What evaluations found so far: numbers, pictures and files by name."""
+
+    findings: Findings = field(default_factory=Findings)
+    images: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
 @watched(torch.device("cpu"))
 def evaluate(config: Mapping[str, Any]) -> int:
     """Run the chosen evaluations, write `evaluations/<time>/results.json` and pictures; the exit code.
@@ -72,25 +81,38 @@ def measured(config: Mapping[str, Any]) -> Run:
         parts, _, said = accelerated(trained.parts, trained.state, config, work, evaluating=True)
         parts = _laid(trained.run, parts, trained.state, asked)
         log.info("%s at step %d; %s", asked.run, trained.state.step, said)
-        began = time.perf_counter()
-        findings, images, texts = _evaluate(trained.run, parts, trained.state, chosen, asked)
-        finishing()
-        _write(home, trained, asked, time.perf_counter() - began, findings)
-        home.write_all("", images, texts)
+        findings = _recorded(home, trained, asked, partial(_evaluate, trained.run, parts, trained.state, chosen, asked))
     _show(trained, asked, findings)
     output.print(f"results: {' '.join(map(str, sorted(home.path.iterdir(), key=_json_first)))}", soft_wrap=True)
     findings.check()
     return home
 
 
-def _write(home: Run, trained: Trained, asked: Settings, seconds: float, findings: Findings) -> None:
+def _recorded(home: Run, trained: Trained, asked: Settings, evaluating: Callable[[Found], None]) -> Findings:
+    """Evaluate, and write down what was found; of work that is stopped what evaluations found that were done."""
+    began, found = time.perf_counter(), Found()
+    try:
+        evaluating(found)
+        finishing()
+    except KeyboardInterrupt:
+        if found.findings.warnings:
+            _write(home, trained, asked, time.perf_counter() - began, found)
+            log.warning("stopped; what %s found is kept in %s", " and ".join(found.findings.warnings), home.path)
+        raise
+    _write(home, trained, asked, time.perf_counter() - began, found)
+    return found.findings
+
+
+def _write(home: Run, trained: Trained, asked: Settings, seconds: float, found: Found) -> None:
     """results.json, with what the evaluations warned of; what was found on other data stands under keys that say so."""
+    findings = found.findings
     about: dict[str, Any] = {"step": trained.state.step, "split": asked.split, "seconds": round(seconds, 3)}
     if trained.others is not None:
         findings.relabel(judged.OTHER)
         about["data"] = dict(trained.others)
     keep_rows(home, trained.parts.data, asked.split, findings)
     home.write_json("results.json", {**about, "warnings": findings.warnings, **findings.record})
+    home.write_all("", found.images, found.files)
 
 
 def _show(trained: Trained, asked: Settings, findings: Findings) -> None:
@@ -122,11 +144,10 @@ def _laid(run: Run, parts: Parts, state: TrainState, asked: Settings) -> Parts:
 
 
 def _evaluate(
-    run: Run, parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings
-) -> tuple[Findings, dict[str, Any], dict[str, str]]:
-    model, findings = state.averaged_model(), Findings()
-    images: dict[str, Any] = {}
-    files: dict[str, str] = {}
+    run: Run, parts: Parts, state: TrainState, chosen: Mapping[str, Evaluation], asked: Settings, found: Found
+) -> None:
+    """Add what each evaluation finds, one after the other, and the verdict."""
+    model = state.averaged_model()
 
     def subject(name: str) -> Subject:
         key = stream(asked.seed, "evaluation", f"final {name}", asked.split, state.step)
@@ -134,8 +155,7 @@ def _evaluate(
         chains, beside, training = state.chains(), state.auxiliary, passed.training(run, parts, state)
         return Subject(model, parts.data, asked.split, sampler, chains, key, parts.device, beside, before, training)
 
-    for result in one_by_one(chosen, subject, findings):
-        images |= dict(result.images)
-        files |= dict(result.files)
-    conclude(subject("verdict"), findings, asked.split, asked=False)
-    return findings, images, files
+    for result in one_by_one(chosen, subject, found.findings):
+        found.images.update(result.images)
+        found.files.update(result.files)
+    conclude(subject("verdict"), found.findings, asked.split, asked=False)

@@ -128,7 +128,7 @@ def prepare(request: Request, job: Job) -> Session:
     if scaled is not None:
         config, (parts, state, trackers) = scaled, _build(scaled, loop, choice, begins=begins)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
-    watch, along = watching(config, parts), following(config, parts, state, choice)
+    watch, along = watching(config, parts, choice), following(config, parts, state, choice)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
     work = [training_work(parts.components, parts.loop), *(evaluation.work for evaluation in kept.values())]
@@ -171,9 +171,9 @@ def standardised(config: Mapping[str, Any], parts: Parts) -> dict[str, Any] | No
     return {**config, "dataset": {**config["dataset"], "standardise": True}}
 
 
-def watching(config: Mapping[str, Any], parts: Parts) -> Watch | None:
+def watching(config: Mapping[str, Any], parts: Parts, choice: Choice) -> Watch | None:
     """What may end the run early; on ranks but the first it is never asked. Raises UserError if it cannot look."""
-    stop = stopping(config, parts.components)
+    stop = stopping(config, parts.components, choice)
     why = stop.refusal_of_data(parts.data)
     if why:
         raise UserError(why)

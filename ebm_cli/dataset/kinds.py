@@ -1,6 +1,7 @@
 """What a file is by its first bytes, whatever its name says, for messages about files of another kind than is read."""
 
 import re
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,11 +26,15 @@ _BYTES = (
     (b"%PDF", "other", "a PDF document"),
 )
 _IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\x01-\x08]")
+_NAME = re.compile(rb"[A-Za-z]\w*\0")  # of an array of MATLAB 4
+_PHYLIP = re.compile(r"\d+[ \t]+\d+[ \t]*\n\S+[ \t]+[A-Za-z?*.-]{3,}")
 _TEXTS = (
     (">", "fasta", "a FASTA file of sequences"),
     ("#A3M#", "fasta", "an a3m file of sequences"),
     ("# STOCKHOLM", "stockholm", "an alignment in Stockholm format"),
     ("CLUSTAL", "clustal", "an alignment in Clustal format"),
+    ("MUSCLE (", "clustal", "an alignment in Clustal format"),
+    ("PROBCONS", "clustal", "an alignment in Clustal format"),
     ("#NEXUS", "nexus", "an alignment in NEXUS format"),
     ("%%MatrixMarket", "mtx", "a matrix market file"),
     ("{", "json", "JSON"),
@@ -49,6 +54,8 @@ _WAYS = {
     "fasta": "use dataset=protein",
     "mtx": "use dataset=bag_of_words if it holds counts of words",
     "stockholm": "use dataset=protein",
+    "mat4": "write it anew for MATLAB 5, save('FILE.mat', '-v7') or scipy.io.savemat('FILE.mat', arrays)",
+    "phylip": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
     "clustal": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
     "nexus": "write it as aligned FASTA, e.g. by seqmagick convert FILE FILE.fasta",
 }
@@ -85,7 +92,25 @@ def _of_bytes(head: bytes) -> tuple[str, str] | None:
     for begin, kind, said in _BYTES:
         if head.startswith(begin):
             return kind, said
-    return ("idx", "an idx file") if _IDX.match(head) else _of_text(head)
+    if _IDX.match(head):
+        return "idx", "an idx file"
+    return ("mat4", "a MATLAB file of version 4") if _is_mat4(head) else _of_text(head)
+
+
+def _is_mat4(head: bytes) -> bool:
+    """Whether it begins with an array of MATLAB 4: type, rows, columns, whether complex, and its name, which a 0 ends.
+
+    The type is 1000 M + 10 P + T: M 0 or 1 for the order of bytes, P the kind of numbers, T 0 to 2.
+    """
+    for order in "<>":
+        if len(head) < 20:
+            return False
+        kind, *size, imaginary, length = struct.unpack(f"{order}5i", head[:20])
+        name = head[20 : 20 + max(length, 0)]
+        known = kind // 1000 == (order == ">") and kind % 1000 // 10 <= 5 and kind % 10 <= 2
+        if known and min(size) >= 0 and imaginary in (0, 1) and _NAME.fullmatch(name):
+            return True
+    return False
 
 
 def _of_archive(path: Path) -> tuple[str, str]:
@@ -110,6 +135,8 @@ def _of_text(head: bytes) -> tuple[str, str] | None:
     for begin, kind, said in _TEXTS:
         if text.startswith(begin):
             return kind, said
+    if _PHYLIP.match(text):
+        return "phylip", "an alignment in PHYLIP format"
     separators = [sign for sign in (",", "\t", ";") if sign in text.partition("\n")[0]]
     return ("csv", "a table in text, such as .csv") if separators else ("text", "text")
 

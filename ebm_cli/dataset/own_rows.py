@@ -68,7 +68,7 @@ def read(path: Path, said: str, array: str | None) -> OwnRows:
     files, (kind, _) = array_files.of(path), kinds.found(path) or ("", "")
     if files is not None:
         return _of_arrays(files, path, said, array)
-    if array is not None:
+    if array is not None and kind in ("csv", "text"):
         raise UserError(f"array = {array}: {said} is no file of arrays, so it has none by name; leave it out")
     if kind in ("csv", "text"):
         return _of_table(path, said)

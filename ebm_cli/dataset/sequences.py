@@ -23,6 +23,8 @@ _OTHERS = (
     "mat",
     "idx",
     "clustal",
+    "phylip",
+    "mat4",
     "nexus",
 )
 _TAKES = 12  # bytes of memory that a byte of text takes while letters become numbers
@@ -65,7 +67,9 @@ def _fasta(lines: list[str], said: str) -> list[Record]:
         elif line.startswith("#"):  # such as the first line of some a3m files
             continue
         elif line.strip() and not records:
-            raise UserError(f"{said}, line {number}: a FASTA file begins with a line >NAME")
+            raise UserError(
+                f"{said}, line {number}: a FASTA file begins with a line >NAME; write aligned FASTA or Stockholm"
+            )
         elif records:
             records[-1][1].append(line.strip())
     return [Record(name, "".join(parts), line) for name, parts, line in records]

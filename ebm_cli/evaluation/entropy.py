@@ -97,8 +97,8 @@ class Entropy(Evaluation):
     @property
     @override
     def work(self) -> Work:
-        steps = self.thetas * self.steps + 2 * self.warmup
-        return Work(self.chains * steps, steps)
+        steps = 2 * (self.thetas * self.steps + self.warmup)
+        return Work(self.chains // 2 * steps, steps)
 
     @torch.no_grad()
     @override

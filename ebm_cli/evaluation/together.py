@@ -76,12 +76,18 @@ def infinite(numbers: Mapping[str, float]) -> list[str]:
     return [f"{', '.join(lost)}: not finite, so there is no number; recorded as null"] if lost else []
 
 
+def _cost(evaluation: Evaluation) -> str:
+    """How far it moves how many chains, of one that moves them."""
+    moves, transitions, _ = evaluation.work
+    return f", {transitions} transitions of {moves // transitions} chains" if transitions else ""
+
+
 def one_by_one(
     evaluations: Mapping[str, Evaluation], subject: Callable[[str], Subject], findings: Findings
 ) -> Iterator[Result]:
     """Every evaluation of its `subject(name)`, into the findings; what there is to say of each is said at once."""
     for name, evaluation in evaluations.items():
-        log.info("evaluating: %s", name)
+        log.info("evaluating: %s%s", name, _cost(evaluation))
         result = findings.made(name, evaluation, subject(name))
         if name in findings.failed:
             log.error("evaluation %s failed: %s", name, findings.failed[name])

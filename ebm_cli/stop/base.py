@@ -12,6 +12,9 @@ from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Data
 from ebm_cli.objective.base import Objective
 
+OBJECTIVE = "this objective"
+"""Stands in a refusal for the objective, which the command names as it was chosen."""
+
 Logged = Callable[[str], Sequence[float]]
 """The numbers that a metric had so far, in the order of the steps."""
 

@@ -16,7 +16,7 @@ from ebm_cli.device import memory
 from ebm_cli.objective.base import Objective
 from ebm_cli.registry import register
 from ebm_cli.space import Space, names
-from ebm_cli.stop.base import Logged, Look, Periodic, Watch
+from ebm_cli.stop.base import OBJECTIVE, Logged, Look, Periodic, Watch
 from ebm_cli.yardstick import covariances
 from ebm_cli.yardstick.covariances import Covariances
 
@@ -37,7 +37,7 @@ class Pearson(Periodic):
         """There must be chains, and they must stay."""
         if not objective.negatives:
             return (
-                "stop=pearson: this objective has no chains to compare with the data; choose one that has, such as "
+                f"stop=pearson: {OBJECTIVE} has no chains to compare with the data; choose one that has, such as "
                 "objective=pcd, or stop=plateau, or leave stop out"
             )
         if not chains.stored:

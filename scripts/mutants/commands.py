@@ -1130,4 +1130,18 @@ MUTANTS = [
         "return np.uint8 if large else",
         "text_windows::test_numbers_of_words_beyond_a_byte_are_written_whole",
     ),
+    Mutant(
+        "evaluate: what was found before a stop is lost",
+        "commands/evaluate.py",
+        "if found.findings.warnings:",
+        "if False:",
+        "together::test_what_was_found_before_a_stop_is_kept",
+    ),
+    Mutant(
+        "best: a monitor that nobody asked for is missed",
+        "commands/best.py",
+        "(typed or measured)",
+        "True",
+        "best::test_nobody_misses_what_nobody_asked_for",
+    ),
 ]

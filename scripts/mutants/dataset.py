@@ -763,4 +763,11 @@ MUTANTS = [
         "return rows[:1], [record",
         "sequences::test_a_sequence_is_found_by_its_name",
     ),
+    Mutant(
+        "kinds: MATLAB 4 of the other order of bytes is unknown",
+        "dataset/kinds.py",
+        'for order in "<>":',
+        'for order in "<":',
+        "values::test_a_file_of_another_kind_is_called_by_its_kind",
+    ),
 ]
