@@ -43,6 +43,8 @@ TYPES_AND_RANGES = {
     "steps=": 'steps = "": must be a valid integer',
     "seed=-1": "seed = -1: must be greater than or equal to 0",
     "optimizer.lr=fast": 'optimizer.lr = "fast": must be a valid number',
+    "sampler=acs sampler.balance=barker": 'sampler.balance = "barker": must be a number from 0.5 to 1, the power of t',
+    "model=class_rbm objective.likelihood_weight=1.5": "objective.likelihood_weight = 1.5: must be less than",
     "optimizer.lr=-1": "optimizer.lr = -1: must be greater than 0",
     "optimizer.lr=nan": "optimizer.lr = NaN",
     "chains.steps=0": "chains.steps = 0: must be greater than or equal to 1",

@@ -25,6 +25,7 @@ from ebm_cli.model.scaled import ScaledBipartite, scaled
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run, transitions
 from ebm_cli.space import Binary, Categorical, Spin
+from ebm_cli.training import checks
 from ebm_cli.training.step import train_step
 
 TINY = {"rtol": 1e-12, "atol": 1e-12}
@@ -375,7 +376,7 @@ def test_a_sampler_that_has_no_part_in_annealing_is_named(name, keys):
         ({}, "sampler.kernel.name = None: no such sampler"),
         (
             {"name": "dmala", "step_size": 0.2, "adjusted": False, "adapt": None},
-            "dmala: does not leave the model invariant",
+            "dula: does not leave the model invariant",
         ),
         ({"name": "gwg", "temperature": -1, "flips": 1}, "sampler.kernel.temperature = -1: must be greater than 0"),
         ({"name": "block_gibbs"}, "sampler.kernel.backwards is missing"),
@@ -404,7 +405,7 @@ def test_tempering_within_tempering_is_refused():
             "its kernel block_gibbs cannot draw the blocks of model=fhmm at other temp",
         ),
         ("sampler@sampler.kernel=gwg sampler.kernel.flips=65", "sampler.kernel.flips = 65: the data have 64 sites"),
-        ("sampler@sampler.kernel=dula", "sampler.kernel = dmala: does not leave the model invariant"),
+        ("sampler@sampler.kernel=dula", "sampler.kernel = dula: does not leave the model invariant"),
         ("sampler.beta_min=1", "sampler.beta_min = 1: must be less than 1"),
         ("sampler.temperatures=1", "sampler.temperatures = 1: must be greater than or equal to 2"),
         ("sampler@sampler.kernel=nope", "no sampler named nope"),
@@ -413,6 +414,13 @@ def test_tempering_within_tempering_is_refused():
 def test_what_does_not_fit_is_refused(line, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_refused(ebm("train", "sampler=parallel_tempering", "tracker=none", *line.split()), sentence)
+
+
+def test_no_kernel_is_advised_where_none_can_exchange():
+    """Replicas exchange by energies, and a deep machine has none."""
+    spec = component("model", "dbm")
+    with pytest.raises(UserError, match=r"model=dbm is not; samplers that fit: up_down$"):
+        checks.check_sampler(tempering("block_gibbs"), spec, {"sampler": "parallel_tempering", "model": "dbm"})
 
 
 @pytest.mark.long

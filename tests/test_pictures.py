@@ -192,6 +192,8 @@ def test_a_map_of_a_density_has_its_mode_where_it_is(drawings):
         "truth",
         "log-density of the model",
     ]
+    density_2d.density_map(log_p, density, cells, torch.empty(0, 2))
+    assert drawings[1].at[0][0].get_title() == "model"
     for axis in (model, true, log):
         shown = axis.images[0]
         assert shown.get_extent() == [-1.0, 1.0, -3.0, 3.0]

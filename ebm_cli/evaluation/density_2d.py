@@ -249,14 +249,14 @@ def compared(truth: Density, x: Tensor, log_p: Tensor) -> dict[str, float]:
 
 
 def density_map(log_p: Tensor, truth: Density | None, cells: Cells, store: Tensor) -> NDArray[np.uint8]:
-    """The density of the model with chains of the run, beside its energy and, where it is known, the true density."""
+    """The density of the model with chains, if there are, beside its energy and, where it is known, the truth."""
     side, x = cells.side, cells.centres(log_p.device)
     true = None if truth is None else truth.log_prob(x.double()).log_softmax(0).exp()
     top = (log_p.exp() if true is None else true).max().item()
     aspect = "equal" if cells.size[0] == cells.size[1] else "auto"
     extent = (cells.low[0], cells.high[0], cells.low[1], cells.high[1])
     with picture.axes(1, 2 if true is None else 3) as drawing:
-        maps = [("model and chains", log_p.exp(), {"vmin": 0, "vmax": top})]
+        maps = [("model and chains" if len(store) else "model", log_p.exp(), {"vmin": 0, "vmax": top})]
         maps += [] if true is None else [("truth", true, {"vmin": 0, "vmax": top})]
         maps += [("log-density of the model", log_p - log_p.max(), {"vmin": -15, "vmax": 0})]
         for axis, (title, values, colours) in zip(drawing.at[0], maps, strict=True):

@@ -20,7 +20,7 @@ def maps_rows(subject: Subject) -> bool:
 
 
 def rows_map(subject: Subject, centres: Tensor, reach: float) -> NDArray[np.uint8]:
-    """exp(-E) of the rows of `centres` (side^2, 2) relative to its sum, chains of the run, held-out rows, and -E.
+    """exp(-E) of the rows of `centres` (side^2, 2) relative to its sum, chains if there are, held-out rows, and -E.
 
     A row stands for its cell, as in the papers: rows of a cell differ in bits that hardly matter to a model that has
     learned the points, so this is a picture and no figure is made from it.
@@ -38,7 +38,7 @@ def rows_map(subject: Subject, centres: Tensor, reach: float) -> NDArray[np.uint
                 values.reshape(side, side).numpy(), origin="lower", extent=extent, vmin=least, vmax=top, aspect="equal"
             )
         log.figure.colorbar(shown, ax=log, label="nats below the top")
-        model.set(title="model and chains")
+        model.set(title="model and chains" if len(subject.store) else "model")
         data.set(title="held-out rows", aspect="equal")
         log.set(title="log-density of the model")
         model.scatter(*_placed(code, subject.store), s=1, c="white", alpha=0.5)

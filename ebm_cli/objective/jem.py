@@ -27,7 +27,7 @@ class JEMObjective(Objective):
     energies that differ by more than `max_gap` nats stop the run.
     """
 
-    likelihood_weight: Annotated[float, Field(ge=0)]
+    likelihood_weight: Annotated[float, Field(ge=0, le=1)]
     energy_l2: Annotated[float, Field(ge=0)]
     max_gap: Annotated[float, Field(gt=0)]
 

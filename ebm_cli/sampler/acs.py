@@ -3,9 +3,9 @@
 import dataclasses
 import math
 from functools import partial
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,6 +16,13 @@ from ebm_cli.sampler.base import Info
 from ebm_cli.sampler.informed import Informed, InformedState, gains
 from ebm_cli.sampler.leap import leapt, unless_kept
 from ebm_cli.space import Binary, Categorical, Space, Spin
+
+
+def _share(value: Any) -> Any:
+    """`balance`, which has the name of the function g of other samplers."""
+    if isinstance(value, str):
+        raise ValueError("must be a number from 0.5 to 1, the power of t that the first proposal follows, no name of g")
+    return value
 
 
 @register("sampler", "acs")
@@ -34,7 +41,7 @@ class AutomaticCyclical(Informed):
 
     step_size: Annotated[float, Field(gt=0)]
     final_step_size: Annotated[float, Field(gt=0)]
-    balance: Annotated[float, Field(ge=0.5, le=1)]
+    balance: Annotated[float, BeforeValidator(_share), Field(ge=0.5, le=1)]
     cycle: Annotated[int, Field(ge=1)]
     backwards: bool
     adapt: Annotated[float, Field(gt=0, lt=1)] | None

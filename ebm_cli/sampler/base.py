@@ -90,6 +90,11 @@ class Sampler(ABC, Generic[M, S]):
         """
         return self if self.leaves_invariant else None
 
+    @property
+    def chosen_as(self) -> str | None:
+        """The name by which these keys are chosen, where it is not that of the component."""
+        return None
+
     def remark(self) -> str | None:
         """A warning to print about samples of this sampler, or None."""
         return None

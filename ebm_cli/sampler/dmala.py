@@ -46,6 +46,11 @@ class DiscreteLangevin(Informed):
     def rejects(self) -> bool:
         return self.adjusted
 
+    @property
+    @override
+    def chosen_as(self) -> str | None:
+        return None if self.adjusted else "dula"
+
     @override
     def refusal(self, space: Space) -> str | None:
         """Without an acceptance test there is no acceptance to aim at."""

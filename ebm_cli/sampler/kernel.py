@@ -30,7 +30,7 @@ def exact(settings: Mapping[str, Any] | Sampler[Any, Any], at: str = "sampler.ke
     """The same, of samplers that leave the model invariant. Raises UserError."""
     found = nested(settings, at)
     if not found.leaves_invariant:
-        name = settings["name"] if isinstance(settings, Mapping) else type(found).__name__
+        name = found.chosen_as or (settings["name"] if isinstance(settings, Mapping) else type(found).__name__)
         raise UserError(f"{at} = {name}: does not leave the model invariant; {choose(at)}")
     return found
 

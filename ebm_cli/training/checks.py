@@ -100,7 +100,7 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) 
         found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
         raise UserError(
             f"{_called(sampler, choice)} {_wants(type(sampler.inner), model)}, model={choice['model']} is not; "
-            f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
+            f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler, model)}"
         )
     for need in sampler.needs:
         if not issubclass(model.builds, need):
@@ -113,7 +113,7 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) 
     if sampler.replicas > 1 and blocks and not cast(type[Blocked], model.builds).tempers:
         raise UserError(
             f"{_called(sampler, choice)} cannot draw the blocks of model={choice['model']} at other temperatures"
-            f"{_how_to_choose(sampler)}"
+            f"{_how_to_choose(sampler, model)}"
         )
 
 
@@ -130,7 +130,7 @@ def check_moves(sampler: Sampler[Any, Any], space: Space, model: ModelSpec, choi
         found = [name for name, cls in kinds.items() if type(space) in cls.spaces and _fits(cls, model)]
         raise UserError(
             f"{_called(sampler, choice)} moves in {names(sampler.inner.spaces)} spaces, the data are {space.name}; "
-            f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler)}"
+            f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler, model)}"
         )
     why = sampler.refusal(space)
     if why:
@@ -141,12 +141,16 @@ def _called(sampler: Sampler[Any, Any], choice: Choice) -> str:
     """A sampler as it was chosen, or the kernel of its replicas."""
     if sampler.inner is sampler:
         return f"sampler={choice['sampler']}"
-    name = next(name for name, cls in registry.components("sampler").items() if cls is type(sampler.inner))
+    inner, kinds = sampler.inner, registry.components("sampler")
+    name = inner.chosen_as or next(name for name, cls in kinds.items() if cls is type(inner))
     return f"sampler={choice['sampler']}: its kernel {name}"
 
 
-def _how_to_choose(sampler: Sampler[Any, Any]) -> str:
-    return "" if sampler.inner is sampler else " (choose the kernel by sampler@sampler.kernel=NAME)"
+def _how_to_choose(sampler: Sampler[Any, Any], model: ModelSpec) -> str:
+    """The key of a kernel; replicas exchange by energies, so that none fits a model that has none."""
+    if sampler.inner is sampler:
+        return ""
+    return "" if issubclass(model.builds, Intractable) else " (choose the kernel by sampler@sampler.kernel=NAME)"
 
 
 def _fits(sampler: Any, model: ModelSpec) -> bool:
