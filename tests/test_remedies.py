@@ -52,7 +52,7 @@ def test_a_rate_is_lowered_each_time():
         (("langevin", {"noise": 3.0}), Diagnosis({"scatter"}), {"sampler.noise": None}),
         (("langevin", {"noise": 0.1}), Diagnosis({"felt"}), {"sampler.noise": pytest.approx(0.01)}),
         (("metropolis", {"step_size": 0.001}), Diagnosis({"jump"}, {"jump"}, 0.005), {"sampler.step_size": 0.1}),
-        (("langevin", {"step_size": 1e-6}), Diagnosis({"gap"}, {"jump"}, 0.005), {"sampler.step_size": 1e-2}),
+        (("langevin", {"step_size": 1e-6}), Diagnosis({"gap"}, {"jump"}, 0.005), {"sampler.step_size": 2.5e-3}),
         (("dmala", {"step_size": 1e-5}), Diagnosis({"gap"}, {"jump"}, 0.0), {"sampler.step_size": 3e-4}),
         (("mala", {"step_size": 90.0}), Diagnosis({"acceptance"}, {"jump"}, 0.0), {"sampler.step_size": 3.0}),
     ],

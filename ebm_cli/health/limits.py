@@ -42,6 +42,7 @@ FAR = 10.0
 """Nats between data and chains from which on a gap that stays is doubted; of documents as many for each 100 words."""
 MET = 1.2
 """Nested R-hat up to which chains and those that begin at the data meet: a gap is then what the model has to learn."""
+_CLEAR, _ABSORBING = 0.4, ("heat", "heat_words", "idle")
 _DEVIATIONS = " standard deviations"
 _MOVE = "take more chains.steps, another sampler, or a lower optimizer.lr"
 _SHORTER = "take shorter proposals, or another sampler"
@@ -129,6 +130,17 @@ def far(mean: float, steady: float, words: float = 0.0) -> bool:
     `words`: of the documents, in the mean; 0 of rows that all have the same sites.
     """
     return abs(mean) >= FAR * max(1.0, words / WORDS) and steady >= STEADY
+
+
+def clear(measured: Mapping[str, float]) -> bool:
+    """Whether a model is well within the limits of what it cannot leave by itself: units that are stuck have no
+    gradient, and energies that are far apart no chains that could bring them together. Healthy runs always were."""
+    return all(measured.get(name, 0.0) <= _CLEAR * LIMITS[name].suspicious for name in _ABSORBING)
+
+
+def beyond(measured: Mapping[str, float]) -> float:
+    """How many times as far as they may the energies of rows vary; 1 where they do not vary too far."""
+    return max(1.0, *(measured.get(name, 0.0) / LIMITS[name].suspicious for name in ("heat", "heat_words")))
 
 
 def signs(measured: Mapping[str, float]) -> list[Sign]:

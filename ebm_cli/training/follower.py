@@ -50,6 +50,10 @@ class Follower:
         """Runs of several ranks do not."""
         return False
 
+    def keeps(self, state: TrainState) -> bool:
+        """Runs of several ranks do not go back."""
+        return False
+
     def saves_once(self, parts: Parts, state: TrainState) -> None:
         """Not saved."""
 

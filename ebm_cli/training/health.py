@@ -15,7 +15,8 @@ from ebm_cli.dataset.base import Split, batch_index
 from ebm_cli.health import budget, past, probe, signals
 from ebm_cli.health.base import LEVELS, Health, Sign, Verdict, verdict
 from ebm_cli.health.budget import Moving, Periods
-from ebm_cli.health.limits import of_scale, signs
+from ebm_cli.health.learned import learned
+from ebm_cli.health.limits import clear, of_scale, signs
 from ebm_cli.health.none import NoHealth
 from ebm_cli.health.probe import Seen
 from ebm_cli.health.signals import LATE, About, Window
@@ -24,7 +25,7 @@ from ebm_cli.record.run import Run
 from ebm_cli.rng import Key, stream
 from ebm_cli.space import Counts
 from ebm_cli.terminal import log
-from ebm_cli.training import remedies
+from ebm_cli.training import raising, remedies
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import check_weights, rows_at
 
@@ -33,7 +34,8 @@ _ENDED = "ended"
 _FAILING = LEVELS.index("failing")
 _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run may go back
 _UNMENDABLE = {"overfit"}
-_ABOVE = "above"  # which a model that begins too narrow, and learns, brings down by itself
+_FURTHER = "further"  # than before its rate was raised the model went, though not yet as far as to be doubted
+_TOO_FAR = "since the rate was raised the model went further than healthy ones do"
 
 
 @dataclass
@@ -85,7 +87,10 @@ class Watcher:
     def probes(self, step: int) -> bool:
         """Whether the look at this step is one at the chains too, which must be gathered then."""
         since = step - self.since
-        return self.health.period > 0 and since > 0 and budget.due(since, self.health.period, self._periods.chains)
+        if self.health.period <= 0 or since <= 0:
+            return False
+        waits = self.doubts > 0 and self.may_go_back and since % self.health.period == 0
+        return waits or budget.due(since, self.health.period, self._periods.chains)
 
     @cached_property
     def _periods(self) -> Periods:
@@ -108,8 +113,10 @@ class Watcher:
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
-        fine = _UNMENDABLE | ({_ABOVE} if found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0) else set())
+        fine = _UNMENDABLE | learned(found, before, self.probed.get("r_hat_data"))
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
+        if remedies.is_raise(self.recoveries) and not clear({**self.probed, **self.measured}):
+            anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
 
@@ -245,12 +252,17 @@ class Watcher:
         """Of other keys than the rate and the transitions those that are otherwise now."""
         return dict(self.recoveries[-1]["keys"]) if self.recoveries else {}
 
+    def is_well(self, state: TrainState) -> bool:
+        """Whether nothing is to be doubted of the chains and energies of a state."""
+        found = probe.look(self.seen(state)) if probe.looks(state.model) else {}
+        return clear(found) and not {sign.name for sign in signs(found)} - _UNMENDABLE
+
     @property
     def target(self) -> int:
         """The checkpoint to go back to: one from which the run failed anew was not healthy, so not twice to the same
         one, but to the first."""
         assert self.healthy is not None
-        tried = any(did["back_to"] == self.healthy for did in self.recoveries)
+        tried = any(did["back_to"] == self.healthy for did in self.recoveries if "raised" not in did)
         return self.first if tried and self.first is not None else self.healthy
 
     @property
@@ -261,12 +273,37 @@ class Watcher:
     @property
     def may_go_back(self) -> bool:
         """Whether there is a checkpoint to go back to and attempts are left."""
-        return self.healthy is not None and len(self.recoveries) < self.health.most
+        left = self.attempts < self.health.most or remedies.is_raise(self.recoveries)
+        return self.healthy is not None and left
+
+    @property
+    def attempts(self) -> int:
+        """How often the run went back, of `health.attempts`."""
+        return raising.attempts(self.recoveries)
+
+    @property
+    def why(self) -> str:
+        """Why it goes back."""
+        assert self.verdict is not None
+        return str(self.verdict) if self.verdict.level else _TOO_FAR
+
+    def raised_at(self, step: int) -> bool:
+        """Whether the rate became higher at this step."""
+        return remedies.is_raise(self.recoveries) and self.since == step
+
+    def raises(self, step: int) -> bool:
+        """Whether the rate is higher from this step on, at which all is well."""
+        assert self.parts is not None
+        did = raising.raised(self.parts, self.recoveries, step, self.health.period)
+        self.recoveries += [did] if did else []
+        return did is not None
 
     def keeps(self, state: TrainState) -> bool:
         """Whether the state of now is one to come back to, for which there will be a checkpoint."""
         assert self.parts is not None
         if not self.health.most or self.verdict is None or self.verdict.level:
+            return False
+        if not clear({**self.probed, **self.measured}):
             return False
         check_weights(state, self.parts.components.objective)
         self.healthy = state.step

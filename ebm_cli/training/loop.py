@@ -121,15 +121,26 @@ class Recorder:
         if not self.watcher.may_go_back:
             return False
         try:
-            saved = checkpoint.load(checkpoint.directory(self.run.checkpoints, self.watcher.target))
-            recovery.gone_back(parts, state, self.watcher, saved, why)
+            recovery.gone_back(parts, state, self.watcher, self._checkpoint, why)
         except (checkpoint.Invalid, ValueError) as error:
             log.warning("the healthy checkpoint cannot be read (%s), so the run cannot go back to it", error)
             return False
-        log.warning("%s", recovery.said(self.watcher))
+        log.warning("%s", recovery.said(parts, self.watcher))
         self.metrics(state.step, recovery.metrics(self.watcher))
         self.saves_once(parts, state)
         return True
+
+    def _checkpoint(self, step: int) -> checkpoint.Checkpoint:
+        """That of a step. Raises checkpoint.Invalid."""
+        return checkpoint.load(checkpoint.directory(self.run.checkpoints, step))
+
+    def keeps(self, state: TrainState) -> bool:
+        """Whether the state of now is one to come back to; the rate may be higher from here on."""
+        keeps = self.watcher.keeps(state)
+        if keeps and self.watcher.raises(state.step):
+            log.info("%s", recovery.raised(self.watcher))
+            self.metrics(state.step, recovery.metrics(self.watcher))
+        return keeps
 
     def saves_once(self, parts: Parts, state: TrainState) -> None:
         """A checkpoint of this step, unless there is one."""
@@ -311,6 +322,8 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
 
 def _step(now: Course, parts: Parts, state: TrainState, recorder: Recorder | Follower) -> tuple[Report, Course]:
     """One update and what comes of it, of a run that had these `parts` at first; how it goes on."""
+    if recorder.watcher.raised_at(state.step):
+        now = course(parts, state, recorder.watcher.recoveries)
     now.ladder.ready()
     report = train_step(now.parts, state, now.how)
     if now.ladder.follow():
@@ -359,8 +372,8 @@ def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Mappi
     if due.logs or said:
         recorder.metrics(state.step, {**last, **said})
     if due.judges and recorder.watcher.fails and state.step < parts.loop.steps:
-        raise Failing(str(recorder.watcher.verdict))
-    keeps = due.judges and recorder.watcher.keeps(state)
+        raise Failing(recorder.watcher.why)
+    keeps = due.judges and recorder.keeps(state)
     if _measure(sparse, recorder, due) or due.saves or keeps:
         recorder.save(parts, state)
         return True

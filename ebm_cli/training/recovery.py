@@ -1,34 +1,44 @@
 """A run that fails goes back to where it was healthy, and goes on from there otherwise."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
 from ebm_cli.health import limits, probe
+from ebm_cli.health.budget import transitions_of
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.rng import stream
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.remedies import Diagnosis, Keys, chosen
+from ebm_cli.training.remedies import Diagnosis, Keys, chosen, is_raise
 from ebm_cli.training.state import Parts, TrainState, built, put_first_chains
 
 _ANEW = 2  # from this attempt on chains begin anew
+_AT_ONCE = 5  # steps in which a rate that fails is far too high: numbers are no longer finite before any look
 _SAYS = 2.0  # nats by which random weights make energies of rows differ, from which on they have to be unlearned
 _MODEL, _MOMENTUM = "model.", "optimizer.momentum"
 
 
 @torch.no_grad()
-def gone_back(parts: Parts, state: TrainState, watcher: Watcher, saved: Checkpoint, why: str) -> Mapping[str, Any]:
-    """What was done: the state becomes that of the checkpoint, but for its step, which goes on, so that other random
-    numbers come. `parts` are those before the first time. Raises ValueError if the checkpoint is of another run.
+def gone_back(
+    parts: Parts, state: TrainState, watcher: Watcher, load: Callable[[int], Checkpoint], why: str
+) -> Mapping[str, Any]:
+    """What was done: the state becomes that of the healthy checkpoint, but for its step, which goes on, so that other
+    random numbers come. `parts` are those before the first time, `load` gives the checkpoint of a step.
+
+    Raises checkpoint.Invalid or ValueError if it cannot be read, or is of another run.
     """
     step, store, ages, weights = state.step, state.store, state.ages, state.weighted
-    attempt = len(watcher.recoveries) + 1
-    state.load(saved.step, saved.tensors)
+    attempt = watcher.attempts + 1
+    saved = _loaded(state, watcher, load)
     redrawn = _redraw(parts, state, watcher.keys)
-    now = chosen(parts, watcher.recoveries, _diagnosis(parts, state, watcher))
+    found = _diagnosis(parts, state, watcher)
+    if step - watcher.since <= _AT_ONCE:
+        found = replace(found, beyond=math.inf)
+    now = chosen(parts, watcher.recoveries, found)
     redrawn = redrawn or _redraw(parts, state, now["keys"])
     state.step = step
     if _MOMENTUM in now["keys"]:
@@ -46,14 +56,30 @@ def gone_back(parts: Parts, state: TrainState, watcher: Watcher, saved: Checkpoi
     return did
 
 
+def _loaded(state: TrainState, watcher: Watcher, load: Callable[[int], Checkpoint]) -> Checkpoint:
+    """The checkpoint that the state now is: the first, where the newest healthy one looks ill when its chains and
+    energies are looked at once more, for most looks are at reports alone."""
+    saved = load(watcher.target)
+    state.load(saved.step, saved.tensors)
+    if watcher.first in (None, saved.step) or watcher.is_well(state):
+        return saved
+    saved = load(watcher.first)
+    state.load(saved.step, saved.tensors)
+    return saved
+
+
 def _diagnosis(parts: Parts, state: TrainState, watcher: Watcher) -> Diagnosis:
     """Of a run that failed, from the state that it goes back to."""
     signs = {sign.name for sign in watcher.verdict.signs} if watcher.verdict else set[str]()
     if not probe.looks(state.model):
         return Diagnosis(signs)
-    there = probe.look(watcher.seen(state))
+    seen = watcher.seen(state)
+    there = probe.look(seen)
     already = {sign.name for sign in limits.signs(there)}
-    return Diagnosis(signs, already, there.get("jump"), _calmer(parts, state, watcher))
+    return Diagnosis(
+        signs, already, there.get("jump"), _calmer(parts, state, watcher),
+        there.get("r_hat_data", 1.0), transitions_of(seen.moving.steps), limits.beyond(watcher.probed),
+    )  # fmt: skip
 
 
 def _calmer(parts: Parts, state: TrainState, watcher: Watcher) -> dict[str, float]:
@@ -102,19 +128,38 @@ def _stand_still(state: TrainState) -> None:
 def metrics(watcher: Watcher) -> dict[str, float]:
     """What is logged of the newest recovery."""
     did = watcher.recoveries[-1]
-    numbers = {"attempt": len(watcher.recoveries), "back_to": did["back_to"], "lr": did["lr"]}
+    numbers = {"attempt": watcher.attempts, "back_to": did["back_to"], "lr": did["lr"]}
     return {f"health/recovery_{name}": float(value) for name, value in numbers.items()}
 
 
-def said(watcher: Watcher) -> str:
-    """The newest recovery in a sentence."""
-    did, count = watcher.recoveries[-1], len(watcher.recoveries)
-    anew = ", with chains that begin anew" if did["chains"] == "anew" else ""
-    keys = "".join(f", {name}={_shown(value)}" for name, value in did["keys"].items())
-    return (
-        f"step {did['step']}: attempt {count} of health.attempts = {watcher.health.most}: back to the model of step "
-        f"{did['back_to']}, with optimizer.lr={did['lr']:.3g} and chains.steps={did['chains.steps']}{keys}{anew}"
-    )
+def said(parts: Parts, watcher: Watcher) -> str:
+    """The newest recovery in a sentence, with those keys that it changed."""
+    did = watcher.recoveries[-1]
+    anew = ["chains that begin anew"] if did["chains"] == "anew" else []
+    count = f"attempt {watcher.attempts} of health.attempts = {watcher.health.most}"
+    which = "the rate that was tried failed" if is_raise(watcher.recoveries[:-1]) else count
+    keys = _listed([*_changed(parts, watcher.recoveries), *anew])
+    return f"step {did['step']}: {which}: back to the model of step {did['back_to']}, with {keys}"
+
+
+def _changed(parts: Parts, recoveries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that the newest record has otherwise than the one before, or than the run began with."""
+    did, of = recoveries[-1], parts.components
+    first: Mapping[str, Any] = {"lr": of.optimizer.lr, "chains.steps": of.chains.steps, "keys": {}}
+    before = recoveries[-2] if len(recoveries) > 1 else first
+    keys = {"optimizer.lr": did["lr"], "chains.steps": did["chains.steps"], **did["keys"]}
+    old = {"optimizer.lr": before["lr"], "chains.steps": before["chains.steps"], **before["keys"]}
+    return [f"{name}={_shown(value)}" for name, value in keys.items() if name not in old or old[name] != value]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def raised(watcher: Watcher) -> str:
+    """That of a rate that was raised."""
+    did = watcher.recoveries[-1]
+    return f"step {did['step']}: {did['why']}, so optimizer.lr={did['lr']:.3g} is tried, nearer to what failed"
 
 
 def _shown(value: float | None) -> str:

@@ -1,9 +1,11 @@
 """What a run that goes back does otherwise from there on: by what looked wrong, and where it did so already."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from ebm_cli.health.limits import MET
 from ebm_cli.sampler.langevin import Langevin
 from ebm_cli.training.state import Components, Parts
 
@@ -11,10 +13,15 @@ Keys = dict[str, float | None]
 """Values of keys, by GROUP.KEY."""
 
 LOWER = 1 / 5
-"""Factor on the rate, each time that it is lowered."""
+"""Factor on the rate, each time that it is lowered, but for energies that say by how much."""
+_LOWEST = LOWER**2  # of that factor, for energies say too much where they are no linear function of the weights
 _LONGER, _LONGEST = 2, 8  # factor on the transitions of a step, each time, and on those at first at most
+_ASKED = 32  # times as many as at first at most, of a sampler whose jumps say how many it takes
+_FORGETS = 0.7  # jump from which on a look cannot tell how many transitions it takes
 _SHORTER = 1 / 30  # of proposals that are hardly accepted
-_FARTHER, _BOUNDS = 0.5, (10.0, 100.0)  # jump that steps are lengthened to, and of the factor for it
+_FARTHER, _UNTESTED = 0.5, 0.25  # jump that steps are lengthened to; of steps that nothing rejects, however wrong
+_BOUNDS = (10.0, 100.0)  # of the factor for it, of chains that hardly move; others are lengthened at least
+_SLOW = 2.0  # times
 _BLIND = 30.0  # the factor for chains that never moved, by which nothing can be told
 _COOLER = 1 / 10  # of the noise
 _INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
@@ -25,18 +32,31 @@ _PLACES = {"r_hat_data", "jump", "distinct", "offset"}
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Signs of a failure by name, those that the model and the chains of the healthy checkpoint have already, the jump
-    of these, and weights of that model that are drawn anew, by key."""
+    """Signs of a failure by name, those that the model and the chains of the healthy checkpoint have already, and
+    weights of that model that are drawn anew, by key.
+
+    `jump` and `r_hat` are the signals `jump` and `r_hat_data` of that checkpoint, found in `moves` transitions.
+    `beyond`: how many times as far as they may the energies of rows vary in the failing model; infinite of one that
+    failed at once.
+    """
 
     signs: Collection[str]
     already: Collection[str] = ()
     jump: float | None = None
     start: Mapping[str, float] = field(default_factory=dict)
+    r_hat: float = 1.0
+    moves: int = 0
+    beyond: float = 1.0
 
     @property
     def refuses(self) -> bool:
         """Whether hardly any proposal is accepted."""
         return "acceptance" in self.signs
+
+    @property
+    def slow(self) -> bool:
+        """Whether chains did not meet those that begin at the data, and hardly did before the model went anywhere."""
+        return "r_hat_data" in self.signs and self.r_hat > MET and not _HOT & {*self.signs}
 
 
 KEYS = {
@@ -76,26 +96,52 @@ def _of(group: str, did: Mapping[str, Any]) -> dict[str, Any]:
 def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnosis) -> dict[str, Any]:
     """The next record's `lr`, `chains.steps` and other `keys`, of a run that began with these parts.
 
-    A start that is at fault is drawn anew, and nothing else. Temperature, and steps of chains that were too short or
-    too long where the model was healthy still, are no matter of the rate, unless the model went too far as well. All
-    else is, and of the transitions of a step.
+    A start that is at fault is drawn anew, and nothing else. A rate that was raised goes back to what it was.
+    Temperature, and steps of chains that were too short or too long where the model was healthy still, are no matter of
+    the rate, unless the model went too far as well. All else is, and of the transitions of a step.
     """
     now = applied(parts, recoveries).components
     before: Keys = dict(recoveries[-1]["keys"]) if recoveries else {}
     if found.start:
         return _record(now, {**before, **found.start})
+    if is_raise(recoveries):
+        return _record(applied(parts, recoveries[:-1]).components, before)
     own = _noise(now, found) or _step_size(now, found)
     keys = {**before, **own, **_restart(now, found)}
     rate = found.refuses and "jump" not in found.already
     rate = rate or ("sampler.step_size" in own and bool(_HOT & {*found.signs}))
     if own and not rate:
         return _record(now, keys)
-    longest = parts.components.chains.steps * _LONGEST
-    return _record(now, {**keys, **_momentum(now)}, LOWER, _LONGER if now.chains.steps < longest else 1)
+    return _record(now, {**keys, **_momentum(now)}, _lower(found), _longer_by(parts.components, now, found))
+
+
+def is_raise(recoveries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the newest record is of a rate that was raised."""
+    return bool(recoveries) and "raised" in recoveries[-1]
 
 
 def _record(now: Components, keys: Keys, lower: float = 1, longer: int = 1) -> dict[str, Any]:
     return {"lr": now.optimizer.lr * lower, "chains.steps": now.chains.steps * longer, "keys": keys}
+
+
+def _lower(found: Diagnosis) -> float:
+    """The factor on the rate: weights are as large as the rate, and the variance of energies as their square."""
+    return max(min(LOWER, 1 / math.sqrt(found.beyond)), _LOWEST)
+
+
+def _longer_by(first: Components, now: Components, found: Diagnosis) -> int:
+    """The factor on the transitions of a step.
+
+    Of samplers whose moves have no length it takes moves / jump^2 transitions to come as far as to another row, as
+    chains diffuse, by how far they jump where the model was healthy.
+    """
+    longer = _LONGER if now.chains.steps < first.chains.steps * _LONGEST else 1
+    if getattr(now.sampler, "step_size", None) is not None or not 0 < (found.jump or 0) < _FORGETS:
+        return longer
+    asked = min(found.moves / cast(float, found.jump) ** 2, first.chains.steps * _ASKED)
+    while now.chains.steps * longer < asked:
+        longer *= _LONGER
+    return longer
 
 
 def _noise(now: Components, found: Diagnosis) -> Keys:
@@ -109,18 +155,25 @@ def _noise(now: Components, found: Diagnosis) -> Keys:
 
 
 def _step_size(now: Components, found: Diagnosis) -> Keys:
-    """Shorter where proposals are hardly accepted; longer where chains of the healthy model hardly move."""
+    """Shorter where proposals are hardly accepted; longer where chains of the healthy model hardly move, or of those
+    at temperature 1 where they are slow."""
     size = getattr(now.sampler, "step_size", None)
-    if not isinstance(size, float) or not (found.refuses or "jump" in found.already):
+    if not isinstance(size, float):
         return {}
-    return {"sampler.step_size": size * (_SHORTER if found.refuses else _longer(now, found.jump))}
+    if found.refuses:
+        return {"sampler.step_size": size * _SHORTER}
+    if "jump" in found.already:
+        return {"sampler.step_size": size * _longer(now, found.jump, _BOUNDS[0])}
+    tied = not isinstance(now.sampler, Langevin) or now.sampler.noise is None
+    return {"sampler.step_size": size * _longer(now, found.jump, _SLOW)} if tied and found.slow else {}
 
 
-def _longer(now: Components, jump: float | None) -> float:
+def _longer(now: Components, jump: float | None, least: float) -> float:
     """By how much, so that chains move half as far as to another row; noise goes with the root of `step_size`."""
     if not jump:
         return _BLIND
-    factor = min(max(_FARTHER / jump, _BOUNDS[0]), _BOUNDS[1])
+    far = _FARTHER if now.sampler.rejects else _UNTESTED
+    factor = min(max(far / jump, least), _BOUNDS[1])
     return factor**2 if isinstance(now.sampler, Langevin) else factor
 
 

@@ -21,7 +21,7 @@ from ebm_cli.cli.main import dispatch
 
 _FIRST = {"choose": 0, "judge": 1000, "prove": 3000}  # seeds; those from 2000 on were looked at while limits were made
 PARTS = tuple(_FIRST)
-_MENDED = 4000  # the seed of runs that may go back
+_MENDED = 4000  # the seed of runs that may go back by which remedies were chosen
 _SHARES = ("ood/shuffled/energy", "exact/perplexity")  # metrics that are no nats
 _UNMEASURED = "evaluation=[] ~evaluation.density_2d.side"
 _Z = 1.959964  # of 95 %
@@ -140,14 +140,14 @@ def is_mended(beast: Beast, worth: float | None, tuned: float) -> bool:
     return lost <= max(0.05 * abs(tuned), 0 if kind.metric in _SHARES else 1)
 
 
-def mending(folder: Path, files: dict[str, str], only: str, until: float) -> None:
+def mending(folder: Path, files: dict[str, str], asked: argparse.Namespace, until: float) -> None:
     """Spoilt runs with `health.act=recover`, beside what was tuned by hand and runs as long: which end as well?"""
     found: dict[str, list[bool]] = {}
-    for beast, tuned in sorted(mended(), key=lambda pair: hash_of(pair[0])):
-        if only in " ".join(map(str, beast)) and time.monotonic() < until:
+    for beast, tuned in sorted(mended(asked.seed), key=lambda pair: hash_of(pair[0])):
+        if asked.only in " ".join(map(str, beast)) and time.monotonic() < until:
             for one in (tuned, beast):
                 trained(one, folder, files)
-        if not all(_began(folder / one.name) for one in (tuned, beast)):
+        if not all(_began(folder / one.name) for one in (tuned, beast)) or asked.only not in " ".join(map(str, beast)):
             continue
         of, own = (seen(one, folder / one.name).worth for one in (tuned, beast))
         assert of is not None
@@ -158,7 +158,7 @@ def mending(folder: Path, files: dict[str, str], only: str, until: float) -> Non
     print(shown("within 1 nat or 5 %", *(sum(map(f, found.values())) for f in (sum, len))))
 
 
-def mended() -> list[tuple[Beast, Beast]]:
+def mended(seed: int) -> list[tuple[Beast, Beast]]:
     """Of each spoilt setting the run tuned by hand but for it, which may go back, and the tuned one; of data that are
     spoilt these with standardised columns."""
     pairs = []
@@ -170,7 +170,7 @@ def mended() -> list[tuple[Beast, Beast]]:
                 with_it = f"{kind.healthy[0]} {measured} {more} health.act=recover"
                 scaled = f"{kind.healthy[0]} {measured} dataset.standardise=true {more}"
                 without = scaled if cause == "data scale" else f"{kind.healthy[0]} {more}"
-                pairs.append((Beast(name, cause, with_it, _MENDED), Beast(name, None, without, _MENDED)))
+                pairs.append((Beast(name, cause, with_it, seed), Beast(name, None, without, seed)))
     return pairs
 
 
@@ -266,12 +266,13 @@ def main() -> None:
     parser.add_argument(
         "--recover", action="store_true", help="spoilt runs that may go back, beside tuned ones, instead"
     )
+    parser.add_argument("--seed", type=int, default=_MENDED, help=f"of those; rules were made by {_MENDED}")
     parser.add_argument("--report", action="store_true", help="train nothing")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     files, began = data(asked.folder), time.monotonic()
     if asked.recover:
-        mending(asked.folder, files, asked.only, began + 60 * (0 if asked.report else asked.minutes))
+        mending(asked.folder, files, asked, began + 60 * (0 if asked.report else asked.minutes))
         return
     for part in asked.part or PARTS:
         those = [beast for beast in beasts(part) if asked.only in " ".join(map(str, beast))]

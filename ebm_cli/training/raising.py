@@ -1,0 +1,46 @@
+"""A rate that was lowered is raised again, nearer to what failed, once the run has been healthy for a while."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ebm_cli.training.remedies import LOWER, applied
+from ebm_cli.training.state import Parts
+
+_WIDE = 2.0  # times as high as the rate of now is the one that failed, from which on there is something to gain
+_MOST = LOWER**-0.5  # times as high, each time
+_LOOKS = 2  # periods that a run must be healthy for, at least
+_VERIFIED = 2  # times as many steps must be left, so that a rate that fails again is found out and taken back
+
+
+def failed(parts: Parts, recoveries: Sequence[Mapping[str, Any]]) -> float | None:
+    """The lowest rate that failed, and was lowered for it; None if none was."""
+    rates = [parts.components.optimizer.lr, *(float(did["lr"]) for did in recoveries)]
+    return min((before for before, after in itertools.pairwise(rates) if after < before), default=None)
+
+
+def attempts(recoveries: Sequence[Mapping[str, Any]]) -> int:
+    """How often a run went back, but for rates that were raised and failed: these only end what was tried."""
+    tried = [False, *("raised" in did for did in recoveries)]
+    return sum(not (before or now) for before, now in itertools.pairwise(tried))
+
+
+def raised(parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, period: int) -> dict[str, Any] | None:
+    """The record of a rate that is raised now, at a step at which all is well; None if it stays as it is.
+
+    With f the rate that failed and r that of now, which held for as many steps as f took to fail and for `_LOOKS`
+    periods: sqrt(f r), but at most sqrt(5) r, unless f / r is below `_WIDE`. So it comes back to half of f or more.
+    """
+    too_high = failed(parts, recoveries)
+    if too_high is None:
+        return None
+    last, now = recoveries[-1], applied(parts, recoveries).components
+    since = [0, *(int(did["step"]) for did in recoveries)]
+    held = max(since[-1] - since[-2], _LOOKS * period)
+    if too_high < _WIDE * now.optimizer.lr or step - since[-1] < held or parts.loop.steps - step < _VERIFIED * held:
+        return None
+    rate = min(math.sqrt(too_high * now.optimizer.lr), _MOST * now.optimizer.lr)
+    kept = {"chains.steps": last["chains.steps"], "keys": last["keys"], "chains": "kept", "raised": True}
+    why = f"healthy since step {since[-1]}"
+    return {"step": step, "back_to": step, "why": why, "lr": rate, **kept}

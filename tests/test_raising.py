@@ -1,0 +1,193 @@
+"""A rate that was lowered too far comes back, and a healthy checkpoint is one that is well within its limits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.cli import ebm, facts, outcome, train, trained
+from helpers.training import small_run
+from test_health import LINE, lines
+from test_resume import Killed, at_step, die
+
+from ebm_cli.health.learned import learned
+from ebm_cli.health.limits import beyond, clear
+from ebm_cli.health.watch import WatchHealth
+from ebm_cli.training import recovery
+from ebm_cli.training.health import Watcher
+from ebm_cli.training.raising import failed, raised
+from ebm_cli.training.remedies import Diagnosis, chosen
+
+RECOVER = LINE.replace("steps=70", "steps=150") + " checkpoint.keep_last=1 health.act=recover"
+
+
+@pytest.fixture
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def parts_of(steps=1000):
+    """Those of a run at the rate 1."""
+    parts, _ = small_run()
+    of = parts.components
+    loop = replace(parts.loop, steps=steps)
+    return replace(parts, loop=loop, components=replace(of, optimizer=replace(of.optimizer, lr=1.0)))
+
+
+def did(step, lr, **more):
+    return {"step": step, "back_to": 0, "lr": lr, "chains.steps": 2, "keys": {}, **more}
+
+
+def test_a_rate_comes_back_to_what_failed_by_halves():
+    """Of its logarithm, by sqrt(5) at most; not where they are near, and never above what failed."""
+    parts = parts_of()
+    once = [did(30, 0.2)]
+    assert failed(parts, []) is None
+    assert failed(parts, once) == 1
+    found = raised(parts, once, 100, 10)
+    assert found["lr"] == pytest.approx(5**-0.5)
+    assert (found["step"], found["back_to"], found["chains.steps"], found["raised"]) == (100, 100, 2, True)
+    assert raised(parts, [*once, found], 300, 10)["lr"] == pytest.approx(5**-0.25)
+    near = [*once, found, did(300, 5**-0.25, raised=True)]
+    assert raised(parts, near, 500, 10) is None, "1 is 1.5 times as high"
+    far = [did(30, 0.04)]
+    assert raised(parts, far, 100, 10)["lr"] == pytest.approx(0.04 * 5**0.5)
+    twice = [did(30, 0.2), did(60, 0.04)]
+    assert failed(parts, twice) == 0.2
+    assert raised(parts, twice, 200, 10)["lr"] == pytest.approx((0.2 * 0.04) ** 0.5)
+
+
+def test_only_a_rate_that_held_as_long_as_the_other_took_to_fail_is_raised():
+    parts, once = parts_of(2000), [did(300, 0.2)]
+    assert raised(parts, once, 590, 10) is None
+    assert raised(parts, once, 600, 10)
+    assert raised(parts_of(1199), once, 600, 10) is None, "too few steps are left to see whether it fails"
+    assert raised(parts, [did(5, 0.2)], 20, 10) is None, "two periods at least"
+    assert raised(parts, [did(5, 0.2)], 25, 10)
+    assert raised(parts, [did(30, 1.0, keys={"sampler.noise": None})], 900, 10) is None, "it was not the rate"
+
+
+def test_a_raised_rate_that_fails_goes_back_to_what_held():
+    """And so it does where no attempts are left, for that is none."""
+    parts = parts_of()
+    once = [did(30, 0.2)]
+    record = raised(parts, once, 100, 10)
+    back = chosen(parts, [*once, record], Diagnosis({"gap"}))
+    assert (back["lr"], back["chains.steps"]) == (0.2, 2)
+    assert failed(parts, [*once, record, did(130, 0.2)]) == record["lr"]
+    again = raised(parts, [*once, record, did(130, 0.2)], 400, 10)
+    assert again["lr"] == pytest.approx((0.2 * record["lr"]) ** 0.5)
+    assert raised(parts, [*once, record, did(130, 0.2), again], 600, 10) is None
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher.recoveries = [did(30, 0.2)]
+    watcher.healthy = 100
+    assert watcher.raises(100)
+    assert (watcher.attempts, watcher.target, watcher.raised_at(100), watcher.raised_at(101)) == (1, 100, True, False)
+    watcher.recoveries += [did(130, 0.2)]
+    assert watcher.attempts == 1, "what was tried is no attempt"
+    watcher.recoveries = [did(30, 0.2), did(60, 0.04), did(90, 0.008)]
+    assert (watcher.attempts, watcher.may_go_back) == (3, False)
+    assert watcher.raises(150)
+    assert watcher.may_go_back, "to the rate that held"
+
+
+def test_energies_say_how_far_a_rate_is_lowered():
+    """Their variance grows as its square; at most to a twenty-fifth, as where numbers end at once."""
+    parts = parts_of()
+    assert beyond({"heat": 15 * 100}) == 100
+    assert beyond({"heat": 3.0}) == 1
+    for times, lr in ((1.0, 0.2), (16.0, 0.2), (100.0, 0.1), (1e9, 0.04), (float("inf"), 0.04)):
+        assert chosen(parts, [], Diagnosis({"heat"}, beyond=times))["lr"] == pytest.approx(lr)
+
+
+def test_moves_without_a_length_are_as_many_as_their_jumps_ask_for():
+    """Of chains that came 0.25 as far as to another row in 5 transitions 80; where they come all the way none tells."""
+    parts = parts_of()
+    first = parts.components.chains.steps
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.25, moves=5))["chains.steps"] == min(32, 128) * first
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.6, moves=5))["chains.steps"] == 16 * first
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.9, moves=5))["chains.steps"] == 2 * first
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.0, moves=5))["chains.steps"] == 2 * first
+
+
+def test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate():
+    """Data below chains that meet those from the data, and data above them that come down."""
+    assert learned({"gap_now": -5.0}, {}, 1.1) == {"gap", "apart", "felt"}
+    assert learned({"gap_now": -5.0}, {}, 1.3) == set()
+    assert learned({"gap_now": 5.0}, {}, 1.1) == set()
+    assert learned({"gap_now": -5.0}, {}, None) == set()
+    assert learned({"above": 20.0}, {"above": 30.0}, None) == {"above"}
+
+
+def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():
+    """Of what no lower rate would mend: units that are stuck, energies that are far apart."""
+    assert clear({"idle": 0.2, "heat": 6.0, "offset": 4.9})
+    assert not clear({"idle": 0.25})
+    assert not clear({"heat": 7.0})
+    parts, state = small_run()
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher.verdict = type("Fine", (), {"level": 0})()
+    watcher.probed = {"idle": 0.3}
+    assert not watcher.keeps(replace(state, step=20))
+    watcher.probed = {"idle": 0.1}
+    assert watcher.keeps(replace(state, step=20))
+
+
+def test_a_doubt_is_looked_at_again_at_once():
+    """At chains too, a period later, where the run may go back."""
+    parts, _ = small_run()
+    watcher = Watcher(WatchHealth(every=10, share=1e-6, act="recover", attempts=3), parts, healthy=0, first=0)
+    assert (watcher.probes(30), watcher.due(30, 1000)) == (False, False)
+    watcher.doubts = 1
+    assert (watcher.probes(30), watcher.due(30, 1000), watcher.due(35, 1000)) == (True, True, False)
+    watcher.healthy = None
+    assert not watcher.probes(30)
+
+
+def test_the_first_checkpoint_stands_in_for_one_that_looks_ill(monkeypatch):
+    """Most looks are at reports alone; only when the run comes back are the chains of a checkpoint looked at again."""
+    parts, state = small_run()
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=20, first=0)
+    saved = {step: type("Saved", (), {"step": step, "tensors": state.tensors()})() for step in (0, 20)}
+    for ill, step in ((False, 20), (True, 0)):
+        monkeypatch.setattr(Watcher, "is_well", lambda *_, ill=ill: not ill)
+        assert recovery._loaded(state, watcher, saved.__getitem__).step == step
+
+
+WILD = RECOVER.replace("optimizer.lr=0.1", "optimizer.lr=50") + " optimizer.schedule=constant"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_elsewhere")
+def test_killed_before_and_after_its_rate_is_raised_and_resumed_it_does_the_same(monkeypatch):
+    whole = trained(WILD).rename("whole")
+    did = facts(whole, "summary.json")["health"]["recoveries"]
+    up = [each for each in did if "raised" in each]
+    assert up, "the rate is raised"
+    logged = {line["step"]: line["learning_rate"] for line in lines(whole) if "learning_rate" in line}
+    assert logged[up[0]["step"] + 10] > logged[up[0]["step"]]
+    for steps in (-1, 0, 3):
+        with monkeypatch.context() as patch:
+            at_step(patch, up[0]["step"] + steps, die)
+            with pytest.raises(Killed):
+                train(WILD) if steps < 0 else ebm("train resume=run")
+    assert ebm("train resume=run").code == 0
+    assert outcome(Path("run")) == outcome(whole)
+    assert facts(Path("run"), "summary.json")["health"] == facts(whole, "summary.json")["health"]
+
+
+def test_only_keys_that_change_are_said():
+    parts = parts_of()
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    keys = {"sampler.noise": None}
+    watcher.recoveries = [did(30, 0.2, chains="kept")]
+    watcher.recoveries += [did(60, 0.2, keys=keys, chains="anew"), did(90, 0.04, keys=keys, chains="anew")]
+    every = [watcher.recoveries[:count] for count in (1, 2, 3)]
+    said = []
+    for some in every:
+        watcher.recoveries = some
+        said.append(recovery.said(parts, watcher).partition(", with ")[2])
+    assert said == [
+        "optimizer.lr=0.2 and chains.steps=2",
+        "sampler.noise=null and chains that begin anew",
+        "optimizer.lr=0.04 and chains that begin anew",
+    ]
