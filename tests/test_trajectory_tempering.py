@@ -44,7 +44,7 @@ def along(models, mean, **keys):
     base = product(models[0].space, mean).to(next(models[-1].parameters()))
     names = ["units", *(f"model {k}" for k in range(1, len(models))), "the model itself"]
     keys = {"kernel": SAMPLERS["block_gibbs"], "transitions": 1, "acceptance": 0.3, **keys}
-    return Laid(base=base, lower=models[:-1], names=names, **keys)
+    return Laid(base=base, lower=models[:-1], names=names, kept=len(models), **keys)
 
 
 def test_exchanges_are_in_detailed_balance():

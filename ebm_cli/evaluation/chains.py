@@ -1,7 +1,7 @@
 """Do the chains mix? Convergence diagnostics of the run's sampler on the model."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import EAGER, Engine
-from ebm_cli.evaluation.base import Evaluation, Result, Subject, starts
+from ebm_cli.evaluation.base import Evaluation, Result, Subject, some_rows, starts
+from ebm_cli.evaluation.laid import along
+from ebm_cli.evaluation.missing import missing
 from ebm_cli.evaluation.table import UNSURE, Numbers
 from ebm_cli.record import plain_json
 from ebm_cli.registry import register
@@ -20,9 +22,11 @@ from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Info, Sampler, engine_for
 from ebm_cli.sampler.standstill import stuck
+from ebm_cli.space import Counts, Words
 
 _SHOWN_CHAINS, _SHOWN_STEPS, _SHOWN_LAGS = 6, 300, 300
 _DECIMALS = 4
+_ROWS = 1000  # in which modes are looked for
 
 
 @register("evaluation", "chains")
@@ -66,18 +70,30 @@ class ChainDiagnostics(Evaluation):
         """`chains/r_hat`, `chains/ess_bulk`, `chains/autocorrelation_time`, ..."""
         x = self._start(subject)
         directions = rng.normal((x[0].numel(), self.projections), subject.key.fold("directions"), x.device)
-        trace, info, jump = self._record(subject, x, directions)
+        trace, info, jump, end = self._record(subject, x, directions)
         metrics = {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
         doubts = (*stuck(info, subject.sampler), *filter(None, [doubt(trace)]))
         if doubts:
-            return Result(metrics, warnings=doubts, files=drawn(trace))
+            return Result(metrics, warnings=(*doubts, *self._lost(subject, end)), files=drawn(trace))
         metrics = diagnose(trace) | metrics
         r_hat = metrics["chains/r_hat"]
+        if r_hat < UNSURE:
+            return Result(metrics, files=drawn(trace))
+        way = f"try {along(subject) or 'another sampler'}, or more evaluation.chains.warmup and steps"
         apart = (
             f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in "
-            f"{self.warmup + self.steps} steps; try another sampler, or more evaluation.chains.warmup and steps"
+            f"{self.warmup + self.steps} steps; {way}"
         )
-        return Result(metrics, warnings=() if r_hat < UNSURE else (apart,), files=drawn(trace))
+        return Result(metrics, warnings=(apart, *self._lost(subject, end)), files=drawn(trace))
+
+    def _lost(self, subject: Subject, end: Tensor) -> list[str]:
+        """What of the data chains from noise did not come to, and what sampler may; nothing where that is not known."""
+        if isinstance(subject.model.space, Counts | Words):
+            return []
+        held_out = some_rows(subject.held_out, _ROWS, subject.key.fold("missing"))
+        found = missing(held_out, end[self.chains // 2 :])
+        way = along(subject)
+        return [f"chains from noise lost a mode: {found}" + (f"; take {way}" if way else "")] if found else []
 
     def _start(self, subject: Subject) -> Tensor:
         half = self.chains // 2
@@ -85,8 +101,8 @@ class ChainDiagnostics(Evaluation):
         noise = subject.model.space.noise(self.chains - half, subject.key.fold("noise"), data.device)
         return torch.cat([data, noise])
 
-    def _record(self, subject: Subject, x: Tensor, directions: Tensor) -> tuple[NDArray[Any], dict[str, float], float]:
-        """Quantities (1 + projections, chains, steps), mean Info, and mean distance moved per step."""
+    def _record(self, subject: Subject, x: Tensor, directions: Tensor) -> "_Recorded":
+        """What half of the chains from data and half from noise did after the warm-up."""
         sampler, model, key = subject.sampler, subject.model, subject.key.fold("steps")
         warmup = self.warmup
         if adapts(sampler):
@@ -105,7 +121,16 @@ class ChainDiagnostics(Evaluation):
         trace = torch.stack([said.pop("quantities") for said in seen], -1).permute(1, 0, 2).double().cpu().numpy()
         means = {name: torch.stack([said[name] for said in seen]).mean().item() for name in seen[0]}
         jump = means.pop("jump")
-        return trace, means | recorded(sampler), jump
+        return _Recorded(trace, means | recorded(sampler), jump, state.x)
+
+
+class _Recorded(NamedTuple):
+    """Quantities (1 + projections, chains, steps), mean Info, mean distance moved per step, and the last x."""
+
+    trace: NDArray[Any]
+    info: dict[str, float]
+    jump: float
+    end: Tensor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation import round_trips, tempered
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject, likelihoods, starts
-from ebm_cli.evaluation.laid import MORE
+from ebm_cli.evaluation.laid import more
 from ebm_cli.evaluation.table import Numbers, likelihood_lines
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
@@ -136,7 +136,8 @@ class Tempering(Evaluation):
             wrong, spared, works = doubts(rejected, efficiency, expected), spare(rejected), _WORKS
         else:
             wrong, spared, works = doubts_of_rungs(seen, efficiency, expected), [], _TRAVEL
-        said = spared or ([] if wrong or expected < _ENOUGH else [works])
+        wrong = wrong or too_few(expected, int(trips.made.sum()), seen.rungs)
+        said = spared or ([] if wrong else [works])
         found = tempered.found(seen.ratios, subject) if seen.ratios else Result({})
         warnings, files = (*wrong, *found.warnings), {"tempering.csv": _listed(seen)}
         figures = {"tempering": figure(seen)}
@@ -190,7 +191,7 @@ def doubts_of_rungs(seen: Watched, efficiency: float | None, expected: float) ->
     if refused > _REFUSE:
         return [
             f"{names[worst]} and {names[worst + 1]} refuse {100 * refused:.3g} % of their exchanges; take a "
-            f"higher sampler.acceptance, or {MORE}"
+            f"higher sampler.acceptance, or {more(seen.sampler.kept)}"
         ]
     if efficiency is not None and expected >= _ENOUGH and efficiency < _ALIVE:
         return [
@@ -198,6 +199,16 @@ def doubts_of_rungs(seen: Watched, efficiency: float | None, expected: float) ->
             "forget between them; take more sampler.transitions"
         ]
     return []
+
+
+def too_few(expected: float, made: int, rungs: str) -> list[str]:
+    """A sentence where so many round trips are expected, at best, that those made say nothing of the kernel."""
+    if expected >= _ENOUGH:
+        return []
+    return [
+        f"too short to tell whether replicas travel: {made} round trips were made, and kernels that forget would make "
+        f"{expected:.2g} between these {rungs}, where it takes {_ENOUGH}; take more evaluation.tempering.steps"
+    ]
 
 
 def spare(rejected: NDArray[np.float64]) -> list[str]:

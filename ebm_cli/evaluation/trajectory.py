@@ -1,6 +1,5 @@
 """log Z along the checkpoints of a run: replicas on each of them, and Bennett's ratio of neighbours."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods, wi
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.bridge import bennett
 from ebm_cli.evaluation.invariance import refusal_to_anneal
-from ebm_cli.evaluation.laid import MORE, ladder
+from ebm_cli.evaluation.laid import Ladder, ladder, more
 from ebm_cli.evaluation.table import Numbers, likelihood_lines
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.registry import register
@@ -89,7 +88,7 @@ class Trajectory(Evaluation):
         if lost:
             return Result({}, warnings=(f"{lost}: no figures are given",))
         key = subject.key.fold("trajectory")
-        rungs, names = self._rungs(subject, key)
+        rungs, laid = self._rungs(subject, key)
         seen = self._seen(rungs, key)
         if not (seen.up.isfinite().all() and seen.down.isfinite().all()):
             return Result({}, warnings=("chains come to where a rung has no density: no figures are given",))
@@ -102,8 +101,8 @@ class Trajectory(Evaluation):
             "trajectory/rungs": float(len(rungs.models)),
             "trajectory/acceptance": seen.acceptance.min().item(),
         }
-        doubts = [_apart(overlap, names)] * bool(overlap.min() < _OVERLAP)
-        doubts += [_seldom(seen, names, self.acceptance)] * bool(seen.acceptance.min() < self.acceptance / 2)
+        doubts = [_apart(overlap, laid)] * bool(overlap.min() < _OVERLAP)
+        doubts += [_seldom(seen, laid, self.acceptance)] * bool(seen.acceptance.min() < self.acceptance / 2)
         doubts += [_late(behind)] * (behind > max(_AWAKE, _SURE * unsure))
         if 2 * self.chains * overlap.min() < 1 or (doubts and behind > _BEHIND):
             return Result(about, warnings=(*(f"{doubt}; no other figures are given" for doubt in doubts),))
@@ -117,10 +116,10 @@ class Trajectory(Evaluation):
         }
         return Result(metrics, warnings=tuple(doubts), by_row={"trajectory/log_likelihood": log_f - log_z})
 
-    def _rungs(self, subject: Subject, key: Key) -> tuple[Rungs, list[str]]:
-        """The ladder, and what each rung is called, of the base too."""
+    def _rungs(self, subject: Subject, key: Key) -> tuple[Rungs, Ladder]:
+        """Rungs that move, and the ladder that they were made of."""
         found = ladder(subject, subject.sampler.inner, self.chains, self.acceptance, key.fold("choice"))
-        return Rungs(found.base, found.models, subject.sampler.inner, self.steps), found.names
+        return Rungs(found.base, found.models, subject.sampler.inner, self.steps), found
 
     def _seen(self, rungs: Rungs, key: Key) -> "Seen":
         x, looks = rungs.begun(self.chains, key.fold("begun")), list[Look]()
@@ -175,20 +174,20 @@ def lag(seen: Seen, ratios: Tensor) -> tuple[float, float]:
     return by_chain.mean().item(), by_chain.std().item() / n**0.5
 
 
-def _apart(overlap: Tensor, names: Sequence[str]) -> str:
-    k = int(overlap.argmin())
+def _apart(overlap: Tensor, laid: Ladder) -> str:
+    k, names = int(overlap.argmin()), laid.names
     return (
         f"{names[k]} and {names[k + 1]} have little in common (overlap {overlap[k]:.2g}), and no checkpoint lies "
-        f"between; {MORE}"
+        f"between; {more(laid.kept)}"
     )
 
 
-def _seldom(seen: Seen, names: Sequence[str], asked: float) -> str:
-    k = int(seen.acceptance.argmin())
+def _seldom(seen: Seen, laid: Ladder, asked: float) -> str:
+    k, names = int(seen.acceptance.argmin()), laid.names
     return (
         f"replicas seldom pass between {names[k]} and {names[k + 1]}, by {100 * seen.acceptance[k]:.2g} % of the "
         f"exchanges (evaluation.trajectory.acceptance = {asked:g}), so that modes which chains cannot leave may be "
-        f"missed; {MORE}"
+        f"missed; {more(laid.kept)}"
     )
 
 

@@ -90,12 +90,13 @@ class TrajectoryTempering(Sampler[EnergyModel, TemperingState]):
 class Laid(TrajectoryTempering):
     """The same with its rungs: p_0 and the models `lower`, in order, below the one that it is to sample.
 
-    `names` says in words what they are, and what the model itself is.
+    `names` says in words what they are, and what the model itself is; they were chosen among `kept` checkpoints.
     """
 
     base: Normalised
     lower: Sequence[EnergyModel]
     names: Sequence[str]
+    kept: int
 
     @property
     @override

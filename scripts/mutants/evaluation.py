@@ -1266,8 +1266,8 @@ MUTANTS = [
     Mutant(
         "tempering: it works although it does not",
         "evaluation/tempering.py",
-        "if wrong or expected < _ENOUGH else",
-        "if False else",
+        "spared or ([] if wrong else [works])",
+        "spared or [works]",
         "tempering::test_too_few_temperatures_are_said_to_be_so",
     ),
     Mutant(
