@@ -15,7 +15,7 @@ from helpers.statistics import assert_close, chi_square
 from test_parallel_tempering import code, joint_states, swap_matrix, tempering
 
 from ebm_cli.evaluation import round_trips, tempered, trajectory
-from ebm_cli.evaluation.tempering import doubts, spare
+from ebm_cli.evaluation.tempering import doubts, spare, too_few
 from ebm_cli.model.scaled import Scaled
 from ebm_cli.rng import stream
 from ebm_cli.sampler import ladder
@@ -279,6 +279,12 @@ def test_sentences_on_the_ladder_and_the_kernel():
     assert "4 temperatures are too few: neighbours 2 and 3 refuse 93 %" in doubts(few, 0.9, 100)[0]
     assert "replicas make 10 % of the round trips" in doubts(half, 0.1, 100)[0]
     assert doubts(half, 0.1, 39) == []
+    assert too_few(40, 0, "rungs") == []
+    (said,) = too_few(3.14, 1, "rungs")
+    assert said.startswith(
+        "too short to tell whether replicas travel: 1 round trips were made, and kernels that forget"
+    )
+    assert "would make 3.1 between these rungs, where it takes 40" in said
     assert doubts(half, None, 0) == []
     assert spare(half) == []
     assert "3 temperatures would do for this barrier, there are 10: sampler.temperatures=3" in spare(np.full(9, 0.1))[0]

@@ -165,6 +165,17 @@ def test_what_is_wrong_with_rungs_is_said_of_the_two():
     assert doubts_of_rungs(Watched(sampler, slow, None), 0.9, 100) == []
 
 
+def test_steps_that_take_no_replica_often_to_the_model_are_doubted():
+    """A rung in a round at best, of which a step has two; there are three rungs above independent units here."""
+    sampler = along([wells(scale) for scale in (0.3, 0.6, 1)], torch.full((24,), 0.5))
+    assert sampler.hurried(15) is None
+    said = sampler.hurried(3)
+    assert said.startswith(
+        "steps = 3: replicas pass from independent units to the model, 3 rungs above, at most 2 times"
+    )
+    assert said.endswith("take 15 or more")
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("_elsewhere")
 def test_samples_along_the_checkpoints_of_a_run():
@@ -172,6 +183,7 @@ def test_samples_along_the_checkpoints_of_a_run():
     answer = ebm(f"sample run={run_dir} sampler=trajectory n=20 steps=5 device=cpu out=drawn")
     assert answer.code == 0, answer.err
     assert "sampler=trajectory: of " in answer.err + answer.out
+    assert "steps = 5: replicas pass from independent units" in answer.err
     assert np.load("drawn/samples.npz")["samples"].shape[0] == 20
     line = f"evaluate run={run_dir} sampler=trajectory device=cpu evaluation=[tempering] out=judged"
     answer = ebm(f"{line} evaluation.tempering.steps=30 evaluation.tempering.warmup=5 evaluation.tempering.chains=5")

@@ -33,7 +33,7 @@ from ebm_cli.record import picture
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
 from ebm_cli.sampler.standstill import lost, stuck
-from ebm_cli.sampler.trajectory import TrajectoryTempering
+from ebm_cli.sampler.trajectory import Laid, TrajectoryTempering
 from ebm_cli.signals import finishing
 from ebm_cli.space import Categorical, Counts, Space, Words
 from ebm_cli.terminal import log, logging_to, output
@@ -283,6 +283,9 @@ def _drawn(subject: Subject, asked: Drawing, steps: int) -> tuple[Tensor, dict[s
     sampler = subject.sampler
     if sampled_exactly(subject, asked.start) is None:
         _doubt_start(subject, asked)
+    hurried = sampler.hurried(steps) if isinstance(sampler, Laid) else None
+    if hurried:
+        log.warning("%s", hurried)
     x, scale = draw(subject, asked.n, steps, asked.start)
     away = lost(x)
     if away:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ebm_cli.acceleration import full_arithmetic
+from ebm_cli.chains import AlongTrajectory
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.annealing import independent_units
 from ebm_cli.evaluation.base import Subject
@@ -91,7 +92,7 @@ def along(subject: Subject) -> str | None:
     kept = len(subject.passed())
     if kept >= _FEW:
         return f"sampler=trajectory, along the {kept} checkpoints that the run kept"
-    exchanged = training is not None and training.moving.policy.roams
+    exchanged = training is not None and isinstance(training.moving.policy, AlongTrajectory)
     return f"sampler=trajectory, of a run with checkpoint.log_spaced={_SPACED}" if exchanged else None
 
 

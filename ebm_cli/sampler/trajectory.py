@@ -1,6 +1,7 @@
 """Trajectory tempering: replicas on the models that a run passed through exchange configurations with a chain."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
@@ -20,6 +21,7 @@ from ebm_cli.sampler.parallel_tempering import TemperingState
 from ebm_cli.sampler.rungs import Rungs
 from ebm_cli.space import Space
 
+_PASSAGES = 10  # from independent units to the model, at best, that samples should have behind them
 NO_PAST = (
     "sampler=trajectory: goes along the checkpoints of a run that is there, so nothing can be trained by it; take "
     "chains=trajectory, and this one in ebm sample or ebm evaluate"
@@ -112,6 +114,20 @@ class Laid(TrajectoryTempering):
     @override
     def beside(self) -> Sequence[EnergyModel]:
         return self.base, *self.lower
+
+    def hurried(self, steps: int) -> str | None:
+        """That in so many steps replicas cannot come often enough from p_0 to the model, in words; or None.
+
+        A replica passes one rung in a round at best, and a step is two of them.
+        """
+        rungs = self.replicas - 1
+        least = math.ceil(_PASSAGES * rungs / 2)
+        if steps >= least:
+            return None
+        return (
+            f"steps = {steps}: replicas pass from independent units to the model, {rungs} rungs above, at most "
+            f"{2 * steps / rungs:.2g} times, so that modes may be missed; take {least} or more"
+        )
 
     @override
     def init(self, model: EnergyModel, x: Tensor) -> TemperingState:

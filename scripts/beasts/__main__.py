@@ -9,6 +9,7 @@ import math
 import shlex
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ PARTS = tuple(_FIRST)
 _MENDED = 4000  # the seed of runs that may go back by which remedies were chosen
 _SHARES = ("ood/shuffled/energy", "exact/perplexity")  # metrics that are no nats
 _UNMEASURED = "evaluation=[] ~evaluation.density_2d.side"
+_STOPPED = (75, 130)  # exit codes of a run that was asked to stop, which has no outcome
 _Z = 1.959964  # of 95 %
 _COMMON = (
     "tracker=none device=cpu device.threads=1 device.compile=never running=none checkpoint.monitor=null "
@@ -91,6 +93,8 @@ def trained(beast: Beast, folder: Path, files: dict[str, str]) -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = dispatch(["train", *last.values(), f"seed={beast.seed}", f"hydra.run.dir={home}"])
+    if code in _STOPPED:
+        sys.exit(code)
     home.mkdir(exist_ok=True)
     (home / "said.txt").write_text(said.getvalue())
     if code == 2:  # a mistake in this file
