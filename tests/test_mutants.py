@@ -189,6 +189,14 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("sign", [",", "\t", ";"])
+def test_cells_are_apart_by_any_sign_of_tables(tmp_path, sign):
+    (tmp_path / "m.csv").write_text(f"mutant{sign}DMS_score\nL1A:A2L{sign}0.5\n")
+    wild = WildType(np.array([LETTERS.index(letter) for letter in WILD]), LETTERS, 1)
+    found = mutations.read(tmp_path / "m.csv", "m.csv", Columns("mutant", "DMS_score"), wild)
+    assert (found.written, found.measured.tolist()) == (("L1A:A2L",), [0.5])
+
+
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_file_that_lists_no_mutants_of_the_wild_type(tmp_path, text):
     (tmp_path / "m.csv").write_text(text)

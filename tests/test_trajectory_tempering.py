@@ -195,7 +195,10 @@ def test_samples_along_the_checkpoints_of_a_run():
     step = int(first.removeprefix("step-"))
     assert_refused(ebm(f"sample run={run_dir} sampler=trajectory checkpoint={step}"), "kept no checkpoint before")
     np.save("rows.npy", np.full((1, 16), np.nan))
-    assert_refused(ebm(f"sample run={run_dir} sampler=trajectory given=rows.npy"), "moves whole configurations alone")
+    assert_refused(
+        ebm(f"sample run={run_dir} sampler=trajectory given=rows.npy"),
+        "sampler=trajectory moves whole configurations alone",
+    )
 
 
 @pytest.mark.usefixtures("_elsewhere")

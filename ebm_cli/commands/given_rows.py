@@ -53,21 +53,22 @@ class Asked(NamedTuple):
 def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path: str, array: str | None) -> Asked:
     """The file, checked. Raises UserError for what cannot be drawn, before any work."""
     said = f"given = {path}"
-    _check_draws(model, sampler, said)
+    _check_draws(trained, model, sampler, said)
     return _asked(trained, model, sampler, own.read(trained, "given", path, array, gaps=True), said)
 
 
 def taken(trained: Trained, found: tuple[OwnRows, Conformed], said: str) -> Asked:
     """The same of rows that have been read, `said` being how messages call them."""
     model, sampler = trained.state.averaged_model(), trained.parts.components.sampler
-    _check_draws(model, sampler, said)
+    _check_draws(trained, model, sampler, said)
     return _asked(trained, model, sampler, found, said)
 
 
-def _check_draws(model: EnergyModel, sampler: Sampler[Any, Any], said: str) -> None:
+def _check_draws(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], said: str) -> None:
     why = conditional.refusal(model, sampler)
     if why:
-        raise UserError(f"{said}: {why}")
+        named = f"sampler={trained.choice['sampler']}"
+        raise UserError(f"{said}: {why.replace('this sampler', named)}")
 
 
 def _asked(

@@ -118,7 +118,7 @@ def _lines(path: Path, said: str) -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
-            reader = csv.reader(file, delimiter="\t" if "\t" in first else ",", strict=True)
+            reader = csv.reader(file, delimiter=max(",\t;", key=first.count), strict=True)
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield reader.line_num, cells
