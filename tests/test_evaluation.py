@@ -466,7 +466,7 @@ def test_drawing_is_the_sampler_at_work(model_name):
 
 def test_chains_that_never_move_are_said_not_diagnosed(monkeypatch):
     """A sampler that stands still: no R-hat is made up, and the evaluation does not fail."""
-    still = (np.ones((3, 8, 20)) * np.arange(3)[:, None, None], {}, 0.0)
+    still = (np.ones((3, 8, 20)) * np.arange(3)[:, None, None], {}, 0.0, torch.zeros(8, 4))
     monkeypatch.setattr(ChainDiagnostics, "_record", lambda *_: still)
     result = small("chains").evaluate(subject(target("rbm-binary")))
     assert dict(result.metrics) == {"chains/jump_distance": 0.0}
