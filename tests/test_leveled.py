@@ -164,10 +164,17 @@ def test_the_last_level_is_a_normalised_gaussian():
     assert_close(draws.std(0), width.expand(3), rtol=0.02)
 
 
-def test_gradients_are_those_of_automatic_differentiation():
+def images():
+    """A convolutional network of two channels and 5 x 6 pixels."""
+    small = {"network": {"name": "convnet", "widths": [3, 4], "hidden": 5}, "waves": 1}
+    spec = registry.build("model", shipped("model")["leveled_convnet"] | small)
+    return randomised(spec.build(Real((2, 5, 6)), normal((2, 5, 6), KEY), stream(1)))
+
+
+@pytest.mark.parametrize("model", [network(), images()], ids=["perceptron", "convolutions"])
+def test_gradients_are_those_of_automatic_differentiation(model):
     """In x, and in every parameter with weights of both signs, each row at a level of its own."""
-    model = network()
-    x = normal((9, 3), KEY, dtype=torch.float64)
+    x = normal((9, *model.space.shape), KEY, dtype=torch.float64)
     level = torch.tensor([0, 1, 2, 5, 9, 17, 30, 31, 31])
     weight = normal((9,), KEY.fold("weight"), dtype=torch.float64)
     leaf = x.clone().requires_grad_()
@@ -176,11 +183,19 @@ def test_gradients_are_those_of_automatic_differentiation():
     of_x, *of_named = torch.autograd.grad((weight * energy).sum(), [leaf, *named.values()])
     found, grad = model.energy_and_grad_at(x, level)
     assert_close(found, energy.detach(), rtol=1e-12)
-    assert_close(weight[:, None] * grad, of_x, rtol=1e-9, atol=1e-12)
+    assert_close(weight.reshape(-1, *[1] * (x.dim() - 1)) * grad, of_x, rtol=1e-9, atol=1e-12)
     found, pull = model.energy_vjp_at(x, level)
     assert_close(found, energy.detach(), rtol=1e-12)
     for name, expected in zip(named, of_named, strict=True):
         assert_close(pull(weight)[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_convolutional_network_wants_images():
+    spec = registry.build("model", shipped("model")["leveled_convnet"])
+    with pytest.raises(UserError, match="takes images, the data have shape 3"):
+        spec.build(Real((3,)), torch.zeros(3), stream(1))
+    with pytest.raises(UserError, match=r"model\.network = rbm: must be an energy of real numbers"):
+        network(network=shipped("model")["rbm"])
 
 
 def test_a_row_alone_is_at_the_first_level_and_a_view_at_its_own():

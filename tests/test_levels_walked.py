@@ -1,5 +1,6 @@
 """Annealing and exchange along levels of noise, masses of modes, and mixtures of Gaussians from the command line."""
 
+import dataclasses
 import itertools
 import json
 
@@ -9,12 +10,13 @@ from helpers.cli import ebm
 from helpers.components import component, shipped
 from helpers.models import randomised
 from helpers.statistics import assert_close
-from test_leveled import KEY, network, truth
+from test_leveled import KEY, data, network, truth
 
 from ebm_cli import registry
 from ebm_cli.dataset.density import Gaussians
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.ais import forward, reverse_log_p
+from ebm_cli.evaluation.probability_flow import rate
 from ebm_cli.log_z.level_path import LevelPath
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import run
@@ -113,6 +115,38 @@ class TwoModes(type(truth())):
             for w, side in ((0.25, -1), (0.75, 1))
         ]
         return -torch.stack(logs).logsumexp(0) + 3.0 * level
+
+
+# The flow
+
+
+def test_the_flow_of_gaussian_data_has_their_density():
+    """Of 400 levels log p of level 0 to 1e-3, by exact traces, and by random signs in the mean."""
+    model, evaluation = truth(levels=400), component("evaluation", "probability_flow")
+    x = data(model, 40)
+    expected = -model.energy(x).detach()
+    assert_close(evaluation.log_p(model, x, 1, KEY), expected, atol=2e-3, rtol=0)
+    coarse = evaluation.log_p(model, x, 2, KEY)
+    assert (coarse - expected).abs().max() < 1e-2
+    by_signs = dataclasses.replace(evaluation, trace="hutchinson", projections=30)
+    assert_close(by_signs.log_p(model, x, 1, KEY).mean(), expected.mean(), atol=0.15, rtol=0)
+
+
+def test_rates_are_those_of_the_density_of_w():
+    """v and its divergence by the matrix of second derivatives."""
+    model = network()
+    w, k = normal((4, 3), KEY, dtype=torch.float64), 7
+    c, a = (model.s[k] / model.a[k]).item(), model.a[k]
+
+    def energy(one):
+        return model.at(k).energy((model.mean + model.scale * a * one)[None])[0]
+
+    found = rate(model, w, k, [*torch.eye(3, dtype=torch.float64).split(1)])
+    for i in range(4):
+        slope = torch.autograd.functional.jacobian(energy, w[i])
+        bend = torch.autograd.functional.hessian(energy, w[i])
+        assert_close(found.velocity[i], c * slope, rtol=1e-9)
+        assert_close(found.divergence[i], c * bend.trace(), rtol=1e-9)
 
 
 # Masses of modes

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ebm_cli.space import Real
+from ebm_cli.space import Box, Real
 
 _RATES = (0.5, 1.0, 1.5, 2.0)  # of the waves of log a / s
 _CALM = 4.0  # what log a / s itself is divided by
@@ -13,38 +13,42 @@ _CALM = 4.0  # what log a / s itself is divided by
 class LevelFeatures(nn.Module):
     """u and level -> (u, sin 2^j u, cos 2^j u for j < `waves`, m_k): channels beside each other.
 
-    m_k are log(a_k / s_k) / 4 and sines and cosines of log(a_k / s_k) at the rates 1/2, 1, 3/2, 2. Images get each
-    number of m_k as a channel of that value. `log_ratio` is log a / s, (levels,).
+    m_k are log(a_k / s_k) / 4 and sines and cosines of log(a_k / s_k) at the rates 1/2, 1, 3/2, 2. u is flat or, of
+    images, (batch, channels, height, width) with each number of m_k as a channel of that value. `shape` is that of one
+    u, `log_ratio` is log a / s, (levels,).
     """
 
     marks: Tensor
 
-    def __init__(self, space: Real, log_ratio: Tensor, waves: int) -> None:
+    def __init__(self, shape: tuple[int, ...], log_ratio: Tensor, waves: int) -> None:
         super().__init__()
         rates = torch.tensor(_RATES, dtype=torch.float64) * log_ratio[:, None].double()
         marks = torch.cat([log_ratio[:, None].double() / _CALM, rates.sin(), rates.cos()], 1)
         self.register_buffer("marks", marks.float(), persistent=False)
-        self.space, self.factors = space, [2.0**j for j in range(waves)]
+        self.shape, self.factors = shape, [2.0**j for j in range(waves)]
 
     @property
     def seen(self) -> Real:
-        """The space of what the network sees."""
-        first, *rest = self.space.shape
-        return Real((first * (1 + 2 * len(self.factors)) + self.marks.shape[1], *rest))
+        """The space of what the network sees; of images a box, the walls of which nothing keeps to."""
+        first, *rest = self.shape
+        shape = (first * (1 + 2 * len(self.factors)) + self.marks.shape[1], *rest)
+        return Box(shape, -1.0, 1.0) if rest else Real(shape)
 
     @override
     def forward(self, u: Tensor, level: Tensor) -> Tensor:
-        """For u (batch, *shape) at the levels (batch,) int64."""
+        """For u at the levels (batch,) int64."""
+        u = u.reshape(-1, *self.shape)
         marks = self.marks.to(u.dtype)[level]
         marks = marks.reshape(*marks.shape, *[1] * (u.dim() - 2)).expand(-1, -1, *u.shape[2:])
         waves = [wave(factor * u) for factor in self.factors for wave in (torch.sin, torch.cos)]
         return torch.cat([u, *waves, marks], 1)
 
     def pulled(self, u: Tensor, grad: Tensor) -> Tensor:
-        """The gradient in u of what has the gradient `grad` in the features."""
+        """The gradient in u, in its shape, of what has the gradient `grad` in the features."""
+        like, u = u, u.reshape(-1, *self.shape)
         channels = u.shape[1]
         found, *waves = grad[:, : channels * (1 + 2 * len(self.factors))].split(channels, 1)
         for j, factor in enumerate(self.factors):
             of_sin, of_cos = waves[2 * j : 2 * j + 2]
             found = found + factor * (of_sin * (factor * u).cos() - of_cos * (factor * u).sin())
-        return found
+        return found.reshape(like.shape)

@@ -1,6 +1,5 @@
 """A network that is a family of energies, one for each level of noise of a forward process."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -13,12 +12,13 @@ from typing_extensions import override
 from ebm_cli import registry
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
+from ebm_cli.model.convnet import check_image, image_shape
 from ebm_cli.model.level_features import LevelFeatures
 from ebm_cli.model.levels import Leveled, per_row
 from ebm_cli.process.base import Process, Scales
 from ebm_cli.registry import Nested, register
 from ebm_cli.rng import Key
-from ebm_cli.space import Real, Space
+from ebm_cli.space import Box, Real, Space
 
 
 class LeveledNetwork(Leveled):
@@ -122,10 +122,10 @@ def _network(settings: Mapping[str, Any] | ModelSpec) -> ModelSpec:
     if not isinstance(settings, Mapping):
         raise UserError(f"model.network = {settings}: must be the keys of a model, such as {{name: mlp, ...}}")
     found: ModelSpec = registry.build("model", settings, at="model.network")
-    if Real not in found.spaces or not found.builds.compiles:
+    if not {Real, Box} & set(found.spaces) or not found.builds.compiles:
         raise UserError(
             f"model.network = {settings.get('name')}: must be an energy of real numbers with gradients in closed form, "
-            "such as mlp"
+            "such as mlp, or convnet for images"
         )
     return found
 
@@ -149,13 +149,15 @@ class LeveledSpec(ModelSpec):
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> LeveledNetwork:
-        """f as the network begins."""
+        """f as the network begins. Raises UserError where a convolutional one gets data that are no images."""
         assert isinstance(space, Real)
+        if self.network.builds.convolves:
+            check_image(space, "leveled")
         features = self._features(space)
         network = self.network.build(features.seen, torch.zeros(features.seen.shape), key.fold("network"))
         return LeveledNetwork(space, self.process.scales(), features, network, mean, self.scale)
 
     def _features(self, space: Space) -> LevelFeatures:
-        assert isinstance(space, Real)
         a, s = self.process.scales()
-        return LevelFeatures(dataclasses.replace(space, units=None), (a / s).log(), self.waves)
+        shape = image_shape(space) if self.network.builds.convolves else (space.sites,)
+        return LevelFeatures(shape, (a / s).log(), self.waves)

@@ -35,7 +35,7 @@ class Recovery(Objective):
     noise between two levels makes a density of one mode, or of few near each other, of which short chains are draws.
 
     A row at level k counts s_k / a_k times, so that all levels teach the network alike. `energy_gap` is the mean of
-    E(x_k, k) - E(y, k), so weighted; it is the loss, whose height says nothing.
+    E(x_k, k) - E(y, k), the loss the same so weighted; its height says nothing.
     """
 
     kernel: Annotated[Sampler[Any, Any], PlainValidator(_kernel), Nested("sampler")]
@@ -80,8 +80,8 @@ class Recovery(Objective):
         y = given.outside(end)
         energy, pull = model.energy_vjp_at(torch.cat([x, y]), torch.cat([level, level]))
         weight = (model.s / model.a)[level]
-        gap = (weight * (energy[:n] - energy[n:])).mean()
-        metrics = {"loss": gap, "energy_gap": gap}
+        gap = energy[:n] - energy[n:]
+        metrics = {"loss": (weight * gap).mean(), "energy_gap": gap.mean()}
         if "acceptance" in info:
             metrics["acceptance"] = info["acceptance"].mean()
         return Gradient(pull(torch.cat([weight, -weight]) / n), metrics, {})
