@@ -361,20 +361,24 @@ def test_the_truth_of_gaussian_data_is_where_the_gradient_of_recovery_vanishes()
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_the_flow_of_gaussian_data_is_its_linear_map(process):
-    """With data N(m, r^2) the slope of w is w c / (1 + c^2), of which Heun's rule takes the mean of both ends."""
-    scales = component("process", process, levels=6).scales()
-    model = GaussianLevels(Real((2,)), scales, torch.tensor([0.5, -1.0], dtype=torch.float64), 2.0)
+def test_the_flow_of_data_of_one_variance_stands_still(process):
+    """Of data N(m, r^2) u stays as it is; with the variance t^2 at every level u goes by Heun's rule."""
+    model, t = truth(process), 0.6
+    y = normal((5, 2), KEY, dtype=torch.float64)
     with torch.no_grad():
         model.precision.copy_(torch.eye(2, dtype=torch.float64) / model.variance[:, None, None])
-    y = normal((5, 2), KEY, dtype=torch.float64)
-    x, w, c = model.mean + model.scale * y, y / model.a[-1], model.s / model.a
     for above in range(5, 0, -1):
-        x = predicted("flow", model, x, above, KEY)
-        first, last = c[above] / (1 + c[above] ** 2), c[above - 1] / (1 + c[above - 1] ** 2)
-        way = c[above - 1] - c[above]
-        w = w * (1 + way / 2 * (first + (1 + way * first) * last))
-        assert_close(x, model.mean + model.scale * model.a[above - 1] * w, rtol=1e-9)
+        x = predicted("flow", model, model.mean + model.width(torch.tensor([above])) * y, above, KEY)
+        assert_close(x, model.mean + model.width(torch.tensor([above - 1])) * y, rtol=1e-9)
+    variance = (t * model.a) ** 2 + model.s**2
+    with torch.no_grad():
+        model.precision.copy_(torch.eye(2, dtype=torch.float64) / variance[:, None, None])
+    slope = model.s**2 / model.variance * (model.variance / variance - 1)  # of u
+    for above in range(5, 0, -1):
+        x = predicted("flow", model, model.mean + model.width(torch.tensor([above])) * y, above, KEY)
+        way = -(model.log_ratio[above - 1] - model.log_ratio[above])
+        factor = 1 + way / 2 * (slope[above] + (1 + way * slope[above]) * slope[above - 1])
+        assert_close(x, model.mean + model.width(torch.tensor([above - 1])) * factor * y, rtol=1e-9)
 
 
 def test_the_flow_of_many_levels_is_exact():

@@ -1,6 +1,5 @@
 """log p of rows by the probability flow of a leveled model: from the data to the Gaussian, and what it contracts."""
 
-import itertools
 import math
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -22,11 +21,12 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.terminal import followed
 
 _FEW = 4  # sites, whose second derivatives are all taken
+_EVEN = 1e-4  # by which steps of log a / s may differ
 _ROUGH = 0.5  # nats by which half the levels may differ from all
 
 
 class Rate(NamedTuple):
-    """dw/dc, (rows, D), and its divergence, (rows,)."""
+    """du/dl, (rows, *shape), and its divergence, (rows,)."""
 
     velocity: Tensor
     divergence: Tensor
@@ -34,17 +34,17 @@ class Rate(NamedTuple):
 
 @register("evaluation", "probability_flow")
 class ProbabilityFlow(Evaluation):
-    """log p(x) = log p_last(w) + integral of div v dc - D log(r a_0) along dw/dc = v = c dE_w/dw of each row.
+    """log p(x) = log N(u_last) + integral of div v dl - D log(r sqrt(v_0)) along du/dl = v from level 0 to the last.
 
-    w = (x_k - m) / (r a_k) and c = s_k / a_k, E_w that of the density of w, from level 0 to the last (Song et al. 2021,
-    eq. 39, in the coordinates of Karras et al. 2022, eq. 1), by Heun's rule from level to level. That is the density of
-    what `sampler=predictor_corrector` without corrections gives of its flow, which has log Z = 0 whatever the model has
-    learned; it is that of exp(-E(x, 0)) where the levels fit each other, so that both beside each other tell. `trace`
-    exact takes D second derivatives, hutchinson `projections` along random signs for each row (Grathwohl et al. 2019);
-    auto: exact up to 4 numbers. `rows` held-out rows.
+    u = (x_k - m) / (r sqrt(v_k)), l = log s_k / a_k, v = (s_k^2 / v_k) (dE/du - u): the probability flow (Song et al.
+    2021, eq. 13 and 39) in coordinates in which it stands still for Gaussian data. Where levels are evenly spaced in l,
+    two of them are a step of the classical rule of fourth order, else and for an odd one Heun's. That is the density
+    of what the flow makes of draws of the last level, which has log Z = 0 whatever the model has learned; it is that of
+    exp(-E(x, 0)) where the levels fit each other, so that both beside each other tell. `trace` exact takes D second
+    derivatives, hutchinson `projections` along random signs for each row (Grathwohl et al. 2019); auto: exact up to 4
+    numbers. `rows` held-out rows.
 
-    `probability_flow/coarse` is how much every other level alone changes the mean, nats: three times the error of the
-    rule or more.
+    `probability_flow/coarse` is how much every other level alone changes the mean, nats.
     """
 
     while_training: bool
@@ -93,19 +93,14 @@ class ProbabilityFlow(Evaluation):
     def log_p(self, model: Leveled, x: Tensor, stride: int, key: Key) -> Tensor:
         """log p(x) of rows (rows, *shape) by every `stride`-th level, (rows,) float64."""
         levels = [*range(0, model.levels - 1, stride), model.levels - 1]
-        c, sites = (model.s / model.a).double().tolist(), model.space.sites
-        w = (x - model.mean) / (model.scale * model.a[0])
+        u, sites = (x - model.mean) / (model.scale * model.variance[0].sqrt()), model.space.sites
+        way = Way(model, self._directions(u.flatten(1), key))
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        directions = self._directions(w.flatten(1), key)
-        for k, above in followed([*itertools.pairwise(levels)], "probability flow: level"):
-            way = c[above] - c[k]
-            here = rate(model, w, k, directions)
-            there = rate(model, w + way * here.velocity, above, directions)
-            w = w + way / 2 * (here.velocity + there.velocity)
-            total += way / 2 * (here.divergence + there.divergence).double()
-        width = (model.variance[-1].sqrt() / model.a[-1]).double()
-        end = -(w.double() / width).flatten(1).square().sum(1) / 2 - sites * (width.log() + math.log(2 * math.pi) / 2)
-        return end + total - sites * (model.scale * model.a[0]).double().log()
+        for step in followed(steps(model.log_ratio, levels), "probability flow: level"):
+            u, grown = way.moved(u, step)
+            total += grown
+        end = -(u.double().flatten(1).square().sum(1) + sites * math.log(2 * math.pi)) / 2
+        return end + total - sites * (model.scale * model.variance[0].sqrt()).double().log()
 
     def _directions(self, like: Tensor, key: Key) -> list[Tensor]:
         """d, (1 or rows, D) each, so that the sum of d.H d is the trace of H or has it as its mean."""
@@ -115,17 +110,53 @@ class ProbabilityFlow(Evaluation):
         return [v * scale for v in random_directions(like, self.projections, "rademacher", key)]
 
 
-def rate(model: Leveled, w: Tensor, level: int, directions: list[Tensor]) -> Rate:
-    """v = c dE_w/dw at w (rows, *shape) of a level, and sum over directions d of d.(dv/dw) d."""
-    a, c = model.a[level], model.s[level] / model.a[level]
-    with torch.enable_grad():
-        w = w.detach().requires_grad_()
-        energy = model.at(level).energy(model.mean + model.scale * a * w)
-        (slope,) = torch.autograd.grad(energy.sum(), w, create_graph=True)
-        bends = [torch.autograd.grad((slope.flatten(1) * d).sum(), w, retain_graph=True)[0] for d in directions]
-    found = sum((d * bend.flatten(1)).sum(1) for d, bend in zip(directions, bends, strict=True))
-    assert isinstance(found, Tensor)
-    return Rate(c * slope.detach(), c * found.detach())
+class Way(NamedTuple):
+    """The flow of a model, and the directions by which its divergence is found."""
+
+    model: Leveled
+    directions: list[Tensor]
+
+    def rate(self, u: Tensor, level: int) -> Rate:
+        """v at u (rows, *shape) of a level, and sum over directions d of d.(dv/du) d."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            v = flow_of(self.model, u, level)
+            bends = [torch.autograd.grad((v.flatten(1) * d).sum(), u, retain_graph=True)[0] for d in self.directions]
+        found = torch.stack([(d * bend.flatten(1)).sum(1) for d, bend in zip(self.directions, bends, strict=True)])
+        return Rate(v.detach(), found.sum(0).detach())
+
+    def moved(self, u: Tensor, step: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Where rows are after a step over two or three levels, and the integral of the divergence, (rows,) float64."""
+        first, *middle, last = step
+        way = (self.model.log_ratio[first] - self.model.log_ratio[last]).item()
+        rates = [self.rate(u, first)]
+        for level in middle:
+            rates.append(self.rate(u + way / 2 * rates[-1].velocity, level))
+            rates.append(self.rate(u + way / 2 * rates[-1].velocity, level))
+        rates.append(self.rate(u + way * rates[-1].velocity, last))
+        weights = (1 / 6, 1 / 3, 1 / 3, 1 / 6) if middle else (1 / 2, 1 / 2)
+        velocity = sum((w * rate.velocity for w, rate in zip(weights, rates, strict=True)), torch.zeros_like(u))
+        divergence = sum(w * rate.divergence.double() for w, rate in zip(weights, rates, strict=True))
+        return u + way * velocity, way * torch.as_tensor(divergence)
+
+
+def flow_of(model: Leveled, u: Tensor, level: int) -> Tensor:
+    """(s^2 / v) (dE/du - u), with its graph."""
+    width, share = model.scale * model.variance[level].sqrt(), model.s[level].square() / model.variance[level]
+    energy = model.at(level).energy(model.mean + width * u)
+    (slope,) = torch.autograd.grad(energy.sum(), u, create_graph=True)
+    return share * (slope - u)
+
+
+def steps(log_ratio: Tensor, levels: list[int]) -> list[tuple[int, ...]]:
+    """Three levels each where the middle one is in the middle of log a / s, else two."""
+    found, at = list[tuple[int, ...]](), 0
+    while at < len(levels) - 1:
+        three = levels[at : at + 3]
+        fits = len(three) == 3 and abs(log_ratio[three].diff().diff().item()) < _EVEN
+        found.append((*three,) if fits else (*three[:2],))
+        at += len(found[-1]) - 1
+    return found
 
 
 def _rough(coarse: float) -> str:

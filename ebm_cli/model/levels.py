@@ -45,6 +45,11 @@ class Leveled(EnergyModel):
         """v_k = a_k^2 + s_k^2, (K,)."""
         return self.a.square() + self.s.square()
 
+    @property
+    def log_ratio(self) -> Tensor:
+        """log a_k / s_k, (K,)."""
+        return (self.a / self.s).log()
+
     @abstractmethod
     def energy_at(self, x: Tensor, level: Tensor) -> Tensor:
         """E(x, k), (batch,), each row at a `level` (batch,) int64 of its own."""

@@ -39,8 +39,9 @@ class PredictorCorrector(Sampler[Leveled, Walk]):
     none: u = y / sqrt(a^2 + s^2) stays.
     ancestral: y_k ~ N((t s_k^2 y + a_k (s_(k+1)^2 - t^2 s_k^2) x_0) / s_(k+1)^2, s_k^2 (s_(k+1)^2 - t^2 s_k^2) /
     s_(k+1)^2), t = a_(k+1) / a_k (Ho, Jain, Abbeel 2020, eq. 6 and 7).
-    flow: a step of the probability flow dw/dc = (w - x_0) / c of w = y / a in c = s / a by Heun's rule (Karras et al.
-    2022, alg. 1), which draws nothing. With `transitions` 0 the walk is this flow alone.
+    flow: a step of the probability flow (Song et al. 2021, eq. 13) by Heun's rule, which draws nothing:
+    du/dl = (s^2 / (a^2 + s^2)) (dE/du - u) in l = log s / a, which stands still for Gaussian data. With `transitions`
+    0 the walk is this flow alone.
 
     recovery: a draw of p(x_k | x_(k+1)) as if the data were N(m, r^2), and `transitions` of the kernel on this density
     itself in place of those on p_k, in units of its width (`model.from_above`; Gao et al. 2021, alg. 2).
@@ -142,10 +143,18 @@ def _ancestral(model: Leveled, x: Tensor, above: int, key: AnyKey) -> Tensor:
 
 
 def _flowed(model: Leveled, x: Tensor, above: int) -> Tensor:
-    below, ratio = above - 1, model.s / model.a
-    w, way = (x - model.mean) / (model.scale * model.a[above]), ratio[below] - ratio[above]
-    slope = (w - model.denoised(x, above)) / ratio[above]
-    there = w + way * slope
-    clean = model.denoised(model.mean + model.scale * model.a[below] * there, below)
-    end = w + way / 2 * (slope + (there - clean) / ratio[below])
-    return model.mean + model.scale * model.a[below] * end
+    way, (width, wide) = (
+        model.log_ratio[above - 1] - model.log_ratio[above],
+        model.width(torch.tensor([above - 1, above])),
+    )
+    u = (x - model.mean) / wide
+    slope = _flow(model, u, above)
+    end = u - way / 2 * (slope + _flow(model, u - way * slope, above - 1))
+    return model.mean + width * end
+
+
+def _flow(model: Leveled, u: Tensor, level: int) -> Tensor:
+    """(s^2 / v) (dE/du - u)."""
+    width = model.scale * model.variance[level].sqrt()
+    _, grad = model.at(level).energy_and_grad(model.mean + width * u)
+    return model.s[level].square() / model.variance[level] * (width * grad - u)
