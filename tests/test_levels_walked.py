@@ -189,6 +189,8 @@ def test_far_modes_get_their_weights_from_the_command_line(tmp_path):
             "checkpoint.monitor=null", "eval_every=0", f"hydra.run.dir={run_dir}",
         )  # fmt: skip
         assert done.code == 0, done.err
+        assert "columns have means" not in done.out + done.err
+        assert "suspicious" not in done.out + done.err
         found[objective] = json.loads((run_dir / "summary.json").read_text())
     right, wrong = found["diffusive_classification"], found["denoising"]
     assert right["mode_weights/error"] < 0.06

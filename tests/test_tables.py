@@ -135,11 +135,12 @@ def test_pictures_show_the_data_as_they_were():
 
 
 def test_scales_far_from_1_are_said_with_the_key_that_mends_them():
-    (sentence,) = remarks(loaded(ROWS))
+    (sentence,) = remarks(loaded(ROWS), own_scale=False)
     assert "columns have means up to 9.96e+05 from 0 and standard deviations from 0.02" in sentence
     assert "dataset.standardise=true" in sentence
-    assert remarks(loaded(ROWS, standardise=True)) == ()
-    assert remarks(loaded(NORMAL)) == ()
+    assert remarks(loaded(ROWS, standardise=True), own_scale=False) == ()
+    assert remarks(loaded(NORMAL), own_scale=False) == ()
+    assert remarks(loaded(ROWS), own_scale=True) == ()
 
 
 def test_a_failure_names_the_scale():
@@ -155,20 +156,20 @@ LEVELS = (np.random.Generator(np.random.Philox(3)).random((200, 5)) * 256).astyp
 @pytest.mark.parametrize("space", [Real, Box])
 def test_bare_levels_are_said_and_spread_ones_are_not(space):
     few = LEVELS // 64 * 85
-    (sentence,) = remarks(loaded(few, space))
+    (sentence,) = remarks(loaded(few, space), own_scale=False)
     assert (
         "the values of columns 0, 1, 2, ... (5 of them) repeat (column 0 has 4 distinct values in 200 rows)" in sentence
     )
     assert "can grow on them without bound" in sentence
     assert "dataset.dequantise=true (of uint8) or dataset.noise spreads them" in sentence
-    assert remarks(loaded(few, space, dequantise=True)) == ()
-    assert remarks(loaded(few, space, noise=0.01)) == ()
+    assert remarks(loaded(few, space, dequantise=True), own_scale=False) == ()
+    assert remarks(loaded(few, space, noise=0.01), own_scale=False) == ()
 
 
 def test_a_column_of_few_numbers_is_said():
     rows = NORMAL.copy()
     rows[:, 1] = np.rint(rows[:, 1])
-    (sentence,) = remarks(loaded(rows))
+    (sentence,) = remarks(loaded(rows), own_scale=False)
     assert "the values of column 1 repeat" in sentence
     assert "dataset.noise spreads them" in sentence
     assert math.isfinite(loaded(rows).train.all().sum())

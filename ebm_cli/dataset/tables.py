@@ -86,11 +86,11 @@ def check_resolution(train: NDArray[Any], said: str) -> None:
         )
 
 
-def remarks(data: Data) -> tuple[str, ...]:
-    """Sentences on rows of which a density says little, or that models of real numbers are not made for."""
+def remarks(data: Data, *, own_scale: bool) -> tuple[str, ...]:
+    """Sentences on rows of which a density says little, or whose scale is not that of most models of real numbers."""
     if not isinstance(data.space, Real):
         return ()
-    found = (scale(data), _quantised(data))
+    found = (None if own_scale else scale(data), _quantised(data))
     return tuple(str(doubt) for doubt in found if doubt)
 
 

@@ -60,7 +60,8 @@ class HealthVerdict(Evaluation):
         found = dict(looks[-1].signals) if looks else {}
         if probe.looks(subject.model):
             reported = {name: value for name, value in found.items() if name in past.REPORTED}
-            found = {**reported, **probe.look(_seen(subject)), **of_scale(subject.data)}
+            scale = {} if subject.model.own_scale else of_scale(subject.data)
+            found = {**reported, **probe.look(_seen(subject)), **scale}
         if not found:
             return Result({}, warnings=(_FALLBACK,))
         now = verdict(signs(found))

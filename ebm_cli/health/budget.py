@@ -18,12 +18,16 @@ _DENSE = 4  # looks after 1, 2, 4, ... periods, whatever the share
 
 
 class Moving(NamedTuple):
-    """How negatives come about: whether there are any, where they start, how they move, so many transitions."""
+    """How negatives come about: whether there are any, where they start, how they move, so many transitions.
+
+    `compares`: whether the objective tells by how much energies of rows far from each other differ.
+    """
 
     policy: Chains
     sampler: Sampler[Any, Any]
     steps: int
     negatives: bool
+    compares: bool = True
 
 
 class Periods(NamedTuple):

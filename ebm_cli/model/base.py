@@ -36,6 +36,8 @@ class EnergyModel(nn.Module, ABC):
     """Names of the parameters that couple sites, which a penalty on couplings is for."""
     has_fixed_point: ClassVar[bool] = False
     """Whether `in_fixed_point` gives a model."""
+    own_scale: ClassVar[bool] = False
+    """Whether it begins at the mean and standard deviation of the data, whatever these are."""
     convolves: ClassVar[bool] = False
     """Whether convolutions are most of the work of its energy."""
 

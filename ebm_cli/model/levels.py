@@ -22,6 +22,7 @@ class Leveled(EnergyModel):
     """
 
     called = "leveled"
+    own_scale = True
     mean: Tensor
     scale: Tensor
     a: Tensor

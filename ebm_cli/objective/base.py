@@ -142,6 +142,11 @@ class Objective(ABC):
         return None
 
     @property
+    def compares(self) -> bool:
+        """Whether it tells by how much energies of rows far from each other differ, as slopes alone do not."""
+        return True
+
+    @property
     def enumerates(self) -> bool:
         """Whether it sums over all states, so that the model must be small."""
         return False

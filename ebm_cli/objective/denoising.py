@@ -31,6 +31,11 @@ class Denoising(Objective):
 
     @property
     @override
+    def compares(self) -> bool:
+        return False
+
+    @property
+    @override
     def differentiates(self) -> bool:
         return True
 

@@ -46,6 +46,11 @@ class Recovery(Objective):
 
     @property
     @override
+    def compares(self) -> bool:
+        return False
+
+    @property
+    @override
     def differentiates(self) -> bool:
         """Not compiled: its transitions would be unrolled into one region, which takes longer than it saves."""
         return True

@@ -136,7 +136,7 @@ class Watcher:
     @cached_property
     def _scale(self) -> dict[str, float]:
         assert self.parts is not None
-        return of_scale(self.parts.data)
+        return {} if self.parts.components.model.builds.own_scale else of_scale(self.parts.data)
 
     @property
     def _key(self) -> Key:
@@ -312,4 +312,6 @@ class Watcher:
 
 def _moving(parts: Parts, step: int) -> Moving:
     of, steps = parts.components, parts.loop.steps
-    return Moving(of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives)
+    return Moving(
+        of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives, of.objective.compares
+    )

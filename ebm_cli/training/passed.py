@@ -18,7 +18,9 @@ from ebm_cli.training.state import Parts, TrainState, take_over
 def training(run: Run, parts: Parts, state: TrainState) -> Training:
     """How a run was trained until the step of `state`, for those who judge it."""
     of, steps = parts.components, parts.loop.steps
-    moving = Moving(of.chains, of.sampler, of.chains.transitions(state.step, steps), of.objective.negatives)
+    moving = Moving(
+        of.chains, of.sampler, of.chains.transitions(state.step, steps), of.objective.negatives, of.objective.compares
+    )
     return Training(state.store, moving, state.step, partial(run.logged_lines, PREFIX))
 
 

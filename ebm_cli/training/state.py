@@ -232,7 +232,7 @@ def load_data(components: Components, device: Device, *, again: bool = False) ->
     checks.check_support(data, components.model)
     if components.model.support is not None:  # of models of counts and the like, which are densities of nothing else
         return data
-    return replace(data, remarks=(*data.remarks, *tables.remarks(data)))
+    return replace(data, remarks=(*data.remarks, *tables.remarks(data, own_scale=components.model.builds.own_scale)))
 
 
 def assemble(
