@@ -5,6 +5,7 @@ import torch
 from helpers.components import component, shipped
 
 from ebm_cli import rng
+from ebm_cli.evaluation.class_chains import of_probabilities
 from ebm_cli.evaluation.long_run import Film, LongRun, Yardstick, measured, with_noise
 from ebm_cli.evaluation.table import Numbers
 from ebm_cli.rng import stream
@@ -75,6 +76,37 @@ def test_each_number_of_a_film_stands_below_its_heading():
     shown = {film: dict(zip(table.heads, cells, strict=True)) for film, cells in table.rows.items()}
     expected = {heading: f"{i / 10:.3g}" for i, heading in enumerate(said.values())}
     assert shown == {"from noise": expected | {"E [nats]": "-"}, "from data": expected}
+
+
+# Classes along chains
+
+
+def probabilities(classes, p=0.9):
+    """p for the class of each chain at each step, (chains, steps), the rest shared by the two others."""
+    found = torch.full((3, *classes.shape), (1 - p) / 2)
+    return found.scatter(0, classes[None], p).double().numpy()
+
+
+def test_chains_that_keep_their_class_and_chains_that_draw_it():
+    stays = of_probabilities(probabilities(torch.arange(12)[:, None].remainder(3).expand(12, 100)))
+    assert stays["chains/class_r_hat"] > 2
+    assert stays["chains/class_changed"] == 0
+    assert stays["chains/recognised"] == 1
+    drawn = of_probabilities(probabilities(rng.integers(3, (12, 1000), stream(0))))
+    assert drawn["chains/class_r_hat"] < 1.01
+    assert drawn["chains/class_changed"] == pytest.approx(2 / 3, abs=0.02)
+    assert drawn["chains/rarest_class"] == pytest.approx(1 / 3, abs=0.02)
+    assert of_probabilities(probabilities(rng.integers(3, (4, 50), stream(0)), 0.7))["chains/recognised"] == 0
+
+
+def test_a_change_is_looked_for_500_steps_later():
+    """A chain that is of one class for 600 steps and of another for 600: 500 of the 700 pairs are of both."""
+    classes = torch.zeros(4, 1200, dtype=torch.int64)
+    classes[:, 600:] = 1
+    classes[0] = rng.integers(3, (1200,), stream(0))  # R-hat wants chains that move
+    by_hand = [(classes[i, 500:] != classes[i, :-500]).double().mean().item() for i in range(4)]
+    assert by_hand[1] == pytest.approx(500 / 700)
+    assert of_probabilities(probabilities(classes))["chains/class_changed"] == pytest.approx(sum(by_hand) / 4)
 
 
 # Distances in feature space

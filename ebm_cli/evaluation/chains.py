@@ -11,13 +11,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
+from ebm_cli.dataset.base import Data
 from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, some_rows, starts
+from ebm_cli.evaluation.class_chains import of_classes
 from ebm_cli.evaluation.laid import along
 from ebm_cli.evaluation.missing import missing
 from ebm_cli.evaluation.table import UNSURE, Numbers
 from ebm_cli.record import plain_json
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Info, Sampler, engine_for
@@ -38,7 +40,8 @@ class ChainDiagnostics(Evaluation):
     Of the energy and of `projections` random directions: rank-normalised split R-hat and bulk and tail effective
     sample size (Vehtari et al. 2021, through arviz), and the integrated autocorrelation time, steps per independent
     draw: chains * steps / ESS of the mean. The worst over these quantities is reported, and none of them where chains
-    stand still or have run away.
+    stand still or have run away. With `classes` a classifier of the data looks at every draw (`class_chains`): R-hat of
+    p(class | x), and how often chains change their class.
     """
 
     while_training: bool
@@ -46,6 +49,7 @@ class ChainDiagnostics(Evaluation):
     warmup: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=4)]
     projections: Annotated[int, Field(ge=0)]
+    classes: Annotated[bool, Later(value=False)]
 
     moves_anywhere = True
 
@@ -70,21 +74,24 @@ class ChainDiagnostics(Evaluation):
         """`chains/r_hat`, `chains/ess_bulk`, `chains/autocorrelation_time`, ..."""
         x = self._start(subject)
         directions = rng.normal((x[0].numel(), self.projections), subject.key.fold("directions"), x.device)
-        trace, info, jump, end = self._record(subject, x, directions)
+        everything, info, jump, end = self._record(subject, x, directions)
+        trace, places = np.split(everything, [1 + self.projections])
         metrics = {"chains/jump_distance": jump} | {f"chains/{k}": v for k, v in info.items()}
         doubts = (*stuck(info, subject.sampler), *filter(None, [doubt(trace)]))
         if doubts:
             return Result(metrics, warnings=(*doubts, *self._lost(subject, end)), files=drawn(trace))
         metrics = diagnose(trace) | metrics
+        by_class, unsure = of_classes(subject, places) if self.classes else ({}, [])
+        metrics |= by_class
         r_hat = metrics["chains/r_hat"]
         if r_hat < UNSURE:
-            return Result(metrics, files=drawn(trace))
+            return Result(metrics, warnings=tuple(unsure), files=drawn(trace))
         way = f"try {along(subject) or 'another sampler'}, or more evaluation.chains.warmup and steps"
         apart = (
             f"chains from data and from noise disagree (R-hat {r_hat:.2f}, should be near 1): they do not mix in "
             f"{self.warmup + self.steps} steps; {way}"
         )
-        return Result(metrics, warnings=(apart, *self._lost(subject, end)), files=drawn(trace))
+        return Result(metrics, warnings=(*unsure, apart, *self._lost(subject, end)), files=drawn(trace))
 
     def _lost(self, subject: Subject, end: Tensor) -> list[str]:
         """What of the data chains from noise did not come to, and what sampler may; nothing where that is not known."""
@@ -94,6 +101,13 @@ class ChainDiagnostics(Evaluation):
         found = missing(held_out, end[self.chains // 2 :])
         way = along(subject)
         return [f"chains from noise lost a mode: {found}" + (f"; take {way}" if way else "")] if found else []
+
+    @override
+    def refusal_of_data(self, data: Data) -> str | None:
+        """Classes have labels."""
+        if not self.classes or data.train.labels is not None:
+            return None
+        return "evaluation.chains.classes = true: the data have no labels to train a classifier by; set it to false"
 
     def _start(self, subject: Subject) -> Tensor:
         half = self.chains // 2
@@ -109,7 +123,7 @@ class ChainDiagnostics(Evaluation):
             sampler, x = adapted(sampler, model, x, warmup, key.fold("adapt"))
             warmup = 0
         state, seen = sampler.init(model, x), []
-        watch, engine = _Watch(sampler), _engine(subject, sampler)
+        watch, engine = _Watch(sampler, self.classes), _engine(subject, sampler, self.classes)
         moved, fixed = engine.region(watch), (model, directions)
         for i, step in enumerate(engine.keys([key.fold(i) for i in range(warmup + self.steps)], x.device)):
             if i < warmup and not engine.compiled:  # what nobody looks at is not measured, where that takes time
@@ -125,7 +139,8 @@ class ChainDiagnostics(Evaluation):
 
 
 class _Recorded(NamedTuple):
-    """Quantities (1 + projections, chains, steps), mean Info, mean distance moved per step, and the last x."""
+    """Quantities (1 + projections, chains, steps), where asked with all numbers of x after them, mean Info, mean
+    distance moved per step, and the last x."""
 
     trace: NDArray[Any]
     info: dict[str, float]
@@ -135,25 +150,29 @@ class _Recorded(NamedTuple):
 
 @dataclass(frozen=True)
 class _Watch:
-    """A transition, and what is recorded of it: quantities (chains, 1 + projections), and means over the chains."""
+    """A transition, and what is recorded of it: quantities (chains, 1 + projections), and means over the chains.
+
+    With `places` all numbers of x follow the quantities.
+    """
 
     sampler: Sampler[Any, Any]
+    places: bool
 
     def __call__(self, fixed: tuple[Any, Tensor], state: Any, key: AnyKey) -> tuple[Any, Info]:
         model, directions = fixed
         after, info = self.sampler.step(model, state, key)
         flat = after.x.flatten(1)
         jump = (flat - state.x.flatten(1)).square().sum(1).sqrt().mean()
-        quantities = torch.cat([model.energy(after.x)[:, None], flat @ directions], 1)
+        quantities = torch.cat([model.energy(after.x)[:, None], flat @ directions, *([flat] if self.places else [])], 1)
         return after, {"quantities": quantities, "jump": jump, **{name: value.mean() for name, value in info.items()}}
 
 
-def _engine(subject: Subject, sampler: Sampler[Any, Any]) -> Engine:
+def _engine(subject: Subject, sampler: Sampler[Any, Any], places: bool) -> Engine:
     """Libraries where this run has them; a step size found just now would be part of their code."""
     loops = subject.device.loops
     if loops is None or adapts(subject.sampler):
         return EAGER
-    return engine_for(sampler, subject.model, loops.moving(_Watch(sampler)))
+    return engine_for(sampler, subject.model, loops.moving(_Watch(sampler, places)))
 
 
 def doubt(trace: NDArray[Any]) -> str | None:
