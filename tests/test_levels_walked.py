@@ -18,6 +18,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.evaluation.ais import forward, reverse_log_p
 from ebm_cli.evaluation.probability_flow import Way
 from ebm_cli.log_z.level_path import LevelPath
+from ebm_cli.model.given import Given
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import run
 from ebm_cli.space import Real
@@ -89,6 +90,21 @@ def test_exchange_keeps_the_density_of_level_0_and_begins_anywhere():
     assert_close(right.std(), width, rtol=0.1)
     assert_close(right.mean(), model.a[0], atol=0.02)
     assert min(taken.mean() for taken in info.values()) > 0.2
+
+
+def test_exchange_draws_some_sites_given_the_others():
+    """Of a Gaussian the mean and variance of one number given the other, for each of two rows."""
+    model, sampler = truth(levels=8).float(), component("sampler", "level_exchange", transitions=2)
+    known = torch.tensor([[0.0, 1.5], [-2.0, 0.3]])
+    given = Given(model, known, torch.tensor([[0], [1]]))
+    x, _ = run(sampler, given, given.noise(4000, KEY), 40, KEY.fold("steps"))
+    precision = model.precision[0].detach() / model.scale**2
+    for row, (free, other) in enumerate(((0, 1), (1, 0))):
+        draws = x[4000 * row : 4000 * (row + 1), 0]
+        off = precision[free, other] / precision[free, free] * (known[row, other] - model.mean[other])
+        std = precision[free, free] ** -0.5
+        assert_close(draws.mean(), model.mean[free] - off, atol=5 * std / 4000**0.5, rtol=0)
+        assert_close(draws.std(), std, rtol=0.06)
 
 
 def test_exchange_goes_on_from_its_replicas():

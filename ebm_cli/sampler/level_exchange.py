@@ -7,7 +7,9 @@ from pydantic import Field, PlainValidator
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.model.levels import Leveled, Unshrunk
+from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.level_ladder import ladder_of
+from ebm_cli.model.levels import Leveled
 from ebm_cli.model.rescaled import Rescaled
 from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
@@ -42,7 +44,8 @@ class LevelExchange(Sampler[Leveled, Replicas]):
     counted from the last level, that were taken.
 
     The first step forgets where chains start: it draws the last level and moves these draws down, `transitions` at each
-    level. As a kernel on x_0 alone it approaches p as replicas forget that.
+    level. As a kernel on x_0 alone it approaches p as replicas forget that. Of some sites given the others these are at
+    every level, and the others as given.
     """
 
     kernel: Annotated[Sampler[Any, Any], PlainValidator(exact), Nested("sampler")]
@@ -59,7 +62,7 @@ class LevelExchange(Sampler[Leveled, Replicas]):
     @property
     @override
     def draws_given(self) -> bool:
-        return False
+        return self.kernel.draws_given
 
     @property
     @override
@@ -84,8 +87,9 @@ class LevelExchange(Sampler[Leveled, Replicas]):
     @override
     def step(self, model: Leveled, state: Replicas, key: AnyKey) -> tuple[Replicas, Info]:
         """Two rounds."""
-        models = [model.unshrunk(level) for level in range(model.levels - 2, -1, -1)]
-        rungs = Rungs(model.last_unshrunk(), models, InNoise(self.kernel), self.transitions)
+        ladder = ladder_of(model)
+        models = [InUnits(of, inside) for of, inside in zip(ladder.models, ladder.inside, strict=True)]
+        rungs = Rungs(ladder.base, models, InNoise(self.kernel), self.transitions)
         at = [*state.replicas.unbind(1)] if state.begun else rungs.begun(len(state.x), key.fold("start"))
         total = torch.zeros(len(models), len(state.x), device=state.replicas.device)
         for number in range(2):
@@ -95,6 +99,20 @@ class LevelExchange(Sampler[Leveled, Replicas]):
         return Replicas(torch.stack(at, 1), begun=True), swaps
 
 
+class InUnits(EnergyModel):
+    """A rung, and the same in units of its noise."""
+
+    def __init__(self, model: EnergyModel, inside: Rescaled) -> None:
+        super().__init__()
+        self.model, self.inside, self.space = model, inside, model.space
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """(batch,)."""
+        energy: Tensor = self.model.energy(x)
+        return energy
+
+
 class Moving(NamedTuple):
     """Where chains are, and the state of the kernel, which is in other units."""
 
@@ -102,7 +120,7 @@ class Moving(NamedTuple):
     inner: Any
 
 
-class InNoise(Sampler[Unshrunk, Moving]):
+class InNoise(Sampler[InUnits, Moving]):
     """A kernel whose lengths are in units of the noise of the level that it moves at."""
 
     spaces = (Real,)
@@ -111,16 +129,10 @@ class InNoise(Sampler[Unshrunk, Moving]):
         self.kernel = kernel
 
     @override
-    def init(self, model: Unshrunk, x: Tensor) -> Moving:
-        inside = _inside(model)
-        return Moving(x, self.kernel.init(inside, inside.inside(x)))
+    def init(self, model: InUnits, x: Tensor) -> Moving:
+        return Moving(x, self.kernel.init(model.inside, model.inside.inside(x)))
 
     @override
-    def step(self, model: Unshrunk, state: Moving, key: AnyKey) -> tuple[Moving, Info]:
-        inside = _inside(model)
-        inner, info = self.kernel.step(inside, state.inner, key)
-        return Moving(inside.outside(inner.x), inner), info
-
-
-def _inside(model: Unshrunk) -> Rescaled:
-    return Rescaled(model, model.family.mean, model.unit)
+    def step(self, model: InUnits, state: Moving, key: AnyKey) -> tuple[Moving, Info]:
+        inner, info = self.kernel.step(model.inside, state.inner, key)
+        return Moving(model.inside.outside(inner.x), inner), info
