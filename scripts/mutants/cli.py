@@ -118,8 +118,8 @@ MUTANTS = [
     Mutant(
         "listing: keys of an evaluation under the name of the choice",
         "cli/listing.py",
-        ('prefix = f"evaluation.{part.component}" if group == "evaluation" else group\n            table'),
-        ('prefix = f"evaluation.{part.choice}" if group == "evaluation" else group\n            table'),
+        'return f"evaluation.{part.component}"',
+        'return f"evaluation.{part.choice}"',
         "listing::test_keys_of_an_evaluation_are_listed_as_they_are_typed",
     ),
     Mutant(
