@@ -216,7 +216,7 @@ MUTANTS = [
     Mutant(
         "evaluation: chains are judged as they were at the last look",
         "evaluation/health.py",
-        "found = {**reported, **probe.look(_seen(subject)), **of_scale(subject.data)}",
+        "found = {**reported, **probe.look(_seen(subject)), **scale}",
         "found = {**probe.look(_seen(subject)), **found}",
         "health::test_a_finished_run_that_was_worse_before_says_so",
     ),
