@@ -57,4 +57,4 @@ def test_annealing_says_how_far_it_is(tmp_path, monkeypatch):
     run = trained()
     answer = ebm(f"evaluate run={run} evaluation=[ais] evaluation.ais.temperatures=20 evaluation.ais.chains=5")
     assert "annealing: temperature 19/20" in answer.err
-    assert "annealing back, for RAISE: temperature 19/20" in answer.err  # and not from the beginning once more
+    assert "annealing back: temperature 19/20" in answer.err  # and not from the beginning once more

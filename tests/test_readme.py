@@ -164,6 +164,7 @@ RUNS = {
     "RUN": "model.hidden=8 evaluation=[samples,pseudo_likelihood] "
     "checkpoint.monitor=pseudo_likelihood/valid/log_pseudo_likelihood checkpoint.log_spaced=4",
     "IMAGES": "model=convnet model.widths=[4] objective=ml_replay chains.size=20 chains.steps=2 evaluation=[]",
+    "CODES": "model=latent_ebm model.widths=[4] dataset.binarize=none evaluation=[]",
     "TOPICS": "model=replicated_softmax model.hidden=2 dataset=bag_of_words dataset.path=FOLDER evaluation=[]",
     "CLASSES": "model=class_rbm model.hidden=4 evaluation=[]",
     "PLANE": "model=mlp model.widths=[4] dataset=points_2d evaluation=[]",

@@ -214,6 +214,8 @@ CONCRETE = {
     "evaluation/density_2d.py": "families on curves have no density over the plane",
     "evaluation/documents.py": "documents have topics in replicated softmax alone",
     "evaluation/exact.py": "a bound of replicated softmax",
+    "evaluation/latent_bound.py": "the bound is that of an encoder of latent models",
+    "evaluation/latent_chains.py": "chains of codes are those of latent models",
     "evaluation/perplexity.py": "annealing in the length is that of replicated softmax",
     "evaluation/retrieval.py": "documents have topics in replicated softmax alone",
     "evaluation/topics.py": "documents have topics in replicated softmax alone",
@@ -221,6 +223,7 @@ CONCRETE = {
     "log_z/transfer.py": "transfer matrices are those of lattices of spins",
     "objective/adversary.py": "which laws an adversary can be built from",
     "objective/greedy.py": "layer by layer is for deep belief networks",
+    "objective/latent_pcd.py": "the bound is that of an encoder of latent models",
     "objective/mean_field_pcd.py": "mean field is that of deep Boltzmann machines",
     "objective/likelihood.py": "the centred gradient has offsets in RBMs alone",
 }

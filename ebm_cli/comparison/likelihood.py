@@ -8,7 +8,7 @@ from ebm_cli.evaluation.bracket import JUDGES, doubt
 
 PER_WORD = "perplexity/log_likelihood_per_word"
 _EXACT = ("exact", "density_2d", "words")
-_BOUNDS = ("dbn_bound", "dbm_bound")
+_BOUNDS = ("dbn_bound", "dbm_bound", "latent_bound")
 _STANDARD = 2 * 1.959963984540054  # standard deviations between the ends of a 95 % interval
 
 

@@ -280,13 +280,35 @@ def reverse_log_p(
     x_K = x; for k = K..1: x_{k-1} ~ T~_k(. | x_k), log w += log f_{k-1}(x_{k-1}) - log f_k(x_{k-1}); and
     p_annealed(x) = E[w] f_K(x) / Z_base, where log f_K(x) - log Z_base is found from the path itself at x.
     """
-    rows, weights = x.repeat_interleave(chains, dim=0), []
-    for part in engine.slices(len(rows)):
-        state = path.observe(rows[part])
-        log_w = _log_target(path, state) - path.log_z_base
-        _, log_w = _walk(path, (state, log_w), range(temperatures, 0, -1), _down, key.after(part.start), engine)
+    rows = x.repeat_interleave(chains, dim=0)
+    log_w = _downwards(path, rows, temperatures, key, engine, lambda state: _log_target(path, state) - path.log_z_base)
+    return log_mean_exp(log_w.reshape(len(x), chains))
+
+
+def backward(path: Path[Any], x: Tensor, temperatures: int, key: Key, engine: Engine = EAGER) -> Tensor:
+    """log w (chains,) float64 of chains that go down from x (chains, *shape): E[w] = Z_base / Z if x are draws of p.
+
+    log Z_base - log mean w then errs upwards, as log Z_base + log mean w of `forward` errs downwards (Grosse,
+    Ghahramani, Adams 2015, section 4.1).
+    """
+    return _downwards(path, x, temperatures, key, engine, _nothing)
+
+
+def _nothing(state: Any) -> Tensor:
+    """log w = 0."""
+    return torch.zeros(len(state.x), dtype=torch.float64, device=state.x.device)
+
+
+def _downwards(
+    path: Path[Any], x: Tensor, temperatures: int, key: Key, engine: Engine, begin: Callable[[Any], Tensor]
+) -> Tensor:
+    """log w (chains,) of chains from x (chains, *shape) that have the log w of `begin` there."""
+    weights = []
+    for part in engine.slices(len(x)):
+        state, order = path.observe(x[part]), range(temperatures, 0, -1)
+        _, log_w = _walk(path, (state, begin(state)), order, _down, key.after(part.start), engine)
         weights.append(log_w)
-    return log_mean_exp(torch.cat(weights).reshape(len(x), chains))
+    return torch.cat(weights)
 
 
 Weighted = tuple[Any, Tensor]  # a path's state, and log w
@@ -318,7 +340,7 @@ def _walk(
     region, x, last = engine.repeated(stage), weighted[0].x, max(order)
     betas = (torch.arange(last + 1, dtype=torch.float64) / last).to(x).unbind()
     keys = engine.keys([key.fold(k) for k in order], x.device)
-    way = "annealing: temperature" if order.step > 0 else "annealing back, for RAISE: temperature"
+    way = "annealing: temperature" if order.step > 0 else "annealing back: temperature"
     for k, each in followed([*zip(order, keys, strict=True)], way):
         before = weighted[0].x
         weighted = region(path, weighted, betas[k], betas[k - 1], each)

@@ -12,6 +12,7 @@ JUDGES = {
     "bridge": "log-likelihood by bridge sampling",
     "dbn_bound": "lower bound on the log-likelihood",
     "dbm_bound": "lower bound on the log-likelihood",
+    "latent_bound": "lower bound on the log-likelihood",
     "words": "log-likelihood of words",
     "pseudo_likelihood": "pseudo-likelihood alone, which is no likelihood",
 }

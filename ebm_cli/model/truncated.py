@@ -20,20 +20,30 @@ def log_z(space: Box, m: Tensor, s: Tensor) -> Tensor:
     sum_i log(Phi((high - m_i) / s_i) - Phi((low - m_i) / s_i)) + log s_i + log(2 pi) / 2. It is -inf where next to
     nothing of a law lies in the box (its walls are some 37 s beyond the mean).
     """
+    return log_mass(space, m, s).sum()
+
+
+def log_mass(space: Box, m: Tensor, s: Tensor) -> Tensor:
+    """The same of each site alone, float64 in the shape of m and s, with derivatives."""
     _, between, _ = _shares(space, m, s)
-    return (between.log() + s.double().log() + 0.5 * math.log(2 * math.pi)).sum()
+    return between.log() + s.double().log() + 0.5 * math.log(2 * math.pi)
 
 
 def draws(space: Box, m: Tensor, s: Tensor, n: int, key: AnyKey) -> Tensor:
-    """n independent draws (n, *shape) in the type of m: m + s Phi^-1(Phi(low) + u (Phi(high) - Phi(low)))."""
+    """n independent draws (n, *shape) in the type of m, of m and s (sites,)."""
+    return drawn(space, m.expand(n, -1), s.expand(n, -1), key).reshape(n, *space.shape)
+
+
+def drawn(space: Box, m: Tensor, s: Tensor, key: AnyKey) -> Tensor:
+    """One draw of each law, m and s (rows, sites): m + s Phi^-1(Phi(low) + u (Phi(high) - Phi(low)))."""
     low, between, mirrored = _shares(space, m, s)
-    u = rng.uniform((n, len(m)), key, m.device, torch.float64)
+    u = rng.uniform(m.shape, key, m.device, torch.float64)
     x = m.double() + mirrored * s.double() * torch.special.ndtri(low + u * between)
-    return space.nearest(x.to(m.dtype)).reshape(n, *space.shape)
+    return space.nearest(x.to(m.dtype))
 
 
 def _shares(space: Box, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Phi below the box and within it, and 1, or -1 where they are those of the mirrored law, (sites,) each."""
+    """Phi below the box and within it, and 1, or -1 where they are those of the mirrored law, in their shape."""
     low, high = ((wall - m.double()) / s.double() for wall in (space.low, space.high))
     below = low > 0
     low, high = torch.where(below, -high, low), torch.where(below, -low, high)

@@ -18,6 +18,7 @@ _NAMES = {
     "trajectory": "along the checkpoints",
     "dbn_bound": "lower bound",
     "dbm_bound": "lower bound",
+    "latent_bound": "lower bound",
 }
 
 

@@ -4,6 +4,48 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "latent bound: weights without q",
+        "evaluation/latent_bound.py",
+        " - model.prior.energy(z) - q.log_prob(z)",
+        " - model.prior.energy(z)",
+        "latent_ebm::test_with_the_posterior_every_draw_has_the_likelihood_as_its_weight",
+    ),
+    Mutant(
+        "latent bound: the lower end of log Z",
+        "evaluation/latent_bound.py",
+        "above = max(log_z.low, log_z.high)",
+        "above = min(log_z.low, log_z.high)",
+        "latent_ebm::test_the_evaluation_brackets_log_z_and_bounds_the_likelihood",
+    ),
+    Mutant(
+        "latent bound: the way down starts where the way up does",
+        "evaluation/latent_bound.py",
+        "backward(path, starts, self",
+        "backward(path, path.start(len(starts), key), self",
+        "latent_ebm::test_few_temperatures_leave_both_ends_apart",
+    ),
+    Mutant(
+        "latent chains: every move is recorded",
+        "evaluation/latent_chains.py",
+        "if i >= warmup and (i - warmup) % sampler.moves == 0:",
+        "if i >= warmup:",
+        "latent_chains::test_a_step_of_several_moves_is_recorded_once",
+    ),
+    Mutant(
+        "latent chains: all begin at data",
+        "evaluation/latent_chains.py",
+        "wide = _WIDE * ",
+        "wide = 0 * ",
+        "latent_chains::test_chains_begin_at_data_and_wide",
+    ),
+    Mutant(
+        "bits of levels: white and black are 1 apart in every box",
+        "evaluation/base.py",
+        "math.log(width / split.levels)",
+        "math.log(1 / split.levels)",
+        "latent_ebm::test_bits_of_spread_levels_have_their_width_in_them",
+    ),
+    Mutant(
         "dbm bound: log Z is added",
         "evaluation/dbm_bound.py",
         "torch.cat(parts).double() - top.value",

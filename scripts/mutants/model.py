@@ -4,6 +4,34 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "emission: the least deviation is no part of it",
+        "model/emission.py",
+        "((2 * r).exp() + self.least**2).sqrt()",
+        "(2 * r).exp().sqrt()",
+        "emission::test_densities_integrate_to_one_and_draws_are_of_them",
+    ),
+    Mutant(
+        "emission: normal laws in a box with the mass of the whole line",
+        "model/emission.py",
+        "return truncated.log_mass(self.space, m, s).to(m.dtype)",
+        "return s.log() + 0.5 * math.log(2 * math.pi)",
+        "emission::test_densities_integrate_to_one_and_draws_are_of_them",
+    ),
+    Mutant(
+        "latent EBM: KL without the deviations of q",
+        "model/latent_ebm.py",
+        "(0.5 * both - self.log_deviation).sum(1)",
+        "(0.5 * both).sum(1)",
+        "latent_ebm::test_the_gradient_is_that_of_the_bound_in_closed_form",
+    ),
+    Mutant(
+        "latent EBM: codes of rows without their prior",
+        "model/latent_ebm.py",
+        "self.model.prior.energy(x) - self.model.log_given(self.x, x)",
+        "-self.model.log_given(self.x, x)",
+        "latent_ebm::test_chains_given_rows_come_to_their_posterior",
+    ),
+    Mutant(
         "DBM: the bound without the entropy of the second layer",
         "model/dbm.py",
         "(torch.special.entr(q) + torch.special.entr(1 - q)).sum(1)",

@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "latent PCD: chains of other rows",
+        "objective/latent_pcd.py",
+        "batch.auxiliary.z[batch.first : batch.first + len(batch.x)]",
+        "batch.auxiliary.z[: len(batch.x)]",
+        "latent_ebm::test_shards_move_the_chains_of_the_whole_batch",
+    ),
+    Mutant(
+        "latent PCD: energies of the chains rise with those of the data",
+        "objective/latent_pcd.py",
+        "+ beside.mean() - of_chains.mean()",
+        "+ beside.mean() + of_chains.mean()",
+        "latent_ebm::test_the_gradient_is_that_of_the_bound_in_closed_form",
+    ),
+    Mutant(
+        "latent PCD: the decoder learns from draws of q, whatever the posterior",
+        "objective/latent_pcd.py",
+        "given, beside, of_chains = model.log_given(x, z), ",
+        "given, beside, of_chains = model.log_given(x, q.at(noise).detach()), ",
+        "latent_ebm::test_the_objective_is_the_bound_at_its_own_draws",
+    ),
+    Mutant(
         "mean field PCD: chains of other rows",
         "objective/mean_field_pcd.py",
         "particles.x[batch.first : batch.first + n, ",

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "latent: codes are drawn by the encoder at every step",
+        "sampler/latent.py",
+        "        if codes is None:\n",
+        "        if True:\n",
+        "latent_ebm::test_the_kernel_between_codes_stays_from_step_to_step",
+    ),
+    Mutant(
+        "latent: one move a step, however many are asked for",
+        "sampler/latent.py",
+        "for i in range(self.moves):",
+        "for i in range(1):",
+        "latent_ebm::test_the_kernel_between_codes_stays_from_step_to_step",
+    ),
+    Mutant(
         "adaptation: away from the acceptance",
         "sampler/adaptation.py",
         ".item() - self.adapt",
