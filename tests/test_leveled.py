@@ -11,13 +11,16 @@ from helpers.statistics import assert_close
 from ebm_cli import registry
 from ebm_cli.errors import UserError
 from ebm_cli.model.from_above import FromAbove
+from ebm_cli.model.level_ladder import ladder_of
 from ebm_cli.model.levels import Leveled
 from ebm_cli.objective.base import Batch
 from ebm_cli.objective.denoising import noised
+from ebm_cli.objective.diffusive_classification import DiffusiveClassification
 from ebm_cli.objective.recovery import pairs
 from ebm_cli.process.base import Scales
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import run, transitions
+from ebm_cli.sampler.level_exchange import Exchange
 from ebm_cli.sampler.predictor_corrector import corrected, predicted
 from ebm_cli.space import Real
 
@@ -299,6 +302,39 @@ def test_the_gradient_of_recovery_is_that_of_both_ends_of_its_chains():
     for name, value in zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True):
         assert_close(found.parameters[name], value, rtol=1e-9, atol=1e-12)
     assert_close(found.metrics["loss"], loss.detach(), rtol=1e-9)
+
+
+def test_the_gradient_of_chains_at_all_levels_is_that_of_both_ends():
+    """Beside that of classification, s_k / a_k times dE of data less dE of where the round ends; by autograd."""
+    model, objective = network(), component("objective", "level_pcd", chains=3)
+    rows, walkers = normal((10, 3), KEY, dtype=torch.float64), objective.auxiliary(model, None, KEY.fold("begin"))
+    before, own = walkers.w.clone(), KEY.after(0)
+    told = DiffusiveClassification.gradient(objective, model, Batch(rows), KEY)
+    found = objective.gradient(model, Batch(rows, auxiliary=walkers, step=4), KEY)
+    w, _ = Exchange(ladder_of(model), objective.kernel, 1).round(before, 4, own.fold("chains"))
+    assert torch.equal(walkers.w, w)
+    x, level, _ = noised(model, Batch(rows), model.levels - 1, own.fold("data"))
+    loss = ((model.s / model.a)[level] * model.energy_at(x, level)).mean()
+    for k in range(model.levels - 1):
+        y = model.mean + model.a[k] / model.a[0] * (w[:, model.levels - 1 - k] - model.mean)
+        of_chains = model.energy_at(y, torch.full((3,), k)).mean()
+        loss = loss - model.s[k] / model.a[k] * of_chains / (model.levels - 1)
+    named = dict(model.named_parameters())
+    for name, value in zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True):
+        assert_close(found.parameters[name] - told.parameters[name], value, rtol=1e-8, atol=1e-11)
+    assert_close(found.metrics["loss"] - told.metrics["loss"], loss.detach(), rtol=1e-8)
+
+
+def test_chains_of_all_levels_wait_and_begin_as_gaussians():
+    model, objective = network(), component("objective", "level_pcd", chains=2000, begin=3)
+    walkers = objective.auxiliary(model, None, KEY)
+    expected = model.scale * model.variance.sqrt() * model.a[0] / model.a
+    assert_close((walkers.w - model.mean).square().mean((0, 2)).sqrt().flip(0), expected, rtol=0.05)
+    before, rows = walkers.w.clone(), normal((4, 3), KEY, dtype=torch.float64)
+    objective.gradient(model, Batch(rows, auxiliary=walkers, step=2), KEY)
+    assert torch.equal(before, walkers.w)
+    assert "objective.begin = 3" in objective.remark(model, 3)
+    assert objective.remark(model, 4) is None
 
 
 def test_a_level_given_the_next_is_the_product_of_both_densities():

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -190,6 +191,26 @@ def test_weighted_gaussians_are_a_density():
 def test_a_weight_for_each_mode():
     with pytest.raises(UserError, match=r"dataset.weights = \[1.0\]: there are 2 modes; give one for each"):
         component("dataset", "gaussians", modes=2, weights=[1.0]).read()
+
+
+def test_chains_of_all_levels_are_of_one_process():
+    answer = ebm("train", "model=leveled", "objective=level_pcd", "dataset=points_2d", "device.ranks=2", "steps=2")
+    assert answer.code == 2
+    assert "device.ranks = 2: objective=level_pcd has chains of its own" in answer.err
+
+
+@pytest.mark.long
+def test_chains_of_all_levels_go_on_bit_for_bit(tmp_path):
+    """Six steps, and three that are resumed to six."""
+    words = ["train", "model=leveled", "objective=level_pcd", "objective.begin=2", "objective.chains=3", "tracker=none"]
+    words += ["dataset=points_2d", "dataset.train=200", "dataset.held_out=50", "evaluation=[]", "batch_size=20"]
+    words += ["model.process.levels=5", "checkpoint.monitor=null"]
+    assert ebm(*words, "steps=6", f"hydra.run.dir={tmp_path}/whole").code == 0
+    assert ebm(*words, "steps=6", "save_every=3", "checkpoint.keep_last=5", f"hydra.run.dir={tmp_path}/parts").code == 0
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000006")
+    assert ebm("train", f"resume={tmp_path}/parts").code == 0
+    files = [tmp_path / name / "checkpoints" / "step-00000006" / "state.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.long

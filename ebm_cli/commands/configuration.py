@@ -200,6 +200,7 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     check_following(config, components, loop, choice)
     several.built(config["tracker"])
     checks.check_shares(components.chains, loop.batch_size, shared)
+    checks.check_alone(components.objective, shared, choice)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, shared, choice)
 
@@ -211,6 +212,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
     stopping(config, components, choice)
     checks.check_shares(components.chains, loop.batch_size, Ranks(0, count))
     checks.check_recovery(health(config), Ranks(0, count))
+    checks.check_alone(components.objective, Ranks(0, count), choice)
     checks.check_sparse(components.model, components.optimizer, Ranks(0, count), choice)
     needed = {f"{count} processes": count * memory.PROCESS, "data of each": count * components.dataset.bytes_to_read()}
     needed = {what: size for what, size in needed.items() if size}

@@ -190,6 +190,7 @@ def _build(
     device = registry.build("device", config["device"]).open()
     checks.check_shares(components.chains, loop.batch_size, device.ranks)
     checks.check_recovery(health(config), device.ranks)
+    checks.check_alone(components.objective, device.ranks, choice)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
     data = load_data(components, device, again=not begins)

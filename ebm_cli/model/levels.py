@@ -84,10 +84,6 @@ class Leveled(EnergyModel):
         """The model at one level of y = (x - m) / (r s_k), in which the noise has the deviation 1."""
         return Rescaled(self.at(level), self.mean, self.scale * self.s[level])
 
-    def unshrunk(self, level: int) -> "Unshrunk":
-        """The model at one level of w = m + (x - m) a_0 / a_k, in which data are as large as those of level 0."""
-        return Unshrunk(self, level)
-
     def denoised(self, x: Tensor, level: int) -> Tensor:
         """(y - r s_k^2 dE(x, k)/dx) / a_k for y = (x - m) / r: the mean of x_0 given x (Tweedie's formula)."""
         _, grad = self.at(level).energy_and_grad(x)
@@ -141,35 +137,36 @@ class AtLevel(EnergyModel):
 
 
 class Unshrunk(EnergyModel):
-    """p(x, k) as a density of w = m + (x - m) a_0 / a_k, in which modes stay where those of level 0 are."""
+    """p(x, k) as a density of w = m + (x - m) a_0 / a_k, in which modes stay where those of level 0 are; of rows at a
+    level each."""
 
     compiles = True
 
-    def __init__(self, family: Leveled, level: int) -> None:
+    def __init__(self, family: Leveled, level: Tensor) -> None:
         super().__init__()
         self.family, self.level, self.space = family, level, family.space
 
     @property
     def unit(self) -> Tensor:
-        """r s_k a_0 / a_k, the deviation of the noise."""
+        """r s_k a_0 / a_k, the deviation of the noise, (rows,)."""
         return self.family.scale * self.family.s[self.level] / self._factor
 
     @override
     def energy(self, x: Tensor) -> Tensor:
         """E(m + (w - m) a_k / a_0, k), (batch,)."""
-        return self.family.energy_at(self._shrunk(x), _all_at(self.level, x))
+        return self.family.energy_at(self._shrunk(x), self.level)
 
     @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        energy, grad = self.family.energy_and_grad_at(self._shrunk(x), _all_at(self.level, x))
-        return energy, self._factor * grad
+        energy, grad = self.family.energy_and_grad_at(self._shrunk(x), self.level)
+        return energy, per_row(self._factor, x) * grad
 
     @property
     def _factor(self) -> Tensor:
         return self.family.a[self.level] / self.family.a[0]
 
     def _shrunk(self, w: Tensor) -> Tensor:
-        return self.family.mean + self._factor * (w - self.family.mean)
+        return self.family.mean + per_row(self._factor, w) * (w - self.family.mean)
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:

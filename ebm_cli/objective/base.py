@@ -142,6 +142,11 @@ class Objective(ABC):
         return None
 
     @property
+    def alone(self) -> bool:
+        """Whether it has chains of its own that only one process can move."""
+        return False
+
+    @property
     def compares(self) -> bool:
         """Whether it tells by how much energies of rows far from each other differ, as slopes alone do not."""
         return True

@@ -3,19 +3,18 @@
 from typing import Annotated, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PlainValidator
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.model.base import EnergyModel
-from ebm_cli.model.level_ladder import ladder_of
+from ebm_cli import rng
+from ebm_cli.model.level_ladder import LevelLadder, ladder_of
 from ebm_cli.model.levels import Leveled
-from ebm_cli.model.rescaled import Rescaled
 from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
-from ebm_cli.sampler.base import Info, Sampler
+from ebm_cli.sampler.base import Info, Sampler, transitions
 from ebm_cli.sampler.kernel import below, exact
-from ebm_cli.sampler.rungs import Rungs
 from ebm_cli.space import Real, Space
 
 
@@ -35,7 +34,7 @@ class Replicas(NamedTuple):
 class LevelExchange(Sampler[Leveled, Replicas]):
     """Replicas w_k = m + (x_k - m) a_0 / a_k of each chain at all levels k of a leveled model; it shows w_0 = x_0.
 
-    A step is two rounds of `Rungs`: a fresh draw of the last level, `transitions` of `kernel` at each other one, its
+    A step is two rounds: a fresh draw of the last level, `transitions` of `kernel` at each other one, its
     lengths in units of the noise there, r s_k a_0 / a_k, then exchanges of every other pair of neighbouring levels; and
     the same with the pairs between. Each is taken with probability
     min(1, exp(E_k(w_k) + E_(k+1)(w_(k+1)) - E_k(w_(k+1)) - E_(k+1)(w_k))), E_k(w) = E(m + (w - m) a_k / a_0, k), so
@@ -87,52 +86,68 @@ class LevelExchange(Sampler[Leveled, Replicas]):
     @override
     def step(self, model: Leveled, state: Replicas, key: AnyKey) -> tuple[Replicas, Info]:
         """Two rounds."""
-        ladder = ladder_of(model)
-        models = [InUnits(of, inside) for of, inside in zip(ladder.models, ladder.inside, strict=True)]
-        rungs = Rungs(ladder.base, models, InNoise(self.kernel), self.transitions)
-        at = [*state.replicas.unbind(1)] if state.begun else rungs.begun(len(state.x), key.fold("start"))
-        total = torch.zeros(len(models), len(state.x), device=state.replicas.device)
-        for number in range(2):
-            at, look = rungs.round(at, number, key.fold(number))
-            total += look.taken.to(total)
-        swaps = {f"swap_{k}": taken for k, taken in enumerate(total, 1)}
-        return Replicas(torch.stack(at, 1), begun=True), swaps
+        exchange = Exchange(ladder_of(model), self.kernel, self.transitions)
+        x = state.replicas if state.begun else exchange.begun(len(state.x), key.fold("start"))
+        x, first = exchange.round(x, 0, key.fold(0))
+        x, second = exchange.round(x, 1, key.fold(1))
+        return Replicas(x, begun=True), {f"swap_{k}": of.float() for k, of in enumerate((first | second).T, 1)}
 
 
-class InUnits(EnergyModel):
-    """A rung, and the same in units of its noise."""
+class Exchange(NamedTuple):
+    """Replicas (chains, K, *shape) of w from the last level to level 0, moved together in one batch."""
 
-    def __init__(self, model: EnergyModel, inside: Rescaled) -> None:
-        super().__init__()
-        self.model, self.inside, self.space = model, inside, model.space
+    ladder: LevelLadder
+    kernel: Sampler[Any, Any]
+    transitions: int
 
-    @override
-    def energy(self, x: Tensor) -> Tensor:
-        """(batch,)."""
-        energy: Tensor = self.model.energy(x)
-        return energy
+    @property
+    def levels(self) -> int:
+        """K."""
+        return self.ladder.family.levels
+
+    def begun(self, chains: int, key: AnyKey) -> Tensor:
+        """Draws of the last level, moved at one level after the other on the way down."""
+        x = [self.ladder.last(chains, key.fold("last"))]
+        for level in range(self.levels - 2, -1, -1):
+            x.append(self._moved(x[-1], torch.full((chains,), level, device=x[-1].device), key.fold("begin", level)))
+        return torch.stack(x, 1)
+
+    def round(self, x: Tensor, number: int, key: AnyKey) -> tuple[Tensor, Tensor]:
+        """Replicas after fresh draws of the last level, transitions at all others, and exchanges of the pairs whose
+        number is even or odd as that of the round; which of them were taken, (chains, K - 1) bool."""
+        last, others = self.ladder.last(len(x), key.fold("last")), x[:, 1:]
+        moved = self._moved(others.flatten(0, 1), self._level(len(x), self.levels - 1), key.fold("move"))
+        x = torch.cat([last[:, None], moved.reshape(others.shape)], 1)
+        gain = self._gain(x)
+        tried = torch.arange(self.levels - 1, device=x.device) % 2 == number % 2
+        u = rng.uniform(gain.shape, key.fold("swap"), gain.device, gain.dtype)
+        taken = (u.log() < gain) & tried
+        return swapped(x, taken), taken
+
+    def _moved(self, x: Tensor, level: Tensor, key: AnyKey) -> Tensor:
+        inside = self.ladder.inside(level, x)
+        y, _ = transitions(self.kernel, inside, inside.inside(x), [key.fold(i) for i in range(self.transitions)])
+        return inside.outside(y)
+
+    def _gain(self, x: Tensor) -> Tensor:
+        """log of the ratio of densities after and before the exchange of each pair, (chains, K - 1) float64."""
+        n, level = len(x), self._level(len(x), self.levels)
+        own = self._energy(x, level)
+        first = self._energy(x[:, :-1], self._level(n, self.levels - 1))
+        second = self._energy(x[:, 1:], self._level(n, self.levels - 1) + 1)
+        return own[:, :-1] + own[:, 1:] - first - second
+
+    def _energy(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.ladder.at(level).energy(x.flatten(0, 1)).double().reshape(x.shape[:2])
+
+    def _level(self, chains: int, count: int) -> Tensor:
+        """The lowest `count` levels from the highest of them down, one chain's after the other's."""
+        return torch.arange(count - 1, -1, -1, device=self.ladder.origin.device).repeat(chains)
 
 
-class Moving(NamedTuple):
-    """Where chains are, and the state of the kernel, which is in other units."""
-
-    x: Tensor
-    inner: Any
-
-
-class InNoise(Sampler[InUnits, Moving]):
-    """A kernel whose lengths are in units of the noise of the level that it moves at."""
-
-    spaces = (Real,)
-
-    def __init__(self, kernel: Sampler[Any, Any]) -> None:
-        self.kernel = kernel
-
-    @override
-    def init(self, model: InUnits, x: Tensor) -> Moving:
-        return Moving(x, self.kernel.init(model.inside, model.inside.inside(x)))
-
-    @override
-    def step(self, model: InUnits, state: Moving, key: AnyKey) -> tuple[Moving, Info]:
-        inner, info = self.kernel.step(model.inside, state.inner, key)
-        return Moving(model.inside.outside(inner.x), inner), info
+def swapped(x: Tensor, taken: Tensor) -> Tensor:
+    """x (chains, K, *shape) with neighbours k and k + 1 exchanged where taken (chains, K - 1), none in two pairs."""
+    order = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+    up, down = F.pad(taken, (0, 1)).long(), F.pad(taken, (1, 0)).long()
+    order = order + up - down
+    return x.gather(1, order.reshape(*order.shape, *[1] * (x.dim() - 2)).expand_as(x))

@@ -305,6 +305,15 @@ def check_shares(policy: Chains, batch_size: int, ranks: Ranks) -> None:
         ranks.check_shares(chains__count=policy.slots)
 
 
+def check_alone(objective: Objective, ranks: Ranks, choice: Choice) -> None:
+    """Chains of the objective's own are moved by one process."""
+    if objective.alone and ranks.count > 1:
+        raise UserError(
+            f"device.ranks = {ranks.count}: objective={choice['objective']} has chains of its own, which one process "
+            "moves; leave it out"
+        )
+
+
 def check_recovery(health: Health, ranks: Ranks) -> None:
     """A run of several ranks does not go back."""
     if health.most and ranks.count > 1:
