@@ -316,7 +316,8 @@ def test_the_gradient_of_chains_at_all_levels_is_that_of_both_ends():
     x, level, _ = noised(model, Batch(rows), model.levels - 1, own.fold("data"))
     loss = ((model.s / model.a)[level] * model.energy_at(x, level)).mean()
     for k in range(model.levels - 1):
-        y = model.mean + model.a[k] / model.a[0] * (w[:, model.levels - 1 - k] - model.mean)
+        factor = (model.variance[k] / model.variance[0]).sqrt()
+        y = model.mean + factor * (w[:, model.levels - 1 - k] - model.mean)
         of_chains = model.energy_at(y, torch.full((3,), k)).mean()
         loss = loss - model.s[k] / model.a[k] * of_chains / (model.levels - 1)
     named = dict(model.named_parameters())
@@ -328,8 +329,8 @@ def test_the_gradient_of_chains_at_all_levels_is_that_of_both_ends():
 def test_chains_of_all_levels_wait_and_begin_as_gaussians():
     model, objective = network(), component("objective", "level_pcd", chains=2000, begin=3)
     walkers = objective.auxiliary(model, None, KEY)
-    expected = model.scale * model.variance.sqrt() * model.a[0] / model.a
-    assert_close((walkers.w - model.mean).square().mean((0, 2)).sqrt().flip(0), expected, rtol=0.05)
+    found = (walkers.w - model.mean).square().mean((0, 2)).sqrt()
+    assert_close(found, (model.scale * model.variance[0].sqrt()).expand(model.levels), rtol=0.05)
     before, rows = walkers.w.clone(), normal((4, 3), KEY, dtype=torch.float64)
     objective.gradient(model, Batch(rows, auxiliary=walkers, step=2), KEY)
     assert torch.equal(before, walkers.w)

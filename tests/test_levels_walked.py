@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 
 import pytest
@@ -63,19 +64,34 @@ def test_the_way_back_is_bounded_by_the_density():
 
 
 def test_log_ratios_along_the_path_are_those_of_its_energies():
-    """Within a level, across one, and over the whole way."""
+    """Within a level, across one, and over the whole way, of w in x_k = m + (w - m) sqrt(v_k / v_0)."""
     model = network()
-    x, path = normal((5, 3), KEY, dtype=torch.float64), LevelPath(network(), KERNEL)
-    top = model.levels - 1
-    state = path.observe(x)
+    w, path = normal((5, 3), KEY, dtype=torch.float64), LevelPath(network(), KERNEL)
+    top, state = model.levels - 1, path.observe(w)
+
+    def energy(k):
+        return (
+            model.at(k).energy(model.mean + (model.variance[k] / model.variance[0]).sqrt() * (w - model.mean)).detach()
+        )
+
     whole = path.log_ratio(state, 1.0, 0.0)
-    assert_close(whole, (model.at(top).energy(x) - model.energy(x)).detach(), rtol=1e-9)
+    assert_close(whole, energy(top) - energy(0), rtol=1e-9)
     parts = [0.0, 0.3 / top, 1.6 / top, 0.5, 1.0]
     steps = [path.log_ratio(state, to, origin) for origin, to in itertools.pairwise(parts)]
     assert_close(sum(steps), whole, rtol=1e-9)
-    half = path.log_ratio(state, 0.5 / top, 0.0)
-    expected = (model.at(top).energy(x) - model.at(top - 1).energy(x)) / 2
-    assert_close(half, expected.detach(), rtol=1e-9)
+    assert_close(path.log_ratio(state, 0.5 / top, 0.0), (energy(top) - energy(top - 1)) / 2, rtol=1e-9)
+    assert_close(path.log_base(state), -energy(top), rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", ["vp", "ve"])
+def test_annealing_of_gaussian_levels_weighs_nothing(process):
+    """Of data N(m, r^2) all levels are one density of w, and each weight is 1, the constants of levels aside."""
+    model = truth(process, levels=6).requires_grad_(requires_grad=False)
+    model.precision.copy_(torch.eye(2, dtype=torch.float64) / model.variance[:, None, None])
+    model.constant.copy_(-(2 * model.scale * model.scale * math.pi * model.variance).log())
+    path = LevelPath(model, KERNEL)
+    log_w, _ = forward(path, 50, 30, KEY)
+    assert_close(log_w + path.log_z_base, torch.zeros(50, dtype=torch.float64), atol=1e-9)
 
 
 def test_exchange_keeps_the_density_of_level_0_and_begins_anywhere():

@@ -8,13 +8,13 @@ from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.given import Given
-from ebm_cli.model.levels import Leveled, Unshrunk, per_row
+from ebm_cli.model.levels import Alike, Leveled, per_row
 from ebm_cli.model.rescaled import Rescaled
 from ebm_cli.rng import AnyKey
 
 
 class LevelLadder(ABC):
-    """Densities p_k of w = m + (x_k - m) a_0 / a_k for all levels k, so that level 0 is the model itself."""
+    """Densities p_k of w = m + (x_k - m) sqrt(v_0 / v_k) for all levels k, so that level 0 is the model itself."""
 
     family: Leveled
 
@@ -28,7 +28,7 @@ class LevelLadder(ABC):
 
     def inside(self, level: Tensor, like: Tensor) -> Rescaled:
         """The same in units of the noise of each row's level, from the mean on; `like` are rows w (rows, *shape)."""
-        unit = Unshrunk(self.family, level).unit
+        unit = Alike(self.family, level).unit
         return Rescaled(self.at(level), self.origin, per_row(unit, like))
 
     @property
@@ -50,11 +50,11 @@ class Whole(LevelLadder):
 
     @override
     def at(self, level: Tensor) -> EnergyModel:
-        return Unshrunk(self.family, level)
+        return Alike(self.family, level)
 
     @override
     def last(self, n: int, key: AnyKey) -> Tensor:
-        return self.family.last_unshrunk().sample(n, key)
+        return self.family.last_alike().sample(n, key)
 
 
 class Parts(LevelLadder):
@@ -70,11 +70,11 @@ class Parts(LevelLadder):
 
     @override
     def at(self, level: Tensor) -> EnergyModel:
-        return Given(Unshrunk(self.family, level), self.given.known, self.given.where)
+        return Given(Alike(self.family, level), self.given.known, self.given.where)
 
     @override
     def last(self, n: int, key: AnyKey) -> Tensor:
-        return self.given.picked(self.family.last_unshrunk().sample(n, key))
+        return self.given.picked(self.family.last_alike().sample(n, key))
 
 
 def ladder_of(model: EnergyModel) -> LevelLadder:

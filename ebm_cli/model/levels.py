@@ -93,12 +93,21 @@ class Leveled(EnergyModel):
         """The Gaussian of the last level."""
         return self._gaussian(self.scale * self.variance[-1].sqrt())
 
-    def last_unshrunk(self) -> Normalised:
-        """The same of w = m + (x - m) a_0 / a."""
-        return self._gaussian(self.scale * self.variance[-1].sqrt() * self.a[0] / self.a[-1])
+    def last_alike(self) -> Normalised:
+        """The same of w = m + (x - m) sqrt(v_0 / v)."""
+        return self._gaussian(self.scale * self.variance[0].sqrt())
 
     def _gaussian(self, width: Tensor) -> Normalised:
         return product(self.space, self.mean, width.expand_as(self.mean)).to(self.mean)
+
+    @property
+    def stretch(self) -> Tensor:
+        """sqrt(v_k / v_0), (K,)."""
+        return (self.variance / self.variance[0]).sqrt()
+
+    def stretched(self, w: Tensor, level: Tensor) -> Tensor:
+        """x_k = m + (w - m) sqrt(v_k / v_0) of rows w (rows, *shape) at levels (rows,)."""
+        return self.mean + per_row(self.stretch[level], w) * (w - self.mean)
 
     def noised(self, x: Tensor, level: Tensor, z: Tensor) -> Tensor:
         """m + a_k (x - m) + r s_k z for data x and standard normal z (batch, *shape)."""
@@ -136,9 +145,11 @@ class AtLevel(EnergyModel):
         return _all_at(self.level, x) if isinstance(self.level, int) else self.level
 
 
-class Unshrunk(EnergyModel):
-    """p(x, k) as a density of w = m + (x - m) a_0 / a_k, in which modes stay where those of level 0 are; of rows at a
-    level each."""
+class Alike(EnergyModel):
+    """p(x, k) as a density of w = m + (x - m) sqrt(v_0 / v_k), of one variance at all levels, of rows at a level each.
+
+    Neighbours have most in common so: of data N(m, r^2) all levels are one and the same density.
+    """
 
     compiles = True
 
@@ -148,25 +159,18 @@ class Unshrunk(EnergyModel):
 
     @property
     def unit(self) -> Tensor:
-        """r s_k a_0 / a_k, the deviation of the noise, (rows,)."""
-        return self.family.scale * self.family.s[self.level] / self._factor
+        """r s_k sqrt(v_0 / v_k), the deviation of the noise, (rows,)."""
+        return self.family.scale * self.family.s[self.level] / self.family.stretch[self.level]
 
     @override
     def energy(self, x: Tensor) -> Tensor:
-        """E(m + (w - m) a_k / a_0, k), (batch,)."""
-        return self.family.energy_at(self._shrunk(x), self.level)
+        """E(m + (w - m) sqrt(v_k / v_0), k), (batch,)."""
+        return self.family.energy_at(self.family.stretched(x, self.level), self.level)
 
     @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        energy, grad = self.family.energy_and_grad_at(self._shrunk(x), self.level)
-        return energy, per_row(self._factor, x) * grad
-
-    @property
-    def _factor(self) -> Tensor:
-        return self.family.a[self.level] / self.family.a[0]
-
-    def _shrunk(self, w: Tensor) -> Tensor:
-        return self.family.mean + per_row(self._factor, w) * (w - self.family.mean)
+        energy, grad = self.family.energy_and_grad_at(self.family.stretched(x, self.level), self.level)
+        return energy, per_row(self.family.stretch[self.level], x) * grad
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:

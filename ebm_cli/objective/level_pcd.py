@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.model.level_ladder import ladder_of
-from ebm_cli.model.levels import Leveled, per_row
+from ebm_cli.model.levels import Leveled
 from ebm_cli.noise.base import Noise
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics
 from ebm_cli.objective.denoising import noised
@@ -19,7 +19,7 @@ from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.kernel import choose, exact
 from ebm_cli.sampler.level_exchange import Exchange
-from ebm_cli.space import Space, names
+from ebm_cli.space import Real, Space, names
 
 _AT = "objective.kernel"
 
@@ -60,6 +60,8 @@ class LevelPCD(DiffusiveClassification):
     chains: Annotated[int, Field(ge=1)]
     begin: Annotated[int, Field(ge=0)]
 
+    spaces = (Real,)
+
     @property
     @override
     def alone(self) -> bool:
@@ -87,12 +89,10 @@ class LevelPCD(DiffusiveClassification):
 
     @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Walkers:
-        """Draws of a Gaussian of the variance of every level, where the model begins."""
+        """Draws of the Gaussian that is every level where the model begins."""
         assert isinstance(model, Leveled)
         w = ladder_of(model).last(self.chains * model.levels, key.fold("walkers"))
-        w = w.reshape(self.chains, model.levels, *model.space.shape)
-        wide = (model.variance.sqrt() / model.a).flip(0) / (model.variance[-1].sqrt() / model.a[-1])
-        return Walkers(model.mean + wide.reshape(-1, *[1] * len(model.space.shape)) * (w - model.mean))
+        return Walkers(w.reshape(self.chains, model.levels, *model.space.shape))
 
     @torch.no_grad()
     @override
@@ -117,7 +117,7 @@ class LevelPCD(DiffusiveClassification):
         w = walkers.w
         x, level, _ = noised(model, batch, model.levels - 1, key.fold("data"))
         below = torch.arange(model.levels - 2, -1, -1, device=w.device).repeat(len(w))
-        y = model.mean + per_row((model.a / model.a[0])[below], x) * (w[:, 1:].flatten(0, 1) - model.mean)
+        y = model.stretched(w[:, 1:].flatten(0, 1), below)
         energy, pull = model.energy_vjp_at(torch.cat([x, y]), torch.cat([level, below]))
         n, weight = len(x), (model.s / model.a)
         signed = torch.cat([weight[level] / n, -weight[below] / len(y)])

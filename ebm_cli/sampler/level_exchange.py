@@ -32,13 +32,13 @@ class Replicas(NamedTuple):
 
 @register("sampler", "level_exchange")
 class LevelExchange(Sampler[Leveled, Replicas]):
-    """Replicas w_k = m + (x_k - m) a_0 / a_k of each chain at all levels k of a leveled model; it shows w_0 = x_0.
+    """Replicas w_k = m + (x_k - m) sqrt(v_0 / v_k) of each chain at all levels k; it shows w_0 = x_0.
 
-    A step is two rounds: a fresh draw of the last level, `transitions` of `kernel` at each other one, its
-    lengths in units of the noise there, r s_k a_0 / a_k, then exchanges of every other pair of neighbouring levels; and
-    the same with the pairs between. Each is taken with probability
-    min(1, exp(E_k(w_k) + E_(k+1)(w_(k+1)) - E_k(w_(k+1)) - E_(k+1)(w_k))), E_k(w) = E(m + (w - m) a_k / a_0, k), so
-    that prod_k p_k(w_k) is invariant whatever the model has learned. Modes that no chain leaves at level 0 get their
+    A step is two rounds: a fresh draw of the last level, `transitions` of `kernel` at each other one, its lengths in
+    units of the noise there, r s_k sqrt(v_0 / v_k), then exchanges of every other pair of neighbouring levels; and the
+    same with the pairs between. Each is taken with probability
+    min(1, exp(E_k(w_k) + E_(k+1)(w_(k+1)) - E_k(w_(k+1)) - E_(k+1)(w_k))), E_k(w) = E(m + (w - m) sqrt(v_k / v_0), k),
+    so that prod_k p_k(w_k) is invariant whatever the model has learned. Modes that no chain leaves at level 0 get their
     share by way of the levels where they meet. Info: `swap_k`, the share of exchanges between the rungs k - 1 and k,
     counted from the last level, that were taken.
 
