@@ -915,8 +915,8 @@ MUTANTS = [
     Mutant(
         "noise: walls left out of the density",
         "model/truncated.py",
-        "return (between.log() + s.double()",
-        "return (s.double()",
+        "return between.log() + s.double()",
+        "return s.double()",
         "noise::test_normal_noise_is_that_of_scipy_within_the_walls",
     ),
     Mutant(
