@@ -23,6 +23,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.evaluation import mixing, mixing_table
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing import Course, Moving, Trace, calls_of_a_step, effective
+from ebm_cli.evaluation.mixing_reference import Bits
 from ebm_cli.rng import bernoulli, normal, stream
 from ebm_cli.sampler.base import Sampler, run
 from ebm_cli.sampler.block_gibbs import BlockGibbsState
@@ -251,11 +252,11 @@ def test_the_curves_are_those_of_the_chains():
     for step in range(60):
         state, _ = sampler.step(about.model, state, key.fold(step))
         error = abs(about.model.energy(state.x).double().mean() - reference.energy.mean()).item()
-        expected[step + 1] = (mmd(state.x, reference.bits), error)
+        expected[step + 1] = (mmd(state.x, reference.states), error)
     assert course.steps == [1, 2, 5, 12, 26, 60]
     assert list(zip(course.mmd, course.energy_error, strict=True)) == [expected[step] for step in course.steps]
     assert course.seconds == sorted(course.seconds)
-    distances = (state.x.flatten(1)[:, None] != reference.bits[:4].flatten(1)).sum(2)
+    distances = (state.x.flatten(1)[:, None] != reference.states[:4].flatten(1)).sum(2)
     assert torch.equal(trace.records[-1][0][:, 1:], distances.double())
 
 
@@ -305,7 +306,7 @@ def recorded(monkeypatch, r_hat):
     """A trace of 100 steps that keeps 4 to 8 of them, where chains always agree so well."""
     monkeypatch.setattr(mixing, "_RECORDS", 4)
     monkeypatch.setattr(mixing, "agreement", lambda quantities: r_hat)
-    model, trace = target("rbm-binary"), Trace(torch.zeros(0, 4))
+    model, trace = target("rbm-binary"), Trace(Bits(target("rbm-binary").space), torch.zeros(0, 4))
     x = double_states(model)[:5]
     for step in range(1, 101):
         trace.look(step, model, x, x, {"step": torch.tensor([float(step)])})
@@ -383,7 +384,7 @@ def test_a_level_that_cannot_be_told_from_zero_is_left_out():
 @pytest.mark.parametrize(
     ("changes", "model", "words"),
     [
-        ({"samplers": {"gwg": GWG}}, "exponential_family-real", "a real space has none"),
+        ({"samplers": {"gwg": GWG}}, "potts-categorical", "a categorical space has neither"),
         ({"samplers": {"b": BLOCK}}, "boltzmann-binary", "samplers.b wants a block-structured model, this one is not"),
         ({"samplers": {"g": GWG | {"flips": 5}}}, "rbm-binary", "samplers.g does not fit: sampler.flips = 5: the data"),
         ({"samplers": {"g": SITE | {"scan": "systematic"}}}, "rbm-binary", "add sampler.scan=random"),

@@ -1,5 +1,6 @@
 """Several samplers on one model: how soon chains from noise look like a long reference run, how well they then mix."""
 
+import dataclasses
 import math
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from ebm_cli.evaluation import mixing_table
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, starts
 from ebm_cli.evaluation.chains import diagnose, doubt, standing
 from ebm_cli.evaluation.laid import laid, moved_by, refusal_of_past
+from ebm_cli.evaluation.mixing_reference import Reference, Units
 from ebm_cli.evaluation.table import UNSURE, Numbers, Table
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
@@ -28,9 +30,8 @@ from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Info, Sampler, engine_for, run
-from ebm_cli.space import TwoValued, names
+from ebm_cli.space import Real, TwoValued, names
 from ebm_cli.terminal import log
-from ebm_cli.yardstick.mmd import mmd, resolution, within
 
 Settings = dict[str, Any]
 Label = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # part of a metric's name
@@ -44,8 +45,8 @@ _DRIFT = 4  # standard errors by which the reference may move in its second half
 class Calls(NamedTuple):
     """Of one chain: for the energy, with the gradient or without, and for both."""
 
-    energy: int
-    gradient: int
+    energy: float
+    gradient: float
 
 
 @register("evaluation", "mixing")
@@ -54,19 +55,22 @@ class Mixing(Evaluation):
 
     The reference is `reference_chains` chains from the data after `reference_steps` steps of the sampler `reference`
     (null: that of the run). At `points` steps evenly spaced in their logarithm: the squared maximum mean discrepancy to
-    it, unbiased, with the kernel exp(-share of sites that differ) (Grathwohl et al. 2021), and |mean energy - mean
-    energy of the reference|. `steps_to_L` and `seconds_to_L`: the first of these steps at which the discrepancy was
+    it, unbiased, with the kernel exp(-share of sites that differ) (Grathwohl et al. 2021), of real numbers exp(-mean
+    squared difference of a site) in standard deviations of the reference, and |mean energy - mean energy of the
+    reference|. `steps_to_L` and `seconds_to_L`: the first of these steps at which the discrepancy was
     below the share L of that of noise.
 
     Over the second half of the first 2000 steps, or as many times twice that as it takes for R-hat to fall below 1.01,
     at most of all of them: the effective sample size of the energy and of the numbers of sites in which the
-    chains differ from `distances` states of the reference, the worst of them, for each step of one chain (1 is as good
+    chains differ from `distances` states of the reference, of real numbers their squared distances and as many
+    coordinates along its longest principal axes, the worst of them, for each step of one chain (1 is as good
     as independent draws, 1 / ESS the autocorrelation time), each transition of one configuration, of which a chain with
     replicas takes many in a step, each energy call of one chain (energy, or energy and gradient; none where
     conditionals are had in closed form), each gradient call and each second of all chains; `acceptance`; and
-    `jump_distance`, the mean number of sites that a step changes. Seconds are those of the steps alone, compiled where
-    the run is. A sampler that adapts has done so before, in `reference_steps` steps from the same noise, and its
-    `step_size` is reported.
+    `jump_distance`, the mean number of sites that a step changes, of real numbers the mean squared distance. Seconds
+    are those of the steps alone, compiled where the run is. A sampler that adapts has done so before, in
+    `reference_steps` steps from the same noise, and its `step_size` is reported. Of trajectories of which each chain
+    has its own length, calls are the mean over steps and chains, `gradients`.
     """
 
     while_training: bool
@@ -93,8 +97,8 @@ class Mixing(Evaluation):
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Every sampler must fit the model, and the reference must leave it invariant."""
-        if not isinstance(model.space, TwoValued):
-            return f"distances are counted in sites that differ, a {model.space.name} space has none"
+        if not isinstance(model.space, TwoValued | Real):
+            return f"states are told apart by sites that differ, or numbers; a {model.space.name} space has neither"
         for label, found in self._samplers(sampler).items():
             why = _refusal(found, model)
             if why:
@@ -116,9 +120,9 @@ class Mixing(Evaluation):
     def evaluate(self, subject: Subject) -> Result:
         """`mixing/<sampler>/...`, and a picture of the curves."""
         reference, warnings = self._reference(subject)
-        space, key = cast(TwoValued, subject.model.space), subject.key
-        start = space.noise(self.chains, key.fold("noise"), reference.bits.device)
-        far = reference.mmd(space.bits(start))
+        space, key = cast(TwoValued | Real, subject.model.space), subject.key
+        start = space.noise(self.chains, key.fold("noise"), reference.states.device)
+        far = reference.mmd(start)
         metrics = {"mixing/noise_mmd": far} | {f"mixing/{name}": v for name, v in reference.errors(self.chains).items()}
         levels = [level for level in self.levels if level * far > _SURE * metrics["mixing/mmd_standard_error"]]
         warnings += _unresolved([level for level in self.levels if level not in levels])
@@ -140,7 +144,7 @@ class Mixing(Evaluation):
     def _reference_sampler(self, own: Sampler[Any, Any]) -> Sampler[Any, Any]:
         return own if self.reference is None else _built("reference", self.reference)
 
-    def _reference(self, subject: Subject) -> tuple["Reference", list[str]]:
+    def _reference(self, subject: Subject) -> tuple[Reference, list[str]]:
         """The reference, and a sentence if its second half still moved."""
         key, engine = subject.key.fold("reference"), subject.device.engine
         rows = starts(subject.held_out, self.reference_chains, key)
@@ -151,17 +155,18 @@ class Mixing(Evaluation):
         reference = Reference.of(model, after, self.distances)
         # Different chains, since a chain is not independent of its own past.
         middle = self.reference_chains // 2
-        earlier, later = (Reference.of(model, x, 0) for x in (before[:middle], after[middle:]))
-        moved = abs(later.mmd(earlier.bits)) > _DRIFT * later.errors(middle)["mmd_standard_error"]
+        parts = before[:middle], after[middle:]
+        earlier, later = (Reference.of(model, x, 0, reference.units) for x in parts)
+        moved = abs(later.mmd(parts[0])) > _DRIFT * later.errors(middle)["mmd_standard_error"]
         moved |= later.energy_error(earlier.energy) > _DRIFT * later.errors(middle)["energy_standard_error"]
         return reference, [
             "the reference still moves in the second half of its steps, so it is not yet the model: take more "
             "evaluation.mixing.reference_steps, or another evaluation.mixing.reference"
         ] * moved
 
-    def _follow(self, moving: "Moving", reference: "Reference") -> tuple["Course", "Trace"]:
+    def _follow(self, moving: "Moving", reference: Reference) -> tuple["Course", "Trace"]:
         """Look at the chains where a point of the curves or a record is due, with the clock stopped."""
-        course, trace = Course(), Trace(reference.landmarks)
+        course, trace = Course(), Trace(reference.units, reference.landmarks)
         wanted = sorted({round(self.steps ** (i / (self.points - 1))) for i in range(self.points)})
         while moving.step < self.steps and moving.seconds < self.seconds:
             point = next(step for step in wanted if step > moving.step)
@@ -171,35 +176,6 @@ class Mixing(Evaluation):
             if moving.step == point or moving.seconds >= self.seconds:
                 course.look(moving, reference)
         return course, trace
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What chains should come to: states as bits, (chains, *shape), and their energies (chains,)."""
-
-    bits: Tensor
-    energy: Tensor
-    landmarks: Tensor  # the first of the states, (distances, sites)
-    within: float  # mean kernel of two of the states
-
-    @classmethod
-    def of(cls, model: EnergyModel, x: Tensor, distances: int) -> Self:
-        """At positions x."""
-        bits = cast(TwoValued, model.space).bits(x)
-        return cls(bits, model.energy(x).double(), x[:distances].flatten(1), within(bits))
-
-    def mmd(self, bits: Tensor) -> float:
-        """Squared maximum mean discrepancy of other states to these."""
-        return mmd(bits, self.bits, self.within)
-
-    def energy_error(self, energy: Tensor) -> float:
-        """|mean - mean of the reference|, nats."""
-        return abs(energy.double().mean() - self.energy.mean()).item()
-
-    def errors(self, n: int) -> dict[str, float]:
-        """Standard errors of discrepancy and difference of mean energies of n chains that have its law."""
-        spread = self.energy.std().item() * math.sqrt(1 / n + 1 / len(self.energy))
-        return {"mmd_standard_error": resolution(self.bits, n), "energy_standard_error": spread}
 
 
 @dataclass
@@ -267,7 +243,7 @@ class Course:
         """One more point."""
         self.steps.append(moving.step)
         self.seconds.append(moving.seconds)
-        self.mmd.append(reference.mmd(cast(TwoValued, moving.model.space).bits(moving.x)))
+        self.mmd.append(reference.mmd(moving.x))
         self.energy_error.append(reference.energy_error(moving.model.energy(moving.x)))
 
     def reached(self, levels: list[float], far: float) -> dict[str, float]:
@@ -293,8 +269,8 @@ class Trace:
     ones thinning loses nothing, since their records stay correlated over several strides.
     """
 
-    def __init__(self, landmarks: Tensor) -> None:
-        self.landmarks, self.stride, self.ended = landmarks, 1, False
+    def __init__(self, units: Units, landmarks: Tensor) -> None:
+        self.units, self.landmarks, self.stride, self.ended = units, landmarks, 1, False
         self.records: list[tuple[Tensor, Info]] = []
 
     def due(self, step: int) -> bool:
@@ -309,10 +285,10 @@ class Trace:
         """Record the step that led from `before` to x, if it is due."""
         if not self.due(step):
             return
-        far = (x.flatten(1)[:, None] != self.landmarks).sum(2)
-        quantities = torch.cat([model.energy(x).double()[:, None], far.double()], 1)
-        moved = (x != before).flatten(1).sum(1).double()
-        self.records.append((quantities, {"jump_distance": moved, **info}))
+        far = self.units.apart(x, self.landmarks)
+        parts = [model.energy(x)[:, None], far, self.units.along(x)]
+        moved = self.units.moved(before, x).double()
+        self.records.append((torch.cat([part.double() for part in parts], 1), {"jump_distance": moved, **info}))
         if len(self.records) == 2 * _RECORDS:
             self.ended = agreement(self.late()) < _MIXED
             if not self.ended:
@@ -329,6 +305,8 @@ class Trace:
         infos = [info for _, info in self.records[len(self.records) // 2 :]]
         means = {name: torch.stack([info[name] for info in infos]).double().mean().item() for name in infos[0]}
         taken = {"steps": float(moving.step), "seconds": moving.seconds}
+        if "gradients" in means:  # trajectories of which each chain has its own length
+            moving = dataclasses.replace(moving, calls=Calls(means["gradients"], means["gradients"]))
         ess = effective(self.late(), self.stride, moving)
         if "ess_per_step" in ess:
             ess["ess_per_transition"] = ess["ess_per_step"] / moving.sampler.moves_per_step

@@ -17,7 +17,8 @@ _MIXING = {  # a metric of each sampler, in words
     "ess_per_second": "ESS per second of all chains",
     "r_hat": "R-hat (should be near 1)",
     "acceptance": "share of proposals accepted",
-    "jump_distance": "sites changed by a step",
+    "jump_distance": "sites changed by a step, or its squared length",
+    "gradients": "gradients of a step",
 }
 
 

@@ -112,13 +112,14 @@ class NUTS(Informed):
         """So many steps from there, where they lead to, and their count."""
         end, start, ways, live = begin
         tree = Tree(InformedState(*end[:3]), torch.full_like(start, -torch.inf), torch.zeros_like(end.r), live)
+        shares = rng.uniform((len(start), steps), key.fold("draw"), start.device, start.dtype)
         kept: list[tuple[Tensor, Tensor]] = []  # momenta, and their sum before, where an open stretch began
         for i in range(steps):
             end = _moved(model, end, ways, tree.live)
             log_w = start - end.energy - kinetic(end.r)
             tally = _counted(tally, tree.live, log_w)
             kept = [*kept[: i.bit_count()], (end.r, tree.momenta)]
-            tree = _grown(tree, end, log_w, key.fold("draw", i))
+            tree = _grown(tree, end, log_w, shares[:, i])
             for size in range(1, _closed(i) + 1):
                 r, before = kept[-1 - size]
                 tree = tree._replace(live=tree.live & ~turns(r, end.r, tree.momenta - before))
@@ -150,6 +151,9 @@ def _of(where: Tensor, one: End, other: End) -> End:
 
 def _moved(model: EnergyModel, end: End, ways: Tensor, live: Tensor) -> End:
     """One leapfrog step, of length |way| in the direction of its sign, of the chains that are live."""
+    if live.all():
+        state, r = leapfrog(model, InformedState(*end[:3]), end.r, _wide(ways, end.x))
+        return End(*state, r)
     some = End(*(part[live] for part in end))
     state, r = leapfrog(model.of_rows(live), InformedState(*some[:3]), some.r, _wide(ways[live], some.x))
     return End(*(old.index_put((live,), new) for old, new in zip(end, (*state, r), strict=True)))
@@ -161,11 +165,11 @@ def _counted(tally: Tally, live: Tensor, log_w: Tensor) -> Tally:
     return Tally(tally.steps + live, tally.accepted + share)
 
 
-def _grown(tree: Tree, end: End, log_w: Tensor, key: AnyKey) -> Tree:
-    """With one more state, which is drawn with its share of the weight; one that is not finite ends it."""
+def _grown(tree: Tree, end: End, log_w: Tensor, u: Tensor) -> Tree:
+    """With one more state, drawn where u is below its share of the weight; one that is not finite ends it."""
     live = tree.live & (log_w > -DIVERGED)
     total = torch.where(live, tree.log_weight.logaddexp(log_w), tree.log_weight)
-    taken = live & (rng.uniform(total.shape, key, total.device, total.dtype) < (log_w - total).exp())
+    taken = live & (u < (log_w - total).exp())
     drawn = _of(taken, end, End(*tree.drawn, end.r))
     momenta = torch.where(_wide(live, end.r), tree.momenta + end.r, tree.momenta)
     return Tree(InformedState(*drawn[:3]), total, momenta, live)

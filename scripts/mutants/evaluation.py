@@ -769,9 +769,23 @@ MUTANTS = [
     Mutant(
         "mixing: the reference is compared with its own past",
         "evaluation/mixing.py",
-        "for x in (before[:middle], after[middle:])",
-        "for x in (after[:middle], after[middle:])",
+        "parts = before[:middle], after[middle:]",
+        "parts = after[:middle], after[middle:]",
         "mixing::test_a_reference_that_still_moves_is_said",
+    ),
+    Mutant(
+        "mixing: real numbers are apart in their own scale",
+        "evaluation/mixing_reference.py",
+        "return x / self.scale",
+        "return x",
+        "mixing_real::test_units_are_standard_deviations_and_the_axes_the_longest",
+    ),
+    Mutant(
+        "mixing: gradients of a trajectory are those of one step",
+        "evaluation/mixing.py",
+        'if "gradients" in means:',
+        "if not means:",
+        "mixing_real::test_the_slowest_direction_and_the_gradients_of_each_chain_count",
     ),
     Mutant(
         "mixing: levels within the error of the estimate are reported",
