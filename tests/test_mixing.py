@@ -411,11 +411,6 @@ def test_settings_of_a_sampler_are_checked_by_their_key(settings, words):
         small(samplers={"mine": settings}).refusal(target("rbm-binary"), SAMPLERS["gibbs"])
 
 
-def test_a_label_must_be_part_of_a_name():
-    with pytest.raises(UserError, match="a/b"):
-        small(samplers={"a/b": GWG})
-
-
 def test_everything_shipped_fits_two_values():
     for name in ("rbm-binary", "ising-spin", "boltzmann-binary", "resnet_binary-binary"):
         assert component("evaluation", "mixing").refusal(target(name), SAMPLERS["gibbs"]) is None

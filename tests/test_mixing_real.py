@@ -11,6 +11,7 @@ from helpers.models import target
 from helpers.samplers import SAMPLERS
 
 from ebm_cli import registry, rng
+from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing_reference import Deviations, Reference, units
 from ebm_cli.model.exponential_family import GaussianProduct
@@ -97,3 +98,8 @@ def test_what_is_shipped_fits_real_numbers():
     )
     assert why.startswith("samplers.gwg moves in binary, spin or categorical spaces, this one is real")
     assert "has neither" in evaluation.refusal(target("potts-categorical"), SAMPLERS["gibbs"])
+
+
+def test_a_label_must_be_part_of_a_name():
+    with pytest.raises(UserError, match="a/b"):
+        component("evaluation", "mixing", samplers={"a/b": shipped("sampler")["gwg"]})
