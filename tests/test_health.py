@@ -133,6 +133,8 @@ def test_a_loss_is_held_against_its_beginning_and_its_best():
     assert found == {"zero": 0, "rise": pytest.approx((9 - 3) / (1 + 3))}
     beside = signals.measured(window(loss=loss, gradient_norm=loss, critic_norm=loss), {}, About(10))
     assert beside == {"zero": 0}, "the loss rises as the critic learns"
+    beside = signals.measured(window(loss=loss, gradient_norm=loss, energy_gap=loss), {}, About(10))
+    assert beside == {"zero": 0}, "the height of a gap says nothing"
     later = window(loss=[2.0, 2.2] * 10, gradient_norm=[1.0] * 20)
     history = signals.remembered(later, {"first": 5.0, "lowest": 1.0, "gradient": 0.5}, {})
     assert history == {"first": 5.0, "lowest": 1.0, "gradient": 0.5}

@@ -82,13 +82,13 @@ def measured(window: Window, history: History, about: About) -> dict[str, float]
 
     `acceptance`: the mean. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
     median before. `zero`: the share of steps whose gradient is 0. Beside these `_gap`, or of objectives without
-    chains `_loss`, unless a critic has it rise as it learns.
+    chains `_loss`, unless a critic has it rise as it learns, or it is a gap of data and chains of their own.
     """
     found = {"zero": float((window.of("gradient_norm") == 0).mean())}
     if {"energy_gap", "energy_data"} <= {*window.names}:
         found |= _gap(window, history, about) | _in_nats(window, history, about) | _above(window, about)
         found |= _felt(window, found) if about.late or "gap" in history else {}
-    elif _CRITIC not in window.names:
+    elif not {_CRITIC, "energy_gap"} & {*window.names}:
         found |= _loss(window, history)
     if history.get("gradient"):
         found["gradient"] = window.gradient / history["gradient"]
