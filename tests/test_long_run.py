@@ -7,9 +7,10 @@ from helpers.components import component, shipped
 from ebm_cli import rng
 from ebm_cli.evaluation.class_chains import of_probabilities
 from ebm_cli.evaluation.long_run import Film, LongRun, Yardstick, measured, with_noise
+from ebm_cli.evaluation.samples import within
 from ebm_cli.evaluation.table import Numbers
 from ebm_cli.rng import stream
-from ebm_cli.space import Box
+from ebm_cli.space import Box, Real
 from ebm_cli.yardstick.classifier import judge
 from ebm_cli.yardstick.features import frechet, kernel_distance
 
@@ -129,3 +130,14 @@ def test_kernel_distance_by_hand():
     x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, 0.0]])
     cross = (1.5**3 + 2.5**3 + 2.0**3 + 1.0) / 4
     assert kernel_distance(x, y) == pytest.approx(1.0 + 2.5**3 - 2 * cross)
+
+
+def test_pictures_of_shades_end_at_black_and_white():
+    """Of real numbers that were shades; of others they are as they are."""
+    x = torch.tensor([[-0.5, 0.25], [1.5, 1.0]])
+    data = component("dataset", "digits").load((Real,))
+    assert data.shaded
+    assert within(data, x).tolist() == [[0.0, 0.25], [1.0, 1.0]]
+    assert torch.equal(within(component("dataset", "points_2d").load((Real,)), x), x)
+    boxed = component("dataset", "digits").load((Box,))
+    assert torch.equal(within(boxed, x), x)

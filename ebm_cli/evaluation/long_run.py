@@ -14,8 +14,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli.acceleration import full_arithmetic
+from ebm_cli.dataset.base import Data
 from ebm_cli.device.engine import Work
 from ebm_cli.evaluation.base import Evaluation, Picture, Result, Subject
+from ebm_cli.evaluation.samples import within
 from ebm_cli.evaluation.table import Numbers, Table
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import picture
@@ -24,7 +26,6 @@ from ebm_cli.sampler.augmented import Augmented
 from ebm_cli.sampler.base import Sampler, followed
 from ebm_cli.sampler.langevin import Langevin
 from ebm_cli.sampler.standstill import lost, moved
-from ebm_cli.space import Space
 from ebm_cli.yardstick.classifier import RIGHT, Judge, judge, unsure
 
 _STRIPS = 8  # chains shown
@@ -145,8 +146,8 @@ class LongRun(Evaluation):
         for name, frames in rows.items():
             numbers = {key: value for key, value in frames[-1].items() if key not in ("noise", "start", "steps")}
             metrics |= {f"long_run/{name}/{key}": float(value) for key, value in numbers.items()}
-        space = subject.model.space
-        images = {f"long_run_{film.name.replace('/', '_')}": strip(space, film) for film in films if space.is_image}
+        data = subject.data
+        images = {f"long_run_{film.name.replace('/', '_')}": strip(data, film) for film in films if data.space.is_image}
         return Result(
             metrics,
             images | {"long_run": figure(films, yard)},
@@ -243,10 +244,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def strip(space: Space, film: Film) -> Picture:
-    """The first chains, one in each row, a column for each frame."""
+def strip(data: Data, film: Film) -> Picture:
+    """The first chains, one in each row, a column for each frame; of shades black and white where they are beyond."""
     x = film.x[:, :_STRIPS].transpose(0, 1)
-    return picture.grid(space, x.flatten(0, 1), columns=x.shape[1])
+    return picture.grid(data.space, within(data, x.flatten(0, 1)), columns=x.shape[1])
 
 
 def figure(films: Sequence[Film], yard: Yardstick) -> NDArray[np.uint8]:

@@ -178,7 +178,13 @@ def pictures(data: Data, x: Tensor, neighbours: Tensor) -> dict[str, Picture]:
         return {"points": points(data, x), "statistics": Against(data).picture(x)}
     if shown_by_statistics(data.space):
         return {"statistics": Against(data).picture(x)}
+    x = within(data, x)
     return {"samples": picture.grid(data.space, x), "neighbours": picture.beside(data.space, x, neighbours, 16)}
+
+
+def within(data: Data, x: Tensor) -> Tensor:
+    """Rows x as pictures show them: real numbers beyond black and white as these, where data are shades."""
+    return x.clamp(0, 1) if data.shaded and type(data.space) is Real else x
 
 
 def points(data: Data, x: Tensor) -> Picture:
