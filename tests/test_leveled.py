@@ -456,6 +456,14 @@ def test_the_walk_ends_at_the_data_and_corrections_leave_a_level_as_it_is(predic
     assert_close(torch.cov(y.T), expected, rtol=0.05, atol=0.05 * expected.max())
 
 
+def test_a_walk_of_too_few_steps_is_said_with_how_many_are_enough():
+    sampler, model = component("sampler", "predictor_corrector"), truth(levels=6)
+    assert sampler.too_few(model, 5) is None
+    assert sampler.too_few(model, 3) == "the walk comes to level 2 of 5 alone, with its noise; take 5 or more"
+    _, info = run(sampler, model.float(), torch.zeros(4, 2), 3, KEY)
+    assert info["level"][0] == (4 + 3 + 2) / 3
+
+
 def test_a_walk_that_cannot_move_is_refused():
     sampler = component("sampler", "predictor_corrector", transitions=0, predictor="none")
     assert "sampler.predictor" in sampler.refusal(Real((2,)))

@@ -282,7 +282,7 @@ def _drawn(subject: Subject, asked: Drawing, steps: int) -> tuple[Tensor, dict[s
     """Where chains are after their steps, (n, *shape), and the step size that was found. Raises RunError if lost."""
     sampler = subject.sampler
     if sampled_exactly(subject, asked.start) is None:
-        _doubt_start(subject, asked)
+        _doubt_start(subject, asked, steps)
     hurried = sampler.hurried(steps) if isinstance(sampler, Laid) else None
     if hurried:
         log.warning("%s", hurried)
@@ -300,7 +300,7 @@ def _drawn(subject: Subject, asked: Drawing, steps: int) -> tuple[Tensor, dict[s
     return x, scale
 
 
-def _doubt_start(subject: Subject, asked: Drawing) -> None:
+def _doubt_start(subject: Subject, asked: Drawing, steps: int) -> None:
     """Warn of chains that the run does not keep, and of what its sampler has to remark."""
     kept = len(subject.store)
     if asked.start == "chains" and kept < asked.n:
@@ -309,6 +309,9 @@ def _doubt_start(subject: Subject, asked: Drawing) -> None:
     remark = subject.sampler.remark()
     if remark:
         log.warning("%s", remark)
+    short = subject.sampler.too_few(subject.model, steps)
+    if short:
+        log.warning("steps = %d: %s", steps, short)
 
 
 def _show(said: str, file: Path, images: list[str], texts: Mapping[str, str]) -> None:

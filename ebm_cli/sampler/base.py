@@ -99,6 +99,10 @@ class Sampler(ABC, Generic[M, S]):
         """A warning to print about samples of this sampler, or None."""
         return None
 
+    def too_few(self, model: M, steps: int) -> str | None:
+        """What is missing after so many steps of chains that begin anew, and how many are enough, or None."""
+        return None
+
     def refusal(self, space: Space) -> str | None:
         """Which key does not suit a space of this size, in one sentence, or None."""
         return None

@@ -86,6 +86,14 @@ class PredictorCorrector(Sampler[Leveled, Walk]):
         return found and below(found)
 
     @override
+    def too_few(self, model: Leveled, steps: int) -> str | None:
+        """The walk has as many steps as there are levels below the last."""
+        whole = model.levels - 1
+        if steps >= whole:
+            return None
+        return f"the walk comes to level {whole - steps} of {whole} alone, with its noise; take {whole} or more"
+
+    @override
     def init(self, model: Leveled, x: Tensor) -> Walk:
         """Before the first step."""
         return Walk(x, 0)
