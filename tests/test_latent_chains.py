@@ -63,7 +63,7 @@ def labelled(own):
 
 
 def found(own, data, step_size=0.5, moves=1, **changes):
-    kernel = dataclasses.replace(component("sampler", "latent").kernel, step_size=step_size)
+    kernel = component("sampler", "mala", step_size=step_size)
     sampler = dataclasses.replace(component("sampler", "latent"), kernel=kernel, moves=moves)
     of = Subject(own, data, "test", sampler, torch.empty(0, 4, 4), stream(0, "evaluation"))
     return component("evaluation", "latent_chains", **SMALL | changes).evaluate(of)

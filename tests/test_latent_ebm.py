@@ -228,6 +228,24 @@ def test_the_kernel_between_codes_stays_from_step_to_step():
     assert torch.equal(both.x, model.generate(both.codes.x, KEY.fold("decode")))
 
 
+def test_a_warm_up_finds_the_step_of_the_kernel():
+    """On codes, whose chains come decoded; another kernel than one that adapts wants none."""
+    model, x = linear(), SPACE.noise(200, KEY).double()
+    sampler = component("sampler", "latent", kernel=component("sampler", "mala", adapt=0.574))
+    with torch.no_grad():
+        warm, ends = sampler.warmed(model, x, 200, KEY)
+        _, info = run(warm, model, ends, 20, stream(0, "steps"))
+    assert warm.found() == {"step_size": warm.kernel.step_size}
+    assert warm.kernel.step_size != sampler.kernel.step_size
+    assert info["acceptance"].mean() == pytest.approx(0.574, abs=0.05)
+    assert sampler.wants_warmup
+    assert component("sampler", "latent").wants_warmup
+    assert not warm.frozen().wants_warmup
+    plain = component("sampler", "latent", kernel=component("sampler", "mala"))
+    assert not plain.wants_warmup
+    assert plain.frozen().found() == plain.found() == {}
+
+
 def test_shards_move_the_chains_of_the_whole_batch():
     model, x, start = linear(), rows(6), normal((6, 2), stream(2, "codes"), dtype=torch.float64)
     objective = component("objective", "latent_pcd", posterior_steps=2)

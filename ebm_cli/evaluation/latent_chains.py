@@ -19,7 +19,7 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.latent_ebm import LatentEBM
 from ebm_cli.record import picture
 from ebm_cli.registry import register
-from ebm_cli.sampler.adaptation import adapted, adapts
+from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.latent import Latent
 from ebm_cli.sampler.standstill import stuck
@@ -30,7 +30,7 @@ _STRIPS, _FRAMES = 8, 11  # chains shown, and how often
 
 
 class Course(NamedTuple):
-    """Codes (chains, 1 + steps, dim) with their energies (chains, 1 + steps), and Info of the moves, means."""
+    """Codes (chains, 1 + steps, dim), their energies (chains, 1 + steps), means of Info and what a warm-up found."""
 
     codes: Tensor
     energy: Tensor
@@ -133,7 +133,7 @@ class LatentChains(Evaluation):
         codes = torch.stack(kept, 1)
         energy = torch.stack([model.prior.energy(at) for at in codes.unbind(1)], 1)
         means = {name: torch.stack([info[name].mean() for info in infos]).mean().item() for name in infos[0]}
-        return Course(codes, energy, means)
+        return Course(codes, energy, means | recorded(kernel))
 
     def _decoded(self, subject: Subject, model: LatentEBM, course: Course) -> NDArray[Any]:
         """Decoded means along random directions, (projections, chains, steps)."""
