@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers.cli import ebm
-from helpers.components import SIGMAS, component
+from helpers.components import SIGMAS, component, shipped
 from helpers.data import small_data
 from helpers.models import mean_of, randomised, small_model
 from helpers.statistics import assert_close
@@ -231,7 +231,7 @@ def test_the_kernel_between_codes_stays_from_step_to_step():
 def test_a_warm_up_finds_the_step_of_the_kernel():
     """On codes, whose chains come decoded; another kernel than one that adapts wants none."""
     model, x = linear(), SPACE.noise(200, KEY).double()
-    sampler = component("sampler", "latent", kernel=component("sampler", "mala", adapt=0.574))
+    sampler = component("sampler", "latent", kernel=shipped("sampler")["mala"] | {"adapt": 0.574})
     with torch.no_grad():
         warm, ends = sampler.warmed(model, x, 200, KEY)
         _, info = run(warm, model, ends, 20, stream(0, "steps"))
@@ -241,7 +241,7 @@ def test_a_warm_up_finds_the_step_of_the_kernel():
     assert sampler.wants_warmup
     assert component("sampler", "latent").wants_warmup
     assert not warm.frozen().wants_warmup
-    plain = component("sampler", "latent", kernel=component("sampler", "mala"))
+    plain = component("sampler", "latent", kernel=shipped("sampler")["mala"])
     assert not plain.wants_warmup
     assert plain.frozen().found() == plain.found() == {}
 

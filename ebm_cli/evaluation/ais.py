@@ -305,8 +305,9 @@ def _downwards(
     """log w (chains,) of chains from x (chains, *shape) that have the log w of `begin` there."""
     weights = []
     for part in engine.slices(len(x)):
-        state, order = path.observe(x[part]), range(temperatures, 0, -1)
-        _, log_w = _walk(path, (state, begin(state)), order, _down, key.after(part.start), engine)
+        state = path.observe(x[part])
+        weighted = state, begin(state)
+        _, log_w = _walk(path, weighted, range(temperatures, 0, -1), _down, key.after(part.start), engine)
         weights.append(log_w)
     return torch.cat(weights)
 
