@@ -109,6 +109,11 @@ def test_a_step_of_several_moves_is_recorded_once():
     own, data = model(1.0), small_data(SPACE)
     one, ten = (found(own, data, 0.1, moves, steps=100).metrics["latent_chains/ess_bulk"] for moves in (1, 10))
     assert ten > 3 * one
+    of = Subject(own, data, "test", component("sampler", "latent", moves=3), torch.empty(0, 4, 4), stream(0))
+    with torch.no_grad():
+        course = component("evaluation", "latent_chains", **SMALL)._followed(of, own)
+    assert course.codes.shape == (40, 201, 1)
+    assert course.energy.shape == (40, 201)
 
 
 def test_chains_that_do_not_move_are_not_diagnosed():

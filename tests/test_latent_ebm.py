@@ -286,9 +286,9 @@ def test_few_temperatures_leave_both_ends_apart():
     model = exactly_recognised().float()
     with torch.no_grad():
         model.prior.b.mul_(8)
-    found = component("evaluation", "latent_bound", chains=50, temperatures=1).evaluate(
-        subject(model, small_data(SPACE))
-    )
+    sampler = component("sampler", "latent", kernel=shipped("sampler")["mala"])
+    evaluation = component("evaluation", "latent_bound", chains=50, temperatures=1)
+    found = evaluation.evaluate(subject(model, small_data(SPACE), sampler))
     low, high = (found.metrics[f"latent_bound/log_z_{end}"] for end in ("low", "high"))
     assert low < law(model.double())[2] < high
     assert any("by AIS up and by AIS down differ by" in sentence for sentence in found.warnings)
