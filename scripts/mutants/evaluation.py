@@ -153,8 +153,8 @@ MUTANTS = [
     Mutant(
         "raise: temperatures in forward order",
         "evaluation/ais.py",
-        "state, order = path.observe(x[part]), range(temperatures, 0, -1)",
-        "state, order = path.observe(x[part]), range(1, temperatures + 1)",
+        "range(temperatures, 0, -1), _down",
+        "range(1, temperatures + 1), _down",
         "ais::test_ais_from_counters_has_mean_z_too",
     ),
     Mutant(
@@ -181,8 +181,8 @@ MUTANTS = [
     Mutant(
         "memory: AIS groups draw the same numbers",
         "evaluation/ais.py",
-        "order, _down, key.after(part.start), engine",
-        "order, _down, key, engine",
+        "range(temperatures, 0, -1), _down, key.after(part.start), engine",
+        "range(temperatures, 0, -1), _down, key, engine",
         "memory::test_runs_in_groups_are_the_same_run[block_gibbs]",
     ),
     Mutant(
