@@ -25,6 +25,9 @@ GROUPS = (
     "dataset", "process", "model", "sampler", "chains", "noise", "objective", "optimizer", "sparsity", "stop",
     "running", "health", "device", "evaluation", "tracker",
 )  # fmt: skip
+WITHIN = ("process",)
+"""Groups whose parts stand within others alone, as model.process does."""
+TOP = tuple(group for group in GROUPS if group not in WITHIN)
 _TABLE: dict[tuple[str, str], type] = {}
 _FORMER: dict[tuple[str, str], str] = {}
 """Today's names by former ones, which runs that are there may have."""

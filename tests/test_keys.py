@@ -145,6 +145,10 @@ CASES = {
     "bars_and_stripes": ("bars_and_stripes", None, {"side": [3], "binarize": ["none", "threshold"]}, EACH[:3]),
     "points_2d": ("points_2d", None, DRAWN | {"kind": ["rings"]}, EACH[2:3]),
     "points_gray": ("points_gray", None, DRAWN | {"kind": ["moons"], "bits": [8]}, EACH[:1]),
+    "gaussians": (
+        "gaussians", None,
+        DRAWN | {"dims": [1, 3], "modes": [2], "reach": [1.0], "std": [0.1], "weights": [[1.0, 2.0]]}, EACH[2:3],
+    ),
     "markov_chains": (
         "markov_chains", None, DRAWN | {"length": [5], "chains": [2], "start": [0.5], "stay": [0.5]}, EACH[:1]
     ),

@@ -132,7 +132,8 @@ def test_pictures_of_a_run_show_its_samples_and_their_neighbours(tmp_path, monke
 def test_a_film_has_a_row_for_each_chain_and_a_column_for_each_frame():
     x = (uniform((3, 2, 2, 2), stream(3, "x")) < 0.5).float()  # frames, chains
     film = long_run.Film(None, "noise", (0, 1, 2), x, torch.zeros(3, 2), None)
-    found = tiles(long_run.strip(Binary((2, 2)), film), 2, 2, 2)
+    data = small_data(Binary((2, 2)))
+    found = tiles(long_run.strip(data, film), 2, 2, 2)
     assert_array_equal(found, 255 * x.transpose(0, 1).numpy())
 
 

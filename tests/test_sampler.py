@@ -332,7 +332,7 @@ def test_metropolis_flips_distinct_sites_drawn_uniformly(flips):
 def test_a_sampler_of_another_space_is_refused():
     """Those offered move in that space and find in the model what they need."""
     message = "moves in binary, spin, categorical or words spaces, the data are real; samplers that fit: "
-    message += "hmc, langevin, mala, metropolis, nuts, parallel_tempering, underdamped$"
+    message += "heating, hmc, langevin, mala, metropolis, nuts, parallel_tempering, underdamped$"
     spec = component("model", "exponential_family")
     with pytest.raises(UserError, match=message):
         checks.check_moves(component("sampler", "gibbs"), Real((2, 2)), spec, {"sampler": "gibbs"})

@@ -136,13 +136,13 @@ def prefixes(evaluation: type[Evaluation]) -> set[str]:
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key at the top that nothing reads, such as `+stpes=3` adds."""
-    known = [*registry.GROUPS, *LOOP_KEYS, *SCHEDULE_KEYS, "checkpoint", "report", "notify", "resume", "plugins"]
+    known = [*registry.TOP, *LOOP_KEYS, *SCHEDULE_KEYS, "checkpoint", "report", "notify", "resume", "plugins"]
     if config.get("experiment"):
         raise UserError("experiment: its file must begin with the line '# @package _global_', so that its keys count")
     for key in config:
         if key not in known:
             raise UserError(f"unknown key {key}{nearest(key, known)} (see: ebm train --help)")
-    for group in (*registry.GROUPS, "checkpoint", "report"):
+    for group in (*registry.TOP, "checkpoint", "report"):
         if not isinstance(config.get(group) or {}, dict):
             raise UserError(f"{group} = {json.dumps(config[group])}: must be a set of keys (see: ebm train --help)")
 
@@ -221,7 +221,7 @@ def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:
 
 def choices(config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> Choice:
     """What was chosen in each group, for messages; the component's own name where that is not known."""
-    own = {group: str((config.get(group) or {}).get("name")) for group in registry.GROUPS if group != "evaluation"}
+    own = {group: str((config.get(group) or {}).get("name")) for group in registry.TOP if group != "evaluation"}
     return own | {group: str(name) for group, name in (chosen or {}).items() if group in own}
 
 
@@ -233,7 +233,7 @@ def merged(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Ite
     UserError for one that would make it another run, or that the saved configuration lacks.
     """
     command = {"plugins": composed["plugins"], "resume": composed["resume"]}
-    named = {group: saved[group] for group in registry.GROUPS if isinstance(saved.get(group), dict)}
+    named = {group: saved[group] for group in registry.TOP if isinstance(saved.get(group), dict)}
     saved = {**saved, **{group: registry.todays(group, values) for group, values in named.items()}}
     since = {"report": dict(UNSAID), "notify": {"url": None}, **copy.deepcopy(dict(LATER_GROUPS))}
     result = since | copy.deepcopy(dict(saved)) | command

@@ -28,7 +28,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     reporting(found)
     evaluations(found)
     several.built(found["tracker"])
-    for group in registry.GROUPS:
+    for group in registry.TOP:
         if group not in ("evaluation", "tracker"):
             registry.build(group, found[group])
 

@@ -7,7 +7,7 @@ from typing import Any
 from ebm_cli import registry
 from ebm_cli.errors import UserError
 
-_GROUPS = tuple(group for group in registry.GROUPS if group != "evaluation")
+_GROUPS = tuple(group for group in registry.TOP if group != "evaluation")
 _TRAINED = ("dataset", "model", "noise")  # what a run has learned from or is made of
 
 
