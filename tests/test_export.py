@@ -27,6 +27,7 @@ SMALL = {
     "potts": ("potts", Categorical((4, 3)), {}),
     "chain of potts": ("potts", Categorical((4, 3)), {"graph": "lattice", "periodic": False}),
 }
+MIXED = Foreign({"name": "mixed_rbm"}, {}, Real((2, 2)), {})
 ABOUT = {"step": 7, "batch_size": 10, "seed": 0, "learning_rate": 0.1, "energies": [0.0, 1.0]}
 
 
@@ -88,6 +89,7 @@ def test_a_run_without_chains_is_written_too(tmp_path):
     for form in ("rbms", "adabmdca", "npz"):
         found = again(foreign("potts", chains=0), form, tmp_path)
         assert found.chains is None or not len(found.chains)
+        assert found.remarks == ()
 
 
 @pytest.mark.parametrize("name", ["potts", "chain of potts"])
@@ -127,13 +129,18 @@ def test_standardised_units_go_into_the_weights(tmp_path):
     ("name", "form", "words"),
     [
         ("boltzmann", "rbms", "has no model like boltzmann on binary rows"),
-        ("rbm", "adabmdca", "holds Potts models, and no rbm"),
-        ("rbm", "fasta", "is for categories, the model takes binary rows"),
+        ("boltzmann", "rbms", "use format=npz or hub$"),
+        ("rbm of spins", "rbms", "use format=npz or hub$"),
+        ("rbm", "adabmdca", "holds Potts models, and no rbm; use format=npz or hub$"),
+        ("rbm", "fasta", "is for categories, the model takes binary rows; use format=npz or hub$"),
+        ("mixed", "adabmdca", "holds Potts models, and no mixed_rbm; use format=hub$"),
+        ("mixed", "fasta", "is for categories, .*; use format=hub$"),
+        ("mixed", "npz", "holds gaussian_rbm, rbm, boltzmann, potts, ising, and no mixed_rbm; use format=hub$"),
     ],
 )
 def test_formats_that_cannot_hold_it(name, form, words):
     with pytest.raises(UserError, match=words):
-        formats.content(foreign(name), form)
+        formats.content(MIXED if name == "mixed" else foreign(name), form)
 
 
 def test_letters_must_be_as_many_as_values():

@@ -149,7 +149,7 @@ def test_weights_of_the_right_size_that_are_others(card):
 
 def test_what_it_is_not(card):
     """No run that goes on, and of one step alone."""
-    assert_refused(ebm("train", "resume=card"), "no run is there")
+    assert_refused(ebm("train", "resume=card"), "resume = card: is a folder for the Hugging Face hub", "does not go on")
     assert_refused(ebm("sample", *ROWS, "checkpoint=best"), "card holds one model, of step 12; leave it out")
     assert_refused(ebm("export", "run=card", "format=hub", "out=card"), "holds files already")
     answer = ebm("sample", *ROWS, "n=2", "steps=1", "start=chains", "out=x")

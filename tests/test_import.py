@@ -34,6 +34,8 @@ def there(tmp_path_factory):
     assert answer.code == 0, answer.err
     assert "rbm with 19 parameters on 4 binary rows" in answer.out
     assert f"ebm evaluate run={root}/run evaluation=[ais,bridge]\n" in answer.out
+    assert "trained on from here by objective=pcd sampler=block_gibbs chains=persistent" in answer.out
+    assert f"ebm train resume={root}/run (" in answer.out
     return root, arrays
 
 
@@ -101,12 +103,28 @@ def test_without_data(there, tmp_path, monkeypatch):
     (run,) = Path("outputs").iterdir()
     assert ebm("sample", f"run={run}", "n=2", "steps=2", "device=cpu").code == 0
     evaluation = ("evaluate", f"run={run}", "evaluation=[exact]", "device=cpu")
-    assert_refused(ebm(*evaluation), "data.npz: nothing is there", "dataset.path=PATH")
+    for line in (evaluation, ("train", f"resume={run}")):
+        assert_refused(ebm(*line), "was imported without data; name them, dataset.path=DATA")
+    assert_refused(ebm(*evaluation, "dataset.path=none.npz"), "none.npz: nothing is there")
     answer = ebm(*evaluation, f"dataset.path={root}/rows.npz", f"out={tmp_path}/found")
     assert answer.code == 0, answer.err
     results = json.loads((tmp_path / "found" / "results.json").read_text())
     assert "exact/log_likelihood" in results
     assert_refused(ebm("import", f"{root}/rbm.h5", f"out={run}"), f"out = {run}: a run is there already")
+
+
+@pytest.mark.long
+def test_what_it_is_judged_by_is_not_said_to_be_other_than_it_was_trained_on(there, tmp_path):
+    """Nobody here knows what that was."""
+    root, _ = there
+    rows = (drawn(60, SITES, seed=5) > 0).astype(np.uint8)
+    np.savez(tmp_path / "others.npz", train=rows[:30], test=rows[30:])
+    assert ebm("import", f"{root}/rbm.h5", "tracker=none", f"out={tmp_path}/bare").code == 0
+    for run, which in ((root / "run", ", of the data that were named: "), (tmp_path / "bare", "\n")):
+        line = ("dataset=array", f"dataset.path={tmp_path}/others.npz", f"out={tmp_path}/of_{run.name}")
+        answer = ebm("evaluate", f"run={run}", "evaluation=[exact]", "device=cpu", *line)
+        assert answer.code == 0, answer.err
+        assert f"judged by: test split, 30 rows{which}" in answer.out
 
 
 @pytest.mark.long

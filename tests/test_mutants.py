@@ -210,6 +210,8 @@ WRONG = {
     ("all", None): ("wild_type=NAME",),
     ("all", "sec0"): ("wild_type = sec0", "no sequence of 6 letters and no file", "did you mean seq0"),
     ("all", "AAAAA"): ("no sequence of 6 letters (it has 5)",),
+    ("all", "LA-FYB"): ("no sequence of 6 letters (it has 6, but letter 6 is 'B', and the alphabet is -ACD",),
+    ("all", "LA-FYD" * 50): ("no sequence of 6 letters (it has 300)",),  # longer than a file may be called
     ("all", "la-fyd"): ("its letters are lower case", "upper case"),
     ("all", "family"): ("has no sequence of that name; the first ones there are seq0, seq1, seq2",),
     ("NONE.csv", "seq0"): ("mutations = NONE.csv", "no such file"),

@@ -11,6 +11,7 @@ from ebm_cli.cli.listing import choices, keys_of, no_choice
 from ebm_cli.cli.tuning import BASE, KEYS, check_no_search, is_space, tuned
 from ebm_cli.cli.words import plain, quoted, taken
 from ebm_cli.errors import UserError, nearest
+from ebm_cli.record import hub
 from ebm_cli.record.runs import instead
 
 _PATH_KEYS = ("run", "resume", "out", "data", "given", "mutations", "wild_type", "hydra.run.dir", "hydra.sweep.dir")
@@ -203,6 +204,11 @@ def _check_resume(value: str, place: str | None) -> None:
         check_no_search(path)
         if os.path.isfile(Path(path) / SWEEP):
             raise UserError(f"resume = {path}: is a multirun; take it up again with ebm train -m resume={quote(path)}")
+        if hub.there(Path(path)):
+            raise UserError(
+                f"resume = {path}: is a folder for the Hugging Face hub, without chains and optimizer, so it does not "
+                f"go on; resume the run that it is of, or use it as it is, run={quote(path)}"
+            )
         raise UserError(f"resume = {path}: no run is there ({instead(Path(path)) or 'it has no config.yaml'})")
     if place is not None:
         raise UserError(f"hydra.run.dir: a resumed run stays where it is, in {path}; leave it out")

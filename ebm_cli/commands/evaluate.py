@@ -116,7 +116,7 @@ def _write(home: Run, trained: Trained, asked: Settings, seconds: float, found: 
 
 
 def _show(trained: Trained, asked: Settings, findings: Findings) -> None:
-    by = judged.said(asked.split, trained.parts.data, trained.others)
+    by = judged.said(asked.split, trained.parts.data, trained.others, trained.state.step)
     output.print(f"judged by: {by}", highlight=False, soft_wrap=True)
     other, which = (" on other data", f"other {asked.split}") if trained.others else ("", asked.split)
     shown = of_split(of_split(findings.known, judged.OTHER), asked.split)

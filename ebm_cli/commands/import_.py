@@ -11,6 +11,7 @@ import torch
 
 from ebm_cli import registry
 from ebm_cli.commands.configuration import Request, choices, evaluations, loop_and_schedule, reporting
+from ebm_cli.commands.data_again import WITHOUT_DATA
 from ebm_cli.commands.session import configured
 from ebm_cli.dataset.alignment import ALPHABETS
 from ebm_cli.dataset.base import Data, placeholder
@@ -23,7 +24,7 @@ from ebm_cli.record.checkpoint_space import in_words
 from ebm_cli.space import Categorical, Discrete, Space
 from ebm_cli.terminal import log, logging_to, output
 from ebm_cli.training.loop import recorded
-from ebm_cli.training.state import Parts, TrainState, assemble, build_components, load_data
+from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components, load_data
 
 STATUS = "imported"
 
@@ -62,7 +63,7 @@ def import_(request: Request, asked: Peer) -> int:
         for remark in parts.data.remarks if asked.data else ():
             log.warning("%s", remark)
         _written(request, config, (parts, state), (asked, foreign))
-    for line in _said(request.directory, state, foreign, asked):
+    for line in _said(request.directory, state, (asked, foreign), choices(config, request.chosen)):
         output.print(line, highlight=False, soft_wrap=True)
     return 0
 
@@ -141,7 +142,12 @@ def _written(
         "checkpoint": 0,
         "choices": dict(request.chosen),
         "overrides": [word for word in request.overrides if not word.startswith("+peer.")],
-        "imported": {"file": str(asked.file.absolute()), "sha256": _sha256(asked.file), **foreign.about},
+        "imported": {
+            "file": str(asked.file.absolute()),
+            "sha256": _sha256(asked.file),
+            **foreign.about,
+            **({} if asked.data else {WITHOUT_DATA: config["dataset"]["path"]}),
+        },
     }
     try:
         home = run.create(request.directory, config, **facts)
@@ -156,13 +162,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _said(directory: Path, state: TrainState, foreign: Foreign, asked: Peer) -> list[str]:
+def _said(directory: Path, state: TrainState, of: tuple[Peer, Foreign], choice: Choice) -> list[str]:
     """What was read, and what can be done with it."""
+    asked, foreign = of
     count = sum(parameter.numel() for parameter in state.model.parameters())
     about = ", ".join(f"{key} {value}" for key, value in foreign.about.items())
     home = quote(str(directory))
     known = in_words(state.model.space)
     lines = [f"{foreign.model['name']} with {count} parameters on {known} rows, from {asked.file} ({about})"]
     data = "" if asked.data else " dataset.path=DATA"
+    by = " ".join(f"{group}={choice[group]}" for group in ("objective", "sampler", "chains"))
+    lines.append(
+        f"trained on from here by {by}, whatever made it: ebm train resume={home}{data} (import it with others to "
+        "change that)"
+    )
     lines.append(f"bracket its log-likelihood: ebm evaluate run={home} evaluation=[ais,bridge]{data}")
     return [*lines, f"run directory {directory}"]

@@ -53,16 +53,17 @@ def other_than_trained(
     }
 
 
-def said(split: str, data: Data, others: Mapping[str, Any] | None) -> str:
-    """The split that is judged, in words, with which data it is of."""
+def said(split: str, data: Data, others: Mapping[str, Any] | None, step: int) -> str:
+    """The split that is judged, in words, with which data it is of, which at step 0 no model was trained on here."""
     part: Split = getattr(data, split)
     rows = f"{split} split, {len(part)} rows"
     if others is None:
         return rows
-    if others["hash"] == others["trained_on"]:
+    if step and others["hash"] == others["trained_on"]:
         return f"{rows}, of the data it was trained on, read with other keys"
     place = next((str(others[key]) for key in registry.FILE_KEYS if key in others), others["dataset"])
-    return f"{rows}, of other data than it was trained on: {place} (hash {others['hash'][:12]})"
+    which = "other data than it was trained on" if step else "the data that were named"
+    return f"{rows}, of {which}: {place} (hash {others['hash'][:12]})"
 
 
 def _in_space(data: Data, space: Space) -> Data:

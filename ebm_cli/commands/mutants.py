@@ -1,6 +1,7 @@
 """`ebm score mutations=`: how much more energy mutants of a sequence have than the sequence itself."""
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,23 +87,25 @@ def _wild_type(trained: Trained, dataset: Aligned, given: str) -> NDArray[np.int
     length, said = trained.parts.data.space.sites, f"wild_type = {given}"
     if len(given) == length and set(given) <= set(dataset.letters):
         return np.array([dataset.letters.index(letter) for letter in given])
-    if Path(given).expanduser().is_file():
+    if os.path.isfile(os.path.expanduser(given)):  # unlike the method, also of texts that no file can be called
         rows, (split, _) = own.read(trained, "wild_type", given, None)
         own.check_all_there(rows, said, "its letter")
         if len(rows.values) > 1:
             raise UserError(f"{said}: holds {len(rows.values)} sequences; give a file with the one that is meant")
         return _numbers(trained, split.all())
-    return _named(
-        trained, dataset, given, f"{said}: is no sequence of {length} letters{_why_not(given, dataset)} and no file"
-    )
+    why = _why_not(given, dataset, length)
+    return _named(trained, dataset, given, f"{said}: is no sequence of {length} letters{why} and no file")
 
 
-def _why_not(given: str, dataset: Aligned) -> str:
+def _why_not(given: str, dataset: Aligned, length: int) -> str:
     """What keeps a text from being a sequence of the run, in brackets, where it looks like one."""
     if set(given) <= set(dataset.letters):
         return f" (it has {len(given)})"
     if set(given.upper()) <= set(dataset.letters) and not any(letter.isdigit() for letter in given):
         return " (its letters are lower case, which marks insert columns; write it in upper case)"
+    if len(given) == length:
+        place, letter = next((i, each) for i, each in enumerate(given, 1) if each not in dataset.letters)
+        return f" (it has {length}, but letter {place} is {letter!r}, and the alphabet is {dataset.letters})"
     return ""
 
 

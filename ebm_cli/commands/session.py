@@ -22,6 +22,7 @@ from ebm_cli.commands.configuration import (
     reporting,
     stopping,
 )
+from ebm_cli.commands.data_again import load_again
 from ebm_cli.commands.effects import without_effect
 from ebm_cli.commands.following import following
 from ebm_cli.commands.places import rooted
@@ -123,10 +124,10 @@ def prepare(request: Request, job: Job) -> Session:
     loop, schedule = loop_and_schedule(config)
     reports, chosen = reporting(config), evaluations(config)
     begins = found is None or not checkpoint.steps(found.checkpoints)
-    parts, state, trackers = _build(config, loop, choice, begins=begins)
+    parts, state, trackers = _build(config, loop, choice, None if begins else found)
     scaled = standardised(config, parts) if begins else None
     if scaled is not None:
-        config, (parts, state, trackers) = scaled, _build(scaled, loop, choice, begins=begins)
+        config, (parts, state, trackers) = scaled, _build(scaled, loop, choice, None)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
     watch, along = watching(config, parts, choice), following(config, parts, state, choice)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
@@ -181,7 +182,7 @@ def watching(config: Mapping[str, Any], parts: Parts, choice: Choice) -> Watch |
 
 
 def _build(
-    config: Mapping[str, Any], loop: Loop, choice: Choice, *, begins: bool
+    config: Mapping[str, Any], loop: Loop, choice: Choice, again: Run | None
 ) -> tuple[Parts, TrainState, dict[str, TrackerSpec]]:
     components = build_components(config, choice)
     trackers = several.built(config["tracker"])
@@ -193,8 +194,8 @@ def _build(
     checks.check_alone(components.objective, device.ranks, choice)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, device.ranks, choice)
-    data = load_data(components, device, again=not begins)
-    if begins:
+    data = load_data(components, device) if again is None else load_again(components, device, again)
+    if again is None:
         components = replace(components, initial=composition.initial(config["model"], data.space))
     parts, state = assemble(components, loop, device, data, choice)
     return parts, state, trackers

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm_cli import registry
 from ebm_cli.commands.configuration import check_complete, choices, load_plugins, loop_and_schedule
+from ebm_cli.commands.data_again import load_again
 from ebm_cli.commands.judged import as_trained, other_than_trained
 from ebm_cli.commands.places import given_anew, rooted
 from ebm_cli.dataset.base import Data, placeholder
@@ -22,7 +23,7 @@ from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
 from ebm_cli.training.restore import OTHER_DATA, other_data
-from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components, load_data
+from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
     bare = hub.there(found.path)
     saved = (_of_hub if bare else _checkpoint)(found, wanted.checkpoint)
     space, opened = recorded_space(saved), _device(wanted.device)
-    data = (
-        as_trained(load_data(components, opened, again=True), saved, space, found) if with_data else placeholder(space)
-    )
+    data = as_trained(load_again(components, opened, found), saved, space, found) if with_data else placeholder(space)
     others = other_than_trained(saved, data, own, config) if with_data else None
     if others is not None and wanted.dataset is None:
         log.warning("%s: %s", wanted.path, OTHER_DATA)
@@ -107,7 +106,7 @@ def _device(wanted: Mapping[str, Any]) -> Device:
 def its_data(trained: Trained) -> Data:
     """The data of a run that was opened without them. Raises UserError if they cannot be read or are others."""
     parts, saved = trained.parts, trained.saved
-    data = load_data(parts.components, parts.device, again=True)
+    data = load_again(parts.components, parts.device, trained.run)
     if other_data(saved, data):
         raise UserError(OTHER_DATA)
     return as_trained(data, saved, parts.data.space, trained.run)

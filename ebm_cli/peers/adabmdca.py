@@ -13,7 +13,7 @@ import numpy as np
 
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError
-from ebm_cli.peers.foreign import Array, Foreign, Source, check_finite, single
+from ebm_cli.peers.foreign import Array, Foreign, Source, check_finite, others_that_hold, single
 from ebm_cli.space import Categorical
 
 ALPHABETS = ("-ACDEFGHIKLMNPQRSTVWY", "-ACGU", "-ACGT")
@@ -171,7 +171,8 @@ def _remarks(J: Array, both: bool, said: str) -> tuple[str, ...]:
 def content(model: Foreign) -> bytes:
     """params.dat of a Potts model; pairs whose couplings are all 0 are left out. Raises UserError for another model."""
     if model.model["name"] != "potts":
-        raise UserError(f"format = adabmdca: holds Potts models, and no {model.model['name']}; use format=npz or hub")
+        name, way = model.model["name"], others_that_hold(model)
+        raise UserError(f"format = adabmdca: holds Potts models, and no {name}; {way}")
     check_letters(model, "adabmdca")
     lines, letters = list[str](), model.letters
     for (i, j), block in zip(model.weights["edges"].tolist(), model.weights["J"].numpy(), strict=True):
@@ -186,7 +187,8 @@ def content(model: Foreign) -> bytes:
 def check_letters(model: Foreign, form: str) -> None:
     """Raise UserError where categories are not written as letters."""
     if not isinstance(model.space, Categorical):
-        raise UserError(f"format = {form}: is for categories, the model takes {model.space.name} rows; use format=npz")
+        rows, way = model.space.name, others_that_hold(model)
+        raise UserError(f"format = {form}: is for categories, the model takes {rows} rows; {way}")
     if len(model.letters) != model.space.values or len({*model.letters}) != model.space.values:
         raise UserError(
             f"format = {form}: the run's {model.space.values} categories have the letters "

@@ -15,6 +15,9 @@ from ebm_cli.space import Space
 
 Array = NDArray[Any]
 
+PLAIN = ("gaussian_rbm", "rbm", "boltzmann", "potts", "ising")
+"""Models that arrays by name hold, format=npz."""
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -44,6 +47,11 @@ class Source(NamedTuple):
     def said(self) -> str:
         """How sentences about it begin."""
         return str(self.path)
+
+
+def others_that_hold(model: Foreign) -> str:
+    """The way out where a format of one package cannot hold a model: formats of ours that can."""
+    return "use format=npz or hub" if model.model["name"] in PLAIN else "use format=hub"
 
 
 def single(array: Array) -> Tensor:

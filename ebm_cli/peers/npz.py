@@ -16,7 +16,17 @@ from ebm_cli import graph
 from ebm_cli.dataset.files import npz_keys, read_npz
 from ebm_cli.errors import UserError
 from ebm_cli.model.hidden_units import UNITS, Name
-from ebm_cli.peers.foreign import Array, Foreign, Source, check_finite, check_shapes, rounded, single
+from ebm_cli.peers.foreign import (
+    PLAIN,
+    Array,
+    Foreign,
+    Source,
+    check_finite,
+    check_shapes,
+    others_that_hold,
+    rounded,
+    single,
+)
 from ebm_cli.peers.rbms import all_pairs, potts
 from ebm_cli.space import Binary, Categorical, Real, Space, Spin
 
@@ -170,8 +180,8 @@ _KINDS: dict[str, tuple[tuple[str, ...], _Read]] = {
 def content(model: Foreign) -> bytes:
     """A file that `read` reads. Raises UserError for a model that is not made of such arrays."""
     name = model.model["name"]
-    if name not in _KINDS:
-        raise UserError(f"format = npz: holds {', '.join(_KINDS)}, and no {name}; use format=hub")
+    if name not in PLAIN:
+        raise UserError(f"format = npz: holds {', '.join(PLAIN)}, and no {name}; {others_that_hold(model)}")
     arrays = {"model": np.array(name), "shape": np.array(model.space.site_shape), **_arrays(model)}
     arrays |= {"letters": np.array(model.letters)} if model.letters else {}
     arrays |= {} if model.chains is None else {"chains": model.chains.numpy()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from ebm_cli import graph
 from ebm_cli.errors import UserError
 from ebm_cli.peers import hdf5, spins
-from ebm_cli.peers.foreign import Array, Foreign, Source, check_finite, check_shapes, rounded, single
+from ebm_cli.peers.foreign import Array, Foreign, Source, check_finite, check_shapes, others_that_hold, rounded, single
 from ebm_cli.peers.hdf5 import Folder
 from ebm_cli.space import Binary, Categorical
 
@@ -68,9 +68,11 @@ def _chains(source: Source, root: Folder, found: Foreign, kind: str) -> tuple[Te
     if "parallel_chains" not in root or source.checkpoint is not None:
         return None, ()
     values = root.numbers("parallel_chains")
+    if not values.size and values.ndim == 2:  # ebm export of a run without chains
+        return None, ()
     values = (values + 1) / 2 if kind.startswith("I") else values
     most = found.space.values if isinstance(found.space, Categorical) else 2
-    fits = values.ndim == 2 and values.shape[1] == found.space.sites and len(values) > 0
+    fits = values.ndim == 2 and values.shape[1] == found.space.sites
     if not fits or not np.isin(values, np.arange(most)).all():
         return None, (f"{source.said}: parallel_chains are no states of the model, so chains begin anew",)
     return torch.from_numpy(np.ascontiguousarray(values, np.float32)), ()
@@ -187,11 +189,12 @@ def _arrays(model: Foreign) -> tuple[str, dict[str, Array]]:
         return "PBM", {"weight_matrix": whole, "bias": weights["h"]}
     units = model.model.get("hidden_units", "binary")
     if units != "binary":
-        raise UserError(f"format = rbms: has no hidden units like model.hidden_units = {units}; use format=npz or hub")
+        way = others_that_hold(model)
+        raise UserError(f"format = rbms: has no hidden units like model.hidden_units = {units}; {way}")
     if name != "rbm" or not isinstance(space, Binary | Categorical):
         raise UserError(
             f"format = rbms: has no model like {name} on {space.name} rows, only RBMs of bits and categories and Potts "
-            "models; use format=hub"
+            f"models; {others_that_hold(model)}"
         )
     sites = (space.sites, space.values) if isinstance(space, Categorical) else (space.sites,)
     arrays = {"weight_matrix": weights["W"].reshape(*sites, -1), "vbias": weights["b"].reshape(sites)}

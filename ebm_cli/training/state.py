@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -217,14 +216,8 @@ def _check_chains(parts: Components, choice: Choice) -> None:
     weighted.check(parts.chains, parts.model, parts.sampler, parts.objective, choice)
 
 
-def load_data(components: Components, device: Device, *, again: bool = False) -> Data:
-    """Read the data. Raises UserError naming what is missing or malformed, or too large for the memory there is.
-
-    Those of a run that is there (`again`) may have been moved.
-    """
-    path = getattr(components.dataset, "path", None)
-    if again and path is not None and not Path(path).exists():
-        raise UserError(f"dataset.path = {path}: nothing is there; where they are now can be said: dataset.path=PATH")
+def load_data(components: Components, device: Device) -> Data:
+    """Read the data. Raises UserError naming what is missing or malformed, or too large for the memory there is."""
     with memory.bounded(device.memory if device.torch.type == "cpu" else None), memory.watched(device.torch):
         read = partial(components.dataset.load, components.model.spaces)
         data = common(repr((components.dataset, components.model.spaces)), read)

@@ -123,6 +123,20 @@ MUTANTS = [
         "peers::test_npz_of_pairs",
     ),
     Mutant(
+        "foreign: models of no plain arrays are sent to npz",
+        "peers/foreign.py",
+        'in PLAIN else "use format=hub"',
+        'in PLAIN else "use format=npz or hub"',
+        "export::test_formats_that_cannot_hold_it",
+    ),
+    Mutant(
+        "rbms: no chains are wrong chains",
+        "peers/rbms.py",
+        "if not values.size and values.ndim == 2:",
+        "if False:",
+        "export::test_a_run_without_chains_is_written_too",
+    ),
+    Mutant(
         "npz: standardised units stay",
         "peers/npz.py",
         "if space.units is None:",

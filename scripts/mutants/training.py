@@ -210,13 +210,6 @@ MUTANTS = [
         "together::test_numbers_that_are_not_finite_are_null_with_a_sentence",
     ),
     Mutant(
-        "data: that they were moved is no case of its own",
-        "training/state.py",
-        "if again and path is not None",
-        "if again and path is None",
-        "run_files::test_that_data_are_not_where_they_were_is_said_with_the_way_out",
-    ),
-    Mutant(
         "resume: chains not restored",
         "training/state.py",
         ('        self.store, self.ages = tensors["chains"], tensors["ages"]\n'),
