@@ -23,6 +23,7 @@ from ebm_cli.sampler.base import run, transitions
 from ebm_cli.sampler.level_exchange import Exchange
 from ebm_cli.sampler.predictor_corrector import corrected, predicted
 from ebm_cli.space import Real
+from ebm_cli.training import checks
 
 KEY = stream(0, "leveled")
 PROCESSES = sorted(shipped("process"))
@@ -152,6 +153,25 @@ def test_a_process_that_goes_backwards_is_refused_with_its_key(process, key):
     settings = process if "name" in process else shipped("process")["vp"] | process
     with pytest.raises(UserError, match=rf"model\.process\.{key} = .*must be below"):
         network(process=settings)
+
+
+def test_a_process_that_leaves_data_in_its_last_level_is_refused():
+    for name, key in (("ve", "sigma_max"), ("vp", "beta_max")):
+        with pytest.raises(UserError, match=rf"model\.process\.{key} = 0.5: at the last level the data still have"):
+            network(process=shipped("process")[name] | {key: 0.5})
+
+
+def test_objectives_of_the_first_level_alone_are_refused():
+    spec, choice = component("model", "leveled"), {"model": "leveled", "objective": "score_matching"}
+    with pytest.raises(UserError, match=r"trains the first level of model=leveled alone.* denoising, diffusive"):
+        checks.check_objective(component("objective", "score_matching"), spec, choice)
+    checks.check_objective(component("objective", "denoising"), spec, choice | {"objective": "denoising"})
+
+
+def test_more_levels_than_there_are_is_said():
+    many = component("objective", "diffusive_classification", levels=99)
+    assert many.remark(network(), 10) == "objective.levels = 99: the model has 32, all of which are compared"
+    assert component("objective", "diffusive_classification").remark(network(), 10) is None
 
 
 # The family

@@ -347,7 +347,7 @@ def test_the_reference_comes_to_the_model_from_the_data():
     reference, warnings = evaluation._reference(subject(model.float()))
     assert_mean(reference.energy, mean)
     assert not warnings
-    assert reference.landmarks.shape == (4, 4)
+    assert reference.landmarks.shape == (4, *model.space.shape)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ebm_cli.acceleration import full_arithmetic
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Blocked, Conditional, EnergyModel, Intractable, Normalised
 from ebm_cli.model.given import Given, space_of
+from ebm_cli.model.levels import Leveled
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts
 from ebm_cli.sampler.base import Sampler, followed
@@ -58,7 +59,8 @@ def refusal(model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         return f"{model.no_conditionals}; take another run"
     blocks = any(issubclass(need, Blocked) for need in sampler.inner.needs)
     if not sampler.draws_given or (blocks and not (isinstance(model, Blocked) and model.sweeps_given)):
-        return "this sampler moves whole configurations alone; take another one (see: ebm list sampler)"
+        way = "sampler=level_exchange" if isinstance(model, Leveled) else "another one (see: ebm list sampler)"
+        return f"this sampler moves whole configurations alone; take {way}"
     return None
 
 

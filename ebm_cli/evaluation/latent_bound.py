@@ -76,7 +76,7 @@ class LatentBound(Evaluation):
         return {
             f"lower bound on the log-likelihood ({split})": f"{plus_minus(values, 'latent_bound')} nats, "
             f"by one draw {elbo:.2f}",
-            "  log Z of the codes, AIS up and down": f"[{low:.3f}, {high:.3f}]",
+            "  log Z of the codes, AIS up and down": f"{low:.3f} and {high:.3f}",
         }
 
     @override

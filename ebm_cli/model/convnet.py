@@ -217,11 +217,11 @@ def image_shape(space: Space) -> tuple[int, int, int]:
     return (1, shape[0], shape[1]) if len(shape) == 2 else (shape[0], shape[1], shape[2])
 
 
-def check_image(space: Space, name: str) -> None:
-    """Raise UserError for data that are no images."""
+def check_image(space: Space, name: str, way: str = "") -> None:
+    """Raise UserError for data that are no images, perhaps with a way out."""
     if len(space.site_shape) not in (2, 3):
         shape = "x".join(map(str, space.site_shape))
-        raise UserError(f"model.name = {name}: takes images, the data have shape {shape}")
+        raise UserError(f"model.name = {name}: takes images, the data have shape {shape}{way}")
     if len(space.site_shape) == 3 and space.site_shape[2] in (1, 3, 4) and space.site_shape[0] > 4:
         shape = "x".join(map(str, space.site_shape))
         raise UserError(

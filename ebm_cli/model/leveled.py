@@ -106,12 +106,26 @@ def _process(settings: Mapping[str, Any] | Process) -> Process:
     if not isinstance(settings, Mapping):
         raise UserError(f"model.process = {settings}: must be a process and its keys; choose it with {_CHOOSE}")
     found: Process = registry.build("process", settings, at="model.process")
-    why = found.refusal()
+    why = found.refusal() or _too_short(found)
     if why:
         raise UserError(f"model.process.{why}")
     return found
 
 
+def _too_short(process: Process) -> str | None:
+    """Why the last level is no Gaussian that nothing is left of the data in, in one sentence, or None."""
+    a, s = process.scales()
+    ratio = (a[-1] / s[-1]).item()
+    if ratio <= _LEFT:
+        return None
+    key = next(key for key in ("sigma_max", "beta_max") if hasattr(process, key))
+    return (
+        f"{key} = {getattr(process, key):g}: at the last level the data still have {ratio:.2g} times the size of the "
+        f"noise, which must be {_LEFT:g} at most; raise it"
+    )
+
+
+_LEFT = 0.1  # of the data in the last level, in units of its noise
 _CHOOSE = "process@model.process=NAME"
 
 
@@ -144,20 +158,20 @@ class LeveledSpec(ModelSpec):
 
     @override
     def parameters(self, space: Space) -> int:
-        """Of the network, and the constants."""
+        """Of the network, and the constants. A convolutional one raises UserError for data that are no images."""
         return self.network.parameters(self._features(space).seen) + self.process.levels - 1
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> LeveledNetwork:
         """f as the network begins. Raises UserError where a convolutional one gets data that are no images."""
         assert isinstance(space, Real)
-        if self.network.builds.convolves:
-            check_image(space, "leveled")
         features = self._features(space)
         network = self.network.build(features.seen, torch.zeros(features.seen.shape), key.fold("network"))
         return LeveledNetwork(space, self.process.scales(), features, network, mean, self.scale)
 
     def _features(self, space: Space) -> LevelFeatures:
+        if self.network.builds.convolves:
+            check_image(space, "leveled", "; or take model=leveled, whose network is no convolution")
         a, s = self.process.scales()
         shape = image_shape(space) if self.network.builds.convolves else (space.sites,)
         return LevelFeatures(shape, (a / s).log(), self.waves)

@@ -47,6 +47,14 @@ class DiffusiveClassification(Objective):
         return self.levels + 1
 
     @override
+    def remark(self, model: EnergyModel, steps: int) -> str | None:
+        """Levels that there are not."""
+        assert isinstance(model, Leveled)
+        if self.levels <= model.levels:
+            return None
+        return f"objective.levels = {self.levels}: the model has {model.levels}, all of which are compared"
+
+    @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """The classification in closed form, the rest by automatic differentiation of what was differentiated."""
         assert isinstance(model, Leveled)

@@ -82,9 +82,9 @@ class LevelPCD(DiffusiveClassification):
 
     @override
     def remark(self, model: EnergyModel, steps: int) -> str | None:
-        """Chains that never count."""
+        """Chains that never count, and levels that there are not."""
         if steps > self.begin:
-            return None
+            return super().remark(model, steps)
         return f"steps = {steps}: the chains never count, objective.begin = {self.begin}"
 
     @override

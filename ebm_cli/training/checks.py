@@ -13,6 +13,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.health.base import Health
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import Blocked, Classifier, Conditional, EnergyModel, Intractable, ModelSpec
+from ebm_cli.model.levels import Leveled
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
@@ -189,6 +190,12 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
             f"objective={choice['objective']} wants a tractable model, one whose energy can be computed, "
             f"model={choice['model']} is not; leave objective out, for the model brings one that fits"
         )
+    if issubclass(model.builds, Leveled) and Leveled not in objective.needs:
+        fits = [name for name, kind in registry.components("objective").items() if Leveled in _requires(kind)]
+        raise UserError(
+            f"objective={choice['objective']} trains the first level of model={choice['model']} alone, and the others "
+            f"would stay as they begin; objectives for all levels: {', '.join(fits)}"
+        )
     for need in objective.needs:
         if not issubclass(model.builds, need):
             fits = _models_for(objective)
@@ -199,6 +206,11 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
                 f"{asks} wants a {need.called} model, model={choice['model']} is not; models that fit: "
                 f"{', '.join(fits)}{without}"
             )
+
+
+def _requires(objective: Any) -> tuple[type[EnergyModel], ...]:
+    found: tuple[type[EnergyModel], ...] = objective.requires
+    return found
 
 
 def _models_for(objective: Objective) -> list[str]:
