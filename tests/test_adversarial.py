@@ -250,6 +250,19 @@ def test_the_score_of_the_generator_is_that_of_its_law():
     assert_close(made.score(draws, KEY), expected, rtol=0, atol=0.15)
 
 
+def test_shared_proposals_make_up_for_near_ones_that_are_too_narrow():
+    """Two near ones of a hundredth of the width know nothing but z; with 20 000 of the prior the score is that of q."""
+    made, covariance = generator(2)
+    made.log_eta.data.fill_(math.log(0.01))
+    draws = made.made(50, KEY)
+    expected = -torch.linalg.solve(covariance, draws.x.detach().T).T
+    assert (made.score(draws, KEY) - expected).abs().max() > 1
+    made.shared = 20_000
+    assert_close(made.score(draws, KEY), expected, rtol=0, atol=0.3)
+    made.log_eta.data.fill_(0.0)
+    assert_close(made.score(draws, KEY), expected, rtol=0, atol=0.3)
+
+
 @pytest.mark.long
 def test_the_entropy_of_the_generator_has_the_gradient_of_its_law():
     """H = log det(L L^T + sigma^2) / 2 + const; a mean over 4000 draws, whose standard errors are below 0.03."""
@@ -315,3 +328,10 @@ def test_a_discrete_adversary_of_sites_that_never_vary_is_away_from_the_bounds(s
     expected = (0.99 / (0.99 + others)) ** 3 * 0.5 / (1 + others - 0.01)
     for row in (rows[:1], rows[-1:]):
         assert (-learned.energy(row.double()) - learned.log_z()).exp().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_model_waits_for_the_distribution_that_follows_it():
+    """q moves at every update, the model at each third."""
+    objective = component("objective", "variational", q_steps=3)
+    moved = [(objective.updates("last.weight", i), objective.updates("auxiliary.q.linear", i)) for i in range(6)]
+    assert moved == [(False, True), (False, True), (True, True)] * 2

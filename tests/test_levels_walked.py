@@ -10,16 +10,20 @@ import pytest
 import torch
 from helpers.cli import ebm
 from helpers.components import component, shipped
+from helpers.data import small_data
 from helpers.models import randomised
 from helpers.statistics import assert_close
 from test_leveled import KEY, data, network, truth
 
 from ebm_cli import registry
+from ebm_cli.dataset.base import Truth
 from ebm_cli.dataset.density import Gaussians
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.ais import forward, reverse_log_p
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.probability_flow import Way
 from ebm_cli.log_z.level_path import LevelPath
+from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.given import Given
 from ebm_cli.rng import normal, stream
 from ebm_cli.sampler.base import run
@@ -207,6 +211,30 @@ def test_weighted_gaussians_are_a_density():
 def test_a_weight_for_each_mode():
     with pytest.raises(UserError, match=r"dataset.weights = \[1.0\]: there are 2 modes; give one for each"):
         component("dataset", "gaussians", modes=2, weights=[1.0]).read()
+
+
+class OfDensity(EnergyModel):
+    """E = -log p + 0.7."""
+
+    def __init__(self, density):
+        super().__init__()
+        self.space, self.density = Real((2,)), density
+
+    def energy(self, x):
+        return 0.7 - self.density.log_prob(x)
+
+
+def test_a_model_of_other_weights_has_its_own_masses():
+    """1 : 1 in place of 1 : 3: KL = sum w* log w* / w, weights w / w* of 2 and 2/3, log Z = -0.7."""
+    shares, equal = (
+        component("dataset", "gaussians", modes=2, reach=9.0, std=1.0, weights=w).density() for w in ([1, 3], None)
+    )
+    data = dataclasses.replace(small_data(Real((2,))), truth=Truth(density=shares))
+    about = Subject(OfDensity(equal), data, "test", KERNEL, torch.empty(0, 2), KEY)
+    found = component("evaluation", "mode_weights", samples=0, draws=40_000).evaluate(about).metrics
+    expected = {"kl": 0.1308, "log_z": -0.7, "ess": 0.75, "error": 0.25, "largest_error": 1.0}
+    for name, value in expected.items():
+        assert found[f"mode_weights/{name}"] == pytest.approx(value, abs=0.03)
 
 
 def test_chains_of_all_levels_are_of_one_process():

@@ -53,7 +53,8 @@ class EnergyMatching(Objective):
     (`sampler=heating`); the others start at the rows. All then take `transitions` of `kernel` at temperature 1.
 
     temperature, in squared units of the data, says how deep the valleys of E are that one potential makes: a path of
-    length d downhill at the speed d is d^2 / temperature nats high. `flow` and `contrast` are the two terms, the
+    length d downhill at the speed d is d^2 / temperature nats high. Weights of modes that no chain leads between are in
+    where chains from noise come to, not in E. `flow` and `contrast` are the two terms, the
     latter in nats, mean E(x_1) - mean E(y), 0 before `warmup`.
     """
 

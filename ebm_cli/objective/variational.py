@@ -12,7 +12,7 @@ from ebm_cli.noise.base import Noise
 from ebm_cli.objective import adversary
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.objective.vera import Generator
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Real
 
@@ -41,7 +41,10 @@ class Variational(Objective):
     `q` gaussian, independent sites; flow, a normalising flow; vera, a generator with noise added, whose entropy has a
     gradient but no value (Grathwohl et al. 2021b; `vera.py`). Its start has the moments of the noise (noise=fitted:
     those of the data). The model's loss is mean E(x) - mean E(y). `gradient_penalty` adds
-    gradient_penalty mean |dE/dx|^2 over the data. `latent`, `hidden` and `proposals` are those of vera.
+    gradient_penalty mean |dE/dx|^2 over the data. `latent`, `hidden`, `proposals` and `shared` are those of vera.
+
+    The model moves at every update number `q_steps` alone, q at each: the bound is of the model as it is only once q
+    has come up to it, and a model that q trails behind leaves the data for where q is not.
     """
 
     q: Literal["gaussian", "flow", "vera"]
@@ -50,6 +53,8 @@ class Variational(Objective):
     latent: Annotated[int, Field(ge=1)]
     hidden: Annotated[int, Field(ge=1)]
     proposals: Annotated[int, Field(ge=2)]
+    q_steps: Annotated[int, Field(ge=1), Later(1)]
+    shared: Annotated[int, Field(ge=0), Later(0)]
 
     spaces = (Real,)
 
@@ -71,6 +76,11 @@ class Variational(Objective):
         return True
 
     @override
+    def updates(self, name: str, step: float | Tensor) -> bool:
+        """q always."""
+        return name.startswith("auxiliary.") or (int(step) + 1) % self.q_steps == 0
+
+    @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Approximation:
         assert noise is not None
         rows, space = noise.sample(_ROWS, key.fold("rows")), model.space
@@ -78,7 +88,8 @@ class Variational(Objective):
             return Approximation(adversary.independent(space, rows))
         if self.q == "flow":
             return Approximation(adversary.flow(space, rows, key.fold("flow")))
-        return Approximation(Generator(space, self.latent, self.hidden, self.proposals, rows.cpu(), key.fold("vera")))
+        sizes = (self.latent, self.hidden, self.proposals)
+        return Approximation(Generator(space, *sizes, rows.cpu(), key.fold("vera"), self.shared))
 
     @override
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:

@@ -29,16 +29,20 @@ class Generator(nn.Module):
     r = N(z, diag(eta^2)) around the z that x came from. eta learns by the bound E_r[log q(z', x) - log r(z')] on
     log q(x) (their sect. 3). Here the score's own proposals have sqrt(3) eta: where q(z | x) is normal the bound makes
     eta its standard deviation, and as z is itself a draw of it, weights of proposals that wide vary least, while at eta
-    their variance is infinite, which drew the estimate a quarter of the way to that of log q(x | z). g has one
-    hidden layer, and x is counted in units of `scale` from `mean`.
+    their variance is infinite, which drew the estimate a quarter of the way to that of log q(x | z). Where q(z | x) is
+    not normal weights still vary, and the estimate is drawn that way again, which makes sigma too large. So `shared`
+    draws of the prior, the same for all x, may be proposals too; weights are then by the mixture of both (Veach &
+    Guibas 1995). g has one hidden layer, and x is counted in units of `scale` from `mean`.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, space: Space, latent: int, hidden: int, proposals: int, rows: Tensor, key: Key) -> None:
+    def __init__(
+        self, space: Space, latent: int, hidden: int, proposals: int, rows: Tensor, key: Key, shared: int = 0
+    ) -> None:
         super().__init__()
-        self.space, self.latent, self.proposals = space, latent, proposals
+        self.space, self.latent, self.proposals, self.shared = space, latent, proposals, shared
         self.hidden, self.out = nn.Linear(latent, hidden), nn.Linear(hidden, space.sites)
         self.linear = nn.Parameter(torch.eye(space.sites, latent))
         self.log_sigma = nn.Parameter(torch.tensor(math.log(0.3)))
@@ -85,14 +89,27 @@ class Generator(nn.Module):
     @torch.no_grad()
     def score(self, made: Made, key: AnyKey) -> Tensor:
         """d log q / dx at the draws, in their units, (n, sites)."""
-        n, eta = len(made.z), _WIDER * self.log_eta.exp()
+        n, eta, x = len(made.z), _WIDER * self.log_eta.exp(), made.x
         shape = (n, self.proposals * self.latent)
-        e = rng.normal(shape, key, made.z.device, made.z.dtype).reshape(n, self.proposals, self.latent)
+        e = rng.normal(shape, key, x.device, x.dtype).reshape(n, self.proposals, self.latent)
         near = made.z[:, None] + eta * e
-        x = made.x[:, None]
-        log_r = -0.5 * e.square().sum(2)
-        weight = (self(near, x) - log_r).softmax(1)
-        return (weight[..., None] * (self.centre(near) - x)).sum(1) / (2 * self.log_sigma).exp()
+        log_r = -0.5 * e.square().sum(2) - eta.log().sum()
+        log_w = self(near, x[:, None]) - self._log_mixture(log_r, -0.5 * near.square().sum(2))
+        if not self.shared:
+            return ((log_w.softmax(1)[..., None] * self.centre(near)).sum(1) - x) / (2 * self.log_sigma).exp()
+        z = rng.normal((self.shared, self.latent), key.fold("shared"), x.device, x.dtype)
+        centre, log_p = self.centre(z), -0.5 * z.square().sum(1)
+        log_joint = log_p - 0.5 * torch.cdist(x, centre).square() / (2 * self.log_sigma).exp()
+        log_r = -0.5 * torch.cdist(made.z / eta, z / eta).square() - eta.log().sum()
+        weight = torch.cat([log_w, log_joint - self._log_mixture(log_r, log_p)], 1).softmax(1)
+        mean = (weight[:, : self.proposals, None] * self.centre(near)).sum(1) + weight[:, self.proposals :] @ centre
+        return (mean - x) / (2 * self.log_sigma).exp()
+
+    def _log_mixture(self, log_r: Tensor, log_p: Tensor) -> Tensor:
+        """log of what proposals are drawn from, up to a constant: so many of r, and the shared ones of the prior."""
+        if not self.shared:
+            return log_r
+        return torch.logaddexp(log_r + math.log(self.proposals), log_p + math.log(self.shared))
 
     @override
     def forward(self, z: Tensor, x: Tensor) -> Tensor:

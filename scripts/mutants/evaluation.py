@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "mode weights: the divergence the other way",
+        "evaluation/mode_weights.py",
+        '"kl": log_z - log_w.mean().item()',
+        '"kl": log_w.mean().item() - log_z',
+        "levels_walked::test_a_model_of_other_weights_has_its_own_masses",
+    ),
+    Mutant(
+        "mode weights: masses of the draws, not of the model",
+        "evaluation/mode_weights.py",
+        "_shares(nearest, truth, share), expected)",
+        "_shares(nearest, truth), expected)",
+        "levels_walked::test_a_model_of_other_weights_has_its_own_masses",
+    ),
+    Mutant(
         "latent bound: weights without q",
         "evaluation/latent_bound.py",
         " - model.prior.energy(z) - q.log_prob(z)",

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "level path: levels go up",
+        "log_z/level_path.py",
+        "t = (self.model.levels - 1) * (1 - float(beta))",
+        "t = (self.model.levels - 1) * float(beta)",
+        "levels_walked::test_annealing_along_levels_finds_log_z",
+    ),
+    Mutant(
+        "level path: the base is not in the coordinates of the path",
+        "log_z/level_path.py",
+        "self.log_z_base = -model.space.sites * model.stretch[-1].double().log().item()",
+        "self.log_z_base = -0.0 * model.stretch[-1].double().log().item()",
+        "levels_walked::test_annealing_of_gaussian_levels_weighs_nothing",
+    ),
+    Mutant(
         "class path: the classes are there from the start",
         "log_z/class_path.py",
         "beta * self.model.d + softplus",

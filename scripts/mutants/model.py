@@ -4,6 +4,55 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "leveled: the denoised row of another scale",
+        "model/levels.py",
+        "self.scale * self.s[level].square() * grad) / self.a[level]",
+        "self.s[level].square() * grad) / self.a[level]",
+        "leveled::test_ancestral_moves_draw_the_level_below_given_clean_data",
+    ),
+    Mutant(
+        "leveled: a row alone is at the second level",
+        "model/levels.py",
+        '        """E(x, 0), (batch,)."""\n        return self.energy_at(x, _all_at(0, x))',
+        '        """E(x, 0), (batch,)."""\n        return self.energy_at(x, _all_at(1, x))',
+        "leveled::test_a_row_alone_is_at_the_first_level_and_a_view_at_its_own",
+    ),
+    Mutant(
+        "leveled: the last level learns too",
+        "model/leveled.py",
+        "(torch.arange(self.levels, device=self.a.device) < self.levels - 1)",
+        "(torch.arange(self.levels, device=self.a.device) < self.levels)",
+        "leveled::test_the_last_level_is_a_normalised_gaussian",
+    ),
+    Mutant(
+        "leveled: constants of levels fall",
+        "model/leveled.py",
+        "index_add(0, level, -weight)[:-1]",
+        "index_add(0, level, weight)[:-1]",
+        "leveled::test_gradients_are_those_of_automatic_differentiation",
+    ),
+    Mutant(
+        "level features: waves pull as one",
+        "model/level_features.py",
+        "(of_sin * (factor * u).cos() - of_cos * (factor * u).sin())",
+        "(of_sin * (factor * u).cos() + of_cos * (factor * u).sin())",
+        "leveled::test_gradients_are_those_of_automatic_differentiation",
+    ),
+    Mutant(
+        "from above: the noise between two levels is that of the upper one",
+        "model/from_above.py",
+        "return s[self.level + 1].square() - (self.shrunk * s[self.level]).square()",
+        "return s[self.level + 1].square()",
+        "leveled::test_a_level_given_the_next_is_the_product_of_both_densities",
+    ),
+    Mutant(
+        "from above: chains begin too wide",
+        "model/from_above.py",
+        "(below * self.noise / above).sqrt(), self.above)",
+        "below.sqrt(), self.above)",
+        "leveled::test_the_start_of_recovery_is_exact_for_data_of_one_variance",
+    ),
+    Mutant(
         "emission: the least deviation is no part of it",
         "model/emission.py",
         "((2 * r).exp() + self.least**2).sqrt()",

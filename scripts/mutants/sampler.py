@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "heating: warm from the start",
+        "sampler/heating.py",
+        "return min(1.0, max(0.0, (time - cold) / (1 - cold)))",
+        "return min(1.0, time)",
+        "energy_matching::test_chains_are_cold_and_then_warm",
+    ),
+    Mutant(
+        "heating: the kernel never takes over",
+        "sampler/heating.py",
+        "if state.taken >= self.steps:",
+        "if state.taken > 1000 * self.steps:",
+        "energy_matching::test_chains_are_cold_and_then_warm",
+    ),
+    Mutant(
+        "predictor corrector: the flow by its first slope alone",
+        "sampler/predictor_corrector.py",
+        "end = u - way / 2 * (slope + _flow(model, u - way * slope, above - 1))",
+        "end = u - way * slope",
+        "leveled::test_the_flow_of_many_levels_is_exact",
+    ),
+    Mutant(
+        "predictor corrector: ancestral moves with too much noise",
+        "sampler/predictor_corrector.py",
+        "model.scale * (mean + s * between.sqrt() / s_next * z)",
+        "model.scale * (mean + between.sqrt() * z)",
+        "leveled::test_ancestral_moves_draw_the_level_below_given_clean_data",
+    ),
+    Mutant(
+        "level exchange: every exchange is taken",
+        "sampler/level_exchange.py",
+        "taken = (u.log() < gain) & tried",
+        "taken = (u.log() < gain + 50) & tried",
+        "levels_walked::test_exchange_keeps_the_density_of_level_0_and_begins_anywhere",
+    ),
+    Mutant(
         "latent: codes are drawn by the encoder at every step",
         "sampler/latent.py",
         "        if codes is None:\n",
