@@ -15,8 +15,8 @@ def _elsewhere(tmp_path, monkeypatch):
 UNKNOWN = {
     "model.hiden=3": "unknown key model.hiden; did you mean model.hidden",
     "+model.foo=1": "unknown key model.foo (takes: hidden, hidden_units, visible, weight_std)",
-    "modle=rbm": "unknown key modle; did you mean model?",
-    "+modle=rbm": "unknown key modle; did you mean model?",
+    "modle=rbm": "unknown key modle; did you mean model",
+    "+modle=rbm": "unknown key modle; did you mean model",
     "+stpes=3": "unknown key stpes; did you mean steps or stop?",
     "+checkpoint.keep=3": "unknown key checkpoint.keep",
     "model=rmb": "no model named rmb; did you mean rbm? (model is one of: boltzmann, ",

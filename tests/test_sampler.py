@@ -36,6 +36,7 @@ from ebm_cli.sampler import hamming_ball
 from ebm_cli.sampler.augmented import Augmented
 from ebm_cli.sampler.base import run, transitions
 from ebm_cli.sampler.heating import Heating
+from ebm_cli.sampler.predictor_corrector import PredictorCorrector
 from ebm_cli.space import Binary, Counts, Real, Spin
 from ebm_cli.training import checks
 
@@ -149,7 +150,7 @@ def test_some_rows_alone_move_as_in_the_whole(name, model_name, engine):
     and in means of real units.
     """
     model = target(model_name)
-    network = model_name.partition("-")[0] in (*NETWORKS, "mixed_rbm")
+    network = model_name.partition("-")[0] in (*NETWORKS, "mixed_rbm", "gaussian_rbm")
     alike = partial(assert_close, rtol=1e-9, atol=1e-9) if network else partial(assert_close, rtol=0, atol=0)
     keys = [stream(5, "kernel").fold(i) for i in range(5)]
     x = model.space.noise(12, stream(0, "noise")).double()
@@ -207,7 +208,7 @@ def test_caches_follow_the_chain(name, model_name):
     with torch.no_grad():
         for i in range(6):
             fresh = sampler.init(model, sampler.positions(state).clone())
-            if isinstance(sampler, Heating):
+            if isinstance(sampler, Heating | PredictorCorrector):
                 fresh = fresh._replace(taken=i)
             state, _ = sampler.step(model, state, stream(1).fold(i))
             assert torch.equal(state.x, sampler.step(model, fresh, stream(1).fold(i))[0].x)

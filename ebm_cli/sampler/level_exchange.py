@@ -116,7 +116,8 @@ class Exchange(NamedTuple):
         """Replicas after fresh draws of the last level, transitions at all others, and exchanges of the pairs whose
         number is even or odd as that of the round; which of them were taken, (chains, K - 1) bool."""
         last, others = self.ladder.last(len(x), key.fold("last")), x[:, 1:]
-        moved = self._moved(others.flatten(0, 1), self._level(len(x), self.levels - 1), key.fold("move"))
+        each = key.fold("move").spread(self.levels - 1)  # a row for each replica of a chain
+        moved = self._moved(others.flatten(0, 1), self._level(len(x), self.levels - 1), each)
         x = torch.cat([last[:, None], moved.reshape(others.shape)], 1)
         gain = self._gain(x)
         tried = torch.arange(self.levels - 1, device=x.device) % 2 == number % 2

@@ -11,6 +11,7 @@ from ebm_cli import registry
 from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.model.gaussian_rbm import GaussianRBM
+from ebm_cli.model.levels import Leveled
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Categorical, Counts, Discrete, Real, Space, Spin
 from helpers.components import shipped
@@ -114,6 +115,8 @@ NETWORKS = (
     "flow",
     "real_boltzmann",
     "word_window",
+    "leveled",
+    "leveled_convnet",
 )  # one stands for all where settings of samplers differ
 
 
@@ -125,6 +128,8 @@ def _telling(label: str, name: str) -> bool:
     if name.startswith("class_rbm"):
         return label in ("block_gibbs", "metropolis")
     if name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS:
+        return True
+    if name == "leveled-real" and Leveled in SAMPLERS[label].needs:
         return True
     return label in (("gwg", "metropolis") if name in DISCRETE else ("langevin", "mala"))
 
