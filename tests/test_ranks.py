@@ -19,7 +19,7 @@ from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError
 
 CONSTANT = "optimizer.schedule=constant"  # a schedule would depend on the number of steps
-ADAM = ["optimizer=adam", "optimizer.eps=0.01"]  # a smaller one blows rounding of a vanishing gradient up to a step
+ADAM = ["optimizer=adam", "optimizer.eps=0.1"]  # a smaller one blows rounding of a vanishing gradient up to a step
 SHORT = ["steps=40", "eval_every=20", "save_every=20", "tracker=none", "evaluation=[]"]
 
 
