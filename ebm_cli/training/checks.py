@@ -190,7 +190,7 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
             f"objective={choice['objective']} wants a tractable model, one whose energy can be computed, "
             f"model={choice['model']} is not; leave objective out, for the model brings one that fits"
         )
-    if issubclass(model.builds, Leveled) and Leveled not in objective.needs:
+    if not _of_all_levels(objective.needs, model):
         fits = [name for name, kind in registry.components("objective").items() if Leveled in _requires(kind)]
         raise UserError(
             f"objective={choice['objective']} trains the first level of model={choice['model']} alone, and the others "
@@ -208,6 +208,11 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
             )
 
 
+def _of_all_levels(needs: tuple[type[EnergyModel], ...], model: ModelSpec) -> bool:
+    """Whether an objective of these needs trains all levels that the model has, if it has such."""
+    return Leveled in needs or not issubclass(model.builds, Leveled)
+
+
 def _requires(objective: Any) -> tuple[type[EnergyModel], ...]:
     found: tuple[type[EnergyModel], ...] = objective.requires
     return found
@@ -221,6 +226,7 @@ def _models_for(objective: Objective) -> list[str]:
         for name, spec in specs.items()
         if set(spec.spaces) & set(objective.spaces)
         and _has(objective.needs, spec)
+        and _of_all_levels(objective.needs, spec)
         and objective.refusal_of_model(spec.builds) is None
     ]
 
@@ -235,7 +241,7 @@ def _objectives(spaces: tuple[type[Space], ...], model: ModelSpec, choice: Choic
     found: list[str] = []
     for name, cls in registry.components("objective").items():
         kind = cast(type[Objective], cls)
-        if set(kind.spaces) & set(spaces) and _has(kind.requires, model):
+        if set(kind.spaces) & set(spaces) and _has(kind.requires, model) and _of_all_levels(kind.requires, model):
             found += kind.chosen_for(model.builds, spaces) if kind.chosen_as else (name,)
     return f"objectives that fit model={choice['model']}: {', '.join(sorted(found))}"
 
