@@ -11,12 +11,12 @@ from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.noise.base import Noise
 from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, slopes
-from ebm_cli.registry import Nested, placed, register
+from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler, transitions
 from ebm_cli.sampler.heating import descended
-from ebm_cli.sampler.kernel import choose, nested
-from ebm_cli.space import Real, Space, names
+from ebm_cli.sampler.kernel import nested, refusal_of_needs, refusal_of_space
+from ebm_cli.space import Real, Space
 
 _AT = "objective.kernel"
 
@@ -89,15 +89,12 @@ class EnergyMatching(Objective):
     @override
     def refusal_of_space(self, space: Space) -> str | None:
         """The kernel must move in it."""
-        if type(space) not in self.kernel.spaces:
-            return f"{_AT} moves in {names(self.kernel.spaces)} spaces, the data are {space.name}; {choose(_AT)}"
-        why = self.kernel.refusal(space)
-        return placed(why, "sampler", _AT) if why else None
+        return refusal_of_space(self.kernel, space, _AT)
 
     @override
     def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """The kernel asks for no more than energies and gradients."""
-        return f"{_AT}: {choose(_AT)}, such as mala" if self.kernel.needs else None
+        return refusal_of_needs(self.kernel, _AT)
 
     @override
     def auxiliary(self, model: EnergyModel, noise: Noise | None, key: Key) -> Source:

@@ -12,11 +12,11 @@ from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.from_above import FromAbove
 from ebm_cli.model.levels import Leveled, per_row
 from ebm_cli.objective.base import Batch, Gradient, Objective
-from ebm_cli.registry import Nested, placed, register
+from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Sampler, transitions
-from ebm_cli.sampler.kernel import choose, nested
-from ebm_cli.space import Real, Space, names
+from ebm_cli.sampler.kernel import nested, refusal_of_needs, refusal_of_space
+from ebm_cli.space import Real, Space
 
 _AT = "objective.kernel"
 
@@ -63,15 +63,12 @@ class Recovery(Objective):
     @override
     def refusal_of_space(self, space: Space) -> str | None:
         """The kernel must move in it."""
-        if type(space) not in self.kernel.spaces:
-            return f"{_AT} moves in {names(self.kernel.spaces)} spaces, the data are {space.name}; {choose(_AT)}"
-        why = self.kernel.refusal(space)
-        return placed(why, "sampler", _AT) if why else None
+        return refusal_of_space(self.kernel, space, _AT)
 
     @override
     def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
         """The kernel asks for no more than energies and gradients."""
-        return f"{_AT}: {choose(_AT)}, such as mala" if self.kernel.needs else None
+        return refusal_of_needs(self.kernel, _AT)
 
     @torch.no_grad()
     @override

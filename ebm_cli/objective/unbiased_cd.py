@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from ebm_cli.model.base import Blocked, EnergyModel, Gradients
 from ebm_cli.objective.base import Batch, Gradient, Objective, penalised, refusal_of_penalties
-from ebm_cli.registry import Nested, placed, register
+from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.coupled import Window, coupled
-from ebm_cli.sampler.kernel import choose, exact
-from ebm_cli.space import Binary, Categorical, Space, Spin, names
+from ebm_cli.sampler.kernel import choose, exact, refusal_of_space
+from ebm_cli.space import Binary, Categorical, Space, Spin
 
 _AT = "objective.kernel"
 _PIECE = 10_000  # points whose energies are differentiated at once
@@ -74,11 +74,7 @@ class UnbiasedCD(Objective):
     @override
     def refusal_of_space(self, space: Space) -> str | None:
         """The kernel must move in it."""
-        if type(space) not in self.kernel.spaces:
-            kinds = names(self.kernel.spaces)
-            return f"{_AT} moves in {kinds} spaces, the data are {space.name}; {choose(_AT)}"
-        why = self.kernel.refusal(space)
-        return placed(why, "sampler", _AT) if why else None
+        return refusal_of_space(self.kernel, space, _AT)
 
     @override
     def refusal_of_batch(self, batch_size: int) -> str | None:

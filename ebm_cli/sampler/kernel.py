@@ -6,6 +6,7 @@ from typing import Any
 from ebm_cli import registry
 from ebm_cli.errors import UserError
 from ebm_cli.sampler.base import Sampler
+from ebm_cli.space import Space, names
 
 
 def choose(at: str) -> str:
@@ -38,3 +39,16 @@ def exact(settings: Mapping[str, Any] | Sampler[Any, Any], at: str = "sampler.ke
 def below(message: str) -> str:
     """A message about a sampler's key, said of the kernel's."""
     return registry.placed(message, "sampler", "sampler.kernel")
+
+
+def refusal_of_space(kernel: Sampler[Any, Any], space: Space, at: str) -> str | None:
+    """Why a sampler at the key `at` does not move in a space, in one sentence, or None."""
+    if type(space) not in kernel.spaces:
+        return f"{at} moves in {names(kernel.spaces)} spaces, the data are {space.name}; {choose(at)}"
+    why = kernel.refusal(space)
+    return registry.placed(why, "sampler", at) if why else None
+
+
+def refusal_of_needs(kernel: Sampler[Any, Any], at: str) -> str | None:
+    """That a sampler at the key `at` asks a model for more than energies and gradients, in one sentence, or None."""
+    return f"{at}: {choose(at)}, such as mala" if kernel.needs else None
