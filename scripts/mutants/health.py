@@ -68,7 +68,7 @@ MUTANTS = [
     ),
     Mutant(
         "watcher: the validation split is that of training",
-        "training/health.py",
+        "training/looks.py",
         "for split in (data.train, data.valid)",
         "for split in (data.train, data.train)",
         "health::test_a_look_is_at_rows_as_steps_see_them",
@@ -96,21 +96,21 @@ MUTANTS = [
     ),
     Mutant(
         "watcher: the steps since the last look are forgotten",
-        "training/health.py",
+        "training/looks.py",
         "plain_json.plain(self._reports().tolist()) if self.window",
         "[] if self.window",
         "health::test_killed_and_resumed_it_sees_the_same",
     ),
     Mutant(
         "watcher: what looks at the chains found is forgotten",
-        "training/health.py",
+        "training/looks.py",
         '"probed": self.probed, "said": self.said',
         '"probed": {}, "said": self.said',
         "health::test_killed_and_resumed_it_sees_the_same",
     ),
     Mutant(
         "watcher: each look warns anew",
-        "training/health.py",
+        "training/looks.py",
         "if sign.level > self.said.get(sign.name, 0):",
         "if sign.level:",
         "health::test_chains_that_do_not_move_are_said_once",
@@ -264,7 +264,7 @@ MUTANTS = [
     ),
     Mutant(
         "watcher: act=none warns",
-        "training/health.py",
+        "training/looks.py",
         'if self.health.acts != "none":',
         "if self.health.acts:",
         "recovery::test_a_verdict_may_be_written_down_alone",
