@@ -92,7 +92,7 @@ def test_annealing_of_gaussian_levels_weighs_nothing(process):
     """Of data N(m, r^2) all levels are one density of w, and each weight is 1, the constants of levels aside."""
     model = truth(process, levels=6).requires_grad_(requires_grad=False)
     model.precision.copy_(torch.eye(2, dtype=torch.float64) / model.variance[:, None, None])
-    model.constant.copy_(-(2 * model.scale * model.scale * math.pi * model.variance).log())
+    model.constant.copy_(-(2 * math.pi * model.variance).log() - model.scale.log().sum())
     path = LevelPath(model, KERNEL)
     log_w, _ = forward(path, 50, 30, KEY)
     assert_close(log_w + path.log_z_base, torch.zeros(50, dtype=torch.float64), atol=1e-9)
@@ -116,10 +116,10 @@ def test_exchange_keeps_the_density_of_level_0_and_begins_anywhere():
 def test_exchange_draws_some_sites_given_the_others():
     """Of a Gaussian the mean and variance of one number given the other, for each of two rows."""
     model, sampler = truth(levels=8).float(), component("sampler", "level_exchange", transitions=2)
-    known = torch.tensor([[0.0, 1.5], [-2.0, 0.3]])
+    known = torch.tensor([[0.0, -0.6], [-2.0, 0.3]])
     given = Given(model, known, torch.tensor([[0], [1]]))
     x, _ = run(sampler, given, given.noise(4000, KEY), 40, KEY.fold("steps"))
-    precision = model.precision[0].detach() / model.scale**2
+    precision = model.precision[0].detach() / (model.scale * model.scale[:, None])
     for row, (free, other) in enumerate(((0, 1), (1, 0))):
         draws = x[4000 * row : 4000 * (row + 1), 0]
         off = precision[free, other] / precision[free, free] * (known[row, other] - model.mean[other])
@@ -175,7 +175,7 @@ def test_rates_are_those_of_the_density_of_u():
     """v and its divergence by the matrix of second derivatives of E as a function of u."""
     model = network()
     u, k = normal((4, 3), KEY, dtype=torch.float64), 7
-    width = (model.scale * model.variance[k].sqrt()).item()
+    width = model.scale * model.variance[k].sqrt()
 
     def energy(one):
         return model.at(k).energy((model.mean + width * one)[None])[0]

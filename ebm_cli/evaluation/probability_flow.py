@@ -34,7 +34,8 @@ class Rate(NamedTuple):
 
 @register("evaluation", "probability_flow")
 class ProbabilityFlow(Evaluation):
-    """log p(x) = log N(u_last) + integral of div v dl - D log(r sqrt(v_0)) along du/dl = v from level 0 to the last.
+    """log p(x) = log N(u_last) + integral of div v dl - sum_i log(r_i sqrt(v_0)) along du/dl = v from level 0 to the
+    last.
 
     u = (x_k - m) / (r sqrt(v_k)), l = log s_k / a_k, v = (s_k^2 / v_k) (dE/du - u): the probability flow (Song et al.
     2021, eq. 13 and 39) in coordinates in which it stands still for Gaussian data. Where levels are evenly spaced in l,
@@ -100,7 +101,7 @@ class ProbabilityFlow(Evaluation):
             u, grown = way.moved(u, step)
             total += grown
         end = -(u.double().flatten(1).square().sum(1) + sites * math.log(2 * math.pi)) / 2
-        return end + total - sites * (model.scale * model.variance[0].sqrt()).double().log()
+        return end + total - sites / 2 * model.variance[0].double().log() - model.log_volume
 
     def _directions(self, like: Tensor, key: Key) -> list[Tensor]:
         """d, (1 or rows, D) each, so that the sum of d.H d is the trace of H or has it as its mean."""

@@ -11,7 +11,7 @@ from ebm_cli.rng import AnyKey
 
 
 class FromAbove(EnergyModel):
-    """p(x_k | x_(k+1)), proportional to exp(-E(x_k, k) - |x_(k+1) - m - t (x_k - m)|^2 / (2 r^2 q^2)), of rows.
+    """p(x_k | x_(k+1)), proportional to exp(-E(x_k, k) - |(x_(k+1) - m - t (x_k - m)) / r|^2 / (2 q^2)), of rows.
 
     t = a_(k+1) / a_k, q^2 = s_(k+1)^2 - t^2 s_k^2 (Gao et al. 2021, eq. 7, whose y is a multiple of x_k).
     Configurations are y = (x_k - m) / (r c) with c^-2 = s_k^-2 + t^2 / q^2: where the data are spread by more than the
@@ -37,9 +37,9 @@ class FromAbove(EnergyModel):
 
     @property
     def width(self) -> Tensor:
-        """r c, (rows,)."""
+        """r c, (rows, *shape)."""
         precision = self.family.s[self.level] ** -2 + self.shrunk.square() / self.noise
-        return self.family.scale * precision**-0.5
+        return self.family.scale * per_row(precision**-0.5, self.above)
 
     @override
     def energy(self, x: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ class FromAbove(EnergyModel):
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         at = self.outside(x)
         energy, grad = self.family.energy_and_grad_at(at, self.level)
-        pulled = per_row(self.shrunk / (self.family.scale.square() * self.noise), at) * self._off(at)
-        return energy + self._beside(at), per_row(self.width, at) * (grad - pulled)
+        pulled = per_row(self.shrunk / self.noise, at) * self._off(at) / self.family.scale
+        return energy + self._beside(at), self.width * (grad - pulled)
 
     @override
     def of_rows(self, rows: slice | Tensor) -> "FromAbove":
@@ -61,19 +61,20 @@ class FromAbove(EnergyModel):
 
     def outside(self, y: Tensor) -> Tensor:
         """x_k of y."""
-        return self.family.mean + per_row(self.width, y) * y
+        return self.family.mean + self.width * y
 
     def begun(self, key: AnyKey) -> Tensor:
         """y of draws of p(x_k | x_(k+1)) as it would be if the data were N(m, r^2), (rows, *shape)."""
         below, above = (self.family.variance[self.level + i] for i in (0, 1))
         mean = per_row(self.shrunk * below / above, self.above) * (self.above - self.family.mean)
-        width = per_row(self.family.scale * (below * self.noise / above).sqrt(), self.above)
+        width = self.family.scale * per_row((below * self.noise / above).sqrt(), self.above)
         z = rng.normal(self.above.shape, key, self.above.device, self.above.dtype)
-        return (mean + width * z) / per_row(self.width, self.above)
+        return (mean + width * z) / self.width
 
     def _off(self, at: Tensor) -> Tensor:
-        """x_(k+1) - m - t (x_k - m)."""
-        return self.above - self.family.mean - per_row(self.shrunk, at) * (at - self.family.mean)
+        """(x_(k+1) - m - t (x_k - m)) / r."""
+        off = self.above - self.family.mean - per_row(self.shrunk, at) * (at - self.family.mean)
+        return off / self.family.scale
 
     def _beside(self, at: Tensor) -> Tensor:
-        return self._off(at).flatten(1).square().sum(1) / (2 * self.family.scale.square() * self.noise)
+        return self._off(at).flatten(1).square().sum(1) / (2 * self.noise)

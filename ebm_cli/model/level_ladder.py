@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.model.given import Given
-from ebm_cli.model.levels import Alike, Leveled, per_row
+from ebm_cli.model.levels import Alike, Leveled
 from ebm_cli.model.rescaled import Rescaled
 from ebm_cli.rng import AnyKey
 
@@ -26,10 +26,13 @@ class LevelLadder(ABC):
     def last(self, n: int, key: AnyKey) -> Tensor:
         """n draws of the last level, (n, *shape)."""
 
-    def inside(self, level: Tensor, like: Tensor) -> Rescaled:
-        """The same in units of the noise of each row's level, from the mean on; `like` are rows w (rows, *shape)."""
-        unit = Alike(self.family, level).unit
-        return Rescaled(self.at(level), self.origin, per_row(unit, like))
+    def inside(self, level: Tensor) -> Rescaled:
+        """The same in units of the noise of each row's level, from the mean on."""
+        return Rescaled(self.at(level), self.origin, self.unit(level))
+
+    @abstractmethod
+    def unit(self, level: Tensor) -> Tensor:
+        """The deviation of the noise of each row's level, (rows, *shape)."""
 
     @property
     @abstractmethod
@@ -53,6 +56,10 @@ class Whole(LevelLadder):
         return Alike(self.family, level)
 
     @override
+    def unit(self, level: Tensor) -> Tensor:
+        return Alike(self.family, level).unit
+
+    @override
     def last(self, n: int, key: AnyKey) -> Tensor:
         return self.family.last_alike().sample(n, key)
 
@@ -71,6 +78,10 @@ class Parts(LevelLadder):
     @override
     def at(self, level: Tensor) -> EnergyModel:
         return Given(Alike(self.family, level), self.given.known, self.given.where)
+
+    @override
+    def unit(self, level: Tensor) -> Tensor:
+        return self.given.picked(Alike(self.family, level).unit)
 
     @override
     def last(self, n: int, key: AnyKey) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PlainValidator
@@ -20,11 +20,13 @@ from ebm_cli.registry import Nested, register
 from ebm_cli.rng import Key
 from ebm_cli.space import Box, Real, Space
 
+Measured = Literal["sites", "common"]  # standard deviation of the data: each site's own, or one for all
+
 
 class LeveledNetwork(Leveled):
     """With v_k = a_k^2 + s_k^2 and u = (x - m) / (r sqrt(v_k))
 
-        E(x, k) = |u|^2 / 2 + D/2 log(2 pi r^2 v_k) + (a_k / s_k) f(u, k) - b_k,
+        E(x, k) = |u|^2 / 2 + D/2 log(2 pi v_k) + sum_i log r_i + (a_k / s_k) f(u, k) - b_k,
 
     f the network's energy of u and the level: a Gaussian of the same first two moments, and what the data have beside
     it, the less the more noise there is. So dE/du is of one size at all levels (as in Karras et al. 2022, sec. 5). The
@@ -41,10 +43,11 @@ class LeveledNetwork(Leveled):
         features: LevelFeatures,
         network: EnergyModel,
         mean: Tensor,
-        scale: float | None,
+        scale: Measured | float,
     ) -> None:
-        super().__init__(space, scales, mean, 1.0 if scale is None else scale)
-        self.features_of, self.network, self.measures = features, network, scale is None
+        super().__init__(space, scales, mean, scale if isinstance(scale, float) else 1.0)
+        self.features_of, self.network = features, network
+        self.measures = None if isinstance(scale, float) else scale
         self.offset = nn.Parameter(torch.zeros(self.levels - 1))
 
     @property
@@ -68,7 +71,7 @@ class LeveledNetwork(Leveled):
         u = self._unit(x, level)
         f, grad = self.network.energy_and_grad(self.features_of(u, level))
         grad = u + per_row(self.gain[level], u) * self.features_of.pulled(u, grad)
-        return self._whole(u, level, f), grad / per_row(self.width(level), u)
+        return self._whole(u, level, f), grad / self.width(level)
 
     @torch.no_grad()
     @override
@@ -86,17 +89,23 @@ class LeveledNetwork(Leveled):
 
     @override
     def measure(self, std: Callable[[], Tensor]) -> None:
-        """r is the root mean square of the standard deviations of the training data, (sites,), if no key gave it."""
+        """r is the standard deviation of each site, or the root mean square of them all, if no key gave it.
+
+        A site has at least a thousandth of this root mean square: at level 0 the noise is some hundredths of r, and
+        less of that would not stand out from the rounding of float32 numbers as large as the others.
+        """
         if self.measures:
-            self.scale.copy_(std().double().square().mean().sqrt())
+            each = std().double().reshape(self.mean.shape)
+            common = each.square().mean().sqrt()
+            self.scale.copy_(each.clamp_min(_NARROWEST * common) if self.measures == "sites" else common)
 
     def _unit(self, x: Tensor, level: Tensor) -> Tensor:
-        return (x - self.mean) / per_row(self.width(level), x)
+        return (x - self.mean) / self.width(level)
 
     def _whole(self, u: Tensor, level: Tensor, f: Tensor) -> Tensor:
         square, sites = u.flatten(1).square().sum(1), self.space.sites
-        gaussian = square / 2 + sites / 2 * (math.log(2 * math.pi) + 2 * self.width(level).log())
-        return gaussian + self.gain[level] * f - self.free_constants[level]
+        size = sites / 2 * (2 * math.pi * self.variance).log() + self.log_volume.to(u.dtype)
+        return square / 2 + size[level] + self.gain[level] * f - self.free_constants[level]
 
 
 def _process(settings: Mapping[str, Any] | Process) -> Process:
@@ -125,6 +134,7 @@ def _too_short(process: Process) -> str | None:
     )
 
 
+_NARROWEST = 1e-3  # site, in units of the deviation of all
 _LEFT = 0.1  # of the data in the last level, in units of its noise
 _CHOOSE = "process@model.process=NAME"
 
@@ -151,7 +161,7 @@ class LeveledSpec(ModelSpec):
     process: Annotated[Process, PlainValidator(_process), Nested("process")]
     network: Annotated[ModelSpec, PlainValidator(_network), Nested("model")]
     waves: Annotated[int, Field(ge=0, le=16)]
-    scale: Annotated[float, Field(gt=0)] | None
+    scale: Annotated[float, Field(gt=0)] | Measured | Literal["auto"]
 
     builds = LeveledNetwork
     spaces = (Real,)
@@ -167,7 +177,13 @@ class LeveledSpec(ModelSpec):
         assert isinstance(space, Real)
         features = self._features(space)
         network = self.network.build(features.seen, torch.zeros(features.seen.shape), key.fold("network"))
-        return LeveledNetwork(space, self.process.scales(), features, network, mean, self.scale)
+        return LeveledNetwork(space, self.process.scales(), features, network, mean, self._scale())
+
+    def _scale(self) -> Measured | float:
+        """Convolutions have one for all sites, which they see alike."""
+        if self.scale == "auto":
+            return "common" if self.network.builds.convolves else "sites"
+        return self.scale
 
     def _features(self, space: Space) -> LevelFeatures:
         if self.network.builds.convolves:

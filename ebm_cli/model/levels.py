@@ -16,9 +16,10 @@ from ebm_cli.space import Real
 class Leveled(EnergyModel):
     """E(x, k) for the levels k = 0 ... K - 1 of a process, x = m + r (a_k x_0 + s_k z) at level k, z standard normal.
 
-    m (*shape) is the mean of the data, r their standard deviation, x_0 = (data - m) / r. The last level is the Gaussian
-    of mean m and variance r^2 (a^2 + s^2) at every site, with log Z = 0. As a model of rows it is level 0,
-    E(x) = E(x, 0); `at` gives the others.
+    m (*shape) is the mean of the data, r (*shape) their standard deviation, of each site its own or one for all,
+    x_0 = (data - m) / r; products and quotients of rows are taken site by site. The last level is the Gaussian of mean
+    m and variance r_i^2 (a^2 + s^2) at the site i, with log Z = 0. As a model of rows it is level 0, E(x) = E(x, 0);
+    `at` gives the others.
     """
 
     called = "leveled"
@@ -28,11 +29,11 @@ class Leveled(EnergyModel):
     a: Tensor
     s: Tensor
 
-    def __init__(self, space: Real, scales: Scales, mean: Tensor, scale: float) -> None:
+    def __init__(self, space: Real, scales: Scales, mean: Tensor, scale: float | Tensor) -> None:
         super().__init__()
         self.space = space
         self.register_buffer("mean", mean.clone())
-        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("scale", torch.ones_like(mean) * scale)
         for name, value in scales._asdict().items():
             self.register_buffer(name, value.float(), persistent=False)
 
@@ -50,6 +51,11 @@ class Leveled(EnergyModel):
     def log_ratio(self) -> Tensor:
         """log a_k / s_k, (K,)."""
         return (self.a / self.s).log()
+
+    @property
+    def log_volume(self) -> Tensor:
+        """sum_i log r_i, a scalar float64."""
+        return self.scale.double().log().sum()
 
     @abstractmethod
     def energy_at(self, x: Tensor, level: Tensor) -> Tensor:
@@ -98,7 +104,7 @@ class Leveled(EnergyModel):
         return self._gaussian(self.scale * self.variance[0].sqrt())
 
     def _gaussian(self, width: Tensor) -> Normalised:
-        return product(self.space, self.mean, width.expand_as(self.mean)).to(self.mean)
+        return product(self.space, self.mean, width).to(self.mean)
 
     @property
     def stretch(self) -> Tensor:
@@ -111,12 +117,12 @@ class Leveled(EnergyModel):
 
     def noised(self, x: Tensor, level: Tensor, z: Tensor) -> Tensor:
         """m + a_k (x - m) + r s_k z for data x and standard normal z (batch, *shape)."""
-        a, width = per_row(self.a[level], x), per_row(self.scale * self.s[level], x)
-        return self.mean + a * (x - self.mean) + width * z
+        a, s = per_row(self.a[level], x), per_row(self.s[level], x)
+        return self.mean + a * (x - self.mean) + self.scale * s * z
 
     def width(self, level: Tensor) -> Tensor:
-        """r sqrt(v_k), (batch,)."""
-        return self.scale * self.variance[level].sqrt()
+        """r sqrt(v_k), (batch, *shape)."""
+        return self.scale * per_row(self.variance[level].sqrt(), self.mean[None])
 
 
 class AtLevel(EnergyModel):
@@ -159,8 +165,9 @@ class Alike(EnergyModel):
 
     @property
     def unit(self) -> Tensor:
-        """r s_k sqrt(v_0 / v_k), the deviation of the noise, (rows,)."""
-        return self.family.scale * self.family.s[self.level] / self.family.stretch[self.level]
+        """r s_k sqrt(v_0 / v_k), the deviation of the noise, (rows, *shape)."""
+        s = self.family.s[self.level] / self.family.stretch[self.level]
+        return self.family.scale * per_row(s, self.family.mean[None])
 
     @override
     def energy(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from ebm_cli.model.base import EnergyModel
 
 
 class Rescaled(EnergyModel):
-    """E'(y) = E(m + c y): the density of y = (x - m) / c where x has that of `model`, m (*shape) and c a scalar."""
+    """E'(y) = E(m + c y): the density of y = (x - m) / c where x has that of `model`, c like m or a scalar."""
 
     compiles = True
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.model.levels import Leveled
+from ebm_cli.model.levels import Leveled, per_row
 from ebm_cli.objective.base import Batch, Gradient, Objective, slopes
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
@@ -70,5 +70,5 @@ def denoising_loss(model: Leveled, noisy: Noisy) -> Tensor:
     """mean |r s dE/dx - z|^2 / D, with its graph."""
     x = noisy.x.detach().requires_grad_()
     (found,) = torch.autograd.grad(model.energy_at(x, noisy.level).sum(), x, create_graph=True)
-    width = (model.scale * model.s[noisy.level])[:, None]
-    return (width * found.flatten(1) - noisy.z.flatten(1)).square().mean()
+    width = model.scale * per_row(model.s[noisy.level], x)
+    return (width * found - noisy.z).square().mean()

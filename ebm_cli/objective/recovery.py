@@ -27,7 +27,7 @@ def _kernel(settings: Any) -> Sampler[Any, Any]:
 
 @register("objective", "recovery")
 class Recovery(Objective):
-    """-log p(x_k | x_(k+1)) = E(x_k, k) + |x_(k+1) - m - t (x_k - m)|^2 / (2 r^2 q^2) + log Z(x_(k+1)) of two levels.
+    """-log p(x_k | x_(k+1)) = E(x_k, k) + |(x_(k+1) - m - t (x_k - m)) / r|^2 / (2 q^2) + log Z(x_(k+1)) of two levels.
 
     Of each row of data one pair, k drawn from all levels but the last (Gao et al. 2021, eq. 6 and 13). The gradient is
     that of E(x_k, k) less that of E(y, k), y the end of `steps` transitions of `kernel` on p(x_k | x_(k+1)), which
@@ -96,4 +96,4 @@ def pairs(model: Leveled, x: Tensor, key: AnyKey) -> tuple[Tensor, Tensor, FromA
     x = model.noised(x, level, z)
     given = FromAbove(model, x, level)
     above = model.mean + per_row(given.shrunk, x) * (x - model.mean)
-    return x, level, FromAbove(model, above + per_row(model.scale * given.noise.sqrt(), x) * more, level)
+    return x, level, FromAbove(model, above + model.scale * per_row(given.noise.sqrt(), x) * more, level)

@@ -126,7 +126,7 @@ class Exchange(NamedTuple):
         return swapped(x, taken), taken
 
     def _moved(self, x: Tensor, level: Tensor, key: AnyKey) -> Tensor:
-        inside = self.ladder.inside(level, x)
+        inside = self.ladder.inside(level)
         y, _ = transitions(self.kernel, inside, inside.inside(x), [key.fold(i) for i in range(self.transitions)])
         return inside.outside(y)
 

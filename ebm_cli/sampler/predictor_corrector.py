@@ -151,10 +151,8 @@ def _ancestral(model: Leveled, x: Tensor, above: int, key: AnyKey) -> Tensor:
 
 
 def _flowed(model: Leveled, x: Tensor, above: int) -> Tensor:
-    way, (width, wide) = (
-        model.log_ratio[above - 1] - model.log_ratio[above],
-        model.width(torch.tensor([above - 1, above])),
-    )
+    way = model.log_ratio[above - 1] - model.log_ratio[above]
+    width, wide = model.width(torch.tensor([above - 1, above]))
     u = (x - model.mean) / wide
     slope = _flow(model, u, above)
     end = u - way / 2 * (slope + _flow(model, u - way * slope, above - 1))

@@ -11,6 +11,27 @@ MUTANTS = [
         "leveled::test_ancestral_moves_draw_the_level_below_given_clean_data",
     ),
     Mutant(
+        "leveled: a site that never varies has the width 0",
+        "model/leveled.py",
+        "each.clamp_min(_NARROWEST * common)",
+        "each",
+        "levels_scaled::test_a_site_that_does_not_vary_has_a_thousandth_of_the_others",
+    ),
+    Mutant(
+        "leveled: the volume of sites is left out",
+        "model/leveled.py",
+        "(2 * math.pi * self.variance).log() + self.log_volume.to(u.dtype)",
+        "(2 * math.pi * self.variance).log()",
+        "levels_scaled::test_without_a_network_every_level_is_the_density_of_independent_gaussians",
+    ),
+    Mutant(
+        "level ladder: free sites in units of the first ones",
+        "model/level_ladder.py",
+        "self.given.picked(Alike(self.family, level).unit)",
+        "Alike(self.family, level).unit[:, : self.given.where.shape[1]]",
+        "levels_walked::test_exchange_draws_some_sites_given_the_others",
+    ),
+    Mutant(
         "leveled: a row alone is at the second level",
         "model/levels.py",
         '        """E(x, 0), (batch,)."""\n        return self.energy_at(x, _all_at(0, x))',

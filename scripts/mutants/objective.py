@@ -41,8 +41,8 @@ MUTANTS = [
     Mutant(
         "denoising: the noise is not in units of the level",
         "objective/denoising.py",
-        "width = (model.scale * model.s[noisy.level])[:, None]",
-        "width = model.s[noisy.level][:, None]",
+        "width = model.scale * per_row(model.s[noisy.level], x)",
+        "width = per_row(model.s[noisy.level], x)",
         "leveled::test_the_truth_of_gaussian_data_is_where_gradients_vanish",
     ),
     Mutant(

@@ -1,0 +1,78 @@
+"""Each site of a leveled model in units of its own: where these come from, and densities of sites of unequal widths."""
+
+import pytest
+import torch
+from helpers.components import component, shipped
+from helpers.models import randomised
+from helpers.statistics import assert_close
+from test_leveled import KEY, images
+
+from ebm_cli import registry
+from ebm_cli.evaluation.ais import forward
+from ebm_cli.log_z.level_path import LevelPath
+from ebm_cli.rng import normal, stream
+from ebm_cli.space import Real
+
+STD = torch.tensor([0.02, 3.0, 0.5], dtype=torch.float64)
+
+
+def small(std, **changes):
+    """A leveled network of as many numbers as there are deviations, which it has measured."""
+    network = {"network": {"name": "mlp", "widths": [6], "input_scale": 1.0, "spread": None}, "waves": 1}
+    process = {"process": shipped("process")["vp"] | {"levels": 8, "time_min": 0.05}}
+    spec = registry.build("model", shipped("model")["leveled"] | network | process | changes)
+    mean = torch.arange(len(std), dtype=torch.float64)
+    model = randomised(spec.build(Real((len(std),)), mean, stream(1))).requires_grad_(requires_grad=False)
+    model.measure(lambda: std)
+    return model
+
+
+def test_scales_are_measured_site_by_site_in_common_or_given():
+    common = STD.square().mean().sqrt()
+    assert_close(small(STD).scale, STD)
+    assert_close(small(STD, scale="sites").scale, STD)
+    assert_close(small(STD, scale="common").scale, common.expand(3))
+    assert_close(small(STD, scale=0.7).scale, torch.full((3,), 0.7, dtype=torch.float64), rtol=1e-6)
+
+
+def test_a_site_that_does_not_vary_has_a_thousandth_of_the_others():
+    std = torch.tensor([0.0, 3.0, 1e-5], dtype=torch.float64)
+    narrow = 1e-3 * std.square().mean().sqrt()
+    assert_close(small(std).scale, torch.stack([narrow, std[1], narrow]))
+
+
+def test_convolutions_see_all_sites_in_one_unit():
+    model = images()
+    model.measure(lambda: torch.linspace(0.1, 2, 60))
+    assert model.scale.unique().numel() == 1
+
+
+def test_without_a_network_every_level_is_the_density_of_independent_gaussians():
+    """E(x, k) = -log N(m, r_i^2 v_k), and the flow says the same, whatever the widths."""
+    model = small(STD)
+    for parameter in model.parameters():
+        parameter.zero_()
+    x = model.mean + STD * normal((5, 3), KEY, dtype=torch.float64)
+    for k in range(model.levels):
+        law = torch.distributions.Normal(model.mean, STD * (model.a[k] ** 2 + model.s[k] ** 2).sqrt())
+        assert_close(model.at(k).energy(x), -law.log_prob(x).sum(1), rtol=1e-9)
+        assert_close(model.at(k).energy_and_grad(x)[1], (x - model.mean) / law.variance, rtol=1e-9)
+    found = component("evaluation", "probability_flow").log_p(model, x, 1, KEY)
+    assert_close(found, -model.energy(x), rtol=1e-9)
+
+
+@pytest.mark.long
+def test_annealing_over_unequal_widths_is_that_of_quadrature():
+    """log Z within 5 standard errors of the integral over a plane, one side a hundred times the other."""
+    model = small(torch.tensor([0.03, 3.0], dtype=torch.float64))
+    for parameter in model.parameters():
+        parameter.mul_(0.3)
+    u = torch.linspace(-9, 9, 500, dtype=torch.float64)
+    grid = model.mean + model.scale * torch.cartesian_prod(u, u)
+    log_z = (-model.energy(grid)).logsumexp(0) + 2 * (u[1] - u[0]).log() + model.scale.log().sum()
+    assert abs(log_z) > 0.1
+    path = LevelPath(model, component("sampler", "mala", step_size=0.3))
+    log_w, _ = forward(path, 4000, 140, KEY)
+    w = (log_w - log_z).exp()
+    assert abs(w.mean() - 1) < 5 * w.std() / 4000**0.5
+    assert w.std() < 1
