@@ -4,7 +4,7 @@ import re
 from shlex import quote
 
 from ebm_cli.cli.listing import GROUPS, Choice, choices_of, keys_of, no_choice, packaged
-from ebm_cli.cli.meant import key_meant, not_installed, word_meant
+from ebm_cli.cli.meant import beside, key_meant, not_installed, word_meant
 from ebm_cli.cli.spaces import of_a_search, sentence
 from ebm_cli.errors import nearest
 
@@ -12,6 +12,7 @@ _UNKNOWN_KEY = re.compile(r"(?:Key '([^']+)' is not in struct|Key '([^']+)' not 
 _OVERRIDE_KEY = re.compile(r"Could not override '([^']+)'")
 _UNKNOWN_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)'")
 _UNKNOWN_GROUP = re.compile(r"Could not override '([^']+)'\.\s*No match in the defaults list")
+_UNKNOWN_PLACE = re.compile(r"Could not override '(\w+)@([\w.]+)'\.\s*Did you mean")
 _APPEND_HINT = re.compile(r"To append to your (?:config|default list) use \S+")
 _NOISE = re.compile(r"(Config search path:|See https://|full_key:|object_type=|reference_type=).*", re.DOTALL)
 _ELSEWHERE = "which is not chosen here"
@@ -27,7 +28,7 @@ def explain(error: Exception, command: str, *, resumes: bool = False, place: str
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, OSError) and error.filename:  # before any job started, it makes nothing else
         return f"{place}: cannot make the directory {error.filename} ({error.strerror}); name another one"
-    for look in (_swept, _unparsed, _not_a_name, _group, _choice, _key):
+    for look in (_swept, _unparsed, _not_a_name, _group, _place, _choice, _key):
         found = look(error, text, command)
         if found and resumes and _ELSEWHERE in found:
             return f"{found.split()[0]}: a resumed run keeps its own; leave it out, or start a new run"
@@ -75,6 +76,17 @@ def _group(error: Exception, text: str, command: str) -> str | None:
     return f"unknown group or key {name}{nearest(name, _words(command))} (see: ebm {command} --help)"
 
 
+def _place(error: Exception, text: str, command: str) -> str | None:
+    found = _UNKNOWN_PLACE.search(text)
+    if not found or found.group(1) not in GROUPS:
+        return None
+    group, at = found.groups()
+    return (
+        f"{group}@{at}: no {group} is chosen at {at}, where it has keys it is these that are set, {at}.name=NAME and "
+        f"its others (see: ebm list {group})"
+    )
+
+
 def _choice(error: Exception, text: str, command: str) -> str | None:
     found = _UNKNOWN_CHOICE.search(text)
     if not found:
@@ -95,7 +107,7 @@ def _key(error: Exception, text: str, command: str) -> str | None:
     owners = [part.choice for part in choices_of(group) if _owns(part, name)] if group in GROUPS else []
     if owners:
         return f"{name} is a key of {group}={' or '.join(owners)}, {_ELSEWHERE} (see: ebm list {group})"
-    meant = key_meant(name) if command in ("train", "tune") else None
+    meant = (key_meant(name) if command in ("train", "tune") else None) or beside(name, _words(command))
     near = f"; {meant}" if meant else nearest(name, _words(command))
     return f"unknown key {name}{near} (see: ebm {command} --help)"
 

@@ -14,6 +14,7 @@ _SAME = {
     "iterations": "steps", "max_steps": "steps", "random_state": "seed", "gpu": "device=cuda", "cuda": "device=cuda",
     "cpu": "device=cpu", "threads": "device.threads", "output": "hydra.run.dir", "output_dir": "hydra.run.dir",
 }  # fmt: skip
+_HOW_MANY = ("chains", "samples", "count")
 _EPOCHS = ("epochs", "n_epochs", "num_epochs", "max_epochs", "epoch")
 _EXTRAS = {
     "hydra/launcher": {"joblib": "joblib", "submitit_slurm": "slurm", "ray": "ray"},
@@ -26,6 +27,13 @@ def key_meant(name: str) -> str | None:
     if name in _EPOCHS:
         return "training is counted in steps, one update of the weights each: steps=N"
     return f"did you mean {_SAME[name]}?" if name in _SAME else None
+
+
+def beside(name: str, words: list[str]) -> str | None:
+    """What the number of chains is called among the keys next to one that is not there, or None."""
+    place, _, key = name.rpartition(".")
+    found = [f"{place}.{other}" for other in _HOW_MANY if key in _HOW_MANY and f"{place}.{other}" in words]
+    return f"did you mean {found[0]}?" if found else None
 
 
 def word_meant(word: str, command: str) -> str | None:

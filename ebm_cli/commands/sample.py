@@ -32,6 +32,7 @@ from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
 from ebm_cli.record import picture
 from ebm_cli.record.run import Run
 from ebm_cli.rng import stream
+from ebm_cli.sampler.remarks import remarks_on
 from ebm_cli.sampler.standstill import lost, stuck
 from ebm_cli.sampler.trajectory import Laid, TrajectoryTempering
 from ebm_cli.signals import finishing
@@ -203,8 +204,7 @@ def filled(
     kind = _type(model.space)
     given_rows.check_memory(rows, asked.n, kind)
     subject = _subject(trained, model, asked, config, rows=len(rows.known))
-    remark = subject.sampler.remark()
-    if remark:
+    for remark in remarks_on(subject.sampler, model):
         log.warning("%s", remark)
     return given_rows.drawn(subject, rows, asked.n, asked.steps, kind)
 
@@ -306,8 +306,7 @@ def _doubt_start(subject: Subject, asked: Drawing, steps: int) -> None:
     if asked.start == "chains" and kept < asked.n:
         others = f"the other {asked.n - kept}" if kept else f"all {asked.n}"
         log.warning("the run keeps %s chains; %s start from noise", kept or "no", others)
-    remark = subject.sampler.remark()
-    if remark:
+    for remark in remarks_on(subject.sampler, subject.model):
         log.warning("%s", remark)
     short = subject.sampler.too_few(subject.model, steps)
     if short:

@@ -27,6 +27,7 @@ from ebm_cli.evaluation.together import Findings, one_by_one
 from ebm_cli.record import checkpoint, files, lease
 from ebm_cli.record.lease import Lease, LeaseLost
 from ebm_cli.record.run import Run
+from ebm_cli.sampler.remarks import remarks_on
 from ebm_cli.signals import StopRequest, watching
 from ebm_cli.terminal import log, logging_to
 from ebm_cli.tracker import process
@@ -261,7 +262,10 @@ def _announce(session: Session) -> None:
     for note in session.notes:
         log.info("%s", note)
     components, steps = parts.components, parts.loop.steps
-    remarks = (components.sampler.remark(), components.objective.remark(session.state.model, steps))
+    remarks = (
+        *remarks_on(components.sampler, session.state.model),
+        components.objective.remark(session.state.model, steps),
+    )
     for remark in (*session.warnings, *remarks):
         if remark:
             log.warning("%s", remark)

@@ -1,6 +1,7 @@
 """Several samplers on one model: how soon chains from noise look like a long reference run, how well they then mix."""
 
 import dataclasses
+import json
 import math
 import time
 from collections import Counter
@@ -105,7 +106,19 @@ class Mixing(Evaluation):
                 return f"samplers.{label} {why} (~evaluation.mixing.samplers.{label} leaves that sampler out)"
         reference = self._reference_sampler(sampler)
         why = _refusal(reference, model) or (None if reference.leaves_invariant else "only approximates the model")
-        return f"reference {why}; set evaluation.mixing.reference" if why else None
+        if not why:
+            return None
+        own = ", the sampler of the run," if self.reference is None else ""
+        return f"reference{own} {why}; set evaluation.mixing.reference{self._example(sampler)}"
+
+    def _example(self, own: Sampler[Any, Any]) -> str:
+        """The first of the samplers that leave the model invariant, as a reference, or nothing."""
+        exact = (label for label, found in self._samplers(own).items() if found.leaves_invariant)
+        label = next((name for name in exact if not {"kernel"} & set(self.samplers[name])), None)
+        if label is None:
+            return ""
+        keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in self.samplers[label].items())
+        return f", e.g. evaluation.mixing.reference='{{{keys}}}'".replace('"', "")
 
     @property
     @override

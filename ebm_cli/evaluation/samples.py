@@ -257,7 +257,7 @@ def draw(subject: Subject, count: int, steps: int, start: str) -> tuple[Tensor, 
         sampler, x = adapted(sampler, model, x, steps // 2, key.fold("adapt"))
         steps -= steps // 2
         found = recorded(sampler)
-    x, info = run(sampler, model, x, steps, key.fold("steps"), subject.device.engine)
+    x, info = run(sampler, model, x, steps, key.fold("steps"), subject.device.engine, told="samples: step")
     if "acceptance" in info:
         found["acceptance"] = info["acceptance"].mean().item()
     return x, found

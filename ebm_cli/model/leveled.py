@@ -1,5 +1,6 @@
 """A network that is a family of energies, one for each level of noise of a forward process."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -108,6 +109,19 @@ class LeveledNetwork(Leveled):
         return square / 2 + size[level] + self.gain[level] * f - self.free_constants[level]
 
 
+def _of_another(settings: Mapping[str, Any]) -> str | None:
+    """Which keys to leave out and to add where a network has been named whose keys are others, or None."""
+    name, settings = settings.get("name"), registry.todays("model", settings)
+    kind = registry.components("model").get(name) if isinstance(name, str) else None
+    keys = [] if kind is None else [field.name for field in dataclasses.fields(kind)]
+    if all(key in settings for key in keys):
+        return None
+    out = [f"~model.network.{key}" for key in settings if key not in (*keys, "name")]
+    more = [f"+model.network.{key}=..." for key in keys if key not in settings]
+    whole = "; model=leveled_convnet has them" if name == "convnet" else ""
+    return f"model.network.name = {name}: has other keys; add {' '.join([*out, *more])} (ebm list model {name}){whole}"
+
+
 def _process(settings: Mapping[str, Any] | Process) -> Process:
     """The process that `model.process` configures. Raises UserError."""
     if isinstance(settings, Process):
@@ -144,7 +158,13 @@ def _network(settings: Mapping[str, Any] | ModelSpec) -> ModelSpec:
     if isinstance(settings, ModelSpec):
         return settings
     if not isinstance(settings, Mapping):
-        raise UserError(f"model.network = {settings}: must be the keys of a model, such as {{name: mlp, ...}}")
+        raise UserError(
+            f"model.network = {settings}: must be the keys of a model; set model.network.name and its others, or take "
+            "model=leveled_convnet"
+        )
+    why = _of_another(settings)
+    if why:
+        raise UserError(why)
     found: ModelSpec = registry.build("model", settings, at="model.network")
     if not {Real, Box} & set(found.spaces) or not found.builds.compiles:
         raise UserError(

@@ -155,28 +155,37 @@ def engine_for(sampler: Sampler[Any, Any], model: EnergyModel, engine: Engine) -
 
 @torch.no_grad()
 def transitions(
-    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine = EAGER
+    sampler: Sampler[Any, Any],
+    model: EnergyModel,
+    x: Tensor,
+    keys: Sequence[AnyKey],
+    engine: Engine = EAGER,
+    *,
+    told: str = "",
 ) -> tuple[Tensor, Info]:
     """One transition from x for each key: end positions, of replicas too, and each piece of Info averaged over them.
 
-    As many chains at once as the engine allows, each drawing what it would among all of them.
+    As many chains at once as the engine allows, each drawing what it would among all of them. Where `told` has words
+    for them, how many are done is said now and then.
     """
     parts = engine.slices(len(x), sampler.replicas)
     if len(parts) == 1:
-        return _transitions(sampler, model, x, keys, engine)
-    found = [_transitions(sampler, model.of_rows(p), x[p], [key.after(p.start) for key in keys], engine) for p in parts]
+        return _transitions(sampler, model, x, keys, engine, told)
+    found = [
+        _transitions(sampler, model.of_rows(p), x[p], [key.after(p.start) for key in keys], engine, told) for p in parts
+    ]
     ends, infos = zip(*found, strict=True)
     return torch.cat(ends), {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
 
 
 def _transitions(
-    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine
+    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, keys: Sequence[AnyKey], engine: Engine, told: str
 ) -> tuple[Tensor, Info]:
     """Compiled, each transition is one region, and nothing in the loop waits for the device."""
     step = engine.repeated(sampler.step)
     state = sampler.init(model, x)
     total: Info = {}
-    for taken, key in enumerate(keys):
+    for taken, key in enumerate(terminal.followed(keys, told) if told else keys):
         state = _refreshed(sampler, model, state, taken)
         state, info = step(model, state, key)
         total = {name: value + total.get(name, 0.0) for name, value in info.items()}
@@ -189,12 +198,19 @@ def _refreshed(sampler: Sampler[M, S], model: M, state: S, taken: int) -> S:
 
 
 def run(
-    sampler: Sampler[Any, Any], model: EnergyModel, x: Tensor, steps: int, key: Key, engine: Engine = EAGER
+    sampler: Sampler[Any, Any],
+    model: EnergyModel,
+    x: Tensor,
+    steps: int,
+    key: Key,
+    engine: Engine = EAGER,
+    *,
+    told: str = "",
 ) -> tuple[Tensor, Info]:
     """`steps` transitions from x, the i-th with `key.fold(i)`: end positions (chains, *shape), and the mean Info."""
     engine = engine_for(sampler, model, engine)
     keys = engine.keys([key.fold(i) for i in range(steps)], x.device)
-    end, info = transitions(sampler, model, x, keys, engine)
+    end, info = transitions(sampler, model, x, keys, engine, told=told)
     return shown(end, model.space), info
 
 

@@ -96,20 +96,19 @@ def _models(space: type[Space]) -> str:
 
 
 def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) -> None:
-    """The sampler moves in the model's space and finds the capabilities it needs."""
+    """The sampler moves in the model's space and finds the capabilities it needs, and after it its kernel."""
+    if sampler.inner is not sampler and not _has(sampler.needs, model):
+        fits = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
+        raise UserError(
+            f"sampler={choice['sampler']} {_wants(type(sampler), model)}, model={choice['model']} is not; samplers "
+            f"that fit: {', '.join(fits)}"
+        )
     if not _fits(type(sampler.inner), model):
         found = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
         raise UserError(
             f"{_called(sampler, choice)} {_wants(type(sampler.inner), model)}, model={choice['model']} is not; "
             f"samplers that fit: {', '.join(found)}{_how_to_choose(sampler, model)}"
         )
-    for need in sampler.needs:
-        if not issubclass(model.builds, need):
-            fits = [name for name, cls in registry.components("sampler").items() if _fits(cls, model)]
-            raise UserError(
-                f"sampler={choice['sampler']} {_wants(type(sampler), model)}, model={choice['model']} is not; samplers "
-                f"that fit: {', '.join(fits)}"
-            )
     blocks = issubclass(model.builds, Blocked) and any(issubclass(need, Blocked) for need in sampler.inner.needs)
     if sampler.replicas > 1 and blocks and not cast(type[Blocked], model.builds).tempers:
         raise UserError(

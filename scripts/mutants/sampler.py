@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "remarks: samplers of all levels are doubted",
+        "sampler/remarks.py",
+        "not isinstance(model, Leveled) or Leveled in sampler.needs",
+        "not isinstance(model, Leveled)",
+        "levels_said::test_a_sampler_of_one_level_is_doubted",
+    ),
+    Mutant(
         "heating: warm from the start",
         "sampler/heating.py",
         "return min(1.0, max(0.0, (time - cold) / (1 - cold)))",
