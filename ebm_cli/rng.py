@@ -251,10 +251,20 @@ def weighted(number: Tensor, weight: Tensor, key: AnyKey) -> Tensor:
     share = weight.cumsum(1, dtype=torch.float64)
     row, u = _ragged_uniform(number, key)
     # Row r's shares lie in (r, r + 1], so that one search serves all rows.
-    shelf = torch.arange(rows, device=weight.device)
-    share.div_(share[:, -1:].clone()).add_(shelf[:, None])
-    found = torch.searchsorted(share.flatten(), u + row, right=True).clamp_max(rows * values - 1)
+    shelf = torch.arange(rows, dtype=share.dtype, device=weight.device)
+    share = torch.addcdiv(shelf[:, None], share, share[:, -1:])
+    found = _found(share.flatten(), u + row).clamp_max(rows * values - 1)
     return torch.bincount(found, minlength=rows * values).reshape(rows, values).to(weight.dtype)
+
+
+def _found(edges: Tensor, points: Tensor) -> Tensor:
+    """The number of edges, which ascend, at or below each point, the points in any order.
+
+    On a CPU they are sorted first: one search after the other then stays within the cache, which halves its time.
+    """
+    if edges.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.searchsorted(edges, points, right=True)
+    return torch.from_numpy(np.searchsorted(edges.detach().numpy(), np.sort(points.numpy()), side="right"))
 
 
 def thinned(counts: Tensor, number: Tensor, key: AnyKey) -> Tensor:

@@ -30,6 +30,8 @@ SPACE = Box((4, 4), -1.0, 1.0)
 LABELS = torch.tensor([2, 0, 1, 2, 1, 0])
 # Float64 sums of a few hundred terms agree to this whatever their order.
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
+SIZES = [(7, 7), (8, 5), (3, 4), (2, 2)]
+WEIGHT = torch.linspace(-1, 1, 5 * 3 * 9, dtype=torch.float64).sin().reshape(5, 3, 3, 3)
 
 
 def model_of(classes=3):
@@ -80,15 +82,24 @@ def test_logits_vjp_is_the_weighted_sum_of_gradients(kind):
     assert not logits.requires_grad
 
 
-@pytest.mark.parametrize("size", [(7, 7), (8, 5), (3, 4), (2, 2)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_way_back_through_a_convolution_is_that_of_autograd(size, stride):
     """Even and odd sides, which a convolution of stride 2 cuts off differently."""
-    weight = torch.linspace(-1, 1, 5 * 3 * 9, dtype=torch.float64).sin().reshape(5, 3, 3, 3)
     x = torch.zeros(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    y = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
+    y = torch.nn.functional.conv2d(x, WEIGHT, stride=stride, padding=1)
     grad = torch.arange(y.numel(), dtype=torch.float64).cos().reshape(y.shape)
-    assert_close(transposed(grad, weight, stride, size), torch.autograd.grad(y, x, grad)[0], **EXACT)
+    assert_close(transposed(grad, WEIGHT, stride, size), torch.autograd.grad(y, x, grad)[0], **EXACT)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_the_same_in_bfloat16_but_for_rounding(size):
+    """Each number is a sum of 45 products at most, of numbers below 1, rounded to 8 bits at the end."""
+    grad = torch.arange(10 * math.prod(-(-n // 2) for n in size), dtype=torch.float64).cos()
+    grad = grad.reshape(2, 5, -1, -(-size[1] // 2)).bfloat16()
+    found = transposed(grad, WEIGHT.bfloat16(), 2, size)
+    assert found.dtype == torch.bfloat16
+    assert_close(found.double(), transposed(grad.double(), WEIGHT.bfloat16().double(), 2, size), rtol=2**-7, atol=2**-8)
 
 
 def test_a_larger_network_has_the_gradient_of_its_energy():

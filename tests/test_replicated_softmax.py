@@ -163,6 +163,12 @@ def test_multinomial_counts_have_their_law_and_length():
     torch.testing.assert_close(variance, 200 * p * (1 - p), rtol=0.25, atol=0)  # five standard errors of 1000 rows
 
 
+def test_a_draw_between_two_values_is_the_upper_one():
+    """The uniform number u takes value k where F(k - 1) <= u < F(k): one of probability zero is never drawn."""
+    edges, points = torch.tensor([0.0, 0.25, 0.25, 1.0]), torch.tensor([0.5, 0.25, 0.0])
+    assert rng._found(edges, points).tolist() == [1, 3, 3]
+
+
 def test_each_row_of_a_multinomial_is_the_same_among_others():
     logits, number = rng.normal((6, 9), stream(0, "l")), torch.tensor([3, 900, 0, 70, 1, 64])
     key = stream(0, "m")

@@ -14,10 +14,9 @@ from ebm_cli import registry
 from ebm_cli.dataset.base import Data, Split
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import Engine
-from ebm_cli.device.replay import Graphs
 from ebm_cli.space import Binary
-from ebm_cli.training import cuda_graph, step
 from ebm_cli.training import state as training
+from ebm_cli.training import step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISIONS = (
@@ -65,7 +64,11 @@ def component(group: str, name: str, **changed: Any) -> Any:
 @cache
 def engine(*, compiled: bool) -> Engine:
     """One of each kind in the process: another compiled one would forget the code of the first."""
-    return Graphs(2**62) if compiled and DEVICE.type == "cuda" else Engine(compiled=compiled)
+    if not compiled or DEVICE.type != "cuda":
+        return Engine(compiled=compiled)
+    from ebm_cli.device.replay import Graphs  # an earlier build has none
+
+    return Graphs(2**62)
 
 
 def device(precision: str, *, compiled: bool) -> Device:
@@ -113,6 +116,8 @@ def _updates(
 
 def graphed_step(size: Size, precision: str) -> Callable[[], None]:
     """One whole update as a GPU takes it, one CUDA graph; AbsentError where that does not reproduce the plain step."""
+    from ebm_cli.training import cuda_graph  # an earlier build has none
+
     parts, state = rbm_run(size, device(precision, compiled=True), max(6000, size.batch))
     how, said = cuda_graph.execution(parts, state)
     if said:

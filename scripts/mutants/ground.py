@@ -386,9 +386,16 @@ MUTANTS = [
     Mutant(
         "rng: words fall to the next document",
         "rng.py",
-        "torch.searchsorted(share.flatten(), u + row, right=True)",
-        "torch.searchsorted(share.flatten(), u + row + 0.5, right=True)",
+        "_found(share.flatten(), u + row)",
+        "_found(share.flatten(), u + row + 0.5)",
         "replicated_softmax::test_multinomial_counts_have_their_law_and_length",
+    ),
+    Mutant(
+        "rng: a draw at the edge of two values is the lower one",
+        "rng.py",
+        'np.sort(points.numpy()), side="right"',
+        'np.sort(points.numpy()), side="left"',
+        "replicated_softmax::test_a_draw_between_two_values_is_the_upper_one",
     ),
     Mutant(
         "rng: thinned in the order of the values",

@@ -430,6 +430,13 @@ MUTANTS = [
         "jem::test_the_way_back_through_a_convolution_is_that_of_autograd[2-size0]",
     ),
     Mutant(
+        "convnet: phases in bfloat16 begin a pixel early",
+        "model/convnet.py",
+        "[:, :, 1:, 1:]",
+        "[:, :, :-1, :-1]",
+        "jem::test_it_is_the_same_in_bfloat16_but_for_rounding",
+    ),
+    Mutant(
         "convnet: the gradient of the brightness",
         "model/convnet.py",
         "2 / (self.space.high - self.space.low)",
