@@ -84,6 +84,17 @@ def test_proposals_that_only_the_trained_model_refuses_may_be_the_rate():
     assert hot["keys"] == {}, "chains of image models are colder on purpose"
 
 
+def test_steps_that_were_lengthened_in_vain_are_lengthened_by_more():
+    """Twice as far the first time, four times the second; never beyond what comes to another row twice over."""
+    parts = with_sampler("langevin", step_size=1e-4, noise=None)
+    slow, did = Diagnosis({"r_hat_data"}, jump=0.2, r_hat=2.0), []
+    for times, size in ((2.0, 4e-4), (4.0, 64e-4)):
+        did.append(chosen(parts, did, slow))
+        assert did[-1]["keys"] == {"sampler.step_size": pytest.approx(size)}, times
+    far = chosen(parts, did, replace(slow, jump=0.8))
+    assert far["keys"]["sampler.step_size"] == pytest.approx(64e-4 * 2.5**2)
+
+
 def test_momentum_and_restarts_of_a_reservoir():
     """Both beside the rate; what was done before stays."""
     parts, _ = small_run(optimizer=shipped("optimizer")["sgd"] | {"momentum": 0.99})
@@ -196,11 +207,11 @@ def test_a_doubt_of_the_chains_outlasts_looks_at_reports_alone(monkeypatch):
 def test_not_twice_to_where_a_run_failed_anew():
     """But to its first checkpoint, which stays as the newest healthy one does."""
     watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), healthy=50, first=0)
-    assert (watcher.target, watcher.kept) == (50, {0, 50})
+    assert (watcher.targets, watcher.kept) == ([50, 0], {0, 50})
     watcher.went_back(Watcher().saved(), {"back_to": 50, "step": 100})
-    assert (watcher.healthy, watcher.target) == (50, 0)
+    assert (watcher.healthy, watcher.targets) == (50, [0])
     watcher.healthy = 150
-    assert watcher.target == 150, "it was healthy since"
+    assert watcher.targets == [150, 0], "it was healthy since"
 
 
 def test_velocity_of_a_higher_momentum_is_lost():

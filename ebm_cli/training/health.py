@@ -28,6 +28,7 @@ class Watcher(Looks):
 
     doubts: int = 0  # looks that found anew what may be mended, since the last one after which nothing was to be
     healthy: int | None = None  # the step of the newest checkpoint at which all was well
+    sure: int | None = None  # that of the newest of these whose chains were looked at
     first: int | None = None  # that of the oldest, of where the run began or was resumed
     recoveries: list[dict[str, Any]] = field(default_factory=list)  # what was done each time, as summary.json has it
 
@@ -68,7 +69,8 @@ class Watcher(Looks):
     @override
     def saved(self) -> dict[str, Any]:
         """All that a run that goes on from here needs."""
-        own = {"doubts": self.doubts, "healthy": self.healthy, "first": self.first, "recoveries": self.recoveries}
+        steps = {"healthy": self.healthy, "sure": self.sure, "first": self.first}
+        own = {"doubts": self.doubts, **steps, "recoveries": self.recoveries}
         return {**super().saved(), **(own if self.health.most else {})}
 
     @override
@@ -76,8 +78,8 @@ class Watcher(Looks):
         """Take that over. Raises ValueError, KeyError, TypeError or AttributeError if it is no such thing."""
         super().load(saved)
         self.doubts = int(saved.get("doubts", 0))
-        self.healthy, self.first = (
-            None if step is None else int(step) for step in (saved.get("healthy"), saved.get("first"))
+        self.healthy, self.sure, self.first = (
+            None if step is None else int(step) for step in map(saved.get, ("healthy", "sure", "first"))
         )
         self.recoveries = [remedies.read(did) for did in saved.get("recoveries", [])]
 
@@ -89,9 +91,11 @@ class Watcher(Looks):
 
     @property
     def fails(self) -> bool:
-        """Whether the run is failing, or a doubt stays, and it may go back."""
+        """Whether the run is failing, or a doubt stays, and it may go back. A rate that is tried fails by one doubt: to
+        look again costs more than what it could bring."""
         failing = self.verdict is not None and self.verdict.level == _FAILING
-        return self.doubts > 0 and (failing or self.doubts >= _STAYS) and self.may_go_back
+        stays = self.doubts >= (1 if remedies.is_raise(self.recoveries) else _STAYS)
+        return self.doubts > 0 and (failing or stays) and self.may_go_back
 
     @property
     def keys(self) -> remedies.Keys:
@@ -104,17 +108,19 @@ class Watcher(Looks):
         return clear(found) and not {sign.name for sign in signs(found)} - _UNMENDABLE
 
     @property
-    def target(self) -> int:
-        """The checkpoint to go back to: one from which the run failed anew was not healthy, so not twice to the same
-        one, but to the first."""
-        assert self.healthy is not None
-        tried = any(did["back_to"] == self.healthy for did in self.recoveries if "raised" not in did)
-        return self.first if tried and self.first is not None else self.healthy
+    def targets(self) -> list[int]:
+        """Checkpoints to go back to, the best first: one from which the run failed anew was not healthy, so not twice
+        to the same one, but for the first, which is the last."""
+        tried = {did["back_to"] for did in self.recoveries if "raised" not in did}
+        steps = [step for step in (self.healthy, self.sure) if step is not None and step not in tried]
+        last = self.healthy if self.first is None else self.first
+        assert last is not None
+        return [*dict.fromkeys([*steps, last])]
 
     @property
     def kept(self) -> set[int]:
         """Checkpoints that stay."""
-        return {step for step in (self.healthy, self.first) if step is not None}
+        return {step for step in (self.healthy, self.sure, self.first) if step is not None}
 
     @property
     def may_go_back(self) -> bool:
@@ -138,8 +144,11 @@ class Watcher(Looks):
         return remedies.is_raise(self.recoveries) and self.since == step
 
     def raises(self, step: int) -> bool:
-        """Whether the rate is higher from this step on, at which all is well."""
+        """Whether the rate is higher from this step on, at which all is well: not where data lie above the chains, for
+        what longer steps add to the gap they have then already, see `signals._above`."""
         assert self.parts is not None
+        if self.measured.get("above", 0.0) > 0:
+            return False
         did = raising.raised(self.parts, self.recoveries, step, self.health.period)
         self.recoveries += [did] if did else []
         return did is not None
@@ -153,4 +162,6 @@ class Watcher(Looks):
             return False
         check_weights(state, self.parts.components.objective)
         self.healthy = state.step
+        if self.probes(state.step):
+            self.sure = state.step
         return True

@@ -8,8 +8,8 @@ from typing import Any
 from ebm_cli.training.remedies import LOWER, applied
 from ebm_cli.training.state import Parts
 
-_WIDE = 2.0  # times as high as the rate of now is the one that failed, from which on there is something to gain
 _MOST = LOWER**-0.5  # times as high, each time
+_WIDE = 1.1 * _MOST  # times as high as the rate of now is the one that failed, from which on trying is worth its steps
 _LOOKS = 2  # periods that a run must be healthy for, at least
 _VERIFIED = 2  # times as many steps must be left, so that a rate that fails again is found out and taken back
 
@@ -30,7 +30,8 @@ def raised(parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, per
     """The record of a rate that is raised now, at a step at which all is well; None if it stays as it is.
 
     With f the rate that failed and r that of now, which held for as many steps as f took to fail and for `_LOOKS`
-    periods: sqrt(f r), but at most sqrt(5) r, unless f / r is below `_WIDE`. So it comes back to half of f or more.
+    periods: sqrt(f r), but at most sqrt(5) r, unless f / r is below `_WIDE`, for a rate that is tried and fails costs
+    the steps that it took. So it comes back to f / sqrt(5) or more, and one that failed is the last that is tried.
     """
     too_high = failed(parts, recoveries)
     if too_high is None:

@@ -32,18 +32,19 @@ def gone_back(
     Raises checkpoint.Invalid or ValueError if it cannot be read, or is of another run.
     """
     step, store, ages, weights = state.step, state.store, state.ages, state.weighted
-    attempt = watcher.attempts + 1
+    attempt, tried = watcher.attempts + 1, is_raise(watcher.recoveries)
     saved = _loaded(state, watcher, load)
     redrawn = _redraw(parts, state, watcher.keys)
-    found = _diagnosis(parts, state, watcher)
-    if step - watcher.since <= _AT_ONCE:
+    held = step - watcher.since
+    found = replace(_diagnosis(parts, state, watcher), share=held / max(parts.loop.steps - step, 1))
+    if held <= _AT_ONCE:
         found = replace(found, beyond=math.inf)
     now = chosen(parts, watcher.recoveries, found)
     redrawn = redrawn or _redraw(parts, state, now["keys"])
     state.step = step
     if _MOMENTUM in now["keys"]:
         _stand_still(state)
-    anew = (attempt >= _ANEW or redrawn) and bool(len(store))
+    anew = (attempt >= _ANEW or redrawn) and not tried and bool(len(store))  # under the rate that held chains were well
     if anew:
         key = stream(parts.loop.seed, "health", "recovery", attempt)
         put_first_chains(parts.components, parts.data, state, key)
@@ -57,13 +58,15 @@ def gone_back(
 
 
 def _loaded(state: TrainState, watcher: Watcher, load: Callable[[int], Checkpoint]) -> Checkpoint:
-    """The checkpoint that the state now is: the first, where the newest healthy one looks ill when its chains and
-    energies are looked at once more, for most looks are at reports alone."""
-    saved = load(watcher.target)
-    state.load(saved.step, saved.tensors)
-    if watcher.first in (None, saved.step) or watcher.is_well(state):
-        return saved
-    saved = load(watcher.first)
+    """The checkpoint that the state now is: the newest healthy one, unless it looks ill when its chains and energies
+    are looked at once more, for most looks are at reports alone; else the newest whose chains were; else the first."""
+    *better, last = watcher.targets
+    for step in better:
+        saved = load(step)
+        state.load(saved.step, saved.tensors)
+        if watcher.is_well(state):
+            return saved
+    saved = load(last)
     state.load(saved.step, saved.tensors)
     return saved
 

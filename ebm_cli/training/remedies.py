@@ -1,5 +1,6 @@
 """What a run that goes back does otherwise from there on: by what looked wrong, and where it did so already."""
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ Keys = dict[str, float | None]
 
 LOWER = 1 / 5
 """Factor on the rate, each time that it is lowered, but for energies that say by how much."""
+_HALF = LOWER**0.5  # the highest factor, of a rate that held for long
 _LOWEST = LOWER**2  # of that factor, for energies say too much where they are no linear function of the weights
 _LONGER, _LONGEST = 2, 8  # factor on the transitions of a step, each time, and on those at first at most
 _ASKED = 32  # times as many as at first at most, of a sampler whose jumps say how many it takes
@@ -21,7 +23,8 @@ _FORGETS = 0.7  # jump from which on a look cannot tell how many transitions it 
 _SHORTER = 1 / 30  # of proposals that are hardly accepted
 _FARTHER, _UNTESTED = 0.5, 0.25  # jump that steps are lengthened to; of steps that nothing rejects, however wrong
 _BOUNDS = (10.0, 1e4)  # of the factor for it, of chains that hardly move; others are lengthened at least
-_SLOW = 2.0  # times
+_SLOW = 2.0  # times, and twice as many each time more
+_PAST = 2.0  # jump beyond which longer steps bring nothing
 _BLIND = 30.0  # the factor for chains that never moved, by which nothing can be told
 _COOLER = 1 / 10  # of the noise
 _INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
@@ -37,7 +40,7 @@ class Diagnosis:
 
     `jump` and `r_hat` are the signals `jump` and `r_hat_data` of that checkpoint, found in `moves` transitions.
     `beyond`: how many times as far as they may the energies of rows vary in the failing model; infinite of one that
-    failed at once.
+    failed at once. `share`: the steps that the rate of now held for, over those that are left.
     """
 
     signs: Collection[str]
@@ -47,6 +50,7 @@ class Diagnosis:
     r_hat: float = 1.0
     moves: int = 0
     beyond: float = 1.0
+    share: float = 0.0
 
     @property
     def refuses(self) -> bool:
@@ -106,7 +110,7 @@ def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnos
         return _record(now, {**before, **found.start})
     if is_raise(recoveries):
         return _record(applied(parts, recoveries[:-1]).components, before)
-    own = _noise(now, found) or _step_size(now, found)
+    own = _noise(now, found) or _step_size(now, found, _lengthened(parts.components, recoveries))
     keys = {**before, **own, **_restart(now, found)}
     rate = found.refuses and "jump" not in found.already
     rate = rate or ("sampler.step_size" in own and bool(_HOT & {*found.signs}))
@@ -125,8 +129,11 @@ def _record(now: Components, keys: Keys, lower: float = 1, longer: int = 1) -> d
 
 
 def _lower(found: Diagnosis) -> float:
-    """The factor on the rate: weights are as large as the rate, and the variance of energies as their square."""
-    return max(min(LOWER, 1 / math.sqrt(found.beyond)), _LOWEST)
+    """The factor on the rate: weights are as large as the rate, and the variance of energies as their square. A rate
+    that held for t steps holds at a factor of it for t over the factor, and that is asked for all steps that are left.
+    """
+    held = min(max(found.share, LOWER), _HALF)
+    return max(min(held, 1 / math.sqrt(found.beyond)), _LOWEST)
 
 
 def _longer_by(first: Components, now: Components, found: Diagnosis) -> int:
@@ -154,9 +161,16 @@ def _noise(now: Components, found: Diagnosis) -> Keys:
     return {"sampler.noise": sampler.noise * _COOLER} if "felt" in found.signs else {}
 
 
-def _step_size(now: Components, found: Diagnosis) -> Keys:
+def _lengthened(first: Components, recoveries: Sequence[Mapping[str, Any]]) -> int:
+    """How often steps of the chains were made longer."""
+    own = [did["keys"].get("sampler.step_size") for did in recoveries]
+    sizes = [size for size in (getattr(first.sampler, "step_size", None), *own) if size is not None]
+    return sum(after > before for before, after in itertools.pairwise(sizes))
+
+
+def _step_size(now: Components, found: Diagnosis, before: int) -> Keys:
     """Shorter where proposals are hardly accepted; longer where chains of the healthy model hardly move, or of those
-    at temperature 1 where they are slow."""
+    at temperature 1 where they are slow: twice, or four times where they were lengthened `before`, and so on."""
     size = getattr(now.sampler, "step_size", None)
     if not isinstance(size, float):
         return {}
@@ -165,7 +179,7 @@ def _step_size(now: Components, found: Diagnosis) -> Keys:
     if "jump" in found.already:
         return {"sampler.step_size": size * _longer(now, found.jump, _BOUNDS[0])}
     tied = not isinstance(now.sampler, Langevin) or now.sampler.noise is None
-    return {"sampler.step_size": size * _longer(now, found.jump, _SLOW)} if tied and found.slow else {}
+    return {"sampler.step_size": size * _longer(now, found.jump, _SLOW ** (1 + before))} if tied and found.slow else {}
 
 
 def _longer(now: Components, jump: float | None, least: float) -> float:
@@ -173,7 +187,7 @@ def _longer(now: Components, jump: float | None, least: float) -> float:
     if not jump:
         return _BLIND
     far = _FARTHER if now.sampler.rejects else _UNTESTED
-    factor = min(max(far / jump, least), _BOUNDS[1])
+    factor = min(max(far / jump, min(least, _PAST / jump)), _BOUNDS[1])
     return factor**2 if isinstance(now.sampler, Langevin) else factor
 
 

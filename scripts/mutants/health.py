@@ -251,8 +251,8 @@ MUTANTS = [
     Mutant(
         "recovery: attempts are forgotten when a run is resumed",
         "training/health.py",
-        '"first": self.first, "recoveries": self.recoveries}',
-        '"first": self.first, "recoveries": []}',
+        '**steps, "recoveries": self.recoveries}',
+        '**steps, "recoveries": []}',
         "recovery::test_killed_amid_a_recovery_and_resumed_it_does_the_same",
     ),
     Mutant(
@@ -307,9 +307,30 @@ MUTANTS = [
     Mutant(
         "recovery: twice to a checkpoint from which a run failed",
         "training/health.py",
-        "return self.first if tried and self.first is not None else self.healthy",
-        "return self.healthy",
+        "if step is not None and step not in tried]",
+        "if step is not None]",
         "remedies::test_not_twice_to_where_a_run_failed_anew",
+    ),
+    Mutant(
+        "recovery: the newest checkpoint whose chains were looked at is none to go back to",
+        "training/health.py",
+        "for step in (self.healthy, self.sure) if",
+        "for step in (self.healthy,) if",
+        "raising::test_an_older_checkpoint_stands_in_for_one_that_looks_ill",
+    ),
+    Mutant(
+        "remedies: a rate that held for long is lowered as far as one that failed at once",
+        "training/remedies.py",
+        "held = min(max(found.share, LOWER), _HALF)",
+        "held = LOWER",
+        "raising::test_a_rate_that_held_for_long_is_lowered_less",
+    ),
+    Mutant(
+        "raising: a rate is raised where steps are too long already",
+        "training/health.py",
+        'if self.measured.get("above", 0.0) > 0:',
+        "if False:",
+        "raising::test_a_rate_is_raised_only_where_data_do_not_lie_above_the_chains",
     ),
     Mutant(
         "recovery: a model that learns what it began without goes back",
@@ -398,9 +419,9 @@ MUTANTS = [
     Mutant(
         "recovery: a checkpoint that looks ill is gone back to",
         "training/recovery.py",
-        "or watcher.is_well(state):",
-        "or True:",
-        "raising::test_the_first_checkpoint_stands_in_for_one_that_looks_ill",
+        "if watcher.is_well(state):",
+        "if True:",
+        "raising::test_an_older_checkpoint_stands_in_for_one_that_looks_ill",
     ),
     Mutant(
         "recovery: all keys are said each time",
