@@ -9,7 +9,8 @@ from ebm_cli.training.remedies import LOWER, applied
 from ebm_cli.training.state import Parts
 
 _MOST = LOWER**-0.5  # times as high, each time
-_WIDE = 1.1 * _MOST  # times as high as the rate of now is the one that failed, from which on trying is worth its steps
+_WIDE, _NARROW = 1.1 * _MOST, 1.5  # times as high as the rate of now is the one that failed
+_PATIENT = 4  # times as long must a rate have held that is nearer than the first of these, to be raised all the same
 _LOOKS = 2  # periods that a run must be healthy for, at least
 _VERIFIED = 2  # times as many steps must be left, so that a rate that fails again is found out and taken back
 
@@ -30,8 +31,9 @@ def raised(parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, per
     """The record of a rate that is raised now, at a step at which all is well; None if it stays as it is.
 
     With f the rate that failed and r that of now, which held for as many steps as f took to fail and for `_LOOKS`
-    periods: sqrt(f r), but at most sqrt(5) r, unless f / r is below `_WIDE`, for a rate that is tried and fails costs
-    the steps that it took. So it comes back to f / sqrt(5) or more, and one that failed is the last that is tried.
+    periods: sqrt(f r), but at most sqrt(5) r. So it comes back to f / sqrt(5) or more. Nearer than that, f / r below
+    `_WIDE`, there is less to gain, and a rate that fails costs the steps that it took: r must have held four times as
+    long. Nothing is tried from `_NARROW` on.
     """
     too_high = failed(parts, recoveries)
     if too_high is None:
@@ -39,7 +41,9 @@ def raised(parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, per
     last, now = recoveries[-1], applied(parts, recoveries).components
     since = [0, *(int(did["step"]) for did in recoveries)]
     held = max(since[-1] - since[-2], _LOOKS * period)
-    if too_high < _WIDE * now.optimizer.lr or step - since[-1] < held or parts.loop.steps - step < _VERIFIED * held:
+    held *= 1 if too_high >= _WIDE * now.optimizer.lr else _PATIENT
+    near = too_high < _NARROW * now.optimizer.lr
+    if near or step - since[-1] < held or parts.loop.steps - step < _VERIFIED * held:
         return None
     rate = min(math.sqrt(too_high * now.optimizer.lr), _MOST * now.optimizer.lr)
     kept = {"chains.steps": last["chains.steps"], "keys": last["keys"], "chains": "kept", "raised": True}
