@@ -17,3 +17,11 @@ def test_our_contender_runs(name, monkeypatch):
         assert case.ours is not None
         with torch.compiler.set_stance("force_eager"):  # what compiling does to it is tested elsewhere, and takes long
             case.makers(quick=True)[case.ours]()()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["rbm", "gwg", "potts", "rsm", "convnet"])
+def test_an_update_of_what_grows_runs(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "benchmarks")
+    growth = importlib.import_module("growth")
+    growth.KINDS[name].update(growth.Shape(2, 2, 16, 2))()
