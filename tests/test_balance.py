@@ -1,9 +1,11 @@
 """Kernels that propose by balanced gains: every choice of theirs is what it says, in every space."""
 
+import itertools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.components import FALSE_ALARM, component
 from helpers.matrices import matrix_of
 from helpers.models import double_states, exact_p, small_model, target
@@ -21,13 +23,14 @@ SETTINGS = {
     **{f"gwg-{name}": ("gwg", {"balance": name, "flips": 2}) for name in OTHER},
     **{f"dmala-{name}": ("dmala", {"balance": name}) for name in OTHER},
     **{f"dlmc-{name}": ("dlmc", {"balance": name}) for name in OTHER},
+    "dmala-scales": ("dmala", {"scales": [0.4, 3.0, 1.5, 0.7], "step_size": 0.5}),
     "pafs-barker": ("pafs", {"balance": "barker", "radius": 1.25}),
     "dlmc-euler": ("dlmc", {"solver": "euler", "step_size": 1.5}),
     "dlmc-long": ("dlmc", {"step_size": 1.5}),
     "acs-backwards": ("acs", {"backwards": True, "cycle": 3, "balance": 0.95}),
 }
 MODELS = ("rbm-binary", "ising-spin", "potts-categorical")
-QUICK = ("gwg-barker", "dmala-max", "dmala-barker", "dlmc-euler", "acs-backwards")
+QUICK = ("dmala-scales", "gwg-barker", "dmala-max", "dmala-barker", "dlmc-euler", "acs-backwards")
 
 
 @pytest.mark.quick(*(f"{name}-rbm-binary" for name in QUICK), "dlmc-barker-potts-categorical")
@@ -37,7 +40,9 @@ def test_every_choice_is_its_definition_and_exact(setting, model_name):
     """From every state 2000 chains take one step; the matrix that they are held against leaves p as it is, and p T is
     reversible up to the order of a cycle."""
     name, keys = SETTINGS[setting]
-    sampler, model, n = component("sampler", name, **keys), target(model_name), 2000
+    model, n = target(model_name), 2000
+    keys = keys | {key: keys[key][: model.space.sites] for key in keys if key == "scales"}
+    sampler = component("sampler", name, **keys)
     matrix, p = matrix_of(sampler, model), exact_p(model)
     assert (p @ matrix - p).abs().max() < 1e-12
     flow = p[:, None] * matrix
@@ -67,6 +72,30 @@ def test_runs_from_before_have_the_square_root():
     assert old == component("sampler", "gwg")
     old = registry.build("sampler", {"name": "dmala", "step_size": 0.2, "adjusted": True, "adapt": None})
     assert old == component("sampler", "dmala")
+
+
+@pytest.mark.parametrize("space", [Binary((4,)), Categorical((3, 3))])
+def test_scales_follow_the_gradient_and_stay(space):
+    """Inverse to the root mean square of the gains at the chains where the first half of a warm-up ends."""
+    model = small_model("potts" if isinstance(space, Categorical) else "boltzmann", space)
+    x, key = space.noise(300, stream(0, "noise")).double(), stream(0, "adapt")
+    plain = component("sampler", "dmala", adapt=0.6)
+    halfway, there = adapted(plain, model, x, 100, key.fold("equal"))
+    found, _ = adapted(component("sampler", "dmala", adapt=0.6, scales="gradient"), model, x, 200, key)
+    energies = []
+    for site, value in itertools.product(range(space.sites), range(space.values)):  # each site at each of its values
+        y = there.reshape(300, space.sites, -1).clone()
+        y[:, site] = F.one_hot(torch.tensor(value), space.values) if space.values > 2 else value
+        energies.append(model.energy(y.reshape(there.shape)))
+    gain = (model.energy(there) - torch.stack(energies)).reshape(space.sites, -1)  # exact: linear in each site
+    size = gain.detach().square().mean(1).sqrt()
+    assert found.scales == pytest.approx((size.mean() / size).tolist(), rel=1e-6)
+    assert sum(1 / g for g in found.scales) == pytest.approx(space.sites)
+    assert found.step_size != halfway.step_size
+    asked = component("sampler", "dmala", scales="gradient").refusal(space)
+    assert asked == "sampler.scales = gradient: found in a warm-up, which there is with sampler.adapt=0.574"
+    few = component("sampler", "dmala", scales=[1.0]).refusal(space)
+    assert few == f"sampler.scales: 1 numbers for {space.sites} sites; give one for each"
 
 
 @pytest.mark.parametrize("model_name", ["rbm-binary", "potts-categorical"])

@@ -17,18 +17,19 @@ from ebm_cli.errors import UserError
 from ebm_cli.log_z import enumeration
 from ebm_cli.log_z.class_path import ClassPath
 from ebm_cli.model.base import Classifier
-from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
 from ebm_cli.objective.base import Batch
 from ebm_cli.rng import stream
-from ebm_cli.space import Binary
+from ebm_cli.space import Binary, Categorical, Spin
 
 SPACE, CLASSES = Binary((2, 2)), 3
+SPACES = pytest.mark.parametrize("space", [SPACE, Spin((2, 2)), Categorical((2, 3))], ids=lambda space: space.name)
 KEY = stream(0, "objective")
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
-def machine():
-    return small_model("class_rbm", SPACE, classes=CLASSES)
+def machine(space=SPACE):
+    return small_model("class_rbm", space, classes=CLASSES)
 
 
 def joint(model):
@@ -39,8 +40,9 @@ def joint(model):
     return found + (v @ model.W @ h.T)[:, None] + (y @ model.U @ h.T)[None]
 
 
-def test_p_of_the_class_and_the_free_energy_are_those_of_the_joint_law():
-    model, log_p = machine(), joint(machine())
+@SPACES
+def test_p_of_the_class_and_the_free_energy_are_those_of_the_joint_law(space):
+    model, log_p = machine(space), joint(machine(space))
     x = double_states(model)
     assert_close(model.logits(x), log_p.logsumexp(2), **EXACT)
     p = log_p.exp().sum(2)
@@ -53,8 +55,9 @@ def test_p_of_the_class_and_the_free_energy_are_those_of_the_joint_law():
     assert_close(model.features(x)["hidden"], on, **EXACT)
 
 
-def test_gradients_are_those_of_automatic_differentiation():
-    model = machine()
+@SPACES
+def test_gradients_are_those_of_automatic_differentiation(space):
+    model = machine(space)
     x = double_states(model)
     weight = torch.linspace(-1, 2, len(x) * CLASSES).double().reshape(-1, CLASSES)
     for own, plain, w in (("logits_vjp", Classifier.logits_vjp, weight), ("energy_vjp", None, weight[:, 0])):
@@ -66,15 +69,22 @@ def test_gradients_are_those_of_automatic_differentiation():
         for one, other in zip(found.values(), grads, strict=True):
             assert_close(one, other, **EXACT)
         assert not value.requires_grad
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(model.energy(x).sum(), x)
+    assert_close(model.energy_and_grad(x.detach())[1], slope, **EXACT)
 
 
-def test_a_class_alone_is_an_rbm_of_its_own():
+@SPACES
+def test_a_class_alone_is_an_rbm_of_its_own(space):
     """p(v | y) by enumeration, as a class of any classifier and as one of this."""
-    model, log_p = machine(), joint(machine())
+    model, log_p = machine(space), joint(machine(space))
     for y in range(CLASSES):
         expected = log_p[:, y].exp().sum(1) / log_p[:, y].exp().sum()
         for found in (model.of_class(y), Classifier.of_class(model, y)):
             assert_close(exact_p(found), expected, **EXACT)
+        h = model.hidden_states().enumerate().double()
+        of_hidden = log_p[:, y].logsumexp(0) - model.d[y]
+        assert_close(model.of_class(y).log_marginal(h), of_hidden, **EXACT)
     assert of_label(model, None) is model
     with pytest.raises(UserError, match=r"label = 3: the classes of the model are 0 to 2"):
         of_label(model, 3)
@@ -107,16 +117,23 @@ def test_with_exact_negatives_jem_follows_the_likelihood_of_what_is_known(labels
     assert each[0].metrics["loss"].isfinite()
 
 
-def counts(x):
-    return torch.bincount(SPACE.code(x), minlength=SPACE.states)
+def units_of(space):
+    """Independent ones of different means."""
+    if isinstance(space, Categorical):
+        return CategoricalProduct(space, torch.linspace(0.5, 3, 6).reshape(2, 3).softmax(1)).double()
+    return BernoulliProduct(space, torch.linspace(0.15, 0.7, 4).reshape(2, 2)).double()
 
 
-def test_block_gibbs_and_the_path_leave_the_law_as_it_is():
+@SPACES
+def test_block_gibbs_and_the_path_leave_the_law_as_it_is(space):
     """Exact draws, moved once; the path's densities with classes and hidden units summed one by one."""
-    model, n = machine(), 20_000
+    model, n, base = machine(space), 20_000, units_of(space)
+
+    def counts(x):
+        return torch.bincount(space.code(x), minlength=space.states)
+
     moved = model.sweep(enumeration.sample(model, n, stream(0, "exact")), stream(0, "sweep"), backwards=False)
     assert chi_square(counts(moved), exact_p(model) * n) > FALSE_ALARM
-    base = BernoulliProduct(SPACE, torch.linspace(0.15, 0.7, 4).reshape(2, 2)).double()
     with torch.no_grad():
         path, states, log_p = ClassPath(base, model), double_states(model), joint(model)
 

@@ -188,6 +188,23 @@ def test_the_length_of_the_moves_is_warmed_up():
     assert steps == [1, 1, 5, 10, 10]
 
 
+def test_penalties_are_on_the_couplings_of_the_model_alone():
+    model, policy = small_model("boltzmann", Binary((4,))), random_policy(Binary((4,)))
+    batch = Batch(torch.ones(6, 4).double(), auxiliary=Beside(policy, torch.zeros((), dtype=torch.float64)))
+    plain, found = (
+        component("objective", "gflownet", coupling_l1=l1, coupling_l2=l2).gradient(model, batch, stream(1)).parameters
+        for l1, l2 in ((0.0, 0.0), (0.3, 0.2))
+    )
+    (name,) = model.couplings
+    J = model.get_parameter(name).detach()
+    assert torch.allclose(found[name] - plain[name], 0.3 * J.sign() + 0.4 * J, atol=1e-12)
+    assert all(torch.equal(found[other], grad) for other, grad in plain.items() if other != name)
+    given = component("objective", "gflownet", energy="given", coupling_l1=0.3)
+    assert given.refusal() == (
+        "objective.coupling_l1 = 0.3: with objective.energy=given no coupling learns; set it to 0"
+    )
+
+
 def test_paths_are_shared_between_data_and_the_policy():
     """The first rows are those of the data; all others have values of the policy's own."""
     space = Binary((6,))

@@ -49,7 +49,7 @@ def annealing_path(subject: Subject, base_mix: float) -> Path[Any]:
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, Harmonium):
         return HarmoniumPath(base, model)
     if isinstance(subject.sampler.inner, BlockGibbs) and isinstance(model, ClassRBM):
-        assert isinstance(base, BernoulliProduct)
+        assert isinstance(base, BernoulliProduct | CategoricalProduct)
         return ClassPath(base, model)
     if isinstance(model, MixtureRBM) and isinstance(subject.sampler.inner, BlockGibbs | GibbsLangevin):
         return MixtureRBMPath(base, model, subject.sampler.inner)

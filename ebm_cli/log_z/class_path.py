@@ -8,8 +8,9 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.functional import softplus
 from ebm_cli.log_z.paths import Beta, BipartiteState, JointPath
+from ebm_cli.model import visible_units
 from ebm_cli.model.class_rbm import ClassRBM
-from ebm_cli.model.exponential_family import BernoulliProduct
+from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
 from ebm_cli.rng import AnyKey
 
 
@@ -20,17 +21,17 @@ class ClassPath(JointPath):
     and them, and then v, which is reversible.
     """
 
-    def __init__(self, base: BernoulliProduct, model: ClassRBM) -> None:
+    def __init__(self, base: BernoulliProduct | CategoricalProduct, model: ClassRBM) -> None:
         super().__init__(base, model.hidden)
-        self.model, self.b = model, base.b.flatten()
+        self.model, self.b = model, visible_units.fields_of(base)
         self.log_z_hidden += math.log(model.classes)
         self.log_z_base += math.log(model.classes)
         self.compiles = model.compiles
 
     @override
     def observe(self, x: Tensor) -> BipartiteState:
-        """One product with W; the tilt is v.(b - a)."""
-        return BipartiteState(x, x.flatten(1) @ (self.model.b - self.b), self.model.inputs(x))
+        """One product with W; the tilt is a difference of energies of independent units."""
+        return BipartiteState(x, self.base.energy(x) + x.flatten(1) @ self.model.b, self.model.inputs(x))
 
     @override
     def log_ratio(self, state: BipartiteState, to: Beta, origin: Beta) -> Tensor:
@@ -43,8 +44,8 @@ class ClassPath(JointPath):
         """(y, h) ~ p_beta(y, h | v), then v ~ p_beta(v | h)."""
         y = rng.categorical(self._classes(state, beta), key.fold("label"))
         h = rng.bernoulli(beta * (state.hidden_logits + self.model.U[y]), key.fold("hidden"))
-        logits = self.b + beta * (self.model.b - self.b + h @ self.model.W.T)
-        return self.observe(rng.bernoulli(logits, key.fold("visible")).reshape(state.x.shape))
+        fields = self.b + beta * (self.model.b - self.b + h @ self.model.W.T)
+        return self.observe(visible_units.draw(self.model.space, fields, key.fold("visible")))
 
     def _classes(self, state: BipartiteState, beta: Beta) -> Tensor:
         """log p_beta(y | v) up to a constant of each row, (chains, classes)."""

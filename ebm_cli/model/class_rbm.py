@@ -10,19 +10,24 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.functional import softplus
+from ebm_cli.model import visible_units
 from ebm_cli.model.base import Classifier, Gradients, ModelSpec, Pullback, WithHidden, put_free
+from ebm_cli.model.harmonium import DiscreteHarmonium
+from ebm_cli.model.hidden_units import BinaryHidden
 from ebm_cli.model.rbm import RBM
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
-from ebm_cli.space import Binary, Space
+from ebm_cli.space import Binary, Categorical, Discrete, Space, Spin
 
 
 class ClassRBM(Classifier, WithHidden):
-    """E(v, y, h) = -b.v - d_y - c.h - v.W h - U_y.h, v and h bits, y one of the classes (their eq. 1).
+    """E(v, y, h) = -b.v - d_y - c.h - v.W h - U_y.h, h bits, y one of the classes (their eq. 1, where v are bits).
+
+    v are bits, spins or one-hot categories.
 
     With h summed out f(v)[y] = b.v + d_y + sum_j softplus(c_j + U_yj + (v W)_j), so that p(y | v) = softmax_y f(v)[y]
     is exact (their eq. 2), and E(v) = -log sum_y exp(f(v)[y]) has the class summed out. Given a class it is an RBM with
-    hidden biases c + U_y. W (sites, hidden), U (classes, hidden).
+    hidden biases c + U_y. W (units of v, hidden), U (classes, hidden).
     """
 
     called = "class RBM"
@@ -31,13 +36,14 @@ class ClassRBM(Classifier, WithHidden):
     couplings = ("W", "U")
     tempers = False
     sweeps_given = True
+    space: Discrete
 
-    def __init__(self, space: Space, hidden: int, classes: int, weight_std: float, mean: Tensor, key: Key) -> None:
+    def __init__(self, space: Discrete, hidden: int, classes: int, weight_std: float, mean: Tensor, key: Key) -> None:
         super().__init__()
         self.space, self.hidden, self.classes = space, hidden, classes
-        self.W = nn.Parameter(weight_std * rng.normal((space.sites, hidden), key.fold("W")))
+        self.W = nn.Parameter(weight_std * rng.normal((mean.numel(), hidden), key.fold("W")))
         self.U = nn.Parameter(weight_std * rng.normal((classes, hidden), key.fold("U")))
-        self.b = nn.Parameter(mean.logit().flatten())
+        self.b = nn.Parameter(visible_units.fields_of_mean(space, mean).flatten())
         self.c = nn.Parameter(torch.zeros(hidden))
         self.d = nn.Parameter(torch.zeros(classes))
 
@@ -54,6 +60,10 @@ class ClassRBM(Classifier, WithHidden):
     def of_classes(self, inputs: Tensor) -> Tensor:
         """Those with each of the classes, (batch, classes, hidden)."""
         return inputs[:, None] + self.U
+
+    def bias_given(self, y: int) -> Tensor:
+        """c + U_y, the hidden biases of a class, (hidden,)."""
+        return (self.c + self.U[y]).detach()
 
     def _logits(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         return (v.flatten(1) @ self.b)[:, None] + self.d + softplus(hidden_logits).sum(2)
@@ -99,7 +109,7 @@ class ClassRBM(Classifier, WithHidden):
         inputs = self.inputs(x)
         y = rng.categorical(self._logits(x, self.of_classes(inputs)), key.fold("label"))
         h = rng.bernoulli(inputs + self.U[y], key.fold("hidden"))
-        return rng.bernoulli(torch.addmm(self.b, h, self.W.T), key.fold("visible")).reshape(x.shape)
+        return visible_units.draw(self.space, torch.addmm(self.b, h, self.W.T), key.fold("visible"))
 
     @override
     def sweep_given(self, x: Tensor, free: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
@@ -108,8 +118,8 @@ class ClassRBM(Classifier, WithHidden):
 
     @override
     def log_marginal(self, h: Tensor) -> Tensor:
-        """c.h + sum_i softplus(b_i + (W h)_i) + log sum_y exp(d_y + U_y.h), (batch,)."""
-        of_visible = softplus(torch.addmm(self.b, h, self.W.T)).sum(1)
+        """c.h + log sum_v exp(v.(b + W h)) + log sum_y exp(d_y + U_y.h), (batch,)."""
+        of_visible = visible_units.log_sum(self.space, torch.addmm(self.b, h, self.W.T))
         return h @ self.c + of_visible + torch.addmm(self.d, h, self.U.T).logsumexp(1)
 
     @override
@@ -125,8 +135,8 @@ class ClassRBM(Classifier, WithHidden):
         return {**super().features(x), "class": self.logits(x).softmax(1)}
 
     @override
-    def of_class(self, y: int) -> "ClassOfRBM":
-        return ClassOfRBM(self, y)
+    def of_class(self, y: int) -> "ClassOfRBM | ClassOfHarmonium":
+        return (ClassOfRBM if isinstance(self.space, Binary) else ClassOfHarmonium)(self, y)
 
 
 class ClassOfRBM(RBM):
@@ -138,19 +148,29 @@ class ClassOfRBM(RBM):
         nn.Module.__init__(self)
         self.space, self.hidden = model.space, model.hidden
         self.W, self.b = model.W, model.b
-        self.c = nn.Parameter((model.c + model.U[y]).detach())
+        self.c = nn.Parameter(model.bias_given(y))
+
+
+class ClassOfHarmonium(DiscreteHarmonium):
+    """The same of spins or categories."""
+
+    def __init__(self, model: ClassRBM, y: int) -> None:
+        nn.Module.__init__(self)
+        self.space, self.units, self.hidden = model.space, BinaryHidden(), model.hidden
+        self.W, self.b = model.W, model.b
+        self.c = nn.Parameter(model.bias_given(y))
 
 
 @register("model", "class_rbm")
 class ClassRBMSpec(ModelSpec):
-    """Restricted Boltzmann machine of binary rows and their classes; visible biases start at the mean of the data."""
+    """Restricted Boltzmann machine of rows and their classes; visible biases start at the mean of the data."""
 
     hidden: Annotated[int, Field(ge=1)]
     classes: Annotated[int, Field(ge=2)]
     weight_std: Annotated[float, Field(ge=0)]
 
     builds = ClassRBM
-    spaces = (Binary,)
+    spaces = (Binary, Spin, Categorical)
 
     @override
     def parameters(self, space: Space) -> int:
@@ -158,5 +178,6 @@ class ClassRBMSpec(ModelSpec):
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> ClassRBM:
-        """W, U ~ N(0, weight_std^2), b = logit(mean), c = 0, d = 0."""
+        """W, U ~ N(0, weight_std^2), b = logit(mean), half of that of spins, or log(mean), c = 0, d = 0."""
+        assert isinstance(space, Discrete)
         return ClassRBM(space, self.hidden, self.classes, self.weight_std, mean, key)

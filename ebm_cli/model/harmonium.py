@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import softplus
+from ebm_cli.model import visible_units
 from ebm_cli.model.base import Blocked, EnergyModel, Gradients, Normalised, Pullback, Sites, put_free
 from ebm_cli.model.centred import Centred, HiddenMoments
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct
@@ -141,7 +141,7 @@ class DiscreteHarmonium(Harmonium, Centred):
         super().__init__(units, hidden)
         self.space = space
         self.W = nn.Parameter(weight_std * rng.normal((mean.numel(), hidden), key))
-        self.b = nn.Parameter(_bias(space, mean).flatten())
+        self.b = nn.Parameter(visible_units.fields_of_mean(space, mean).flatten())
         self.c = nn.Parameter(torch.zeros(hidden))
         offset = 2 * mean - 1 if isinstance(space, Spin) else mean
         self.register_buffer("visible_offset", offset.flatten().clone())
@@ -181,34 +181,17 @@ class DiscreteHarmonium(Harmonium, Centred):
 
     @override
     def draw_visible(self, fields: Tensor, key: AnyKey) -> Tensor:
-        return self._draws(self.b + fields, key)
+        return visible_units.draw(self.space, self.b + fields, key)
 
     @override
     def draw_between(self, base: Normalised, beta: float | Tensor, fields: Tensor, key: AnyKey) -> Tensor:
         assert isinstance(base, BernoulliProduct | CategoricalProduct)
-        own = base.b.flatten() / self._width
-        return self._draws((1 - beta) * own + beta * (self.b + fields), key)
+        between = (1 - beta) * visible_units.fields_of(base) + beta * (self.b + fields)
+        return visible_units.draw(self.space, between, key)
 
     @override
     def log_sum_visible(self, fields: Tensor) -> Tensor:
-        fields = self.b + fields
-        if isinstance(self.space, Categorical):
-            return self.space.table(fields).logsumexp(2).sum(1)
-        assert isinstance(self.space, TwoValued)
-        return (softplus(self._width * fields) + self.space.low * fields).sum(1)
-
-    @property
-    def _width(self) -> float:
-        """How far the values of a site are apart."""
-        return self.space.high - self.space.low if isinstance(self.space, TwoValued) else 1.0
-
-    def _draws(self, fields: Tensor, key: AnyKey) -> Tensor:
-        shape = (-1, *self.space.shape)
-        if isinstance(self.space, Categorical):
-            drawn = rng.categorical(self.space.table(fields), key)
-            return F.one_hot(drawn, self.space.values).to(fields.dtype).reshape(shape)
-        assert isinstance(self.space, TwoValued)
-        return self.space.of_bits(rng.bernoulli(self._width * fields, key)).reshape(shape)
+        return visible_units.log_sum(self.space, self.b + fields)
 
     @torch.no_grad()
     @override
@@ -247,7 +230,7 @@ class DiscreteHarmonium(Harmonium, Centred):
         v, weight, potential = x.flatten(1)[:, sites], self.W[sites], self.potential
         off = self.hidden_inputs(x)[:, None] - v[:, :, None] * weight
         up, down = (self.units.log_sum(off + value * weight, potential) for value in (self.space.high, self.space.low))
-        logit = self._width * self.b[sites] + (up - down).sum(2)
+        logit = visible_units.width(self.space) * self.b[sites] + (up - down).sum(2)
         return F.logsigmoid(torch.where(v == self.space.high, logit, -logit))
 
     @override
@@ -258,10 +241,3 @@ class DiscreteHarmonium(Harmonium, Centred):
             return HarmoniumCategories(self.space, layers, x, inputs)
         assert isinstance(self.space, TwoValued)
         return HarmoniumSites(self.space, layers, x, inputs)
-
-
-def _bias(space: Discrete, mean: Tensor) -> Tensor:
-    """With which units that are not coupled have this mean, of spins that of their bits."""
-    if isinstance(space, Categorical):
-        return mean.log()
-    return mean.logit() / 2 if isinstance(space, Spin) else mean.logit()

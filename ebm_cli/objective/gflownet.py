@@ -12,9 +12,17 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.model.policy import Paths, Policy, log_ratio
 from ebm_cli.noise.base import Noise
-from ebm_cli.objective.base import Auxiliary, Batch, Gradient, Objective, slopes
+from ebm_cli.objective.base import (
+    Auxiliary,
+    Batch,
+    Gradient,
+    Objective,
+    penalised,
+    refusal_of_penalties,
+    slopes,
+)
 from ebm_cli.objective.likelihood import contrast
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.informed import accepted
 from ebm_cli.space import Binary, Categorical, Discrete, Spin
@@ -57,7 +65,9 @@ class GFlowNet(Objective):
 
     The model's loss is mean E(x) - mean E(x_neg), x_neg the rows after one move: K values taken away by P_B and as many
     added by P_F, accepted so that the model is left invariant (their alg. 2). K = min(D, D (t + 1) / `warmup`), at
-    least 1, at update t from 0. With `energy` given the model stays as it is and the policy learns to draw from it.
+    least 1, at update t from 0. `coupling_l1` and `coupling_l2` add coupling_l1 * sum |J| and coupling_l2 * sum J^2
+    over the couplings of models that have some. With `energy` given the model stays as it is and the policy learns to
+    draw from it.
     """
 
     energy: Literal["learned", "given"]
@@ -66,6 +76,8 @@ class GFlowNet(Objective):
     data_share: Annotated[float, Field(ge=0, le=1)]
     explore: Annotated[float, Field(ge=0, lt=1)]
     warmup: Annotated[int, Field(ge=1)]
+    coupling_l1: Annotated[float, Field(ge=0), Later(0.0)]
+    coupling_l2: Annotated[float, Field(ge=0), Later(0.0)]
 
     spaces = (Binary, Spin, Categorical)
 
@@ -79,6 +91,20 @@ class GFlowNet(Objective):
     @override
     def differentiates(self) -> bool:
         return True
+
+    @override
+    def refusal(self) -> str | None:
+        """A penalty is on couplings that learn."""
+        for key in ("coupling_l1", "coupling_l2"):
+            weight = getattr(self, key)
+            if self.energy == "given" and weight:
+                return f"objective.{key} = {weight}: with objective.energy=given no coupling learns; set it to 0"
+        return None
+
+    @override
+    def refusal_of_model(self, model: type[EnergyModel]) -> str | None:
+        """A penalty on couplings needs some."""
+        return refusal_of_penalties(model, coupling_l1=self.coupling_l1, coupling_l2=self.coupling_l2)
 
     @torch.no_grad()
     @override
@@ -107,7 +133,8 @@ class GFlowNet(Objective):
         energy, pull = model.energy_vjp(torch.cat([batch.x, x_neg]))
         weight, metrics = contrast(energy[: len(x_neg)], energy[len(x_neg) :], 0.0)
         said |= {"move_acceptance": taken.float().mean(), "move_sites": energy.new_tensor(steps)}
-        return Gradient({**pull(weight), **found}, {**metrics, **said}, {})
+        learned = penalised(model, pull(weight), self.coupling_l1, self.coupling_l2)
+        return Gradient({**learned, **found}, {**metrics, **said}, {})
 
     def moves(self, policy: Policy, step: float | Tensor) -> int:
         """K at this update."""

@@ -61,8 +61,8 @@ def log_probability(space: Space, logits: Tensor, x: Tensor, moved: Tensor) -> T
     return _log_flips(logits, moved)
 
 
-def unless_kept(space: Space, x: Tensor, log_g: Tensor, cost: float) -> Tensor:
-    """log_g (chains, D, moves of a site) less `cost` for every value but the one that the site has in x."""
+def unless_kept(space: Space, x: Tensor, log_g: Tensor, cost: Tensor | float) -> Tensor:
+    """log_g (chains, D, moves of a site) less `cost`, a number or (D, 1), for every value but that of the site in x."""
     if isinstance(space, Categorical):
         return log_g - cost + space.table(x) * cost
     return log_g - cost

@@ -139,8 +139,8 @@ MUTANTS = [
     Mutant(
         "class RBM: one class is as another",
         "model/class_rbm.py",
-        "(model.c + model.U[y]).detach()",
-        "(model.c + model.U[0]).detach()",
+        "(self.c + self.U[y]).detach()",
+        "(self.c + self.U[0]).detach()",
         "class_rbm::test_a_class_alone_is_an_rbm_of_its_own",
     ),
     Mutant(
@@ -179,11 +179,18 @@ MUTANTS = [
         "hidden_units::test_draws_have_their_law",
     ),
     Mutant(
-        "harmonium: spins are drawn as bits",
-        "model/harmonium.py",
-        "rng.bernoulli(self._width * fields, key)",
+        "visible units: spins are drawn as bits",
+        "model/visible_units.py",
+        "rng.bernoulli(width(space) * fields, key)",
         "rng.bernoulli(fields, key)",
         "hidden_units::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
+    ),
+    Mutant(
+        "visible units: the fields of independent spins are those of bits",
+        "model/visible_units.py",
+        "base.b.flatten() / width(base.space)",
+        "base.b.flatten()",
+        "class_rbm::test_block_gibbs_and_the_path_leave_the_law_as_it_is",
     ),
     Mutant(
         "harmonium: parameters of the potential do not learn",

@@ -109,6 +109,20 @@ MUTANTS = [
         "sampler::test_one_step_is_the_definition",
     ),
     Mutant(
+        "dmala: steps as long wherever the gradient is steep",
+        "sampler/dmala.py",
+        "found: list[float] = (size.mean() / size).tolist()",
+        "found: list[float] = (size / size.mean()).tolist()",
+        "balance::test_scales_follow_the_gradient_and_stay",
+    ),
+    Mutant(
+        "dmala: the scale of a site is that of its cost",
+        "sampler/dmala.py",
+        "1 / (2 * self.step_size * like.new_tensor(self.scales)[:, None])",
+        "like.new_tensor(self.scales)[:, None] / (2 * self.step_size)",
+        "balance::test_every_choice_is_its_definition_and_exact",
+    ),
+    Mutant(
         "leap: accepts without the way back",
         "sampler/leap.py",
         "+ back - leap.log_q",

@@ -188,7 +188,8 @@ def _path_matrix(weight: torch.Tensor, share: list[float], model: EnergyModel) -
 
 def dmala_matrix(sampler, model: EnergyModel) -> torch.Tensor:
     """q(x' | x) normalised over all x' by brute force (Zhang et al. 2022, eq. 3), then the acceptance test, if any."""
-    moved = torch.exp(torch.tensor(-1 / (2 * sampler.step_size), dtype=torch.float64))
+    scales = [1.0] * model.space.sites if sampler.scales == "equal" else sampler.scales
+    moved = torch.exp(-1 / (2 * sampler.step_size * torch.tensor(scales, dtype=torch.float64)))
     weight = _balanced(_gains(model).exp(), sampler.balance)
     q = _sites_matrix(weight / _balanced(torch.ones(1, dtype=torch.float64), sampler.balance), moved, model)
     return _accepted(q, model) if sampler.adjusted else q
@@ -258,13 +259,13 @@ def top_k_gibbs_matrix(sampler, model: EnergyModel) -> torch.Tensor:
 
 def _sites_matrix(weight: torch.Tensor, moved: torch.Tensor, model: EnergyModel) -> torch.Tensor:
     """q(x' | x) in proportion to the product over sites of weight (states, sites, values), `moved`
-    for each that moves."""
+    for each that moves, one number or one for each site."""
     space, numbers = model.space, range(len(weight))
     values = torch.tensor([[digit(space, x, site) for site in range(space.sites)] for x in numbers])
-    q = torch.ones(len(weight), len(weight), dtype=torch.float64)
+    q, moved = torch.ones(len(weight), len(weight), dtype=torch.float64), moved.expand(space.sites)
     for site in range(space.sites):
         there = values[:, site]
-        q *= weight[:, site, there] * torch.where(there[:, None] == there, 1.0, moved)
+        q *= weight[:, site, there] * torch.where(there[:, None] == there, 1.0, moved[site])
     return q / q.sum(1, keepdim=True)
 
 
