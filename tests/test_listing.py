@@ -132,4 +132,4 @@ def test_a_plugin_is_listed_as_a_part_is(tmp_path, monkeypatch, capsys):
     assert listing.main(["sampler", "own_walk", "plugins=[own]"]) == 0
     shown = capsys.readouterr().out
     assert "sampler=own_walk  A walk of my own" in shown
-    assert "fits models exponential_family, ising" in shown
+    assert "fits models class_rbm, exponential_family, ising" in shown
