@@ -100,7 +100,7 @@ class Board:
         self.first.setdefault(name, step)
         self.steps[name] = step, total
         now = time.perf_counter()
-        if now - self.printed > _PLAIN_LINE_SECONDS and not self.behind(step):
+        if now - self.printed > _PLAIN_LINE_SECONDS and self.going() and not self.behind(step):
             self.printed = now
             console.print(self.line(now - self.began), soft_wrap=True, highlight=False)
 
@@ -108,13 +108,18 @@ class Board:
         """Whether others have still to come so far."""
         return any(other < step for other, total in self.steps.values() if other < total)
 
+    def going(self) -> list[tuple[int, int]]:
+        """Steps done and in all of those that have begun and not ended."""
+        return [(step, total) for step, total in self.steps.values() if step < total]
+
     def line(self, seconds: float) -> str:
-        """How far all are, how fast, and how long the last will take."""
+        """How far those are that have begun, how fast, and how long the last of them will take."""
         rate = sum(step - self.first[name] for name, (step, _) in self.steps.items()) / max(1e-9, seconds)
-        going = [(step, total) for step, total in self.steps.values() if step < total]
+        going = self.going()
         left = sum(total - step for step, total in going)
-        step, total = min(going, default=(0, 0))
-        words = f"{len(going)} jobs in step", f"step {step}/{total}", pace(rate), time_left(left, rate)
+        step, total = min(going)
+        jobs = "1 job" if len(going) == 1 else f"{len(going)} jobs in step"
+        words = jobs, f"step {step}/{total}", pace(rate), time_left(left, rate)
         return "  ".join(filter(None, words))
 
 

@@ -400,3 +400,8 @@ def test_the_board_tells_the_last_of_those_that_go_on(monkeypatch, capfd):
     monkeypatch.setattr("ebm_cli.terminal._PLAIN_LINE_SECONDS", -1.0)
     board.show("1", 300, 400)
     assert "2 jobs in step  step 300/400" in capfd.readouterr().err
+    for name, step in (("0", 400), ("2", 400), ("1", 350)):
+        board.show(name, step, 400)
+    assert capfd.readouterr().err.startswith("1 job  step 350/400")
+    board.show("1", 400, 400)
+    assert capfd.readouterr().err == "", "nobody is on the way"

@@ -76,8 +76,8 @@ MUTANTS = [
     Mutant(
         "meant: names of other tools are compared by their spelling",
         "cli/hydra_errors.py",
-        'meant = key_meant(name) if command in ("train", "tune") else None',
-        "meant = None",
+        'meant = (key_meant(name) if command in ("train", "tune") else None) or',
+        "meant =",
         "meant::test_the_way_out_is_named",
     ),
     Mutant(
