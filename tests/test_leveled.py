@@ -495,8 +495,3 @@ def test_a_walk_of_too_few_steps_is_said_with_how_many_are_enough():
     assert sampler.too_few(model, 3) == "the walk comes to level 2 of 5 alone, with its noise; take 5 or more"
     _, info = run(sampler, model.float(), torch.zeros(4, 2), 3, KEY)
     assert info["level"][0] == (4 + 3 + 2) / 3
-
-
-def test_a_walk_that_cannot_move_is_refused():
-    sampler = component("sampler", "predictor_corrector", transitions=0, predictor="none")
-    assert "sampler.predictor" in sampler.refusal(Real((2,)))

@@ -10,6 +10,7 @@ from ebm_cli import terminal
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.sampler.remarks import remarks_on
+from ebm_cli.space import Real
 
 LEVELED = "train model=leveled dataset=points_2d steps=1"
 REFUSED = {
@@ -65,3 +66,8 @@ def test_long_walks_say_how_far_they_are(monkeypatch):
     told = run(sampler, model, torch.zeros(4, 2), 6, stream(1), told="samples: step")[0]
     assert lines[0].startswith("samples: step 2/6")
     assert torch.equal(quiet, told)
+
+
+def test_a_walk_that_cannot_move_is_refused():
+    sampler = component("sampler", "predictor_corrector", transitions=0, predictor="none")
+    assert "sampler.predictor" in sampler.refusal(Real((2,)))
