@@ -1,18 +1,24 @@
 """Each site of a leveled model in units of its own: where these come from, and densities of sites of unequal widths."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from helpers.components import component, shipped
+from helpers.data import small_data
 from helpers.models import randomised
 from helpers.statistics import assert_close
 from test_leveled import KEY, images
 
 from ebm_cli import registry
 from ebm_cli.evaluation.ais import forward
+from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z.level_path import LevelPath
 from ebm_cli.rng import normal, stream
 from ebm_cli.space import Real
 
+KERNEL = component("sampler", "mala", step_size=0.3)
 STD = torch.tensor([0.02, 3.0, 0.5], dtype=torch.float64)
 
 
@@ -61,6 +67,20 @@ def test_without_a_network_every_level_is_the_density_of_independent_gaussians()
     assert_close(found, -model.energy(x), rtol=1e-9)
 
 
+def test_likelihoods_of_levels_of_grey_are_bits_of_these_levels():
+    """-log2 of P(levels) >= p(x) / 17^D, for each of the D sites; nothing where the values are no levels."""
+    model, plain = small(STD), small_data(Real((3,)))
+    spread = dataclasses.replace(plain, test=dataclasses.replace(plain.test, levels=17))
+    for data, bits in ((spread, 1), (plain, 0)):
+        about = Subject(model.float(), data, "test", KERNEL, torch.empty(0, 3), KEY)
+        for name, keys in (("probability_flow", {}), ("ais", {"temperatures": 9, "chains": 5, "raise_points": 0})):
+            found = component("evaluation", name, **keys).evaluate(about).metrics
+            assert (f"{name}/bits_per_dimension" in found) == bool(bits)
+            if bits:
+                expected = math.log2(17) - found[f"{name}/log_likelihood"] / math.log(2) / 3
+                assert found[f"{name}/bits_per_dimension"] == pytest.approx(expected)
+
+
 @pytest.mark.long
 def test_annealing_over_unequal_widths_is_that_of_quadrature():
     """log Z within 5 standard errors of the integral over a plane, one side a hundred times the other."""
@@ -71,7 +91,7 @@ def test_annealing_over_unequal_widths_is_that_of_quadrature():
     grid = model.mean + model.scale * torch.cartesian_prod(u, u)
     log_z = (-model.energy(grid)).logsumexp(0) + 2 * (u[1] - u[0]).log() + model.scale.log().sum()
     assert abs(log_z) > 0.1
-    path = LevelPath(model, component("sampler", "mala", step_size=0.3))
+    path = LevelPath(model, KERNEL)
     log_w, _ = forward(path, 4000, 140, KEY)
     w = (log_w - log_z).exp()
     assert abs(w.mean() - 1) < 5 * w.std() / 4000**0.5

@@ -17,7 +17,7 @@ from ebm_cli.evaluation.base import (
     Evaluation,
     Result,
     Subject,
-    bits_per_dimension,
+    bits_of_levels,
     learned_log_z,
     likelihoods,
     standard_error,
@@ -34,7 +34,6 @@ from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import moved
-from ebm_cli.space import Space
 from ebm_cli.terminal import followed
 
 Count = Annotated[int, Field(ge=1)]
@@ -133,7 +132,7 @@ class AIS(Evaluation):
         if not log_w.isfinite().all():
             return Result({}, warnings=("chains come to where the model has no density: no figures are given",))
         metrics = {
-            **likelihood("ais", subject.model.space, log_f, log_z),
+            **likelihood("ais", subject.held_out, log_f, log_z),
             **above_independent("ais", subject, subject.held_out, log_f - log_z),
             **learned_log_z("ais", subject, log_z),
             **self._uncertainty(log_w, path.log_z_base, subject.key.fold("bootstrap")),
@@ -196,14 +195,14 @@ def unnormalised(model: EnergyModel, split: Split) -> Tensor:
     return -torch.cat([model.energy(rows) for rows in split.pieces(_ROWS_AT_ONCE)]).double()
 
 
-def likelihood(name: str, space: Space, log_f: Tensor, log_z: float) -> dict[str, float]:
-    """`<name>/log_likelihood` of rows with these log f, its error over rows, `<name>/log_z`."""
+def likelihood(name: str, split: Split, log_f: Tensor, log_z: float) -> dict[str, float]:
+    """`<name>/log_likelihood` of rows of a split with these log f, its error over rows, `<name>/log_z`, and bits."""
     found = log_f.mean().item() - log_z
     return {
         f"{name}/log_likelihood": found,
         **standard_error(name, log_f),
         f"{name}/log_z": log_z,
-        **bits_per_dimension(name, space, found),
+        **bits_of_levels(name, split, found),
     }
 
 

@@ -95,7 +95,7 @@ class Bridge(Evaluation):
         log_z = path.log_z_base + ratios.sum().item() + behind
         drawn = self._resampled(seen, key.fold("bootstrap")) + path.log_z_base
         metrics = {
-            **likelihood("bridge", subject.model.space, log_f, log_z),
+            **likelihood("bridge", subject.held_out, log_f, log_z),
             **above_independent("bridge", subject, subject.held_out, log_f - log_z),
             **widened(interval("bridge", drawn), log_z, behind),
             **{"bridge/overlap": overlap, "bridge/lag": behind},

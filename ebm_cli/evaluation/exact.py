@@ -13,7 +13,7 @@ from ebm_cli.evaluation.base import (
     Evaluation,
     Result,
     Subject,
-    bits_per_dimension,
+    bits_of_levels,
     learned_log_z,
     likelihoods,
     standard_error,
@@ -90,7 +90,7 @@ class Exact(Evaluation):
             "exact/log_z": log_z.item(),
             **learned_log_z("exact", subject, log_z.item()),
             **_divergence(model, subject.data.truth, log_z.item()),
-            **bits_per_dimension("exact", model.space, log_p.mean().item()),
+            **bits_of_levels("exact", subject.held_out, log_p.mean().item()),
         }
         return Result(metrics, by_row={"exact/log_likelihood": log_p})
 

@@ -85,7 +85,7 @@ class ProbabilityFlow(Evaluation):
             return Result({}, warnings=("the flow of some rows leaves all bounds: no figures are given",))
         coarse = (self.log_p(model, x, 2, key) - log_p).mean().item()
         found = {
-            **likelihood("probability_flow", model.space, log_p, 0.0),
+            **likelihood("probability_flow", subject.held_out, log_p, 0.0),
             **above_independent("probability_flow", subject, x, log_p),
             "probability_flow/coarse": coarse,
         }

@@ -88,7 +88,7 @@ def found(ratios: Ratios, subject: Subject) -> Result:
     log_z = ratios.log_z_0 + steps.sum().item()
     error = _BAND * influence(seen, steps).square().sum().sqrt().item()
     metrics = {
-        **likelihood("tempering", subject.model.space, log_f, log_z),
+        **likelihood("tempering", subject.held_out, log_f, log_z),
         **above_independent("tempering", subject, subject.held_out, log_f - log_z),
         **{"tempering/log_z_low": log_z - error, "tempering/log_z_high": log_z + error},
         **about,

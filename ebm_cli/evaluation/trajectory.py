@@ -109,7 +109,7 @@ class Trajectory(Evaluation):
         log_z = rungs.base.log_z().item() + ratios.sum().item()
         error = influence(seen, ratios).square().sum().sqrt().item()
         metrics = {
-            **likelihood("trajectory", subject.model.space, log_f, log_z),
+            **likelihood("trajectory", subject.held_out, log_f, log_z),
             **above_independent("trajectory", subject, subject.held_out, log_f - log_z),
             **{"trajectory/log_z_low": log_z - _BAND * error, "trajectory/log_z_high": log_z + _BAND * error},
             **about,

@@ -176,7 +176,7 @@ class RunningLogZ(Running):
         space, log_f = subject.model.space, -self._energy(subject, x)
         if self.is_lost(kept) or without_density(log_f):
             return {}
-        found = likelihood("running", space, log_f, _log_z(kept))
+        found = likelihood("running", subject.held_out, log_f, _log_z(kept))
         wanted = {name: found[name] for name in self.reports if name in found}
         wanted["running/log_likelihood"] -= space.log_volume
         return on_split(wanted, subject.split)
