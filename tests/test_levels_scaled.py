@@ -15,6 +15,8 @@ from ebm_cli import registry
 from ebm_cli.evaluation.ais import forward
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z.level_path import LevelPath
+from ebm_cli.model.given import Given
+from ebm_cli.model.level_ladder import ladder_of
 from ebm_cli.rng import normal, stream
 from ebm_cli.space import Real
 
@@ -79,6 +81,15 @@ def test_likelihoods_of_levels_of_grey_are_bits_of_these_levels():
             if bits:
                 expected = math.log2(17) - found[f"{name}/log_likelihood"] / math.log(2) / 3
                 assert found[f"{name}/bits_per_dimension"] == pytest.approx(expected)
+
+
+def test_some_sites_given_the_others_move_in_units_of_their_own():
+    """r s_k of each free site, another one in each row, in w as it is at all levels of vp."""
+    model = small(STD)
+    given = Given(model, model.mean.expand(2, 3).clone(), torch.tensor([[0, 1], [2, 0]]))
+    found = ladder_of(given).unit(torch.tensor([3, 5]))
+    expected = torch.stack([STD[[0, 1]] * model.s[3], STD[[2, 0]] * model.s[5]])
+    assert_close(found, expected, rtol=1e-6)
 
 
 @pytest.mark.long

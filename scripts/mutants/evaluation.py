@@ -4,6 +4,34 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "probability flow: what it spreads is taken off",
+        "evaluation/probability_flow.py",
+        "return end + total -",
+        "return end - total -",
+        "levels_walked::test_the_flow_of_gaussian_data_has_their_density",
+    ),
+    Mutant(
+        "probability flow: all sites have the first one's width",
+        "evaluation/probability_flow.py",
+        "- model.log_volume",
+        "- sites * model.scale.flatten()[0].log()",
+        "levels_walked::test_the_flow_of_gaussian_data_has_their_density",
+    ),
+    Mutant(
+        "probability flow: the middle level counts once",
+        "evaluation/probability_flow.py",
+        "(1 / 6, 1 / 3, 1 / 3, 1 / 6) if middle",
+        "(1 / 4, 1 / 4, 1 / 4, 1 / 4) if middle",
+        "levels_walked::test_the_flow_of_gaussian_data_has_their_density",
+    ),
+    Mutant(
+        "bits of levels: those of AIS have no width",
+        "evaluation/ais.py",
+        "**bits_of_levels(name, split, found)",
+        "**{}",
+        "levels_scaled::test_likelihoods_of_levels_of_grey_are_bits_of_these_levels",
+    ),
+    Mutant(
         "mode weights: the divergence the other way",
         "evaluation/mode_weights.py",
         '"kl": log_z - log_w.mean().item()',

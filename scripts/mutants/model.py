@@ -29,7 +29,7 @@ MUTANTS = [
         "model/level_ladder.py",
         "self.given.picked(Alike(self.family, level).unit)",
         "Alike(self.family, level).unit[:, : self.given.where.shape[1]]",
-        "levels_walked::test_exchange_draws_some_sites_given_the_others",
+        "levels_scaled::test_some_sites_given_the_others_move_in_units_of_their_own",
     ),
     Mutant(
         "leveled: a row alone is at the second level",

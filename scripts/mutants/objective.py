@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "level pcd: chains teach as data do",
+        "objective/level_pcd.py",
+        "-weight[below] / len(y)",
+        "weight[below] / len(y)",
+        "leveled::test_the_gradient_of_chains_at_all_levels_is_that_of_both_ends",
+    ),
+    Mutant(
+        "level pcd: chains count from the first step on",
+        "objective/level_pcd.py",
+        "if batch.step < self.begin:",
+        "if batch.step < 0:",
+        "leveled::test_chains_of_all_levels_wait_and_begin_as_gaussians",
+    ),
+    Mutant(
+        "level pcd: the replica of the last level teaches the level below",
+        "objective/level_pcd.py",
+        "model.stretched(w[:, 1:].flatten(0, 1), below)",
+        "model.stretched(w[:, :-1].flatten(0, 1), below)",
+        "leveled::test_the_gradient_of_chains_at_all_levels_is_that_of_both_ends",
+    ),
+    Mutant(
         "vera: shared proposals weigh as if they were near ones",
         "objective/vera.py",
         "log_joint - self._log_mixture(log_r, log_p)",
