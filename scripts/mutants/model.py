@@ -144,6 +144,13 @@ MUTANTS = [
         "class_rbm::test_a_class_alone_is_an_rbm_of_its_own",
     ),
     Mutant(
+        "convolutional RBM: filters are turned round on the way to the pixels",
+        "model/conv_rbm.py",
+        "F.conv_transpose2d(h.reshape(-1, *self.maps), self.W, padding",
+        "F.conv_transpose2d(h.reshape(-1, *self.maps), self.W.flip(2, 3), padding",
+        "conv_rbm::test_it_is_the_rbm_of_the_matrix_of_its_filters",
+    ),
+    Mutant(
         "half_line: the fraction begins one level late",
         "model/half_line.py",
         "for k in range(depth, 1, -1):",

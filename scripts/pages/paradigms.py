@@ -313,7 +313,8 @@ def _seen(rows: dict[str, Row]) -> str:
 * **Scores.** The moons have the right shape and unequal weights, since hardly any datum lies between them: the divergence is small
   ({kl("score_matching, explicit")}, {kl("score_matching, sliced")}, {kl("score_matching, sliced_vr")}), the discrepancy of samples is not
   ({mmd("score_matching, explicit")}, {mmd("score_matching, sliced")} and {mmd("score_matching, sliced_vr")} thousandths). `denoising` learns the
-  density of data + noise: wider moons, √(0.15² + 0.1²) = 0.18 in place of 0.15.
+  density of data + noise: wider moons, √(0.15² + 0.1²) = 0.18 in place of 0.15. `stein`, a critic in the place of second
+  derivatives, has no row here; with the rates of [its page](without_chains.md) it came to 0.032.
 * **A second distribution.** A flow that follows the model takes the place of its chains ({kl("variational, flow")}) and costs most. A
   Gaussian cannot follow: the model escapes it to one spot, further with every update. VERA's generator stays behind ({rows["variational, vera"].summary["density_2d/kl"]:.2f}): at lower rates it is slower, at higher ones
   model and generator chase each other."""

@@ -40,6 +40,8 @@ SMALL = {
     "process": {"name": "vp", "levels": 4, "beta_min": 0.1, "beta_max": 20.0, "time_min": 0.3},
     "network": {"name": "mlp", "widths": [4], "input_scale": 1.0, "spread": None},
     "waves": 1,
+    "filters": 2,
+    "filter_size": 3,
 }  # what makes a shipped model small enough to enumerate and its rarest states not too rare, where it has such a key
 INTERPOLATED = {"${batch_size}": 6, "${eval_every}": 5}
 

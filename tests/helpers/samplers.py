@@ -123,9 +123,9 @@ NETWORKS = (
 def _telling(label: str, name: str) -> bool:
     """Whether a pair shows what others do not: no network but one needs more than two of the shipped samplers.
 
-    A class RBM has sweeps of its own and is otherwise as a network.
+    A class RBM has sweeps of its own and is otherwise as a network, and a convolutional one is an RBM.
     """
-    if name.startswith("class_rbm"):
+    if name.startswith(("class_rbm", "conv_rbm")):
         return label in ("block_gibbs", "metropolis")
     if name == "convnet-boxed" or name.partition("-")[0] not in NETWORKS:
         return True
