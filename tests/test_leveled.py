@@ -96,7 +96,8 @@ def network(**changes):
     )
     assert spec.process.levels != process.levels
     model = randomised(spec.build(Real((3,)), torch.tensor([0.3, -0.2, 0.1]), stream(1)))
-    model.measure(lambda: torch.tensor([0.9, 0.4, 2.3]))
+    mixed = torch.tensor([[0.9, 0.0, 0.0], [0.3, 0.4, 0.0], [0.0, -1.0, 2.3]], dtype=torch.float64)
+    model.measure(lambda: normal((200, 3), KEY, dtype=torch.float64) @ mixed.T)
     return model
 
 

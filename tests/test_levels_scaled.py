@@ -16,12 +16,18 @@ from ebm_cli.evaluation.ais import forward
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z.level_path import LevelPath
 from ebm_cli.model.given import Given
+from ebm_cli.model.level_gaussian import shrunk
 from ebm_cli.model.level_ladder import ladder_of
 from ebm_cli.rng import normal, stream
 from ebm_cli.space import Real
 
 KERNEL = component("sampler", "mala", step_size=0.3)
 STD = torch.tensor([0.02, 3.0, 0.5], dtype=torch.float64)
+
+
+def corners(std):
+    """Rows of mean 0 with these deviations and no correlations, (2 D, D)."""
+    return torch.cat([std.diag(), -std.diag()]) * len(std) ** 0.5
 
 
 def small(std, **changes):
@@ -31,7 +37,7 @@ def small(std, **changes):
     spec = registry.build("model", shipped("model")["leveled"] | network | process | changes)
     mean = torch.arange(len(std), dtype=torch.float64)
     model = randomised(spec.build(Real((len(std),)), mean, stream(1))).requires_grad_(requires_grad=False)
-    model.measure(lambda: std)
+    model.measure(lambda: model.mean + corners(std))
     return model
 
 
@@ -51,7 +57,7 @@ def test_a_site_that_does_not_vary_has_a_thousandth_of_the_others():
 
 def test_convolutions_see_all_sites_in_one_unit():
     model = images()
-    model.measure(lambda: torch.linspace(0.1, 2, 60))
+    model.measure(lambda: corners(torch.linspace(0.1, 2, 60, dtype=torch.float64)))
     assert model.scale.unique().numel() == 1
 
 
@@ -67,6 +73,43 @@ def test_without_a_network_every_level_is_the_density_of_independent_gaussians()
         assert_close(model.at(k).energy_and_grad(x)[1], (x - model.mean) / law.variance, rtol=1e-9)
     found = component("evaluation", "probability_flow").log_p(model, x, 1, KEY)
     assert_close(found, -model.energy(x), rtol=1e-9)
+
+
+MIXED = torch.tensor([[0.02, 0.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.3, 0.4]], dtype=torch.float64)
+
+
+def test_without_a_network_levels_have_the_covariance_of_the_data():
+    """E(x, k) = -log N(x; m, a_k^2 S + s_k^2 r r^T) for second moments S, but at the last level; its slope."""
+    model, rows = small(STD), normal((400, 3), KEY, dtype=torch.float64) @ MIXED.T
+    rows = rows - rows.mean(0)
+    model.measure(lambda: model.mean + rows)
+    for parameter in model.parameters():
+        parameter.zero_()
+    r, x = model.scale, model.mean + STD * normal((5, 3), KEY.fold("x"), dtype=torch.float64)
+    assert_close(r, rows.std(0, correction=0), rtol=1e-6)
+    correlations = shrunk(rows / r)
+    for k in range(model.levels):
+        c = correlations if k < model.levels - 1 else torch.eye(3, dtype=torch.float64)
+        covariance = (model.a[k] ** 2 * c + model.s[k] ** 2 * torch.eye(3, dtype=torch.float64)) * r * r[:, None]
+        law = torch.distributions.MultivariateNormal(model.mean, covariance)
+        leaf = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(-law.log_prob(leaf).sum(), leaf)
+        energy, grad = model.at(k).energy_and_grad(x)
+        assert_close(energy, -law.log_prob(x), rtol=1e-9)
+        assert_close(grad, slope, rtol=1e-8)
+
+
+def test_correlations_of_few_rows_are_drawn_towards_none():
+    """Of many the second moments; of fewer than there are sites no direction is empty; by the mean over all rows."""
+    rows = normal((100_000, 3), KEY, dtype=torch.float64) @ MIXED.T / (MIXED @ MIXED.T).diagonal().sqrt()
+    assert_close(shrunk(rows), rows.T @ rows / len(rows), atol=1e-3)
+    few = normal((6, 20), KEY, dtype=torch.float64)
+    found = few.T @ few / 6
+    error = torch.stack([(z[:, None] * z - found).square().sum() for z in few]).sum() / 36
+    share = error / (found - torch.eye(20)).square().sum()
+    assert 0.5 < share < 1
+    assert_close(shrunk(few), (1 - share) * found + share * torch.eye(20, dtype=torch.float64), rtol=1e-9)
+    assert torch.linalg.eigvalsh(shrunk(few)).min() > 0.4
 
 
 def test_likelihoods_of_levels_of_grey_are_bits_of_these_levels():

@@ -62,8 +62,8 @@ class EnergyModel(nn.Module, ABC):
         """Standard deviations of real sites given all else, (sites,), where the model has such parameters."""
         return None
 
-    def measure(self, std: Callable[[], Tensor]) -> None:
-        """Take up the standard deviations of the training data, (sites,), where they are asked for: nothing here."""
+    def measure(self, rows: Callable[[], Tensor]) -> None:
+        """Take up moments of training rows, (rows, sites) float64, where they are asked for: nothing here."""
 
     def mixed(self, base: "EnergyModel", share: float | Tensor, beta: float | Tensor) -> "EnergyModel | None":
         """share E_base + beta E up to a constant, as a model of its own kind; None where there is none."""

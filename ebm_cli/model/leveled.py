@@ -1,7 +1,6 @@
 """A network that is a family of energies, one for each level of noise of a forward process."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
 from ebm_cli.model.convnet import check_image, image_shape
 from ebm_cli.model.level_features import LevelFeatures
+from ebm_cli.model.level_gaussian import LevelGaussian
 from ebm_cli.model.levels import Leveled, per_row
 from ebm_cli.process.base import Process, Scales
 from ebm_cli.registry import Nested, register
@@ -27,12 +27,12 @@ Measured = Literal["sites", "common"]  # standard deviation of the data: each si
 class LeveledNetwork(Leveled):
     """With v_k = a_k^2 + s_k^2 and u = (x - m) / (r sqrt(v_k))
 
-        E(x, k) = |u|^2 / 2 + D/2 log(2 pi v_k) + sum_i log r_i + (a_k / s_k) f(u, k) - b_k,
+        E(x, k) = -log N(u; 0, (a_k^2 C + s_k^2) / v_k) + D/2 log v_k + sum_i log r_i + (a_k / s_k) f(u, k) - b_k,
 
-    f the network's energy of u and the level: a Gaussian of the same first two moments, and what the data have beside
-    it, the less the more noise there is. So dE/du is of one size at all levels (as in Karras et al. 2022, sec. 5). The
-    last level is the Gaussian alone. b_k (`offset`) are free constants, by which an objective that compares levels
-    makes log Z of all of them 0.
+    f the network's energy of u and the level, C the correlations of the data (1 where they are not asked for): a
+    Gaussian of the same first two moments, and what the data have beside it, the less the more noise there is. So dE/du
+    is of one size at all levels (as in Karras et al. 2022, sec. 5). The last level is the Gaussian of C = 1 alone. b_k
+    (`offset`) are free constants, by which an objective that compares levels makes log Z of all of them 0.
     """
 
     compiles = True
@@ -45,9 +45,12 @@ class LeveledNetwork(Leveled):
         network: EnergyModel,
         mean: Tensor,
         scale: Measured | float,
+        *,
+        correlated: bool,
     ) -> None:
         super().__init__(space, scales, mean, scale if isinstance(scale, float) else 1.0)
         self.features_of, self.network = features, network
+        self.gaussian = LevelGaussian(space.sites, scales, correlated=correlated)
         self.measures = None if isinstance(scale, float) else scale
         self.offset = nn.Parameter(torch.zeros(self.levels - 1))
 
@@ -71,7 +74,7 @@ class LeveledNetwork(Leveled):
     def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         u = self._unit(x, level)
         f, grad = self.network.energy_and_grad(self.features_of(u, level))
-        grad = u + per_row(self.gain[level], u) * self.features_of.pulled(u, grad)
+        grad = self.gaussian.grad(u, level) + per_row(self.gain[level], u) * self.features_of.pulled(u, grad)
         return self._whole(u, level, f), grad / self.width(level)
 
     @torch.no_grad()
@@ -89,24 +92,27 @@ class LeveledNetwork(Leveled):
         return self._whole(u, level, f), pull
 
     @override
-    def measure(self, std: Callable[[], Tensor]) -> None:
-        """r is the standard deviation of each site, or the root mean square of them all, if no key gave it.
+    def measure(self, rows: Callable[[], Tensor]) -> None:
+        """r is the standard deviation of each site, or the root mean square of them all, if no key gave it; C follows.
 
         A site has at least a thousandth of this root mean square: at level 0 the noise is some hundredths of r, and
         less of that would not stand out from the rounding of float32 numbers as large as the others.
         """
+        if not self.measures and not self.gaussian.correlated:
+            return
+        x = rows().double()
         if self.measures:
-            each = std().double().reshape(self.mean.shape)
+            each = x.std(0, correction=0).reshape(self.mean.shape)
             common = each.square().mean().sqrt()
             self.scale.copy_(each.clamp_min(_NARROWEST * common) if self.measures == "sites" else common)
+        self.gaussian.take((x - self.mean.double().flatten().cpu()) / self.scale.double().flatten().cpu())
 
     def _unit(self, x: Tensor, level: Tensor) -> Tensor:
         return (x - self.mean) / self.width(level)
 
     def _whole(self, u: Tensor, level: Tensor, f: Tensor) -> Tensor:
-        square, sites = u.flatten(1).square().sum(1), self.space.sites
-        size = sites / 2 * (2 * math.pi * self.variance).log() + self.log_volume.to(u.dtype)
-        return square / 2 + size[level] + self.gain[level] * f - self.free_constants[level]
+        size = self.space.sites / 2 * self.variance.log() + self.log_volume.to(u.dtype)
+        return self.gaussian(u, level) + size[level] + self.gain[level] * f - self.free_constants[level]
 
 
 def _of_another(settings: Mapping[str, Any]) -> str | None:
@@ -182,6 +188,7 @@ class LeveledSpec(ModelSpec):
     network: Annotated[ModelSpec, PlainValidator(_network), Nested("model")]
     waves: Annotated[int, Field(ge=0, le=16)]
     scale: Annotated[float, Field(gt=0)] | Measured | Literal["auto"]
+    correlated: bool
 
     builds = LeveledNetwork
     spaces = (Real,)
@@ -197,7 +204,9 @@ class LeveledSpec(ModelSpec):
         assert isinstance(space, Real)
         features = self._features(space)
         network = self.network.build(features.seen, torch.zeros(features.seen.shape), key.fold("network"))
-        return LeveledNetwork(space, self.process.scales(), features, network, mean, self._scale())
+        return LeveledNetwork(
+            space, self.process.scales(), features, network, mean, self._scale(), correlated=self.correlated
+        )
 
     def _scale(self) -> Measured | float:
         """Convolutions have one for all sites, which they see alike."""

@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "level gaussian: the last level keeps the correlations",
+        "model/level_gaussian.py",
+        "precision[-1] = 1",
+        "precision[-1] *= 1",
+        "levels_scaled::test_without_a_network_levels_have_the_covariance_of_the_data",
+    ),
+    Mutant(
+        "level gaussian: few rows are taken at their word",
+        "model/level_gaussian.py",
+        "return (1 - share) * found + share * one",
+        "return found",
+        "levels_scaled::test_correlations_of_few_rows_are_drawn_towards_none",
+    ),
+    Mutant(
+        "level gaussian: the volume of correlations is left out",
+        "model/level_gaussian.py",
+        "along.sum(1) / 2 - precision.log().sum(1) / 2 + constant",
+        "along.sum(1) / 2 + constant",
+        "levels_scaled::test_without_a_network_levels_have_the_covariance_of_the_data",
+    ),
+    Mutant(
         "leveled: the denoised row of another scale",
         "model/levels.py",
         "self.scale * self.s[level].square() * grad) / self.a[level]",
@@ -20,8 +41,8 @@ MUTANTS = [
     Mutant(
         "leveled: the volume of sites is left out",
         "model/leveled.py",
-        "(2 * math.pi * self.variance).log() + self.log_volume.to(u.dtype)",
-        "(2 * math.pi * self.variance).log()",
+        "self.variance.log() + self.log_volume.to(u.dtype)",
+        "self.variance.log()",
         "levels_scaled::test_without_a_network_every_level_is_the_density_of_independent_gaussians",
     ),
     Mutant(
