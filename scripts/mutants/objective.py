@@ -165,6 +165,13 @@ MUTANTS = [
         "class_rbm::test_with_exact_negatives_jem_follows_the_likelihood_of_what_is_known",
     ),
     Mutant(
+        "gflownet: penalties are forgotten",
+        "objective/gflownet.py",
+        "learned = penalised(model, pull(weight), self.coupling_l1, self.coupling_l2)",
+        "learned = pull(weight)",
+        "gflownet::test_penalties_are_on_the_couplings_of_the_model_alone",
+    ),
+    Mutant(
         "gflownet: the removals are no part of the balance",
         "objective/gflownet.py",
         "(beside.log_z() + forth - back + of_model)",
