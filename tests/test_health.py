@@ -204,6 +204,19 @@ def test_an_offset_is_what_is_beyond_chance():
     assert moved == pytest.approx(1, abs=0.3), "bits that are on half of the time have a variance of 1/4"
 
 
+def test_rows_that_repeat_come_twice_among_chains_that_mix_too():
+    """By counting: of two of a, a, b one is different in a third of the draws; 30 of 128 rows of 30 patterns are 20."""
+    rows = torch.tensor([[0.0], [0.0], [1.0]])
+    assert probe.different(rows, 2) == pytest.approx(5 / 3)
+    assert [probe.different(rows, number) for number in (1, 3, 9)] == pytest.approx([1, 2, 2])
+    assert probe.different(torch.arange(40.0)[:, None], 7) == pytest.approx(7)
+    patterns = torch.arange(128.0)[:, None] % 30
+    generator = torch.Generator().manual_seed(3)
+    draws = torch.stack([patterns[torch.randperm(128, generator=generator)[:30]] for _ in range(2000)])
+    seen = sum(len(torch.unique(each)) for each in draws) / len(draws)
+    assert probe.different(patterns, 30) == pytest.approx(seen, abs=0.2)
+
+
 def test_nothing_is_said_of_a_handful_of_chains():
     assert look(lambda rows: rows[: probe.FEW - 1].clone()).keys() == {"overfit", "overfit_nats", "heat", "idle"}
 

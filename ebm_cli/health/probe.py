@@ -51,12 +51,12 @@ def look(seen: Seen) -> dict[str, float]:
 
     Of rows x of the training data and negative chains y, as many of each: `apart`, mean E(x) - mean E(y) over the root
     of the sum of their variances; `offset`, |mean x - mean y|^2 beyond what so few draws give, and `breadth`, the
-    variance of y, both over that of x, summed over sites; `distinct`, different y over different x. `overfit`: mean
-    energy of validation rows less that of training rows, over the standard deviation of these. `apart_nats` and
-    `overfit_nats` are these differences of energies in nats. `heat`: variance of the energy of training rows per site,
-    the heat capacity of a model they are draws of, where the objective compares them; of documents `heat_words`.
-    `idle`: share of hidden units that are off, or on, for practically all rows. `jump`, `r_hat_halves`, `r_hat_data`:
-    see `_moved`. Documents are made alike before, see `_alike`.
+    variance of y, both over that of x, summed over sites; `distinct`, different y over different rows of as many x.
+    `overfit`: mean energy of validation rows less that of training rows, over the standard deviation of these.
+    `apart_nats` and `overfit_nats` are these differences of energies in nats. `heat`: variance of the energy of
+    training rows per site, the heat capacity of a model they are draws of, where the objective compares them; of
+    documents `heat_words`. `idle`: share of hidden units that are off, or on, for practically all rows. `jump`,
+    `r_hat_halves`, `r_hat_data`: see `_moved`. Documents are made alike before, see `_alike`.
     """
     x, energy, found = seen.train, _energies(seen, seen.train), dict[str, float]()
     if seen.valid is not None:
@@ -69,7 +69,7 @@ def look(seen: Seen) -> dict[str, float]:
     if seen.moving.negatives and not 0 < len(seen.store) < FEW:
         y, moved = _negatives(seen, x)
         found |= moved | _beside(_energies(seen, y), energy) | _moments(_alike(y, seen), _alike(x, seen))
-        found["distinct"] = _distinct(y) / min(_distinct(x), len(y))
+        found["distinct"] = _distinct(y) / different(x, len(y))
     return finite(found)
 
 
@@ -182,6 +182,19 @@ def _jump(before: Tensor, after: Tensor, rows: Tensor) -> float:
 
 def _distinct(x: Tensor) -> int:
     return len(torch.unique(x.flatten(1), dim=0))
+
+
+def different(x: Tensor, number: int) -> float:
+    """How many different ones `number` of the rows x (n, ...), all of them at most, have in the mean if they are drawn
+    without replacement (Hurlbert 1971): sum over the different rows of 1 - C(n - c, number) / C(n, number), c their
+    counts. So few patterns that rows repeat come twice among chains too, however well these mix.
+    """
+    counts = torch.unique(x.flatten(1), dim=0, return_counts=True)[1].double()
+    n, drawn = len(x), min(number, len(x))
+    left = n - counts
+    ways = (left.clamp(min=drawn) + 1).lgamma() - (left.clamp(min=drawn) - drawn + 1).lgamma()
+    of_all = math.lgamma(n + 1) - math.lgamma(n - drawn + 1)
+    return torch.where(left >= drawn, -torch.expm1(ways - of_all), 1.0).sum().item()
 
 
 def _some(count: int, wanted: int, key: Key) -> Tensor:

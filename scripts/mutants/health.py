@@ -67,6 +67,13 @@ MUTANTS = [
         "health::test_nothing_is_said_of_a_handful_of_chains",
     ),
     Mutant(
+        "probe: chains of a few patterns are to be as many as the patterns",
+        "health/probe.py",
+        "return torch.where(left >= drawn, -torch.expm1(ways - of_all), 1.0).sum().item()",
+        "return float(min(len(counts), drawn))",
+        "health::test_rows_that_repeat_come_twice_among_chains_that_mix_too",
+    ),
+    Mutant(
         "watcher: the validation split is that of training",
         "training/looks.py",
         "for split in (data.train, data.valid)",
