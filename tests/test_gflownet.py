@@ -322,6 +322,11 @@ def test_draws_of_a_run_are_those_of_its_policy(run):
     assert np.load(run / "drawn" / "samples.npz")["samples"].shape == (300, 3, 3)
 
 
+def test_the_policy_is_no_sampler_to_train_by():
+    answer = ebm("train objective=pcd model=rbm sampler=gflownet tracker=none hydra.run.dir=run")
+    assert_refused(answer, "draws from the policy of a trained run; train it by objective=gflownet")
+
+
 @pytest.mark.long
 def test_only_runs_with_a_policy_are_drawn_from_by_it(run, tmp_path):
     line = "train dataset=bars_and_stripes model=boltzmann steps=1 evaluation=[] tracker=none"

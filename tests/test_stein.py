@@ -115,6 +115,8 @@ def test_rows_and_chains_are_tested():
     few = component("evaluation", "stein", rows="chains").evaluate(subject(model, 3))
     assert not few.metrics
     assert "3 rows are too few" in few.warnings[0]
+    (none,) = component("evaluation", "stein", rows="chains").evaluate(subject(model)).warnings
+    assert none == "stein.rows = chains: this run keeps none; take evaluation.stein.rows=held_out"
     assert not held_out.warnings
     sharp = component("evaluation", "stein", bootstraps=99).evaluate(subject(target("ising-spin")))
     assert "p of the Stein discrepancy may be far too small" in sharp.warnings[0]
@@ -130,11 +132,15 @@ def test_the_line_says_what_the_p_value_says():
         def has(self, *names):
             return all(name in self for name in names)
 
-    found = {"stein/discrepancy": 0.5, "stein/p_value": 0.01, "stein/rows": 100.0}
+    found = {"stein/discrepancy": 0.5, "stein/p_value": 0.01, "stein/rows": 100.0, "stein/least_neighbour": 0.1}
     assert Stein.lines(Values(found), "test") == {
         "Stein discrepancy (test)": "0.5, p = 0.01: 100 rows are not draws of the model"
     }
-    assert "cannot be told" in Stein.lines(Values(found | {"stein/p_value": 0.2}), "test")["Stein discrepancy (test)"]
+    for changed, said in (
+        ({"stein/p_value": 0.2}, "cannot be told from draws of the model by this kernel; one of another"),
+        ({"stein/least_neighbour": 0.009}, "0.5; its p = 0.01 cannot be trusted"),
+    ):
+        assert said in Stein.lines(Values(found | changed), "test")["Stein discrepancy (test)"]
 
 
 def drawn_p_values(model, terms, p, sets, rows, bootstraps):

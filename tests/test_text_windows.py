@@ -65,6 +65,7 @@ def test_lines_of_text_are_windows_with_gaps(corpus, tmp_path):
     assert [[words[i] for i in row] for row in rows.values.tolist()][1][:3] == ["a", "<unk>", "saw"]
     assert rows.missing.tolist() == [[False, True, False, False], [False, False, False, True]]
     assert rows.place(1) == "line 3"
+    assert rows.remarks == ("given = rows.txt: words that the run's vocabulary lacks are read as <unk>: zebra",)
     file.write_text("the cat\n")
     with pytest.raises(UserError, match="line 1: has 2 words, the windows of the run 4"):
         spec.own_rows(file, "given = rows.txt", None)

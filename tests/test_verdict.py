@@ -88,6 +88,15 @@ def test_the_map_of_a_density_is_listened_to():
     assert "by 1.00 nats a row (log-likelihood by the map)" in said({"density_2d/above_independent": 1.0})[0][0]
 
 
+def test_the_bracket_of_windows_of_text_is_listened_to():
+    """Its ends are those of log Z, the middle what the estimate of log Z says."""
+    name = "text_perplexity"
+    ends = {f"{name}/log_z": 0.2, f"{name}/log_z_low": 0.0, f"{name}/log_z_high": 0.3}
+    found = above({f"{name}/above_independent": 0.9, **ends})
+    assert (found.low, found.middle, found.high) == pytest.approx((0.8, 0.9, 1.1))
+    assert "by 0.90 nats a row" in said({f"{name}/above_independent": 0.9, **ends})[0][0]
+
+
 def test_the_most_trustworthy_judges():
     worse = {f"pseudo_likelihood/{key}": -1.0 for key in ("above_independent",)}
     assert above({**worse, **UNSURE, **BETTER}).by == "exact log-likelihood"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ebm_cli.evaluation.bracket import JUDGES, doubt
+from ebm_cli.evaluation.bracket import BRACKETED, JUDGES, doubt
 
 PER_WORD = "perplexity/log_likelihood_per_word"
 _EXACT = ("exact", "density_2d", "words")
@@ -66,7 +66,7 @@ def _bounds(name: str, middle: float, known: Mapping[str, float]) -> tuple[float
         return min(lower, middle), max(lower, middle)
     if name in _BOUNDS:
         return middle, math.inf
-    if name in ("log_likelihood", "bridge", "trajectory") and f"{name}/log_z_low" in known:
+    if name in (*BRACKETED, "bridge", "trajectory") and f"{name}/log_z_low" in known:
         total = middle + known[f"{name}/log_z"]
         return total - known[f"{name}/log_z_high"], total - known[f"{name}/log_z_low"]
     return middle, middle
@@ -98,7 +98,7 @@ def legend(found: Sequence[Likelihood]) -> list[str]:
     """How the forms are to be read that occur."""
     forms = {
         "ais": "[RAISE, AIS], a lower and an upper bound",
-        "log_likelihood": "[,] a bracket, its lower end by RAISE of rows and chains",
+        **dict.fromkeys(BRACKETED, "[,] a bracket, its lower end by RAISE of rows and chains"),
         "bridge": "[,] the 95 % interval by bridge sampling",
         "trajectory": "[,] the 95 % interval along the checkpoints of the run",
         **dict.fromkeys(_BOUNDS, "at least: a lower bound"),

@@ -18,6 +18,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.registry import register
 
 GAP = "?"
+_NAMED = 5  # words in a sentence
 
 
 @register("dataset", "text_windows")
@@ -61,19 +62,28 @@ class TextWindows(Dataset):
             return own_rows.read(path, said, array)
         number = {unit: i for i, unit in enumerate(self.read().words)}
         lines = [(i, line) for i, line in enumerate(text.lines_of(path, said), 1) if line.strip()]
-        found = [self._numbers(line, number, f"{said}, line {i}") for i, line in lines]
-        values, places = np.array(found), tuple(f"line {i}" for i, _ in lines)
-        return OwnRows(np.where(values < 0, 0, values), values < 0, places=places)
+        found = [self._window(line, f"{said}, line {i}") for i, line in lines]
+        unknown = number[UNKNOWN]
+        values = np.array([[-1 if unit == GAP else number.get(unit, unknown) for unit in units] for units in found])
+        strange = dict.fromkeys(unit for units in found for unit in units if unit != GAP and unit not in number)
+        remarks = (self._read_as_unknown([*strange], said),) if strange else ()
+        places = tuple(f"line {i}" for i, _ in lines)
+        return OwnRows(np.where(values < 0, 0, values), values < 0, places=places, remarks=remarks)
 
-    def _numbers(self, line: str, number: dict[str, int], said: str) -> list[int]:
-        """Of one window, -1 where a word is missing. Raises UserError for windows of another length."""
+    def _read_as_unknown(self, units: list[str], said: str) -> str:
+        more = f" and {len(units) - _NAMED} more" if len(units) > _NAMED else ""
+        named = ", ".join(units[:_NAMED]) + more
+        return f"{said}: {self.unit} that the run's vocabulary lacks are read as {UNKNOWN}: {named}"
+
+    def _window(self, line: str, said: str) -> list[str]:
+        """Its words. Raises UserError for windows of another length."""
         units = line.lower().split() if self.unit == "words" else line.lower()
         if len(units) != self.length:
             raise UserError(
                 f"{said}: has {len(units)} {self.unit}, the windows of the run {self.length}; write that many, {GAP} "
                 "for each that is to be drawn"
             )
-        return [-1 if unit == GAP else number.get(unit, number[UNKNOWN]) for unit in units]
+        return [*units]
 
     def _units(self, document: str) -> list[str]:
         return text.tokens(document) if self.unit == "words" else [*" ".join(document.lower().split())]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ebm_cli.evaluation.bracket import JUDGES, LIKELIHOODS, doubt
+from ebm_cli.evaluation.bracket import BRACKETED, JUDGES, LIKELIHOODS, doubt
 
 _SURE = 2  # standard errors
 _NOTHING = 0.01  # nats: less is rounding
@@ -49,7 +49,7 @@ def above(found: Mapping[str, float]) -> Above | Unknown | None:
 def _by(name: str, found: Mapping[str, float]) -> Above:
     middle, error = found[f"{name}/above_independent"], found.get(f"{name}/above_independent_error", 0.0)
     below, beyond = _bracket(name, found)
-    by = JUDGES["exact" if name == "log_likelihood" and not below + beyond else name]
+    by = JUDGES["exact" if name in BRACKETED and not below + beyond else name]
     return Above(middle, middle - below - _SURE * error, middle + beyond + _SURE * error, error, by)
 
 
@@ -57,7 +57,7 @@ def _bracket(name: str, found: Mapping[str, float]) -> tuple[float, float]:
     """By how much the log-likelihood may be lower and higher, as log Z is known between bounds, nats."""
     if name == "ais":
         return abs(found.get("ais/gap", 0.0)), 0.0
-    if name != "log_likelihood":
+    if name not in BRACKETED:
         return 0.0, 0.0
     log_z, low, high = (found[f"{name}/log_z{end}"] for end in ("", "_low", "_high"))
     return high - log_z, log_z - low

@@ -7,6 +7,7 @@ JUDGES = {
     "exact": "exact log-likelihood",
     "density_2d": "log-likelihood by the map",
     "log_likelihood": "bracket of the log-likelihood",
+    "text_perplexity": "bracket of the log-likelihood",
     "trajectory": "log-likelihood along the checkpoints",
     "ais": "log-likelihood by AIS",
     "bridge": "log-likelihood by bridge sampling",
@@ -17,6 +18,8 @@ JUDGES = {
     "pseudo_likelihood": "pseudo-likelihood alone, which is no likelihood",
 }
 """The most trustworthy first."""
+BRACKETED = ("log_likelihood", "text_perplexity")
+"""Those that say how far log Z is known to lie below and above."""
 LIKELIHOODS = JUDGES.keys() - {"pseudo_likelihood"}
 WIDE = 1.0  # nats between the ends, from which on they are said to differ
 _SURE = 2  # standard errors

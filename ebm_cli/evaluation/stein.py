@@ -39,7 +39,7 @@ class Stein(Evaluation):
     scale: Annotated[float, Field(gt=0)] | None
 
     standing = 75
-    reports = ("stein/discrepancy", "stein/p_value", "stein/rows")
+    reports = ("stein/discrepancy", "stein/p_value", "stein/rows", "stein/least_neighbour")
 
     @classmethod
     @override
@@ -47,9 +47,10 @@ class Stein(Evaluation):
         """What the p-value says."""
         if not values.has(*cls.reports):
             return {}
-        found, p, rows = (values[name] for name in cls.reports)
-        verdict = "are not draws of the model" if p < _LEVEL else "cannot be told from draws of the model"
-        return {f"Stein discrepancy ({split})": f"{found:.3g}, p = {p:.2g}: {rows:.0f} rows {verdict}"}
+        found, p, rows, least = (values[name] for name in cls.reports)
+        said = f"{found:.3g}, p = {p:.2g}: {rows:.0f} rows {_verdict(p)}"
+        trusted = f"{found:.3g}; its p = {p:.2g} cannot be trusted" if least < 1 / rows else said
+        return {f"Stein discrepancy ({split})": trusted}
 
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
@@ -60,15 +61,19 @@ class Stein(Evaluation):
 
     @override
     def evaluate(self, subject: Subject) -> Result:
-        """`stein/discrepancy`, `stein/p_value` and `stein/rows`."""
+        """`stein/discrepancy`, `stein/p_value`, `stein/rows` and `stein/least_neighbour`."""
         x = subject.some_rows(self.count) if self.rows == "held_out" else subject.store[: self.count]
+        if self.rows == "chains" and not len(x):
+            return Result(
+                {}, warnings=("stein.rows = chains: this run keeps none; take evaluation.stein.rows=held_out",)
+            )
         if len(x) < 4:
             return Result({}, warnings=(f"{len(x)} rows are too few for a Stein discrepancy; it needs at least 4",))
         terms, unlikely = self._terms(subject.model, x)
         if not terms.isfinite().all():
             return Result({}, warnings=("some rows have no finite score, so there is no Stein discrepancy",))
         p = wild_bootstrap(terms, self.bootstraps, subject.key.fold("signs"))
-        found = {"discrepancy": mean_of_pairs(terms), "p_value": p, "rows": float(len(x))}
+        found = {"discrepancy": mean_of_pairs(terms), "p_value": p, "rows": float(len(x)), "least_neighbour": unlikely}
         return Result(
             {f"stein/{name}": value for name, value in found.items()},
             warnings=(_too_few(unlikely, len(x)),) if unlikely < 1 / len(x) else (),
@@ -80,6 +85,12 @@ class Stein(Evaluation):
             score = difference_scores(model, x)
             return discrete_terms(one_hot(model.space, x), score, self.scale or 1.0), 1 - score.max().item()
         return real_terms(x.flatten(1), -model.energy_and_grad(x)[1].flatten(1), self.scale), 1.0
+
+
+def _verdict(p: float) -> str:
+    if p < _LEVEL:
+        return "are not draws of the model"
+    return "cannot be told from draws of the model by this kernel; one of another evaluation.stein.scale may tell them"
 
 
 def _too_few(unlikely: float, rows: int) -> str:

@@ -18,6 +18,7 @@ from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import Differentiable, Sampler
+from ebm_cli.sampler.gflownet import PolicyDraws
 from ebm_cli.sampler.trajectory import NO_PAST, TrajectoryTempering
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Words, names
 from ebm_cli.sparsity.base import Sparsity
@@ -118,7 +119,12 @@ def check_sampler(sampler: Sampler[Any, Any], model: ModelSpec, choice: Choice) 
 
 
 def check_trains(sampler: Sampler[Any, Any]) -> None:
-    """Chains of training have no checkpoints to go along yet."""
+    """Chains of training have no checkpoints to go along yet, and no policy to draw from."""
+    if isinstance(sampler, PolicyDraws):
+        raise UserError(
+            "sampler = gflownet: draws from the policy of a trained run; train it by objective=gflownet, then use "
+            "ebm sample run=RUN sampler=gflownet"
+        )
     if isinstance(sampler, TrajectoryTempering):
         raise UserError(NO_PAST)
 

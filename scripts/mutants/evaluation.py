@@ -1474,6 +1474,20 @@ MUTANTS = [
         "stein::test_the_identity_of_stein_holds_under_the_truth_alone[1.0-potts-categorical]",
     ),
     Mutant(
+        "stein: the line believes a p-value that the warning withdraws",
+        "evaluation/stein.py",
+        "if least < 1 / rows else said",
+        "if least < 0 else said",
+        "stein::test_the_line_says_what_the_p_value_says",
+    ),
+    Mutant(
+        "above: windows of text are known to the last digit",
+        "evaluation/above.py",
+        "if name not in BRACKETED:",
+        'if name != "log_likelihood":',
+        "verdict::test_the_bracket_of_windows_of_text_is_listened_to",
+    ),
+    Mutant(
         "stein: p-values that may be too small are not doubted",
         "evaluation/stein.py",
         "if unlikely < 1 / len(x) else ()",
