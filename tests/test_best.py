@@ -87,6 +87,17 @@ def test_where_nothing_is_monitored_the_last_is_judged_and_that_is_said():
 
 
 @pytest.mark.long
+def test_without_validation_rows_that_is_why_none_is_kept():
+    line = (
+        "train dataset=bars_and_stripes model.hidden=4 steps=2 evaluation=[exact] evaluation.exact.while_training=true"
+    )
+    assert ebm(f"{line} eval_every=1 tracker=none device=cpu hydra.run.dir=run").code == 0
+    assert "the last step is judged: the data have no validation rows, on which checkpoint.monitor = " in train_log(
+        "run"
+    )
+
+
+@pytest.mark.long
 def test_nobody_misses_what_nobody_asked_for():
     """Where nothing is measured while training, the usual monitor is not mentioned."""
     answer = ebm("train model.hidden=8 steps=2 batch_size=10 tracker=none device=cpu evaluation=[] hydra.run.dir=bare")

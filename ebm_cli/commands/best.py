@@ -158,11 +158,17 @@ def _without_choice(trained: Trained, best: Best | None) -> Judged:
     step = trained.state.step
     if best is not None:
         return Judged("last", Pair(best, step, Sides(), Sides(Seen(best.value, None))).numbers("last"))
-    said = (
-        f"the last step is judged: checkpoint.monitor = {trained.monitor} was not measured, so no other is kept; name "
-        "one that an evaluation measures while training, or set it to null"
-    )
+    said = f"the last step is judged: {_why_none_is_kept(trained)}"
     return Judged("last", {"judged": "last", "judged_step": step}, (said,) if _missed(trained) else ())
+
+
+def _why_none_is_kept(trained: Trained) -> str:
+    if trained.parts.data.valid is None and "/valid/" in str(trained.monitor):
+        return f"the data have no validation rows, on which checkpoint.monitor = {trained.monitor} would be measured"
+    return (
+        f"checkpoint.monitor = {trained.monitor} was not measured, so no other is kept; name one that an evaluation "
+        "measures while training, or set it to null"
+    )
 
 
 def _missed(trained: Trained) -> bool:
