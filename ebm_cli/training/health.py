@@ -62,7 +62,8 @@ class Watcher(Looks):
         assert self.verdict is not None
         fine = _UNMENDABLE | learned(found, before, self.probed.get("r_hat_data"))
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
-        if remedies.is_raise(self.recoveries) and not clear({**self.probed, **self.measured}):
+        further = self.too_long or not clear({**self.probed, **self.measured})
+        if remedies.is_raise(self.recoveries) and further:
             anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
 
@@ -143,11 +144,15 @@ class Watcher(Looks):
         """Whether the rate became higher at this step."""
         return remedies.is_raise(self.recoveries) and self.since == step
 
+    @property
+    def too_long(self) -> bool:
+        """Whether data lie above the chains, by what steps that are too long add to the gap, see `signals._above`."""
+        return self.measured.get("above", 0.0) > 0
+
     def raises(self, step: int) -> bool:
-        """Whether the rate is higher from this step on, at which all is well: not where data lie above the chains, for
-        what longer steps add to the gap they have then already, see `signals._above`."""
+        """Whether the rate is higher from this step on, at which all is well."""
         assert self.parts is not None
-        if self.measured.get("above", 0.0) > 0:
+        if self.too_long:
             return False
         did = raising.raised(self.parts, self.recoveries, step, self.health.period)
         self.recoveries += [did] if did else []

@@ -36,7 +36,8 @@ def gone_back(
     saved = _loaded(state, watcher, load)
     redrawn = _redraw(parts, state, watcher.keys)
     held = step - watcher.since
-    found = replace(_diagnosis(parts, state, watcher), share=held / max(parts.loop.steps - step, 1))
+    share = 0.0 if watcher.too_long else held / max(parts.loop.steps - step, 1)
+    found = replace(_diagnosis(parts, state, watcher), share=share)
     if held <= _AT_ONCE:
         found = replace(found, beyond=math.inf)
     now = chosen(parts, watcher.recoveries, found)

@@ -335,8 +335,8 @@ MUTANTS = [
     Mutant(
         "raising: a rate is raised where steps are too long already",
         "training/health.py",
-        'if self.measured.get("above", 0.0) > 0:',
-        "if False:",
+        'return self.measured.get("above", 0.0) > 0',
+        "return False",
         "raising::test_a_rate_is_raised_only_where_data_do_not_lie_above_the_chains",
     ),
     Mutant(
