@@ -163,7 +163,7 @@ class Watcher(Looks):
         assert self.parts is not None
         if not self.health.most or self.verdict is None or self.verdict.level:
             return False
-        if not clear({**self.probed, **self.measured}):
+        if self.too_long or not clear({**self.probed, **self.measured}):
             return False
         check_weights(state, self.parts.components.objective)
         self.healthy = state.step
