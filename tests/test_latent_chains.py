@@ -104,6 +104,7 @@ def test_rows_without_labels_have_no_classes():
     assert not any("class" in name or "recognised" in name for name in metrics)
 
 
+@pytest.mark.long
 def test_a_step_of_several_moves_is_recorded_once():
     """R-hat of as many steps, each of which goes further: more effective draws."""
     own, data = model(1.0), small_data(SPACE)

@@ -262,6 +262,7 @@ def subject(model, data, sampler=None):
     return Subject(model, data, "test", sampler, torch.empty(0, *data.space.shape), stream(0, "evaluation"))
 
 
+@pytest.mark.long
 def test_the_evaluation_brackets_log_z_and_bounds_the_likelihood():
     model = exactly_recognised().float()
     data = small_data(SPACE)

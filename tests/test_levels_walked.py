@@ -47,6 +47,7 @@ def plane():
     return model, torch.stack(log_z).detach()
 
 
+@pytest.mark.long
 def test_annealing_along_levels_finds_log_z():
     """E[w] = Z: within 5 standard errors of the integral, from a base whose log Z is 0."""
     model, log_z = plane()
@@ -113,6 +114,7 @@ def test_exchange_keeps_the_density_of_level_0_and_begins_anywhere():
     assert min(taken.mean() for taken in info.values()) > 0.2
 
 
+@pytest.mark.long
 def test_exchange_draws_some_sites_given_the_others():
     """Of a Gaussian the mean and variance of one number given the other, for each of two rows."""
     model, sampler = truth(levels=8).float(), component("sampler", "level_exchange", transitions=2)
