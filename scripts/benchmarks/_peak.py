@@ -1,5 +1,9 @@
 """The memory of a process."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 
 def peak() -> int:
     """Most bytes that were resident in this process so far.
@@ -8,3 +12,9 @@ def peak() -> int:
     """
     with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+
+def of_program(name: str, *arguments: object) -> float:
+    """What one of the files here prints that is run by itself: its peak, in bytes."""
+    command = [sys.executable, str(Path(__file__).with_name(name)), *map(str, arguments)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,16 +1,14 @@
 """How time and memory of an update grow with rows, chains and units, for models of each kind of arithmetic."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from _case import MEGABYTES, Case, Contender, Maker, Required, Samples, quotient
 from _ours import binary_rows, configuration, device, updates
+from _peak import of_program
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
@@ -51,12 +49,12 @@ class Kind(NamedTuple):
 
 def rbm(shape: Shape) -> Callable[[], None]:
     """PCD-1 by block Gibbs."""
-    return _binary(shape, "block_gibbs", "rbm", hidden=shape.hidden)
+    return _rbm(shape, "block_gibbs")
 
 
 def gwg(shape: Shape) -> Callable[[], None]:
     """PCD-1 by Gibbs-with-Gradients on the same model."""
-    return _binary(shape, "gwg", "rbm", hidden=shape.hidden)
+    return _rbm(shape, "gwg")
 
 
 def potts(shape: Shape) -> Callable[[], None]:
@@ -87,8 +85,9 @@ def convnet(shape: Shape) -> Callable[[], None]:
     return _pcd(shape, space, rows, "langevin", "convnet", steps=10)
 
 
-def _binary(shape: Shape, sampler: str, model: str, **keys: Any) -> Callable[[], None]:
-    return _pcd(shape, Binary((shape.visible,)), binary_rows(shape.batch, shape.visible), sampler, model, **keys)
+def _rbm(shape: Shape, sampler: str) -> Callable[[], None]:
+    rows = binary_rows(shape.batch, shape.visible)
+    return _pcd(shape, Binary((shape.visible,)), rows, sampler, "rbm", hidden=shape.hidden)
 
 
 def _pcd(
@@ -124,9 +123,9 @@ KINDS = {
 
 
 def time_makers(name: str, quick: bool) -> Mapping[str, Maker]:
-    """An update of each shape, or of the first and the largest of each axis."""
-    shapes = KINDS[name].shapes()
-    return {shape: partial(KINDS[name].update, values) for shape, values in shapes.items()}
+    """An update of each shape."""
+    kind = KINDS[name]
+    return {shape: partial(kind.update, values) for shape, values in kind.shapes().items()}
 
 
 def memory_makers(name: str, quick: bool) -> Mapping[str, Maker]:
@@ -146,8 +145,7 @@ def smallest(name: str) -> float:
 
 def resident(name: str, shape: Shape) -> float:
     """Peak resident memory, in bytes, of a fresh process."""
-    command = [sys.executable, str(Path(__file__).with_name("_growth_memory.py")), name, *map(str, shape)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return of_program("_growth_memory.py", name, *shape)
 
 
 def _required(name: str) -> tuple[Required, ...]:

@@ -42,10 +42,10 @@ def ours(space: Box, chains: int, precision: str = "fp32", *, compiled: bool = T
 
 def convolutions(space: Box, chains: int, dtype: torch.dtype) -> Contender:
     """Those of as many steps, forward and back to the image, on tensors that are there already."""
-    layers = list(network(space).convolutions.layers)
-    last = torch.channels_last
+    model, last = network(space), torch.channels_last
+    layers = list(model.convolutions.layers)
     weights = [layer.weight.detach().to(dtype).contiguous(memory_format=last) for layer in layers]
-    x = space.noise(chains, stream(0, "x"), DEVICE).reshape(chains, *network(space).image).to(dtype)
+    x = space.noise(chains, stream(0, "x"), DEVICE).reshape(chains, *model.image).to(dtype)
     seen = [x.contiguous(memory_format=last)]
     for layer, weight in zip(layers, weights, strict=True):
         seen.append(F.conv2d(seen[-1], weight, None, layer.stride, 1))

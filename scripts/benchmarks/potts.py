@@ -1,16 +1,14 @@
 """Potts models: proteins of 53 and 200 letters of 21 kinds beside adabmDCA, and a lattice, beside an earlier build."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 from _case import MEGABYTES, Case, Contender, Maker, Required, times_faster
 from _earlier import BUILD, earlier
 from _ours import DEVICE, component, configuration, device, engine, updates
+from _peak import of_program
 from torch import Tensor
 
 from ebm_cli import registry
@@ -134,8 +132,7 @@ def smallest(times: int) -> float:
 
 def resident(side: int, chains: int) -> float:
     """Peak resident memory, in bytes, of a fresh process."""
-    command = [sys.executable, str(Path(__file__).with_name("_potts_memory.py")), str(side), str(chains)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return of_program("_potts_memory.py", side, chains)
 
 
 # Training

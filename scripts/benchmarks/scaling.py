@@ -1,14 +1,12 @@
 """How time and memory of a PCD-1 step grow with the chains and with the units of the model."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache, partial
-from pathlib import Path
 
 import _peers
 from _case import MEGABYTES, Case, Contender, Maker, Required, Samples, quotient
 from _ours import Size, training_step
+from _peak import of_program
 
 BASE = "784-500, 100 chains"
 SIZES = {BASE: Size(100, 100)}
@@ -47,8 +45,7 @@ def baseline() -> float:
 
 def resident(size: Size) -> float:
     """Peak resident memory of a fresh process."""
-    command = [sys.executable, str(Path(__file__).with_name("_memory.py")), *map(str, size)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return of_program("_memory.py", *size)
 
 
 def growth(samples: Samples, name: str, what: str, unavoidable: str) -> float:
