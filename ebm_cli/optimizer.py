@@ -60,6 +60,11 @@ class Optimizer(ABC):
                 return f"optimizer.rates = {pattern}: no parameter is called so; there are {', '.join(names)}"
         return None
 
+    @property
+    def bounded(self) -> bool:
+        """Whether no update moves a parameter farther than a bound, however large the gradient."""
+        return self.clip is not None
+
     @abstractmethod
     def moments(self) -> tuple[str, ...]:
         """Names of the tensors kept for each parameter, e.g. `momentum`."""
@@ -187,6 +192,11 @@ class _Adam(Optimizer):
     weight_decay: NonNegative
     decoupled: ClassVar[bool]
     squares = ("second_moment",)
+
+    @property
+    @override
+    def bounded(self) -> bool:
+        return True
 
     @override
     def moments(self) -> tuple[str, ...]:

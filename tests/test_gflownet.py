@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers.cli import assert_refused, ebm
 from helpers.components import component
 from helpers.data import small_data
@@ -270,7 +271,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gflownet")
     line = (
         "train objective=gflownet objective.widths=[8] objective.warmup=4 model=boltzmann dataset=bars_and_stripes "
-        "dataset.side=3 optimizer=adam batch_size=8 save_every=2 tracker=none evaluation=[exact,policy] device=cpu "
+        "dataset.side=3 batch_size=8 save_every=2 tracker=none evaluation=[exact,policy] device=cpu "
         "checkpoint.monitor=null evaluation.policy.draws=50 'optimizer.rates=[[auxiliary.shift,10]]' steps=4"
     )
     for name in ("whole", "again"):
@@ -290,6 +291,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run):
         next((run / name / "checkpoints").glob("*4*/*.safetensors")).read_bytes() for name in ("whole", "again")
     )
     assert first == second
+
+
+def test_adam_comes_with_the_objective(run):
+    assert yaml.safe_load((run / "whole" / "config.yaml").read_text())["optimizer"]["name"] == "adam"
 
 
 def test_moves_of_a_run_grow_to_all_sites(run):
@@ -368,12 +373,17 @@ def test_a_policy_that_has_not_learned_the_model_is_named():
     assert "500 draws of the policy are worth" in warning
 
 
-def test_the_evaluation_says_that_there_is_no_policy():
-    model = small_model("boltzmann", Binary((4,)))
-    about = Subject(model, None, "test", None, torch.zeros(0), stream(0))
-    found = component("evaluation", "policy").evaluate(about)
-    assert not found.metrics
-    assert "no policy" in found.warnings[0]
+def test_a_policy_is_not_measured_where_none_is_trained(tmp_path):
+    answer = ebm(f"train model=boltzmann evaluation=[policy] tracker=none hydra.run.dir={tmp_path}/run")
+    assert_refused(answer, "evaluation=policy", "only objective=gflownet trains a policy")
+    assert not (tmp_path / "run").exists()
+
+
+def test_updates_that_would_run_away_are_refused(tmp_path):
+    """model=rbm brings another optimizer after the one that the objective brings."""
+    line = f"train objective=gflownet tracker=none hydra.run.dir={tmp_path}/run"
+    assert_refused(ebm(f"{line} model=rbm"), "optimizer=sgd_averaged", "choose optimizer=adam")
+    assert_refused(ebm(f"{line} model=boltzmann optimizer=sgd"), "optimizer=sgd:", "choose optimizer=adam")
 
 
 def test_the_policy_as_a_model_is_normalised():

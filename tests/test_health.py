@@ -28,7 +28,7 @@ from ebm_cli.health.signals import About, Window
 from ebm_cli.health.watch import WatchHealth
 from ebm_cli.record.checkpoint import NUMBERS, TENSORS
 from ebm_cli.rng import stream
-from ebm_cli.space import Counts
+from ebm_cli.space import Binary, Counts
 from ebm_cli.training.health import Watcher
 from ebm_cli.training.loop import subject_of
 
@@ -225,6 +225,19 @@ def test_chains_in_one_place_are_seen():
     found = look(lambda rows: rows[:1].repeat(60, 1, 1), lambda model: model.b.mul_(0).add_(60 * model.b.new_ones(())))
     named = {sign.name: sign.level for sign in limits.signs(found)}
     assert named["distinct"] == named["breadth"] == 2, "every chain is where all visible units are on"
+
+
+def test_rows_that_are_all_the_same_are_said_to_be():
+    """Beside data without any spread nothing else is judged."""
+    rows = torch.eye(3)[[1]].repeat(40, 1)
+    moving = Moving(component("chains", "persistent"), component("sampler", "metropolis"), 1, negatives=True)
+    model = small_model("boltzmann", Binary((3,))).float()
+    store = torch.eye(3)[torch.arange(40) % 3]
+    found = probe.look(Seen(model, rows, rows, store, moving, EAGER, stream(0, "look"), stream(0, "rows")))
+    reported = {"gap": -18.5, "gap_nats": -0.4, "felt": 0.4, "still": 1.0}
+    (sign,) = limits.signs(found | reported)
+    assert (sign.name, sign.level) == ("same", 1)
+    assert "all rows of the data are the same" in sign.text
 
 
 def test_heat_is_the_variance_of_the_energy_per_site():

@@ -1,5 +1,7 @@
 """Two sets of rows beside each other: what is one law, what is apart, what is copied, what is missing."""
 
+import warnings
+
 import pytest
 import torch
 from helpers.components import component
@@ -56,11 +58,18 @@ def test_the_classifier_is_a_function_of_its_key():
     assert c2st(X[:40], Y[:40], stream(3)) == c2st(X[:40], Y[:40], stream(3))
 
 
+def test_a_classifier_that_goes_on_learning_is_cut_short_in_silence():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        c2st(X[:12], Y[:12], stream(2))
+
+
 def test_samples_are_held_against_held_out_rows_and_training_rows_too():
     model = target("rbm-binary").float()
     data, sampler = small_data(model.space), component("sampler", "block_gibbs")
     about = Subject(model, data, "test", sampler, torch.empty(0, *model.space.shape), stream(0))
     found = component("evaluation", "samples", count=20, steps=2, two_samples=15).evaluate(about)
+    assert [few for few in found.warnings if "15 rows of each kind" in few and "0.09 by chance" in few]
     for name in ("c2st", "precision", "recall", "aats"):
         for kind in ("", "_of_data"):
             assert 0 <= found.metrics[f"samples/{name}{kind}"] <= 1

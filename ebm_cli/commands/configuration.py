@@ -21,6 +21,7 @@ from ebm_cli.device.ranks import Ranks
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.evaluation.base import Evaluation
 from ebm_cli.health.base import Health
+from ebm_cli.objective.base import Objective
 from ebm_cli.record.run import LATER_GROUPS
 from ebm_cli.stop.base import OBJECTIVE, Stop
 from ebm_cli.tracker import several
@@ -193,7 +194,6 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     check_keys(config)
     loop, _ = loop_and_schedule(config)
     reporting(config)
-    evaluations(config)
     components, shared = build_components(config, choice), Ranks(0, ranks_wanted(config))
     stopping(config, components, choice)
     health(config)
@@ -203,6 +203,15 @@ def check_whole(config: Mapping[str, Any], choice: Choice) -> None:
     checks.check_alone(components.objective, shared, choice)
     checks.check_batch(components.objective, loop.batch_size)
     checks.check_sparse(components.model, components.optimizer, shared, choice)
+    check_evaluated(evaluations(config), components.objective)
+
+
+def check_evaluated(chosen: Mapping[str, Evaluation], objective: Objective) -> None:
+    """Raise UserError if an evaluation measures what runs of this objective do not train, before any work."""
+    for name, evaluation in chosen.items():
+        why = evaluation.refusal_of_objective(objective)
+        if why:
+            raise UserError(f"evaluation={name}: {why}")
 
 
 def check_launch(config: Mapping[str, Any], choice: Choice, count: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from ebm_cli.commands import judged, report, results
-from ebm_cli.commands.configuration import checked, evaluations
+from ebm_cli.commands.configuration import check_evaluated, checked, evaluations
 from ebm_cli.commands.kept_rows import keep_rows
 from ebm_cli.commands.session import accelerated, check_complete_data, feasible
 from ebm_cli.commands.trained import Trained, Wanted, open_trained
@@ -128,6 +128,7 @@ def _check_chosen(chosen: Mapping[str, Evaluation], asked_for: Mapping[str, Eval
         which = "none of these can be done on this model; use" if asked_for else "name at least one, e.g."
         fits = {Counts: "perplexity", Words: "words"}.get(type(parts.data.space), "samples")
         raise UserError(f"evaluation = [{','.join(asked_for)}]: {which} evaluation=[{fits}]")
+    check_evaluated(chosen, parts.components.objective)
     check_complete_data(chosen, parts.data)
 
 

@@ -12,6 +12,7 @@ from ebm_cli.commands.best import Reporting, Trained
 from ebm_cli.commands.configuration import (
     Request,
     check_complete,
+    check_evaluated,
     check_keys,
     choices,
     evaluations,
@@ -130,6 +131,7 @@ def prepare(request: Request, job: Job) -> Session:
         config, (parts, state, trackers) = scaled, _build(scaled, loop, choice, None)
     idle = without_effect(parts.data, config, () if found else request.overrides, choice)
     watch, along = watching(config, parts, choice), following(config, parts, state, choice)
+    check_evaluated(chosen, parts.components.objective)
     kept = feasible(chosen, state.model, parts.components.sampler, choice)
     check_complete_data(kept, parts.data)
     work = [training_work(parts.components, parts.loop), *(evaluation.work for evaluation in kept.values())]

@@ -19,7 +19,7 @@ from ebm_cli.evaluation.table import Numbers, Table
 from ebm_cli.health.past import Training
 from ebm_cli.model.base import Conditional, EnergyModel, Intractable
 from ebm_cli.model.families import Family
-from ebm_cli.objective.base import Auxiliary
+from ebm_cli.objective.base import Auxiliary, Objective
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Box, Counts, Discrete, Space
@@ -136,6 +136,10 @@ class Evaluation(ABC):
 
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Why it cannot be done on this model with this sampler, or None."""
+        return None
+
+    def refusal_of_objective(self, objective: Objective) -> str | None:
+        """Why a run trained by this objective has not what it measures, and the way out, or None."""
         return None
 
     def refusal_of_data(self, data: Data) -> str | None:

@@ -12,7 +12,8 @@ from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, 
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.policy import Policy, sums_orders
-from ebm_cli.objective.gflownet import Beside
+from ebm_cli.objective.base import Objective
+from ebm_cli.objective.gflownet import Beside, GFlowNet
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 
@@ -48,13 +49,17 @@ class PolicyLikelihood(Evaluation):
         by = f" (errs downwards: by {values[_BY]:.0f} trajectories)" if _BY in values else ""
         return {f"policy's own log-likelihood ({split})": f"{mean:.2f} ± {error:.2f} nats{by}"}
 
+    @override
+    def refusal_of_objective(self, objective: Objective) -> str | None:
+        """One objective trains a policy."""
+        return None if isinstance(objective, GFlowNet) else "only objective=gflownet trains a policy; leave it out"
+
     @torch.no_grad()
     @override
     def evaluate(self, subject: Subject) -> Result:
-        """`policy/...`; of a run without a policy nothing, and that is said."""
+        """`policy/...`."""
         beside = subject.auxiliary
-        if not isinstance(beside, Beside):
-            return Result({}, warnings=("this run has trained no policy (objective=gflownet)",))
+        assert isinstance(beside, Beside)
         policy, key, x = beside.policy, subject.key, subject.some_rows(self.rows)
         log_p = policy.log_prob(x) if sums_orders(policy) else self._bound(policy, x, key.fold("rows"))
         weights = self._weights(subject, policy, key.fold("draws"))

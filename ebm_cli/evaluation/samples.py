@@ -22,7 +22,7 @@ from ebm_cli.yardstick.classifier import RIGHT, judge, unsure
 from ebm_cli.yardstick.features import frechet, inception, kernel_distance, no_inception
 from ebm_cli.yardstick.mmd import mmd, resolution
 from ebm_cli.yardstick.statistics import Against, shown_by_statistics
-from ebm_cli.yardstick.two_sample import FEWEST, compared
+from ebm_cli.yardstick.two_sample import FEWEST, compared, doubt
 
 _ROWS_AT_ONCE = 10_000
 _COLLAPSED = 0.05  # of the spread of held-out rows
@@ -107,7 +107,8 @@ class Samples(Evaluation):
         warnings += [_collapsed(spread, self.count)] if spread is not None and spread < _COLLAPSED else []
         warnings += [unsure(by) for by in accuracy.values() if by < RIGHT]
         beside = self._beside_held_out(subject, x)
-        warnings += [_few_rows()] if self.two_samples and not beside else []
+        few = doubt(self._pairs(subject, x)) if self.two_samples else None
+        warnings += [few] if few else []
         return Result(
             {
                 "samples/nearest_distance": distance.mean().item(),
@@ -135,14 +136,17 @@ class Samples(Evaluation):
 
     def _beside_held_out(self, subject: Subject, x: Tensor) -> dict[str, float]:
         """`samples/c2st` ... of samples, and `_of_data` of as many training rows in their place."""
-        train, held_out = subject.data.train, subject.held_out
-        n = min(self.two_samples, len(x), len(train), len(held_out))
+        train, n = subject.data.train, self._pairs(subject, x)
         if n < FEWEST:
             return {}
         y, key = subject.some_rows(n), subject.key.fold("two samples")
         kinds = {"": x[:n], "_of_data": some_rows(train, n, key.fold("train"))}
         found = {kind: compared(rows, y, key.fold("c2st")) for kind, rows in kinds.items()}
         return {f"samples/{name}{kind}": value for kind, values in found.items() for name, value in values.items()}
+
+    def _pairs(self, subject: Subject, x: Tensor) -> int:
+        """How many samples are beside as many held-out rows."""
+        return min(self.two_samples, len(x), len(subject.data.train), len(subject.held_out))
 
     @override
     def refusal_of_data(self, data: Data) -> str | None:
@@ -200,10 +204,6 @@ def spread_beside(x: Tensor, held_out: Tensor) -> float | None:
     and of rows that are all the same."""
     own, theirs = ((rows.flatten(1) - rows.flatten(1).mean(0)).square().sum(1).mean().sqrt() for rows in (x, held_out))
     return (own / theirs).item() if len(x) > 1 and theirs > 0 else None
-
-
-def _few_rows() -> str:
-    return f"evaluation.samples.two_samples: the data have too few rows; it needs {FEWEST} for training and held out"
 
 
 def _collapsed(spread: float, count: int) -> str:

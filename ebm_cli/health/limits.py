@@ -43,6 +43,7 @@ FAR = 10.0
 MET = 1.2
 """Nested R-hat up to which chains and those that begin at the data meet: a gap is then what the model has to learn."""
 _CLEAR, _ABSORBING = 0.4, ("heat", "heat_words", "idle")
+_BESIDE_ROWS = {"gap", "felt", "apart", "still", "jump", "offset", "breadth", "distinct", "r_hat_data"}
 _DEVIATIONS = " standard deviations"
 _MOVE = "take more chains.steps, another sampler, or a lower optimizer.lr"
 _SHORTER = "take shorter proposals, or another sampler"
@@ -101,6 +102,9 @@ LIMITS: Mapping[str, Limit] = {
         0.5, math.inf, "no step changes the energies of the data, as of a network whose units are all off",
         _RATE + ", or a higher one if it is tiny",
         "1 where they are the same to the last bit as at the look before; no healthy run had it"),
+    "same": Limit(
+        0.5, math.inf, "all rows of the data are the same, so that there is no spread to judge chains and energies by",
+        "look at the data, and at what dataset.binarize makes of them", "1 where they are"),
     "idle": Limit(
         0.5, 0.75, "hidden units are off or on for practically all rows", _RATE + ", or fewer hidden units",
         "from a quarter on the last table warns of it too; healthy runs had none"),
@@ -144,8 +148,10 @@ def beyond(measured: Mapping[str, float]) -> float:
 
 
 def signs(measured: Mapping[str, float]) -> list[Sign]:
-    """What of these signals is not as it should be; `breadth` has a limit on either side."""
-    values = {**measured, **({"scatter": measured["breadth"]} if "breadth" in measured else {})}
+    """What of these signals is not as it should be; `breadth` has a limit on either side. Where all rows are the same
+    those that are judged beside the spread of rows say nothing."""
+    known = {name: value for name, value in measured.items() if not (measured.get("same") and name in _BESIDE_ROWS)}
+    values = {**known, **({"scatter": known["breadth"]} if "breadth" in known else {})}
     found = [(name, limit, _level(name, limit, values)) for name, limit in LIMITS.items()]
     scale = _scale(measured)
     signs = [

@@ -56,12 +56,14 @@ def look(seen: Seen) -> dict[str, float]:
     `apart_nats` and `overfit_nats` are these differences of energies in nats. `heat`: variance of the energy of
     training rows per site, the heat capacity of a model they are draws of, where the objective compares them; of
     documents `heat_words`. `idle`: share of hidden units that are off, or on, for practically all rows. `jump`,
-    `r_hat_halves`, `r_hat_data`: see `_moved`. Documents are made alike before, see `_alike`.
+    `r_hat_halves`, `r_hat_data`: see `_moved`. `same`: 1 where all training rows are one.
+    Documents are made alike before, see `_alike`.
     """
     x, energy, found = seen.train, _energies(seen, seen.train), dict[str, float]()
     if seen.valid is not None:
         above = _energies(seen, seen.valid).mean() - energy.mean()
         found |= {"overfit": (above / energy.std()).item(), "overfit_nats": above.item()}
+    found |= {"same": 1.0} if _distinct(x) == 1 < len(x) else {}
     found |= _heat(seen, energy) if seen.moving.compares else {}
     idle = stuck_share(seen.model, x)
     if idle is not None:

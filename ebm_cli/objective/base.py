@@ -182,6 +182,11 @@ class Objective(ABC):
         return self.enumerates
 
     @property
+    def steep(self) -> str | None:
+        """Why updates in proportion to its gradient, however large, run away, as the end of a sentence, or None."""
+        return None
+
+    @property
     def bounds(self) -> dict[str, tuple[float, str]]:
         """Metrics whose absolute value beyond a bound means that training diverges: the bound, and why in words."""
         return {}

@@ -92,6 +92,11 @@ class GFlowNet(Objective):
     def differentiates(self) -> bool:
         return True
 
+    @property
+    @override
+    def steep(self) -> str:
+        return "the squares that its policy begins with are of hundreds of nats, and so are their slopes"
+
     @override
     def refusal(self) -> str | None:
         """A penalty is on couplings that learn."""

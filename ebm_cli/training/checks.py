@@ -356,6 +356,15 @@ def check_sparse(model: ModelSpec, optimizer: Optimizer, ranks: Ranks, choice: C
         raise UserError(f"device.ranks = {ranks.count}: sparse gradients are not exchanged; leave it out, {way}")
 
 
+def check_optimizer(objective: Objective, optimizer: Optimizer, choice: Choice) -> None:
+    """An objective whose gradient may be of any size meets updates that may not."""
+    if objective.steep and not optimizer.bounded:
+        raise UserError(
+            f"optimizer={choice['optimizer']}: objective={choice['objective']} diverges by updates in proportion to "
+            f"its gradient: {objective.steep}; choose optimizer=adam, or set optimizer.clip=1"
+        )
+
+
 def check_sparsity(sparsity: Sparsity, model: ModelSpec, objective: Objective, chains: Chains) -> None:
     """The model has couplings to choose among, and there are chains to choose by."""
     for space in model.spaces:

@@ -17,7 +17,7 @@ from ebm_cli.training.step import check_weights
 
 _FAILING = LEVELS.index("failing")
 _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run may go back
-_UNMENDABLE = {"overfit"}
+_UNMENDABLE = {"overfit", "same"}
 _FURTHER = "further"  # than before its rate was raised the model went, though not yet as far as to be doubted
 _TOO_FAR = "since the rate was raised the model went further than healthy ones do"
 

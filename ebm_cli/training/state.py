@@ -205,14 +205,15 @@ def build_components(config: Mapping[str, Any], choice: Choice, *, trains: bool 
     checks.check_noise(parts.objective, parts.noise, parts.model, choice)
     checks.check_sparsity(parts.sparsity, parts.model, parts.objective, parts.chains)
     if trains:
-        _check_chains(parts, choice)
+        _check_training(parts, choice)
     return parts
 
 
-def _check_chains(parts: Components, choice: Choice) -> None:
-    """What training asks of its chains and of what moves them."""
+def _check_training(parts: Components, choice: Choice) -> None:
+    """What training asks of its chains, of what moves them and of what updates the weights."""
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_exchanges(parts.chains, parts.model, parts.sampler, parts.objective, choice)
+    checks.check_optimizer(parts.objective, parts.optimizer, choice)
     weighted.check(parts.chains, parts.model, parts.sampler, parts.objective, choice)
 
 

@@ -1,5 +1,7 @@
 """Two sets of rows beside each other: by a classifier, by neighbourhoods, and by who is nearest to whom."""
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from ebm_cli.yardstick.mmd import squared_distance
 
 FEWEST = 10
 """Rows of each kind below which none of it is measured."""
+_ENOUGH = 50  # rows of each kind, with which one standard error of a share of them all is 0.05
 _FOLDS, _NEIGHBOURS = 5, 3
 
 
@@ -19,13 +22,29 @@ def compared(x: Tensor, y: Tensor, key: Key) -> dict[str, float]:
     return {"c2st": c2st(x, y, key), "precision": near, "recall": kept, "aats": aats(x, y)}
 
 
+def doubt(n: int) -> str | None:
+    """That nothing can be told by n rows of each kind, or None."""
+    if n < FEWEST:
+        return (
+            f"evaluation.samples.two_samples: the data have too few rows; it needs {FEWEST} for training and held out"
+        )
+    if n >= _ENOUGH:
+        return None
+    return (
+        f"samples/c2st, precision, recall and aats are of {n} rows of each kind, so that they move by "
+        f"{0.5 / (2 * n) ** 0.5:.2f} by chance alone (standard error of a share) and tell nothing; take more with "
+        "evaluation.samples.two_samples and evaluation.samples.count, of data with more rows"
+    )
+
+
 def c2st(x: Tensor, y: Tensor, key: Key) -> float:
     """The share of rows of which a classifier says rightly whether they are of x or of y: 1/2 if both have one law.
 
-    A perceptron with 64 hidden units on standardised rows, each row judged by one that was trained on four fifths of
-    the others (Lopez-Paz & Oquab 2017).
+    A perceptron with 64 hidden units on standardised rows, 200 passes at most, each row judged by one that was trained
+    on four fifths of the others (Lopez-Paz & Oquab 2017).
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_score  # slow to import, and few runs need it
+    from sklearn.exceptions import ConvergenceWarning  # slow to import, and few runs need it
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -35,7 +54,9 @@ def c2st(x: Tensor, y: Tensor, key: Key) -> float:
     seed = int(rng.integers(2**31, (1,), key))
     network = MLPClassifier((64,), alpha=0.01, max_iter=200, tol=1e-3, random_state=seed)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    return float(cross_val_score(make_pipeline(StandardScaler(), network), rows, of_x, cv=folds).mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 200 passes are all that it gets
+        return float(cross_val_score(make_pipeline(StandardScaler(), network), rows, of_x, cv=folds).mean())
 
 
 def precision_recall(x: Tensor, y: Tensor) -> tuple[float, float]:
