@@ -11,7 +11,7 @@ from ebm_cli.device.engine import Engine
 from ebm_cli.evaluation import conditional
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.model.base import Blocked
-from ebm_cli.model.given import Given
+from ebm_cli.model.given import Given, space_of
 from ebm_cli.rng import stream
 from ebm_cli.sampler import hamming_ball
 from ebm_cli.sampler.base import followed, run
@@ -34,10 +34,12 @@ def rows_of(space: Discrete) -> tuple[torch.Tensor, torch.Tensor]:
     return known, torch.tensor([[0, 2], [1, 2]] if n == 3 else [[0, 1, n - 1], [0, n - 2, n - 1]])
 
 
-def conditional_of(model, known: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """p(x_m | x_c) of every value of the sites `where` of one row, by the model's own energies."""
-    given = Given(model, known[None], where[None])
-    states = given.space.enumerate().double()
+def conditional_of(model, known: torch.Tensor, where: torch.Tensor, never: int | None = None) -> torch.Tensor:
+    """p(x_m | x_c) of every value of the sites `where` of one row, by the model's own energies; of those that are drawn
+    where one never is."""
+    states = space_of(model.space, len(where), never).enumerate().double()
+    if never is not None:
+        states = torch.cat([states[..., :never], torch.zeros_like(states[..., :1]), states[..., never:]], -1)
     whole = known[None].repeat(len(states), *[1] * known.dim()).reshape(len(states), model.space.sites, -1)
     whole[:, where] = states.reshape(len(states), len(where), -1)
     return (-model.energy(whole.reshape(len(states), *model.space.shape))).softmax(0)
@@ -56,14 +58,14 @@ def fits_given(label: str, name: str) -> bool:
 MORE = [pair for pair in FITTING_DISCRETE if pair not in QUICK and fits_given(*pair)]
 
 
-def check(label: str, name: str) -> None:
+def check(label: str, name: str, never: int | None = None) -> None:
     """Each of two rows, whose chains are moved together: exact draws stay so, to 4.5 standard errors of every
     probability, and chains that begin at one point come nearer, or there with replicas."""
     sampler, model = SAMPLERS[label], example(name)
     known, where = rows_of(model.space)
-    given = Given(model, known, where)
+    given = Given(model, known, where, never)
     with torch.no_grad():
-        p = torch.stack([conditional_of(model, known[row], where[row]) for row in range(2)])
+        p = torch.stack([conditional_of(model, known[row], where[row], never) for row in range(2)])
         draws = torch.multinomial(p, CHAINS, replacement=True, generator=torch.Generator().manual_seed(7))
         exact = given.space.enumerate().double()[draws.flatten()]
         begun = p.argmin(1)
@@ -100,6 +102,13 @@ def assert_clamped(label: str, name: str) -> None:
 def test_draws_are_those_of_the_conditional(label, name):
     check(label, name)
     assert_clamped(label, name)
+
+
+@pytest.mark.quick("block_gibbs-rbm*", "gwg*")
+@pytest.mark.parametrize("name", ["potts-categorical", "rbm-categorical"])
+@pytest.mark.parametrize("label", ["gibbs", "block_gibbs", "block_gibbs-True", "gwg-2", "dmala"])
+def test_a_value_that_is_never_drawn_leaves_the_others_their_shares(label, name):
+    check(label, name, never=1)
 
 
 @pytest.mark.long
@@ -151,7 +160,7 @@ def test_means_of_twelve_sites_are_those_by_enumeration(label):
         missing[row, torch.randperm(12, generator=random)[:count]] = True
     subject = Subject(model, placeholder(model.space), "test", SAMPLERS[label], torch.empty(0), stream(3, label))
     seen = 0
-    for group in conditional.draws(subject, known, missing, 400, 300):
+    for group in conditional.draws(subject, known, missing, conditional.Wanted(400, 300)):
         for place, row in enumerate(group.rows.tolist()):
             where = group.where[place]
             p = conditional_of(model.double(), known[row].double(), where)

@@ -166,7 +166,7 @@ def test_real_numbers_follow_the_conditional_of_a_gaussian(sampler, changes, ste
     model, n = Correlated(), 400
     known = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
     missing = torch.tensor([[False, True, True], [True, True, False]])
-    (group,) = conditional.draws(of(model, sampler, **changes), known, missing, n, steps)
+    (group,) = conditional.draws(of(model, sampler, **changes), known, missing, conditional.Wanted(n, steps))
     P, m = model.P.detach().double(), model.m.detach().double()
     for row in range(2):
         at, left = (missing[row] == value for value in (True, False))
@@ -188,7 +188,7 @@ def test_a_gaussian_rbm_by_blocks():
     missing = torch.zeros(1, sites, dtype=torch.bool)
     missing[0, :2] = True
     known = torch.linspace(-1, 1, sites).reshape(1, *model.space.shape)
-    (group,) = conditional.draws(of(model, "block_gibbs"), known, missing, 3000, 40)
+    (group,) = conditional.draws(of(model, "block_gibbs"), known, missing, conditional.Wanted(3000, 40))
     with torch.no_grad():
         h = states_of(model.hidden)
         mean, precision = model.visible_mean(h), model.precision()
@@ -214,13 +214,26 @@ def test_independent_units_are_drawn_exactly():
     missing = torch.zeros(1, model.space.sites, dtype=torch.bool)
     missing[0, 1:] = True
     known = torch.ones(1, *model.space.shape)
-    (group,) = conditional.draws(of(model, "metropolis"), known, missing, 500, 1)
+    (group,) = conditional.draws(of(model, "metropolis"), known, missing, conditional.Wanted(500, 1))
     p = model.b.sigmoid().flatten()[1:].detach().numpy()
     count = group.looks[:, 0].reshape(-1, len(p))
     assert (np.abs(count.mean(0) - p) < 4.5 * (p * (1 - p) / len(count)) ** 0.5).all()
 
 
-def test_the_word_after_a_context_is_drawn_exactly():
+def test_independent_categories_are_drawn_exactly_without_one_of_them():
+    model = example("exponential_family-categorical").float()
+    missing = torch.ones(1, model.space.sites, dtype=torch.bool)
+    known = model.space.enumerate()[:1].float()
+    (group,) = conditional.draws(of(model, "metropolis"), known, missing, conditional.Wanted(500, 1, never=0))
+    p = model.b.reshape(model.space.sites, -1)[:, 1:].softmax(1).detach()
+    values = torch.from_numpy(group.looks[:, 0]).long().flatten(0, 1)
+    found = torch.stack([torch.bincount(site, minlength=model.space.values) for site in values.T]) / len(values)
+    assert (found[:, 0] == 0).all()
+    assert ((found[:, 1:] - p).abs() < 4.5 * (p * (1 - p) / len(values)).sqrt()).all()
+
+
+@pytest.mark.parametrize("never", [None, 2])
+def test_the_word_after_a_context_is_drawn_exactly(never):
     space = Words((3,), 4)
     model = LogBilinear(space, 2, full=False, separate=False, sparse=False)
     with torch.no_grad():
@@ -232,11 +245,14 @@ def test_the_word_after_a_context_is_drawn_exactly():
     assert conditional.refusal(model, subject.sampler) is None
     assert conditional.refusal_of(missing, model, subject.sampler) is None
     assert "the last word of a row alone" in conditional.refusal_of(~missing, model, subject.sampler)
-    (group,) = conditional.draws(subject, known, missing, 200, 1)
+    (group,) = conditional.draws(subject, known, missing, conditional.Wanted(200, 1, never))
     p = model.scores(known[:, :-1]).softmax(1).detach()
+    if never is not None:
+        p[:, never] = 0
+        p = p / p.sum(1, keepdim=True)
     for row in range(2):
         found = torch.bincount(torch.from_numpy(group.looks[:, row]).long().flatten(), minlength=4) / 10_000
-        assert ((found - p[row]).abs() < 4.5 * (p[row] * (1 - p[row]) / 10_000).sqrt()).all()
+        assert ((found - p[row]).abs() <= 4.5 * (p[row] * (1 - p[row]) / 10_000).sqrt()).all()
         assert (group.ends[row][:, :2] == known[row, :2]).all()
 
 

@@ -81,7 +81,7 @@ def test_sites_given_others_have_their_conditional_law(model):
     about = Subject(
         model, placeholder(SPACE), "test", component("sampler", "block_gibbs"), torch.empty(0), stream(2, "given")
     )
-    (group,) = conditional.draws(about, known, missing, 400, 60)
+    (group,) = conditional.draws(about, known, missing, conditional.Wanted(400, 60))
     for row, sites in enumerate(group.where.tolist()):
         values = [range(SPACE.values[site]) for site in sites]
         rows = known[row].repeat(math.prod(map(len, values)), 1)

@@ -18,7 +18,7 @@ from ebm_cli.device.memory import readable, room
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.evaluation import conditional
 from ebm_cli.evaluation.base import Subject
-from ebm_cli.evaluation.conditional import QUANTILES, Cells
+from ebm_cli.evaluation.conditional import QUANTILES, Cells, Wanted
 from ebm_cli.evaluation.table import UNSURE
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record.run import Run
@@ -43,11 +43,13 @@ class Filled(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The rows, in the space of the run, and which of their sites are to be drawn, (rows, sites)."""
+    """The rows, in the space of the run, and which of their sites are to be drawn, (rows, sites); of words the number
+    that stands for those the vocabulary lacks, which is never drawn."""
 
     own: OwnRows
     known: Tensor
     missing: Tensor
+    never: int | None = None
 
 
 def read(trained: Trained, model: EnergyModel, sampler: Sampler[Any, Any], path: str, array: str | None) -> Asked:
@@ -85,7 +87,7 @@ def _asked(
     if why:
         raise UserError(f"{said}: {why}")
     here = trained.parts.device.torch
-    return Asked(rows, split.all().to(here), flat.to(here))
+    return Asked(rows, split.all().to(here), flat.to(here), trained.parts.components.dataset.out_of_vocabulary)
 
 
 def check_memory(asked: Asked, n: int, kind: type) -> None:
@@ -102,11 +104,11 @@ def check_memory(asked: Asked, n: int, kind: type) -> None:
 def drawn(subject: Subject, asked: Asked, n: int, steps: int, kind: type) -> Filled:
     """n chains for each row, as numbers of this kind. Raises RunError if any is lost."""
     space = subject.model.space
-    whole = _whole(space)
+    whole, wanted = _whole(space), Wanted(n, steps, asked.never)
     start = space.as_data(asked.known).cpu().numpy()
     samples: NDArray[Any] = np.repeat(start.astype(kind)[:, None], n, 1)
     flat, table, shares = start.astype(samples.dtype).reshape(len(start), -1), [], []
-    for rows, where, ends, looks in conditional.draws(subject, asked.known, asked.missing, n, steps):
+    for rows, where, ends, looks in conditional.draws(subject, asked.known, asked.missing, wanted):
         away = lost(ends.flatten(0, 1))
         if away:
             raise RunError(f"{away}; nothing was written")

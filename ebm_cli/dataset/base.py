@@ -401,6 +401,11 @@ class Dataset(ABC):
     """The way out for values that are no grey levels."""
 
     @property
+    def out_of_vocabulary(self) -> int | None:
+        """The number of the value that stands for all that a vocabulary lacks, if there is one."""
+        return None
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Of the box that black and white are brought to."""
         return 0.0, 1.0

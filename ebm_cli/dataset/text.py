@@ -44,6 +44,11 @@ class Text(Dataset):
     binarize: Binarize
     values: ClassVar[Values | None] = "words"
 
+    @property
+    @override
+    def out_of_vocabulary(self) -> int:
+        return 1
+
     @override
     def read(self) -> Raw:
         """Rows of numbers of words. Raises UserError if the file cannot be read or holds too little."""

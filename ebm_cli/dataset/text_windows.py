@@ -39,6 +39,11 @@ class TextWindows(Dataset):
     binarize: Binarize
     values: ClassVar[Values | None] = "categorical"
 
+    @property
+    @override
+    def out_of_vocabulary(self) -> int:
+        return int(self.unit == "words")
+
     @override
     def read(self) -> Raw:
         """Rows of numbers in the vocabulary. Raises UserError if the file cannot be read or holds too little."""

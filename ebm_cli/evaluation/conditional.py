@@ -18,7 +18,7 @@ from ebm_cli.model.levels import Leveled
 from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts
 from ebm_cli.sampler.base import Sampler, followed
-from ebm_cli.space import Counts, Words
+from ebm_cli.space import Categorical, Counts, Words
 
 QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 _LOOKS = 50  # at each chain, in the second half of its steps
@@ -83,50 +83,64 @@ def refusal_of(missing: Tensor, model: EnergyModel, sampler: Sampler[Any, Any]) 
     return None
 
 
+class Wanted(NamedTuple):
+    """So many chains of each row after so many steps; of words and categories one value may `never` be drawn."""
+
+    n: int
+    steps: int
+    never: int | None = None
+
+
 @torch.no_grad()
-def draws(subject: Subject, known: Tensor, missing: Tensor, n: int, steps: int) -> Iterator[Group]:
+def draws(subject: Subject, known: Tensor, missing: Tensor, wanted: Wanted) -> Iterator[Group]:
     """n chains for each row of known (rows, *shape), of its sites missing (rows, sites), after so many steps.
 
     Rows with as many sites to draw are moved together, from noise. The first half of the steps is a warm-up, in which a
     sampler that adapts finds its step size. Where sites are independent draws are exact, and take no steps.
     """
-    counts, model = missing.sum(1), full_arithmetic(subject.model, subject.device)
+    n, counts, model = wanted.n, missing.sum(1), full_arithmetic(subject.model, subject.device)
     for sites in sorted({*counts.tolist()} - {0}):
         rows = (counts == sites).nonzero().squeeze(1)
         at_once = max(1, subject.device.engine.rows // (n * subject.sampler.replicas))
         at_once = min(at_once, max(1, _NUMBERS // (_LOOKS * n * sites)))
         for number, part in enumerate(rows.split(at_once)):
             where = missing[part].nonzero()[:, 1].reshape(len(part), sites)
-            given, key = Given(model, known[part], where), subject.key.fold(sites, number)
-            yield _group(given, part, subject.sampler, (n, steps), key)
+            left_out = wanted.never if isinstance(model.space, Categorical) else None
+            given, key = Given(model, known[part], where, left_out), subject.key.fold(sites, number)
+            yield _group(given, part, subject.sampler, wanted, key)
 
 
-def _group(given: Given, rows: Tensor, sampler: Sampler[Any, Any], many: tuple[int, int], key: Key) -> Group:
-    n, steps = many
+def _group(given: Given, rows: Tensor, sampler: Sampler[Any, Any], wanted: Wanted, key: Key) -> Group:
+    n = wanted.n
     space, shape = given.model.space, (len(rows), n)
     seen, whole = [], given.known
-    for x in _exact(given, n, key) or _moved(given, sampler, n, steps, key):
+    for x in _exact(given, wanted, key) or _moved(given, sampler, n, wanted.steps, key):
         whole = space.as_data(given.filled(x))
         sites = whole.flatten(1).gather(1, given.each(given.where, len(whole)))
         seen.append(sites.double().cpu().numpy().reshape(*shape, -1))
     return Group(rows, given.where, whole.reshape(*shape, *space.site_shape), np.stack(seen))
 
 
-def _exact(given: Given, n: int, key: Key) -> list[Tensor]:
+def _exact(given: Given, wanted: Wanted, key: Key) -> list[Tensor]:
     """Draws without steps, each of all chains; none where they take some."""
-    model, keys = given.model, [key.fold("exact", i) for i in range(_LOOKS)]
+    model, n, keys = given.model, wanted.n, [key.fold("exact", i) for i in range(_LOOKS)]
     if isinstance(model, Conditional):
-        return [given.picked(_last_words(model, given.each(given.known, len(given.known) * n), key)) for key in keys]
+        rows = given.each(given.known, len(given.known) * n)
+        return [given.picked(_last_words(model, rows, wanted.never, key)) for key in keys]
     if not (isinstance(model, Normalised) and model.independent):
         return []
+    if given.never is not None:
+        return [given.swept(model, given.noise(n, key), key, backwards=False) for key in keys]
     return [given.picked(model.sample(len(given.known) * n, key)) for key in keys]
 
 
-def _last_words(model: Conditional, x: Tensor, key: Key) -> Tensor:
-    """x (chains, words) with the last word of each drawn given its context."""
-    sites = model.sites(x)
-    sites.sweep([0], rng.uniform((len(x), 1), key, x.device))
-    return sites.x
+def _last_words(model: Conditional, x: Tensor, never: int | None, key: Key) -> Tensor:
+    """x (chains, words) with the last word of each drawn given its context, any but one."""
+    scores = model.scores(x[:, :-1])
+    if never is not None:
+        scores = scores.index_fill(1, torch.tensor([never], device=scores.device), -math.inf)
+    last = rng.inverted(scores, rng.uniform((len(x), 1), key, x.device)[:, -1].double())
+    return torch.cat([x[:, :-1], last[:, None].to(x.dtype)], 1)
 
 
 def _moved(given: Given, sampler: Sampler[Any, Any], n: int, steps: int, key: Key) -> Iterator[Tensor]:

@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "health: data without a spread are judged beside it",
+        "health/limits.py",
+        'if not (measured.get("same") and name in _BESIDE_ROWS)',
+        'if not (measured.get("same") and name == "jump")',
+        "health::test_rows_that_are_all_the_same_are_said_to_be",
+    ),
+    Mutant(
         "health: a loss that a critic brings up is doubted",
         "health/signals.py",
         'elif not {_CRITIC, "energy_gap"} & {*window.names}:',

@@ -1102,6 +1102,20 @@ MUTANTS = [
         "given::test_draws_are_those_of_the_conditional",
     ),
     Mutant(
+        "given: blocks draw the value that never is",
+        "model/given.py",
+        "if self.never is not None:\n            sites",
+        "if self.never is not None and backwards:\n            sites",
+        "given::test_a_value_that_is_never_drawn_leaves_the_others_their_shares",
+    ),
+    Mutant(
+        "given: another value than the one that never is is left out",
+        "model/given.py",
+        "torch.cat([x[..., : self.never], x[..., self.never + 1 :]], -1)",
+        "x[..., 1:]",
+        "given::test_a_value_that_is_never_drawn_leaves_the_others_their_shares",
+    ),
+    Mutant(
         "given: sites of the first row are drawn in all",
         "model/given.py",
         "if isinstance(site, int) and given.alike:",
@@ -1111,8 +1125,8 @@ MUTANTS = [
     Mutant(
         "given: groups of chains have the rows of the first",
         "model/given.py",
-        "return Given(self.model, known[rows], where[rows])",
-        "return Given(self.model, known[: len(known[rows])], where[: len(known[rows])])",
+        "return Given(self.model, known[rows], where[rows], self.never)",
+        "return Given(self.model, known[: len(known[rows])], where[: len(known[rows])], self.never)",
         "given::test_chains_that_are_moved_in_groups_keep_their_rows",
     ),
     Mutant(

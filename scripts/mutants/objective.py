@@ -165,6 +165,27 @@ MUTANTS = [
         "class_rbm::test_with_exact_negatives_jem_follows_the_likelihood_of_what_is_known",
     ),
     Mutant(
+        "optimizer: any bound on a gradient will do",
+        "optimizer.py",
+        "return self.clip is not None",
+        "return True",
+        "gflownet::test_updates_that_would_run_away_are_refused",
+    ),
+    Mutant(
+        "policy: measured where none is trained",
+        "commands/session.py",
+        "    check_evaluated(chosen, parts.components.objective)\n",
+        "",
+        "gflownet::test_a_policy_is_not_measured_where_none_is_trained",
+    ),
+    Mutant(
+        "text: the word that stands for others is drawn",
+        "dataset/text_windows.py",
+        'return int(self.unit == "words")',
+        'return int(self.unit != "words")',
+        "text_windows::test_gaps_in_lines_are_filled_with_words",
+    ),
+    Mutant(
         "gflownet: penalties are forgotten",
         "objective/gflownet.py",
         "learned = penalised(model, pull(weight), self.coupling_l1, self.coupling_l2)",

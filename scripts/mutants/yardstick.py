@@ -256,6 +256,13 @@ MUTANTS = [
         "two_sample::test_balls_reach_to_the_third_neighbour",
     ),
     Mutant(
+        "two samples: few rows are enough",
+        "yardstick/two_sample.py",
+        "if n >= _ENOUGH:",
+        "if n >= FEWEST:",
+        "two_sample::test_samples_are_held_against_held_out_rows_and_training_rows_too",
+    ),
+    Mutant(
         "two samples: a classifier that knows the rows it judges",
         "yardstick/two_sample.py",
         "cross_val_score(make_pipeline(StandardScaler(), network), rows, of_x, cv=folds).mean()",
