@@ -92,6 +92,11 @@ def test_scales_follow_the_gradient_and_stay(space):
     assert found.scales == pytest.approx((size.mean() / size).tolist(), rel=1e-6)
     assert sum(1 / g for g in found.scales) == pytest.approx(space.sites)
     assert found.step_size != halfway.step_size
+    assert found.found() == {
+        "step_size": found.step_size,
+        "scales_lowest": min(found.scales),
+        "scales_highest": max(found.scales),
+    }
     asked = component("sampler", "dmala", scales="gradient").refusal(space)
     assert asked == "sampler.scales = gradient: found in a warm-up, which there is with sampler.adapt=0.574"
     few = component("sampler", "dmala", scales=[1.0]).refusal(space)

@@ -374,14 +374,15 @@ def test_a_policy_that_has_not_learned_the_model_is_named():
 
 
 def test_a_policy_is_not_measured_where_none_is_trained(tmp_path):
-    answer = ebm(f"train model=boltzmann evaluation=[policy] tracker=none hydra.run.dir={tmp_path}/run")
+    line = "train model=boltzmann evaluation=[policy] tracker=none steps=1 device.threads=1"
+    answer = ebm(f"{line} hydra.run.dir={tmp_path}/run")
     assert_refused(answer, "evaluation=policy", "only objective=gflownet trains a policy")
     assert not (tmp_path / "run").exists()
 
 
 def test_updates_that_would_run_away_are_refused(tmp_path):
     """model=rbm brings another optimizer after the one that the objective brings."""
-    line = f"train objective=gflownet tracker=none hydra.run.dir={tmp_path}/run"
+    line = f"train objective=gflownet tracker=none steps=1 evaluation=[policy] hydra.run.dir={tmp_path}/run"
     assert_refused(ebm(f"{line} model=rbm"), "optimizer=sgd_averaged", "choose optimizer=adam")
     assert_refused(ebm(f"{line} model=boltzmann optimizer=sgd"), "optimizer=sgd:", "choose optimizer=adam")
 

@@ -42,6 +42,10 @@ def _read(path, **keys):
 def test_rows_are_words_in_a_row(corpus):
     data = _read(corpus, length=3, vocabulary=30)
     assert data.words[:2] == ("<s>", "<unk>")
+    assert [component("dataset", "text_windows", unit=unit).out_of_vocabulary for unit in ("words", "characters")] == [
+        1,
+        0,
+    ]
     assert data.space == Categorical((3, len(data.words)))
     train = [" ".join(data.words[i] for i in row) for row in data.train.stored.tolist()]
     assert {"the cat sat", "cat sat on", "sat on the", "the mat <s>", "mat <s> a"} <= set(train)

@@ -94,6 +94,13 @@ class DiscreteLangevin(Informed):
         return 1 / (2 * self.step_size * like.new_tensor(self.scales)[:, None])
 
     @override
+    def found(self) -> dict[str, float]:
+        """The step size, and between which factors those of the sites are."""
+        if not isinstance(self.scales, list):
+            return super().found()
+        return super().found() | {"scales_lowest": min(self.scales), "scales_highest": max(self.scales)}
+
+    @override
     def warmed(self, model: EnergyModel, x: Tensor, steps: int, key: Key) -> tuple[Self, Tensor]:
         """Where the scales are to be found too, the step size for equal ones first, half of the steps for each."""
         if self.scales != "gradient":

@@ -183,7 +183,7 @@ MUTANTS = [
         "dataset/text_windows.py",
         'return int(self.unit == "words")',
         'return int(self.unit != "words")',
-        "text_windows::test_gaps_in_lines_are_filled_with_words",
+        "text_windows::test_rows_are_words_in_a_row",
     ),
     Mutant(
         "gflownet: penalties are forgotten",
