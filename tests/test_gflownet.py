@@ -216,6 +216,25 @@ def test_paths_are_shared_between_data_and_the_policy():
     assert not (rows[10:] == 1).all(1).any() or (rows[10:] == 1).all(1).sum() < 20
 
 
+def test_the_likelihood_is_that_of_the_paths_from_the_data():
+    """Of seven paths the four from rows of the data, each path with its own P_F."""
+    model, policy = small_model("boltzmann", Binary((4,))), random_policy(Binary((4,)))
+    batch = Batch(torch.ones(7, 4).double(), auxiliary=Beside(policy, torch.zeros((), dtype=torch.float64)))
+    plain, found = (
+        component("objective", "gflownet", likelihood_weight=weight).gradient(model, batch, stream(1)).parameters
+        for weight in (0.0, 0.7)
+    )
+    paths = component("objective", "gflownet").paths(policy, batch.x, stream(1).fold("paths"))
+    loss = -policy.log_paths(Paths(paths.table[:4], paths.order[:4]), 4)[0].mean()
+    named = {name: p for name, p in policy.named_parameters()}
+    due = torch.autograd.grad(loss, [*named.values()], materialize_grads=True)
+    for name, grad in zip(named, due, strict=True):
+        more = found[f"auxiliary.policy.{name}"] - plain[f"auxiliary.policy.{name}"]
+        assert torch.allclose(more, 0.7 * grad, atol=1e-12)
+    given = component("objective", "gflownet", energy="given", likelihood_weight=0.5)
+    assert given.refusal().startswith("objective.likelihood_weight = 0.5: with objective.energy=given")
+
+
 def test_paths_that_are_too_many_for_one_pass_have_the_same_gradient(monkeypatch):
     model, policy = small_model("boltzmann", Binary((4,))), random_policy(Binary((4,)))
     objective, batch = component("objective", "gflownet"), Batch(torch.ones(7, 4).double())

@@ -61,7 +61,10 @@ class GFlowNet(Objective):
     paths from nothing to x (their eq. 5): `data_share` of them backwards from rows of the data by P_B, the others
     forwards by P_F mixed with a share `explore` of uniform additions. Where it is 0 for all paths the draws of the
     policy have the law exp(-E) / Z. `backward` says whether P_B is learned or uniform, `widths` are the layers of the
-    policy's network. The rate of log Z is set by optimizer.rates=[[auxiliary.shift,FACTOR]].
+    policy's network. The rate of log Z is set by optimizer.rates=[[auxiliary.shift,FACTOR]]. `likelihood_weight` adds
+    likelihood_weight * mean(-log P_F) over the paths from rows of the data: the bound on the policy's own likelihood
+    (Zhang et al. 2022b, sec. 3), whose minimum in P_F is the law of the data, that of the model once this has learned
+    it too.
 
     The model's loss is mean E(x) - mean E(x_neg), x_neg the rows after one move: K values taken away by P_B and as many
     added by P_F, accepted so that the model is left invariant (their alg. 2). K = min(D, D (t + 1) / `warmup`), at
@@ -76,6 +79,7 @@ class GFlowNet(Objective):
     data_share: Annotated[float, Field(ge=0, le=1)]
     explore: Annotated[float, Field(ge=0, lt=1)]
     warmup: Annotated[int, Field(ge=1)]
+    likelihood_weight: Annotated[float, Field(ge=0), Later(0.0)]
     coupling_l1: Annotated[float, Field(ge=0), Later(0.0)]
     coupling_l2: Annotated[float, Field(ge=0), Later(0.0)]
 
@@ -99,7 +103,13 @@ class GFlowNet(Objective):
 
     @override
     def refusal(self) -> str | None:
-        """A penalty is on couplings that learn."""
+        """A penalty is on couplings that learn, and the likelihood on a policy that learns data by paths from them."""
+        if self.likelihood_weight and (self.energy == "given" or not self.data_share):
+            key = "energy=given" if self.energy == "given" else "data_share=0"
+            return (
+                f"objective.likelihood_weight = {self.likelihood_weight}: with objective.{key} the policy learns no "
+                "rows of data; set it to 0"
+            )
         for key in ("coupling_l1", "coupling_l2"):
             weight = getattr(self, key)
             if self.energy == "given" and weight:
@@ -147,18 +157,21 @@ class GFlowNet(Objective):
 
     def _balance(self, model: EnergyModel, beside: Beside, x: Tensor, key: AnyKey) -> tuple[Gradients, Tensor]:
         """The gradient of the mean square by the names of the parameters, and that itself."""
-        policy = beside.policy
+        policy, count = beside.policy, round(self.data_share * len(x))
         paths = self.paths(policy, x, key)
+        weight = x.new_zeros(len(x))
+        weight[:count] = self.likelihood_weight / max(1, count)
         with torch.no_grad():
             energy = model.energy(policy.rows(paths.table).to(x.dtype))
         named = {f"auxiliary.{name}": p for name, p in beside.named_parameters()}
         found, loss = {name: torch.zeros_like(p) for name, p in named.items()}, energy.new_zeros(())
         size = policy.at_once(policy.sites)
-        for *path, of_model in zip(*(part.split(size) for part in (*paths, energy)), strict=True):
+        for *path, of_model, of_data in zip(*(part.split(size) for part in (*paths, energy, weight)), strict=True):
             with torch.enable_grad():
                 forth, back = policy.log_paths(Paths(*path), policy.sites)
                 part = (beside.log_z() + forth - back + of_model).square().sum() / len(x)
-                found = {name: found[name] + grad for name, grad in slopes(part, named).items()}
+                whole = part - of_data @ forth
+                found = {name: found[name] + grad for name, grad in slopes(whole, named).items()}
             loss = loss + part.detach()
         return found, loss
 
