@@ -23,12 +23,14 @@ from ebm_cli.acceleration import resolved
 from ebm_cli.device import ahead
 from ebm_cli.device.engine import EAGER, INLINE, Work
 from ebm_cli.device.leaves import Leaves
+from ebm_cli.device.loops import Loops
 from ebm_cli.errors import UserError
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary
 from ebm_cli.training import whole_step
 from ebm_cli.training.plan import Planner, plan
 from ebm_cli.training.step import execute
+from ebm_cli.training.whole_step import WholeStep
 
 long = pytest.mark.long
 STEPS = {
@@ -160,6 +162,16 @@ def test_a_description_tells_all_but_numbers():
     assert of(a, a) != of(a, a.clone()), "what is shared is changed by both"
     assert Leaves(Part(1.0, a)).foreign == {__name__}
     assert not Leaves(component("optimizer", "adam")).foreign
+
+
+def test_a_step_does_not_depend_on_libraries_made_before_it():
+    parts, state = run_of()
+    made = Loops(1000, lambda: None)
+    made.region(whole_step.refusal).libraries["chains of a run among others"] = [made]
+    beside = replace(parts, device=replace(parts.device, loops=made))
+    alone, among = (WholeStep(each, state) for each in (parts, beside))
+    assert among.identity() == alone.identity() is not None
+    assert among.leaves.replaced([torch.zeros_like(tensor) for tensor in among.tensors]).moves.device.loops is None
 
 
 def test_the_rate_is_no_part_of_the_code_and_the_rest_of_an_update_is():

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from ebm_cli.device import memory
-from ebm_cli.device.engine import EAGER, Engine
+from ebm_cli.device.engine import EAGER, INLINE, Engine
 from ebm_cli.device.ranks import ALONE, Ranks, cores, current, local_rank
 from ebm_cli.errors import UserError
 from ebm_cli.registry import register
@@ -38,6 +38,13 @@ class Device:
     def repeating(self) -> Engine:
         """What executes these."""
         return self.loops or self.engine
+
+    def inline(self) -> "Device":
+        """The same within a region that is compiled as a whole.
+
+        It knows of no libraries, so that neither the code of the region nor its name depends on those made before.
+        """
+        return replace(self, engine=INLINE, loops=None)
 
     def bytes_left(self, held: int = 0) -> int:
         """What this process may still take, beside the `held` bytes that it has taken."""

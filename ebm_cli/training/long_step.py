@@ -71,7 +71,7 @@ class Update(InPlace):
 
     def __init__(self, parts: Parts, state: TrainState) -> None:
         of = subject(parts, state)
-        self.device = replace(parts.device, engine=INLINE)
+        self.device = parts.device.inline()
         super().__init__((of.objective, rateless(of.weights)))
 
     def __call__(

@@ -43,8 +43,7 @@ def refusal(parts: Parts, state: TrainState, at_once: int) -> str | None:
 
 def execution(parts: Parts, state: TrainState) -> Execution:
     """Steps planned some at a time, each of them one call of a library."""
-    device = replace(parts.device, engine=INLINE)
-    return Execution(Planner(replace(parts, device=device)), WholeStep(parts, state))
+    return Execution(Planner(replace(parts, device=parts.device.inline())), WholeStep(parts, state))
 
 
 class InPlace:
@@ -76,7 +75,7 @@ class WholeStep(InPlace):
     """One library for each number of transitions."""
 
     def __init__(self, parts: Parts, state: TrainState) -> None:
-        of = subject(replace(parts, device=replace(parts.device, engine=INLINE)), state)
+        of = subject(replace(parts, device=parts.device.inline()), state)
         super().__init__(of._replace(weights=rateless(of.weights)))
 
     def __call__(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from _case import AbsentError
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -22,16 +24,24 @@ class TrainingRun(NamedTuple):
 
 
 def ebm(*arguments: str, root: str | None = None) -> float:
-    """Seconds that one command takes, of the code in another folder where one is named."""
-    environment = dict(os.environ) if root is None else {**os.environ, "PYTHONPATH": root}
+    """Seconds that one command takes, of another clone, by the environment of its own, where one is named."""
+    environment = dict(os.environ)
     if SHARED_DATA.exists():
         environment.setdefault("EBM_DATA", str(SHARED_DATA))
     begin = time.perf_counter()
-    command = [sys.executable, "-m", "ebm_cli", *arguments]
+    command = [sys.executable if root is None else python_of(root), "-m", "ebm_cli", *arguments]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ebm {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return time.perf_counter() - begin
+
+
+def python_of(clone: str) -> str:
+    """The interpreter of another clone, whose defaults are the installed ones; AbsentError where it has none yet."""
+    found = Path(clone, ".venv", "bin", "python")
+    if not found.exists():
+        raise AbsentError(f"{clone} has no .venv: run its scripts/ebm once")
+    return str(found)
 
 
 def train(*overrides: str) -> TrainingRun:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from _case import SECONDS, AbsentError, Case, Contender, Maker, times_faster
-from _command import ebm
+from _command import ebm, python_of
 from _earlier import BUILD, VARIABLE
 
 FEW = 2  # of those that go one after the other, whose time is in proportion to their number
@@ -48,6 +48,7 @@ class Sweep(NamedTuple):
         clone = os.environ.get(VARIABLE)
         if not clone:
             raise AbsentError(f"{VARIABLE} names no clone")
+        python_of(clone)
         return self.seconds(FEW, root=clone)
 
 
