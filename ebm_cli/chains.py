@@ -30,6 +30,7 @@ class Chains(ABC):
     steps: Count
     final_steps: Count | None
     stored: ClassVar[bool] = False
+    takes_sparse: ClassVar[bool] = False  # whether rows of the batch are taken as they are, sparse ones too
     roams: ClassVar[bool] = False  # whether a slot may be moved by one rank at one step and by another at the next
 
     def transitions(self, step: int, of: int) -> int:
@@ -121,6 +122,8 @@ def _renewed(start: Start, kept: Tensor, fresh: Tensor, batch: Tensor, space: Sp
 @register("chains", "data")
 class FromData(Chains):
     """Every chain starts at a row of the batch, every time: contrastive divergence, CD-k (Hinton 2002)."""
+
+    takes_sparse = True
 
     @override
     def draw(self, kept: Tensor, fresh: Tensor, batch: Tensor, space: Space, key: AnyKey) -> Tensor:

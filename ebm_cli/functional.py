@@ -1,10 +1,11 @@
-"""Functions of tensors that torch has not, or evaluates slowly on a CPU, and rows of different lengths end to end."""
+"""Functions of tensors that torch has not, or evaluates slowly on a CPU; rows of different lengths, and sparse ones."""
 
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 from typing_extensions import override
 
 
@@ -52,3 +53,55 @@ def end_to_end(size: Tensor) -> tuple[Tensor, Tensor]:
     row = torch.arange(len(size), device=size.device).repeat_interleave(size)
     first = size.cumsum(0) - size
     return row, torch.arange(len(row), device=size.device) - first[row]
+
+
+def sparse_rows(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Rows (n, K) of which most numbers are 0, as a coalesced sparse tensor: of counts of words, on a CPU.
+
+    Entries ascend by row, then by column, and none comes twice. What follows takes dense rows as well.
+    """
+    places = torch.stack([row, column])
+    return torch.sparse_coo_tensor(places, value, shape, is_coalesced=True, check_invariants=False)
+
+
+def counted(place: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """How often each place n K + k is among these, which ascend, as sparse rows."""
+    found, count = place.unique_consecutive(return_counts=True)
+    row = found // shape[1]
+    return sparse_rows(row, found - row * shape[1], count.to(dtype), shape)
+
+
+def joined(x: Tensor, others: Tensor) -> Tensor:
+    """Rows (n, ...) and others (m, ...) of their kind below them."""
+    if not x.is_sparse:
+        return torch.cat([x, others])
+    (row, column), (row_below, column_below) = x.indices(), others.indices()
+    rows, columns = torch.cat([row, row_below + len(x)]), torch.cat([column, column_below])
+    return sparse_rows(rows, columns, torch.cat([x.values(), others.values()]), (len(x) + len(others), x.shape[1]))
+
+
+def totals(x: Tensor) -> Tensor:
+    """sum_k x_nk, (n,)."""
+    if not x.is_sparse:
+        return x.sum(1)
+    value = x.values()
+    return value.new_zeros(len(x)).index_add_(0, x.indices()[0], value)
+
+
+def product(x: Tensor, table: Tensor) -> Tensor:
+    """x T, (n, J) for T (K, J): sums of the rows of T whose numbers in x are not 0."""
+    if not x.is_sparse:
+        return x @ table
+    row, column = x.indices()
+    first = torch.searchsorted(row, torch.arange(len(x)))
+    return embedding_bag(column, table, first, mode="sum", per_sample_weights=x.values())
+
+
+def transposed_product(x: Tensor, y: Tensor) -> Tensor:
+    """x^T y, (K, J) for y (n, J)."""
+    if not x.is_sparse:
+        return x.T @ y
+    from scipy.sparse import coo_matrix  # slow to import
+
+    row, column = x.indices().numpy()
+    return torch.from_numpy(coo_matrix((x.values().numpy(), (row, column)), x.shape).tocsr().T @ y.numpy())

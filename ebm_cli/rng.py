@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_cli import philox
-from ebm_cli.functional import end_to_end
+from ebm_cli.functional import counted, end_to_end
 
 Device = torch.device | str
 _CPU = torch.device("cpu")
@@ -235,15 +235,36 @@ def multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:
 
     A value of probability zero is never drawn; other probabilities are right to within 2^-24.
     """
-    size = max(1, _SHARES // logits.shape[1])
-    if len(logits) > size and logits.device.type == "cpu":  # what fits into a core's cache
-        parts = zip(number.split(size), logits.split(size), range(0, len(logits), size), strict=True)
-        return torch.cat([multinomial(n, rows, key.after(first)) for n, rows, first in parts])
-    return weighted(number, (logits - logits.amax(1, keepdim=True)).exp(), key)
+    parts = [weighted(n, weight, part) for n, weight, part in _parts(number, logits, key)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def sparse_multinomial(number: Tensor, logits: Tensor, key: AnyKey) -> Tensor:
+    """The same draws as sparse rows (`functional.sparse_rows`), on a CPU."""
+    places, first = [], 0
+    for n, weight, part in _parts(number, logits, key):
+        places.append(_drawn(n, weight, part) + first * logits.shape[1])
+        first += len(n)
+    return counted(torch.cat(places), (len(logits), logits.shape[1]), logits.dtype)
+
+
+def _parts(number: Tensor, logits: Tensor, key: AnyKey) -> Iterator[tuple[Tensor, Tensor, AnyKey]]:
+    """Rows of numbers and of exp(logits), at most 1, with their keys; on a CPU as many as fit into a core's cache."""
+    size = max(1, _SHARES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    for first in range(0, max(1, len(logits)), max(1, size)):
+        rows = logits[first : first + size]
+        yield number[first : first + size], (rows - rows.amax(1, keepdim=True)).exp(), key.after(first)
 
 
 def weighted(number: Tensor, weight: Tensor, key: AnyKey) -> Tensor:
-    """The same with probabilities in proportion to each row of weight (rows, K), none negative and not all 0.
+    """The same with probabilities in proportion to each row of weight (rows, K), none negative and not all 0."""
+    rows, values = weight.shape
+    found = _drawn(number, weight, key)
+    return torch.bincount(found, minlength=rows * values).reshape(rows, values).to(weight.dtype)
+
+
+def _drawn(number: Tensor, weight: Tensor, key: AnyKey) -> Tensor:
+    """The place r K + k of each draw, int64, in ascending order on a CPU.
 
     All draws of all rows are looked up together, so that rows may differ in their number.
     """
@@ -253,8 +274,7 @@ def weighted(number: Tensor, weight: Tensor, key: AnyKey) -> Tensor:
     # Row r's shares lie in (r, r + 1], so that one search serves all rows.
     shelf = torch.arange(rows, dtype=share.dtype, device=weight.device)
     share = torch.addcdiv(shelf[:, None], share, share[:, -1:])
-    found = _found(share.flatten(), u + row).clamp_max(rows * values - 1)
-    return torch.bincount(found, minlength=rows * values).reshape(rows, values).to(weight.dtype)
+    return _found(share.flatten(), u + row).clamp_max(rows * values - 1)
 
 
 def _found(edges: Tensor, points: Tensor) -> Tensor:

@@ -140,6 +140,11 @@ class Split:
             return self.space.encode(self.law.rows(len(index), key, index.device))
         return self._values(self.stored[index], key)
 
+    def sparse(self, index: Tensor) -> Tensor:
+        """Those rows of counts as a sparse tensor."""
+        assert isinstance(self.stored, SparseRows)
+        return self.stored.sparse(index)
+
     def _values(self, stored: Tensor, key: AnyKey) -> Tensor:
         x = stored.float()
         x = x if self.scale == 1 else x / self.scale

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_cli.functional import end_to_end
+from ebm_cli.functional import end_to_end, sparse_rows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -41,12 +41,21 @@ class SparseRows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Some rows, (len(index), columns) int32."""
-        start, size = self.first[index], self.first[index + 1] - self.first[index]
-        row, place = end_to_end(size)
-        entry = start[row] + place
+        row, entry = self._entries(index)
         found = torch.zeros(len(index), self.columns, dtype=torch.int32, device=self.device)
         found[row, self.column[entry].long()] = self.count[entry]
         return found
+
+    def sparse(self, index: Tensor) -> Tensor:
+        """The same as a sparse tensor of float32."""
+        row, entry = self._entries(index)
+        return sparse_rows(row, self.column[entry].long(), self.count[entry].float(), (len(index), self.columns))
+
+    def _entries(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of some rows one after the other: the place of each one's row in `index`, and its own."""
+        start = self.first[index]
+        row, place = end_to_end(self.first[index + 1] - start)
+        return row, start[row] + place
 
     @property
     def shape(self) -> tuple[int, int]:

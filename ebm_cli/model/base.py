@@ -38,6 +38,8 @@ class EnergyModel(nn.Module, ABC):
     """Whether `in_fixed_point` gives a model."""
     own_scale: ClassVar[bool] = False
     """Whether it begins at the mean and standard deviation of the data, whatever these are."""
+    takes_sparse: ClassVar[bool] = False
+    """Whether `energy_vjp` and `sweep` take `functional.sparse_rows`, and a sweep gives such."""
     convolves: ClassVar[bool] = False
     """Whether convolutions are most of the work of its energy."""
 

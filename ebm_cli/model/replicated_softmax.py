@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import sigmoid, softplus
+from ebm_cli.functional import product, sigmoid, softplus, totals, transposed_product
 from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, WithHidden
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -33,6 +33,7 @@ class ReplicatedSoftmax(WithHidden):
 
     called = "replicated softmax"
     tempers = False
+    takes_sparse = True
 
     def __init__(
         self, space: Counts, hidden: int, weight_std: float, mean: Tensor, key: Key, bias_gradient: BiasGradient
@@ -46,7 +47,10 @@ class ReplicatedSoftmax(WithHidden):
 
     def hidden_logits(self, v: Tensor) -> Tensor:
         """D c + v W, (batch, hidden)."""
-        return torch.addmm(v.sum(1, keepdim=True) * self.c, v, self.W)
+        return self._hidden_logits(v, product(v, self.W))
+
+    def _hidden_logits(self, v: Tensor, without_bias: Tensor) -> Tensor:
+        return without_bias.addcmul(totals(v)[:, None], self.c)
 
     @override
     def activities(self, x: Tensor) -> list[Tensor]:
@@ -88,20 +92,23 @@ class ReplicatedSoftmax(WithHidden):
     @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The free energy, and its gradient from the same hidden logits."""
-        logits = self.hidden_logits(x)
-        return self.free_energy(x, logits), partial(self.pull, x, logits)
+        found = product(x, torch.cat([self.W, self.b[:, None]], 1))
+        logits = self._hidden_logits(x, found[:, :-1])
+        return -found[:, -1] - softplus(logits).sum(1), partial(self.pull, x, logits)
 
     def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
         """sum_n w_n dE(v_n)/dtheta: dE/dW = -v sigmoid(a)^T, dE/db = -v, dE/dc = -D sigmoid(a)."""
         activity = sigmoid(hidden_logits) * -weight[:, None]
-        length = v.sum(1) if self.bias_gradient == "exact" else torch.ones_like(weight)
-        return {"W": v.T @ activity, "b": -(weight @ v), "c": length @ activity}
+        length = totals(v) if self.bias_gradient == "exact" else torch.ones_like(weight)
+        found = transposed_product(v, torch.cat([activity, -weight[:, None]], 1))
+        return {"W": found[:, :-1], "b": found[:, -1], "c": length @ activity}
 
     @override
     def sweep(self, x: Tensor, key: AnyKey, *, backwards: bool) -> Tensor:
         """h ~ p(h | v), then D words ~ p(. | h), reversible as a kernel on v; every document keeps its length."""
         h = rng.bernoulli(self.hidden_logits(x), key.fold("hidden"))
-        return rng.multinomial(x.sum(1), self.word_logits(h), key.fold("visible"))
+        draw = rng.sparse_multinomial if x.is_sparse else rng.multinomial
+        return draw(totals(x), self.word_logits(h), key.fold("visible"))
 
     def log_next_word(self, x: Tensor) -> Tensor:
         """log p(the word of one place | the words x of all others), (batch, K) for x (batch, K).

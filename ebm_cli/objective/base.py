@@ -132,6 +132,11 @@ class Objective(ABC):
         return False
 
     @property
+    def takes_sparse(self) -> bool:
+        """Whether rows and negatives may be sparse tensors (`functional.sparse_rows`) for models that take such."""
+        return False
+
+    @property
     def needs(self) -> tuple[type[EnergyModel], ...]:
         """Capabilities the model must have with these settings."""
         return self.requires

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
+from ebm_cli.functional import joined
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel, Gradients, Pullback
 from ebm_cli.model.centred import Centred, HiddenMoments
@@ -73,6 +74,12 @@ class Likelihood(Objective):
 
     @property
     @override
+    def takes_sparse(self) -> bool:
+        """With chains, but not through their moves."""
+        return self.negatives and not self.through
+
+    @property
+    @override
     def enumerates(self) -> bool:
         return not self.negatives
 
@@ -132,7 +139,7 @@ class Likelihood(Objective):
     def gradient(self, model: EnergyModel, batch: Batch, key: AnyKey) -> Gradient:
         """One pass over data and negatives together: one product with the weights each way."""
         x, x_neg = batch.x, batch.x_neg
-        rows = x if x_neg is None else torch.cat([x, x_neg])
+        rows = x if x_neg is None else joined(x, x_neg)
         pull: Pullback
         statistics: dict[str, Tensor] = {}
         if self.centers(model):

@@ -45,6 +45,8 @@ class Sampler(ABC, Generic[M, S]):
     needs: ClassVar[tuple[type[EnergyModel], ...]] = ()
     compiles: ClassVar[bool] = False
     """Whether `step` is made of tensor operations that `torch.compile` can trace."""
+    takes_sparse: ClassVar[bool] = False
+    """Whether `step` takes rows as sparse tensors of models that do, and asks for nothing but their sweeps."""
 
     @property
     def leaves_invariant(self) -> bool:

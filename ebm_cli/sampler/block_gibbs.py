@@ -31,7 +31,7 @@ class BlockGibbs(Sampler[Blocked, BlockGibbsState]):
     backwards: bool
 
     spaces = (Binary, Spin, Categorical, Real, Mixed, Counts)
-    compiles = True
+    compiles = takes_sparse = True
     needs = (Blocked,)
 
     @override

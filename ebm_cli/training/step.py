@@ -17,6 +17,7 @@ from ebm_cli import optimizer
 from ebm_cli.acceleration import arithmetic, full_arithmetic
 from ebm_cli.chains import Chains
 from ebm_cli.dataset.base import Split
+from ebm_cli.dataset.sparse import SparseRows
 from ebm_cli.device.base import Device
 from ebm_cli.device.engine import EAGER, Engine
 from ebm_cli.device.ranks import Ranks
@@ -144,7 +145,8 @@ def execute(parts: Parts, state: TrainState, inputs: Inputs) -> Values:
     engine = parts.device.engine if compiles(of) else parts.device.engine.uncompiled()
     if objective.negatives and store.weighted is None and _fits_one_region(moves, engine, inputs):
         return engine.region(whole)(of, model, inputs)
-    x = _rows(data, model, inputs, parts.device.engine, engine)
+    sparse = isinstance(data.stored, SparseRows) and _takes_sparse(of, model, engine, inputs)
+    x = data.sparse(inputs.rows) if sparse else _rows(data, model, inputs, parts.device.engine, engine)
     labels = _labels(data, objective, inputs)
     batch = Batch(x, labels=labels, first=inputs.first, auxiliary=weights.auxiliary, step=inputs.at.step)
     rows = GradRows(batch, {})
@@ -168,6 +170,13 @@ def _fits_one_region(moves: Moves, engine: Engine, inputs: Inputs) -> bool:
         return False
     chains = len(inputs.slots) or len(inputs.rows)
     return moves.device.ranks.count == 1 and len(engine.slices(len(inputs.rows) + chains)) == 1
+
+
+def _takes_sparse(of: Subject, model: EnergyModel, engine: Engine, inputs: Inputs) -> bool:
+    """Whether all parts take sparse rows, on a CPU, where nothing is split and nothing compiled."""
+    moves, whole = of.moves, len(engine.slices(2 * len(inputs.rows))) == 1 and not engine.compiled
+    parts = (model, of.objective, moves.policy, moves.sampler)
+    return whole and moves.device.torch.type == "cpu" and all(part.takes_sparse for part in parts)
 
 
 def whole(of: Subject, model: EnergyModel, inputs: Inputs) -> Values:

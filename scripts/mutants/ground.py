@@ -123,6 +123,27 @@ MUTANTS = [
         "chains::test_persistent_chains_all_start_again_after_every_reset",
     ),
     Mutant(
+        "sparse rows: those that are joined lie upon the first",
+        "functional.py",
+        "row_below + len(x)]",
+        "row_below]",
+        "sparse_rows::test_products_and_sums_are_those_of_dense_rows",
+    ),
+    Mutant(
+        "sparse rows: words are counted once",
+        "functional.py",
+        "count.to(dtype), shape)",
+        "(count > 0).to(dtype), shape)",
+        "sparse_rows::test_the_same_words_are_drawn",
+    ),
+    Mutant(
+        "sparse rows: of kept chains too",
+        "training/step.py",
+        "all(part.takes_sparse for part in parts)",
+        "model.takes_sparse",
+        "sparse_rows::test_parts_that_need_dense_rows_get_them",
+    ),
+    Mutant(
         "ais: mean of the log instead of log of the mean",
         "functional.py",
         "return log_w.logsumexp(-1) - math.log(log_w.shape[-1])",
