@@ -196,16 +196,26 @@ def test_the_last_level_is_a_normalised_gaussian():
     assert_close(draws.std(0), width, rtol=0.02)
 
 
-def images():
+def images(**changes):
     """A convolutional network of two channels and 5 x 6 pixels."""
     small = {"network": {"name": "convnet", "widths": [3, 4], "hidden": 5}, "waves": 1}
-    spec = registry.build("model", shipped("model")["leveled_convnet"] | small)
-    return randomised(spec.build(Real((2, 5, 6)), normal((2, 5, 6), KEY), stream(1)))
+    spec = registry.build("model", shipped("model")["leveled_convnet"] | small | changes)
+    model = randomised(spec.build(Real((2, 5, 6)), normal((2, 5, 6), KEY), stream(1)))
+    model.measure(lambda: normal((50, 60), KEY, dtype=torch.float64))
+    return model
 
 
-@pytest.mark.parametrize("model", [network(), images()], ids=["perceptron", "convolutions"])
+KINDS = {
+    "perceptron": network(),
+    "convolutions": images(),
+    "marginals": network(marginals=3, correlated=False),
+    "convolutions of marginals": images(marginals=2),
+}
+
+
+@pytest.mark.parametrize("model", [*KINDS.values()], ids=[*KINDS])
 def test_gradients_are_those_of_automatic_differentiation(model):
-    """In x, and in every parameter with weights of both signs, each row at a level of its own."""
+    """In x, in every parameter with weights of both signs, and of slopes; each row at a level of its own."""
     x = normal((9, *model.space.shape), KEY, dtype=torch.float64)
     level = torch.tensor([0, 1, 2, 5, 9, 17, 30, 31, 31])
     weight = normal((9,), KEY.fold("weight"), dtype=torch.float64)
@@ -220,14 +230,10 @@ def test_gradients_are_those_of_automatic_differentiation(model):
     assert_close(found, energy.detach(), rtol=1e-12)
     for name, expected in zip(named, of_named, strict=True):
         assert_close(pull(weight)[name], expected, rtol=1e-9, atol=1e-12)
-
-
-def test_a_convolutional_network_wants_images():
-    spec = registry.build("model", shipped("model")["leveled_convnet"])
-    with pytest.raises(UserError, match="takes images, the data have shape 3"):
-        spec.build(Real((3,)), torch.zeros(3), stream(1))
-    with pytest.raises(UserError, match=r"model\.network = rbm: must be an energy of real numbers"):
-        network(network=shipped("model")["rbm"])
+    sides = [of(model, x, level) for of in (type(model).slope_at, Leveled.slope_at)]
+    ends = [torch.autograd.grad((side * x).sum(), [*named.values()][1:]) for side in sides]
+    for one, other in zip((sides[0], *ends[0]), (sides[1], *ends[1]), strict=True):
+        assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_a_row_alone_is_at_the_first_level_and_a_view_at_its_own():
@@ -489,11 +495,3 @@ def test_the_walk_ends_at_the_data_and_corrections_leave_a_level_as_it_is(predic
     y, _ = corrected(sampler.kernel, model, data(truth(levels=20), 20_000).float(), 0, 20, KEY)
     for found in (x, y):
         assert_close(torch.cov(found.T), law(model, 0), rtol=0.05, atol=0.03)
-
-
-def test_a_walk_of_too_few_steps_is_said_with_how_many_are_enough():
-    sampler, model = component("sampler", "predictor_corrector"), truth(levels=6)
-    assert sampler.too_few(model, 5) is None
-    assert sampler.too_few(model, 3) == "the walk comes to level 2 of 5 alone, with its noise; take 5 or more"
-    _, info = run(sampler, model.float(), torch.zeros(4, 2), 3, KEY)
-    assert info["level"][0] == (4 + 3 + 2) / 3

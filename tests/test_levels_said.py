@@ -3,10 +3,11 @@
 import pytest
 import torch
 from helpers.cli import assert_refused, ebm
-from helpers.components import component
-from test_leveled import truth
+from helpers.components import component, shipped
+from test_leveled import KEY, network, truth
 
-from ebm_cli import terminal
+from ebm_cli import registry, terminal
+from ebm_cli.errors import UserError
 from ebm_cli.rng import stream
 from ebm_cli.sampler.base import run
 from ebm_cli.sampler.remarks import remarks_on
@@ -71,3 +72,19 @@ def test_long_walks_say_how_far_they_are(monkeypatch):
 def test_a_walk_that_cannot_move_is_refused():
     sampler = component("sampler", "predictor_corrector", transitions=0, predictor="none")
     assert "sampler.predictor" in sampler.refusal(Real((2,)))
+
+
+def test_a_convolutional_network_wants_images():
+    spec = registry.build("model", shipped("model")["leveled_convnet"])
+    with pytest.raises(UserError, match="takes images, the data have shape 3"):
+        spec.build(Real((3,)), torch.zeros(3), stream(1))
+    with pytest.raises(UserError, match=r"model\.network = rbm: must be an energy of real numbers"):
+        network(network=shipped("model")["rbm"])
+
+
+def test_a_walk_of_too_few_steps_is_said_with_how_many_are_enough():
+    sampler, model = component("sampler", "predictor_corrector"), truth(levels=6)
+    assert sampler.too_few(model, 5) is None
+    assert sampler.too_few(model, 3) == "the walk comes to level 2 of 5 alone, with its noise; take 5 or more"
+    _, info = run(sampler, model.float(), torch.zeros(4, 2), 3, KEY)
+    assert info["level"][0] == (4 + 3 + 2) / 3

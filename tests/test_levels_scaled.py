@@ -12,12 +12,14 @@ from helpers.statistics import assert_close
 from test_leveled import KEY, images
 
 from ebm_cli import registry
+from ebm_cli.errors import UserError
 from ebm_cli.evaluation.ais import forward
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.log_z.level_path import LevelPath
 from ebm_cli.model.given import Given
 from ebm_cli.model.level_gaussian import shrunk
 from ebm_cli.model.level_ladder import ladder_of
+from ebm_cli.model.level_marginals import mixtures
 from ebm_cli.rng import normal, stream
 from ebm_cli.space import Real
 
@@ -97,6 +99,47 @@ def test_without_a_network_levels_have_the_covariance_of_the_data():
         energy, grad = model.at(k).energy_and_grad(x)
         assert_close(energy, -law.log_prob(x), rtol=1e-9)
         assert_close(grad, slope, rtol=1e-8)
+
+
+def test_without_a_network_levels_are_mixtures_of_each_site():
+    """E(x, k) = -sum_i log sum_j p_ij N(x_i; m_i + r_i a_k c_ij, r_i^2 (a_k^2 w_ij^2 + s_k^2)), but at the last level;
+    what is cleaned is the mean of x_0 given x of these laws, and the flow says the same density as the energy."""
+    model = small(STD, marginals=3, correlated=False)
+    rows = normal((400, 3), KEY, dtype=torch.float64) + torch.tensor([3.0, 0.0, 8.0]) * (torch.arange(400)[:, None] % 2)
+    model.measure(lambda: model.mean + rows - rows.mean(0))
+    for parameter in model.parameters():
+        parameter.zero_()
+    laws = mixtures((rows - rows.mean(0)) / model.scale, 3)
+    x = model.mean + 3 * normal((5, 3), KEY.fold("x"), dtype=torch.float64)
+    for k in range(model.levels - 1):
+        a, s, level = model.a[k].double(), model.s[k].double(), torch.full((5,), k)
+        y = ((x - model.mean) / model.scale)[:, :, None]
+        variance = a**2 * laws.width**2 + s**2
+        log_each = laws.share.log() + torch.distributions.Normal(a * laws.centre, variance.sqrt()).log_prob(y)
+        expected = (log_each.logsumexp(2) - model.scale.log()).sum(1)
+        assert_close(model.at(k).energy(x), -expected, rtol=1e-6)
+        means = laws.centre + a * laws.width**2 / variance * (y - a * laws.centre)
+        told = model.base.told((x - model.mean) / model.width(level), level)
+        assert_close(told.cleaned, (log_each.softmax(2) * means).sum(2), rtol=1e-5)
+        assert_close(model.denoised(x, k), told.cleaned, rtol=1e-9)
+    last = torch.distributions.Normal(model.mean, model.scale * model.variance[-1].sqrt())
+    assert_close(model.at(model.levels - 1).energy(x), -last.log_prob(x).sum(1), rtol=1e-9)
+
+
+def test_laws_of_sites_are_mixtures_that_fit_them():
+    """Two far clusters of unequal shares and widths, a site each way round; a wide law beside them for one row more."""
+    u = normal((4000, 2), KEY, dtype=torch.float64)
+    up = torch.arange(4000)[:, None] % 4 == 0
+    laws = mixtures(torch.where(up, 3 + 0.3 * u, 0.5 * u - 1) * torch.tensor([1.0, -1.0]), 2)
+    assert_close(laws.share[:, 2], torch.full((2,), 1 / 2001, dtype=torch.float64))
+    assert_close(laws.share[:, :2], torch.tensor([[0.75, 0.25], [0.25, 0.75]], dtype=torch.float64), atol=0.01)
+    assert_close(laws.centre[:, :2], torch.tensor([[-1.0, 3.0], [-3.0, 1.0]], dtype=torch.float64), atol=0.05)
+    assert_close(laws.width[:, :2], torch.tensor([[0.5, 0.3], [0.3, 0.5]], dtype=torch.float64), atol=0.03)
+
+
+def test_laws_of_sites_have_no_correlations():
+    with pytest.raises(UserError, match=r"model\.marginals = 3: .*; set model\.correlated=false"):
+        small(STD, marginals=3)
 
 
 def test_correlations_of_few_rows_are_drawn_towards_none():

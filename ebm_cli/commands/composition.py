@@ -23,7 +23,7 @@ from ebm_cli.rng import stream
 from ebm_cli.space import Space
 from ebm_cli.training.state import take_over
 
-_COMPOSED = ("product", "mixture")
+_COMPOSED = ("product", "mixture", "leveled_product")
 
 
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:

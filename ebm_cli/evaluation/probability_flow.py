@@ -72,7 +72,9 @@ class ProbabilityFlow(Evaluation):
     @override
     def refusal(self, model: EnergyModel, sampler: Sampler[Any, Any]) -> str | None:
         """Levels."""
-        return None if isinstance(model, Leveled) else "only model=leveled has a flow from level to level"
+        if isinstance(model, Leveled) and model.of_noise:
+            return None
+        return "only model=leveled has a flow from level to level; of a product of such models ais has the likelihood"
 
     @override
     def evaluate(self, subject: Subject) -> Result:

@@ -154,14 +154,11 @@ def frozen(model: EnergyModel) -> EnergyModel:
     return model
 
 
-@register("model", "product")
-class ProductSpec(Composition):
-    """Product of experts: weighted energies of configured models or of trained runs."""
+@dataclass(frozen=True, kw_only=True)
+class Weighted(Composition):
+    """What products have in common: a weight for each part."""
 
     weights: list[float] | None
-
-    builds = Product
-    spaces = (Binary, Spin, Categorical, Real, Box)
 
     @override
     def __post_init__(self) -> None:
@@ -171,11 +168,23 @@ class ProductSpec(Composition):
                 f"model.weights = {self.weights}: there are {len(self.parts)} parts; give one for each, or null for 1"
             )
 
+    @property
+    def exponents(self) -> list[float]:
+        """The weights to begin with."""
+        return self.weights or [1.0] * len(self.parts)
+
+
+@register("model", "product")
+class ProductSpec(Weighted):
+    """Product of experts: weighted energies of configured models or of trained runs."""
+
+    builds = Product
+    spaces = (Binary, Spin, Categorical, Real, Box)
+
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> Product:
         """The parts as their runs left them, or with initial parameters."""
-        parts = self.built(space, mean, key)
-        return Product(space, parts, self.weights or [1.0] * len(parts))
+        return Product(space, self.built(space, mean, key), self.exponents)
 
 
 @register("model", "mixture")

@@ -11,44 +11,48 @@ _CALM = 4.0  # what log a / s itself is divided by
 
 
 class LevelFeatures(nn.Module):
-    """u and level -> (u, sin 2^j u, cos 2^j u for j < `waves`, m_k): channels beside each other.
+    """u and level -> (u, sin 2^j u, cos 2^j u for j < `waves`, d, m_k): channels beside each other.
 
-    m_k are log(a_k / s_k) / 4 and sines and cosines of log(a_k / s_k) at the rates 1/2, 1, 3/2, 2. u is flat or, of
-    images, (batch, channels, height, width) with each number of m_k as a channel of that value. `shape` is that of one
-    u, `log_ratio` is log a / s, (levels,).
+    d, of u's shape, is there if `cleaned`: what each site alone says of its data. m_k are log(a_k / s_k) / 4 and sines
+    and cosines of log(a_k / s_k) at the rates 1/2, 1, 3/2, 2. u is flat or, of images, (batch, channels, height, width)
+    with each number of m_k as a channel of that value. `shape` is that of one u, `log_ratio` is log a / s, (levels,).
     """
 
     marks: Tensor
 
-    def __init__(self, shape: tuple[int, ...], log_ratio: Tensor, waves: int) -> None:
+    def __init__(self, shape: tuple[int, ...], log_ratio: Tensor, waves: int, *, cleaned: bool) -> None:
         super().__init__()
         rates = torch.tensor(_RATES, dtype=torch.float64) * log_ratio[:, None].double()
         marks = torch.cat([log_ratio[:, None].double() / _CALM, rates.sin(), rates.cos()], 1)
         self.register_buffer("marks", marks.float(), persistent=False)
-        self.shape, self.factors = shape, [2.0**j for j in range(waves)]
+        self.shape, self.factors, self.cleaned = shape, [2.0**j for j in range(waves)], cleaned
 
     @property
     def seen(self) -> Real:
         """The space of what the network sees; of images a box, the walls of which nothing keeps to."""
         first, *rest = self.shape
-        shape = (first * (1 + 2 * len(self.factors)) + self.marks.shape[1], *rest)
+        shape = (first * (1 + 2 * len(self.factors) + self.cleaned) + self.marks.shape[1], *rest)
         return Box(shape, -1.0, 1.0) if rest else Real(shape)
 
     @override
-    def forward(self, u: Tensor, level: Tensor) -> Tensor:
-        """For u at the levels (batch,) int64."""
+    def forward(self, u: Tensor, level: Tensor, cleaned: Tensor | None) -> Tensor:
+        """For u at the levels (batch,) int64, and d."""
         u = u.reshape(-1, *self.shape)
         marks = self.marks.to(u.dtype)[level]
         marks = marks.reshape(*marks.shape, *[1] * (u.dim() - 2)).expand(-1, -1, *u.shape[2:])
         waves = [wave(factor * u) for factor in self.factors for wave in (torch.sin, torch.cos)]
-        return torch.cat([u, *waves, marks], 1)
+        beside = [] if cleaned is None else [cleaned.reshape(u.shape)]
+        return torch.cat([u, *waves, *beside, marks], 1)
 
-    def pulled(self, u: Tensor, grad: Tensor) -> Tensor:
-        """The gradient in u, in its shape, of what has the gradient `grad` in the features."""
+    def pulled(self, u: Tensor, grad: Tensor, bend: Tensor | None) -> Tensor:
+        """The gradient in u, in its shape, of what has the gradient `grad` in the features; `bend` is dd/du."""
         like, u = u, u.reshape(-1, *self.shape)
         channels = u.shape[1]
-        found, *waves = grad[:, : channels * (1 + 2 * len(self.factors))].split(channels, 1)
+        count = 1 + 2 * len(self.factors)
+        found, *waves = grad[:, : channels * count].split(channels, 1)
         for j, factor in enumerate(self.factors):
             of_sin, of_cos = waves[2 * j : 2 * j + 2]
             found = found + factor * (of_sin * (factor * u).cos() - of_cos * (factor * u).sin())
+        if bend is not None:
+            found = found + grad[:, channels * count : channels * (count + 1)] * bend.reshape(u.shape)
         return found.reshape(like.shape)

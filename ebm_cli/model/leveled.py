@@ -14,10 +14,11 @@ from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
 from ebm_cli.model.convnet import check_image, image_shape
 from ebm_cli.model.level_features import LevelFeatures
-from ebm_cli.model.level_gaussian import LevelGaussian
+from ebm_cli.model.level_gaussian import LevelGaussian, Told
+from ebm_cli.model.level_marginals import LevelMarginals
 from ebm_cli.model.levels import Leveled, per_row
 from ebm_cli.process.base import Process, Scales
-from ebm_cli.registry import Nested, register
+from ebm_cli.registry import Later, Nested, register
 from ebm_cli.rng import Key
 from ebm_cli.space import Box, Real, Space
 
@@ -46,11 +47,11 @@ class LeveledNetwork(Leveled):
         mean: Tensor,
         scale: Measured | float,
         *,
-        correlated: bool,
+        base: LevelGaussian | LevelMarginals,
     ) -> None:
         super().__init__(space, scales, mean, scale if isinstance(scale, float) else 1.0)
         self.features_of, self.network = features, network
-        self.gaussian = LevelGaussian(space.sites, scales, correlated=correlated)
+        self.base = base
         self.measures = None if isinstance(scale, float) else scale
         self.offset = nn.Parameter(torch.zeros(self.levels - 1))
 
@@ -67,21 +68,37 @@ class LeveledNetwork(Leveled):
     @override
     def energy_at(self, x: Tensor, level: Tensor) -> Tensor:
         u = self._unit(x, level)
-        return self._whole(u, level, self.network.energy(self.features_of(u, level)))
+        energy, cleaned = self.base.seen(u, level)
+        return self._whole(energy, level, self.network.energy(self.features_of(u, level, cleaned)))
 
     @torch.no_grad()
     @override
     def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         u = self._unit(x, level)
-        f, grad = self.network.energy_and_grad(self.features_of(u, level))
-        grad = self.gaussian.grad(u, level) + per_row(self.gain[level], u) * self.features_of.pulled(u, grad)
-        return self._whole(u, level, f), grad / self.width(level)
+        told = self.base.told(u, level)
+        f, grad = self.network.energy_and_grad(self.features_of(u, level, told.cleaned))
+        return self._whole(told.energy, level, f), self._slope(u, level, told, grad)
+
+    @override
+    def slope_at(self, x: Tensor, level: Tensor) -> Tensor:
+        """Through the network alone, the rest in closed form."""
+        u = self._unit(x.detach(), level)
+        told = self.base.told(u, level)
+        features = self.features_of(u, level, told.cleaned).requires_grad_()
+        (grad,) = torch.autograd.grad(self.network.energy(features).sum(), features, create_graph=True)
+        return self._slope(u, level, told, grad)
+
+    def _slope(self, u: Tensor, level: Tensor, told: Told, of_features: Tensor) -> Tensor:
+        """dE/dx, by the gradient of f in its features."""
+        of_f = self.features_of.pulled(u, of_features, told.bend)
+        return (told.slope + per_row(self.gain[level], u) * of_f) / self.width(level)
 
     @torch.no_grad()
     @override
     def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
         u = self._unit(x, level)
-        f, pull_f = self.network.energy_vjp(self.features_of(u, level))
+        energy, cleaned = self.base.seen(u, level)
+        f, pull_f = self.network.energy_vjp(self.features_of(u, level, cleaned))
 
         @torch.no_grad()
         def pull(weight: Tensor) -> Gradients:
@@ -89,7 +106,7 @@ class LeveledNetwork(Leveled):
             of_network = pull_f(weight * self.gain[level])
             return {"offset": of_offset, **{f"network.{name}": grad for name, grad in of_network.items()}}
 
-        return self._whole(u, level, f), pull
+        return self._whole(energy, level, f), pull
 
     @override
     def measure(self, rows: Callable[[], Tensor]) -> None:
@@ -98,21 +115,21 @@ class LeveledNetwork(Leveled):
         A site has at least a thousandth of this root mean square: at level 0 the noise is some hundredths of r, and
         less of that would not stand out from the rounding of float32 numbers as large as the others.
         """
-        if not self.measures and not self.gaussian.correlated:
+        if not self.measures and not self.base.measures:
             return
         x = rows().double()
         if self.measures:
             each = x.std(0, correction=0).reshape(self.mean.shape)
             common = each.square().mean().sqrt()
             self.scale.copy_(each.clamp_min(_NARROWEST * common) if self.measures == "sites" else common)
-        self.gaussian.take((x - self.mean.double().flatten().cpu()) / self.scale.double().flatten().cpu())
+        self.base.take((x - self.mean.double().flatten().cpu()) / self.scale.double().flatten().cpu())
 
     def _unit(self, x: Tensor, level: Tensor) -> Tensor:
         return (x - self.mean) / self.width(level)
 
-    def _whole(self, u: Tensor, level: Tensor, f: Tensor) -> Tensor:
-        size = self.space.sites / 2 * self.variance.log() + self.log_volume.to(u.dtype)
-        return self.gaussian(u, level) + size[level] + self.gain[level] * f - self.free_constants[level]
+    def _whole(self, base: Tensor, level: Tensor, f: Tensor) -> Tensor:
+        size = self.space.sites / 2 * self.variance.log() + self.log_volume.to(f.dtype)
+        return base + size[level] + self.gain[level] * f - self.free_constants[level]
 
 
 def _of_another(settings: Mapping[str, Any]) -> str | None:
@@ -189,9 +206,18 @@ class LeveledSpec(ModelSpec):
     waves: Annotated[int, Field(ge=0, le=16)]
     scale: Annotated[float, Field(gt=0)] | Measured | Literal["auto"]
     correlated: bool
+    marginals: Annotated[int, Field(ge=0, le=100), Later(0)]
 
     builds = LeveledNetwork
     spaces = (Real,)
+
+    def __post_init__(self) -> None:
+        """Sites of laws of their own are independent. Raises UserError."""
+        if self.marginals and self.correlated:
+            raise UserError(
+                f"model.marginals = {self.marginals}: sites of laws of their own have no correlations; set "
+                "model.correlated=false, or model.marginals=0"
+            )
 
     @override
     def parameters(self, space: Space) -> int:
@@ -204,9 +230,13 @@ class LeveledSpec(ModelSpec):
         assert isinstance(space, Real)
         features = self._features(space)
         network = self.network.build(features.seen, torch.zeros(features.seen.shape), key.fold("network"))
-        return LeveledNetwork(
-            space, self.process.scales(), features, network, mean, self._scale(), correlated=self.correlated
+        scales = self.process.scales()
+        base = (
+            LevelMarginals(space.sites, scales, self.marginals)
+            if self.marginals
+            else LevelGaussian(space.sites, scales, correlated=self.correlated)
         )
+        return LeveledNetwork(space, scales, features, network, mean, self._scale(), base=base)
 
     def _scale(self) -> Measured | float:
         """Convolutions have one for all sites, which they see alike."""
@@ -219,4 +249,4 @@ class LeveledSpec(ModelSpec):
             check_image(space, "leveled", "; or take model=leveled, whose network is no convolution")
         a, s = self.process.scales()
         shape = image_shape(space) if self.network.builds.convolves else (space.sites,)
-        return LevelFeatures(shape, (a / s).log(), self.waves)
+        return LevelFeatures(shape, (a / s).log(), self.waves, cleaned=self.marginals > 0)

@@ -1,6 +1,7 @@
 """Families of energies, one for each level of noise of a forward process: what objectives and samplers ask of them."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class Leveled(EnergyModel):
 
     called = "leveled"
     own_scale = True
+    of_noise: ClassVar[bool] = True  # level k is meant to be the density of data of level 0 with more noise
     mean: Tensor
     scale: Tensor
     a: Tensor
@@ -64,6 +66,12 @@ class Leveled(EnergyModel):
     @abstractmethod
     def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """E(x, k) and dE/dx, detached."""
+
+    def slope_at(self, x: Tensor, level: Tensor) -> Tensor:
+        """dE(x, k)/dx, (batch, *shape), with its graph in the parameters."""
+        x = x.detach().requires_grad_()
+        (found,) = torch.autograd.grad(self.energy_at(x, level).sum(), x, create_graph=True)
+        return found
 
     @abstractmethod
     def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:

@@ -305,6 +305,8 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     own = model.state_dict()
     for name, value in components.initial.items():
         own[name].copy_(value)
+    if components.initial:
+        model.measure(lambda: some_rows(data.train))  # also what follows from the parts that are there now
     model = model.to(device)
     checks.check_enumerable(components.objective, model, choice)
     if trains:

@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "level marginals: the last level keeps the laws of the sites",
+        "model/level_marginals.py",
+        "        centre[-1], sharpness[-1] = 0, 1\n",
+        "",
+        "levels_scaled::test_without_a_network_levels_are_mixtures_of_each_site",
+    ),
+    Mutant(
+        "level marginals: what is cleaned bends as if each law were alone",
+        "model/level_marginals.py",
+        "(sharpness.square() - (slopes - slope[:, None]).square())",
+        "sharpness.square()",
+        "leveled::test_gradients_are_those_of_automatic_differentiation",
+    ),
+    Mutant(
+        "level marginals: laws keep the widths they begin with",
+        "model/level_marginals.py",
+        "    return Mixtures(rows / rows.sum(1, keepdim=True), moved, spread.sqrt().clamp_min(_NARROW))",
+        "    return Mixtures(rows / rows.sum(1, keepdim=True), moved, width)",
+        "levels_scaled::test_laws_of_sites_are_mixtures_that_fit_them",
+    ),
+    Mutant(
+        "leveled product: parts fade to places of their own",
+        "model/leveled_product.py",
+        "return x + faded * (part.mean - self.mean)",
+        "return x",
+        "leveled_product::test_levels_are_products_of_gaussians_about_one_centre",
+    ),
+    Mutant(
+        "leveled product: the last level is that of the parts",
+        "model/leveled_product.py",
+        "return torch.where(level < self.levels - 1, self.weights",
+        "return torch.where(level < self.levels, self.weights",
+        "leveled_product::test_levels_are_products_of_gaussians_about_one_centre",
+    ),
+    Mutant(
         "level gaussian: the last level keeps the correlations",
         "model/level_gaussian.py",
         "precision[-1] = 1",
@@ -41,7 +76,7 @@ MUTANTS = [
     Mutant(
         "leveled: the volume of sites is left out",
         "model/leveled.py",
-        "self.variance.log() + self.log_volume.to(u.dtype)",
+        "self.variance.log() + self.log_volume.to(f.dtype)",
         "self.variance.log()",
         "levels_scaled::test_without_a_network_every_level_is_the_density_of_independent_gaussians",
     ),

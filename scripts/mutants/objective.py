@@ -62,8 +62,8 @@ MUTANTS = [
     Mutant(
         "denoising: the noise is not in units of the level",
         "objective/denoising.py",
-        "width = model.scale * per_row(model.s[noisy.level], x)",
-        "width = per_row(model.s[noisy.level], x)",
+        "width = model.scale * per_row(model.s[noisy.level], found)",
+        "width = per_row(model.s[noisy.level], found)",
         "leveled::test_the_truth_of_gaussian_data_is_where_gradients_vanish",
     ),
     Mutant(
