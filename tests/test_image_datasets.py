@@ -9,6 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from helpers.cli import ebm
 from helpers.components import component
 from PIL import Image
 
@@ -380,3 +381,13 @@ def test_pictures_train_in_a_box(tmp_path):
     assert data.space == Box((8, 8), -1.0, 1.0)
     values = data.train.all()[:, 0, 0]
     assert torch.allclose((values + 1) * 127.5, (values + 1).mul(127.5).round(), atol=1e-3)
+
+
+@pytest.mark.long
+def test_the_recipe_of_leveled_photographs_takes_steps(folder, monkeypatch):
+    """Two updates of the full network, of few rows and moves."""
+    monkeypatch.chdir(folder.parent)
+    keys = "dataset.root=. dataset.valid=4 batch_size=2 objective.steps=2 steps=2 evaluation=[] hydra.run.dir=run"
+    answer = ebm(f"train experiment=leveled_cifar10 {keys} device=cpu tracker=none log_every=1")
+    assert answer.code == 0, answer.err
+    assert len((folder.parent / "run" / "metrics.jsonl").read_text().splitlines()) >= 2

@@ -208,7 +208,7 @@ def images(**changes):
 KINDS = {
     "perceptron": network(),
     "convolutions": images(),
-    "marginals": network(marginals=3, correlated=False),
+    "marginals": network(marginals=3, correlated=False, gain=2.0),
     "convolutions of marginals": images(marginals=2),
 }
 

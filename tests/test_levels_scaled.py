@@ -137,6 +137,15 @@ def test_laws_of_sites_are_mixtures_that_fit_them():
     assert_close(laws.width[:, :2], torch.tensor([[0.5, 0.3], [0.3, 0.5]], dtype=torch.float64), atol=0.03)
 
 
+def test_the_network_counts_by_the_noise_of_its_level_and_at_most_by_a_limit():
+    plain, limited = small(STD), small(STD, gain=4.0)
+    ratio = plain.a / plain.s
+    assert_close(plain.gain[:-1], ratio[:-1])
+    assert_close(limited.gain[:-1], (ratio[:-1] ** -2 + 4.0**-2).rsqrt())
+    assert plain.gain[-1] == limited.gain[-1] == 0
+    assert limited.gain.max() < 4 < ratio[0]
+
+
 def test_laws_of_sites_have_no_correlations():
     with pytest.raises(UserError, match=r"model\.marginals = 3: .*; set model\.correlated=false"):
         small(STD, marginals=3)

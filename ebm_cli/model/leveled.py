@@ -1,8 +1,9 @@
 """A network that is a family of energies, one for each level of noise of a forward process."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PlainValidator
@@ -28,37 +29,31 @@ Measured = Literal["sites", "common"]  # standard deviation of the data: each si
 class LeveledNetwork(Leveled):
     """With v_k = a_k^2 + s_k^2 and u = (x - m) / (r sqrt(v_k))
 
-        E(x, k) = -log N(u; 0, (a_k^2 C + s_k^2) / v_k) + D/2 log v_k + sum_i log r_i + (a_k / s_k) f(u, k) - b_k,
+        E(x, k) = -log p(u, k) + D/2 log v_k + sum_i log r_i + g_k f(u, k) - b_k,
 
-    f the network's energy of u and the level, C the correlations of the data (1 where they are not asked for): a
-    Gaussian of the same first two moments, and what the data have beside it, the less the more noise there is. So dE/du
-    is of one size at all levels (as in Karras et al. 2022, sec. 5). The last level is the Gaussian of C = 1 alone. b_k
-    (`offset`) are free constants, by which an objective that compares levels makes log Z of all of them 0.
+    f the network's energy of u and the level. p is `base`: a Gaussian of the same first two moments, or each site of
+    its own law; what the data have beside it is the less the more noise there is. g_k = a_k / s_k, so that g_k df/du is
+    of the size of the noise at all levels (as in Karras et al. 2022, sec. 5), or with a limit g it is
+    a_k / sqrt(s_k^2 + (a_k / g)^2), g at most: the finest that data have is in p then, and a network that looks for
+    more there learns its rows by heart. The last level is p alone, a Gaussian. b_k (`offset`) are free constants,
+    by which an objective that compares levels makes log Z of all of them 0.
     """
 
     compiles = True
 
-    def __init__(
-        self,
-        space: Real,
-        scales: Scales,
-        features: LevelFeatures,
-        network: EnergyModel,
-        mean: Tensor,
-        scale: Measured | float,
-        *,
-        base: LevelGaussian | LevelMarginals,
-    ) -> None:
+    def __init__(self, space: Real, scales: Scales, inside: "Inside", mean: Tensor, scale: Measured | float) -> None:
         super().__init__(space, scales, mean, scale if isinstance(scale, float) else 1.0)
-        self.features_of, self.network = features, network
-        self.base = base
+        self.features_of, self.network, self.base, limit = inside
+        self.limit = math.inf if limit is None else limit
         self.measures = None if isinstance(scale, float) else scale
         self.offset = nn.Parameter(torch.zeros(self.levels - 1))
 
     @property
+    @override
     def gain(self) -> Tensor:
-        """What f is multiplied by, (K,): a_k / s_k, 0 at the last level."""
-        return (self.a / self.s) * (torch.arange(self.levels, device=self.a.device) < self.levels - 1)
+        """g_k, 0 at the last level."""
+        found = self.a / (self.s.square() + (self.a / self.limit).square()).sqrt()
+        return found * (torch.arange(self.levels, device=self.a.device) < self.levels - 1)
 
     @property
     def free_constants(self) -> Tensor:
@@ -130,6 +125,15 @@ class LeveledNetwork(Leveled):
     def _whole(self, base: Tensor, level: Tensor, f: Tensor) -> Tensor:
         size = self.space.sites / 2 * self.variance.log() + self.log_volume.to(f.dtype)
         return base + size[level] + self.gain[level] * f - self.free_constants[level]
+
+
+class Inside(NamedTuple):
+    """What a leveled network is made of."""
+
+    features: LevelFeatures
+    network: EnergyModel
+    base: LevelGaussian | LevelMarginals
+    limit: float | None  # of g_k
 
 
 def _of_another(settings: Mapping[str, Any]) -> str | None:
@@ -207,6 +211,7 @@ class LeveledSpec(ModelSpec):
     scale: Annotated[float, Field(gt=0)] | Measured | Literal["auto"]
     correlated: bool
     marginals: Annotated[int, Field(ge=0, le=100), Later(0)]
+    gain: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
 
     builds = LeveledNetwork
     spaces = (Real,)
@@ -236,7 +241,8 @@ class LeveledSpec(ModelSpec):
             if self.marginals
             else LevelGaussian(space.sites, scales, correlated=self.correlated)
         )
-        return LeveledNetwork(space, scales, features, network, mean, self._scale(), base=base)
+        inside = Inside(features, network, base, self.gain)
+        return LeveledNetwork(space, scales, inside, mean, self._scale())
 
     def _scale(self) -> Measured | float:
         """Convolutions have one for all sites, which they see alike."""

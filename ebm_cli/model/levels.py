@@ -50,6 +50,11 @@ class Leveled(EnergyModel):
         return self.a.square() + self.s.square()
 
     @property
+    def gain(self) -> Tensor:
+        """a_k / s_k, (K,): how steep an energy of level k is beside what a network has to learn."""
+        return self.a / self.s
+
+    @property
     def log_ratio(self) -> Tensor:
         """log a_k / s_k, (K,)."""
         return (self.a / self.s).log()

@@ -45,8 +45,8 @@ class LevelPCD(DiffusiveClassification):
     x_k are data with the noise of a level k, all but the last equally likely; y_k are `chains` replicas of each of
     these levels, which take one round of `sampler.level_exchange` with each update: `transitions` of `kernel` and
     exchanges of every other pair of levels, from a fresh draw of the last. So the gradient is that of the likelihood at
-    every level (Tieleman 2008, by chains that leave their modes). A row at level k counts s_k / a_k times, so that all
-    levels teach the network alike.
+    every level (Tieleman 2008, by chains that leave their modes). A row at level k counts 1 / g_k times, for g_k
+    = a_k / s_k or what the model multiplies its network by, so that all levels teach this alike.
 
     Slopes and classes are learned where noisy data are; what the energies are elsewhere they do not say, and a place of
     low energy there is a hole that takes the whole of exp(-E). Chains find holes and fill them. The chains begin to
@@ -116,7 +116,7 @@ class LevelPCD(DiffusiveClassification):
         below = torch.arange(model.levels - 2, -1, -1, device=w.device).repeat(len(w))
         y = model.stretched(w[:, 1:].flatten(0, 1), below)
         energy, pull = model.energy_vjp_at(torch.cat([x, y]), torch.cat([level, below]))
-        n, weight = len(x), (model.s / model.a)
+        n, weight = len(x), 1 / model.gain
         signed = torch.cat([weight[level] / n, -weight[below] / len(y)])
         gap = energy[:n].mean() - energy[n:].mean()
         return pull(signed), {"likelihood_loss": signed @ energy, "energy_gap": gap}

@@ -25,6 +25,13 @@ MUTANTS = [
         "levels_scaled::test_laws_of_sites_are_mixtures_that_fit_them",
     ),
     Mutant(
+        "leveled: the limit of what counts is below the noise",
+        "model/leveled.py",
+        "(self.s.square() + (self.a / self.limit).square()).sqrt()",
+        "(self.s + self.a / self.limit)",
+        "levels_scaled::test_the_network_counts_by_the_noise_of_its_level_and_at_most_by_a_limit",
+    ),
+    Mutant(
         "leveled product: parts fade to places of their own",
         "model/leveled_product.py",
         "return x + faded * (part.mean - self.mean)",
