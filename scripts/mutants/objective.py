@@ -202,8 +202,8 @@ MUTANTS = [
     Mutant(
         "gflownet: of paths in several passes the last counts",
         "objective/gflownet.py",
-        "{name: found[name] + grad for name, grad in slopes(part, named).items()}",
-        "slopes(part, named)",
+        "{name: found[name] + grad for name, grad in slopes(whole, named).items()}",
+        "slopes(whole, named)",
         "gflownet::test_paths_that_are_too_many_for_one_pass_have_the_same_gradient",
     ),
     Mutant(
@@ -219,6 +219,13 @@ MUTANTS = [
         "policy.sites * (int(step) + 1) // self.warmup",
         "policy.sites // self.warmup",
         "gflownet::test_the_length_of_the_moves_is_warmed_up",
+    ),
+    Mutant(
+        "gflownet: the likelihood is of all paths",
+        "objective/gflownet.py",
+        "weight[:count] = self.likelihood_weight / max(1, count)",
+        "weight[:] = self.likelihood_weight / max(1, count)",
+        "gflownet::test_the_likelihood_is_that_of_the_paths_from_the_data",
     ),
     Mutant(
         "gflownet: no path is from the data",
