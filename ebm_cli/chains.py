@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -31,6 +32,7 @@ class Chains(ABC):
     final_steps: Count | None
     stored: ClassVar[bool] = False
     takes_sparse: ClassVar[bool] = False  # whether rows of the batch are taken as they are, sparse ones too
+    in_order: ClassVar[bool] = False  # whether all move at each step, so that slot i is that of the i-th chain
     roams: ClassVar[bool] = False  # whether a slot may be moved by one rank at one step and by another at the next
 
     def transitions(self, step: int, of: int) -> int:
@@ -99,10 +101,16 @@ class Chains(ABC):
         """Start positions of chains: where they stopped, `kept` (chains, *shape) or with replicas, or afresh."""
 
 
-def put(store: Tensor, slots: Tensor, x: Tensor) -> None:
+def put(store: Tensor, slots: Tensor | slice, x: Tensor) -> None:
     """Write every chain into its slot (in place)."""
-    if len(slots):
+    if isinstance(slots, slice) or len(slots):
         store[slots] = x
+
+
+@cache
+def _all(count: int) -> Tensor:
+    """Slots 0, 1, ..., which nobody changes."""
+    return torch.arange(count)
 
 
 def _fresh(start: Start, n: int, data: Tensor, space: Space, key: AnyKey) -> Tensor:
@@ -147,7 +155,7 @@ class _GoingOn(Chains):
     count: Count
     start: Start
 
-    stored = True
+    stored = in_order = True
 
     @override
     def init(self, space: Space, data: Tensor, key: Key) -> Tensor:
@@ -160,7 +168,7 @@ class _GoingOn(Chains):
 
     @override
     def choose(self, batch_size: int, key: Key) -> Tensor:
-        return torch.arange(self.count)
+        return _all(self.count)
 
     @override
     def fresh(self, chains: int, step: float | Tensor, key: AnyKey, device: torch.device) -> Tensor:

@@ -59,6 +59,7 @@ def test_starts_are_as_many_as_their_slots_and_in_the_space(name):
     assert len(slots) == (len(x) if policy.stored else 0)
     assert slots.dtype == torch.int64
     assert len(slots.unique()) == len(slots)
+    assert not policy.in_order or torch.equal(slots, torch.arange(policy.slots))
 
 
 @stored_policies

@@ -221,6 +221,13 @@ def test_a_signal_within_the_exec_of_a_string_ends_with_these_codes_too(number, 
     assert done.stderr == f"ebm: {'interrupted' if number == 'SIGINT' else 'stopped by ' + number}\n"
 
 
+def test_the_end_of_the_interpreter_searches_for_no_garbage():
+    """With torch there that takes a second."""
+    source = "import gc, sys; from ebm_cli.__main__ import main; main(); sys.exit(0 if gc.get_freeze_count() else 3)"
+    done = subprocess.run([sys.executable, "-c", source, "--version"], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.long
 def test_the_same_command_again_goes_on_where_a_signal_stopped_it(monkeypatch):
     """What a scheduler does after exit code 75: the command line unchanged, with resume=auto."""

@@ -1,5 +1,6 @@
 """Where work is done: one piece after the other in this process, or several at a time in others."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -134,6 +135,7 @@ def _work(do: Callable[[Any], int], argument: Any) -> None:
         except KeyboardInterrupt:
             code = stop.exit_code or 130
         stop.noted()
+    gc.freeze()  # as `__main__.py` does
     raise SystemExit(code)
 
 

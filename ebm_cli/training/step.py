@@ -275,9 +275,9 @@ def _moved(
     if store.weighted is not None:
         return _weighed(moves, models, (store, store.weighted), batch, inputs, engine)
     policy, sampler, slots, steps = moves.policy, moves.sampler, inputs.slots[inputs.own], len(inputs.sampler)
-    n = len(slots) or len(batch.x)
+    n, at = len(slots) or len(batch.x), inputs.own if policy.in_order else slots
     fresh = policy.fresh(n, inputs.at.step, inputs.chains, batch.x.device)
-    start = policy.draw(store.x[slots], fresh, batch.x, moves.space, inputs.chains)
+    start = policy.draw(store.x[at], fresh, batch.x, moves.space, inputs.chains)
     start = moves.space.conformed(start, batch.x, inputs.chains.fold("conform"))
     tail = None
     with moves.device.chain_precision():
@@ -288,7 +288,7 @@ def _moved(
             tail = Tail(end, cast(Differentiable[Any, Any], sampler), inputs.sampler[early:], early, others)
             end = tail.ends(model).detach()
     if policy.stored:
-        age = torch.where(fresh, 0, store.age[slots]) + steps
+        age = torch.where(fresh, 0, store.age[at]) + steps
         info = {**info, "age": age.float()}
         _put_back(moves, store, Store(end.float(), age), inputs)
     return GradRows(batch._replace(x_neg=shown(end.float(), moves.space), tail=tail), info)
@@ -325,9 +325,10 @@ def _weighed(
 
 
 def _put_back(moves: Moves, store: Store, moved: Store, inputs: Inputs) -> None:
-    """Each chain into its slot; where slots roam, those of all ranks."""
+    """Each chain into its slot; where slots roam, those of all ranks. A range of slots is copied, which costs less."""
     roams, ranks = moves.policy.roams, moves.device.ranks
-    targets = inputs.targets if roams else inputs.targets[inputs.own]
+    own = inputs.own if moves.policy.in_order else inputs.targets[inputs.own]
+    targets = inputs.targets if roams else own
     for kept, x in ((store.x, moved.x), (store.age, moved.age)):
         chain_policy.put(kept, targets, ranks.gather(x) if roams else x)
 

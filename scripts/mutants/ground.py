@@ -67,6 +67,13 @@ MUTANTS = [
         "chains::test_a_stored_chain_goes_on_where_it_stopped",
     ),
     Mutant(
+        "chains: slots drawn at random are taken for all in order",
+        "chains.py",
+        "    stored = True\n    roams = True",
+        "    stored = roams = in_order = True",
+        "chains::test_starts_are_as_many_as_their_slots_and_in_the_space",
+    ),
+    Mutant(
         "chains: restarts never happen",
         "chains.py",
         "device) < self.restart",

@@ -317,8 +317,8 @@ MUTANTS = [
     Mutant(
         "step: ages begin again for all",
         "training/step.py",
-        "torch.where(fresh, 0, store.age[slots]) + steps",
-        "torch.zeros_like(store.age[slots]) + steps",
+        "torch.where(fresh, 0, store.age[at]) + steps",
+        "torch.zeros_like(store.age[at]) + steps",
         "kl_term::test_ages_count_transitions_since_a_chain_began",
     ),
     Mutant(
