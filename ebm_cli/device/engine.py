@@ -70,8 +70,9 @@ class Engine:
         """Equally many numbers each, in the form that regions take: tensors, so that others need no other code."""
         if not self.compiled:
             return values
-        found = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
-        return [type(values[0])(*row.unbind()) for row in found.unbind()]
+        found = torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True).flatten().unbind()
+        kind, size = type(values[0]), len(values[0])
+        return [kind(*found[first : first + size]) for first in range(0, len(found), size)]
 
 
 def _configure_compiler() -> None:
