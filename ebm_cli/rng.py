@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,13 @@ _TIER = 64  # draws of each row in the first tier of ragged ones
 _SHARES = 2**18  # probabilities summed up at once
 _WIDE = 256  # values from which on a search among partial sums is faster than a look at each
 _FEW = 16  # fewer than one row in so many is few
-_BEGIN = {"bit_generator": "Philox", "buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+_BEGIN: dict[str, Any] = {
+    "bit_generator": "Philox",
+    "buffer": np.zeros(4, np.uint64),
+    "buffer_pos": 4,
+    "has_uint32": 0,
+    "uinteger": 0,
+}
 """A Philox generator of numpy's that has drawn nothing yet, without its key and counter."""
 _of_thread = threading.local()
 _AT_ONCE = 2**16  # numbers made at once by numpy's words: this much is held between words and result
@@ -431,11 +437,12 @@ def _unit(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _philox4x64(key: Key, blocks: int = 0) -> np.random.Philox:
-    """At the key's row, if each has so many blocks; the one of this thread, since to make one takes four times as long."""
+    """At the key's row, if each has so many blocks; this thread's own, since to make one takes four times as long."""
     generator: np.random.Philox | None = getattr(_of_thread, "generator", None)
     if generator is None:
         generator = _of_thread.generator = np.random.Philox(0)
     high, low = divmod(key.row * blocks, 2**64)
     state = {"counter": np.array([low, high, 0, 0], np.uint64), "key": np.frombuffer(key.digest, np.uint64)}
-    generator.state = {**_BEGIN, "state": state}
+    begin: Any = {**_BEGIN, "state": state}
+    generator.state = begin
     return generator
