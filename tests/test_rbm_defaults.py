@@ -49,6 +49,12 @@ def test_other_models_have_none_of_it():
     assert (ais["while_training"], ais["training_temperatures"]) == (False, None)
 
 
+@pytest.mark.parametrize("model", ["class_rbm", "conv_rbm"])
+def test_machines_of_few_parameters_have_a_higher_rate(model):
+    found = composed(f"model={model}")["optimizer"]
+    assert (found["name"], found["lr"]) == ("adam", 0.005)
+
+
 @pytest.mark.parametrize(("model", "centered"), [("rbm-binary", True), ("boltzmann-binary", False)])
 def test_auto_is_the_centred_gradient_for_an_rbm_alone(model, centered):
     assert component("objective", "pcd").centers(target(model)) is centered
