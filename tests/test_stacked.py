@@ -282,3 +282,12 @@ def test_jobs_elsewhere_are_on_the_board(capfd, monkeypatch):
     stacked._listen([receiver for receiver, _ in pipes], board := Board())
     assert board.steps == {"0": (100, 300), "1": (250, 301)}
     assert "2 jobs in step  step 100/300" in capfd.readouterr().err
+
+
+def test_a_launcher_is_chosen_with_a_slash_and_its_keys_are_suggested():
+    dotted = ebm("train -m", *TINY, "seed=1,2", "hydra.launcher=stacked")
+    assert_refused(dotted, "hydra.launcher=stacked: one of these is chosen with a slash, hydra/launcher=stacked")
+    misspelt = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.togehter=2")
+    assert_refused(misspelt, "unknown key hydra.launcher.togehter; did you mean hydra.launcher.together or")
+    several = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.together=4,8")
+    assert_refused(several, "hydra.launcher.together = 4,8: is one for all jobs of a multirun; give it one value")

@@ -76,6 +76,8 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         _check_deletion(argument, command)
         _check_choice(argument, base)
         group, _, value = argument.partition("=")
+        if group in ("hydra.launcher", "hydra.sweeper"):
+            raise UserError(f"{argument}: one of these is chosen with a slash, {argument.replace('.', '/', 1)}")
         if group == "hydra/sweeper" and value not in ("basic", ""):
             raise UserError(
                 f"{argument}: it would search by the exit code of a job, which is 0 of every job that is done; leave "

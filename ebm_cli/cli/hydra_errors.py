@@ -17,6 +17,7 @@ _APPEND_HINT = re.compile(r"To append to your (?:config|default list) use \S+")
 _NOISE = re.compile(r"(Config search path:|See https://|full_key:|object_type=|reference_type=).*", re.DOTALL)
 _ELSEWHERE = "which is not chosen here"
 _SPACE = re.compile(r"Sweep parameters '([^']*)' requires --multirun")
+_OF_HYDRA = re.compile(r"Sweeping over Hydra's configuration is not supported : '([^'=]*)=([^']*)'")
 _SWEPT = re.compile(r"Ambiguous value for argument '([^']*)'")
 
 
@@ -43,6 +44,10 @@ def _swept(error: Exception, text: str, command: str) -> str | None:
         word = space.group(1)
         way = f"several values need -m (ebm {command} -m {quote(word)})"
         return of_a_search(word) or f"{word.replace('=', ' = ', 1)}: {way}"
+    of_hydra = _OF_HYDRA.search(text)
+    if of_hydra:
+        key, values = of_hydra.groups()
+        return f"{key} = {values}: is one for all jobs of a multirun; give it one value"
     found = _SWEPT.search(text)
     if not found:
         return None

@@ -162,6 +162,8 @@ def keys_of(command: str) -> list[str]:
     for group in [group for group in GROUPS if group in groups and group != "experiment"]:
         for part in choices_of(group):
             found |= dict.fromkeys(f"{prefix(part)}.{key.name}" for key in part.keys)
+    for part in choices_of("hydra/launcher") if command == "train" else ():
+        found |= dict.fromkeys(f"hydra.launcher.{key.name}" for key in part.keys if not key.name.startswith("_"))
     return list(found)
 
 

@@ -97,7 +97,7 @@ def shown(found: Likelihood, number: Callable[[float], str]) -> str:
 def legend(found: Sequence[Likelihood]) -> list[str]:
     """How the forms are to be read that occur."""
     forms = {
-        "ais": "[RAISE, AIS], a lower and an upper bound",
+        "ais": "[,] RAISE and AIS, a lower and an upper bound in the mean, the lower number first",
         **dict.fromkeys(BRACKETED, "[,] a bracket, its lower end by RAISE of rows and chains"),
         "bridge": "[,] the 95 % interval by bridge sampling",
         "trajectory": "[,] the 95 % interval along the checkpoints of the run",
