@@ -174,6 +174,17 @@ def test_a_step_does_not_depend_on_libraries_made_before_it():
     assert among.leaves.replaced([torch.zeros_like(tensor) for tensor in among.tensors]).moves.device.loops is None
 
 
+@long
+def test_a_step_is_done_for_several_runs_without_a_loop_over_them(capfd):
+    """Where torch.vmap has no rule for an operation it says so and does it for each run by itself."""
+    parts, state = run_of()
+    step, inputs = WholeStep(parts, state), Planner(parts)(parts, state)
+    tensors = [*inputs.tensors(), *step.tensors]
+    one = ahead.traced(whole_step._Step(step.leaves, inputs), tensors, whole=True)
+    ahead.traced(ahead._along(one, [0] * len(tensors)), [torch.stack([tensor] * 3) for tensor in tensors])
+    assert "performance drop" not in capfd.readouterr().err
+
+
 def test_the_rate_is_no_part_of_the_code_and_the_rest_of_an_update_is():
     """So that jobs that differ in it share a library."""
 

@@ -168,11 +168,17 @@ def traced(function: Callable[..., Any], tensors: Sequence[Tensor], *, whole: bo
     from torch.fx.experimental.proxy_tensor import make_fx
 
     pure = torch.func.functionalize(function, remove="mutations")
-    table = {} if whole else {**select_decomp_table(), torch.ops.aten.addmm.default: _addmm}
+    aten = torch.ops.aten
+    table = {aten.copy.default: _copy} if whole else {**select_decomp_table(), aten.addmm.default: _addmm}
     make = make_fx(pure, decomposition_table=table, tracing_mode="fake")
     with torch.no_grad():
         graph: torch.fx.GraphModule = make(*(tensor.detach() for tensor in tensors))
     return graph
+
+
+def _copy(kept: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
+    """What `kept` is once x is copied into it: `torch.vmap` has no rule for the operation itself."""
+    return x.to(kept.dtype).expand_as(kept)
 
 
 def _addmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "ahead: of several runs each copy is made by itself",
+        "device/ahead.py",
+        "{aten.copy.default: _copy} if whole",
+        "{} if whole",
+        "whole_step::test_a_step_is_done_for_several_runs_without_a_loop_over_them",
+    ),
+    Mutant(
+        "device: a compiled step knows of the libraries made before it",
+        "device/base.py",
+        "replace(self, engine=INLINE, loops=None)",
+        "replace(self, engine=INLINE)",
+        "whole_step::test_a_step_does_not_depend_on_libraries_made_before_it",
+    ),
+    Mutant(
         "memory: groups above are not looked at",
         "device/control_groups.py",
         "(path, *path.parents)",
