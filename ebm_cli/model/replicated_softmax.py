@@ -71,14 +71,16 @@ class ReplicatedSoftmax(WithHidden):
         """b + W h, of which each word is a draw from the softmax; (batch, K) for h (batch, hidden)."""
         return torch.addmm(self.b, h, self.W.T)
 
-    def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
-        """-b.v - sum_j softplus(a_j) with a = `hidden_logits(v)`, (batch,)."""
-        return -(v @ self.b) - softplus(hidden_logits).sum(1)
-
     @override
     def energy(self, x: Tensor) -> Tensor:
         """The free energy, (batch,)."""
-        return self.free_energy(x, self.hidden_logits(x))
+        return self._seen(x)[0]
+
+    def _seen(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """-b.v - sum_j softplus(a_j), (batch,), and a = `hidden_logits(v)`, by one product with the parameters."""
+        found = product(v, torch.cat([self.W, self.b[:, None]], 1))
+        logits = self._hidden_logits(v, found[:, :-1])
+        return -found[:, -1] - softplus(logits).sum(1), logits
 
     @override
     def log_marginal(self, h: Tensor) -> Tensor:
@@ -92,9 +94,8 @@ class ReplicatedSoftmax(WithHidden):
     @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """The free energy, and its gradient from the same hidden logits."""
-        found = product(x, torch.cat([self.W, self.b[:, None]], 1))
-        logits = self._hidden_logits(x, found[:, :-1])
-        return -found[:, -1] - softplus(logits).sum(1), partial(self.pull, x, logits)
+        energy, logits = self._seen(x)
+        return energy, partial(self.pull, x, logits)
 
     def pull(self, v: Tensor, hidden_logits: Tensor, weight: Tensor) -> Gradients:
         """sum_n w_n dE(v_n)/dtheta: dE/dW = -v sigmoid(a)^T, dE/db = -v, dE/dc = -D sigmoid(a)."""
