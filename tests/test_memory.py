@@ -101,7 +101,7 @@ def test_every_item_has_its_own_way_out(line, way, tmp_path):
     np.savez(tmp_path / "rows.npz", train=rows, test=rows[:5])
     bound = "device.memory=2" if "=complete" in line or "boltzmann" in line else ""
     answer = ebm(
-        f"train dataset=array dataset.path={tmp_path}/rows.npz {line} evaluation=[] tracker=none device=cpu "
+        f"train dataset=array dataset.path={tmp_path}/rows.npz {line} steps=1 evaluation=[] tracker=none device=cpu "
         f"{bound} hydra.run.dir={tmp_path}/run"
     )
     assert_refused(answer, "not enough memory", way)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS, FILES = ("ebm_cli", "conf", "tests"), ("pyproject.toml", "README.md")  # what is copied
 EVERY = ["-m", ""]  # tests, the long ones too
 PYTEST = ["-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:anyio"]
-LIMIT = 300  # seconds until a mutant is taken to hang, which is noticed too
+LIMIT = 100  # seconds until a mutant is taken to hang, which is noticed too
 
 
 class Mutant(NamedTuple):
