@@ -44,6 +44,19 @@ def _value(x: Tensor) -> Tensor:
     return x.abs().neg_().exp_().add_(1).log_().add_(x.relu())
 
 
+def softplus_sum(x: Tensor) -> Tensor:
+    """sum_j log(1 + e^x_j) over the last of (..., n); any order of derivative.
+
+    As sum_j max(x_j, 0) + log prod_j (1 + e^-|x_j|): one logarithm for as many factors as cannot overflow, which are at
+    most 2 each. Where a derivative is wanted, the sum of `softplus`.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return softplus(x).sum(-1)
+    factors, most = x.abs().neg_().exp_().add_(1), math.frexp(torch.finfo(x.dtype).max)[1] - 1
+    parts = factors.chunk(max(1, math.ceil(x.shape[-1] / most)), -1)
+    return torch.stack([part.prod(-1) for part in parts]).log_().sum(0).add_(x.relu().sum(-1))
+
+
 def log_mean_exp(log_w: Tensor) -> Tensor:
     """log((1/n) sum_j e^log_w_j) over the last of (..., n)."""
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])

@@ -12,7 +12,7 @@ from helpers.statistics import assert_close, assert_distributed
 from scipy import integrate
 
 from ebm_cli import registry
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus, softplus_sum
 from ebm_cli.model.base import Bipartite, EnergyModel, Normalised
 from ebm_cli.model.exponential_family import BernoulliProduct, CategoricalProduct, GaussianProduct
 from ebm_cli.model.fhmm import FHMM
@@ -349,6 +349,17 @@ def test_softplus_in_float32():
     """Half a unit in the last place of 1 where it is near 0, relative rounding elsewhere."""
     x = torch.linspace(-100, 100, 4001)
     assert_close(softplus(x), softplus(x.double()).float(), rtol=3e-7, atol=6e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n", [0, 1, 64, 127, 1100])
+def test_the_sum_of_softplus_over_any_number_of_units(n, dtype):
+    """Of units at 0 the factors are 2 each, whose product may not overflow."""
+    x = torch.cat([torch.zeros(1, n), torch.full((1, n), 90.0), torch.linspace(-40, 40, 3 * n).reshape(3, n)]).to(dtype)
+    expected = torch.logaddexp(x.double(), 0 * x.double()).sum(1).to(dtype)
+    close = {"rtol": 10 * torch.finfo(dtype).eps, "atol": n * torch.finfo(dtype).eps}
+    assert_close(softplus_sum(x), expected, **close)
+    assert_close(softplus_sum(x.requires_grad_()).detach(), expected, **close)
 
 
 def test_a_large_boltzmann_machine_is_summed_in_blocks():

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus_sum
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.space import Binary, Categorical, Discrete, Space, TwoValued, Words
 
@@ -391,7 +391,7 @@ class MixtureRBM(TwoLayers):
     @override
     def energy(self, x: Tensor) -> Tensor:
         """The free energy, hidden units summed out."""
-        return self.at_rest(x) - softplus(self.hidden_logits(x)).sum(1)
+        return self.at_rest(x) - softplus_sum(self.hidden_logits(x))
 
 
 class Bipartite(TwoLayers):
@@ -427,7 +427,7 @@ class Bipartite(TwoLayers):
 
     def visible_log_z(self, logits: Tensor) -> Tensor:
         """log sum_v exp(v.logits), (batch,)."""
-        return softplus(logits).sum(1)
+        return softplus_sum(logits)
 
     @override
     def log_marginal(self, h: Tensor) -> Tensor:

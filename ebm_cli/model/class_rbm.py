@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus_sum
 from ebm_cli.model import visible_units
 from ebm_cli.model.base import Classifier, Gradients, ModelSpec, Pullback, WithHidden, put_free
 from ebm_cli.model.harmonium import DiscreteHarmonium
@@ -66,7 +66,7 @@ class ClassRBM(Classifier, WithHidden):
         return (self.c + self.U[y]).detach()
 
     def _logits(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
-        return (v.flatten(1) @ self.b)[:, None] + self.d + softplus(hidden_logits).sum(2)
+        return (v.flatten(1) @ self.b)[:, None] + self.d + softplus_sum(hidden_logits)
 
     @override
     def logits(self, x: Tensor) -> Tensor:

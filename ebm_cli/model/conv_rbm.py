@@ -11,7 +11,7 @@ from torch.nn.grad import conv2d_weight
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus_sum
 from ebm_cli.model.base import Bipartite, Gradients, ModelSpec, Pullback
 from ebm_cli.model.convnet import check_image, image_shape
 from ebm_cli.registry import register
@@ -59,7 +59,7 @@ class ConvolutionalRBM(Bipartite):
     @override
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """-b.v - sum_kp softplus(c_k + a_kp), (batch,)."""
-        return -(v.flatten(1) @ self.b) - softplus(hidden_logits).sum(1)
+        return -(v.flatten(1) @ self.b) - softplus_sum(hidden_logits)
 
     @torch.no_grad()
     @override

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus_sum
 from ebm_cli.model.base import ModelSpec
 from ebm_cli.model.deep import Deep
 from ebm_cli.model.rbm import RBM
@@ -149,13 +149,13 @@ class DBN(Deep):
         log_p = -self.top.energy(states[-1]) - log_z
         for i in reversed(range(self.depth - 1)):
             lower, logits = (states[i - 1] if i else v.flatten(1)), self.rbm(i).visible_logits(states[i])
-            log_p = (lower @ logits.T - softplus(logits).sum(1) + log_p).logsumexp(1)
+            log_p = (lower @ logits.T - softplus_sum(logits) + log_p).logsumexp(1)
         return log_p
 
 
 def _log_prob(logits: Tensor, x: Tensor) -> Tensor:
     """log p(x) of independent binary units with these logits, (batch,)."""
-    return (x * logits).sum(1) - softplus(logits).sum(1)
+    return (x * logits).sum(1) - softplus_sum(logits)
 
 
 @register("model", "dbn")

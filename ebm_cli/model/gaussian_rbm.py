@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.errors import UserError
-from ebm_cli.functional import sigmoid, softplus
+from ebm_cli.functional import sigmoid, softplus_sum
 from ebm_cli.model.base import Gradients, MixtureRBM, ModelSpec, Normalised, Pullback
 from ebm_cli.model.exponential_family import GaussianProduct
 from ebm_cli.registry import register
@@ -96,7 +96,7 @@ class GaussianRBM(SpreadRBM):
         """dE/dv = (v - b - W sigmoid(a)) / s^2, from the same hidden logits."""
         logits = self.hidden_logits(x)
         off = x.flatten(1) - self.visible_mean(sigmoid(logits))
-        return self.at_rest(x) - softplus(logits).sum(1), (off * self.precision()).reshape(x.shape)
+        return self.at_rest(x) - softplus_sum(logits), (off * self.precision()).reshape(x.shape)
 
     @torch.no_grad()
     @override
@@ -115,7 +115,7 @@ class GaussianRBM(SpreadRBM):
             r = -0.5 * precision * (weight @ off.square()) - (coupling * W).sum(1)
             return {"W": W, "b": -(weight @ off) * precision, "c": activity.sum(0), "r": share * r}
 
-        return self.at_rest(x) - softplus(logits).sum(1), pull
+        return self.at_rest(x) - softplus_sum(logits), pull
 
     @override
     def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:

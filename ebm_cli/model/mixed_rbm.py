@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import sigmoid, softplus
+from ebm_cli.functional import sigmoid, softplus_sum
 from ebm_cli.model.base import Gradients, Normalised, Pullback
 from ebm_cli.model.gaussian_rbm import SpreadRBM, SpreadSpec, Start
 from ebm_cli.model.mixed_units import MixedProduct, MixedUnits, initial_bias
@@ -74,7 +74,7 @@ class MixedRBM(SpreadRBM):
         """The free energy, from one product with W."""
         units = self.units.of(x)
         logits = torch.addmm(self.c, self.inputs(units), self.W)
-        return self._at_rest(x, units, logits) - softplus(logits).sum(1)
+        return self._at_rest(x, units, logits) - softplus_sum(logits)
 
     @torch.no_grad()
     @override
@@ -98,7 +98,7 @@ class MixedRBM(SpreadRBM):
             r = -0.5 * precision * (weight @ off.square()) - (coupling * W).sum(1)[reals]
             return {"W": W, "b": b, "c": -(weight @ activity), "r": share * r}
 
-        return self._at_rest(x, units, logits) - softplus(logits).sum(1), pull
+        return self._at_rest(x, units, logits) - softplus_sum(logits), pull
 
     @override
     def sample_visible(self, h: Tensor, key: AnyKey) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus_sum
 from ebm_cli.model.base import Gradients, Normalised, Pullback
 from ebm_cli.rng import AnyKey
 from ebm_cli.space import Mixed, one_for_each
@@ -68,7 +68,7 @@ class MixedUnits(nn.Module):
 
     def log_sum(self, logits: Tensor) -> Tensor:
         """log of the sum over all values of the discrete sites of exp(u.logits), (n,) of (n, units)."""
-        return softplus(logits[:, self.bits]).sum(1) + self._padded(logits).logsumexp(2).sum(1)
+        return softplus_sum(logits[:, self.bits]) + self._padded(logits).logsumexp(2).sum(1)
 
     def draws(self, logits: Tensor, mean: Tensor, deviation: Tensor, key: AnyKey) -> Tensor:
         """x (n, sites): discrete sites by their logits (n, units), real ones N(mean (n, reals), deviation^2)."""

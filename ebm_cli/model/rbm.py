@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ebm_cli import rng
 from ebm_cli.device.engine import Engine
-from ebm_cli.functional import sigmoid, softplus
+from ebm_cli.functional import sigmoid, softplus, softplus_sum
 from ebm_cli.model.base import (
     Bipartite,
     EnergyModel,
@@ -74,7 +74,7 @@ class RBM(Bipartite, Centred):
     @override
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """-b.v - sum_j softplus(a_j), (batch,)."""
-        return -(v.flatten(1) @ self.b) - softplus(hidden_logits).sum(1)
+        return -(v.flatten(1) @ self.b) - softplus_sum(hidden_logits)
 
     @torch.no_grad()
     @override

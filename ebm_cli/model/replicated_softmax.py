@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.functional import product, sigmoid, softplus, totals, transposed_product
+from ebm_cli.functional import product, sigmoid, softplus_sum, totals, transposed_product
 from ebm_cli.model.base import Blocked, Gradients, ModelSpec, Pullback, WithHidden
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey, Key
@@ -80,7 +80,7 @@ class ReplicatedSoftmax(WithHidden):
         """-b.v - sum_j softplus(a_j), (batch,), and a = `hidden_logits(v)`, by one product with the parameters."""
         found = product(v, torch.cat([self.W, self.b[:, None]], 1))
         logits = self._hidden_logits(v, found[:, :-1])
-        return -found[:, -1] - softplus(logits).sum(1), logits
+        return -found[:, -1] - softplus_sum(logits), logits
 
     @override
     def log_marginal(self, h: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class ReplicatedSoftmax(WithHidden):
         Proportional to exp(-E(v + e_k)): b_k + sum_j softplus(a_j + c_j + W_kj), with a the logits of x.
         """
         on = self.hidden_logits(x) + self.c
-        scores = [self.b + softplus(row + self.W).sum(1) for row in on]
+        scores = [self.b + softplus_sum(row + self.W) for row in on]
         return torch.stack(scores).log_softmax(1)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.functional import softplus
+from ebm_cli.functional import softplus_sum
 from ebm_cli.model.base import Bipartite, Blocked, CategoricalSites, EnergyModel, Site, Sites, TwoValuedSites
 from ebm_cli.model.given import Given
 from ebm_cli.model.ising import Ising
@@ -158,13 +158,13 @@ class ScaledBipartite(Scaled, Bipartite):
     def at(self, statistics: Sequence[Tensor], beta: Tensor) -> Tensor:
         """F_beta(v)."""
         tilt, logits = statistics
-        return -beta * tilt - softplus(beta[..., None] * logits).sum(-1)
+        return -beta * tilt - softplus_sum(beta[..., None] * logits)
 
     @override
     def free_energy(self, v: Tensor, hidden_logits: Tensor) -> Tensor:
         """F_beta(v) from beta a(v), (batch,)."""
         bias = self.model.visible_logits(torch.zeros_like(hidden_logits[:1])).squeeze(0)
-        return -self.beta * (v.flatten(1) @ bias) - softplus(hidden_logits).sum(1)
+        return -self.beta * (v.flatten(1) @ bias) - softplus_sum(hidden_logits)
 
     @override
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:

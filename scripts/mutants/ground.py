@@ -130,6 +130,13 @@ MUTANTS = [
         "chains::test_persistent_chains_all_start_again_after_every_reset",
     ),
     Mutant(
+        "softplus: one product of all units, which overflows",
+        "functional.py",
+        "factors.chunk(max(1, math.ceil(x.shape[-1] / most)), -1)",
+        "factors.chunk(1, -1)",
+        "model::test_the_sum_of_softplus_over_any_number_of_units",
+    ),
+    Mutant(
         "sparse rows: those that are joined lie upon the first",
         "functional.py",
         "row_below + len(x)]",
