@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
@@ -108,6 +108,16 @@ def stream(seed: int, *path: int | str) -> Key:
     return Key(found.digest())
 
 
+def streams(seed: int, name: str, steps: Iterable[int]) -> list[Key]:
+    """`stream(seed, name, step)` for each step."""
+    begun, found = _begun(seed, name), []
+    for step in steps:
+        of_step = begun.copy()
+        of_step.update(_number(step))
+        found.append(Key(of_step.digest()))
+    return found
+
+
 @lru_cache(maxsize=256)
 def _begun(*path: int | str) -> "hashlib.blake2b":
     """The hash of a path that goes on: what differs from step to step is its end."""
@@ -123,12 +133,17 @@ def counters(keys: Sequence[Key], device: Device = _CPU) -> Tensor:
 
 def _encode(path: Sequence[int | str]) -> bytes:
     """Injective encoding: parts are tagged by type and carry their length, so ("a", 1) differs from ("a1",)."""
-    return b"".join([_text(part) if isinstance(part, str) else _tagged(b"i", b"%d" % part) for part in path])
+    return b"".join([_text(part) if isinstance(part, str) else _number(part) for part in path])
 
 
 @lru_cache(maxsize=256)
 def _text(part: str) -> bytes:
     return _tagged(b"s", part.encode())
+
+
+@lru_cache(maxsize=256)
+def _number(part: int) -> bytes:
+    return _tagged(b"i", b"%d" % part)
 
 
 def _tagged(tag: bytes, part: bytes) -> bytes:

@@ -67,6 +67,10 @@ def test_folding_depends_on_the_whole_key_and_the_whole_path(engine):
     assert len(set(first)) == 17, "part of the 128 bits does not reach the generator"
 
 
+def test_streams_of_several_steps_are_those_of_each():
+    assert rng.streams(3, "chains", range(7, 12)) == [stream(3, "chains", step) for step in range(7, 12)]
+
+
 def test_the_streams_are_frozen():
     """A change of these numbers changes every run ever made: it must be meant, and said in the notes of a release."""
     key = stream(7, "golden", 3)

@@ -28,7 +28,7 @@ from ebm_cli.errors import UserError
 from ebm_cli.rng import stream
 from ebm_cli.space import Binary
 from ebm_cli.training import whole_step
-from ebm_cli.training.plan import Planner, plan
+from ebm_cli.training.plan import Planner, packs, plan, plans
 from ebm_cli.training.step import execute
 from ebm_cli.training.whole_step import WholeStep
 
@@ -71,11 +71,11 @@ def test_what_is_compiled_is_the_step(changes):
     assert whole_step.refusal(parts, state, 10**6) is None
     how = whole_step.execution(parts, state)
     for _ in range(2):
-        inputs, step = plan(parts, state), how.execute
+        inputs, step = how.plan(parts, state), how.execute
         given = [*inputs.tensors(), *(tensor.detach() for tensor in step.tensors)]
         function = whole_step._Step(step.leaves, inputs)
         metrics, norms = ahead.traced(function, given)(*given)
-        expected = execute(parts, other, inputs)
+        expected = execute(parts, other, plan(parts, other))
         assert function.facts() == {"names": expected.names, "moved": expected.moved}
         assert_close(metrics, expected.metrics, rtol=1e-5, atol=1e-5)
         assert_close(norms, expected.norms, rtol=1e-5, atol=1e-5)
@@ -113,7 +113,7 @@ def test_steps_are_planned_as_one_by_one():
     """Also from another step on; keys and numbers of every engine."""
     for engine in (EAGER, INLINE):
         parts, state = run_of(engine, chains={"steps": 1, "final_steps": 3}, optimizer={"schedule": "cosine"})
-        planner = Planner(parts)
+        planner = Planner(parts, plans)
         for step in [*range(60), 7, 8, 200]:
             state.step = step
             ahead_of_it, alone = planner(parts, state), plan(parts, state)
@@ -122,6 +122,19 @@ def test_steps_are_planned_as_one_by_one():
             assert all(torch.equal(one, other) for one, other in pairs)
             if engine is EAGER:
                 assert ahead_of_it[6:] == alone[6:]
+
+
+@pytest.mark.parametrize("chains", ["persistent", "replay", "data"])
+def test_a_library_is_given_what_a_step_takes(chains):
+    """Also as other tensors, which are what is traced; with several transitions, and from a step on."""
+    parts, state = run_of(chains={"name": chains, "steps": 2})
+    state.step = 5
+    for count, packed in enumerate(packs(parts, state, 3)):
+        state.step = 5 + count
+        given, expected = packed.inputs([tensor + 0 for tensor in packed.tensors()]), plan(parts, state)
+        assert len(given.sampler) == 2
+        assert all(torch.equal(one, other) for one, other in zip(given.tensors(), expected.tensors(), strict=True))
+        assert given[4:6] == expected[4:6]
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,7 @@ def test_a_step_does_not_depend_on_libraries_made_before_it():
 def test_a_step_is_done_for_several_runs_without_a_loop_over_them(capfd):
     """Where torch.vmap has no rule for an operation it says so and does it for each run by itself."""
     parts, state = run_of()
-    step, inputs = WholeStep(parts, state), Planner(parts)(parts, state)
+    step, inputs = WholeStep(parts, state), Planner(parts, packs)(parts, state)
     tensors = [*inputs.tensors(), *step.tensors]
     one = ahead.traced(whole_step._Step(step.leaves, inputs), tensors, whole=True)
     ahead.traced(ahead._along(one, [0] * len(tensors)), [torch.stack([tensor] * 3) for tensor in tensors])

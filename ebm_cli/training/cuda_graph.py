@@ -7,7 +7,7 @@ import torch
 
 from ebm_cli.device.replay import copy_all
 from ebm_cli.sampler.base import engine_for
-from ebm_cli.training.plan import Inputs, Planner, plan
+from ebm_cli.training.plan import Inputs, Planner, plan, plans
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import Execution, Values, execute
 
@@ -19,7 +19,7 @@ def execution(parts: Parts, state: TrainState) -> tuple[Execution, str | None]:
 
     A graph is used only after it has reproduced a plain step to the bit.
     """
-    plain = Execution(Planner(parts), execute)
+    plain = Execution(Planner(parts, plans), execute)
     if not capturable(parts, state):
         return plain, None
     with _restored(state):

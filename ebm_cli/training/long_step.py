@@ -18,7 +18,7 @@ from ebm_cli.optimizer import At
 from ebm_cli.rng import Counter
 from ebm_cli.sampler.base import engine_for
 from ebm_cli.terminal import log
-from ebm_cli.training.plan import Inputs, Planner
+from ebm_cli.training.plan import Inputs, Planner, plans
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import TOGETHER, Execution, GradRows, Values, Weights, compiles, execute, subject, update
 from ebm_cli.training.whole_step import InPlace, rateless
@@ -51,7 +51,7 @@ def execution(parts: Parts, state: TrainState) -> Execution:
     def executed(_: Parts, state: TrainState, inputs: Inputs) -> Values:
         return execute(own, state, inputs)
 
-    return Execution(Planner(own), executed)
+    return Execution(Planner(own, plans), executed)
 
 
 class _Libraries(Moves):

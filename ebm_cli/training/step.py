@@ -97,10 +97,10 @@ class Report:
 
 
 class Execution(NamedTuple):
-    """How the next update is planned, and how it is then done."""
+    """How the next update is planned, and how it is then done with that."""
 
-    plan: Callable[[Parts, TrainState], Inputs]
-    execute: Callable[[Parts, TrainState, Inputs], Values]
+    plan: Callable[[Parts, TrainState], Any]
+    execute: Callable[[Parts, TrainState, Any], Values]
 
 
 def train_step(parts: Parts, state: TrainState, how: Execution | None = None) -> Report:
@@ -394,7 +394,8 @@ def check(
     """
     if not reports:
         return torch.empty(0)
-    numbers = torch.stack([torch.cat([r.values.metrics, r.values.norms]) for r in reports])
+    groups = [r.values.metrics for r in reports], [r.values.norms for r in reports]
+    numbers = torch.cat([torch.stack(group) for group in groups], 1)
     names = reports[0].values.names
     columns = [names.index("loss"), names.index("gradient_norm")]
     finite = numbers[:, columns].isfinite().all(1)

@@ -13,7 +13,7 @@ from ebm_cli.device.engine import INLINE
 from ebm_cli.device.leaves import Leaves
 from ebm_cli.sampler.base import engine_for
 from ebm_cli.terminal import log
-from ebm_cli.training.plan import Inputs, Planner
+from ebm_cli.training.plan import Packed, Planner, packs
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import TOGETHER, Execution, Subject, Values, Weights, compiles, subject, whole
 
@@ -43,7 +43,7 @@ def refusal(parts: Parts, state: TrainState, at_once: int) -> str | None:
 
 def execution(parts: Parts, state: TrainState) -> Execution:
     """Steps planned some at a time, each of them one call of a library."""
-    return Execution(Planner(replace(parts, device=parts.device.inline())), WholeStep(parts, state))
+    return Execution(Planner(parts, packs), WholeStep(parts, state))
 
 
 class InPlace:
@@ -78,12 +78,12 @@ class WholeStep(InPlace):
         of = subject(replace(parts, device=parts.device.inline()), state)
         super().__init__(of._replace(weights=rateless(of.weights)))
 
-    def __call__(self, parts: Parts, state: TrainState, inputs: Inputs) -> Values:
+    def __call__(self, parts: Parts, state: TrainState, inputs: Packed) -> Values:
         """The update."""
-        return self.values(len(inputs.sampler), inputs.tensors(), partial(self._wanted, inputs))
+        return self.values(len(inputs.words), inputs.tensors(), partial(self._wanted, inputs))
 
-    def _wanted(self, inputs: Inputs) -> Wanted:
-        identity = self.identity(inputs.own, inputs.first, len(inputs.sampler))
+    def _wanted(self, inputs: Packed) -> Wanted:
+        identity = self.identity(inputs.own, inputs.first)
         function = _Step(self.leaves, inputs)
         return Wanted(function, inputs.tensors(), self.tensors, identity, changes=True, begins=_say)
 
@@ -101,7 +101,7 @@ def _say() -> None:
 class _Step:
     """A step as a function of tensors."""
 
-    def __init__(self, leaves: Leaves, inputs: Inputs) -> None:
+    def __init__(self, leaves: Leaves, inputs: Packed) -> None:
         self.leaves, self.inputs = leaves, inputs
         self.said: dict[str, tuple[str, ...]] = {}
 
@@ -109,7 +109,7 @@ class _Step:
         own = len(self.inputs.tensors())
         of: Subject = self.leaves.replaced(tensors[own:])
         model = arithmetic(of.weights.model, of.moves.device)
-        values = whole(of, model, self.inputs.replaced(tensors[:own]))
+        values = whole(of, model, self.inputs.inputs(tensors[:own]))
         self.said = {"names": values.names, "moved": values.moved}
         return [values.metrics, values.norms]
 

@@ -130,6 +130,13 @@ MUTANTS = [
         "chains::test_persistent_chains_all_start_again_after_every_reset",
     ),
     Mutant(
+        "streams: that of the first step for all",
+        "rng.py",
+        "of_step.update(_number(step))",
+        "of_step.update(_number(0))",
+        "rng::test_streams_of_several_steps_are_those_of_each",
+    ),
+    Mutant(
         "softplus: one product of all units, which overflows",
         "functional.py",
         "factors.chunk(max(1, math.ceil(x.shape[-1] / most)), -1)",

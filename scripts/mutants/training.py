@@ -280,10 +280,10 @@ MUTANTS = [
         "step::test_nothing_in_an_update_waits_for_the_device[data-block_gibbs]",
     ),
     Mutant(
-        "train: the sampler's key without the step",
+        "train: the sampler's key is that of the objective",
         "training/plan.py",
-        'stream(loop.seed, "sampler", step)',
-        'stream(loop.seed, "sampler")',
+        '_KEYS = ("binarize", "chains", "objective", "sampler")',
+        '_KEYS = ("binarize", "chains", "objective", "objective")',
         "objective::test_negatives_are_the_ends_of_the_chains",
     ),
     Mutant(
@@ -296,8 +296,8 @@ MUTANTS = [
     Mutant(
         "train: all transitions draw alike",
         "training/plan.py",
-        "[sampler_key.fold(i) for i in range(taken)]",
-        "[sampler_key for i in range(taken)]",
+        "[first.fold(i) for i in range(taken)]",
+        "[first for i in range(taken)]",
         "objective::test_negatives_are_the_ends_of_the_chains",
     ),
     Mutant(
@@ -331,8 +331,8 @@ MUTANTS = [
     Mutant(
         "ranks: every rank moves chains with the first one's numbers",
         "training/plan.py",
-        'stream(loop.seed, "sampler", step).at_row(own.start)',
-        'stream(loop.seed, "sampler", step)',
+        "first = sampler.at_row(own.start)",
+        "first = sampler",
         "ranks::test_two_ranks_train_as_one",
     ),
     Mutant(
@@ -390,6 +390,13 @@ MUTANTS = [
         "if state.step != self.step or not self.ahead:",
         "if not self.ahead:",
         "whole_step::test_steps_are_planned_as_one_by_one",
+    ),
+    Mutant(
+        "plan: slots of any chains are 0, 1, ...",
+        "training/plan.py",
+        "parts.components.chains.in_order and",
+        "True and",
+        "whole_step::test_a_library_is_given_what_a_step_takes",
     ),
     Mutant(
         "plan: keys of the transitions of other steps",
