@@ -5,6 +5,7 @@ import shutil
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,10 @@ import torch
 
 from ebm_cli.device.base import Device, DeviceSpec
 from ebm_cli.device.engine import Work
-from ebm_cli.device.stack import current
+from ebm_cli.device.stack import common, current
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import Bipartite, EnergyModel
+from ebm_cli.terminal import log
 
 _COST = 10.0  # seconds that compiling takes
 # Seconds it saves, measured on two cores: for each number drawn, and in fixed point for each entry of the matrix.
@@ -78,6 +80,12 @@ def _said(how: str, missing: str | None) -> str:
     if how in _STEPS:
         return _STEPS[how]
     return f"inner loops not compiled: {missing or 'device.compile=never, as typed or as the run began'}"
+
+
+def say_alone(spec: DeviceSpec, why: str) -> None:
+    """Of jobs that were to train in step and cannot the first says so, of each reason."""
+    if current() is not None and spec.compile != "ahead":
+        common(f"not in step: {why}", partial(log.warning, "not in step, one job after the other: %s", why))
 
 
 def _imitated(precision: str, on_cuda: bool) -> list[str]:

@@ -8,7 +8,7 @@ program started, as SIGHUP is under nohup, stays ignored.
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from enum import Enum
 from types import FrameType
@@ -35,6 +35,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         self.times = 0  # that one came
         self.raised = False  # a KeyboardInterrupt was, in whatever disguise it arrives
+        self.loses = False  # whether work is done that an interruption would lose
         self._answer = _Answer.NOTED  # until somebody is ready for a KeyboardInterrupt
         self.of_one: Callable[[int], bool] = lambda _: False
         """Whether it is a KeyboardInterrupt for the one of several pieces of work that goes on at the moment."""
@@ -83,6 +84,17 @@ class StopRequest:
         """From here on a signal changes nothing: the work is done and is being written down."""
         self._answer = _Answer.NOTED
 
+    @contextmanager
+    def not_waited_for(self) -> Iterator[None]:
+        """Within, what takes long and can be done again: a signal raises KeyboardInterrupt if no work would be lost."""
+        before = self._answer
+        if not self.loses:
+            self.at_once()
+        try:
+            yield
+        finally:
+            self._answer = before
+
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler of all of them."""
         interrupts = self.reached(number)
@@ -128,6 +140,14 @@ def watching(afterwards: signal.Handlers | None = None) -> Iterator[StopRequest]
 def asked_by(request: StopRequest) -> None:
     """From here on this piece of work, one of several in this thread, is asked to stop by that request alone."""
     _current.set(request)
+
+
+@contextmanager
+def not_waited_for() -> Iterator[None]:
+    """The same of the request that is watched here, if one is."""
+    request = _current.get()
+    with request.not_waited_for() if request is not None else nullcontext():
+        yield
 
 
 def finishing() -> None:

@@ -91,16 +91,18 @@ class Board:
     """How far pieces of work are that go on side by side, in one line for all of them now and then."""
 
     def __init__(self) -> None:
-        self.began = self.printed = time.perf_counter()
+        self.printed = self.began = time.perf_counter()
         self.first: dict[str, int] = {}
         self.steps: dict[str, tuple[int, int]] = {}
 
     def show(self, name: str, step: int, total: int) -> None:
-        """One of them has come so far."""
+        """One of them has come so far. What it says first is not shown: others have perhaps begun with it."""
+        now, new = time.perf_counter(), name not in self.steps
+        if not self.steps:  # what the first steps waited for, such as compiling, is no pace
+            self.began = now
         self.first.setdefault(name, step)
         self.steps[name] = step, total
-        now = time.perf_counter()
-        if now - self.printed > _PLAIN_LINE_SECONDS and self.going() and not self.behind(step):
+        if not new and now - self.printed > _PLAIN_LINE_SECONDS and self.going() and not self.behind(step):
             self.printed = now
             console.print(self.line(now - self.began), soft_wrap=True, highlight=False)
 

@@ -149,6 +149,7 @@ def test_an_evaluation_of_another_step_is_not_mixed_in():
         ({"status": "failed", "error": "loss is not finite"}, "failed at step 7", ": loss is not finite"),
         ({"status": "stopped", "step": 8}, "stopped at step 8", ""),
         ({"status": "failed", "step": None}, "failed at step 7", ""),
+        ({"status": "failed", "step": 8, "error": "step 9: loss nan"}, "failed at step 9", ": step 9: loss nan"),
     ],
 )
 def test_a_run_that_is_not_done_shows_its_status_and_last_step(facts, shown, why):
@@ -162,12 +163,19 @@ def test_a_run_that_is_not_done_shows_its_status_and_last_step(facts, shown, why
     assert [row["status"] for row in lines_of("a", "b")] == ["done", shown + why]
 
 
-def test_a_reason_that_many_runs_failed_for_stands_once():
-    errors = ["step 2: loss -inf", "step 14: loss nan", "the disk is full", "step 9: loss 9.3e+36"]
+def test_each_run_that_failed_has_a_reason_of_its_own():
+    errors = ["step 2: loss -inf", "step 14: loss nan", "the disk is full", "step 2: loss -inf"]
     for number, error in enumerate(errors):
         written(Path(f"sweep/{number}"), {"model": {"hidden": number}}, facts={"status": "failed", "error": error})
     said = [" ".join(line.split()) for line in table("sweep", width=160).splitlines() if ": " in line]
-    assert said == ["0, 1, 3: step 2: loss -inf", "2: the disk is full"]
+    assert said == ["0, 3: step 2: loss -inf", "1: step 14: loss nan", "2: the disk is full"]
+
+
+def test_reasons_of_the_runs_of_a_row_that_differ_in_numbers_are_one():
+    for number, error in enumerate(["step 2: loss -inf", "step 14: loss nan", "the disk is full"]):
+        written(Path(f"sweep/{number}"), {"seed": number}, facts={"status": "failed", "error": error})
+    said = [" ".join(line.split()) for line in table("sweep", width=160).splitlines() if ": " in line]
+    assert said == ["0, 1, 2: step 2: loss -inf (numbers of 0)", "0, 1, 2: the disk is full"]
 
 
 def test_an_evaluation_that_failed_is_said():

@@ -4,10 +4,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.cli import TINY, ebm, facts
+from helpers.cli import TINY, ebm, facts, last_step
+from helpers.libraries import uncompiled
 from torch._inductor.exc import InvalidCxxCompiler
 
 from ebm_cli.commands import train
+from ebm_cli.device import ahead
 from ebm_cli.signals import StopRequest
 
 
@@ -40,3 +42,24 @@ def test_ctrl_c_while_the_compiler_runs_stops_the_run(monkeypatch):
     assert "stopped at step 0" in answer.err
     assert "Traceback" not in answer.err + answer.out
     assert facts(Path("run"))["status"] == "stopped"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("keys", "at", "step"), [((), 1, 0), (("chains.final_steps=2",), 2, 7)])
+def test_a_compiler_is_waited_for_where_work_would_be_lost(keys, at, step, monkeypatch):
+    """Before the first step a stop ends the run at once; later it saves the steps that were made so far."""
+    made = uncompiled(monkeypatch)
+    plain = ahead._library
+
+    def compiled(*given):
+        if len(made.identities) == at - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(*given)
+
+    monkeypatch.setattr(ahead, "_library", compiled)
+    answer = ebm("train", *TINY, "hydra.run.dir=run", "device.compile=ahead", *keys)
+    assert answer.code == 75
+    assert f"stopped at step {step}; " in answer.err
+    assert len(made.identities) == at - (step == 0)
+    if step:
+        assert last_step(Path("run")).name == f"step-{step:08d}"

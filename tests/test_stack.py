@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from helpers.libraries import uncompiled
+from torch._inductor.exc import InvalidCxxCompiler
 
 from ebm_cli import terminal
 from ebm_cli.device import ahead, stack
@@ -357,6 +358,35 @@ def test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins(calls):
     assert not calls
 
 
+@pytest.mark.parametrize("how", ["a signal", "a compiler that it ended"])
+def test_nobody_waits_for_a_library_that_is_being_compiled(how, monkeypatch):
+    """A Ctrl-C reaches the compiler too: what it says then is no error of a run."""
+    said, made = [], []
+
+    def compiled(*_):
+        if how == "a signal":
+            signal.raise_signal(signal.SIGINT)
+        else:
+            outer.reached(signal.SIGINT)
+            raise InvalidCxxCompiler
+        made.append("all of it")
+
+    def work(first):
+        with watching() as stop:
+            stop.after_step()
+            try:
+                walk(first, 3)
+            except KeyboardInterrupt:
+                said.append((stop.exit_code, stop.raised))
+
+    monkeypatch.setattr(ahead, "_library", compiled)
+    with watching() as outer:
+        outer.noted()
+        in_step(partial(work, 0.0), partial(work, 1.0), stop=outer)
+    assert said == [(130, True)] * 2
+    assert not made
+
+
 def test_an_error_of_one_is_raised():
     def bad():
         walk(0.0, 1)
@@ -405,3 +435,17 @@ def test_the_board_tells_the_last_of_those_that_go_on(monkeypatch, capfd):
     assert capfd.readouterr().err.startswith("1 job  step 350/400")
     board.show("1", 400, 400)
     assert capfd.readouterr().err == "", "nobody is on the way"
+
+
+def test_the_board_is_silent_until_those_that_began_together_are_on_it(monkeypatch, capfd):
+    monkeypatch.setattr("ebm_cli.terminal._PLAIN_LINE_SECONDS", -1.0)
+    board = Board()
+    board.began -= 1000.0  # of compiling
+    for name in "012":
+        board.show(name, 1, 400)
+    assert capfd.readouterr().err == ""
+    for name in "012":
+        board.show(name, 100, 400)
+    said = capfd.readouterr().err
+    assert said.startswith("3 jobs in step  step 100/400")
+    assert "s/step" not in said, "what the first steps waited for is no pace"

@@ -106,6 +106,11 @@ def test_one_that_fails_stops_alone():
     assert [facts(Path("sweep", name))["status"] for name in "0123"] == ["done", "failed", "done", "failed"]
     assert answer.err.count("job 1 | ") == answer.err.count("job 3 | ") == 1
     assert "job 0" not in answer.err
+    heads = [line.partition(":")[0] for line in answer.out.splitlines()[:5]]
+    assert heads == ["job 0", "job 1", "job 2", "job 3", "multirun sweep"]
+    assert answer.out.count("failed at step 2 ") == 3, "two jobs, and their row of means"
+    for number in (1, 3):
+        assert f"{number}: {facts(Path('sweep', str(number)))['error']}"[:150] in " ".join(answer.out.split())
     assert train("seed=2 optimizer.lr=0.01 device.compile=ahead", "alone").code == 0
     assert_same_run("sweep/2", "alone")
 
@@ -130,8 +135,11 @@ def test_other_shapes_and_plain_samplers_go_their_own_way(made):
     assert set(made.calls) == {2}
     assert len(made.identities) == 2
     made.calls.clear()
-    assert sweep("seed=1,2 sampler=gibbs", "sites").code == 0
+    answer = sweep("seed=1,2 sampler=gibbs", "sites")
+    assert answer.code == 0
     assert not made.calls
+    assert "job 0 | not in step, one job after the other: this sampler is not compiled" in answer.err
+    assert answer.err.count("not in step") == 1
     assert train("seed=2 sampler=gibbs", "alone").code == 0
     assert outcome(Path("sites/1")) == outcome(Path("alone"))
 
@@ -145,6 +153,7 @@ def test_a_stopped_multirun_is_taken_up_to_the_bit_with_others_of_its_kind(monke
         at_step(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))
         answer = sweep(line)
     assert answer.code == 75
+    assert answer.err.count("stopped by SIGTERM: each job ends") == 1
     stopped = [facts(Path("sweep", name)) for name in "012"]
     assert [found["status"] for found in stopped] == ["stopped"] * 3
     assert {found["step"] for found in stopped} <= {7, 8}
@@ -208,6 +217,7 @@ def test_parts_in_processes_of_their_own(how, alone):
     process.join(120)
     assert process.exitcode == (0 if how == "KILL" else 130)
     if how == "INT":
+        assert Path("said.txt").read_text().count("interrupted: each job ends") == 1
         assert facts(Path("sweep/2"))["status"] == "stopped"
         assert {facts(Path("sweep"), "summary.json")["jobs"][at]["status"] for at in (1, 3)} == {"new"}
         assert ebm(*words, "hydra.sweep.dir=sweep", "resume=auto", "hydra.launcher.processes=1").code == 0
@@ -276,7 +286,7 @@ def test_jobs_elsewhere_are_on_the_board(capfd, monkeypatch):
     for number, (_, sender) in enumerate(pipes):
         stacked._Sender(sender).show(str(number), 100, 300 + number)
     pipes[0][1].close()
-    for step in (200, 250):
+    for step in (100, 250):
         stacked._Sender(pipes[1][1]).show("1", step, 301)
     pipes[1][1].close()
     stacked._listen([receiver for receiver, _ in pipes], board := Board())
@@ -289,5 +299,7 @@ def test_a_launcher_is_chosen_with_a_slash_and_its_keys_are_suggested():
     assert_refused(dotted, "hydra.launcher=stacked: one of these is chosen with a slash, hydra/launcher=stacked")
     misspelt = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.togehter=2")
     assert_refused(misspelt, "unknown key hydra.launcher.togehter; did you mean hydra.launcher.together or")
+    many = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.processes=1000000")
+    assert_refused(many, "hydra.launcher.processes = 1000000: each needs a core", "or leave it out")
     several = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.together=4,8")
     assert_refused(several, "hydra.launcher.together = 4,8: is one for all jobs of a multirun; give it one value")

@@ -75,6 +75,8 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         _check_flag(argument, command)
         _check_deletion(argument, command)
         _check_choice(argument, base)
+        if command != "tune" and not several(arguments):
+            _check_launcher(argument, command)
         group, _, value = argument.partition("=")
         if group in ("hydra.launcher", "hydra.sweeper"):
             raise UserError(f"{argument}: one of these is chosen with a slash, {argument.replace('.', '/', 1)}")
@@ -88,6 +90,14 @@ def _checked(arguments: list[str], command: str) -> list[str]:
         if group.endswith(".name") and group.removesuffix(".name") in _ONE_OF:
             raise UserError(f"{argument}: {_chosen(group.removesuffix('.name'), value)}")
     return arguments
+
+
+def _check_launcher(argument: str, command: str) -> None:
+    """Raise UserError for a launcher that one run, which needs none, would leave out without a word."""
+    group, _, value = argument.lstrip("+").partition("=")
+    if group == "hydra/launcher" and value not in ("basic", ""):
+        other = ", or write ebm train -m" if command == "train" else ""
+        raise UserError(f"{argument}: is for the jobs of a multirun; leave it out{other}")
 
 
 def _check_choice(argument: str, command: str) -> None:

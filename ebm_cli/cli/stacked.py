@@ -1,26 +1,30 @@
 """Hydra plugin: the jobs of a multirun in step with each other, in this process or in one for each core."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from threading import Thread
+from threading import Event, Thread
 from typing import Annotated, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job, setup_globals
-from omegaconf import open_dict, read_write
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import override
 
 from ebm_cli.cli.launching import Handing, Work
+from ebm_cli.errors import UserError
 from ebm_cli.signals import StopRequest, watching
-from ebm_cli.terminal import Board, beside_others, logging_to
+from ebm_cli.terminal import Board, beside_others, console, logging_to, output
 
+_LOOK = 0.1  # seconds between looks at whether this process was asked to stop
 _EACH = 4  # jobs that repay a process of their own, which takes some three seconds to begin
 
 
@@ -47,9 +51,25 @@ class StackedLauncher(Handing):
     choice, package, spec = "stacked", "greenlet", StackedSpec
 
     @override
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raise UserError also for more processes than there are cores."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        from ebm_cli.device.ranks import cores
+
+        if (self.keys.processes or 1) > cores():
+            raise UserError(
+                f"hydra.launcher.processes = {self.keys.processes}: each needs a core, and this process may use "
+                f"{cores()}; give no more, or leave it out"
+            )
+
+    @override
     def hand_over(self, jobs: Sequence[Work]) -> None:
+        from ebm_cli.commands.multi import head
+
         board, parts = Board(), self._parts(jobs)
-        with watching() as stop, logging_to(None):
+        for job in jobs:
+            output.print(head(job.name, job.config.hydra.overrides.task), soft_wrap=True)
+        with watching() as stop, logging_to(None), _stop_told(stop):
             stop.noted()
             if len(parts) == 1:
                 _in_step(parts[0], board, stop)
@@ -73,6 +93,26 @@ class StackedLauncher(Handing):
         each = None if together is None else max(1, together // count)
         threads = 1 if asked is None else max(1, cores() // count)
         return [Part(jobs[begin:end], each, count, threads) for begin, end in pairwise(ends)]
+
+
+@contextmanager
+def _stop_told(stop: StopRequest) -> Iterator[None]:
+    """Within, a request to stop is answered with a line at once, however long the step in progress takes."""
+    ended = Event()
+
+    def look() -> None:
+        while not stop.signal and not ended.wait(_LOOK):
+            pass
+        if stop.signal:
+            console.print(f"{stop.said}: each job ends after the step in progress, or now if it waits for the compiler")
+
+    looking = Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()
 
 
 def _side_by_side(parts: Sequence[Part], board: Board, stop: StopRequest) -> None:

@@ -25,7 +25,7 @@ from ebm_cli.record import lease, ledger
 from ebm_cli.record.ledger import Entry, Ledger
 from ebm_cli.record.run import CONFIG, Run
 from ebm_cli.signals import StopRequest, watching
-from ebm_cli.terminal import beginning, console, logging_to, output
+from ebm_cli.terminal import alone, beginning, console, logging_to, output
 from ebm_cli.tracker import several
 
 _LONGEST_LABEL = 128  # characters, as many as wandb shows
@@ -123,14 +123,20 @@ def job(request: Request) -> int:
     if became in sweep.LEFT_ALONE:  # it waited in a queue, and another process was there first
         output.print(f"job {name} is not begun: it is {became} already")
         return 75 if became == "running" else 0
+    if alone():
+        output.print("\n", head(name, request.overrides), sep="", soft_wrap=True)
     code = _trained(request, name)
     if code in (1, 2) and request.fail_fast:
         sweep.halt(request.sweep, f"job {name} failed, and fail_fast=true")
     return code
 
 
+def head(name: str, overrides: Sequence[str]) -> Text:
+    """What is said of a job as it begins."""
+    return Text.assemble((f"job {name}", "bold"), f": {' '.join(overrides)}")
+
+
 def _trained(request: Request, name: str) -> int:
-    output.print(Text.assemble("\n", (f"job {name}", "bold"), f": {' '.join(request.overrides)}"))
     there = (request.directory / CONFIG).exists()
     if there:
         request = replace(request, config={**request.config, "resume": str(request.directory)})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ebm_cli import registry
-from ebm_cli.acceleration import for_evaluation, resolved, threads
+from ebm_cli.acceleration import for_evaluation, resolved, say_alone, threads
 from ebm_cli.commands import composition, notify
 from ebm_cli.commands.best import Reporting, Trained
 from ebm_cli.commands.configuration import (
@@ -217,6 +217,7 @@ def accelerated(
     whole = whole_step.refusal(parts, state, at_once)
     ahead = None if long_step.refusal(parts, state) is None else whole
     spec, said = resolved(asked, state.model, total, {"updates": whole, "ahead": ahead})
+    say_alone(spec, ahead or said)
     spec = for_evaluation(spec) if evaluating else spec
     spec = replace(spec, threads=threads(spec, state.model, rows))
     decided = {"compile": spec.compile, "precision": spec.precision, "threads": spec.threads}

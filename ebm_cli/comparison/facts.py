@@ -19,6 +19,7 @@ from ebm_cli.record.runs import natural
 _LABEL = re.compile(r"(other/)?((train|valid)/)?")
 _OWNER = {"raise": "ais"}  # figures that another evaluation gives
 _STEP = re.compile(r"step-(\d{8,})")
+_AT_STEP = re.compile(r"step (\d+): ")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class Facts:
     metrics: Mapping[str, float]
     sources: Mapping[str, Source]
     remarks: tuple[str, ...] = field(default=())
+
+    @property
+    def ended_at(self) -> int:
+        """The step it came to; of a run that failed the one that failed, which is not done, where it says so."""
+        named = _AT_STEP.match(self.error) if self.status == "failed" else None
+        return int(named[1]) if named else self.step
 
 
 def block(metric: str) -> str:

@@ -224,15 +224,21 @@ def _few(there: int, group: Group) -> str:
 
 
 def _failures(rows: Sequence[Group]) -> list[str]:
-    """Why runs failed, a line for each reason: two that differ in their numbers alone are one."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    """Why runs failed, a line for each reason; in rows of several runs those that differ in numbers alone are one."""
+    found: dict[str, list[tuple[str, Facts]]] = {}
     for group in rows:
         for run in group.runs:
             if run.error and run.status != "done":
-                names = found.setdefault(_NUMBER.sub("#", run.error), (run.error, []))[1]
-                if group.name not in names:
-                    names.append(group.name)
-    return [f"{groups.joined(names)}: {reason}" for reason, names in found.values()]
+                alike = run.error if len(group.runs) == 1 else _NUMBER.sub("#", run.error)
+                found.setdefault(alike, []).append((group.name, run))
+    return [_failure(those) for those in found.values()]
+
+
+def _failure(those: Sequence[tuple[str, Facts]]) -> str:
+    """Of these rows and their runs, whose reasons are alike."""
+    names, (_, first) = dict.fromkeys(name for name, _ in those), those[0]
+    whose = f" (numbers of {first.path.name})" if len({run.error for _, run in those}) > 1 else ""
+    return f"{groups.joined([*names])}: {first.error}{whose}"
 
 
 def _status(runs: Sequence[Facts], *, why: bool = False) -> str:
@@ -247,7 +253,7 @@ def _status(runs: Sequence[Facts], *, why: bool = False) -> str:
 def _ended(run: Facts, *, why: bool) -> str:
     if run.status == "done":
         return "done"
-    far = f" at step {run.step}" if run.step else ""
+    far = f" at step {run.ended_at}" if run.ended_at else ""
     return f"{run.status}{far}" + (f": {run.error}" if run.error and why else "")
 
 

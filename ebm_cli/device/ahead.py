@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ebm_cli.device import stack
 from ebm_cli.device.stack import Made
+from ebm_cli.signals import not_waited_for
 
 _KEPT = 200  # libraries that stay, the last used ones; each has some three megabytes
 _OPTIONS = {
@@ -85,7 +86,8 @@ def library(wanted: Wanted) -> Made:
     """From disk where it is there. Among runs that go in step it is that of all of them, as one of them sees it."""
     tensors, lane = [*wanted.changing, *wanted.lasting], stack.current()
     if lane is None or wanted.identity is None or wanted.alone:
-        return _library(partial(_graph, wanted.function, tensors), tensors, wanted.identity, wanted.begins)
+        with not_waited_for():
+            return _library(partial(_graph, wanted.function, tensors), tensors, wanted.identity, wanted.begins)
     kind = stack.Kind(_name(wanted.identity, tensors), wanted.changes, partial(_stacked, wanted))
     return stack.Member(lane, kind)
 
@@ -104,7 +106,8 @@ def _stacked(
         one = traced(wanted.function, [*wanted.changing, *wanted.lasting], whole=True)
         return traced(_along(one, dims), tensors), wanted.function.facts()
 
-    return _library(graph, tensors, repr((wanted.identity, *dims)), wanted.begins)
+    with not_waited_for():
+        return _library(graph, tensors, repr((wanted.identity, *dims)), wanted.begins)
 
 
 def _along(graph: Callable[..., list[Tensor]], dims: Sequence[int | None]) -> Callable[..., list[Tensor]]:
@@ -146,8 +149,10 @@ def _by_one(found: Path) -> Iterator[None]:
     with lock.open("w") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _made(graph: Callable[[], Graph], place: Path) -> tuple[Path, Path]:

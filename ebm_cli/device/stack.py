@@ -310,15 +310,26 @@ class Stack(Generic[R]):
             groups.setdefault(self._group(lane), []).append(lane)
         group = min(groups, key=lambda each: (self.order.index(each.kind.name), -len(groups[each])))
         if asked is not None and group.dims is None:  # nobody waits for the compiler who was asked to stop
-            return [(lane, lane.stop.interrupted()) for lane in groups[group]]
+            return self._interrupted(groups[group])
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             answers: Sequence[Any] = group.called(groups[group], self.alive)
-        except (RuntimeError, MemoryError, OSError) as error:  # of memory, or of the compiler: each says so of itself
-            answers = [error] * len(groups[group])
-        torch.set_num_threads(before)
+        except (RuntimeError, MemoryError, OSError, KeyboardInterrupt) as error:
+            if self.stop.broke(error):  # a library was being compiled
+                return self._interrupted(groups[group])
+            answers = [error] * len(groups[group])  # of memory, or of the compiler: each says so of itself
+        finally:
+            torch.set_num_threads(before)
         return [*zip(groups[group], answers, strict=True)]
+
+    def _interrupted(self, lanes: Iterable[Lane]) -> list[tuple[Lane, Any]]:
+        """These end at once."""
+        assert self.stop.signal is not None
+        for lane in lanes:
+            if lane.told < self.stop.times:
+                self._told(lane, self.stop.signal)
+        return [(lane, lane.stop.interrupted()) for lane in lanes]
 
     def _group(self, lane: Lane) -> _Group:
         """That of a run which waits. Where a kind is new, runs that went with one of these so far will follow."""

@@ -1,7 +1,6 @@
 """What a person wants to know of a run first, each answered in a sentence: did it end well, did it learn, and so on."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from shlex import quote
 from typing import Literal, NamedTuple
@@ -23,7 +22,6 @@ _KINDS = {
 }
 """Words by which a warning is known to answer one of the questions."""
 _OF_THE_PAGE = "report.html was not written"
-_AT_STEP = re.compile(r"step (\d+): ")
 _LITTLE = 0.05  # of the whole rise
 _LATE = 4  # the last part in so many
 
@@ -113,8 +111,7 @@ def _ended(run: Facts, said: list[str]) -> Answer:
     if run.status == "failed":
         diverged = any("not finite (" in text for text in texts)
         how = "It diverged: the numbers grew without bound" if diverged else "It failed"
-        named = next((match[1] for match in map(_AT_STEP.match, texts) if match), run.step)
-        return Answer(question, "bad", f"{how}, at step {named}.", _linked(texts))
+        return Answer(question, "bad", f"{how}, at step {run.ended_at}.", _linked(texts))
     word = {
         "running": "It is still running", "stopped": "It was stopped", "died": "Its process died",
         "pruned": "It was ended early, since other runs of its search were better",

@@ -290,13 +290,12 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     total = parts.loop.steps
-    recorder.begin(total, state.step, parts.components.sampler)
-    recorder.early.again(parts, state, recorder.logged)
-    recorder.along.begin(partial(subject_of, parts, state, "train", "running"), state)
+    _taken_up(parts, state, recorder)
     saved, unread, now = state.step or None, list[Report](), course(parts, state, recorder.watcher.recoveries)
     with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
         _begun(parts, state, recorder)
         while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
+            stop.loses = saved != (state.step or None)
             report, now = _step(now, parts, state, recorder)
             unread.append(report)
             last, due = unread[-1], _due_at(recorder, now.sparse, state.step, total)
@@ -318,6 +317,13 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             recorder.save(now.parts, state)
         recorder.early.say(state.step, total)
         _agree(parts, stop)
+
+
+def _taken_up(parts: Parts, state: TrainState, recorder: Recorder | Follower) -> None:
+    """What watches the run knows where it begins or goes on."""
+    recorder.begin(parts.loop.steps, state.step, parts.components.sampler)
+    recorder.early.again(parts, state, recorder.logged)
+    recorder.along.begin(partial(subject_of, parts, state, "train", "running"), state)
 
 
 def _step(now: Course, parts: Parts, state: TrainState, recorder: Recorder | Follower) -> tuple[Report, Course]:

@@ -277,6 +277,20 @@ MUTANTS = [
         "stacked::test_how_many_processes_do_how_many_jobs",
     ),
     Mutant(
+        "stacked: any number of processes",
+        "cli/stacked.py",
+        "if (self.keys.processes or 1) > cores():",
+        "if False:",
+        "stacked::test_a_launcher_is_chosen_with_a_slash_and_its_keys_are_suggested",
+    ),
+    Mutant(
+        "one run leaves a launcher out without a word",
+        "cli/arguments.py",
+        'if command != "tune" and not several(arguments):',
+        "if False:",
+        "meant::test_the_way_out_is_named",
+    ),
+    Mutant(
         "stacked: threads depend on how many jobs are left",
         "cli/stacked.py",
         "threads = 1 if asked is None else",

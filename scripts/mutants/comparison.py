@@ -304,7 +304,7 @@ MUTANTS = [
         "comparison/making.py",
         '_NUMBER.sub("#", run.error)',
         "run.error",
-        "compare_table::test_a_reason_that_many_runs_failed_for_stands_once",
+        "compare_table::test_reasons_of_the_runs_of_a_row_that_differ_in_numbers_are_one",
     ),
     Mutant(
         "compare: the reason of a failure fills the table",
@@ -314,11 +314,18 @@ MUTANTS = [
         "compare_table::test_a_run_that_is_not_done_shows_its_status_and_last_step",
     ),
     Mutant(
+        "compare: a run that failed is at the step before the one that it names",
+        "comparison/facts.py",
+        "return int(named[1]) if named else self.step",
+        "return self.step",
+        "compare_table::test_a_run_that_is_not_done_shows_its_status_and_last_step",
+    ),
+    Mutant(
         "compare: why a run failed is nowhere",
         "comparison/making.py",
         "            self.notes += _failures(self.rows)\n",
         "",
-        "compare_table::test_a_reason_that_many_runs_failed_for_stands_once",
+        "compare_table::test_each_run_that_failed_has_a_reason_of_its_own",
     ),
     Mutant(
         "facts: a summary that is missing is not said",

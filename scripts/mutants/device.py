@@ -286,8 +286,8 @@ MUTANTS = [
     Mutant(
         "stack: a call that fails ends all",
         "device/stack.py",
-        "        except (RuntimeError, MemoryError, OSError) as error:  # of memory",
-        "        except ZeroDivisionError as error:  # of memory",
+        "except (RuntimeError, MemoryError, OSError, KeyboardInterrupt) as error:",
+        "except KeyboardInterrupt as error:",
         "stack::test_a_call_that_fails_is_an_error_of_each_that_made_it",
     ),
     Mutant(
@@ -296,6 +296,20 @@ MUTANTS = [
         "        if asked is not None and group.dims is None:",
         "        if False:",
         "stack::test_after_a_request_to_stop_nothing_is_compiled_and_nothing_begins",
+    ),
+    Mutant(
+        "stack: what a compiler says that a stop has ended is an error of each",
+        "device/stack.py",
+        "            if self.stop.broke(error):",
+        "            if False:",
+        "stack::test_nobody_waits_for_a_library_that_is_being_compiled",
+    ),
+    Mutant(
+        "ahead: a stop waits until the library of several runs is compiled",
+        "device/ahead.py",
+        "    with not_waited_for():\n        return _library(graph, tensors, repr(",
+        "    if True:\n        return _library(graph, tensors, repr(",
+        "stack::test_nobody_waits_for_a_library_that_is_being_compiled",
     ),
     Mutant(
         "stack: runs begin after a request to stop",

@@ -454,6 +454,20 @@ MUTANTS = [
         "records::test_what_was_ignored_at_the_start_stays_ignored",
     ),
     Mutant(
+        "signals: a stop while compiling loses the steps that were made",
+        "signals.py",
+        "        if not self.loses:",
+        "        if True:",
+        "signals::test_a_compiler_is_waited_for_where_work_would_be_lost",
+    ),
+    Mutant(
+        "terminal: the first job of several is told alone",
+        "terminal.py",
+        "if not new and now - self.printed",
+        "if now - self.printed",
+        "stack::test_the_board_is_silent_until_those_that_began_together_are_on_it",
+    ),
+    Mutant(
         "signals: a lost terminal is a failure",
         "signals.py",
         "    signal.SIGHUP: 75,",

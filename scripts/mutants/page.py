@@ -160,7 +160,7 @@ MUTANTS = [
     Mutant(
         "page: a run diverged at the last step that was logged",
         "page/findings.py",
-        'f"{how}, at step {named}."',
+        'f"{how}, at step {run.ended_at}."',
         'f"{how}, at step {run.step}."',
         "report::test_a_run_that_diverged_did_so_at_the_step_that_it_names",
     ),
