@@ -155,7 +155,7 @@ class BoltzmannSites(TwoValuedSites):
         fields = torch.addmm(self.x @ self.coupling[:, block], old, earlier, alpha=-1)
         new = old
         while True:
-            found = (level < torch.addmm(fields, new, earlier)).to(old.dtype)
+            found = torch.addmm(fields, new, earlier).gt_(level)  # in numbers: truth values take longer on a CPU
             if torch.equal(found, new):
                 break
             new = found

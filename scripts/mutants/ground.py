@@ -331,8 +331,8 @@ MUTANTS = [
     Mutant(
         "rng: bernoulli of the probability 1 - p",
         "rng.py",
-        "(u < logits.to(dtype).sigmoid())",
-        "(u > logits.to(dtype).sigmoid())",
+        "lt_(logits.to(dtype).sigmoid())",
+        "gt_(logits.to(dtype).sigmoid())",
         "rng::test_the_streams_are_frozen",
     ),
     Mutant(

@@ -852,8 +852,8 @@ MUTANTS = [
     Mutant(
         "rng: draws by weights reach the value before",
         "rng.py",
-        "return (total <= u * total[-1]).sum(0)\n",
-        "return (total[:-1] < u * total[-1]).sum(0) * 0\n",
+        "return total.le_(u * total[-1]).sum(0).long()",
+        "return total.le_(u * total[-1]).sum(0).long() * 0",
         "potts_fields::test_draws_by_weights_are_inversions",
     ),
     Mutant(
