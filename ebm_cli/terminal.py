@@ -106,6 +106,12 @@ class Board:
             self.printed = now
             console.print(self.line(now - self.began), soft_wrap=True, highlight=False)
 
+    def ended(self, name: str) -> None:
+        """One of them comes no farther."""
+        if name in self.steps:
+            step, _ = self.steps[name]
+            self.steps[name] = step, step
+
     def behind(self, step: int) -> bool:
         """Whether others have still to come so far."""
         return any(other < step for other, total in self.steps.values() if other < total)

@@ -24,7 +24,7 @@ LINES = {
     "train steps=1e4": "steps = 10000: must be a whole number without a point; write steps=10000",
     "train model.hidden=8.0": "model.hidden = 8: must be a whole number without a point; write model.hidden=8",
     "train -m hydra/launcher=clouds seed=0,1": "no hydra/launcher named clouds (one of: basic, stacked, and with ",
-    "train hydra/launcher=stacked": "is for the jobs of a multirun; leave it out, or write ebm train -m",
+    "train hydra/launcher=stacked steps=1 evaluation=[]": "is for the jobs of a multirun; leave it out, or write ",
     "sample run=run hydra/launcher=joblib": "hydra/launcher=joblib: is for the jobs of a multirun; leave it out",
     "train -m hydra/sweeper=optuna seed=0,1": "it would search by the exit code of a job",
     "list rbm": "no group 'rbm'; it is a choice of a group: ebm list model rbm",

@@ -449,3 +449,8 @@ def test_the_board_is_silent_until_those_that_began_together_are_on_it(monkeypat
     said = capfd.readouterr().err
     assert said.startswith("3 jobs in step  step 100/400")
     assert "s/step" not in said, "what the first steps waited for is no pace"
+    board.ended("1")  # it failed, and nobody waits for it
+    board.ended("new")
+    for name in "02":
+        board.show(name, 200, 400)
+    assert capfd.readouterr().err.startswith("2 jobs in step  step 200/400")

@@ -100,12 +100,14 @@ def test_each_job_has_the_configuration_of_its_own(monkeypatch):
 
 
 @pytest.mark.long
-def test_one_that_fails_stops_alone():
+def test_one_that_fails_stops_alone(monkeypatch):
+    monkeypatch.setattr("ebm_cli.terminal._PLAIN_LINE_SECONDS", -1.0)
     answer = sweep("seed=1,2 optimizer.lr=0.01,1e38")
     assert answer.code == 1
     assert [facts(Path("sweep", name))["status"] for name in "0123"] == ["done", "failed", "done", "failed"]
     assert answer.err.count("job 1 | ") == answer.err.count("job 3 | ") == 1
     assert "job 0" not in answer.err
+    assert "2 jobs in step  step 8/12" in answer.err
     heads = [line.partition(":")[0] for line in answer.out.splitlines()[:5]]
     assert heads == ["job 0", "job 1", "job 2", "job 3", "multirun sweep"]
     assert answer.out.count("failed at step 2 ") == 3, "two jobs, and their row of means"
@@ -288,9 +290,10 @@ def test_jobs_elsewhere_are_on_the_board(capfd, monkeypatch):
     pipes[0][1].close()
     for step in (100, 250):
         stacked._Sender(pipes[1][1]).show("1", step, 301)
+    stacked._Sender(pipes[1][1]).ended("1")
     pipes[1][1].close()
     stacked._listen([receiver for receiver, _ in pipes], board := Board())
-    assert board.steps == {"0": (100, 300), "1": (250, 301)}
+    assert board.steps == {"0": (100, 300), "1": (250, 250)}
     assert "2 jobs in step  step 100/300" in capfd.readouterr().err
 
 
@@ -299,7 +302,8 @@ def test_a_launcher_is_chosen_with_a_slash_and_its_keys_are_suggested():
     assert_refused(dotted, "hydra.launcher=stacked: one of these is chosen with a slash, hydra/launcher=stacked")
     misspelt = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.togehter=2")
     assert_refused(misspelt, "unknown key hydra.launcher.togehter; did you mean hydra.launcher.together or")
-    many = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.processes=1000000")
+    brief = ["steps=1", "sampler=gibbs", "evaluation=[samples]"]
+    many = ebm("train -m", *TINY, *brief, "seed=1", STACKED, "hydra.launcher.processes=1000000")
     assert_refused(many, "hydra.launcher.processes = 1000000: each needs a core", "or leave it out")
     several = ebm("train -m", *TINY, "seed=1,2", STACKED, "hydra.launcher.together=4,8")
     assert_refused(several, "hydra.launcher.together = 4,8: is one for all jobs of a multirun; give it one value")

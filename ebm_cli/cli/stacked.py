@@ -144,9 +144,11 @@ def _listen(receivers: list[Connection], board: Board) -> None:
         for receiver in wait(receivers):
             assert isinstance(receiver, Connection)
             try:
-                board.show(*receiver.recv())
+                name, *how_far = receiver.recv()
             except EOFError:
                 receivers.remove(receiver)
+                continue
+            board.show(name, *how_far) if how_far else board.ended(name)
 
 
 class _Sender(Board):
@@ -158,6 +160,10 @@ class _Sender(Board):
     @override
     def show(self, name: str, step: int, total: int) -> None:
         self.connection.send((name, step, total))
+
+    @override
+    def ended(self, name: str) -> None:
+        self.connection.send((name,))
 
 
 def _part(given: tuple[Part, Connection]) -> int:
@@ -188,6 +194,7 @@ def _done(job: Work, board: Board) -> int:
             return stop.exit_code or 130
         finally:
             stop.noted()
+            board.ended(job.name)
 
 
 def _hydra() -> "partial[None]":

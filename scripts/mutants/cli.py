@@ -277,6 +277,13 @@ MUTANTS = [
         "stacked::test_how_many_processes_do_how_many_jobs",
     ),
     Mutant(
+        "stacked: a job that failed keeps the board silent",
+        "cli/stacked.py",
+        "            board.ended(job.name)\n",
+        "",
+        "stacked::test_one_that_fails_stops_alone",
+    ),
+    Mutant(
         "stacked: any number of processes",
         "cli/stacked.py",
         "if (self.keys.processes or 1) > cores():",
