@@ -30,18 +30,26 @@ def test_a_compiler_that_a_signal_ended_is_no_fault():
 
 
 def test_ctrl_c_while_the_compiler_runs_stops_the_run(monkeypatch):
-    """It reaches the whole group of processes, the compiler too, which a library then says is missing."""
+    """It reaches the whole group of processes, the compiler too, which a library then says is missing.
+
+    Such a run has no checkpoint yet: resumed, it begins.
+    """
 
     def fit(parts, state, recorder, stop):
         stop.ask(signal.SIGINT)
         raise InvalidCxxCompiler
 
-    monkeypatch.setattr(train, "fit", fit)
-    answer = ebm("train", *TINY, "hydra.run.dir=run")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", fit)
+        answer = ebm("train", *TINY, "hydra.run.dir=run")
     assert answer.code == 130
     assert "stopped at step 0" in answer.err
     assert "Traceback" not in answer.err + answer.out
     assert facts(Path("run"))["status"] == "stopped"
+    again = ebm("train resume=run")
+    assert again.code == 0, again.err
+    assert "no checkpoint was written yet, so the run starts again" in again.err
+    assert facts(Path("run"))["status"] == "done"
 
 
 @pytest.mark.long

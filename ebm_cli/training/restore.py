@@ -62,9 +62,13 @@ def _check_space(found: Checkpoint, parts: Parts) -> None:
 
 
 def _check_none_lost(run: Run, schedule: Schedule) -> None:
-    """Raise UserError if there was a checkpoint: all that such a run recorded would be begun again."""
+    """Raise UserError if there was a checkpoint: all that such a run recorded would be begun again.
+
+    Who stops a run saves one, but not before the first step.
+    """
     meta = run.read_json("metadata.json")
-    said = [f"its metadata.json says {meta['status']}"] if meta.get("status") in ("done", "stopped", "pruned") else []
+    ended = meta.get("status") in ("done", "pruned") or (meta.get("status") == "stopped" and meta.get("step") != 0)
+    said = [f"its metadata.json says {meta['status']}"] if ended else []
     if isinstance(meta.get("checkpoint"), int):
         said.append(f"a checkpoint of step {meta['checkpoint']} was saved")
     logged = run.logged_step()
