@@ -3,7 +3,7 @@
 import os
 
 from ebm_cli.cli.listing import group_of
-from ebm_cli.errors import install
+from ebm_cli.errors import install, nearest
 
 _SAME = {
     "k": "chains.steps", "cd_k": "chains.steps", "n_gibbs": "chains.steps", "gibbs_steps": "chains.steps",
@@ -52,5 +52,5 @@ def not_installed(group: str, name: str) -> str | None:
     known = _EXTRAS[group]
     if name in known:
         return f"{group}={name} is not installed; it comes with an extra, {install(known[name])}"
-    there = f"basic, stacked, and with extras {', '.join(known)}" if known else "basic"
-    return f"no {group} named {name} (one of: {there})"
+    there = ["basic", "stacked", *known] if known else ["basic"]
+    return f"no {group} named {name}{nearest(name, there)} (one of: {', '.join(there)})"
