@@ -24,6 +24,20 @@ class _Softplus(torch.autograd.Function):
         return grads[0] * x.sigmoid()
 
 
+class _SoftplusSum(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _sum(x)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0].unsqueeze(-1) * x.sigmoid()
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), in the shape of x; any order of derivative.
 
@@ -48,10 +62,12 @@ def softplus_sum(x: Tensor) -> Tensor:
     """sum_j log(1 + e^x_j) over the last of (..., n); any order of derivative.
 
     As sum_j max(x_j, 0) + log prod_j (1 + e^-|x_j|): one logarithm for as many factors as cannot overflow, which are at
-    most 2 each. Where a derivative is wanted, the sum of `softplus`.
+    most 2 each.
     """
-    if torch.is_grad_enabled() and x.requires_grad:
-        return softplus(x).sum(-1)
+    return _SoftplusSum.apply(x) if torch.is_grad_enabled() and x.requires_grad else _sum(x)
+
+
+def _sum(x: Tensor) -> Tensor:
     factors, most = x.abs().neg_().exp_().add_(1), math.frexp(torch.finfo(x.dtype).max)[1] - 1
     parts = factors.chunk(max(1, math.ceil(x.shape[-1] / most)), -1)
     return torch.stack([part.prod(-1) for part in parts]).log_().sum(0).add_(x.relu().sum(-1))
