@@ -27,6 +27,7 @@ from ebm_cli.terminal import logging_to, steps_shown_by
 
 _CONSTANT = ("optimizer.schedule=constant", "optimizer.ema=0.0")
 _SEEDS = 2**31 - 1
+_COMPONENTS = 64
 _OWN = ("model", "dataset", "steps", "seed", "batch_size", "resume")  # what parameters and rows say
 
 
@@ -39,7 +40,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_components : hidden units; `hidden`, the word of `ebm train`, is another name for it and goes before it
+    n_components : hidden units; `hidden`, the word of `ebm train`, is another name for it; only one is set
     objective : what training minimises: "pcd", "cd", or another that fits an RBM (`ebm list objective`)
     learning_rate : at the beginning; it falls to 0 evenly, and weights are averaged
     batch_size : rows of an update, and chains
@@ -58,7 +59,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __init__(  # noqa: PLR0913 (scikit-learn takes every parameter here)
         self,
-        n_components: int = 64,
+        n_components: int = _COMPONENTS,
         *,
         hidden: int | None = None,
         objective: str = "pcd",
@@ -176,6 +177,10 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} = {value!r}: must be a whole number, {least} or more")
+        if self.hidden not in (None, self.n_components) and self.n_components != _COMPONENTS:
+            raise ValueError(
+                f"hidden = {self.hidden!r}, n_components = {self.n_components!r}: two names for one number; set one"
+            )
         for word in self.words:
             if word.partition("=")[0].partition(".")[0] in _OWN:
                 raise ValueError(f"words: {word} is for the command ebm train; this estimator has its own parameters")

@@ -101,6 +101,7 @@ def test_commands_take_it_as_the_run(home, card):
         }  # fmt: skip
     assert found["card"].keys() == found["run"].keys()
     assert all(np.array_equal(found["card"][key], found["run"][key]) for key in found["run"])
+    assert "out=DIR has them elsewhere" in ebm("transform", *ROWS, "data=rows.npz").err, "it is made to be published"
     answer = ebm("evaluate", *ROWS, "evaluation=[exact]", "out=measured", f"dataset.path={home}/data.npz")
     assert answer.code == 0, answer.err
     measured = json.loads(Path("measured/results.json").read_text())["exact/log_likelihood"]

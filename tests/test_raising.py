@@ -91,14 +91,16 @@ def test_a_raised_rate_that_fails_goes_back_to_what_held():
     assert watcher.may_go_back, "to the rate that held"
 
 
-def test_a_rate_is_raised_only_where_data_do_not_lie_above_the_chains():
+def test_a_rate_is_raised_only_where_data_do_not_lie_above_chains_that_move():
     """What a longer step adds to the gap it has then already; and one doubt is enough to take it back."""
     watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts_of(), healthy=100, first=0)
     watcher.recoveries, watcher.measured = [did(30, 0.2)], {"above": 0.5}
     assert not watcher.raises(100)
     watcher.doubts = 1
     assert not watcher.fails
-    watcher.measured = {"above": -0.5}
+    watcher.measured = {"above": -0.5, "acceptance": 0.15}
+    assert not watcher.raises(100), "chains would not follow"
+    watcher.measured = {"above": -0.5, "acceptance": 0.3}
     assert watcher.raises(100)
     assert watcher.fails
 
@@ -124,10 +126,10 @@ def test_moves_without_a_length_are_as_many_as_their_jumps_ask_for():
     """Of chains that came 0.25 as far as to another row in 5 transitions 80; where they come all the way none tells."""
     parts = parts_of()
     first = parts.components.chains.steps
-    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.25, moves=5))["chains.steps"] == min(32, 128) * first
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.25, moves=5))["chains.steps"] == 64 * first
     assert chosen(parts, [], Diagnosis({"gap"}, jump=0.6, moves=5))["chains.steps"] == 16 * first
-    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.9, moves=5))["chains.steps"] == 2 * first
-    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.0, moves=5))["chains.steps"] == 2 * first
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.9, moves=5))["chains.steps"] == 4 * first
+    assert chosen(parts, [], Diagnosis({"gap"}, jump=0.0, moves=5))["chains.steps"] == 4 * first
 
 
 def test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate():

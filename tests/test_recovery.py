@@ -33,7 +33,7 @@ def mended(tmp_path_factory):
 def test_a_failing_run_goes_back_and_goes_on_more_slowly(mended):
     """What was done is in the metrics and in the summary, and the rate that is logged is that of now."""
     did = facts(mended, "summary.json")["health"]["recoveries"]
-    assert (did[0]["back_to"], did[0]["lr"], did[0]["chains.steps"]) == (0, 10, 2)
+    assert (did[0]["back_to"], did[0]["lr"], did[0]["chains.steps"]) == (0, 10, 4)
     logged = [line for line in lines(mended) if "health/recovery_attempt" in line]
     assert [line["step"] for line in logged] == [each["step"] for each in did]
     assert [line["health/recovery_attempt"] for line in logged] == [*range(1, len(did) + 1)]

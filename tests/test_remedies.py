@@ -33,7 +33,7 @@ def with_sampler(name, **changes):
 
 
 def test_a_rate_is_lowered_each_time():
-    """To a fifth, and where its schedule ends too; chains move twice as far, eight times at most."""
+    """To a fifth, and where its schedule ends too; chains move four times as far, sixteen times at most."""
     parts, _ = small_run(optimizer=shipped("optimizer")["sgd"] | {"lr": 8.0, "final_lr": 0.8})
     recoveries = []
     for attempt in range(1, 5):
@@ -41,7 +41,7 @@ def test_a_rate_is_lowered_each_time():
         now = applied(parts, recoveries).components
         assert now.optimizer.lr == pytest.approx(8 * LOWER**attempt)
         assert now.optimizer.final_lr == pytest.approx(0.8 * LOWER**attempt)
-        assert now.chains.steps == min(2**attempt, 8)
+        assert now.chains.steps == min(4**attempt, 16)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,33 @@ def test_steps_that_were_lengthened_in_vain_are_lengthened_by_more():
         assert did[-1]["keys"] == {"sampler.step_size": pytest.approx(size)}, times
     far = chosen(parts, did, replace(slow, jump=0.8))
     assert far["keys"]["sampler.step_size"] == pytest.approx(64e-4 * 2.5**2)
+
+
+def test_steps_of_chains_that_never_moved_are_lengthened_by_the_square_in_vain():
+    """Where steps that are too long are refused; those of Langevin chains would do harm."""
+    still = Diagnosis({"jump"}, {"jump"}, 0.0)
+    for name, size, factors in (("dmala", 1e-6, (30, 900, 900)), ("langevin", 1e-9, (30, 30, 30))):
+        parts, did, now = with_sampler(name, step_size=size), [], size
+        for factor in factors:
+            did.append(chosen(parts, did, still))
+            now *= factor
+            assert did[-1]["keys"] == {"sampler.step_size": pytest.approx(now)}, name
+
+
+def test_gradients_of_a_run_whose_numbers_ran_away_are_cut():
+    """At twice their median, once it is known, with the rate as it is; a run whose gradients are bounded has a lower
+    rate."""
+    parts, _ = small_run()
+    gone = Diagnosis({"scatter"}, norm=3.0)
+    first = chosen(parts, [], gone)
+    assert (first["keys"], first["lr"]) == ({"optimizer.clip": 6.0}, parts.components.optimizer.lr)
+    assert applied(parts, [first]).components.optimizer.clip == 6.0
+    again = chosen(parts, [first], gone)
+    assert again["keys"] == first["keys"]
+    assert again["lr"] == pytest.approx(first["lr"] * LOWER)
+    assert chosen(parts, [], Diagnosis({"scatter"}))["keys"] == {}, "before the first look"
+    adam, _ = small_run(optimizer=shipped("optimizer")["adam"])
+    assert chosen(adam, [], gone)["keys"] == {}
 
 
 def test_momentum_and_restarts_of_a_reservoir():

@@ -119,7 +119,9 @@ def test_partial_fit_goes_on_with_weights_and_chains(x):
 
 
 def test_parameters_are_those_of_the_command(x):
-    assert rbm(hidden=3).fit(x).components_.shape == (3, 9)
+    assert rbm(n_components=64, hidden=3, n_iter=1).fit(x).components_.shape == (3, 9)
+    with pytest.raises(ValueError, match="hidden = 3, n_components = 5: two names for one number"):
+        rbm(hidden=3).fit(x)
     ten = rbm(words=("chains.steps=10",)).fit(x)
     assert ten._kept["ages"].max() == 120
     for keys, words in {

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.cli import TINY, assert_refused, ebm, facts, last_step, outcome
@@ -207,3 +208,30 @@ def test_killed_after_a_round_it_goes_on_as_if_it_had_not_been(dropped, step, mo
 def test_what_has_no_couplings_to_choose_is_refused(line, words):
     assert_refused(train(line), words)
     assert not Path("run").exists()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize(
+    "how", ["activate sparsity.every=2 sparsity.share=0.5", "prune stop=plateau stop.metric=learning_rate", "none"]
+)
+def test_couplings_of_an_imported_model_are_there_from_the_start(how):
+    """Sparse schemes go on from those that are not 0; without one all of them are trained, which is said."""
+    J = np.zeros((4, 4), np.float32)
+    J[0, 1] = J[1, 0] = 0.5
+    J[2, 3] = J[3, 2] = -1.0
+    np.savez("model.npz", model="ising", J=J, b=np.zeros(4, np.float32))
+    rows = (np.random.default_rng(0).random((40, 4)) < 0.5).astype(np.int64) * 2 - 1
+    np.savez("rows.npz", train=rows[:20], test=rows[20:])
+    line = f"model.npz dataset=array dataset.path=rows.npz sparsity={how} objective=pcd chains.count=20 batch_size=5"
+    answer = ebm("import", *line.split(), "out=run", "tracker=none")
+    assert answer.code == 0, answer.err
+    rest = "trained on, the others move too; import" if how == "none" else "the others stay 0 until some are added"
+    assert f"2 of its 6 couplings are not 0; {rest}" in answer.out
+    assert tensors(Path("run"))["model.J"].count_nonzero() == 2, "as they were"
+    answer = ebm(*["train", "resume=run", "steps=1", "save_every=1"])
+    assert answer.code == 0, answer.err
+    assert tensors(Path("run"))["model.J"].count_nonzero() == (6 if how == "none" else 2)
+    if how.startswith("activate"):
+        assert ebm(*["train", "resume=run", "steps=2", "save_every=1"]).code == 0
+        assert tensors(Path("run"))["sparsity.J"].sum() == 4, "half of the missing ones are added to those"

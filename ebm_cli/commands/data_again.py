@@ -18,9 +18,20 @@ def load_again(components: Components, device: Device, found: Run) -> Data:
     path = getattr(components.dataset, "path", None)
     if path is None or Path(path).exists():
         return load_data(components, device)
-    imported = found.read_json("metadata.json").get("imported")
-    if isinstance(imported, dict) and imported.get(WITHOUT_DATA) == str(path):
+    if _never_named(found, path):
         raise UserError(
             f"dataset.path is missing: {found.path} was imported without data; name them, dataset.path=DATA"
         )
     raise UserError(f"dataset.path = {path}: nothing is there; where they are now can be said: dataset.path=PATH")
+
+
+def asked_for(components: Components) -> str:
+    """What a command on a run must be told to have its data, where they are not there: ` dataset.path=DATA`."""
+    path = getattr(components.dataset, "path", None)
+    return "" if path is None or Path(path).exists() else " dataset.path=DATA"
+
+
+def _never_named(found: Run, path: Path | str) -> bool:
+    """Whether a run was imported without data."""
+    imported = found.read_json("metadata.json").get("imported")
+    return isinstance(imported, dict) and imported.get(WITHOUT_DATA) == str(path)

@@ -52,7 +52,7 @@ def export(config: Mapping[str, Any]) -> int:
 
 
 def _as_folder(asked: Settings, config: Mapping[str, Any]) -> int:
-    with results.folder(Path(asked.run), "exports", asked.out) as home, logging_to(None):
+    with logging_to(None), results.folder(Path(asked.run), "exports", asked.out) as home:
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         content = hub.content(trained, Path(asked.run).absolute().name)
         finishing()

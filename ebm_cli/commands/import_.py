@@ -17,6 +17,7 @@ from ebm_cli.dataset.alignment import ALPHABETS
 from ebm_cli.dataset.base import Data, placeholder
 from ebm_cli.device.memory import watched
 from ebm_cli.errors import RunError, UserError, advice, of_file
+from ebm_cli.model.base import Quadratic
 from ebm_cli.peers import formats
 from ebm_cli.peers.foreign import Foreign
 from ebm_cli.record import checkpoint, run
@@ -27,6 +28,7 @@ from ebm_cli.training.loop import recorded
 from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components, load_data
 
 STATUS = "imported"
+_MOST_ARE_THERE = 0.5  # share of couplings; a gauge, too, makes some of them 0
 
 
 @dataclass(frozen=True)
@@ -176,5 +178,21 @@ def _said(directory: Path, state: TrainState, of: tuple[Peer, Foreign], choice: 
         f"trained on from here by {by}, whatever made it: ebm train resume={home}{data} (import it with others to "
         "change that)"
     )
+    lines += _few_couplings(state)
     lines.append(f"bracket its log-likelihood: ebm evaluate run={home} evaluation=[ais,bridge]{data}")
     return [*lines, f"run directory {directory}"]
+
+
+def _few_couplings(state: TrainState) -> list[str]:
+    """How many couplings there are, of a model that lacks some, and what training makes of the others."""
+    model = state.model
+    if not isinstance(model, Quadratic) or not model.couplings:
+        return []
+    name = model.couplings[0]
+    possible = model.entries(name)
+    there, all_of_them = int((model.get_parameter(name)[possible] != 0).sum()), int(possible.sum())
+    if there > _MOST_ARE_THERE * all_of_them:
+        return []
+    rest = "the others stay 0 until some are added" if state.sparsity else "trained on, the others move too"
+    more = "" if state.sparsity else "; import it with sparsity=activate or sparsity=prune for those alone"
+    return [f"{there} of its {all_of_them} couplings are not 0; {rest}{more}"]

@@ -6,13 +6,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ebm_cli.errors import UserError, of_file
-from ebm_cli.record import run
+from ebm_cli.record import hub, run
 from ebm_cli.record.run import Run
+from ebm_cli.terminal import log
 
 
 @contextmanager
 def folder(path: Path, kind: str, out: str | None) -> Iterator[Run]:
-    """A new folder for results: `kind`/<time> of the run at `path`, or the one that is called `out`.
+    """A new folder for results: `kind`/<time> of the run at `path`, or the one that is called `out`. That results go
+    into a folder which is made to be published is said.
 
     It is removed again if nothing comes of it. Raises UserError if there is no run, or if nothing can be written there.
     """
@@ -21,6 +23,8 @@ def folder(path: Path, kind: str, out: str | None) -> Iterator[Run]:
     made = _in_run(Run(path), kind) if out is None else _elsewhere(Path(out).expanduser())
     try:
         yield Run(made)
+        if out is None and hub.there(path):
+            log.warning("run = %s: results went into it, and are published with it; out=DIR has them elsewhere", path)
     finally:
         with suppress(OSError):  # one that holds anything stays
             for empty in (made, *missing) if out is not None else (made, made.parent):

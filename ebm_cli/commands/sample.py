@@ -122,7 +122,7 @@ def sample(config: Mapping[str, Any]) -> int:
     settings = {key: value for key, value in config.items() if key not in ("sampler", "device", "model")}
     asked = checked(Settings, settings | {"checkpoint": str(config["checkpoint"])})
     _check_used(asked)
-    with results.folder(Path(asked.run), "samples", asked.out) as home, logging_to(None):
+    with logging_to(None), results.folder(Path(asked.run), "samples", asked.out) as home:
         by_policy = policies.asked_for(config, asked.given)
         anew = {group: config.get(group) for group in (("model",) if by_policy else ("sampler", "model"))}
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)

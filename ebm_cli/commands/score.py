@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.commands import known_log_z, mutants, own, results
+from ebm_cli.commands import data_again, known_log_z, mutants, own, results
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.trained import Trained
 from ebm_cli.dataset.base import Split
@@ -48,7 +48,7 @@ def score(config: Mapping[str, Any]) -> int:
     given = own.settings(config)
     asked = checked(Settings, given)
     mutants.check_apart(given)
-    with results.folder(Path(asked.run), "scores", asked.out) as home, logging_to(None):
+    with logging_to(None), results.folder(Path(asked.run), "scores", asked.out) as home:
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         by = scoring(trained)
         done = _of_mutants if asked.data is None else _of_rows
@@ -142,9 +142,10 @@ class Scoring:
     def no_log_z(self) -> str:
         """Why log p is not known, and what finds it."""
         home, step = self.trained.run.path, self.trained.state.step
+        data = data_again.asked_for(self.trained.parts.components)
         return (
             f"log p is not known: no evaluation of {home} at step {step} has found log Z; ebm evaluate run={home} "
-            f"evaluation=[ais] checkpoint={step} does, where it can"
+            f"evaluation=[ais] checkpoint={step}{data} does, where it can"
         )
 
     def _of_pieces(self, split: Split, value: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ class Settings:
 def transform(config: Mapping[str, Any]) -> int:
     """Write `features/<time>/features.csv` or .npz, a line for each row of the file; the exit code."""
     asked = checked(Settings, own.settings(config))
-    with results.folder(Path(asked.run), "features", asked.out) as home, logging_to(None), torch.no_grad():
+    with logging_to(None), results.folder(Path(asked.run), "features", asked.out) as home, torch.no_grad():
         trained = own.opened(asked.run, asked.checkpoint, asked.plugins, config)
         model = trained.state.averaged_model()
         check_features(model, trained)

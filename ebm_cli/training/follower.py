@@ -12,7 +12,7 @@ from ebm_cli.training.early import Early
 from ebm_cli.training.health import Watcher
 from ebm_cli.training.schedule import Schedule, due_at
 from ebm_cli.training.state import Parts, TrainState
-from ebm_cli.training.step import Report
+from ebm_cli.training.step import Diverged, Report
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Follower:
         """Rank 0 does."""
         return {}
 
-    def goes_back(self, parts: Parts, state: TrainState, why: str) -> bool:
+    def goes_back(self, parts: Parts, state: TrainState, why: Diverged) -> bool:
         """Runs of several ranks do not."""
         return False
 

@@ -18,6 +18,7 @@ from ebm_cli.training.step import check_weights
 _FAILING = LEVELS.index("failing")
 _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run may go back
 _UNMENDABLE = {"overfit", "same"}
+_MOVES = 0.2  # share of proposals that are accepted, below which chains would not follow a higher rate
 _FURTHER = "further"  # than before its rate was raised the model went, though not yet as far as to be doubted
 _TOO_FAR = "since the rate was raised the model went further than healthy ones do"
 
@@ -99,6 +100,12 @@ class Watcher(Looks):
         return self.doubts > 0 and (failing or stays) and self.may_go_back
 
     @property
+    def flew_apart(self) -> bool:
+        """Whether the run is failing because its chains vary far more than the data."""
+        signs = self.verdict.signs if self.verdict else ()
+        return any(sign.name == "scatter" and sign.level == _FAILING for sign in signs)
+
+    @property
     def keys(self) -> remedies.Keys:
         """Of other keys than the rate and the transitions those that are otherwise now."""
         return dict(self.recoveries[-1]["keys"]) if self.recoveries else {}
@@ -152,7 +159,7 @@ class Watcher(Looks):
     def raises(self, step: int) -> bool:
         """Whether the rate is higher from this step on, at which all is well."""
         assert self.parts is not None
-        if self.too_long:
+        if self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
             return False
         did = raising.raised(self.parts, self.recoveries, step, self.health.period)
         self.recoveries += [did] if did else []

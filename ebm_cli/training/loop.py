@@ -116,12 +116,13 @@ class Recorder:
         """What the watcher finds."""
         return self.watcher.look(state)
 
-    def goes_back(self, parts: Parts, state: TrainState, why: str) -> bool:
+    def goes_back(self, parts: Parts, state: TrainState, why: Diverged) -> bool:
         """Whether a run that fails has gone back to where it was healthy, from its `parts` as they were at first."""
+        ran_away = not isinstance(why, Failing)
         if not self.watcher.may_go_back:
             return False
         try:
-            recovery.gone_back(parts, state, self.watcher, self._checkpoint, why)
+            recovery.gone_back(parts, state, self.watcher, self._checkpoint, str(why), ran_away=ran_away)
         except (checkpoint.Invalid, ValueError) as error:
             log.warning("the healthy checkpoint cannot be read (%s), so the run cannot go back to it", error)
             return False
@@ -305,7 +306,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
                 if _attend(now.sparse, recorder, due, {**last.numbers(), **now.ladder.found} if due.logs else {}):
                     saved = state.step
             except Diverged as error:
-                if recorder.goes_back(parts, state, str(error)):
+                if recorder.goes_back(parts, state, error):
                     saved, now = state.step, course(parts, state, recorder.watcher.recoveries)
                 elif not isinstance(error, Failing):
                     raise

@@ -24,20 +24,22 @@ _MODEL, _MOMENTUM = "model.", "optimizer.momentum"
 
 @torch.no_grad()
 def gone_back(
-    parts: Parts, state: TrainState, watcher: Watcher, load: Callable[[int], Checkpoint], why: str
+    parts: Parts, state: TrainState, watcher: Watcher, load: Callable[[int], Checkpoint], why: str, *, ran_away: bool
 ) -> Mapping[str, Any]:
     """What was done: the state becomes that of the healthy checkpoint, but for its step, which goes on, so that other
-    random numbers come. `parts` are those before the first time, `load` gives the checkpoint of a step.
+    random numbers come. `parts` are those before the first time, `load` gives the checkpoint of a step; `ran_away`:
+    whether it failed because numbers were no longer finite, or beyond what an objective takes.
 
     Raises checkpoint.Invalid or ValueError if it cannot be read, or is of another run.
     """
     step, store, ages, weights = state.step, state.store, state.ages, state.weighted
     attempt, tried = watcher.attempts + 1, is_raise(watcher.recoveries)
+    norm = watcher.history.get("gradient", 0.0) if ran_away or watcher.flew_apart else 0.0
     saved = _loaded(state, watcher, load)
     redrawn = _redraw(parts, state, watcher.keys)
     held = step - watcher.since
     share = 0.0 if watcher.too_long else held / max(parts.loop.steps - step, 1)
-    found = replace(_diagnosis(parts, state, watcher), share=share)
+    found = replace(_diagnosis(parts, state, watcher), share=share, norm=norm)
     if held <= _AT_ONCE:
         found = replace(found, beyond=math.inf)
     now = chosen(parts, watcher.recoveries, found)

@@ -17,7 +17,7 @@ LOWER = 1 / 5
 """Factor on the rate, each time that it is lowered, but for energies that say by how much."""
 _HALF = LOWER**0.5  # the highest factor, of a rate that held for long
 _LOWEST = LOWER**2  # of that factor, for energies say too much where they are no linear function of the weights
-_LONGER, _LONGEST = 2, 8  # factor on the transitions of a step, each time, and on those at first at most
+_LONGER, _LONGEST = 4, 16  # factor on the transitions of a step, each time, and on those at first at most
 _ASKED = 32  # times as many as at first at most, of a sampler whose jumps say how many it takes
 _FORGETS = 0.7  # jump from which on a look cannot tell how many transitions it takes
 _SHORTER = 1 / 30  # of proposals that are hardly accepted
@@ -25,10 +25,11 @@ _FARTHER, _UNTESTED = 0.5, 0.25  # jump that steps are lengthened to; of steps t
 _BOUNDS = (10.0, 1e4)  # of the factor for it, of chains that hardly move; others are lengthened at least
 _SLOW = 2.0  # times, and twice as many each time more
 _PAST = 2.0  # jump beyond which longer steps bring nothing
-_BLIND = 30.0  # the factor for chains that never moved, by which nothing can be told
+_BLIND, _BLIND_TIMES = 30.0, 2  # the factor for chains that never moved, and how often it is taken at once at most
 _COOLER = 1 / 10  # of the noise
 _INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
 _RESTART = 0.05  # share of chains of a reservoir that begin anew, where none did
+_SPIKE = 2.0  # times the norm of a gradient, in which a longer one is cut
 _HOT = {"heat", "heat_words", "idle", "above"}  # signs of a model that went too far, however its chains move
 _PLACES = {"r_hat_data", "jump", "distinct", "offset"}
 
@@ -40,7 +41,8 @@ class Diagnosis:
 
     `jump` and `r_hat` are the signals `jump` and `r_hat_data` of that checkpoint, found in `moves` transitions.
     `beyond`: how many times as far as they may the energies of rows vary in the failing model; infinite of one that
-    failed at once. `share`: the steps that the rate of now held for, over those that are left.
+    failed at once. `share`: the steps that the rate of now held for, over those that are left. `norm`: of a run whose
+    numbers ran away, the lowest of the gradient's median norms between its looks; 0 of all others.
     """
 
     signs: Collection[str]
@@ -51,6 +53,7 @@ class Diagnosis:
     moves: int = 0
     beyond: float = 1.0
     share: float = 0.0
+    norm: float = 0.0
 
     @property
     def refuses(self) -> bool:
@@ -64,7 +67,8 @@ class Diagnosis:
 
 
 KEYS = {
-    "optimizer.momentum", "sampler.noise", "sampler.step_size", "chains.restart", "model.weight_std", "model.coupling",
+    "optimizer.momentum", "optimizer.clip", "sampler.noise", "sampler.step_size", "chains.restart",
+    "model.weight_std", "model.coupling",
 }  # fmt: skip
 """What other keys a record may have."""
 
@@ -116,7 +120,10 @@ def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnos
     rate = rate or ("sampler.step_size" in own and bool(_HOT & {*found.signs}))
     if own and not rate:
         return _record(now, keys)
-    return _record(now, {**keys, **_momentum(now)}, _lower(found), _longer_by(parts.components, now, found))
+    keys |= _momentum(now)
+    if clip := _clip(now, found):
+        return _record(now, {**keys, **clip}, 1, _longer_by(parts.components, now, found))
+    return _record(now, keys, _lower(found), _longer_by(parts.components, now, found))
 
 
 def is_raise(recoveries: Sequence[Mapping[str, Any]]) -> bool:
@@ -177,15 +184,20 @@ def _step_size(now: Components, found: Diagnosis, before: int) -> Keys:
     if found.refuses:
         return {"sampler.step_size": size * _SHORTER}
     if "jump" in found.already:
-        return {"sampler.step_size": size * _longer(now, found.jump, _BOUNDS[0])}
+        return {"sampler.step_size": size * _longer(now, found.jump, _BOUNDS[0], before)}
     tied = not isinstance(now.sampler, Langevin) or now.sampler.noise is None
-    return {"sampler.step_size": size * _longer(now, found.jump, _SLOW ** (1 + before))} if tied and found.slow else {}
+    least = _SLOW ** (1 + before)
+    return {"sampler.step_size": size * _longer(now, found.jump, least, before)} if tied and found.slow else {}
 
 
-def _longer(now: Components, jump: float | None, least: float) -> float:
-    """By how much, so that chains move half as far as to another row; noise goes with the root of `step_size`."""
+def _longer(now: Components, jump: float | None, least: float, before: int) -> float:
+    """By how much, so that chains move half as far as to another row; noise goes with the root of `step_size`.
+
+    Of chains that never moved nothing is known: where steps that are too long are refused, and so found out, the square
+    of what was tried before in vain.
+    """
     if not jump:
-        return _BLIND
+        return _BLIND ** min(1 + before, _BLIND_TIMES) if now.sampler.rejects else _BLIND
     far = _FARTHER if now.sampler.rejects else _UNTESTED
     factor = min(max(far / jump, min(least, _PAST / jump)), _BOUNDS[1])
     return factor**2 if isinstance(now.sampler, Langevin) else factor
@@ -200,3 +212,8 @@ def _restart(now: Components, found: Diagnosis) -> Keys:
 def _momentum(now: Components) -> Keys:
     """Less, where a step goes on for more than ten."""
     return {"optimizer.momentum": _CALM} if getattr(now.optimizer, "momentum", 0.0) > _INERT else {}
+
+
+def _clip(now: Components, found: Diagnosis) -> Keys:
+    """No gradient much longer than those of a healthy run, where few of them made it run away."""
+    return {"optimizer.clip": _SPIKE * found.norm} if found.norm and not now.optimizer.bounded else {}

@@ -322,7 +322,7 @@ def new_state(components: Components, loop: Loop, data: Data, choice: Choice, *,
     if why:
         raise UserError(why)
     state.optimizer = components.optimizer.init({name: p.detach() for name, p in trained.items()})
-    state.sparsity = _sparsity(components.sparsity, model) if trains else {}
+    state.sparsity = _sparsity(components, model) if trains else {}
     return state
 
 
@@ -355,13 +355,16 @@ def _first_chains(components: Components, data: Data, key: Key) -> Tensor:
 
 
 @torch.no_grad()
-def _sparsity(sparsity: Sparsity, model: EnergyModel) -> dict[str, Tensor]:
-    """Masks as a run begins, with all couplings or none; those of the model that there are not are 0 from now on."""
+def _sparsity(components: Components, model: EnergyModel) -> dict[str, Tensor]:
+    """Masks as a run begins, with all couplings or none, or those of given weights that are not 0; those of the model
+    that there are not are 0 from now on."""
+    sparsity = components.sparsity
     if not sparsity.changes:
         return {}
     assert isinstance(model, Quadratic)
     named = dict(model.named_parameters())
-    masks = {name: model.entries(name).to(named[name].dtype) * sparsity.dense for name in model.couplings}
+    there = {name: named[name] != 0 if components.initial else sparsity.dense for name in model.couplings}
+    masks = {name: model.entries(name).to(named[name].dtype) * there[name] for name in model.couplings}
     for name, mask in masks.items():
         named[name].mul_(mask)
     return {**masks, CHANGED: torch.tensor(-1.0, device=named[model.couplings[0]].device)}
