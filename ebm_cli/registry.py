@@ -195,7 +195,7 @@ def explain(error: ValidationError, cls: type, prefix: str) -> str:
         return f"{path} is missing"
     whole = detail["input"]
     if isinstance(whole, float) and detail["type"].startswith("int_") and whole.is_integer():
-        return f"{path} = {whole:g}: must be a whole number without a point; write {path}={whole:.0f}"
+        return f"{path} = {whole}: must be a whole number, without point or exponent; write {path}={whole:.0f}"
     message = _plain(detail["msg"])
     return f"{path} = {json.dumps(detail['input'], default=str)}: {message[0].lower()}{message[1:]}"
 

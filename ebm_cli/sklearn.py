@@ -181,6 +181,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"hidden = {self.hidden!r}, n_components = {self.n_components!r}: two names for one number; set one"
             )
+        if isinstance(self.words, str):
+            raise ValueError(f"words = {self.words!r}: must be a list of words, such as [{self.words!r}]")
         for word in self.words:
             if word.partition("=")[0].partition(".")[0] in _OWN:
                 raise ValueError(f"words: {word} is for the command ebm train; this estimator has its own parameters")

@@ -235,7 +235,7 @@ def test_what_lies_outside_an_hdf5_file_is_not_read(tmp_path):
     for name, made in links.items():
         with h5py.File(tmp_path / name, "w") as file:
             made(file)
-        refused(tmp_path / name, "has no (key train; it has none|array of rows)")
+        refused(tmp_path / name, r"cannot read train \(it is a link to /\w+( in the file .*)?, which is not followed")
     layout = h5py.VirtualLayout(GREY.shape, np.uint8)
     layout[:] = h5py.VirtualSource(secret, "train", GREY.shape)
     with h5py.File(tmp_path / "virtual", "w") as file:

@@ -331,7 +331,8 @@ def test_samples_of_a_run_on_a_table_are_a_data_frame_with_its_columns(on_a_tabl
 
 
 def test_gaps_of_a_data_frame_are_filled_in_the_types_of_its_columns(on_a_table):
-    """What is there stays as it is: of pandas NaN and None are gaps."""
+    """What is there stays as it is: of pandas NaN, None and NA are gaps, also in its own types."""
+    pandas = pytest.importorskip("pandas")
     _, table, run = on_a_table
     gaps = table[:4].astype({"sold": object})
     gaps.index = [91, 75, 1264, 330]
@@ -348,3 +349,11 @@ def test_gaps_of_a_data_frame_are_filled_in_the_types_of_its_columns(on_a_table)
     assert found.cells.r_hat.dtype == found.cells["mean"].dtype == float
     assert list(found.cells["mode"][[0, 2, 3]]) == list(found.filled.colour[:3])
     assert found.filled.sold.map(type).eq(bool).all()
+    typed = gaps.assign(sold=gaps.sold.astype("boolean"), colour=table.colour[:1].astype("category").to_list() * 4)
+    typed["colour"], typed["note"] = typed.colour.astype("category"), pandas.array([None, 7, 8, 9], "Int64")
+    typed.iloc[2, 1] = None
+    found = run.impute(typed, n=4, steps=4).filled
+    assert found.drop(columns="colour").dtypes.equals(typed.drop(columns="colour").dtypes)
+    assert {*typed.colour.cat.categories} <= {*found.colour.cat.categories} <= {*table.colour}
+    assert found.note.equals(typed.note)
+    assert list(found.index) == list(typed.index)

@@ -128,6 +128,7 @@ def test_parameters_are_those_of_the_command(x):
         ("objective", "pdc"): "did you mean pcd",
         ("batch_size", 0): "batch_size = 0: must be a whole number, 1 or more",
         ("n_iter", 1.5): "n_iter = 1.5: must be a whole number",
+        ("words", "chains.steps=2"): "words = 'chains.steps=2': must be a list of words",
         ("words", ("model=dbn",)): "words: model=dbn is for the command",
     }.items():
         with pytest.raises(ValueError, match=words):

@@ -11,7 +11,7 @@ import torch
 from helpers.cli import assert_refused, ebm, snapshot
 from helpers.components import component
 
-from ebm_cli.dataset import table_files
+from ebm_cli.dataset import table_columns, table_files
 from ebm_cli.dataset.base import Data
 from ebm_cli.errors import UserError
 from ebm_cli.model.mixed_rbm import MixedRBM
@@ -230,6 +230,46 @@ def test_tables_that_say_nothing_are_refused(tmp_path, rows, keys, words):
     with pytest.raises(UserError) as error:
         component("dataset", "table", **{"path": str(file), **keys}).load((Mixed,))
     assert words in str(error.value)
+
+
+def test_codes_are_text_and_whole_numbers_are_told_apart_exactly(tmp_path):
+    """A zero before a number, or more digits than 64 bits hold, make a code; both are numbers where that is said."""
+    for codes, said, due in (
+        ([f"0123{i}" for i in range(4)], {}, ("categorical", "text", ("01230", "01231", "01232", "01233"))),
+        (["0", "1", "10", "2"], {}, ("ordinal", "integer", (0, 1, 2, 10))),
+        ([10**20, 10**20 + 1], {}, ("binary", "text", (str(10**20), str(10**20 + 1)))),
+        ([2**62 + i for i in range(3)], {}, ("ordinal", "integer", tuple(2**62 + i for i in range(3)))),
+        ([f"{i:02d}" for i in range(20)], {"a": "numeric"}, ("numeric", "integer", ())),
+        ([10**20 * i for i in range(1, 20)], {"a": "numeric"}, ("numeric", "real", ())),
+        ([10**20, 10**30, ""], {"a": "numeric"}, ("numeric", "real", ())),
+        ([1_700_000_000_000_000_000 + 10**9 * i for i in range(20)], {}, ("numeric", "integer", ())),
+    ):
+        rows = [[str(codes[i % len(codes)]), f"{i % 3}.5"] for i in range(60)]
+        data = loaded(written(tmp_path / "t.csv", "ab", rows), columns=said)
+        column = data.columns.columns[0]
+        assert (column.kind, column.type, column.values) == due
+        if column.count:
+            codes_of = table_columns.coded(table_files.read(tmp_path / "t.csv", "here"), column, "here")
+            assert [str(column.values[int(code)]) for code in codes_of] == [row[0] for row in rows]
+        else:
+            assert np.ptp(data.train.all()[:, 0].numpy()) > 1
+
+
+@pytest.mark.parametrize("start", [2**62, 2**63, 10**30])
+def test_numbers_that_float64_does_not_tell_apart_are_refused_for_that_reason(tmp_path, start):
+    import polars
+
+    numbers = [start + i for i in range(40)]
+    written(tmp_path / "t.csv", "ab", [[str(number), f"{number % 3}.5"] for number in numbers])
+    form = polars.UInt64 if start < 2**64 else polars.Int128
+    frame = polars.DataFrame({"a": polars.Series(numbers, dtype=form), "b": [float(n % 3) for n in numbers]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(UserError, match=rf"goes from {start} to {numbers[-1]}, where float64 .* subtract {start} "):
+            loaded(tmp_path / name, columns={"a": "numeric"})
+        if start > 2**62:
+            with pytest.raises(UserError, match=rf"holds 40 different codes, such as {start} .*a: numeric"):
+                loaded(tmp_path / name)
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):

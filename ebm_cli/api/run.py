@@ -230,7 +230,7 @@ class TrainedRun:
 def _tables_of(x: Any, own: TableRows, found: Filled) -> tuple[Any, Any]:
     """The table with its gaps filled, all other columns and the index as they are, and a line on each gap."""
     filled = tables.filled(own, found.filled.reshape(len(found.filled), -1))
-    return frames.like(x, filled, index=True), frames.like(x, given_rows.described(own, found))
+    return frames.filled(x, filled), frames.like(x, given_rows.described(own, found))
 
 
 def _asked(**keys: Any) -> Drawing:

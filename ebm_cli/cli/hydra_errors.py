@@ -112,7 +112,7 @@ def _key(error: Exception, text: str, command: str) -> str | None:
     owners = [part.choice for part in choices_of(group) if _owns(part, name)] if group in GROUPS else []
     if owners:
         return f"{name} is a key of {group}={' or '.join(owners)}, {_ELSEWHERE} (see: ebm list {group})"
-    meant = (key_meant(name) if command in ("train", "tune") else None) or beside(name, _words(command))
+    meant = key_meant(name, command) or beside(name, _words(command))
     near = f"; {meant}" if meant else nearest(name, _words(command))
     return f"unknown key {name}{near} (see: ebm {command} --help)"
 

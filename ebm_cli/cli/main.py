@@ -289,6 +289,7 @@ class _Job:
 
         directory = Path(HydraConfig.get().runtime.output_dir)
         from ebm_cli.cli.composing import plain_data, seen_from_here
+        from ebm_cli.cli.meant import as_typed
 
         try:
             config = plain_data(composed)
@@ -301,9 +302,11 @@ class _Job:
                 return _import(config, HydraConfig.get(), seen_from_here(directory))
             done: int = getattr(import_module(f"ebm_cli.commands.{self.command}"), self.command)(config)
             return done
-        except (UserError, KeyboardInterrupt):
+        except (UserError, KeyboardInterrupt) as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 _remove_empty(directory, self.there)
+            if isinstance(error, UserError):
+                raise UserError(as_typed(str(error), HydraConfig.get().overrides.task)) from error
             raise
 
 

@@ -1,6 +1,7 @@
 """What a person probably meant by a word that this command line does not know: names that other tools use."""
 
 import os
+from collections.abc import Sequence
 
 from ebm_cli.cli.listing import group_of
 from ebm_cli.errors import install, nearest
@@ -15,6 +16,8 @@ _SAME = {
     "cpu": "device=cpu", "threads": "device.threads", "output": "hydra.run.dir", "output_dir": "hydra.run.dir",
 }  # fmt: skip
 _HOW_MANY = ("chains", "samples", "count")
+_OF_ANOTHER = {("train", "run"): "resume", ("tune", "run"): "resume", ("sample", "data"): "given"}
+"""Keys that other commands take, and what is meant by them here."""
 _EPOCHS = ("epochs", "n_epochs", "num_epochs", "max_epochs", "epoch")
 _EXTRAS = {
     "hydra/launcher": {"joblib": "joblib", "submitit_slurm": "slurm", "ray": "ray"},
@@ -22,11 +25,27 @@ _EXTRAS = {
 }  # choices that come with an extra
 
 
-def key_meant(name: str) -> str | None:
-    """What another tool's name of a key is called here, in words, or None."""
+def key_meant(name: str, command: str) -> str | None:
+    """What another command's, or another tool's, name of a key is called here, in words, or None."""
+    if (command, name) in _OF_ANOTHER:
+        return f"did you mean {_OF_ANOTHER[command, name]}?"
+    if command not in ("train", "tune"):
+        return None
     if name in _EPOCHS:
         return "training is counted in steps, one update of the weights each: steps=N"
     return f"did you mean {_SAME[name]}?" if name in _SAME else None
+
+
+def as_typed(message: str, words: Sequence[str]) -> str:
+    """A sentence on the number that a key has, with the number as it was typed."""
+    key, _, rest = message.partition(" = ")
+    read, _, wrong = rest.partition(": ")
+    typed = next((value for name, _, value in (word.partition("=") for word in reversed(words)) if name == key), read)
+    try:
+        same = float(typed) == float(read)
+    except ValueError:
+        return message
+    return f"{key} = {typed}: {wrong}" if same else message
 
 
 def beside(name: str, words: list[str]) -> str | None:

@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 from ebm_cli.commands import tables
 from ebm_cli.commands.trained import Trained, Wanted, its_data, open_trained
 from ebm_cli.dataset import own_rows, table_files, table_rows
-from ebm_cli.dataset.conformed import Conformed, conformed, values_of
+from ebm_cli.dataset.base import Values
+from ebm_cli.dataset.conformed import Conformed, are_spins, conformed, values_of
 from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.dataset.table_columns import listed
 from ebm_cli.dataset.table_rows import TableRows
 from ebm_cli.errors import RunError, UserError
 from ebm_cli.record.run import Run
+from ebm_cli.space import Measured, Spin, Units
 from ebm_cli.terminal import log
 
 Format = Literal["csv", "npz"]
 Columns = Mapping[str, NDArray[Any]]
 ROWS_AT_ONCE = 1000
+_FAR = 1e6  # standard deviations of the training rows, where float32 has lost what a model could say
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +65,9 @@ def taken(trained: Trained, own: OwnRows, said: str, *, gaps: bool) -> tuple[Own
     values = values_of(dataset, space, None)
     if values is None:
         values = values_of(dataset, space, _data(trained))
-    return own, conformed(dataset, own, values, space, said)
+    if values == "binary" and not isinstance(space, Spin) and are_spins(own):
+        log.warning("%s: holds -1 and 1 and no 0, so -1 is taken for the bit 0; what is missing is NaN or empty", said)
+    return own, _conformed(trained, own, values, said)
 
 
 def by_name(rows: TableRows, trained: Trained, said: str) -> tuple[OwnRows, Conformed]:
@@ -70,8 +75,27 @@ def by_name(rows: TableRows, trained: Trained, said: str) -> tuple[OwnRows, Conf
     others = table_rows.unread(rows)
     if others:
         log.info("%s: columns that the run's model is not of are not looked at: %s", said, listed(others))
+    return rows, _conformed(trained, rows, table_rows.values_in(trained.parts.data.space), said)
+
+
+def _conformed(trained: Trained, own: OwnRows, values: Values | None, said: str) -> Conformed:
+    """The rows in the space of the run, with a warning of numbers that are nothing like those it was trained on."""
     space = trained.parts.data.space
-    return rows, conformed(trained.parts.components.dataset, rows, table_rows.values_in(space), space, said)
+    found = conformed(trained.parts.components.dataset, own, values, space, said)
+    if isinstance(space, Measured) and space.units is not None:
+        _warn_of_far(own, space.units, said)
+    return found
+
+
+def _warn_of_far(own: OwnRows, units: Units, said: str) -> None:
+    values, missing = (array.reshape(len(array), -1) for array in (own.values, own.missing))
+    away = np.where(missing, 0, np.abs(values - np.array(units.mean)) / np.array(units.deviation))
+    row, site = (int(number) for number in np.unravel_index(away.argmax(), away.shape))
+    if away[row, site] > _FAR:
+        log.warning(
+            "%s, %s: %s is %.1g standard deviations from the mean of the training rows, about which the model says "
+            "nothing", said, own.place(row), _named(own, site), away[row, site],
+        )  # fmt: skip
 
 
 def _data(trained: Trained) -> Any:

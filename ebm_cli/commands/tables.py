@@ -68,14 +68,19 @@ def series(values: NDArray[Any], column: Column) -> Any:
 
 
 def filled(rows: TableRows, values: NDArray[Any]) -> Any:
-    """The table of the file, all columns as they are there, with `values` (n, sites) where a cell is missing."""
+    """The table of the file, all columns as they are there, with `values` (n, sites) where a cell is missing.
+
+    A type of the file that has no room for what was drawn is widened.
+    """
     polars = table_files.library()
     own, found = rows.frame.data, []
     for i, column in enumerate(rows.columns.columns):
         there, drawn = own[column.name], series(values[:, i], column)
         if there.dtype == polars.Boolean and drawn.dtype == polars.String:
             drawn = drawn.str.to_lowercase() == "true"
-        drawn = drawn if there.null_count() == len(there) else drawn.cast(there.dtype)
+        kept = drawn.cast(there.dtype, strict=False)
+        narrow = there.null_count() == len(there) or kept.null_count() > drawn.null_count()
+        drawn = drawn if narrow else kept
         found.append(there.cast(drawn.dtype).zip_with(there.is_not_null(), drawn))
     return own.with_columns(found)
 

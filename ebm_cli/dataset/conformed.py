@@ -90,13 +90,14 @@ def _refuse(own: OwnRows, bad: NDArray[np.bool_], due: str, said: str) -> None:
 
 def _bits(own: OwnRows, space: Space, said: str) -> NDArray[np.uint8]:
     """0 and 1; -1 and 1 are the same."""
-    low = -1 if _are_spins(own) else 0
+    low = -1 if are_spins(own) else 0
     due = "-1 and 1, or 0 and 1" if isinstance(space, Spin) else "0 and 1"
     _refuse(own, (own.values != low) & (own.values != 1), due, said)
     return (own.values == 1).astype(np.uint8)
 
 
-def _are_spins(own: OwnRows) -> bool:
+def are_spins(own: OwnRows) -> bool:
+    """Whether there is a -1 among the values, and no 0."""
     there = own.values[~own.missing]
     return bool((there == -1).any() and not (there == 0).any())
 

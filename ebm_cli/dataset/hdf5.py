@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.dataset.content import Content, Header, Place, Reader
+from ebm_cli.dataset.content import NO_NUMBERS, Content, Header, Place, Reader
 from ebm_cli.dataset.files import DEFLATES, naming
 from ebm_cli.device import memory
 from ebm_cli.errors import UserError, install
@@ -21,15 +21,19 @@ _WAY = "write plain number arrays"
 
 
 def headers(path: Path, said: str) -> dict[str, Header]:
-    """What the file says of its arrays by their names, GROUP/NAME; only of those that lie in it."""
+    """What the file says of its arrays by their names, GROUP/NAME; of links, whose values it lacks, the name."""
     with naming(said, _WAY), _opened(path, said) as file:
-        return {name: _header(array) for name, array in _arrays(file).items()}
+        links = dict.fromkeys(_links(file), NO_NUMBERS)
+        return links | {name: _header(array) for name, array in _arrays(file).items()}
 
 
 def read(path: Path, keys: Sequence[str], said: str, reader: Reader) -> dict[str, Any]:
     """Those of the arrays that the file has. Raises UserError, beginning with `said`, if one cannot be read."""
     with naming(said, _WAY) as reading, _opened(path, said) as file:
         arrays = _arrays(file)
+        for reading.key, place in _links(file).items():
+            if reading.key in keys:
+                raise ValueError(f"it is a link to {place}, which is not followed; copy what is there into this file")
         present = [key for key in keys if key in arrays]
         size, contents = 0, {}
         for reading.key in present:
@@ -61,6 +65,18 @@ def _arrays(file: Any) -> dict[str, Any]:
             found[name] = thing
 
     file.visititems(note)
+    return found
+
+
+def _links(file: Any) -> dict[str, str]:
+    """Where those that name a path lead, in words, by their own names."""
+    found: dict[str, str] = {}
+
+    def note(name: str, link: Any) -> None:
+        if hasattr(link, "path") and not name.startswith("#"):
+            found[name] = f"{link.path} in the file {link.filename}" if hasattr(link, "filename") else link.path
+
+    file.visititems_links(note)
     return found
 
 

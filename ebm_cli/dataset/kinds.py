@@ -18,6 +18,7 @@ _BYTES = (
     (b"\x89HDF\r\n", "hdf5", "an HDF5 file"),
     (b"MATLAB 7.3", "hdf5", "a MATLAB file"),
     (b"MATLAB 5.0", "mat", "a MATLAB file"),
+    (b"PK\x03\x04", "cut", "an archive that is cut short, such as an .npz file"),
     (b"PAR1", "table", "a Parquet file"),
     (b"ARROW1", "table", "an Arrow file"),
     (b"\x80", "pickle", "a Python pickle, which could run any code and is never read"),
@@ -125,8 +126,6 @@ def _of_archive(path: Path) -> tuple[str, str]:
 
 
 def _of_text(head: bytes) -> tuple[str, str] | None:
-    if head.startswith(b"PK"):
-        return None  # an archive that is cut short
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf16", "text in UTF-16"
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff").lstrip()
@@ -150,5 +149,5 @@ def instead(path: Path, fallback: str, wanted: str = f"write {_ARRAY}", others: 
     if seen is None:
         return fallback
     kind, said = seen
-    ways = {"empty": "write it anew", "utf16": "convert it to UTF-8"} | _WAYS | (others or {})
+    ways = {"empty": "write it anew", "cut": "write it anew", "utf16": "convert it to UTF-8"} | _WAYS | (others or {})
     return f"it is {said}; {ways.get(kind, wanted)}"

@@ -1,6 +1,5 @@
 """Mutants of one sequence as biologists write them: A12G, several joined by colons, sites counted from 1."""
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_cli.dataset import text_tables
 from ebm_cli.errors import UserError, nearest
 
 _WRITTEN = re.compile(r"(\D)(-?\d+)(\D)", re.DOTALL)
@@ -114,16 +114,9 @@ def read(path: Path, said: str, columns: Columns, wild: WildType) -> Mutants:
 
 def _lines(path: Path, said: str) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of every line that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",\t;", key=first.count), strict=True)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{said}: cannot be read as a table ({error}); write plain text in UTF-8") from error
+    source = text_tables.source(path, said)
+    records = text_tables.records(source, text_tables.separator(source, said), said)
+    return ((number, cells) for number, cells in records if "".join(cells).strip())
 
 
 def _places(head: Sequence[str], columns: Columns, said: str) -> dict[Literal["mutant", "measured"], int | None]:
@@ -139,12 +132,13 @@ def _places(head: Sequence[str], columns: Columns, said: str) -> dict[Literal["m
 
 
 def _number(cell: str, said: str) -> float:
-    """The value of a cell, NaN of an empty one."""
+    """The value of a cell, NaN of one that says there is none."""
     text = cell.strip()
-    try:
-        value = float(text.replace("_", "?")) if text else math.nan
-    except ValueError as error:
-        raise UserError(f"{said}: {text!r} is no number; leave the cell empty where nothing was measured") from error
+    if text_tables.is_missing(text):
+        return math.nan
+    if not text_tables.is_number(text):
+        raise UserError(f"{said}: {text!r} is no number; leave the cell empty where nothing was measured")
+    value = float(text)
     if math.isinf(value):
         raise UserError(f"{said}: {text!r} is no measurement; leave the cell empty where nothing was measured")
     return value

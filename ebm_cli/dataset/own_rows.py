@@ -1,30 +1,23 @@
 """Rows of the user's own in a file of one array or a table in text, with cells that are to be drawn."""
 
-import csv
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.dataset import array_files, kinds
+from ebm_cli.dataset import array_files, kinds, text_rows, text_tables
 from ebm_cli.dataset.array_files import ENDINGS, Format
 from ebm_cli.dataset.content import whole
+from ebm_cli.dataset.text_rows import LABELS
 from ebm_cli.errors import UserError
 from ebm_cli.space import Discrete, Space, Spin, TwoValued, Words
 
 NAMES = ("rows", "samples", "msa")
 """Arrays that are taken for the rows where several could be: `ebm sample` writes samples, alignments have msa."""
 
-LABELS = ("labels", "label")
 _MASK, _OTHERS = "mask", ("weights", "variable_type")
-_SEPARATORS = ",\t;"
-_FEW = 2  # columns whose numbers may be values
-_Line = tuple[int, list[str]]
 _LETTERS = (
     "the run is on numbers: train one with dataset=protein, or import its model anew, ebm import MODEL dataset=protein "
     "dataset.path=ALIGNMENT, or without data dataset.alphabet=protein"
@@ -65,13 +58,15 @@ def read(path: Path, said: str, array: str | None) -> OwnRows:
     """
     if not path.exists():
         raise UserError(f"{said}: there is no such file")
-    files, (kind, _) = array_files.of(path), kinds.found(path) or ("", "")
+    files, is_text = array_files.of(path), text_tables.is_one(path)
     if files is not None:
         return _of_arrays(files, path, said, array)
-    if array is not None and kind in ("csv", "text"):
+    if array is not None and is_text:
         raise UserError(f"array = {array}: {said} is no file of arrays, so it has none by name; leave it out")
-    if kind in ("csv", "text"):
+    if is_text:
         return _of_table(path, said)
+    if path.is_dir():
+        raise UserError(f"{said}: is a folder, and the run is not on pictures (dataset=image_folder); {_WAY}")
     raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY, _WAYS)}")
 
 
@@ -92,9 +87,12 @@ def with_gaps(own: OwnRows, space: Space, said: str) -> OwnRows:
 
 
 def _of_arrays(files: Format, path: Path, said: str, array: str | None) -> OwnRows:
-    there = [*files.headers(path, said)]
+    headers = files.headers(path, said)
+    there = [*headers]
     beside = {_MASK, *LABELS, *_OTHERS, *(key for key in there if key.endswith(("_label", "_labels", "_weights")))}
-    key = array or _the_array([name for name in there if name not in beside], said)
+    others = [name for name in headers if name not in beside]
+    numbers = [name for name in others if headers[name].kind.kind in "biuf"]
+    key = array or _the_array([name for name in NAMES if name in others][:1] or numbers or others, said)
     if key not in there:
         raise UserError(f"array = {key}: {said} has no such array; it has {', '.join(there)}")
     labels = next((name for name in (f"{key}_label", f"{key}_labels", *LABELS) if name in there), None)
@@ -105,16 +103,17 @@ def _of_arrays(files: Format, path: Path, said: str, array: str | None) -> OwnRo
 
 def _the_array(names: list[str], said: str) -> str:
     """The one that holds the rows."""
-    chosen = next((name for name in NAMES if name in names), names[0] if len(names) == 1 else None)
-    if chosen is None:
+    if len(names) != 1:
         which = f"several arrays, {', '.join(names)}" if names else "no array of rows"
         raise UserError(f"{said}: has {which}; say which holds the rows, array=NAME")
-    return chosen
+    return names[0]
 
 
 def of_array(values: NDArray[Any], mask: Any, labels: Any, said: str, key: str) -> OwnRows:
     """Rows of an array (n, *any) that messages call `key`, with its mask and labels or None. Raises UserError."""
-    if values.dtype.kind not in "biuf" or values.ndim < 2 or values.size == 0:
+    if values.dtype.kind in "biuf" and values.ndim > 1 and not values.size:
+        raise UserError(f"{said}: {key} has shape {values.shape}, so it is empty; give it rows")
+    if values.dtype.kind not in "biuf" or values.ndim < 2:
         raise UserError(
             f"{said}: {key} has type {values.dtype} and shape {values.shape}; it must be numbers (n, *shape), one row "
             "per configuration"
@@ -147,69 +146,12 @@ def _checked_labels(labels: Any, values: NDArray[Any], said: str) -> NDArray[Any
 
 
 def _of_table(path: Path, said: str) -> OwnRows:
-    """A table of numbers, whose first line may name the columns; one called label or labels is carried along."""
-    lines = _lines(path, said)
-    first = next(lines, (0, []))
-    names = [cell.strip() for cell in first[1]] if _are_names(first[1]) else []
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
-    label = next((names.index(name) for name in LABELS if name in names), None)
-    labels, places, rows = [], [], []
-    for number, cells in lines if names else chain([first], lines):
-        if len(cells) != len(first[1]):
-            due = len(first[1])
-            raise UserError(f"{said}, line {number}: has {len(cells)} cells, the first line {due}; make them equal")
-        if label is not None:
-            labels.append(cells.pop(label).strip())
-        rows.append(np.array([_number(cell, said, number) for cell in cells]))
-        places.append(f"line {number}")
-    if not rows or not len(rows[0]):
+    found = text_rows.read(path, said)
+    if found is None:
         raise UserError(f"{said}: holds no row of numbers; {_WAY}")
-    values = np.stack(rows)
-    found = of_array(values, None, None if label is None else np.array(labels), said, "the table")
-    return replace(found, values=found.values.astype(np.int64 if _whole(values) else np.float64), places=tuple(places))
-
-
-def _lines(path: Path, said: str) -> Iterator[_Line]:
-    """Number and cells of every line that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            separator = max(_SEPARATORS, key=first.count)
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            for cells in reader:
-                if cells and (len(cells) > 1 or cells[0].strip()):
-                    yield reader.line_num, cells
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{said}: cannot be read as a table ({error}); write plain text in UTF-8") from error
-
-
-def _are_names(cells: list[str]) -> bool:
-    """Whether these name columns: not all are numbers, or they number the columns from 0, as pandas does."""
-    if not all(map(_is_number, cells)):
-        return True
-    numbered = [str(number) for number in range(len(cells))]
-    return len(cells) > _FEW and [cell.strip() for cell in cells] == numbered
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell.replace("_", "?").strip() or "nan")
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str, said: str, line: int) -> float:
-    """The value of a cell, NaN of an empty one."""
-    text = cell.strip()
-    try:
-        return float(text.replace("_", "?")) if text else math.nan  # Python reads 1_000 as a number
-    except ValueError as error:
-        way = "write decimals with a point" if "," in text else "write numbers, and leave a cell empty that has none"
-        raise UserError(f"{said}, line {line}: {text!r} is no number; {way}") from error
+    rows = of_array(found.values, None, found.labels, said, "the table")
+    kind = np.int64 if _whole(found.values) else np.float64
+    return replace(rows, values=rows.values.astype(kind), places=found.places)
 
 
 def _whole(values: NDArray[np.float64]) -> bool:

@@ -26,21 +26,21 @@ class OwnTable(Dataset):
     """A table from a CSV or TSV file, packed by gzip or not, whose first line names the columns, or Parquet or Feather.
 
     `columns` says what columns are: binary, categorical, ordinal, a list of values in their order (ordinal), numeric,
-    or ignore; of the others it is guessed. Two values: binary. Text: categorical. Whole numbers of ten values at most:
-    ordinal. Other numbers: numeric, brought to mean 0 and standard deviation 1 of the training rows, which is undone in
-    samples and log-likelihoods. Ordinal columns are categories in their order, of which the model may learn anything;
-    their order shows in the numbers of samples, quantiles and medians. `label` names a column that is carried along and
-    not modelled.
+    or ignore; of the others it is guessed. Two values: binary. Text, and whole numbers with a zero before them or
+    beyond 64 bits: categorical. Whole numbers of ten values at most: ordinal. Other numbers: numeric, brought to mean 0
+    and standard deviation 1 of the training rows, which is undone in samples and log-likelihoods. Ordinal columns are
+    categories in their order, of which the model may learn anything; their order shows in the numbers of samples,
+    quantiles and medians. `label` names a column that is carried along and not modelled.
 
     Columns that are all binary make binary data, all numeric ones real data, categorical ones of as many categories
     each categorical data, for any model of those; all others are mixed, for model=mixed_rbm. Models of mixed data alone
     take any.
 
-    Cells are missing that are empty, NA, N/A, NaN, null or ?. `missing` drop leaves such rows out. draw trains on them:
-    at each visit `sweeps` block Gibbs sweeps of the model draw what is missing given the rest, so that the gradient is
-    that of the likelihood of what is there, but for the sweeps being finite (Dempster, Laird, Rubin 1977 with the
-    expectation by chains). They begin at values of the column in other rows. Held-out rows are whole ones in either
-    case.
+    Cells are missing that are empty, NA, N/A, NaN, null or ?, and - among numbers. `missing` drop leaves such rows out.
+    draw trains on them: at each visit `sweeps` block Gibbs sweeps of the model draw what is missing given the rest, so
+    that the gradient is that of the likelihood of what is there, but for the sweeps being finite (Dempster, Laird,
+    Rubin 1977 with the expectation by chains). They begin at values of the column in other rows. Held-out rows are
+    whole ones in either case.
     """
 
     path: str | None

@@ -1,11 +1,13 @@
 """From the cells of a table's columns to numbers: what kind a column is, by what it holds or is said to be."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_cli.dataset import table_types
 from ebm_cli.dataset.columns import MOST, Column, Columns, Kind, Type, Value
 from ebm_cli.dataset.table_files import Frame, library
 from ebm_cli.errors import UserError, nearest
@@ -14,8 +16,7 @@ Wanted = Mapping[str, str | Sequence[Value]]
 FEW = 10
 """Whole numbers of so many different values at most are taken for ordinal ones."""
 
-_WHOLE = r"^[+-]?(0|[1-9][0-9]*)$"
-_COMMA = r"^[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?$"
+_STEPS = 100  # of float64, that a column ranges over at least
 _IGNORE = "ignore"
 _NAMED = 8  # columns, or categories, that a message names
 
@@ -45,22 +46,43 @@ def _column(frame: Frame, name: str, wanted: str | Sequence[Value] | None, said:
     series, here = frame.data[name].drop_nulls(), f"{said}: column {name!r}"
     if not len(series):
         raise UserError(f"{here} has no value in any row; leave it out, dataset.columns={{{name}: ignore}}")
-    form = _type(frame, name, kind, said)
+    form = table_types.type_of(frame, name, kind, said)
     if kind == "numeric" and form in ("text", "truth"):
         raise UserError(f"dataset.columns: {name} is said to be numeric, and holds {series[0]!r}; call it categorical")
-    distinct = _distinct(series, form)
+    distinct = table_types.distinct(series, form)
     kind = kind or _guessed(form, len(distinct), len(series))
     if kind == "numeric":
-        if len(distinct) < 2:
-            raise UserError(_constant(here, name, distinct[0]))
+        _check_numbers(here, name, distinct)
         return Column(name, "numeric", form, ())
     if kind is None:
-        raise UserError(
-            f"{here} holds {len(distinct)} different texts in {len(series)} rows, which are no categories; leave it "
-            f"out, dataset.columns={{{name}: ignore}}"
-        )
+        raise UserError(_no_categories(frame, name, here, (len(distinct), len(series))))
     order = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else None
     return _categories(here, Column(name, _checked(kind, name), form, tuple(distinct)), order)
+
+
+def _check_numbers(here: str, name: str, distinct: Sequence[Any]) -> None:
+    """Raise UserError where all are the same, or float64, in which columns are standardised, hardly tells them apart.
+
+    Whole numbers are compared exactly.
+    """
+    low, high = distinct[0], distinct[-1]
+    if low == high and math.isfinite(low):
+        raise UserError(_constant(here, name, low))
+    step = float(np.spacing(max(abs(float(low)), abs(float(high)))))
+    if high - low < _STEPS * step:
+        raise UserError(
+            f"{here} goes from {low} to {high}, where float64 has steps of {step:g} and does not tell them apart; "
+            f"subtract {low} from each before, or leave it out, dataset.columns={{{name}: ignore}}"
+        )
+
+
+def _no_categories(frame: Frame, name: str, here: str, counts: tuple[int, int]) -> str:
+    """What to say of texts that are all but all new, some of which may be codes in digits."""
+    of, code = "texts", table_types.first_code(frame, name)
+    way = f"leave it out, dataset.columns={{{name}: ignore}}"
+    if code is not None:
+        of, way = f"codes, such as {code}", f"{way}, or say that they are numbers, dataset.columns={{{name}: numeric}}"
+    return f"{here} holds {counts[0]} different {of} in {counts[1]} rows, which are no categories; {way}"
 
 
 def _checked(kind: str, name: str) -> Kind:
@@ -122,58 +144,6 @@ def _guessed(form: Type, distinct: int, rows: int) -> str | None:
     return "ordinal" if form == "integer" and distinct <= FEW else "numeric"
 
 
-def _type(frame: Frame, name: str, kind: str | None, said: str) -> Type:
-    """Of the cells: in text files numbers if all are, whole ones if all are written so."""
-    polars, form = library(), frame.data[name].dtype
-    if form == polars.String and frame.lines is not None:
-        return _type_of_text(frame, name, kind, said)
-    if form in (polars.String, polars.Categorical, polars.Enum):
-        return "text"
-    if form == polars.Boolean:
-        return "truth"
-    if form.is_numeric():
-        return "integer" if form.is_integer() else "real"
-    raise UserError(
-        f"{said}: column {name!r} holds {str(form).lower()}, which is none of truth values, text and numbers; leave it "
-        f"out, dataset.columns={{{name}: ignore}}, or write it as a number"
-    )
-
-
-def _type_of_text(frame: Frame, name: str, kind: str | None, said: str) -> Type:
-    polars, series = library(), frame.data[name]
-    if series.drop_nulls().str.contains(_WHOLE).all():
-        return "integer"
-    number = series.cast(polars.Float64, strict=False)
-    others = series.is_not_null() & number.is_null()
-    if not others.any():
-        return "real"
-    commas = series.filter(others).str.contains(_COMMA).all()
-    numbers = 2 * int(number.is_not_null().sum()) >= int(series.is_not_null().sum())
-    if kind == "numeric" or (kind is None and (commas or numbers)):
-        _refuse_number(frame, name, int(others.arg_true()[0]), said, kind)
-    return "text"
-
-
-def _refuse_number(frame: Frame, name: str, row: int, said: str, kind: str | None) -> None:
-    text = frame.data[name][row]
-    way = "write decimals with a point" if "," in text else "write a number, or leave the cell empty"
-    other = "" if kind else f", or say what the column is, dataset.columns={{{name}: categorical}}"
-    raise UserError(f"{said}, {frame.place(row)}: column {name!r} holds {text!r}, which is no number; {way}{other}")
-
-
-def _distinct(series: Any, form: Type) -> list[Value]:
-    """The different values of cells, in their order."""
-    polars = library()
-    cells = series.cast(polars.String) if form == "text" else series
-    if form in ("integer", "real") and cells.dtype == polars.String:
-        cells = cells.cast(polars.Int64 if form == "integer" else polars.Float64, strict=False).drop_nulls()
-    ordered = cells.unique().sort()
-    values: list[Value] = ordered.to_list()
-    if isinstance(series.dtype, polars.Enum):
-        return [value for value in series.dtype.categories.to_list() if value in {*values}]
-    return values
-
-
 def coded(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
     """The numbers of categories, or the numbers that cells hold, NaN where there is none, (rows,).
 
@@ -184,10 +154,11 @@ def coded(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
         return np.full(len(series), np.nan)
     if column.type in ("integer", "real"):
         values = _numbers(frame, column, said)
-        return values if column.kind == "numeric" else _looked_up(frame, column, values, said)
-    if series.dtype not in (polars.String, polars.Boolean) and not isinstance(
+        return values if column.kind == "numeric" else _looked_up(frame, column, said)
+    words = series.dtype in (polars.String, polars.Boolean) or isinstance(
         series.dtype, polars.Categorical | polars.Enum
-    ):
+    )
+    if not words and not series.dtype.is_integer():
         raise UserError(f"{said}: column {column.name!r} holds {str(series.dtype).lower()}, the run's is {column.type}")
     texts = series.cast(polars.String)
     truths = series.dtype == polars.Boolean  # which text spells as it likes
@@ -207,7 +178,7 @@ def _numbers(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
         number = series.cast(polars.Float64, strict=False)
         others = series.is_not_null() & number.is_null()
         if others.any():
-            _refuse_number(frame, column.name, int(others.arg_true()[0]), said, column.kind)
+            table_types.refuse_number(frame, column.name, int(others.arg_true()[0]), said, column.kind)
     elif series.dtype.is_numeric():
         number = series.cast(polars.Float64)
     else:
@@ -224,14 +195,20 @@ def _numbers(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
     return found
 
 
-def _looked_up(frame: Frame, column: Column, values: NDArray[np.float64], said: str) -> NDArray[np.float64]:
-    known = np.array(column.values, np.float64)
-    order = np.argsort(known)
-    place = order[np.searchsorted(known, values, sorter=order).clip(0, len(known) - 1)]
-    unknown = np.flatnonzero(~np.isnan(values) & (known[place] != values))
-    if len(unknown):
-        _refuse_unknown(frame, column, int(unknown[0]), said)
-    return np.where(np.isnan(values), np.nan, place.astype(np.float64))
+def _looked_up(frame: Frame, column: Column, said: str) -> NDArray[np.float64]:
+    """Of numbers, exactly."""
+    polars, series = library(), frame.data[column.name]
+    place = {value: float(number) for number, value in enumerate(column.values)}
+    series = series.cast(polars.Float64) if series.dtype.is_decimal() else series
+    cells = series.unique().drop_nulls().to_list()
+    codes = series.replace_strict(
+        {cell: place.get(table_types.as_number(cell)) for cell in cells}, default=None, return_dtype=polars.Float64
+    )
+    unknown = series.is_not_null() & codes.is_null()
+    if unknown.any():
+        _refuse_unknown(frame, column, int(unknown.arg_true()[0]), said)
+    found: NDArray[np.float64] = codes.to_numpy().astype(np.float64)
+    return found
 
 
 def _refuse_unknown(frame: Frame, column: Column, row: int, said: str) -> None:

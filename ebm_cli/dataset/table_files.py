@@ -1,27 +1,25 @@
 """Tables from CSV, TSV (packed by gzip or not), Parquet and Feather files: columns by name, nothing guessed."""
 
-import csv
-import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_cli.dataset import kinds, unpacked
+from ebm_cli.dataset import kinds, text_tables
+from ebm_cli.dataset.text_tables import check_apart, is_missing, is_number
 from ebm_cli.device.memory import readable, room
 from ebm_cli.errors import UserError, install
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
-"""Cells of text files that say there is no value."""
-_SEPARATORS = ",\t;|"
 _CELL = 48  # bytes of memory that a cell takes at most while a table is read, its text apart
 _Lines = tuple[NDArray[np.int64], NDArray[np.bool_]]  # of the rows; which of all lines are blank
-_TEXTS = ("csv", "text")  # kinds of files
-_UNPACKED = 24  # bytes of memory that a byte of a packed table takes
+_WHOLE = re.compile("0|[1-9][0-9]*")
+_NAMED = 4  # cells that a message names
 _WAY = "name a table in text (.csv, .tsv), a Parquet or a Feather file"
 
 
@@ -58,27 +56,25 @@ def library() -> Any:
 
 def is_table(path: Path) -> bool:
     """Whether a file looks like one that `read` reads."""
-    return _kind(path) in (*_TEXTS, "parquet", "feather")
+    return text_tables.is_one(path) or _binary(path) is not None
 
 
 def read(path: Path, said: str) -> Frame:
     """The table in a file. Raises UserError, beginning with `said`, with the first thing wrong."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{said}: there is no such file")
-    kind = _kind(path)
-    if kind not in (*_TEXTS, "parquet", "feather"):
-        raise UserError(f"{said}: {kinds.instead(path, f'its first bytes say nothing; {_WAY}', _WAY)}")
-    frame = _of_text(path, said) if kind in _TEXTS else _of_binary(path, said, kind)
+    is_text, kind = text_tables.is_one(path), _binary(path)
+    if not is_text and kind is None:
+        what = "is a folder" if path.is_dir() else "its first bytes say nothing"
+        raise UserError(f"{said}: {kinds.instead(path, f'{what}; {_WAY}', _WAY)}")
+    frame = _of_text(path, said) if kind is None else _of_binary(path, said, kind)
     if not frame.data.height:
         raise UserError(f"{said}: holds no row; give it some below the names of the columns")
     return frame
 
 
-def _kind(path: Path) -> str:
-    kind, words = kinds.within(path) or ("", "")
-    if kind not in _TEXTS and unpacked.is_packed(path):
-        return "gzip"
-    return {"a Parquet file": "parquet", "an Arrow file": "feather"}.get(words, kind)
+def _binary(path: Path) -> str | None:
+    return {"a Parquet file": "parquet", "an Arrow file": "feather"}.get((kinds.found(path) or ("", ""))[1])
 
 
 @contextmanager
@@ -95,87 +91,69 @@ def _readable(said: str) -> Iterator[None]:
 def _of_text(path: Path, said: str) -> Frame:
     """Cells as text, without blanks around them."""
     polars = library()
-    source = _unpacked(path, said) if unpacked.is_packed(path) else path
-    names, separator, (lines, blank) = _checked(source, said)
+    source = text_tables.source(path, said)
+    separator = text_tables.separator(source, said)
+    names, (lines, blank) = _checked(source, separator, said)
     with _readable(said):
         found = polars.read_csv(source, separator=separator, has_header=False, new_columns=names, infer_schema=False)
-    cells = polars.all().str.strip_chars()
     if found.height != len(blank) + 1:
         raise UserError(f"{said}: its lines cannot be told apart; leave out blank ones")
-    data = (
-        found[1:]
-        .filter(~polars.Series(blank))
-        .select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())
+    cells = polars.all().str.strip_chars()
+    data = found[1:].filter(~polars.Series(blank)).select(cells)
+    return Frame(data.with_columns(_known(data[name]) for name in names), lines)
+
+
+def _known(cells: Any) -> Any:
+    """A column with null where a cell says that there is no value; a dash does among numbers."""
+    polars = library()
+    there = cells.set(cells.is_in(text_tables.MISSING), None)
+    others = there.filter(there != text_tables.DASH)
+    numbers = (
+        len(others) < len(there.drop_nulls())
+        and len(others)
+        and not others.cast(polars.Float64, strict=False).null_count()
     )
-    return Frame(data, lines)
+    return there.set(there == text_tables.DASH, None) if numbers else there
 
 
-def _unpacked(path: Path, said: str) -> bytes:
-    try:
-        return unpacked.content(path, said, _UNPACKED)
-    except unpacked.DAMAGED as error:
-        raise UserError(f"{said}: cannot be unpacked ({error}); pack it anew by gzip") from error
-
-
-def _lines_of(source: Path | bytes) -> TextIO:
-    """A text file, or what it holds, to be read by the module csv."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-
-
-def _checked(source: Path | bytes, said: str) -> tuple[list[str], str, _Lines]:
-    """Names, separator and the lines of the rows. Raises UserError for a line with too many or too few cells."""
-    try:
-        with _lines_of(source) as file:
-            first = file.readline()
-            separator = max(_SEPARATORS, key=first.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            names = [name.strip() for name in next(reader, [])]
-            _check_names(names, said)
-            return names, separator, _lines(reader, len(names), said)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{said}: cannot be read as a table ({error}); write plain text in UTF-8") from error
+def _checked(source: text_tables.Source, sign: str, said: str) -> tuple[list[str], _Lines]:
+    """Names and the lines of the rows. Raises UserError for a line with too many or too few cells."""
+    records = text_tables.records(source, sign, said)
+    names = [name.strip() for name in next(records, (0, []))[1]]
+    _check_names(names, said)
+    return names, _lines(records, len(names), said)
 
 
 def _check_names(names: list[str], said: str) -> None:
     if not any(names):
         raise UserError(f"{said}: its first line is blank; it must name the columns")
+    if _is_row(names):
+        first = ", ".join(names[:_NAMED]) + ", ..." * (len(names) > _NAMED)
+        raise UserError(f"{said}: its first line, {first}, looks like a row; it must name the columns")
     if "" in names:
         raise UserError(
             f"{said}: column {names.index('') + 1} has no name; name it, or write the table without its row numbers"
         )
     check_apart(names, said)
-    if all(_is_number(name) for name in names):
-        raise UserError(f"{said}: its first line is all numbers; it must name the columns")
 
 
-def check_apart(names: list[str], said: str) -> None:
-    """Raise UserError where two columns have one name."""
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise UserError(f"{said}: two columns are called {repeated!r}; give each a name of its own")
+def _is_row(names: list[str]) -> bool:
+    """Whether there are numbers among them, other than whole ones that rise beside words, as years do."""
+    numbers = [name for name in names if is_number(name)]
+    words = [name for name in names if not is_number(name) and not is_missing(name)]
+    rise = all(map(_WHOLE.fullmatch, numbers)) and all(int(a) < int(b) for a, b in pairwise(numbers))
+    return bool(numbers) and not (words and rise)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _lines(reader: Any, due: int, said: str) -> _Lines:
+def _lines(records: Iterator[tuple[int, list[str]]], due: int, said: str) -> _Lines:
     """A blank line is a missing cell of a table of one column, and nothing in others."""
     found, blank = [], []
-    for cells in reader:
+    for line, cells in records:
         blank.append(not cells and due > 1)
         if cells and len(cells) != due:
-            raise UserError(
-                f"{said}, line {reader.line_num}: has {len(cells)} cells, the first line {due}; make them equal"
-            )
+            raise UserError(f"{said}, line {line}: has {len(cells)} cells, the first line {due}; make them equal")
         if not blank[-1]:
-            found.append(reader.line_num)
+            found.append(line)
     return np.array(found, np.int64), np.array(blank, np.bool_)
 
 

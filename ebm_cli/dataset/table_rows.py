@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from ebm_cli.dataset import table_columns, table_files
 from ebm_cli.dataset.base import Values
 from ebm_cli.dataset.columns import Columns
-from ebm_cli.dataset.own_rows import LABELS, OwnRows
+from ebm_cli.dataset.own_rows import OwnRows
 from ebm_cli.dataset.table_files import Frame
+from ebm_cli.dataset.text_rows import LABELS
 from ebm_cli.errors import UserError, nearest
 from ebm_cli.space import Binary, Categorical, Mixed, Space
 

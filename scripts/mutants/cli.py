@@ -74,9 +74,16 @@ MUTANTS = [
         "meant::test_a_run_in_place_of_a_key",
     ),
     Mutant(
+        "meant: a number is shown as it was read",
+        "cli/meant.py",
+        "if same else message",
+        "if not same else message",
+        "meant::test_the_way_out_is_named",
+    ),
+    Mutant(
         "meant: names of other tools are compared by their spelling",
         "cli/hydra_errors.py",
-        'meant = (key_meant(name) if command in ("train", "tune") else None) or',
+        "meant = key_meant(name, command) or",
         "meant =",
         "meant::test_the_way_out_is_named",
     ),
