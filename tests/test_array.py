@@ -158,9 +158,12 @@ def test_npz_that_is_no_archive_or_is_damaged(tmp_path):
     reader = component("dataset", "array", path=str(path))
     np.savez(path, train=X)
     whole = path.read_bytes()
-    for content in (b"\0", whole[:-30]):
+    for content, said in (
+        (b"\0", "cut short, or of another kind; name"),
+        (whole[:-30], "it is an archive that is cut"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"not a file of arrays: cut short, or of another kind; name"):
+        with pytest.raises(UserError, match=f"not a file of arrays: {said}"):
             reader.read()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255

@@ -11,8 +11,10 @@ import torch
 from helpers.cli import assert_refused, ebm, snapshot
 from helpers.components import component
 
-from ebm_cli.dataset import table_columns, table_files
+from ebm_cli.commands import tables
+from ebm_cli.dataset import table_columns, table_files, table_rows
 from ebm_cli.dataset.base import Data
+from ebm_cli.dataset.columns import Column, Columns
 from ebm_cli.errors import UserError
 from ebm_cli.model.mixed_rbm import MixedRBM
 from ebm_cli.space import Binary, Categorical, Mixed, Real
@@ -230,6 +232,18 @@ def test_tables_that_say_nothing_are_refused(tmp_path, rows, keys, words):
     with pytest.raises(UserError) as error:
         component("dataset", "table", **{"path": str(file), **keys}).load((Mixed,))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("drawn", "form"), [(9.0, "UInt8"), (300.0, "Int64"), (-2.0, "Int64")])
+def test_a_cell_keeps_the_type_of_its_column_where_that_has_room(drawn, form):
+    import polars
+
+    column = Column("a", "numeric", "integer", ())
+    frame = table_files.Frame(polars.DataFrame({"a": polars.Series([1, None], dtype=polars.UInt8)}), None)
+    rows = table_rows.of_frame(frame, "here", Columns((column,), None))
+    found = tables.filled(rows, np.array([[1.0], [drawn]]))
+    assert found["a"].to_list() == [1, drawn]
+    assert str(found["a"].dtype) == form
 
 
 def test_codes_are_text_and_whole_numbers_are_told_apart_exactly(tmp_path):
