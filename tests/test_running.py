@@ -14,6 +14,7 @@ from helpers.data import small_data
 from helpers.models import small_model
 from helpers.samplers import SAMPLERS
 from safetensors.torch import load_file
+from scipy.stats import t as student_t
 from test_resume import Killed, at_step, die
 
 from ebm_cli.commands.report import rows
@@ -73,13 +74,19 @@ def subject(model, sampler, step):
     return Subject(model, data, "valid", sampler, torch.empty(0, *model.space.shape), stream(5, "running", step))
 
 
+def error_of(found):
+    """The standard error that a band says, with the quantile of scipy's law for so many ancestors."""
+    half = found["running/log_z_high"] - found["running/log_z"]
+    return half / student_t.ppf(0.975, found["running/ancestors"])
+
+
 def followed(running, models, sampler):
     """log Z, its error, and what was kept, having followed these models."""
     kept = running.begun(subject(models[0], sampler, 0))
     for step, model in enumerate(models[1:], 1):
         kept = running.followed(subject(model, sampler, step), kept)
     found = running.found(kept)
-    return found, (found["running/log_z_high"] - found["running/log_z"]) / 1.96, kept
+    return found, error_of(found), kept
 
 
 @pytest.mark.parametrize(("name", "space", "sampler"), PAIRS)
@@ -115,7 +122,7 @@ def test_its_error_is_what_it_says():
             kept = running.followed(about, kept)
         found = running.found(kept)
         off.append(found["running/log_z"] - exact)
-        said.append((found["running/log_z_high"] - found["running/log_z"]) / 1.96)
+        said.append(error_of(found))
     off, said = torch.tensor(off), torch.tensor(said)
     assert kept["ancestor"].unique().numel() < 100, "they were drawn again"
     assert 0.9 < said.mean() / off.square().mean().sqrt() < 2
@@ -131,8 +138,9 @@ def test_chains_of_one_ancestor_count_as_one():
     assert few["running/ancestors"] < 10
     one = running.found({**ten, "ancestor": torch.zeros(100, dtype=torch.int64)})
     assert one["running/ancestors"] == pytest.approx(1)
-    said = (one["running/log_z_high"] - one["running/log_z"]) / 1.96
-    assert said == pytest.approx((1 + kept["variance"].item()) ** 0.5)
+    half = one["running/log_z_high"] - one["running/log_z"]
+    assert half / 12.706 == pytest.approx(error_of(one), rel=1e-4), "one degree of freedom"
+    assert error_of(one) == pytest.approx((1 + kept["variance"].item()) ** 0.5)
     assert error < 1
 
 

@@ -23,7 +23,7 @@ from ebm_cli.space import Counts
 
 _NO_ENERGY = "this model has no one energy of whole configurations whose log Z could be followed"
 _RESAMPLE = 0.5  # effective share of the chains below which they are drawn again by their weights
-_BAND = 1.96  # standard errors to either side: 95 % of a normal law
+_SURE = 0.975  # of each end of the band
 _LEAST = 30  # looks below which nobody is told of the estimate who has not asked for it: the jumps are too large
 
 
@@ -41,8 +41,9 @@ class RunningLogZ(Running):
 
     The relative variance of the mean is taken to be the sum of two estimates of it: that of sums of weights over
     chains of one ancestor, which counts what chains do not forget (Lee & Whiteley 2018), and that of the ratios of
-    all looks. The band is 1.96 of its roots to either side; a mode that no chain has met is in neither.
-    `running/ess` is the effective number of chains, `running/ancestors` that of their ancestors.
+    all looks. `running/ess` is the effective number of chains, `running/ancestors` that of their ancestors, n say: only
+    so many are independent, so the band is the root of that variance times the 97.5 % quantile of Student's t with n
+    degrees of freedom to either side (1.96 for many, 12.7 for one). A mode that no chain has met is in neither.
 
     The number of looks K is what `share` of the work of training is worth, at steps T (k / K)^2 of T, k = 1 ... K, for
     a model changes fastest when it begins. The model is the one that is evaluated: with optimizer.ema its average.
@@ -160,13 +161,14 @@ class RunningLogZ(Running):
         """log Z, its band, and how many chains it rests on; nothing once it is lost."""
         if self.is_lost(kept):
             return {}
-        log_z, error = _log_z(kept), _error(kept)
+        log_z, ancestors = _log_z(kept), weight_ess(_by_ancestor(kept).log())
+        half = _error(kept) * _quantile(ancestors)
         return {
             "running/log_z": log_z,
-            "running/log_z_low": log_z - _BAND * error,
-            "running/log_z_high": log_z + _BAND * error,
+            "running/log_z_low": log_z - half,
+            "running/log_z_high": log_z + half,
             "running/ess": weight_ess(kept["log_w"]),
-            "running/ancestors": weight_ess(_by_ancestor(kept).log()),
+            "running/ancestors": ancestors,
         }
 
     @torch.no_grad()
@@ -229,6 +231,13 @@ def _error(kept: Kept) -> float:
     n = len(kept["log_w"])
     inherited = (n * _by_ancestor(kept) - 1).square().sum() / (n * (n - 1))
     return (inherited + kept["variance"]).sqrt().item()
+
+
+def _quantile(ancestors: float) -> float:
+    """How many standard errors the band is wide to either side, where so many ancestors are independent."""
+    from scipy.special import stdtrit  # slow to import
+
+    return float(stdtrit(ancestors, _SURE))
 
 
 def _worth(work: Work, batch_size: int) -> int:

@@ -4,6 +4,13 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "running: a band of a normal law, however few ancestors there are",
+        "running/log_z.py",
+        "stdtrit(ancestors, _SURE)",
+        "stdtrit(1000.0, _SURE)",
+        "running::test_chains_of_one_ancestor_count_as_one",
+    ),
+    Mutant(
         "running: the ratio is upside down",
         "running/log_z.py",
         'log_ratio = kept["energy"] - self._energy(subject, kept["x"])',
