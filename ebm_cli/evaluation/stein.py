@@ -26,7 +26,8 @@ class Stein(Evaluation):
     `rows` held_out: at most `count` held-out rows, which says whether the data could come from the model; chains: so
     many of the run's own chains, whether these have come to it. Of real numbers by the gradient of the energy with an
     inverse multiquadric kernel, of bits, spins and categories by the ratios of neighbours with the kernel exp(-`scale`
-    times the share of sites that differ) (`yardstick/stein.py`). `bootstraps` times the signs of the rows are drawn
+    times the share of sites that differ), for each site and, with the weight `common`, for all of them together
+    (`yardstick/stein.py`). `bootstraps` times the signs of the rows are drawn
     anew for the p-value, which is uniform if the rows are independent draws of the model and many enough for its law to
     be that of the signs. Of discrete sites they are not where neighbours of some rows are less likely than one in so
     many: the scores of these are so large that what no row has carries the mean, and p-values are far too small.
@@ -37,6 +38,7 @@ class Stein(Evaluation):
     count: Annotated[int, Field(ge=4, le=10_000)]
     bootstraps: Annotated[int, Field(ge=19)]
     scale: Annotated[float, Field(gt=0)] | None
+    common: Annotated[float, Field(ge=0)]
 
     standing = 75
     reports = ("stein/discrepancy", "stein/p_value", "stein/rows", "stein/least_neighbour")
@@ -83,7 +85,8 @@ class Stein(Evaluation):
         """And the least probability of a neighbour of a row, as a share of the row's; 1 of real numbers."""
         if isinstance(model.space, Discrete):
             score = difference_scores(model, x)
-            return discrete_terms(one_hot(model.space, x), score, self.scale or 1.0), 1 - score.max().item()
+            rows = one_hot(model.space, x)
+            return discrete_terms(rows, score, self.scale or 1.0, self.common), 1 - score.max().item()
         return real_terms(x.flatten(1), -model.energy_and_grad(x)[1].flatten(1), self.scale), 1.0
 
 

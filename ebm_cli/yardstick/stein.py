@@ -35,16 +35,20 @@ def median_of_pairs(far: Tensor) -> float:
     return far[first, second].median().item() or 1.0
 
 
-def discrete_terms(table: Tensor, score: Tensor, scale: float = 1.0) -> Tensor:
+def discrete_terms(table: Tensor, score: Tensor, scale: float = 1.0, common: float = 0.0) -> Tensor:
     """The same of one-hot rows (n, D, K) with the difference scores s (n, D), in float64, (n, n).
 
     s_i(x) = 1 - p(x with x_i + 1) / p(x), values taken in a circle; the inverse difference of f at site i is f(x) -
     f(x with x_i - 1), and s.s' k - s.D'k - s'.Dk + sum_i D_i D'_i k (Yang, Liu, Rao, Neville 2018, eq. 9) has the
     kernel k = exp(-scale * share of sites that differ). A site taken back changes k by a factor that depends on whether
     the two rows agree there before and after.
+
+    That kernel has a function for each site. `common` adds one for all of them, with the kernel common k / D: the same
+    summed over all pairs of sites, sum_ij (s_i s'_j k - s_i D'_j k - s'_j D_i k + D_i D'_j k). It sees what is wrong in
+    the same direction everywhere, as a temperature is.
     """
     table, score = table.double(), score.double()
-    sites = table.shape[1]
+    sites, values = table.shape[1:]
     apart, together = math.expm1(-scale / sites), math.expm1(scale / sites)  # what a site adds to k, as a share of it
     flat, back = table.flatten(1), table.roll(-1, 2).flatten(1)  # of x, and of x with every site taken back
     weighted = (table * score[:, :, None]).flatten(1)
@@ -52,7 +56,13 @@ def discrete_terms(table: Tensor, score: Tensor, scale: float = 1.0) -> Tensor:
     k = (scale * (alike / sites - 1)).exp()
     change = apart * weighted @ flat.T + together * weighted @ back.T  # sum_i s_i (k(x, x' with x'_i - 1) / k - 1)
     both = 2 * apart * alike + together * (met + met.T)
-    return k * (score @ score.T + change + change.T - both)
+    found = score @ score.T + change + change.T - both
+    if common:
+        moved = apart * alike + together * met  # sum_j (k(x, x' with x'_j - 1) / k - 1)
+        at_one_site = both + apart**2 * alike + (together**2 * met if values == 2 else 0)  # k with both taken back is k
+        total = score.sum(1)
+        found = found + common / sites * ((total[:, None] + moved.T) * (total + moved) - at_one_site)
+    return k * found
 
 
 def mean_of_pairs(terms: Tensor) -> float:

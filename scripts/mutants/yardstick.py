@@ -211,7 +211,14 @@ MUTANTS = [
         "yardstick/stein.py",
         "table.roll(-1, 2)",
         "table.roll(1, 2)",
-        "stein::test_terms_are_their_definition[potts-categorical]",
+        "stein::test_terms_are_their_definition[potts-categorical-0.0]",
+    ),
+    Mutant(
+        "stein: one site twice counts as two sites",
+        "yardstick/stein.py",
+        " - at_one_site)",
+        ")",
+        "stein::test_terms_are_their_definition[potts-categorical-0.7]",
     ),
     Mutant(
         "stein: the trace of the kernel is left out",
