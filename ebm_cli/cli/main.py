@@ -286,6 +286,7 @@ class _Job:
     def _run(self, composed: Any) -> int:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
+        from omegaconf import OmegaConf
 
         directory = Path(HydraConfig.get().runtime.output_dir)
         from ebm_cli.cli.composing import plain_data, seen_from_here
@@ -306,7 +307,8 @@ class _Job:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 _remove_empty(directory, self.there)
             if isinstance(error, UserError):
-                raise UserError(as_typed(str(error), HydraConfig.get().overrides.task)) from error
+                words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+                raise UserError(as_typed(str(error), words)) from error
             raise
 
 
