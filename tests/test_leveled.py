@@ -209,7 +209,8 @@ KINDS = {
     "perceptron": network(),
     "convolutions": images(),
     "marginals": network(marginals=3, correlated=False, gain=2.0),
-    "convolutions of marginals": images(marginals=2),
+    "convolutions of marginals": images(marginals=2, bound=1.0),
+    "bounds": network(bound=0.8),
 }
 
 

@@ -146,6 +146,26 @@ def test_the_network_counts_by_the_noise_of_its_level_and_at_most_by_a_limit():
     assert limited.gain.max() < 4 < ratio[0]
 
 
+def test_what_the_network_sees_goes_no_further_than_rows_do():
+    """u within (a l - 3 s) / sqrt(v) and (a h + 3 s) / sqrt(v) for rows from l to h, what is cleaned within l and h,
+    2 at most: inside as without bounds, and beyond the energy is the marginals' alone but for a constant."""
+    rows = torch.tensor([[-0.5, -9.0, 1.0], [0.5, 1.0, 0.0], [0.0, 0.0, -1.0]], dtype=torch.float64)
+    bound, free = (small(STD, marginals=2, correlated=False, scale=1.0, bound=limit) for limit in (2.0, None))
+    for model in (bound, free):
+        model.measure(lambda: torch.arange(3) + rows)
+    for k in range(bound.levels):
+        a, s, size = bound.a[k], bound.s[k], bound.variance[k].sqrt()
+        low, high = ((a * rows.amin(0) - 3 * s) / size).clamp(-2), ((a * rows.amax(0) + 3 * s) / size).clamp(max=2)
+        level = torch.full((3,), k)
+        far = torch.tensor([[-30.0], [30.0], [90.0]], dtype=torch.float64).expand(3, 3)
+        assert_close(bound.features_of.bounds.noisy(far, level)[0], torch.stack([low, high, high]), rtol=1e-6)
+        assert_close(bound.features_of.bounds.clean(far)[0][:2], torch.stack([rows.amin(0).clamp(-2), rows.amax(0)]))
+        beyond = bound.energy_at(bound.mean + far * size, level) - free.base.seen(far, level)[0]
+        assert_close(beyond[1], beyond[2])
+    inside = torch.tensor([[0.0, -0.5, 0.3]], dtype=torch.float64)
+    assert_close(*(model.features_of(inside, torch.tensor([0]), inside) for model in (bound, free)), atol=0.002)
+
+
 def test_laws_of_sites_have_no_correlations():
     with pytest.raises(UserError, match=r"model\.marginals = 3: .*; set model\.correlated=false"):
         small(STD, marginals=3)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -28,9 +28,10 @@ from ebm_cli.evaluation.bracket import WIDE, bracket, crossed, doubt, few_chains
 from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.table import Numbers, log_z_line, plus_minus
 from ebm_cli.functional import log_mean_exp
+from ebm_cli.log_z import particles
 from ebm_cli.log_z.paths import Beta, Path
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.rng import AnyKey, Key
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.standstill import moved
@@ -61,6 +62,10 @@ class AIS(Evaluation):
     rejected over a tenth of the way there is no estimate. The 95 % interval of log Z is by bootstrap over chains.
     `raise_points` 0 leaves RAISE out. While training, `training_temperatures` make do, without RAISE: their log Z is a
     little lower and ranks checkpoints, as pseudo-likelihood, which sees single flips alone, does not.
+
+    With `particles` above 1 each chain is a run of so many, drawn anew by their weights where these are worth fewer
+    than half of them (`log_z.particles`). Modes that have another share at one end of the way than at the other, which
+    no number of temperatures mends where chains no longer pass between them, then get theirs, at both ends.
     """
 
     while_training: bool
@@ -71,6 +76,7 @@ class AIS(Evaluation):
     raise_points: Annotated[int, Field(ge=0)]
     raise_chains: Count
     bootstrap: Annotated[int, Field(ge=100)]
+    particles: Annotated[int, Field(ge=1), Later(1)]
 
     moves_anywhere = True
 
@@ -111,7 +117,7 @@ class AIS(Evaluation):
     @override
     def work(self) -> Work:
         """Up with the chains of AIS, down with those of RAISE."""
-        chains = self.chains + self.raise_points * self.raise_chains
+        chains = (self.chains + self.raise_points * self.raise_chains) * self.particles
         return Work(chains * self.temperatures, 2 * self.temperatures)
 
     @torch.no_grad()
@@ -123,9 +129,9 @@ class AIS(Evaluation):
         if lost:
             return Result({}, warnings=(f"{lost}: no figures are given",))
         path = annealing_path(subject, self.base_mix)
-        moves = Moves(self.temperatures) if subject.sampler.inner.rejects else None
+        moves = Moves(self.temperatures) if subject.sampler.inner.rejects and self.particles == 1 else None
         key = subject.key.fold("forward")
-        log_w, _ = forward(path, self.chains, self.temperatures, key, subject.device.repeating, moves)
+        log_w = self._forward(path, key, subject.device.repeating, moves)
         if moves is not None and not moves.least:
             return Result({}, warnings=(f"{moves.said()}, so there is no estimate; {_SLOWER}",))
         log_z = path.log_z_base + log_mean_exp(log_w).item()
@@ -186,8 +192,29 @@ class AIS(Evaluation):
         chosen = rng.permutation(len(log_p), subject.key.fold("points"))[: self.raise_points].to(log_p.device)
         x = subject.held_out.fixed(chosen)
         key = subject.key.fold("reverse")
-        lower = reverse_log_p(path, x, self.raise_chains, self.temperatures, key, subject.device.repeating)
-        return chosen, log_p[chosen] - lower
+        counts = Runs(self.raise_chains, self.particles, self.temperatures)
+        return chosen, log_p[chosen] - lower_log_p(path, x, counts, key, subject.device.repeating)
+
+    def _forward(self, path: Path[Any], key: Key, engine: Engine, moves: "Moves | None") -> Tensor:
+        """log Z_hat / Z_base of each chain, or of each run of particles, (chains,) float64."""
+        if self.particles > 1:
+            return particles.forward(path, self.chains, self.particles, self.temperatures, key, engine)
+        return forward(path, self.chains, self.temperatures, key, engine, moves)[0]
+
+
+class Runs(NamedTuple):
+    """How many, of how many particles each, along how many temperatures."""
+
+    chains: int
+    particles: int
+    temperatures: int
+
+
+def lower_log_p(path: Path[Any], x: Tensor, runs: Runs, key: Key, engine: Engine) -> Tensor:
+    """What RAISE, or with particles conditional SMC, says of rows x, (rows,) float64."""
+    if runs.particles > 1:
+        return particles.reverse_log_p(path, x, *runs, key, engine)
+    return reverse_log_p(path, x, runs.chains, runs.temperatures, key, engine)
 
 
 def unnormalised(model: EnergyModel, split: Split) -> Tensor:
@@ -280,7 +307,7 @@ def reverse_log_p(
     p_annealed(x) = E[w] f_K(x) / Z_base, where log f_K(x) - log Z_base is found from the path itself at x.
     """
     rows = x.repeat_interleave(chains, dim=0)
-    log_w = _downwards(path, rows, temperatures, key, engine, lambda state: _log_target(path, state) - path.log_z_base)
+    log_w = _downwards(path, rows, temperatures, key, engine, lambda state: path.log_target(state) - path.log_z_base)
     return log_mean_exp(log_w.reshape(len(x), chains))
 
 
@@ -347,8 +374,3 @@ def _walk(
         if moves is not None:
             moves.look(k, before, weighted[0].x)
     return weighted
-
-
-def _log_target(path: Path[Any], state: Any) -> Tensor:
-    """log f_1(x), (chains,) float64: of the base, plus the whole ratio from it."""
-    return (path.log_base(state) + path.log_ratio(state, 1.0, 0.0)).double()

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ebm_cli import registry
 from ebm_cli.device.engine import Work
-from ebm_cli.evaluation.ais import AIS, Count, reverse_log_p
+from ebm_cli.evaluation.ais import AIS, Count, Runs, lower_log_p
 from ebm_cli.evaluation.annealing import annealing_path, without_part
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, likelihoods
 from ebm_cli.evaluation.bracket import WIDE, doubt, few_chains
@@ -21,7 +21,7 @@ from ebm_cli.evaluation.invariance import refusal_to_anneal
 from ebm_cli.evaluation.table import Numbers, plus_minus
 from ebm_cli.log_z import enumeration
 from ebm_cli.model.base import EnergyModel
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.sampler.base import Sampler, shown
 
 _MORE = 4  # times as many temperatures, where the bracket is too wide
@@ -90,6 +90,7 @@ class LogLikelihood(Evaluation):
     raise_chains: Count
     base_mix: Annotated[float, Field(ge=0, le=1)]
     bootstrap: Annotated[int, Field(ge=100)]
+    particles: Annotated[int, Field(ge=1), Later(1)]
 
     standing = 5
     compared = ("log_likelihood/log_likelihood", "log_likelihood/width")
@@ -128,7 +129,7 @@ class LogLikelihood(Evaluation):
     @override
     def work(self) -> Work:
         """At first; how often it is done again is not known yet."""
-        chains = self.chains + 2 * self.points * self.raise_chains
+        chains = (self.chains + 2 * self.points * self.raise_chains) * self.particles
         return Work(chains * self.temperatures, 3 * self.temperatures)
 
     @torch.no_grad()
@@ -184,6 +185,7 @@ class LogLikelihood(Evaluation):
             raise_points=self.points,
             raise_chains=self.raise_chains,
             bootstrap=self.bootstrap,
+            particles=self.particles,
         )
 
     def _bracket(self, subject: Subject, temperatures: int, found: Result) -> Bracket:
@@ -202,7 +204,7 @@ class LogLikelihood(Evaluation):
         which = torch.linspace(0, len(own) - 1, min(self.points, len(own))).long().unique()
         path, x = annealing_path(subject, self.base_mix), own[which.to(own.device)].float()
         key, engine = subject.key.fold("own"), subject.device.repeating
-        lower = reverse_log_p(path, x, self.raise_chains, temperatures, key, engine)
+        lower = lower_log_p(path, x, Runs(self.raise_chains, self.particles, temperatures), key, engine)
         gaps = -subject.model.energy(x).double() - log_z - lower
         return gaps.mean().item(), gaps.std().item() / len(gaps) ** 0.5
 

@@ -53,6 +53,10 @@ class Path(ABC, Generic[S]):
     def log_ratio(self, state: S, to: Beta, origin: Beta) -> Tensor:
         """log f_to(x) - log f_origin(x), (chains,)."""
 
+    def log_target(self, state: S) -> Tensor:
+        """log f_1(x), (chains,) float64: of the base, plus the whole ratio from it."""
+        return (self.log_base(state) + self.log_ratio(state, 1.0, 0.0)).double()
+
     @abstractmethod
     def move(self, state: S, beta: Beta, key: AnyKey) -> S:
         """A transition that leaves p_beta invariant."""

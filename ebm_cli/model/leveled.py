@@ -14,6 +14,7 @@ from ebm_cli import registry
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
 from ebm_cli.model.convnet import check_image, image_shape
+from ebm_cli.model.level_bounds import LevelBounds
 from ebm_cli.model.level_features import LevelFeatures
 from ebm_cli.model.level_gaussian import LevelGaussian, Told
 from ebm_cli.model.level_marginals import LevelMarginals
@@ -85,7 +86,7 @@ class LeveledNetwork(Leveled):
 
     def _slope(self, u: Tensor, level: Tensor, told: Told, of_features: Tensor) -> Tensor:
         """dE/dx, by the gradient of f in its features."""
-        of_f = self.features_of.pulled(u, of_features, told.bend)
+        of_f = self.features_of.pulled(u, level, of_features, told)
         return (told.slope + per_row(self.gain[level], u) * of_f) / self.width(level)
 
     @torch.no_grad()
@@ -105,19 +106,23 @@ class LeveledNetwork(Leveled):
 
     @override
     def measure(self, rows: Callable[[], Tensor]) -> None:
-        """r is the standard deviation of each site, or the root mean square of them all, if no key gave it; C follows.
+        """r is the standard deviation of each site, or the root mean square of them all, if no key gave it; C, bounds.
 
         A site has at least a thousandth of this root mean square: at level 0 the noise is some hundredths of r, and
         less of that would not stand out from the rounding of float32 numbers as large as the others.
         """
-        if not self.measures and not self.base.measures:
+        bounds = self.features_of.bounds
+        if not self.measures and not self.base.measures and bounds is None:
             return
         x = rows().double()
         if self.measures:
             each = x.std(0, correction=0).reshape(self.mean.shape)
             common = each.square().mean().sqrt()
             self.scale.copy_(each.clamp_min(_NARROWEST * common) if self.measures == "sites" else common)
-        self.base.take((x - self.mean.double().flatten().cpu()) / self.scale.double().flatten().cpu())
+        z = (x - self.mean.double().flatten().cpu()) / self.scale.double().flatten().cpu()
+        self.base.take(z)
+        if bounds is not None:
+            bounds.take(z)
 
     def _unit(self, x: Tensor, level: Tensor) -> Tensor:
         return (x - self.mean) / self.width(level)
@@ -212,6 +217,7 @@ class LeveledSpec(ModelSpec):
     correlated: bool
     marginals: Annotated[int, Field(ge=0, le=100), Later(0)]
     gain: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
+    bound: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
 
     builds = LeveledNetwork
     spaces = (Real,)
@@ -255,4 +261,5 @@ class LeveledSpec(ModelSpec):
             check_image(space, "leveled", "; or take model=leveled, whose network is no convolution")
         a, s = self.process.scales()
         shape = image_shape(space) if self.network.builds.convolves else (space.sites,)
-        return LevelFeatures(shape, (a / s).log(), self.waves, cleaned=self.marginals > 0)
+        bounds = None if self.bound is None else LevelBounds(space.sites, Scales(a, s), self.bound)
+        return LevelFeatures(shape, (a / s).log(), self.waves, cleaned=self.marginals > 0, bounds=bounds)

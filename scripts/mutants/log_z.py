@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "log Z by particles: it forgets the weights that they were drawn by",
+        "log_z/particles.py",
+        "torch.where(poor[:, 0], log_mean_exp(log_w), 0.0)",
+        "0.0",
+        "log_z_particles::test_estimates_have_mean_z_and_narrow_with_particles",
+    ),
+    Mutant(
+        "log Z by particles: the one that is kept goes its own way",
+        "log_z/particles.py",
+        "path.observe(_with(moved.x, kept[k], particles))",
+        "moved",
+        "log_z_particles::test_back_from_draws_of_the_model_the_inverse_has_mean_one_over_z",
+    ),
+    Mutant(
+        "log Z by particles: the way back is taken at the temperatures of the way up, the wrong way round",
+        "log_z/particles.py",
+        "path.move_back(state, k / temperatures, key.fold(k))",
+        "path.move_back(state, (temperatures - k) / temperatures, key.fold(k))",
+        "log_z_particles::test_one_particle_is_ais_and_raise",
+    ),
+    Mutant(
         "level path: levels go up",
         "log_z/level_path.py",
         "t = (self.model.levels - 1) * (1 - float(beta))",

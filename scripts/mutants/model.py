@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "level bounds: noise makes no room beyond the rows",
+        "model/level_bounds.py",
+        "fades * found + way * spread",
+        "fades * found",
+        "levels_scaled::test_what_the_network_sees_goes_no_further_than_rows_do",
+    ),
+    Mutant(
+        "level bounds: rows far out are seen as far out",
+        "model/level_bounds.py",
+        ".clamp(-self.limit, self.limit)",
+        "",
+        "levels_scaled::test_what_the_network_sees_goes_no_further_than_rows_do",
+    ),
+    Mutant(
+        "level bounds: what is cleaned keeps its slope beyond them",
+        "model/level_features.py",
+        "return self.bounds.clean(told.cleaned)[1] * told.bend",
+        "return told.bend",
+        "leveled::test_gradients_are_those_of_automatic_differentiation",
+    ),
+    Mutant(
         "level marginals: the last level keeps the laws of the sites",
         "model/level_marginals.py",
         "        centre[-1], sharpness[-1] = 0, 1\n",
