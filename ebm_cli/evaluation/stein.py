@@ -11,7 +11,7 @@ from typing_extensions import override
 from ebm_cli.evaluation.base import Evaluation, Result, Subject
 from ebm_cli.evaluation.table import Numbers
 from ebm_cli.model.base import EnergyModel, TwoValuedSites
-from ebm_cli.registry import register
+from ebm_cli.registry import Later, register
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.space import Box, Categorical, Discrete, Real, TwoValued
 from ebm_cli.yardstick.stein import discrete_terms, mean_of_pairs, real_terms, wild_bootstrap
@@ -38,7 +38,7 @@ class Stein(Evaluation):
     count: Annotated[int, Field(ge=4, le=10_000)]
     bootstraps: Annotated[int, Field(ge=19)]
     scale: Annotated[float, Field(gt=0)] | None
-    common: Annotated[float, Field(ge=0)]
+    common: Annotated[float, Field(ge=0), Later(0.0)]
 
     standing = 75
     reports = ("stein/discrepancy", "stein/p_value", "stein/rows", "stein/least_neighbour")
