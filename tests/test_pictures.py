@@ -53,6 +53,14 @@ def test_every_image_of_a_grid_is_upright_and_in_its_place():
     assert (found[2, 1:] == picture._FRAME).all()
 
 
+def test_a_grid_of_very_many_is_no_wider_than_can_be_looked_at():
+    """64 columns of 9 pixels and a frame: three times as large, where few are seven times."""
+    few, many = (picture.grid(Binary((8, 8)), torch.zeros(n, 8, 8)) for n in (16, 4000))
+    assert few.shape == (7 * 37, 7 * 37)
+    assert many.shape == (3 * 577, 3 * 568)
+
+
+
 def test_colours_of_an_image_stay_its_colours():
     x = uniform((4, 3, 2, 5), stream(1, "x"))
     found = tiles(picture.grid(Box((3, 2, 5)), x, columns=2), 2, 2, 5)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_cli.space import Real, Space
 
 _TILE, _FRAME = 56, 96  # pixels a small image is enlarged to; brightness between images
+_WIDEST = 2048  # pixels of a picture of many, beyond which none is enlarged
 
 
 def of_plane(space: Space) -> bool:
@@ -38,7 +39,8 @@ def grid(space: Space, x: Tensor, columns: int | None = None) -> NDArray[np.uint
     framed = np.pad(
         picture.reshape(rows * (height + 1), -1, channels), ((0, 1), (0, 1), (0, 0)), constant_values=_FRAME
     )
-    factor = max(1, round((4 if strips else 1) * _TILE / max(height, width)))
+    large = round((4 if strips else 1) * _TILE / max(height, width))
+    factor = max(1, min(large, _WIDEST // max(framed.shape[:2])))
     enlarged = framed.repeat(factor, 0).repeat(factor, 1)
     return enlarged if channels == 3 else enlarged[:, :, 0]
 

@@ -95,7 +95,7 @@ def rateless(weights: Weights) -> Weights:
 
 
 def _say() -> None:
-    log.info("compiling the training step, some fifteen seconds; later runs of this shape find it there")
+    log.info("compiling the training step, some fifteen seconds of a core; later runs of this shape find it there")
 
 
 class _Step:
