@@ -60,7 +60,6 @@ def test_a_grid_of_very_many_is_no_wider_than_can_be_looked_at():
     assert many.shape == (3 * 577, 3 * 568)
 
 
-
 def test_colours_of_an_image_stay_its_colours():
     x = uniform((4, 3, 2, 5), stream(1, "x"))
     found = tiles(picture.grid(Box((3, 2, 5)), x, columns=2), 2, 2, 5)

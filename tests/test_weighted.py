@@ -181,7 +181,7 @@ def test_samples_from_noise_are_doubted(run):
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_run_that_goes_back_has_the_weights_of_the_chains_that_it_goes_on_with():
     """Those of the checkpoint, where its chains are kept; new ones, where chains begin anew. By log Z at each step."""
-    wild = "dataset=bars_and_stripes dataset.side=3 model.hidden=8 chains.count=400 optimizer.lr=500 optimizer.ema=0"
+    wild = "dataset=bars_and_stripes dataset.side=3 model.hidden=8 chains.count=400 optimizer.lr=300 optimizer.ema=0"
     calm = "optimizer.schedule=constant health.act=recover health.every=10 health.share=0.2 eval_every=1 save_every=0"
     run = trained(f"{LINE} {wild} {calm} report.checkpoint=last steps=30 checkpoint.keep_last=9")
     did = json.loads((run / "summary.json").read_text())["health"]["recoveries"]
@@ -197,7 +197,7 @@ def test_a_run_that_goes_back_has_the_weights_of_the_chains_that_it_goes_on_with
     assert kept == first
     assert anew != first
     assert anew == pytest.approx(first, abs=0.3)
-    for step in range(21, 30):
+    for step in range(21, 25):  # before so long steps leave few chains that count
         assert by_step[step + 1]["chains_log_z"] == pytest.approx(by_step[step]["exact/train/log_z"], abs=0.4)
     assert (
         min(by_step[step]["chains_ess"] for step in range(2, 10)) < 10

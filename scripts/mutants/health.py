@@ -372,7 +372,7 @@ MUTANTS = [
         "training/health.py",
         'return self.measured.get("above", 0.0) > 0',
         "return False",
-        "raising::test_a_rate_is_raised_only_where_data_do_not_lie_above_the_chains",
+        "raising::test_a_rate_is_raised_only_where_data_do_not_lie_above_chains_that_move",
     ),
     Mutant(
         "recovery: a model that learns what it began without goes back",
