@@ -78,6 +78,11 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
 
+def effective_count(log_w: Tensor) -> Tensor:
+    """How many weights e^log_w_j, over the last of (..., n), are worth: (sum_j w_j)^2 / sum_j w_j^2."""
+    return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
+
+
 def end_to_end(size: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of `size` (rows,) int64 entries one after the other: the row of each entry, and its place in it from 0."""
     row = torch.arange(len(size), device=size.device).repeat_interleave(size)

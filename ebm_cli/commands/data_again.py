@@ -15,10 +15,11 @@ names."""
 
 def load_again(components: Components, device: Device, found: Run) -> Data:
     """Read them. Raises UserError, with how to say where they are, if nothing is there."""
-    path = getattr(components.dataset, "path", None)
-    if path is None or Path(path).exists():
+    path = _lost(components)
+    if path is None:
         return load_data(components, device)
-    if _never_named(found, path):
+    imported = found.read_json("metadata.json").get("imported")
+    if isinstance(imported, dict) and imported.get(WITHOUT_DATA) == path:
         raise UserError(
             f"dataset.path is missing: {found.path} was imported without data; name them, dataset.path=DATA"
         )
@@ -27,11 +28,10 @@ def load_again(components: Components, device: Device, found: Run) -> Data:
 
 def asked_for(components: Components) -> str:
     """What a command on a run must be told to have its data, where they are not there: ` dataset.path=DATA`."""
+    return "" if _lost(components) is None else " dataset.path=DATA"
+
+
+def _lost(components: Components) -> str | None:
+    """The place of the data, if nothing is there; None of data that have none, or are there."""
     path = getattr(components.dataset, "path", None)
-    return "" if path is None or Path(path).exists() else " dataset.path=DATA"
-
-
-def _never_named(found: Run, path: Path | str) -> bool:
-    """Whether a run was imported without data."""
-    imported = found.read_json("metadata.json").get("imported")
-    return isinstance(imported, dict) and imported.get(WITHOUT_DATA) == str(path)
+    return None if path is None or Path(path).exists() else str(path)

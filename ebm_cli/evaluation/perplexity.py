@@ -14,7 +14,7 @@ from ebm_cli.dataset.base import Data, Split
 from ebm_cli.evaluation.base import Result, Subject
 from ebm_cli.evaluation.documents import BesideLDA, counts
 from ebm_cli.evaluation.table import Numbers
-from ebm_cli.functional import log_mean_exp
+from ebm_cli.functional import effective_count, log_mean_exp
 from ebm_cli.log_z import length_annealing
 from ebm_cli.log_z.length_annealing import LengthPath
 from ebm_cli.model.replicated_softmax import ReplicatedSoftmax
@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
 
     def effective(self) -> Tensor:
         """Effective number of chains at each length, (sum of w)^2 / sum of w^2."""
-        return (2 * self.log_w.logsumexp(1) - (2 * self.log_w).logsumexp(1)).exp()
+        return effective_count(self.log_w)
 
 
 @register("evaluation", "perplexity")

@@ -11,6 +11,7 @@ from typing_extensions import override
 from ebm_cli.evaluation.base import Evaluation, Result, Subject, learned_log_z, likelihoods, standard_error
 from ebm_cli.evaluation.baseline import above_independent
 from ebm_cli.evaluation.table import Numbers
+from ebm_cli.functional import effective_count
 from ebm_cli.model.policy import Policy, sums_orders
 from ebm_cli.objective.base import Objective
 from ebm_cli.objective.gflownet import Beside, GFlowNet
@@ -64,7 +65,7 @@ class PolicyLikelihood(Evaluation):
         log_p = policy.log_prob(x) if sums_orders(policy) else self._bound(policy, x, key.fold("rows"))
         weights = self._weights(subject, policy, key.fold("draws"))
         log_z = (weights.logsumexp(0) - math.log(len(weights))).item()
-        effective = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp().item()
+        effective = effective_count(weights).item()
         metrics = {
             "policy/log_likelihood": log_p.mean().item(),
             **standard_error("policy", log_p),

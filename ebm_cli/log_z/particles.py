@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebm_cli import rng
 from ebm_cli.device.engine import EAGER, Engine
-from ebm_cli.functional import log_mean_exp
+from ebm_cli.functional import effective_count, log_mean_exp
 from ebm_cli.log_z.paths import Path
 from ebm_cli.rng import Key
 from ebm_cli.terminal import followed
@@ -96,8 +96,7 @@ def _walked(
 def _drawn(path: Path[Any], cloud: Cloud, key: Key) -> Cloud:
     """Runs whose weights are worth too few particles with new ones."""
     log_w, count = cloud.log_w, cloud.log_w.shape[1]
-    worth = (2 * log_w.logsumexp(1) - (2 * log_w).logsumexp(1)).exp()
-    poor = (worth < _FEW * count)[:, None]
+    poor = (effective_count(log_w) < _FEW * count)[:, None]
     if not poor.any():
         return cloud
     same = torch.arange(count, device=log_w.device).expand_as(log_w)

@@ -161,8 +161,9 @@ class RunningLogZ(Running):
         """log Z, its band, and how many chains it rests on; nothing once it is lost."""
         if self.is_lost(kept):
             return {}
-        log_z, ancestors = _log_z(kept), weight_ess(_by_ancestor(kept).log())
-        half = _error(kept) * _quantile(ancestors)
+        log_z, share = _log_z(kept), _by_ancestor(kept)
+        ancestors = weight_ess(share.log())
+        half = _error(kept, share) * _quantile(ancestors)
         return {
             "running/log_z": log_z,
             "running/log_z_low": log_z - half,
@@ -226,10 +227,10 @@ def _by_ancestor(kept: Kept) -> Tensor:
     return torch.zeros_like(share).index_add_(0, kept["ancestor"], share)
 
 
-def _error(kept: Kept) -> float:
-    """Standard error of log Z."""
+def _error(kept: Kept, share: Tensor) -> float:
+    """Standard error of log Z, where the chains of each ancestor have this share of the weight."""
     n = len(kept["log_w"])
-    inherited = (n * _by_ancestor(kept) - 1).square().sum() / (n * (n - 1))
+    inherited = (n * share - 1).square().sum() / (n * (n - 1))
     return (inherited + kept["variance"]).sqrt().item()
 
 

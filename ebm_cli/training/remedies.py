@@ -120,10 +120,9 @@ def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnos
     rate = rate or ("sampler.step_size" in own and bool(_HOT & {*found.signs}))
     if own and not rate:
         return _record(now, keys)
-    keys |= _momentum(now)
-    if clip := _clip(now, found):
-        return _record(now, {**keys, **clip}, 1, _longer_by(parts.components, now, found))
-    return _record(now, keys, _lower(found), _longer_by(parts.components, now, found))
+    clip = _clip(now, found)
+    lower = 1 if clip else _lower(found)
+    return _record(now, {**keys, **_momentum(now), **clip}, lower, _longer_by(parts.components, now, found))
 
 
 def is_raise(recoveries: Sequence[Mapping[str, Any]]) -> bool:

@@ -300,8 +300,8 @@ MUTANTS = [
     Mutant(
         "remedies: gradients that ran away are not cut",
         "training/remedies.py",
-        "if clip := _clip(now, found):",
-        "if not _clip:",
+        "**_momentum(now), **clip}, lower,",
+        "**_momentum(now)}, _lower(found),",
         "remedies::test_gradients_of_a_run_whose_numbers_ran_away_are_cut",
     ),
     Mutant(
