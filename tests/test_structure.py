@@ -203,6 +203,7 @@ def _names(node):
 
 
 CONCRETE = {
+    "commands/between.py": "codes of rows are those of latent models",
     "commands/documents.py": "given words and lengths are keys of replicated softmax alone",
     "commands/sample.py": "given words and lengths are keys of replicated softmax alone",
     "commands/verdict.py": "independent units need no comparison with independent units",

@@ -14,7 +14,18 @@ from ebm_cli.errors import UserError, nearest
 from ebm_cli.record import hub
 from ebm_cli.record.runs import instead
 
-_PATH_KEYS = ("run", "resume", "out", "data", "given", "mutations", "wild_type", "hydra.run.dir", "hydra.sweep.dir")
+_PATH_KEYS = (
+    "run",
+    "resume",
+    "out",
+    "data",
+    "given",
+    "between",
+    "mutations",
+    "wild_type",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
 _FILE_KEYS = ("path", "root", "file", "folder", "contacts", "vocabulary_file")  # of a part, whatever group it is of
 _OF_RUNS = {
     "sample": ("sampler", "model"),

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ebm_cli.commands import auto_steps, documents, given_rows, policies, results, sequences, tables
+from ebm_cli.commands import auto_steps, between, documents, given_rows, policies, results, sequences, tables
+from ebm_cli.commands.between import Way
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.labels import of_label
@@ -96,6 +97,9 @@ class Settings(Drawing):
 
     run: Annotated[str, Field(min_length=1)]
     checkpoint: str  # last, best or a step
+    between: Annotated[str, Field(min_length=1)] | None  # of codes: test, samples or a file of rows
+    frames: Annotated[int, Field(ge=2)] | None  # of between; None: 11
+    way: Way | None  # of between; None: straight
     array: Annotated[str, Field(min_length=1)] | None  # of a file of rows
     format: tables.Format  # of tables
     out: Annotated[str, Field(min_length=1)] | None  # a new folder for the samples; None: samples/<time> of the run
@@ -127,6 +131,8 @@ def sample(config: Mapping[str, Any]) -> int:
         anew = {group: config.get(group) for group in (("model",) if by_policy else ("sampler", "model"))}
         wanted = Wanted(Path(asked.run), asked.checkpoint, config["device"], plugins=asked.plugins, **anew)
         trained = open_trained(wanted, with_data=by_policy)
+        if asked.between is not None:
+            return _between(trained, home, asked, asked.between, config)
         if isinstance(asked.given, str):
             return _fill(trained, home, asked, asked.given, config)
         columns = tables.columns_of(trained)
@@ -143,12 +149,18 @@ def sample(config: Mapping[str, Any]) -> int:
     return 0
 
 
-def _check_used(asked: Drawing) -> None:
+def _check_used(asked: Settings) -> None:
     """Raise UserError for a key that was typed and has no effect."""
     if asked.max_steps is not None and asked.steps is not None:
         raise UserError(
             f"max_steps = {asked.max_steps}: has no effect on a number of steps; take steps=auto, or leave it out"
         )
+    others = {"given": bool(asked.given), "label": asked.label is not None, "length": asked.length is not None}
+    _asked_between(asked).check(others)
+
+
+def _asked_between(asked: Settings) -> between.Asked:
+    return between.Asked(asked.between, asked.frames, asked.way)
 
 
 def drawn(trained: Trained, asked: Drawing, named: list[str], config: Mapping[str, Any]) -> Drawn:
@@ -189,6 +201,22 @@ def _fill(trained: Trained, home: Run, asked: Settings, path: str, config: Mappi
         output.print(f"{what}: {home.path / name}", soft_wrap=True)
     for name in texts:
         output.print(f"sequences: {home.path / name}", soft_wrap=True)
+    return 0
+
+
+def _between(trained: Trained, home: Run, asked: Settings, ends: str, config: Mapping[str, Any]) -> int:
+    """From code to code of pairs of rows, those that `ends` names; the exit code."""
+    model = between.of_codes(trained.state.averaged_model(), ends)
+    if ends == between.SAMPLES:
+        rows = drawn(trained, replace(asked, n=2 * asked.n), [], config).x
+    else:
+        rows = between.rows(trained, ends, asked.array, asked.n, asked.seed)
+    found = between.course(model, rows, _asked_between(asked))
+    finishing()
+    file, images = between.written(home, trained.parts.data.space, found)
+    output.print(between.said(found), highlight=False, soft_wrap=True)
+    _show(f"{_count(len(found.rows), 'pair')} of rows", file, images, {})
+    output.print(f"energies: {file.with_name('between.csv')}", soft_wrap=True)
     return 0
 
 

@@ -4,6 +4,41 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "between: every row goes with one of the second half",
+        "commands/between.py",
+        "of_rows[::2], of_rows[1::2]",
+        "*of_rows.chunk(2)",
+        "between::test_rows_of_a_file_are_joined_two_and_two",
+    ),
+    Mutant(
+        "between: the string is not slid",
+        "commands/between.py",
+        "ways.string(model.prior, z) if",
+        "z if",
+        "between::test_held_out_rows_and_samples_are_chosen_by_the_seed",
+    ),
+    Mutant(
+        "between: held-out rows are the first ones",
+        "commands/between.py",
+        'some_rows(test, 2 * n, stream(seed, "pairs"))',
+        "test.all()[: 2 * n]",
+        "between::test_held_out_rows_and_samples_are_chosen_by_the_seed",
+    ),
+    Mutant(
+        "ways: steps that raise the energy are taken",
+        "commands/ways.py",
+        "lower = energy_new <= energy",
+        "lower = torch.ones_like(energy, dtype=torch.bool)",
+        "between::test_a_string_comes_to_rest_on_the_circle_of_least_energy",
+    ),
+    Mutant(
+        "ways: frames gather in the valleys",
+        "commands/ways.py",
+        "new = evenly(torch.cat([z[:, :1], (z - h * slope)[:, 1:-1], z[:, -1:]], 1))",
+        "new = torch.cat([z[:, :1], (z - h * slope)[:, 1:-1], z[:, -1:]], 1)",
+        "between::test_a_string_comes_to_rest_on_the_circle_of_least_energy",
+    ),
+    Mutant(
         "steps=auto: as many steps as the mixing time",
         "commands/auto_steps.py",
         "return Taken(subject, 2 * time,",
