@@ -291,6 +291,12 @@ def test_units_that_are_stuck_are_counted():
     )
 
 
+def test_chains_narrower_than_the_data_are_doubted_where_they_do_not_meet_them():
+    """And not twice where they are far narrower."""
+    for breadth, r_hat, names in ((0.3, 1.3, ["narrow"]), (0.3, 1.1, []), (0.4, 2.0, []), (0.04, 2.0, ["breadth"])):
+        assert [sign.name for sign in limits.signs({"breadth": breadth, "r_hat_data": r_hat})] == names
+
+
 @pytest.mark.parametrize("name", limits.LIMITS)
 def test_limits_have_two_levels_in_order(name):
     limit = limits.LIMITS[name]
@@ -359,10 +365,13 @@ def test_a_look_is_at_rows_as_steps_see_them():
     train = replace(train, missing=missing, sweeps=2)
     valid = replace(train, stored=torch.ones_like(train.stored), missing=None)
     data = replace(parts.data, train=train, valid=valid)
-    seen = Watcher(WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=data)).seen(state)
+    seen = Watcher(
+        WatchHealth(every=10, share=0.1, act="warn", attempts=3, extra_steps=0.0), replace(parts, data=data)
+    ).seen(state)
     other = replace(train, stored=torch.where(missing, 1 - train.stored, train.stored))
     again = Watcher(
-        WatchHealth(every=10, share=0.1, act="warn", attempts=3), replace(parts, data=replace(data, train=other))
+        WatchHealth(every=10, share=0.1, act="warn", attempts=3, extra_steps=0.0),
+        replace(parts, data=replace(data, train=other)),
     ).seen(state)
     assert seen.valid.unique().tolist() == [1.0]
     assert torch.equal(seen.train[:, 1], again.train[:, 1])

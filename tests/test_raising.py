@@ -9,6 +9,8 @@ from helpers.training import small_run
 from test_health import LINE, lines
 from test_resume import Killed, at_step, die
 
+from ebm_cli.health import probe
+from ebm_cli.health.base import Sign, verdict
 from ebm_cli.health.learned import learned
 from ebm_cli.health.limits import beyond, clear
 from ebm_cli.health.watch import WatchHealth
@@ -37,46 +39,62 @@ def did(step, lr, **more):
     return {"step": step, "back_to": 0, "lr": lr, "chains.steps": 2, "keys": {}, **more}
 
 
+def watched(parts, extra=1.0):
+    """Of a run that was healthy at its beginning."""
+    health = WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=extra)
+    return Watcher(health, parts, healthy=0, first=0)
+
+
 def test_a_rate_comes_back_to_what_failed_by_halves():
     """Of its logarithm, by sqrt(5) at most; four times as late where they are as near as that, not where nearer."""
     parts = parts_of()
     once = [did(30, 0.2)]
     assert failed(parts, []) is None
     assert failed(parts, once) == 1
-    found = raised(parts, once, 100, 10)
+    found = raised(parts, once, 100, 10, free=False)
     assert found["lr"] == pytest.approx(5**-0.5)
     assert (found["step"], found["back_to"], found["chains.steps"], found["raised"]) == (100, 100, 2, True)
-    assert raised(parts, [*once, found], 379, 10) is None, "1 is 2.2 times as high"
-    assert raised(parts, [*once, found], 380, 10)["lr"] == pytest.approx(5**-0.25)
-    assert raised(parts, [*once, did(100, 5**-0.25, raised=True)], 500, 10) is None, "1 is 1.5 times as high"
+    assert raised(parts, [*once, found], 379, 10, free=False) is None, "1 is 2.2 times as high"
+    assert raised(parts, [*once, found], 380, 10, free=False)["lr"] == pytest.approx(5**-0.25)
+    assert raised(parts, [*once, did(100, 5**-0.25, raised=True)], 500, 10, free=False) is None, (
+        "1 is 1.5 times as high"
+    )
     far = [did(30, 0.04)]
-    assert raised(parts, far, 100, 10)["lr"] == pytest.approx(0.04 * 5**0.5)
+    assert raised(parts, far, 100, 10, free=False)["lr"] == pytest.approx(0.04 * 5**0.5)
     twice = [did(30, 0.2), did(60, 0.04)]
     assert failed(parts, twice) == 0.2
-    assert raised(parts, twice, 200, 10)["lr"] == pytest.approx((0.2 * 0.04) ** 0.5)
+    assert raised(parts, twice, 200, 10, free=False)["lr"] == pytest.approx((0.2 * 0.04) ** 0.5)
 
 
 def test_only_a_rate_that_held_as_long_as_the_other_took_to_fail_is_raised():
     parts, once = parts_of(2000), [did(300, 0.2)]
-    assert raised(parts, once, 590, 10) is None
-    assert raised(parts, once, 600, 10)
-    assert raised(parts_of(1199), once, 600, 10) is None, "too few steps are left to see whether it fails"
-    assert raised(parts, [did(5, 0.2)], 20, 10) is None, "two periods at least"
-    assert raised(parts, [did(5, 0.2)], 25, 10)
-    assert raised(parts, [did(30, 1.0, keys={"sampler.noise": None})], 900, 10) is None, "it was not the rate"
+    assert raised(parts, once, 590, 10, free=False) is None
+    assert raised(parts, once, 600, 10, free=False)
+    assert raised(parts_of(1199), once, 600, 10, free=False) is None, "too few steps are left to see whether it fails"
+    assert raised(parts, [did(5, 0.2)], 20, 10, free=False) is None, "two periods at least"
+    assert raised(parts, [did(5, 0.2)], 25, 10, free=False)
+    assert raised(parts, [did(30, 1.0, keys={"sampler.noise": None})], 900, 10, free=False) is None, (
+        "it was not the rate"
+    )
 
 
 def test_a_raised_rate_that_fails_goes_back_to_what_held():
     """And so it does where no attempts are left, for that is none."""
     parts = parts_of()
     once = [did(30, 0.2)]
-    record = raised(parts, once, 100, 10)
+    record = raised(parts, once, 100, 10, free=False)
     back = chosen(parts, [*once, record], Diagnosis({"gap"}))
     assert (back["lr"], back["chains.steps"]) == (0.2, 2)
     assert failed(parts, [*once, record, did(130, 0.2)]) == record["lr"]
-    assert raised(parts, [*once, record, did(130, 0.2)], 249, 10) is None, "for what failed in 30 steps 120 must hold"
-    assert raised(parts, [*once, record, did(130, 0.2)], 250, 10)["lr"] == pytest.approx((0.2 * record["lr"]) ** 0.5)
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    assert raised(parts, [*once, record, did(130, 0.2)], 249, 10, free=False) is None, (
+        "for what failed in 30 steps 120 must hold"
+    )
+    assert raised(parts, [*once, record, did(130, 0.2)], 250, 10, free=False)["lr"] == pytest.approx(
+        (0.2 * record["lr"]) ** 0.5
+    )
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
     watcher.recoveries = [did(30, 0.2)]
     watcher.healthy = 100
     assert watcher.raises(100)
@@ -93,16 +111,18 @@ def test_a_raised_rate_that_fails_goes_back_to_what_held():
 
 def test_a_rate_is_raised_only_where_data_do_not_lie_above_chains_that_move():
     """What a longer step adds to the gap it has then already; and one doubt is enough to take it back."""
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts_of(), healthy=100, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts_of(), healthy=100, first=0
+    )
     watcher.recoveries, watcher.measured = [did(30, 0.2)], {"above": 0.5}
     assert not watcher.raises(100)
     watcher.doubts = 1
-    assert not watcher.fails
+    assert not watcher.fails(50)
     watcher.measured = {"above": -0.5, "acceptance": 0.15}
     assert not watcher.raises(100), "chains would not follow"
     watcher.measured = {"above": -0.5, "acceptance": 0.3}
     assert watcher.raises(100)
-    assert watcher.fails
+    assert watcher.fails(50)
 
 
 def test_a_rate_that_held_for_long_is_lowered_less():
@@ -146,8 +166,12 @@ def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():
     assert clear({"idle": 0.2, "heat": 6.0, "offset": 4.9})
     assert not clear({"idle": 0.25})
     assert not clear({"heat": 7.0})
+    assert clear({"acceptance": 0.125})
+    assert not clear({"acceptance": 0.12})
     parts, state = small_run()
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
     watcher.verdict = type("Fine", (), {"level": 0})()
     watcher.probed = {"idle": 0.3}
     assert not watcher.keeps(replace(state, step=20))
@@ -155,10 +179,59 @@ def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():
     assert watcher.keeps(replace(state, step=20))
 
 
+def test_a_gap_that_is_yet_to_be_learned_is_no_fault_of_a_checkpoint(monkeypatch):
+    """Of chains that meet those from the data, when it is made and when the run comes back to it."""
+    parts, state = small_run()
+    watcher = watched(parts)
+    watcher.verdict, watcher.measured = verdict([Sign("gap", 1, "data below the chains")]), {"gap_now": -5.0}
+    watcher.probed = {"r_hat_data": 1.1}
+    watcher._weigh(20, {"gap": -5.0, "gap_now": -5.0}, {})
+    assert watcher.keeps(replace(state, step=20))
+    for r_hat, well in ((1.1, True), (1.3, False)):
+        monkeypatch.setattr(probe, "look", lambda _, r_hat=r_hat: {"apart": -3.5, "r_hat_data": r_hat})
+        assert watcher.is_well(state) is well
+    watcher._weigh(30, {"apart": 3.5, "gap_now": 5.0}, {})
+    assert not watcher.keeps(replace(state, step=30))
+
+
+def test_one_doubt_is_enough_at_the_last_step():
+    """Where the run may be longer for it; before that a doubt is looked at again."""
+    for extra, found in ((1.0, [False, True]), (0.0, [False, False])):
+        watcher = watched(parts_of(100), extra=extra)
+        watcher.doubts = 1
+        assert [watcher.fails(step) for step in (90, 100)] == found
+
+
+def test_a_raised_rate_fails_by_units_that_get_stuck():
+    """More of them than there were, for eight periods, also where a higher one was taken back; then it is as any."""
+    for record in ([], [did(110, 0.45, more=10)]):
+        watcher = watched(parts_of())
+        watcher.recoveries, watcher.probed = [did(30, 0.2)], {"idle": 0.1}
+        assert watcher.raises(100)
+        watcher.recoveries += record
+        since, looked = watcher.since, []
+        for step, idle in ((10, 0.1), (20, 0.16), (81, 0.16)):
+            watcher.probed, watcher.verdict, watcher.doubts = {"idle": idle}, verdict([]), 0
+            watcher._weigh(since + step, {}, {})
+            looked.append(watcher.doubts)
+        assert looked == [0, 1, 0], record
+
+
+def test_where_lost_steps_are_taken_again_rates_are_raised_sooner_and_nearer():
+    """For one that fails costs nothing of what is learned."""
+    parts = parts_of()
+    once = [did(30, 0.2), did(100, 5**-0.5, raised=True)]
+    assert raised(parts, once, 170, 10, free=True)["lr"] == pytest.approx(5**-0.25)
+    assert raised(parts, [*once, did(200, 0.82, raised=True)], 300, 10, free=True)["lr"] == pytest.approx(0.82**0.5)
+    assert raised(parts, [*once, did(200, 0.84, raised=True)], 300, 10, free=True) is None, "1 is 1.19 times as high"
+
+
 def test_a_doubt_is_looked_at_again_at_once():
     """At chains too, a period later, where the run may go back."""
     parts, _ = small_run()
-    watcher = Watcher(WatchHealth(every=10, share=1e-6, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=1e-6, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
     assert (watcher.probes(30), watcher.due(30, 1000)) == (False, False)
     watcher.doubts = 1
     assert (watcher.probes(30), watcher.due(30, 1000), watcher.due(35, 1000)) == (True, True, False)
@@ -170,7 +243,13 @@ def test_an_older_checkpoint_stands_in_for_one_that_looks_ill(monkeypatch):
     """Most looks are at reports alone; only when the run comes back are the chains of a checkpoint looked at again. The
     newest at which they were looked at comes before the first, and none but that is gone back to twice."""
     parts, state = small_run()
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=30, sure=20, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0),
+        parts,
+        healthy=30,
+        sure=20,
+        first=0,
+    )
     saved = {step: type("Saved", (), {"step": step, "tensors": state.tensors()})() for step in (0, 20, 30)}
     for ill, step in ((set(), 30), ({30}, 20), ({20, 30}, 0)):
         monkeypatch.setattr(Watcher, "is_well", lambda _, now, ill=ill: now.step not in ill)
@@ -182,7 +261,9 @@ def test_an_older_checkpoint_stands_in_for_one_that_looks_ill(monkeypatch):
 
 def test_the_newest_checkpoint_whose_chains_were_looked_at_is_known():
     parts, state = small_run()
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
     watcher.verdict = type("Fine", (), {"level": 0})()
     rare = next(step for step in range(170, 10_000, 10) if not watcher.probes(step))
     for step in (20, rare):
@@ -217,7 +298,9 @@ def test_killed_before_and_after_its_rate_is_raised_and_resumed_it_does_the_same
 
 def test_only_keys_that_change_are_said():
     parts = parts_of()
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
     keys = {"sampler.noise": None}
     watcher.recoveries = [did(30, 0.2, chains="kept")]
     watcher.recoveries += [did(60, 0.2, keys=keys, chains="anew"), did(90, 0.04, keys=keys, chains="anew")]

@@ -1,5 +1,6 @@
 """Runs that fail and go back to where they were healthy, by themselves."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from test_resume import Killed, at_step, die
 
 from ebm_cli.training import recovery
 from ebm_cli.training.remedies import LOWER
+from ebm_cli.watching.look import Watched
 
 
 @pytest.fixture
@@ -36,14 +38,48 @@ def test_a_failing_run_goes_back_and_goes_on_more_slowly(mended):
     assert (did[0]["back_to"], did[0]["lr"], did[0]["chains.steps"]) == (0, 10, 4)
     logged = [line for line in lines(mended) if "health/recovery_attempt" in line]
     assert [line["step"] for line in logged] == [each["step"] for each in did]
-    assert [line["health/recovery_attempt"] for line in logged] == [*range(1, len(did) + 1)]
+    assert [line["health/recovery_lr"] for line in logged] == [each["lr"] for each in did]
     rates = {line["step"]: line["learning_rate"] for line in lines(mended) if "learning_rate" in line}
     assert rates[did[0]["step"]] == 50
-    assert rates[70] == pytest.approx(50 * LOWER ** len(did))
+    assert rates[did[1]["step"]] == pytest.approx(50 * LOWER)
+    assert rates[max(rates)] == pytest.approx(did[-1]["lr"])
     before = facts(mended, "summary.json")["health"]["before"]
     assert before[0]["steps"][0] == did[0]["step"]
     assert len(did) > 1, "the healthy checkpoint outlives those that are written when the run goes back"
     assert did[1]["chains"] == "anew"
+
+
+def test_steps_that_were_lost_are_taken_again(mended):
+    """As many as lie between each failure and its checkpoint; what reads the run knows where it ends."""
+    summary, did = facts(mended, "summary.json"), facts(mended, "summary.json")["health"]["recoveries"]
+    lost = sum(each["step"] - each["back_to"] for each in did)
+    assert 0 < did[-1]["more"] == lost < 70
+    assert summary["steps"] == 70 + did[-1]["more"] == max(line["step"] for line in lines(mended))
+    look = Watched(mended, "mended").look()
+    assert (look.step, look.steps) == (summary["steps"], summary["steps"])
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.quick("0")
+@pytest.mark.parametrize(("extra", "steps"), [(0, 70), (0.3, 91)], ids=["0", "0.3"])
+def test_no_more_are_taken_again_than_may_be(extra, steps):
+    run = trained(f"{WILD} health.extra_steps={extra}")
+    found = facts(run, "summary.json")
+    assert found["health"]["recoveries"]
+    assert found["steps"] == steps
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_longer_run_is_done_with_all_its_steps(mended, monkeypatch):
+    """It has nothing more to do when it is asked for again; a run that is given more steps has those beside."""
+    shutil.copytree(mended, "run")
+    total = facts(Path("run"), "summary.json")["steps"]
+    answer = train(f"{WILD} resume=auto")
+    assert answer.code == 0
+    assert f"is done, {total} steps" in answer.err
+    assert ebm("train resume=run steps=80").code == 0
+    assert facts(Path("run"), "summary.json")["steps"] == total + 10
 
 
 @pytest.mark.long

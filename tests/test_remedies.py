@@ -1,5 +1,6 @@
 """What a run that goes back does otherwise: by cause, recorded, and the same where it is resumed."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_momentum_and_restarts_of_a_reservoir():
 
 
 def test_a_record_of_something_else_is_no_record():
-    did = {"step": 3, "lr": 0.1, "chains.steps": 2, "keys": {"sampler.noise": None}}
+    did = {"step": 3, "more": 2, "lr": 0.1, "chains.steps": 2, "keys": {"sampler.noise": None}}
     assert remedies.read(did) == did
     with pytest.raises(ValueError, match=r"no recovery sets optimizer\.lr"):
         remedies.read({**did, "keys": {"optimizer.lr": 1.0}})
@@ -158,12 +159,16 @@ def test_weights_that_are_too_large_to_begin_with_are_drawn_anew():
 
 
 @pytest.mark.usefixtures("_elsewhere")
-def test_nothing_is_mended_at_the_last_step():
-    """What was learned until then would be lost, and nothing learned instead."""
-    run = trained(f"{RECOVER} model.hidden=8 model.weight_std=20 steps=10")
-    found = facts(run, "summary.json")["health"]
+def test_at_the_last_step_a_run_goes_back_if_it_may_be_longer():
+    """Else what was learned until then would be lost, and nothing learned instead."""
+    line = f"{RECOVER} model.hidden=8 model.weight_std=20 steps=10"
+    found = facts(trained(f"{line} health.extra_steps=0"), "summary.json")["health"]
     assert found["verdict"] == "failing"
     assert "recoveries" not in found
+    shutil.rmtree("run")
+    longer = facts(trained(line), "summary.json")
+    assert (longer["steps"], longer["health"]["verdict"]) == (20, "healthy")
+    assert [each["back_to"] for each in longer["health"]["recoveries"]] == [0]
 
 
 @pytest.mark.long
@@ -203,13 +208,15 @@ def test_a_gap_above_zero_that_comes_down_is_no_reason_to_go_back():
     """As of a model that begins narrower than its data, and learns."""
     parts, state = small_run()
     names = ("loss", "gradient_norm", "energy_data", "energy_gap")
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
 
     def look(gap):
         gaps, wide = torch.full((9,), gap), 1000 * torch.arange(9.0).cos()
         watcher.take(names, torch.stack([gaps, torch.ones(9), wide, gaps], 1))
         watcher.look(replace(state, step=25))
-        return watcher.doubts, watcher.fails
+        return watcher.doubts, watcher.fails(25)
 
     assert [look(gap) for gap in (60.0, 40.0, 30.0)] == [(1, False), (0, False), (0, False)]
     assert [look(gap) for gap in (40.0, 50.0)] == [(1, False), (2, True)]
@@ -219,7 +226,9 @@ def test_a_doubt_of_the_chains_outlasts_looks_at_reports_alone(monkeypatch):
     """These say nothing of the chains, neither good nor bad."""
     parts, state = small_run()
     looks, heat = iter((True, False, True)), {"heat": 40.0}
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), parts, healthy=0, first=0)
+    watcher = Watcher(
+        WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), parts, healthy=0, first=0
+    )
     monkeypatch.setattr(Watcher, "probes", lambda *_: next(looks))
     monkeypatch.setattr("ebm_cli.training.health.probe.look", lambda _: heat)
     monkeypatch.setattr("ebm_cli.training.health.probe.still", lambda *_: {})
@@ -227,13 +236,13 @@ def test_a_doubt_of_the_chains_outlasts_looks_at_reports_alone(monkeypatch):
     for step in (10, 15, 20):
         watcher.take(("loss", "gradient_norm"), torch.ones(9, 2))
         watcher.look(replace(state, step=step))
-        found.append((watcher.doubts, watcher.fails))
+        found.append((watcher.doubts, watcher.fails(step)))
     assert found == [(1, False), (1, False), (2, True)]
 
 
 def test_not_twice_to_where_a_run_failed_anew():
     """But to its first checkpoint, which stays as the newest healthy one does."""
-    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3), healthy=50, first=0)
+    watcher = Watcher(WatchHealth(every=10, share=0.1, act="recover", attempts=3, extra_steps=0.0), healthy=50, first=0)
     assert (watcher.targets, watcher.kept) == ([50, 0], {0, 50})
     watcher.went_back(Watcher().saved(), {"back_to": 50, "step": 100})
     assert (watcher.healthy, watcher.targets) == (50, [0])

@@ -30,14 +30,14 @@ def said(request: Request, job: Job) -> str | None:
     if request.config["resume"] != AUTO and met is None:
         return None
     status = [home.read_json(name).get("status") for name in ("metadata.json", "summary.json")]
-    last = steps if met is None else home.read_json("summary.json").get("steps")
+    last = home.read_json("summary.json").get("steps")
     if status != ["done", "done"] or checkpoint.steps(home.checkpoints)[-1:] != [last]:
         return None
     if _asked(_saved(home)) != _asked(job.config):
         return None
     more = f"to measure more: ebm evaluate run={quote(str(home.path))}"
     if met is None:
-        return f"{home.path} is done, {steps} steps and all its evaluations; {more}"
+        return f"{home.path} is done, {last} steps and all its evaluations; {more}"
     return (
         f"{home.path} is done: its target was met at step {last} of {steps} ({met}); to train on, change a key of "
         f"stop, or stop=none; {more}"

@@ -140,7 +140,7 @@ def prepare(request: Request, job: Job) -> Session:
     if found is not None:
         restored = restore(found, parts, state, schedule, watcher)
         notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
-        if state.step > loop.steps:
+        if state.step > watcher.now.loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     few = watch.remark(len(state.store)) if watch is not None else None
     doubts = [remark for remark in (few, few_checkpoints(kept, schedule, loop.steps)) if remark]

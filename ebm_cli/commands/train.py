@@ -208,7 +208,7 @@ def _work(session: Session, recorder: Recorder, stop: StopRequest, spent: dict[s
             _evaluate(session, recorder, ending.results)
         stop.at_once()
         ending.status, ending.code = "done", 0
-        ending.results.about["ended"] = finished.ended(session.early.met, session.parts.loop.steps)
+        ending.results.about["ended"] = finished.ended(session.early.met, session.watcher.now.loop.steps)
         stop.noted()
     except RunError as error:
         log.error("%s", error)
@@ -323,7 +323,7 @@ def _finish(
     if code == 1:
         log.info("%s", have)
     if code in (75, 130):
-        done = session.state.step == session.parts.loop.steps
+        done = session.state.step == session.watcher.now.loop.steps
         log.info("stopped %s; %s", "while evaluating, training is complete" if done else
                  f"at step {session.state.step}", have)  # fmt: skip
         log.info("%s: ebm train resume=%s%s", way, quote(str(home)), session.plugins)

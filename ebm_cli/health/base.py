@@ -66,3 +66,8 @@ class Health(ABC):
     def most(self) -> int:
         """How often a run may go back."""
         return 0
+
+    @property
+    def extra(self) -> float:
+        """How many steps that were lost by going back are taken again at most, as a share of all steps asked for."""
+        return 0.0

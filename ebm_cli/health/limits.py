@@ -89,6 +89,11 @@ LIMITS: Mapping[str, Limit] = {
     "breadth": Limit(
         0.05, 0.01, "chains vary much less than the data", _RATE + ", or another sampler",
         "variance over that of the data; healthy runs had 0.16 (counts) and more", below=True),
+    "narrow": Limit(
+        0.35, 0, "chains vary less than the data, and do not meet chains that begin at these",
+        "take more chains.steps, or chains.restart above 0",
+        "the same, where r_hat_data is above 1.2: a reservoir that nothing renews shrinks where no data are; no "
+        "healthy run had less than 0.5", below=True),
     "scatter": Limit(
         30, 1000, "chains vary much more than the data", _RATE + ", or standardise the data",
         "the same; beginnings of healthy runs had up to 14"),
@@ -138,8 +143,10 @@ def far(mean: float, steady: float, words: float = 0.0) -> bool:
 
 def clear(measured: Mapping[str, float]) -> bool:
     """Whether a model is well within the limits of what it cannot leave by itself: units that are stuck have no
-    gradient, and energies that are far apart no chains that could bring them together. Healthy runs always were."""
-    return all(measured.get(name, 0.0) <= _CLEAR * LIMITS[name].suspicious for name in _ABSORBING)
+    gradient, energies that are far apart and proposals that are refused no chains that could bring them together.
+    Healthy runs always were."""
+    moving = measured.get("acceptance", 1.0) >= LIMITS["acceptance"].suspicious / _CLEAR
+    return moving and all(measured.get(name, 0.0) <= _CLEAR * LIMITS[name].suspicious for name in _ABSORBING)
 
 
 def beyond(measured: Mapping[str, float]) -> float:
@@ -151,7 +158,7 @@ def signs(measured: Mapping[str, float]) -> list[Sign]:
     """What of these signals is not as it should be; `breadth` has a limit on either side. Where all rows are the same
     those that are judged beside the spread of rows say nothing."""
     known = {name: value for name, value in measured.items() if not (measured.get("same") and name in _BESIDE_ROWS)}
-    values = {**known, **({"scatter": known["breadth"]} if "breadth" in known else {})}
+    values = {**known, **_of_breadth(known)}
     found = [(name, limit, _level(name, limit, values)) for name, limit in LIMITS.items()]
     scale = _scale(measured)
     signs = [
@@ -160,6 +167,15 @@ def signs(measured: Mapping[str, float]) -> list[Sign]:
         if level
     ]
     return [Sign("scale", max(sign.level for sign in signs), scale), *signs] if scale and signs else signs
+
+
+def _of_breadth(known: Mapping[str, float]) -> dict[str, float]:
+    """The same signal by the names of its other limits, where they apply."""
+    found = known.get("breadth")
+    if found is None:
+        return {}
+    apart = found >= LIMITS["breadth"].suspicious and known.get("r_hat_data", 1.0) > MET
+    return {"scatter": found} | ({"narrow": found} if apart else {})
 
 
 def of_scale(data: Data) -> dict[str, float]:
@@ -191,4 +207,4 @@ def _shown(name: str, limit: Limit, values: Mapping[str, float]) -> str:
     return f"{_CALLED.get(name, name)} {', '.join(numbers)}"
 
 
-_CALLED = {"scatter": "breadth"}  # the signal of a limit that has another name
+_CALLED = {"scatter": "breadth", "narrow": "breadth"}  # the signal of a limit that has another name

@@ -22,6 +22,7 @@ class WatchHealth(Health):
     share: Annotated[float, Field(gt=0, lt=1)]
     act: Annotated[Act, Later("warn")]
     attempts: Annotated[int, Field(ge=1), Later(3)]
+    extra_steps: Annotated[float, Field(ge=0, le=1), Later(0.0)]
 
     @property
     @override
@@ -42,3 +43,8 @@ class WatchHealth(Health):
     @override
     def most(self) -> int:
         return self.attempts if self.act == "recover" else 0
+
+    @property
+    @override
+    def extra(self) -> float:
+        return self.extra_steps

@@ -21,6 +21,11 @@ class Course(NamedTuple):
     ladder: Ladder
     how: Execution
 
+    @property
+    def steps(self) -> int:
+        """Until which it trains."""
+        return self.parts.loop.steps
+
 
 def course(first: Parts, state: TrainState, recoveries: Sequence[Mapping[str, Any]]) -> Course:
     """That of a run which had these parts at `first`, and did this since."""

@@ -19,6 +19,8 @@ _FAILING = LEVELS.index("failing")
 _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run may go back
 _UNMENDABLE = {"overfit", "same"}
 _MOVES = 0.2  # share of proposals that are accepted, below which chains would not follow a higher rate
+_TRIED = 8  # periods for which a rate that was raised is on trial
+_UNITS = 0.05  # share of hidden units that may get stuck meanwhile
 _FURTHER = "further"  # than before its rate was raised the model went, though not yet as far as to be doubted
 _TOO_FAR = "since the rate was raised the model went further than healthy ones do"
 
@@ -59,14 +61,21 @@ class Watcher(Looks):
         return {"recoveries": self.recoveries} if self.recoveries else {}
 
     @override
-    def _weigh(self, found: Mapping[str, float], before: Mapping[str, float]) -> None:
+    def _weigh(self, step: int, found: Mapping[str, float], before: Mapping[str, float]) -> None:
         assert self.verdict is not None
         fine = _UNMENDABLE | learned(found, before, self.probed.get("r_hat_data"))
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
-        further = self.too_long or not clear({**self.probed, **self.measured})
-        if remedies.is_raise(self.recoveries) and further:
+        further = self.too_long or not clear({**self.probed, **self.measured}) or self._stuck
+        tried = any(map(remedies.is_raise, (self.recoveries, self.recoveries[:-1])))
+        if tried and further and step - self.since <= _TRIED * self.health.period:
             anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether units are off or on for all rows that were not when the rate was raised."""
+        before = next((did["idle"] for did in reversed(self.recoveries) if "idle" in did), 0.0)
+        return self.probed.get("idle", 0.0) > before + _UNITS
 
     @override
     def saved(self) -> dict[str, Any]:
@@ -91,13 +100,20 @@ class Watcher(Looks):
         self.load({**saved, "window": [], "said": {}})
         self.healthy, self.first, self.recoveries = did["back_to"], first, recoveries
 
-    @property
-    def fails(self) -> bool:
-        """Whether the run is failing, or a doubt stays, and it may go back. A rate that is tried fails by one doubt: to
-        look again costs more than what it could bring."""
+    def fails(self, step: int) -> bool:
+        """Whether the run is failing at this step, or a doubt stays, and it may go back. A rate that is tried fails by
+        one doubt, for to look again costs more than what it could bring, and so does a run at its last step."""
+        last = step == self.now.loop.steps
+        if not self.doubts or not self.may_go_back or (last and not self.room):
+            return False
         failing = self.verdict is not None and self.verdict.level == _FAILING
-        stays = self.doubts >= (1 if remedies.is_raise(self.recoveries) else _STAYS)
-        return self.doubts > 0 and (failing or stays) and self.may_go_back
+        return failing or self.doubts >= (1 if last or remedies.is_raise(self.recoveries) else _STAYS)
+
+    @property
+    def room(self) -> int:
+        """How many more steps may yet be added, in place of those that are lost by going back."""
+        assert self.parts is not None
+        return int(self.health.extra * self.parts.loop.steps) - remedies.added(self.recoveries)
 
     @property
     def flew_apart(self) -> bool:
@@ -113,7 +129,8 @@ class Watcher(Looks):
     def is_well(self, state: TrainState) -> bool:
         """Whether nothing is to be doubted of the chains and energies of a state."""
         found = probe.look(self.seen(state)) if probe.looks(state.model) else {}
-        return clear(found) and not {sign.name for sign in signs(found)} - _UNMENDABLE
+        fine = _UNMENDABLE | learned({"gap_now": found.get("apart", 0.0)}, {}, found.get("r_hat_data"))
+        return clear(found) and not {sign.name for sign in signs(found)} - fine
 
     @property
     def targets(self) -> list[int]:
@@ -161,14 +178,14 @@ class Watcher(Looks):
         assert self.parts is not None
         if self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
             return False
-        did = raising.raised(self.parts, self.recoveries, step, self.health.period)
-        self.recoveries += [did] if did else []
+        did = raising.raised(self.parts, self.recoveries, step, self.health.period, free=self.room > 0)
+        self.recoveries += [{**did, "idle": self.probed.get("idle", 0.0)}] if did else []
         return did is not None
 
     def keeps(self, state: TrainState) -> bool:
         """Whether the state of now is one to come back to, for which there will be a checkpoint."""
         assert self.parts is not None
-        if not self.health.most or self.verdict is None or self.verdict.level:
+        if not self.health.most or self.verdict is None or self.verdict.level == _FAILING or self.doubts:
             return False
         if self.too_long or not clear({**self.probed, **self.measured}):
             return False

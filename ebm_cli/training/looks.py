@@ -118,15 +118,15 @@ class Looks:
             found = {**found, **self.probed}
         self.verdict = verdict(signs({**self.probed, **self.measured}))
         self._say(state.step, self.verdict)
-        self._weigh(found, before)
+        self._weigh(state.step, found, before)
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
 
-    def _weigh(self, found: Mapping[str, float], before: Mapping[str, float]) -> None:
-        """Take note of what a look `found`, where the signals of the look before were these."""
+    def _weigh(self, step: int, found: Mapping[str, float], before: Mapping[str, float]) -> None:
+        """Take note of what a look at this step `found`, where the signals of the look before were these."""
 
     def _about(self, step: int) -> About:
         assert self.parts is not None
-        loop = self.parts.loop
+        loop = self.now.loop
         return About(loop.batch_size, self.words, late=step > LATE * loop.steps)
 
     @cached_property

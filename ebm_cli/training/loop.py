@@ -33,6 +33,7 @@ from ebm_cli.training.course import Course, course
 from ebm_cli.training.early import Early
 from ebm_cli.training.follower import Follower
 from ebm_cli.training.health import Watcher
+from ebm_cli.training.remedies import added
 from ebm_cli.training.schedule import Schedule, due_at
 from ebm_cli.training.sparse import Sparse
 from ebm_cli.training.state import Best, Parts, TrainState
@@ -128,6 +129,7 @@ class Recorder:
             return False
         log.warning("%s", recovery.said(parts, self.watcher))
         self.metrics(state.step, recovery.metrics(self.watcher))
+        self.run.update_metadata(added_steps=added(self.watcher.recoveries))
         self.saves_once(parts, state)
         return True
 
@@ -290,16 +292,15 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
 
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
-    total = parts.loop.steps
     _taken_up(parts, state, recorder)
     saved, unread, now = state.step or None, list[Report](), course(parts, state, recorder.watcher.recoveries)
-    with recorder.disk_watched(state), StepDisplay(total, state.step) as display, _not_searched():
+    with recorder.disk_watched(state), StepDisplay(now.steps, state.step) as display, _not_searched():
         _begun(parts, state, recorder)
-        while state.step < total and not _over(recorder) and not _stopping(parts, state, stop):
+        while state.step < now.steps and not _over(recorder) and not _stopping(parts, state, stop):
             stop.loses = saved != (state.step or None)
             report, now = _step(now, parts, state, recorder)
             unread.append(report)
-            last, due = unread[-1], _due_at(recorder, now.sparse, state.step, total)
+            last, due = unread[-1], _due_at(recorder, now.sparse, state.step, now.steps)
             try:
                 if len(unread) == _UNREAD or any(due):
                     unread = _read(now.parts, state, recorder, unread)
@@ -308,6 +309,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             except Diverged as error:
                 if recorder.goes_back(parts, state, error):
                     saved, now = state.step, course(parts, state, recorder.watcher.recoveries)
+                    display.total = now.steps
                 elif not isinstance(error, Failing):
                     raise
                 unread = []
@@ -316,7 +318,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
         gather_chains(now.parts, state)
         if saved != state.step:
             recorder.save(now.parts, state)
-        recorder.early.say(state.step, total)
+        recorder.early.say(state.step, now.steps)
         _agree(parts, stop)
 
 
@@ -378,7 +380,7 @@ def _attend(sparse: Sparse, recorder: Recorder | Follower, due: Due, last: Mappi
     said = recorder.judged(state) if due.judges else {}
     if due.logs or said:
         recorder.metrics(state.step, {**last, **said})
-    if due.judges and recorder.watcher.fails and state.step < parts.loop.steps:
+    if due.judges and recorder.watcher.fails(state.step):
         raise Failing(recorder.watcher.why)
     keeps = due.judges and recorder.keeps(state)
     if _measure(sparse, recorder, due) or due.saves or keeps:

@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ebm_cli.training.remedies import LOWER, applied
+from ebm_cli.training.remedies import LOWER, added, applied
 from ebm_cli.training.state import Parts
 
 _MOST = LOWER**-0.5  # times as high, each time
-_WIDE, _NARROW = 1.1 * _MOST, 1.5  # times as high as the rate of now is the one that failed
+_WIDE, _NARROW, _CLOSE = 1.1 * _MOST, 1.5, 1.2  # times as high as the rate of now is the one that failed
 _PATIENT = 4  # times as long must a rate have held that is nearer than the first of these, to be raised all the same
 _LOOKS = 2  # periods that a run must be healthy for, at least
 _VERIFIED = 2  # times as many steps must be left, so that a rate that fails again is found out and taken back
@@ -27,7 +27,9 @@ def attempts(recoveries: Sequence[Mapping[str, Any]]) -> int:
     return sum(not (before or now) for before, now in itertools.pairwise(tried))
 
 
-def raised(parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, period: int) -> dict[str, Any] | None:
+def raised(
+    parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, period: int, *, free: bool
+) -> dict[str, Any] | None:
     """The record of a rate that is raised now, at a step at which all is well; None if it stays as it is.
 
     With f the rate that failed and r that of now, which held for as many steps as f took to fail and for `_LOOKS`
@@ -38,14 +40,21 @@ def raised(parts: Parts, recoveries: Sequence[Mapping[str, Any]], step: int, per
     too_high = failed(parts, recoveries)
     if too_high is None:
         return None
-    last, now = recoveries[-1], applied(parts, recoveries).components
+    last, going = recoveries[-1], applied(parts, recoveries)
+    now = going.components
     since = [0, *(int(did["step"]) for did in recoveries)]
     held = max(since[-1] - since[-2], _LOOKS * period)
-    held *= 1 if too_high >= _WIDE * now.optimizer.lr else _PATIENT
-    near = too_high < _NARROW * now.optimizer.lr
-    if near or step - since[-1] < held or parts.loop.steps - step < _VERIFIED * held:
+    held *= 1 if free or too_high >= _WIDE * now.optimizer.lr else _PATIENT
+    near = too_high < (_CLOSE if free else _NARROW) * now.optimizer.lr
+    if near or step - since[-1] < held or going.loop.steps - step < _VERIFIED * held:
         return None
     rate = min(math.sqrt(too_high * now.optimizer.lr), _MOST * now.optimizer.lr)
-    kept = {"chains.steps": last["chains.steps"], "keys": last["keys"], "chains": "kept", "raised": True}
+    kept = {
+        "chains.steps": last["chains.steps"],
+        "keys": last["keys"],
+        "chains": "kept",
+        "raised": True,
+        "more": added(recoveries),
+    }
     why = f"healthy since step {since[-1]}"
     return {"step": step, "back_to": step, "why": why, "lr": rate, **kept}

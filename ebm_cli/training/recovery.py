@@ -13,7 +13,7 @@ from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.record.checkpoint import Checkpoint
 from ebm_cli.rng import stream
 from ebm_cli.training.health import Watcher
-from ebm_cli.training.remedies import Diagnosis, Keys, chosen, is_raise
+from ebm_cli.training.remedies import Diagnosis, Keys, added, chosen, is_raise
 from ebm_cli.training.state import Parts, TrainState, built, put_first_chains
 
 _ANEW = 2  # from this attempt on chains begin anew
@@ -38,7 +38,8 @@ def gone_back(
     saved = _loaded(state, watcher, load)
     redrawn = _redraw(parts, state, watcher.keys)
     held = step - watcher.since
-    share = 0.0 if watcher.too_long else held / max(parts.loop.steps - step, 1)
+    more = added(watcher.recoveries) + min(step - saved.step, watcher.room)
+    share = 0.0 if watcher.too_long else held / max(parts.loop.steps + more - step, 1)
     found = replace(_diagnosis(parts, state, watcher), share=share, norm=norm)
     if held <= _AT_ONCE:
         found = replace(found, beyond=math.inf)
@@ -55,7 +56,7 @@ def gone_back(
     for mine, new in zip(weights or (), state.weighted or (), strict=True):
         mine.copy_(new)
     state.weighted = weights
-    did = {"step": step, "back_to": saved.step, "why": why, **now, "chains": "anew" if anew else "kept"}
+    did = {"step": step, "back_to": saved.step, "why": why, **now, "chains": "anew" if anew else "kept", "more": more}
     watcher.went_back(saved.numbers.get("health") or Watcher().saved(), did)
     return did
 
@@ -145,7 +146,9 @@ def said(parts: Parts, watcher: Watcher) -> str:
     count = f"attempt {watcher.attempts} of health.attempts = {watcher.health.most}"
     which = "the rate that was tried failed" if is_raise(watcher.recoveries[:-1]) else count
     keys = _listed([*_changed(parts, watcher.recoveries), *anew])
-    return f"step {did['step']}: {which}: back to the model of step {did['back_to']}, with {keys}"
+    back = f"step {did['step']}: {which}: back to the model of step {did['back_to']}, with {keys}"
+    more = added(watcher.recoveries) - added(watcher.recoveries[:-1])
+    return f"{back}; training ends at step {watcher.now.loop.steps}" if more else back
 
 
 def _changed(parts: Parts, recoveries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -31,7 +31,7 @@ _INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
 _RESTART = 0.05  # share of chains of a reservoir that begin anew, where none did
 _SPIKE = 2.0  # times the norm of a gradient, in which a longer one is cut
 _HOT = {"heat", "heat_words", "idle", "above"}  # signs of a model that went too far, however its chains move
-_PLACES = {"r_hat_data", "jump", "distinct", "offset"}
+_PLACES = {"r_hat_data", "jump", "distinct", "offset", "breadth", "narrow"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,12 @@ def read(did: Mapping[str, Any]) -> dict[str, Any]:
     keys = {str(name): None if value is None else float(value) for name, value in did["keys"].items()}
     if not {*keys} <= KEYS:
         raise ValueError(f"no recovery sets {', '.join(sorted({*keys} - KEYS))}")
-    numbers = {"step": int(did["step"]), "lr": float(did["lr"]), "chains.steps": int(did["chains.steps"])}
+    numbers = {
+        "step": int(did["step"]),
+        "more": int(did.get("more", 0)),
+        "lr": float(did["lr"]),
+        "chains.steps": int(did["chains.steps"]),
+    }
     return {**did, **numbers, "keys": keys}
 
 
@@ -92,7 +97,13 @@ def applied(parts: Parts, recoveries: Sequence[Mapping[str, Any]]) -> Parts:
     optimizer = replace(of.optimizer, lr=did["lr"], final_lr=of.optimizer.final_lr * lower, **_of("optimizer", did))
     chains = replace(of.chains, steps=did["chains.steps"], final_steps=final, **_of("chains", did))
     sampler = replace(cast(Any, of.sampler), **_of("sampler", did))
-    return replace(parts, components=replace(of, optimizer=optimizer, chains=chains, sampler=sampler))
+    loop = replace(parts.loop, steps=parts.loop.steps + added(recoveries))
+    return replace(parts, loop=loop, components=replace(of, optimizer=optimizer, chains=chains, sampler=sampler))
+
+
+def added(recoveries: Sequence[Mapping[str, Any]]) -> int:
+    """Steps that the run is longer by, in place of those that were lost."""
+    return int(recoveries[-1].get("more", 0)) if recoveries else 0
 
 
 def _of(group: str, did: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,11 +154,13 @@ def _lower(found: Diagnosis) -> float:
 
 
 def _longer_by(first: Components, now: Components, found: Diagnosis) -> int:
-    """The factor on the transitions of a step.
+    """The factor on the transitions of a step; 1 of a model that failed at once, whatever its chains did.
 
     Of samplers whose moves have no length it takes moves / jump^2 transitions to come as far as to another row, as
     chains diffuse, by how far they jump where the model was healthy.
     """
+    if math.isinf(found.beyond):
+        return 1
     longer = _LONGER if now.chains.steps < first.chains.steps * _LONGEST else 1
     if getattr(now.sampler, "step_size", None) is not None or not 0 < (found.jump or 0) < _FORGETS:
         return longer

@@ -50,6 +50,7 @@ class Watched:
         """The run at this moment."""
         facts = Run(self.path).read_json("metadata.json")
         steps = self._steps()
+        steps = None if steps is None else steps + _whole(facts.get("added_steps"))
         if not facts:
             return Look(self.path, self.name, "died" if steps else "new", steps=steps)
         written = self._read()

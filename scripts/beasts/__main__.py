@@ -163,17 +163,19 @@ def mending(folder: Path, files: dict[str, str], asked: argparse.Namespace, unti
 
 
 def mended(seed: int) -> list[tuple[Beast, Beast]]:
-    """Of each spoilt setting the run tuned by hand but for it, which may go back, and the tuned one; of data that are
-    spoilt these with standardised columns."""
+    """Of each spoilt setting the run tuned by hand but for it, which may go back, and the tuned one, of the same
+    optimizer; of data that are spoilt these with standardised columns."""
     pairs = []
     for name, kind in KINDS.items():
         more = f"steps={4 * kind.steps} health.every=25 health.share=0.1"
+        tuned = f"{kind.healthy[0]} {kind.steady}".strip()
         for cause, every in kind.spoilt.items():
             for words in every:
                 measured = words.replace(_UNMEASURED, "")
-                with_it = f"{kind.healthy[0]} {measured} {more} health.act=recover"
-                scaled = f"{kind.healthy[0]} {measured} dataset.standardise=true {more}"
-                without = scaled if cause == "data scale" else f"{kind.healthy[0]} {more}"
+                with_it = f"{tuned} {measured} {more} health.act=recover"
+                scaled = f"{tuned} {measured} dataset.standardise=true {more}"
+                other = next((own for optimizer, own in kind.others.items() if optimizer in words), "")
+                without = scaled if cause == "data scale" else " ".join(filter(None, (tuned, other, more)))
                 pairs.append((Beast(name, cause, with_it, seed), Beast(name, None, without, seed)))
     return pairs
 

@@ -1,7 +1,7 @@
 """What is trained: healthy settings of each model, settings that spoil them, by cause, and what tells them apart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CAUSES = ("rate", "steps", "step size", "temperature", "data scale", "initial weights", "momentum", "replay")
 
@@ -22,6 +22,8 @@ class Kind:
     higher: bool = True
     steps: int = 400
     seeds: tuple[int, int] = (1, 1)  # of each healthy setting, and of each spoilt one
+    steady: str = ""  # words by which runs that are compared with a tuned one end alike from seed to seed
+    others: Mapping[str, str] = field(default_factory=dict)  # words by which other optimizers are tuned by hand
 
 
 _LANGEVIN = "sampler=langevin sampler.step_size=10 sampler.noise=0.005 sampler.clip=0.03"
@@ -109,6 +111,7 @@ KINDS: Mapping[str, Kind] = {
         10,
         steps=100,
         seeds=(2, 1),
+        others={"optimizer=sgd": "optimizer=sgd optimizer.lr=0.4"},
     ),
     "resnet_binary": Kind(
         f"model=resnet_binary model.width=4 model.blocks=1 {_SITES} objective=ml_replay sampler=gwg evaluation=[exact] "
@@ -145,6 +148,8 @@ KINDS: Mapping[str, Kind] = {
         _LIKELIHOOD,
         10,
         seeds=(4, 2),
+        steady="chains.steps=5",
+        others={"optimizer=adam": "optimizer=adam optimizer.lr=0.005"},
     ),
     "mlp": Kind(
         "model=mlp dataset=points_2d dataset.train=5000 dataset.held_out=500 model.input_scale=4 objective=pcd "

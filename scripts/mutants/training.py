@@ -156,8 +156,8 @@ MUTANTS = [
     Mutant(
         "ranks: the last step is agreed upon by nobody",
         "training/loop.py",
-        ("        recorder.early.say(state.step, total)\n        _agree(parts, stop)\n"),
-        "        recorder.early.say(state.step, total)\n",
+        ("        recorder.early.say(state.step, now.steps)\n        _agree(parts, stop)\n"),
+        "        recorder.early.say(state.step, now.steps)\n",
         "ranks_stop",
     ),
     Mutant(
