@@ -289,6 +289,12 @@ class StepDisplay:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def ends_at(self, total: int) -> None:
+        """The loop has another number of steps from here on."""
+        self.total = total
+        if self.task is not None:
+            self.bar.update(self.task, total=total)
+
     def rate(self, step: int) -> float:
         """Steps per second since the first report, before it since the loop began."""
         return (step - self.first) / max(1e-9, time.perf_counter() - self.started)

@@ -113,6 +113,17 @@ def test_the_line_says_what_the_last_validation_found_and_how_long_it_will_take(
     ]
 
 
+def test_a_loop_that_ends_later_says_so():
+    shown = list[tuple[int, int]]()
+    to = terminal.steps_shown_by(lambda step, total, _: shown.append((step, total)))
+    with to, terminal.logging_to(None), terminal.StepDisplay(total=70, first=0) as display:
+        display.show(60, {})
+        display.ends_at(90)
+        display.show(70, {})
+        assert display.bar.tasks[0].total == 90
+    assert shown == [(60, 70), (70, 90)]
+
+
 def test_a_loss_that_is_the_energy_gap_is_shown_once():
     both = {"loss": 0.5, "energy_gap": 0.5, "gradient_norm": 2.0, "learning_rate": 0.1}
     assert loop._shown(both) == {"energy_gap": 0.5, "gradient_norm": 2.0}

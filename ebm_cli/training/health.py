@@ -113,7 +113,7 @@ class Watcher(Looks):
     def room(self) -> int:
         """How many more steps may yet be added, in place of those that are lost by going back."""
         assert self.parts is not None
-        return int(self.health.extra * self.parts.loop.steps) - remedies.added(self.recoveries)
+        return max(int(self.health.extra * self.parts.loop.steps) - remedies.added(self.recoveries), 0)
 
     @property
     def flew_apart(self) -> bool:

@@ -309,7 +309,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             except Diverged as error:
                 if recorder.goes_back(parts, state, error):
                     saved, now = state.step, course(parts, state, recorder.watcher.recoveries)
-                    display.total = now.steps
+                    display.ends_at(now.steps)
                 elif not isinstance(error, Failing):
                     raise
                 unread = []

@@ -35,7 +35,8 @@ def raised(
     With f the rate that failed and r that of now, which held for as many steps as f took to fail and for `_LOOKS`
     periods: sqrt(f r), but at most sqrt(5) r. So it comes back to f / sqrt(5) or more. Nearer than that, f / r below
     `_WIDE`, there is less to gain, and a rate that fails costs the steps that it took: r must have held four times as
-    long. Nothing is tried from `_NARROW` on.
+    long. Nothing is tried from `_NARROW` on. `free`: steps that are lost are taken again, so that nothing waits, and
+    rates are tried up to `_CLOSE`.
     """
     too_high = failed(parts, recoveries)
     if too_high is None:

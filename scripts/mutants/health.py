@@ -389,6 +389,13 @@ MUTANTS = [
         "remedies::test_at_the_last_step_a_run_goes_back_if_it_may_be_longer",
     ),
     Mutant(
+        "recovery: the line of progress ends where it was to end at first",
+        "terminal.py",
+        "            self.bar.update(self.task, total=total)",
+        "            pass",
+        "messages::test_a_loop_that_ends_later_says_so",
+    ),
+    Mutant(
         "recovery: one doubt at the last step is waited upon",
         "training/health.py",
         "(1 if last or remedies",
