@@ -181,12 +181,16 @@ def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():
 
 def test_a_gap_that_is_yet_to_be_learned_is_no_fault_of_a_checkpoint(monkeypatch):
     """Of chains that meet those from the data, when it is made and when the run comes back to it."""
-    parts, state = small_run()
-    watcher = watched(parts)
+    _, state = small_run()
+    watcher = watched(parts_of())
     watcher.verdict, watcher.measured = verdict([Sign("gap", 1, "data below the chains")]), {"gap_now": -5.0}
+    watcher.recoveries = [did(5, 0.2)]
     watcher.probed = {"r_hat_data": 1.1}
     watcher._weigh(20, {"gap": -5.0, "gap_now": -5.0}, {})
     assert watcher.keeps(replace(state, step=20))
+    assert not watcher.raises(40), "only where nothing is doubted"
+    watcher.verdict = verdict([])
+    assert watcher.raises(40)
     for r_hat, well in ((1.1, True), (1.3, False)):
         monkeypatch.setattr(probe, "look", lambda _, r_hat=r_hat: {"apart": -3.5, "r_hat_data": r_hat})
         assert watcher.is_well(state) is well
@@ -202,19 +206,24 @@ def test_one_doubt_is_enough_at_the_last_step():
         assert [watcher.fails(step) for step in (90, 100)] == found
 
 
-def test_a_raised_rate_fails_by_units_that_get_stuck():
-    """More of them than there were, for eight periods, also where a higher one was taken back; then it is as any."""
+def test_a_raised_rate_fails_by_units_that_get_stuck_and_wide_chains():
+    """More and wider than they were, for eight periods, also where a higher one was taken back; then it is as any."""
     for record in ([], [did(110, 0.45, more=10)]):
         watcher = watched(parts_of())
-        watcher.recoveries, watcher.probed = [did(30, 0.2)], {"idle": 0.1}
+        watcher.recoveries, watcher.probed = [did(30, 0.2)], {"idle": 0.1, "breadth": 1.0}
         assert watcher.raises(100)
         watcher.recoveries += record
         since, looked = watcher.since, []
-        for step, idle in ((10, 0.1), (20, 0.16), (81, 0.16)):
-            watcher.probed, watcher.verdict, watcher.doubts = {"idle": idle}, verdict([]), 0
+        for step, seen in (
+            (10, {"idle": 0.1, "breadth": 1.9}),
+            (20, {"idle": 0.16}),
+            (30, {"breadth": 2.1}),
+            (81, {"idle": 0.16}),
+        ):
+            watcher.probed, watcher.verdict, watcher.doubts = seen, verdict([]), 0
             watcher._weigh(since + step, {}, {})
             looked.append(watcher.doubts)
-        assert looked == [0, 1, 0], record
+        assert looked == [0, 1, 1, 0], record
 
 
 def test_where_lost_steps_are_taken_again_rates_are_raised_sooner_and_nearer():

@@ -1,5 +1,6 @@
 """Watching how a run goes, and whether it is to go back to where it was healthy."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run
 _UNMENDABLE = {"overfit", "same"}
 _MOVES = 0.2  # share of proposals that are accepted, below which chains would not follow a higher rate
 _TRIED = 8  # periods for which a rate that was raised is on trial
-_UNITS = 0.05  # share of hidden units that may get stuck meanwhile
+_STRAYS, _UNITS, _WIDER = ("idle", "breadth"), 0.05, 2.0  # share of units that may get stuck, and times as wide
 _FURTHER = "further"  # than before its rate was raised the model went, though not yet as far as to be doubted
 _TOO_FAR = "since the rate was raised the model went further than healthy ones do"
 
@@ -65,17 +66,18 @@ class Watcher(Looks):
         assert self.verdict is not None
         fine = _UNMENDABLE | learned(found, before, self.probed.get("r_hat_data"))
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
-        further = self.too_long or not clear({**self.probed, **self.measured}) or self._stuck
+        further = self.too_long or not clear({**self.probed, **self.measured}) or self._strayed
         tried = any(map(remedies.is_raise, (self.recoveries, self.recoveries[:-1])))
         if tried and further and step - self.since <= _TRIED * self.health.period:
             anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
 
     @property
-    def _stuck(self) -> bool:
-        """Whether units are off or on for all rows that were not when the rate was raised."""
-        before = next((did["idle"] for did in reversed(self.recoveries) if "idle" in did), 0.0)
-        return self.probed.get("idle", 0.0) > before + _UNITS
+    def _strayed(self) -> bool:
+        """Whether units are off or on for all rows that were not when the rate was raised, or chains far wider."""
+        before: Mapping[str, float] = next((did["seen"] for did in reversed(self.recoveries) if "seen" in did), {})
+        idle, breadth = (self.probed.get(name, 0.0) for name in _STRAYS)
+        return idle > before.get("idle", 0.0) + _UNITS or breadth > _WIDER * before.get("breadth", math.inf)
 
     @override
     def saved(self) -> dict[str, Any]:
@@ -176,10 +178,12 @@ class Watcher(Looks):
     def raises(self, step: int) -> bool:
         """Whether the rate is higher from this step on, at which all is well."""
         assert self.parts is not None
-        if self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
+        doubted = self.verdict is not None and self.verdict.level > 0
+        if doubted or self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
             return False
         did = raising.raised(self.parts, self.recoveries, step, self.health.period, free=self.room > 0)
-        self.recoveries += [{**did, "idle": self.probed.get("idle", 0.0)}] if did else []
+        seen = {name: self.probed[name] for name in _STRAYS if name in self.probed}
+        self.recoveries += [{**did, "seen": seen}] if did else []
         return did is not None
 
     def keeps(self, state: TrainState) -> bool:

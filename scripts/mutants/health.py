@@ -396,6 +396,20 @@ MUTANTS = [
         "messages::test_a_loop_that_ends_later_says_so",
     ),
     Mutant(
+        "recovery: a rate is raised where the gap is doubted",
+        "training/health.py",
+        "        if doubted or self.too_long or",
+        "        if self.too_long or",
+        "raising::test_a_gap_that_is_yet_to_be_learned_is_no_fault_of_a_checkpoint",
+    ),
+    Mutant(
+        "recovery: chains may become as wide as they like under a raised rate",
+        "training/health.py",
+        " or breadth > _WIDER * before",
+        " or breadth < -_WIDER * before",
+        "raising::test_a_raised_rate_fails_by_units_that_get_stuck_and_wide_chains",
+    ),
+    Mutant(
         "recovery: one doubt at the last step is waited upon",
         "training/health.py",
         "(1 if last or remedies",
@@ -426,16 +440,16 @@ MUTANTS = [
     Mutant(
         "recovery: units that get stuck are no matter of the rate that was raised",
         "training/health.py",
-        " or self._stuck",
+        " or self._strayed",
         "",
-        "raising::test_a_raised_rate_fails_by_units_that_get_stuck",
+        "raising::test_a_raised_rate_fails_by_units_that_get_stuck_and_wide_chains",
     ),
     Mutant(
         "recovery: a rate that was raised is on trial for ever",
         "training/health.py",
         "step - self.since <= _TRIED * self.health.period",
         "step",
-        "raising::test_a_raised_rate_fails_by_units_that_get_stuck",
+        "raising::test_a_raised_rate_fails_by_units_that_get_stuck_and_wide_chains",
     ),
     Mutant(
         "health: chains that are narrow where they meet those from the data are doubted",
