@@ -22,6 +22,7 @@ POLICIES = {
     "replay_data": "objective=cd_replay chains.steps=2 chains.size=30 objective.centered=true optimizer.momentum=0.5",
     "tempered": "objective=pcd sampler=parallel_tempering sampler.temperatures=3",
     "tempered_replay": "objective=ml_replay sampler=parallel_tempering chains.steps=2 chains.size=30",
+    "retuned": "sampler=parallel_tempering sampler.temperatures=3 sampler.ladder=adaptive sampler.retune=7",
     "noise": "objective=short_run sampler=metropolis sampler.flips=2 chains.steps=3 optimizer=adamw",
 }
 QUICK = ("persistent", "replay", "tempered")

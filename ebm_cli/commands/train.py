@@ -34,7 +34,7 @@ from ebm_cli.tracker import process
 from ebm_cli.tracker.base import End, RunInfo
 from ebm_cli.tracker.guard import guarded
 from ebm_cli.tracker.several import together
-from ebm_cli.training import taken_back
+from ebm_cli.training import retuning, taken_back
 from ebm_cli.training.follower import Follower
 from ebm_cli.training.loop import Recorder, fit, subject_of
 
@@ -293,8 +293,10 @@ def _evaluate(session: Session, recorder: Recorder, findings: Findings) -> None:
         conclude(subject("verdict"), findings, "test")
         keep_rows(session.run, parts.data, "test", findings)
         chosen.say()
-    if back := taken_back.said(state):
-        log.info("%s", back)
+    if betas := retuning.ended(state):
+        findings.about["ladder"] = betas
+    for came in filter(None, (taken_back.said(state), retuning.said(state))):
+        log.info("%s", came)
     said = None if session.watcher.knows_gap else runaway(session.run.logged("energy_gap"), session.watcher.words)
     if said:
         log.warning("%s", said)

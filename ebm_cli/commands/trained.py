@@ -22,6 +22,7 @@ from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.record.checkpoint_space import recorded_space
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
+from ebm_cli.training import retuning
 from ebm_cli.training.restore import OTHER_DATA, other_data
 from ebm_cli.training.state import Choice, Parts, TrainState, assemble, build_components
 
@@ -89,7 +90,7 @@ def open_trained(wanted: Wanted, with_data: bool) -> Trained:
             state.load(saved.step, tensors if with_data else _for_sampling(tensors))
     except (ValueError, IndexError) as error:
         raise UserError(f"{saved.path} is a checkpoint of another model: {error}") from error
-    return Trained(found, config, choice, parts, state, replace(saved, tensors={}), others)
+    return Trained(found, config, choice, retuning.tuned(parts, state), state, replace(saved, tensors={}), others)
 
 
 def _device(wanted: Mapping[str, Any]) -> Device:

@@ -56,9 +56,10 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
 
     `ladder` geometric: beta_r = beta_min^((R - r) / (R - 1)). adaptive: from there a warm-up moves the betas until all
     pairs reject alike (Syed et al. 2021, alg. 4), and `temperatures` auto takes so many that they reject half of their
-    swaps; where there is no warm-up, as in training, it stays geometric. A list is the betas themselves, as
-    many as there are. A kernel that
-    adapts finds a step size for each temperature in the same warm-up.
+    swaps. Training has no warm-up: there it stays geometric or, with `retune` T, is moved after each T steps by what
+    these rejected, their number kept; sampling and evaluations of such a run take the betas of its checkpoint, without
+    a warm-up. A list is the betas themselves, as many as there are. A kernel that adapts finds a step size for each
+    temperature in the same warm-up.
 
     From one configuration all replicas start there. They are no draws from prod_r p_r then, even if x is one from p: as
     a kernel on x alone it is not `exact`, but approaches p as its replicas forget their start. Training therefore keeps
@@ -72,6 +73,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     ladder: Annotated[Literal["geometric", "adaptive"] | tuple[Beta, ...], Later("geometric")]
     swaps: Annotated[Literal["together", "alternate"], Later("together")]
     step_sizes: Annotated[tuple[Annotated[float, Field(gt=0)], ...] | None, Later(None)]
+    retune: Annotated[int, Field(ge=0), Later(0)]
 
     spaces = (Binary, Spin, Categorical, Real, Box)
 

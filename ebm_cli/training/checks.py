@@ -19,6 +19,7 @@ from ebm_cli.objective.base import Objective
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.sampler.gflownet import PolicyDraws
+from ebm_cli.sampler.parallel_tempering import ParallelTempering
 from ebm_cli.sampler.trajectory import NO_PAST, TrajectoryTempering
 from ebm_cli.space import Binary, Box, Categorical, Counts, Discrete, Real, Space, Words, names
 from ebm_cli.sparsity.base import Sparsity
@@ -394,6 +395,19 @@ def check_exchanges(
         return
     way = "leave it out" if not objective.negatives else "take chains=persistent"
     raise UserError(f"chains={choice['chains']}: {why}; {way}")
+
+
+def check_retuning(sampler: Sampler[Any, Any], objective: Objective, choice: Choice) -> None:
+    """Temperatures that are moved while a run trains are of chains that it has, and of a number that is known."""
+    if not isinstance(sampler, ParallelTempering) or not sampler.retune:
+        return
+    said = f"sampler.retune = {sampler.retune}"
+    if not objective.negatives:
+        raise UserError(f"{said}: objective={choice['objective']} moves no chains while it trains; leave it out")
+    if sampler.ladder != "adaptive":
+        raise UserError(f"{said}: moves the temperatures of sampler.ladder=adaptive; add that, or leave it out")
+    if sampler.temperatures == "auto":
+        raise UserError(f"{said}: keeps the number of temperatures, so name it, e.g. sampler.temperatures=10")
 
 
 def check_batch(objective: Objective, batch_size: int) -> None:

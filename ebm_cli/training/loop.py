@@ -27,7 +27,7 @@ from ebm_cli.sampler.base import Sampler
 from ebm_cli.signals import StopRequest
 from ebm_cli.terminal import StepDisplay, log, short
 from ebm_cli.tracker.base import Tracker
-from ebm_cli.training import passed, recovery
+from ebm_cli.training import passed, recovery, retuning
 from ebm_cli.training.along import Along
 from ebm_cli.training.course import Course, course
 from ebm_cli.training.early import Early
@@ -277,7 +277,7 @@ def subject_of(parts: Parts, state: TrainState, split: str, purpose: str, run: R
 
     It draws from its own keys, so it cannot change the training.
     """
-    key = stream(parts.loop.seed, "evaluation", purpose, split, state.step)
+    key, parts = stream(parts.loop.seed, "evaluation", purpose, split, state.step), retuning.tuned(parts, state)
     model, sampler = state.averaged_model(), parts.components.sampler
     before = dict if run is None else partial(passed.models, run, state)
     training = None if run is None else passed.training(run, parts, state)
@@ -293,7 +293,7 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
     Raises RunError if a gradient is not finite or the disk is full; the newest checkpoint then stays valid.
     """
     _taken_up(parts, state, recorder)
-    saved, unread, now = state.step or None, list[Report](), course(parts, state, recorder.watcher.recoveries)
+    saved, unread, now = state.step or None, list[Report](), _course(parts, state, recorder)
     with recorder.disk_watched(state), StepDisplay(now.steps, state.step) as display, _not_searched():
         _begun(parts, state, recorder)
         while state.step < now.steps and not _over(recorder) and not _stopping(parts, state, stop):
@@ -304,11 +304,11 @@ def fit(parts: Parts, state: TrainState, recorder: Recorder | Follower, stop: St
             try:
                 if len(unread) == _UNREAD or any(due):
                     unread = _read(now.parts, state, recorder, unread)
-                if _attend(now.sparse, recorder, due, {**last.numbers(), **now.ladder.found} if due.logs else {}):
+                if _attend(now.sparse, recorder, due, _numbers(last, now, state) if due.logs else {}):
                     saved = state.step
             except Diverged as error:
                 if recorder.goes_back(parts, state, error):
-                    saved, now = state.step, course(parts, state, recorder.watcher.recoveries)
+                    saved, now = state.step, _course(parts, state, recorder)
                     display.ends_at(now.steps)
                 elif not isinstance(error, Failing):
                     raise
@@ -332,12 +332,22 @@ def _taken_up(parts: Parts, state: TrainState, recorder: Recorder | Follower) ->
 def _step(now: Course, parts: Parts, state: TrainState, recorder: Recorder | Follower) -> tuple[Report, Course]:
     """One update and what comes of it, of a run that had these `parts` at first; how it goes on."""
     if recorder.watcher.raised_at(state.step):
-        now = course(parts, state, recorder.watcher.recoveries)
+        now = _course(parts, state, recorder)
     now.ladder.ready()
     report = train_step(now.parts, state, now.how)
-    if now.ladder.follow():
-        now = course(parts, state, recorder.watcher.recoveries)._replace(ladder=now.ladder)
+    if now.ladder.follow() or retuning.follow(parts, state, report):
+        now = _course(parts, state, recorder)._replace(ladder=now.ladder)
     return report, now
+
+
+def _course(parts: Parts, state: TrainState, recorder: Recorder | Follower) -> Course:
+    """How a run of these `parts` at first goes on."""
+    return course(retuning.tuned(parts, state), state, recorder.watcher.recoveries)
+
+
+def _numbers(last: Report, now: Course, state: TrainState) -> dict[str, float]:
+    """What is logged of the last step."""
+    return {**last.numbers(), **now.ladder.found, **retuning.found(now.parts, state)}
 
 
 def _begun(parts: Parts, state: TrainState, recorder: Recorder | Follower) -> None:

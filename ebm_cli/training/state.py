@@ -35,7 +35,7 @@ from ebm_cli.training import checks, weighted
 from ebm_cli.training.checks import Choice
 from ebm_cli.training.weighted import Weighted
 
-_RUNNING, _RUNGS, _WEIGHTED = "running.", "rungs.", "weighted"
+_RUNNING, _RUNGS, _TEMPERING, _WEIGHTED = "running.", "rungs.", "tempering.", "weighted"
 CHANGED = "changed"
 """The step at which couplings last changed, in `TrainState.sparsity` beside their masks."""
 
@@ -102,6 +102,7 @@ class TrainState:
     running: dict[str, Tensor] = field(default_factory=dict)  # what follows the model keeps
     rungs: dict[str, Tensor] = field(default_factory=dict)  # earlier models and their chains, by number and name
     weighted: Weighted | None = None  # what chains with weights have
+    tempering: dict[str, Tensor] = field(default_factory=dict)  # temperatures that were moved, and what moves them next
 
     @property
     def mask(self) -> dict[str, Tensor]:
@@ -117,6 +118,7 @@ class TrainState:
         named |= {f"sparsity.{name}": value for name, value in self.sparsity.items()}
         named |= {f"{_RUNNING}{name}": value for name, value in self.running.items()}
         named |= {f"{_RUNGS}{name}": value for name, value in self.rungs.items()}
+        named |= {f"{_TEMPERING}{name}": value for name, value in self.tempering.items()}
         named |= {f"{_WEIGHTED}.{name}": value for name, value in self._weights().items()}
         return named | {"chains": self.store, "ages": self.ages}
 
@@ -149,6 +151,7 @@ class TrainState:
         self.store, self.ages = tensors["chains"], tensors["ages"]
         self.running = {n.removeprefix(_RUNNING): value for n, value in tensors.items() if n.startswith(_RUNNING)}
         self.rungs = {n.removeprefix(_RUNGS): value for n, value in tensors.items() if n.startswith(_RUNGS)}
+        self.tempering = {n.removeprefix(_TEMPERING): value for n, value in tensors.items() if n.startswith(_TEMPERING)}
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over model.NAME of `tensors` alone, without chains; raises ValueError as `load` does."""
@@ -213,6 +216,7 @@ def _check_training(parts: Components, choice: Choice) -> None:
     """What training asks of its chains, of what moves them and of what updates the weights."""
     checks.check_through(parts.objective, parts.sampler, parts.chains, choice)
     checks.check_exchanges(parts.chains, parts.model, parts.sampler, parts.objective, choice)
+    checks.check_retuning(parts.sampler, parts.objective, choice)
     checks.check_optimizer(parts.objective, parts.optimizer, choice)
     weighted.check(parts.chains, parts.model, parts.sampler, parts.objective, choice)
 
