@@ -9,7 +9,7 @@ from ebm_cli.training.remedies import LOWER, added, applied
 from ebm_cli.training.state import Parts
 
 _MOST = LOWER**-0.5  # times as high, each time
-_WIDE, _NARROW, _CLOSE = 1.1 * _MOST, 1.5, 1.2  # times as high as the rate of now is the one that failed
+_WIDE, _NARROW = 1.1 * _MOST, 1.5  # times as high as the rate of now is the one that failed
 _PATIENT = 4  # times as long must a rate have held that is nearer than the first of these, to be raised all the same
 _LOOKS = 2  # periods that a run must be healthy for, at least
 _VERIFIED = 2  # times as many steps must be left, so that a rate that fails again is found out and taken back
@@ -35,8 +35,7 @@ def raised(
     With f the rate that failed and r that of now, which held for as many steps as f took to fail and for `_LOOKS`
     periods: sqrt(f r), but at most sqrt(5) r. So it comes back to f / sqrt(5) or more. Nearer than that, f / r below
     `_WIDE`, there is less to gain, and a rate that fails costs the steps that it took: r must have held four times as
-    long. Nothing is tried from `_NARROW` on. `free`: steps that are lost are taken again, so that nothing waits, and
-    rates are tried up to `_CLOSE`.
+    long. Nothing is tried from `_NARROW` on. `free`: steps that are lost are taken again, so that nothing waits.
     """
     too_high = failed(parts, recoveries)
     if too_high is None:
@@ -46,7 +45,7 @@ def raised(
     since = [0, *(int(did["step"]) for did in recoveries)]
     held = max(since[-1] - since[-2], _LOOKS * period)
     held *= 1 if free or too_high >= _WIDE * now.optimizer.lr else _PATIENT
-    near = too_high < (_CLOSE if free else _NARROW) * now.optimizer.lr
+    near = too_high < _NARROW * now.optimizer.lr
     if near or step - since[-1] < held or going.loop.steps - step < _VERIFIED * held:
         return None
     rate = min(math.sqrt(too_high * now.optimizer.lr), _MOST * now.optimizer.lr)
