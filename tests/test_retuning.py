@@ -19,6 +19,7 @@ from ebm_cli.sampler import ladder
 from ebm_cli.signals import StopRequest
 from ebm_cli.training import retuning
 from ebm_cli.training.follower import Follower
+from ebm_cli.training.looks import Looks
 from ebm_cli.training.loop import fit
 from ebm_cli.training.schedule import Schedule
 from ebm_cli.training.step import Report, Values
@@ -102,6 +103,12 @@ def test_they_are_moved_by_what_all_steps_since_refused():
     later = retuning.tuned(parts, state).components.sampler.step_sizes
     assert later == pytest.approx(ladder.moved(now.step_sizes, rejected, COUNT))
     assert retuning.said(state).endswith(f"{retuning.ended(state)[2]:.4g},1]")
+
+
+def test_looks_at_the_chains_move_them_by_the_temperatures_of_now():
+    parts, state = tempered()
+    state.tempering = {"betas": torch.tensor([0.02, 0.1, 0.5, 1.0], dtype=torch.float64)}
+    assert Looks(parts=parts).seen(state).moving.sampler.ladder == (0.02, 0.1, 0.5, 1.0)
 
 
 def test_one_refused_swap_among_few_does_not_draw_all_temperatures_to_it():

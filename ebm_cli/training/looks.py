@@ -24,6 +24,7 @@ from ebm_cli.record.run import Run
 from ebm_cli.rng import Key, stream
 from ebm_cli.space import Counts
 from ebm_cli.terminal import log
+from ebm_cli.training import retuning
 from ebm_cli.training.state import Parts, TrainState
 from ebm_cli.training.step import rows_at
 
@@ -184,7 +185,7 @@ class Looks:
         binarize, (train, *valid) = fixed.fold("binarize"), self._rows
         x = rows_at(*train, state.model, binarize)
         held_out = rows_at(*valid[0], state.model, binarize) if valid else None
-        moving = _moving(self.now, state.step)
+        moving = _moving(retuning.tuned(self.now, state), state.step)
         return Seen(state.model, x, held_out, state.store, moving, engine, own, fixed)
 
     @cached_property

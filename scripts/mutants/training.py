@@ -602,6 +602,13 @@ MUTANTS = [
         "taken_back::test_an_update_that_chains_cannot_follow_is_taken_back",
     ),
     Mutant(
+        "retuning: looks move chains by the temperatures of the beginning",
+        "training/looks.py",
+        "_moving(retuning.tuned(self.now, state), state.step)",
+        "_moving(self.now, state.step)",
+        "retuning::test_looks_at_the_chains_move_them_by_the_temperatures_of_now",
+    ),
+    Mutant(
         "retuning: what is taken counts as refused",
         "training/retuning.py",
         "refused = 1 - _swaps(",
