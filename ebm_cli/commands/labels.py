@@ -10,7 +10,8 @@ def of_label(model: EnergyModel, label: int | None) -> EnergyModel:
         return model
     if not isinstance(model, Classifier):
         raise UserError(
-            f"label = {label}: this model has no classes; leave it out, or train one that has (model=class_rbm, jem)"
+            f"label = {label}: this model has no classes; leave it out, or train one that has (model=class_rbm, jem, "
+            "leveled_jem)"
         )
     if label >= model.classes:
         raise UserError(f"label = {label}: the classes of the model are 0 to {model.classes - 1}")

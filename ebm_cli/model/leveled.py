@@ -239,6 +239,10 @@ class LeveledSpec(ModelSpec):
     def build(self, space: Space, mean: Tensor, key: Key) -> LeveledNetwork:
         """f as the network begins. Raises UserError where a convolutional one gets data that are no images."""
         assert isinstance(space, Real)
+        return LeveledNetwork(space, self.process.scales(), self.inside(space, key), mean, self.measured)
+
+    def inside(self, space: Real, key: Key) -> Inside:
+        """What the model is made of, at its beginning. Raises UserError as `build` does."""
         features = self._features(space)
         network = self.network.build(features.seen, torch.zeros(features.seen.shape), key.fold("network"))
         scales = self.process.scales()
@@ -247,11 +251,11 @@ class LeveledSpec(ModelSpec):
             if self.marginals
             else LevelGaussian(space.sites, scales, correlated=self.correlated)
         )
-        inside = Inside(features, network, base, self.gain)
-        return LeveledNetwork(space, scales, inside, mean, self._scale())
+        return Inside(features, network, base, self.gain)
 
-    def _scale(self) -> Measured | float:
-        """Convolutions have one for all sites, which they see alike."""
+    @property
+    def measured(self) -> Measured | float:
+        """The scale, or how it is measured. Convolutions have one for all sites, which they see alike."""
         if self.scale == "auto":
             return "common" if self.network.builds.convolves else "sites"
         return self.scale

@@ -1,5 +1,6 @@
 """Families of energies, one for each level of noise of a forward process: what objectives and samplers ask of them."""
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli.model.base import EnergyModel, Normalised, Pullback
+from ebm_cli.model.base import Classifier, EnergyModel, Normalised, Pullback
 from ebm_cli.model.exponential_family import product
 from ebm_cli.model.rescaled import Rescaled
 from ebm_cli.process.base import Scales
@@ -136,6 +137,99 @@ class Leveled(EnergyModel):
     def width(self, level: Tensor) -> Tensor:
         """r sqrt(v_k), (batch, *shape)."""
         return self.scale * per_row(self.variance[level].sqrt(), self.mean[None])
+
+
+class LeveledClassifier(Leveled, Classifier):
+    """E(x, k, y) for the classes y too, of which p(x, y) at level k is proportional to exp(-E(x, k, y)).
+
+    E(x, k) = -log sum_y exp(-E(x, k, y)), and p(y | x) at level k is softmax_y(-E(x, k, y)); at the last level, where
+    nothing is left of the data, all classes are equally likely.
+    """
+
+    called = "leveled classifying"
+
+    @abstractmethod
+    def joint_at(self, x: Tensor, level: Tensor) -> Tensor:
+        """E(x, k, y), (batch, classes)."""
+
+    @abstractmethod
+    def joint_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
+        """E(x, k, y), detached, and the map from weights w (batch, classes) to sum_ny w_ny dE(x_n, k_n, y)/dtheta."""
+
+    @abstractmethod
+    def slope_of(self, x: Tensor, level: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+        """-log sum_y exp(-E(x, k, y)) over the classes `among` (batch, classes) bool of each row, (batch,), and its
+        gradient in x, with their graphs in the parameters where gradients are recorded."""
+
+    @override
+    def energy_at(self, x: Tensor, level: Tensor) -> Tensor:
+        """-log sum_y exp(-E(x, k, y)), (batch,)."""
+        return -(-self.joint_at(x, level)).logsumexp(1)
+
+    @override
+    def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
+        joint, pull = self.joint_vjp_at(x, level)
+        p = (-joint).softmax(1)
+        return -(-joint).logsumexp(1), lambda weight: pull(weight[:, None] * p)
+
+    @torch.no_grad()
+    @override
+    def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        return self.slope_of(x, level, self._all(x))
+
+    @override
+    def slope_at(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.slope_of(x, level, self._all(x))[1]
+
+    @override
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x, 0), (batch,)."""
+        return Leveled.energy(self, x)
+
+    @override
+    def logits(self, x: Tensor) -> Tensor:
+        """-E(x, 0, y), (batch, classes)."""
+        return -self.joint_at(x, _all_at(0, x))
+
+    @override
+    def of_class(self, y: int) -> "ClassLevels":
+        """p(x | y) at all levels."""
+        return ClassLevels(self, y)
+
+    def _all(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), self.classes, dtype=torch.bool, device=x.device)
+
+
+class ClassLevels(Leveled):
+    """The rows of one class y at all levels: E(x, k, y) - log classes, whose last level has log Z = 0 too."""
+
+    def __init__(self, model: LeveledClassifier, y: int) -> None:
+        assert isinstance(model.space, Real)
+        super().__init__(model.space, Scales(model.a, model.s), model.mean, model.scale)
+        self.model, self.y = model, y
+
+    @override
+    def energy_at(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.model.joint_at(x, level)[:, self.y] - self._shift
+
+    @torch.no_grad()
+    @override
+    def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        energy, grad = self.model.slope_of(x, level, self._own(x).expand(len(x), -1) > 0)
+        return energy - self._shift, grad
+
+    @override
+    def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
+        joint, pull = self.model.joint_vjp_at(x, level)
+        return joint[:, self.y] - self._shift, lambda weight: pull(weight[:, None] * self._own(x))
+
+    @property
+    def _shift(self) -> float:
+        return math.log(self.model.classes)
+
+    def _own(self, x: Tensor) -> Tensor:
+        """1 at y, (1, classes)."""
+        return (torch.arange(self.model.classes, device=x.device) == self.y).to(x.dtype)[None]
 
 
 class AtLevel(EnergyModel):

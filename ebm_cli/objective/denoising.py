@@ -68,6 +68,10 @@ def noised(model: Leveled, batch: Batch, levels: int, key: AnyKey) -> Noisy:
 
 def denoising_loss(model: Leveled, noisy: Noisy) -> Tensor:
     """mean |r s dE/dx - z|^2 / D, with its graph."""
-    found = model.slope_at(noisy.x, noisy.level)
+    return off_noise(model, noisy, model.slope_at(noisy.x, noisy.level))
+
+
+def off_noise(model: Leveled, noisy: Noisy, found: Tensor) -> Tensor:
+    """mean |r s g - z|^2 / D of slopes g (batch, *shape)."""
     width = model.scale * per_row(model.s[noisy.level], found)
     return (width * found - noisy.z).square().mean()

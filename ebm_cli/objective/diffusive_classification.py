@@ -11,7 +11,7 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.model.levels import Leveled
-from ebm_cli.objective.base import Batch, Gradient, Objective, slopes
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.objective.denoising import Noisy, denoising_loss, noised
 from ebm_cli.registry import register
 from ebm_cli.rng import AnyKey
@@ -59,27 +59,38 @@ class DiffusiveClassification(Objective):
         """The classification in closed form, the rest by automatic differentiation of what was differentiated."""
         assert isinstance(model, Leveled)
         noisy = noised(model, batch, model.levels, key)
-        loss, accuracy, found = self._told_apart(model, batch, noisy, key)
-        metrics = {"classification_loss": loss, "accuracy": accuracy}
+        metrics, found = self.told_apart(model, batch, noisy, key)
+        loss = metrics["classification_loss"]
         if self.denoising:
             with torch.enable_grad():
-                denoised = denoising_loss(model, noisy)
+                denoised = self.denoised(model, batch, noisy)
                 slope = slopes(denoised, dict(model.named_parameters()))
             found = {name: grad + self.denoising * slope[name] for name, grad in found.items()}
             loss = loss + self.denoising * denoised.detach()
             metrics["denoising_loss"] = denoised.detach()
         return Gradient(found, {"loss": loss, **metrics}, {})
 
-    def _told_apart(self, model: Leveled, batch: Batch, noisy: Noisy, key: AnyKey) -> tuple[Tensor, Tensor, Gradients]:
+    def denoised(self, model: Leveled, batch: Batch, noisy: Noisy) -> Tensor:
+        """The loss of `objective=denoising`, with its graph."""
+        return denoising_loss(model, noisy)
+
+    def told_apart(self, model: Leveled, batch: Batch, noisy: Noisy, key: AnyKey) -> tuple[Metrics, Gradients]:
         """mean -log p(k | x_k), the share that is told, and the gradient: sum_j (1[j = k] - p(j | x)) dE(x, j)."""
-        level = self._compared(model, noisy.level, key.after(batch.first).fold("others"))
+        rows, level = self.compared(model, batch, noisy, key)
         n, count = level.shape
-        rows = noisy.x[:, None].expand(-1, count, *noisy.x.shape[1:]).reshape(n * count, *noisy.x.shape[1:])
         energy, pull = model.energy_vjp_at(rows, level.flatten())
         log_p = (-energy.reshape(n, count)).log_softmax(1)
         own = F.one_hot(torch.zeros_like(level[:, 0]), count).to(log_p)
         accuracy = (log_p.argmax(1) == 0).to(log_p).mean()
-        return -log_p[:, 0].mean(), accuracy, pull(((own - log_p.exp()) / n).flatten())
+        metrics = {"classification_loss": -log_p[:, 0].mean(), "accuracy": accuracy}
+        return metrics, pull(((own - log_p.exp()) / n).flatten())
+
+    def compared(self, model: Leveled, batch: Batch, noisy: Noisy, key: AnyKey) -> tuple[Tensor, Tensor]:
+        """Each row once for each of the levels (batch, levels) that it is compared at, its own first."""
+        level = self._compared(model, noisy.level, key.after(batch.first).fold("others"))
+        n, count = level.shape
+        rows = noisy.x[:, None].expand(-1, count, *noisy.x.shape[1:])
+        return rows.reshape(n * count, *noisy.x.shape[1:]), level
 
     def _compared(self, model: Leveled, own: Tensor, key: AnyKey) -> Tensor:
         """The own level of each row, and after it others, all sets equally likely; (batch, levels) int64."""

@@ -197,7 +197,8 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
             f"model={choice['model']} is not; leave objective out, for the model brings one that fits"
         )
     if not _of_all_levels(objective.needs, model):
-        fits = [name for name, kind in registry.components("objective").items() if Leveled in _requires(kind)]
+        every = registry.components("objective").items()
+        fits = [name for name, kind in every if _asks_for_levels(_requires(kind)) and _has(_requires(kind), model)]
         raise UserError(
             f"objective={choice['objective']} trains the first level of model={choice['model']} alone, and the others "
             f"would stay as they begin; objectives for all levels: {', '.join(fits)}"
@@ -216,7 +217,11 @@ def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> N
 
 def _of_all_levels(needs: tuple[type[EnergyModel], ...], model: ModelSpec) -> bool:
     """Whether an objective of these needs trains all levels that the model has, if it has such."""
-    return Leveled in needs or not issubclass(model.builds, Leveled)
+    return _asks_for_levels(needs) or not issubclass(model.builds, Leveled)
+
+
+def _asks_for_levels(needs: tuple[type[EnergyModel], ...]) -> bool:
+    return any(issubclass(need, Leveled) for need in needs)
 
 
 def _requires(objective: Any) -> tuple[type[EnergyModel], ...]:

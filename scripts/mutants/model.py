@@ -4,6 +4,27 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "leveled jem: rows of one class are those of the others",
+        "model/leveled_jem.py",
+        "masked_fill(~among, -math.inf)",
+        "masked_fill(among, -math.inf)",
+        "leveled_jem::test_energies_and_slopes_are_sums_over_the_classes",
+    ),
+    Mutant(
+        "leveled jem: classes of the last level weigh 1 each, not 1 together",
+        "model/leveled_jem.py",
+        "torch.full_like(self.offset[:1], -math.log(self.classes))",
+        "torch.zeros_like(self.offset[:1])",
+        "leveled_jem::test_energies_and_slopes_are_sums_over_the_classes",
+    ),
+    Mutant(
+        "levels: the gradient of a mixture of classes is that of all alike",
+        "model/levels.py",
+        "p = (-joint).softmax(1)",
+        "p = torch.ones_like(joint)",
+        "leveled_jem::test_gradients_in_parameters_are_those_of_automatic_differentiation",
+    ),
+    Mutant(
         "level bounds: noise makes no room beyond the rows",
         "model/level_bounds.py",
         "fades * found + way * spread",

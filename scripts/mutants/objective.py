@@ -4,6 +4,20 @@ from _mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "level jem: slopes are those of all classes",
+        "objective/level_jem.py",
+        "among(batch.labels, model.classes))\n        return off_noise",
+        "among(-torch.ones_like(batch.labels), model.classes))\n        return off_noise",
+        "leveled_jem::test_the_gradient_of_the_objective_is_that_of_its_loss",
+    ),
+    Mutant(
+        "level jem: rows without a class are of none",
+        "objective/level_jem.py",
+        " | (labels[:, None] < 0)",
+        " | (labels[:, None] < -1)",
+        "leveled_jem::test_the_gradient_of_the_objective_is_that_of_its_loss",
+    ),
+    Mutant(
         "level pcd: chains teach as data do",
         "objective/level_pcd.py",
         "-weight[below] / len(y)",
