@@ -117,6 +117,7 @@ NETWORKS = (
     "word_window",
     "leveled",
     "leveled_convnet",
+    "leveled_jem",
 )  # one stands for all where settings of samplers differ
 
 
