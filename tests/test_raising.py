@@ -159,6 +159,8 @@ def test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate():
     assert learned({"gap_now": 5.0}, {}, 1.1) == set()
     assert learned({"gap_now": -5.0}, {}, None) == set()
     assert learned({"above": 20.0}, {"above": 30.0}, None) == {"above"}
+    assert learned({"gap_now": 4.8}, {"gap_now": 6.4}, None) == {"gap"}
+    assert learned({"gap_now": 6.4}, {"gap_now": 4.8}, None) == set()
 
 
 def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():

@@ -410,6 +410,13 @@ MUTANTS = [
         "raising::test_a_raised_rate_fails_by_units_that_get_stuck_and_wide_chains",
     ),
     Mutant(
+        "recovery: a gap that comes down is a reason to go back",
+        "health/learned.py",
+        "    falls |= {_GAP} if 0 <",
+        "    falls |= {_ABOVE} if 0 <",
+        "raising::test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate",
+    ),
+    Mutant(
         "recovery: one doubt at the last step is waited upon",
         "training/health.py",
         "(1 if last or remedies",
@@ -475,8 +482,8 @@ MUTANTS = [
     Mutant(
         "learned: data above the chains are forgiven",
         "health/learned.py",
-        'found.get("gap_now", 0.0) < 0',
-        'found.get("gap_now", 0.0) != 0',
+        "found.get(_NOW, 0.0) < 0",
+        "found.get(_NOW, 0.0) != 0",
         "raising::test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate",
     ),
     Mutant(
