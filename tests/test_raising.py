@@ -121,7 +121,10 @@ def test_a_rate_is_raised_only_where_data_do_not_lie_above_chains_that_move():
     watcher.measured = {"above": -0.5, "acceptance": 0.15}
     assert not watcher.raises(100), "chains would not follow"
     watcher.measured = {"above": -0.5, "acceptance": 0.3}
+    assert not watcher.raises(100), "something is doubted"
+    watcher.doubts = 0
     assert watcher.raises(100)
+    watcher.doubts = 1
     assert watcher.fails(50)
 
 
@@ -161,6 +164,9 @@ def test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate():
     assert learned({"above": 20.0}, {"above": 30.0}, None) == {"above"}
     assert learned({"gap_now": 4.8}, {"gap_now": 6.4}, None) == {"gap"}
     assert learned({"gap_now": 6.4}, {"gap_now": 4.8}, None) == set()
+    for gap, apart, warm, found in ((0.9, -0.9, True, True), (0.9, 0.9, False, False), (0.9, 1.1, True, False)):
+        names = {"gap", "apart", "felt"} if found else set()
+        assert learned({"gap_nats": gap, "apart_nats": apart, "gap_now": 4.0}, {}, None, warm=warm) == names
 
 
 def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():
@@ -190,8 +196,6 @@ def test_a_gap_that_is_yet_to_be_learned_is_no_fault_of_a_checkpoint(monkeypatch
     watcher.probed = {"r_hat_data": 1.1}
     watcher._weigh(20, {"gap": -5.0, "gap_now": -5.0}, {})
     assert watcher.keeps(replace(state, step=20))
-    assert not watcher.raises(40), "only where nothing is doubted"
-    watcher.verdict = verdict([])
     assert watcher.raises(40)
     for r_hat, well in ((1.1, True), (1.3, False)):
         monkeypatch.setattr(probe, "look", lambda _, r_hat=r_hat: {"apart": -3.5, "r_hat_data": r_hat})

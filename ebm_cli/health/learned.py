@@ -5,17 +5,24 @@ from collections.abc import Mapping
 from ebm_cli.health.limits import MET
 
 _ABOVE, _GAP, _NOW = "above", "gap", "gap_now"
-_OF_THE_GAP = {_GAP, "apart", "felt"}
+_APART, _FLAT = "apart", 1.0  # nats
+_IN_NATS = (f"{_GAP}_nats", f"{_APART}_nats")
+_OF_THE_GAP = {_GAP, _APART, "felt"}
 
 
-def learned(found: Mapping[str, float], before: Mapping[str, float], r_hat: float | None) -> set[str]:
+def learned(
+    found: Mapping[str, float], before: Mapping[str, float], r_hat: float | None, *, warm: bool = False
+) -> set[str]:
     """The names of such signs among the signals `found` by a look, where `before` are those of the look before.
 
     Data above the chains, of a model that brings that down: in nats that are sure, or in deviations. Data below them,
     of chains that meet those which begin at the data (`r_hat`, the newest `r_hat_data`): these are the model's own, so
-    that the gap is its gradient, and a lower rate would leave it as it is.
+    that the gap is its gradient, and a lower rate would leave it as it is. A gap of less than a nat of chains at
+    temperature 1 (`warm`), however few deviations wide the energies are: such a model is flat yet.
     """
     falls = {_ABOVE} if found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0) else set[str]()
     falls |= {_GAP} if 0 < found.get(_NOW, 0.0) < before.get(_NOW, 0.0) else set()
     met = r_hat is not None and r_hat <= MET and found.get(_NOW, 0.0) < 0
-    return falls | (_OF_THE_GAP if met else set())
+    nats = [abs(found[name]) for name in _IN_NATS if name in found]
+    flat = warm and len(nats) > 0 and max(nats) < _FLAT
+    return falls | (_OF_THE_GAP if met or flat else set())

@@ -64,13 +64,17 @@ class Watcher(Looks):
     @override
     def _weigh(self, step: int, found: Mapping[str, float], before: Mapping[str, float]) -> None:
         assert self.verdict is not None
-        fine = _UNMENDABLE | learned(found, before, self.probed.get("r_hat_data"))
+        fine = _UNMENDABLE | learned({**self.probed, **found}, before, self.probed.get("r_hat_data"), warm=self._warm)
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
         further = self.too_long or not clear({**self.probed, **self.measured}) or self._strayed
         tried = any(map(remedies.is_raise, (self.recoveries, self.recoveries[:-1])))
         if tried and further and step - self.since <= _TRIED * self.health.period:
             anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
+
+    @property
+    def _warm(self) -> bool:
+        return remedies.at_one(self.now.components.sampler)
 
     @property
     def _strayed(self) -> bool:
@@ -131,7 +135,8 @@ class Watcher(Looks):
     def is_well(self, state: TrainState) -> bool:
         """Whether nothing is to be doubted of the chains and energies of a state."""
         found = probe.look(self.seen(state)) if probe.looks(state.model) else {}
-        fine = _UNMENDABLE | learned({"gap_now": found.get("apart", 0.0)}, {}, found.get("r_hat_data"))
+        seen = {**found, "gap_now": found.get("apart", 0.0)}
+        fine = _UNMENDABLE | learned(seen, {}, found.get("r_hat_data"), warm=self._warm)
         return clear(found) and not {sign.name for sign in signs(found)} - fine
 
     @property
@@ -178,8 +183,7 @@ class Watcher(Looks):
     def raises(self, step: int) -> bool:
         """Whether the rate is higher from this step on, at which all is well."""
         assert self.parts is not None
-        doubted = self.verdict is not None and self.verdict.level > 0
-        if doubted or self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
+        if self.doubts or self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
             return False
         did = raising.raised(self.parts, self.recoveries, step, self.health.period, free=self.room > 0)
         seen = {name: self.probed[name] for name in _STRAYS if name in self.probed}

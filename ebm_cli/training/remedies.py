@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from ebm_cli.health.limits import MET
+from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.langevin import Langevin
 from ebm_cli.training.state import Components, Parts
 
@@ -180,6 +181,11 @@ def _noise(now: Components, found: Diagnosis) -> Keys:
     return {"sampler.noise": sampler.noise * _COOLER} if "felt" in found.signs else {}
 
 
+def at_one(sampler: Sampler[Any, Any]) -> bool:
+    """Whether chains are at temperature 1."""
+    return not isinstance(sampler, Langevin) or sampler.noise is None
+
+
 def _lengthened(first: Components, recoveries: Sequence[Mapping[str, Any]]) -> int:
     """How often steps of the chains were made longer."""
     own = [did["keys"].get("sampler.step_size") for did in recoveries]
@@ -197,9 +203,9 @@ def _step_size(now: Components, found: Diagnosis, before: int) -> Keys:
         return {"sampler.step_size": size * _SHORTER}
     if "jump" in found.already:
         return {"sampler.step_size": size * _longer(now, found.jump, _BOUNDS[0], before)}
-    tied = not isinstance(now.sampler, Langevin) or now.sampler.noise is None
-    least = _SLOW ** (1 + before)
-    return {"sampler.step_size": size * _longer(now, found.jump, least, before)} if tied and found.slow else {}
+    if not (at_one(now.sampler) and found.slow):
+        return {}
+    return {"sampler.step_size": size * _longer(now, found.jump, _SLOW ** (1 + before), before)}
 
 
 def _longer(now: Components, jump: float | None, least: float, before: int) -> float:

@@ -396,11 +396,11 @@ MUTANTS = [
         "messages::test_a_loop_that_ends_later_says_so",
     ),
     Mutant(
-        "recovery: a rate is raised where the gap is doubted",
-        "training/health.py",
-        "        if doubted or self.too_long or",
-        "        if self.too_long or",
-        "raising::test_a_gap_that_is_yet_to_be_learned_is_no_fault_of_a_checkpoint",
+        "recovery: chains of noise of their own are taken for flat models",
+        "health/learned.py",
+        "    flat = warm and len",
+        "    flat = len",
+        "raising::test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate",
     ),
     Mutant(
         "recovery: chains may become as wide as they like under a raised rate",
