@@ -143,3 +143,15 @@ def test_energies_that_are_no_numbers_are_not_written():
         model.decoder.bias.fill_(math.inf)
     with pytest.raises(RunError, match="not finite; nothing was written"):
         between.course(model, torch.zeros(2, 3), between.Asked("test", None, None))
+
+
+@pytest.mark.parametrize(
+    ("energy", "said"),
+    [
+        ([[5.0, 1.0, 2.0, 3.0]], "4 nats at the ends, 2 at the highest frame between those of a pair (means)"),
+        ([[5.0, 3.0]], "4 nats at the ends (mean)"),
+    ],
+)
+def test_the_highest_frame_is_one_between_the_ends(energy, said):
+    course = between.Course(torch.zeros(()), torch.tensor(energy), torch.zeros(()), torch.zeros(()))
+    assert between.said(course) == f"energy of codes: {said}"

@@ -36,7 +36,7 @@ def parts_of(steps=1000):
 
 
 def did(step, lr, **more):
-    return {"step": step, "back_to": 0, "lr": lr, "chains.steps": 2, "keys": {}, **more}
+    return {"step": step, "back_to": 0, "why": "failing", "lr": lr, "chains.steps": 2, "keys": {}, **more}
 
 
 def watched(parts, extra=1.0):

@@ -1,5 +1,6 @@
 """Runs that fail and go back to where they were healthy, by themselves."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -36,9 +37,14 @@ def test_a_failing_run_goes_back_and_goes_on_more_slowly(mended):
     """What was done is in the metrics and in the summary, and the rate that is logged is that of now."""
     did = facts(mended, "summary.json")["health"]["recoveries"]
     assert (did[0]["back_to"], did[0]["lr"], did[0]["chains.steps"]) == (0, 10, 4)
-    logged = [line for line in lines(mended) if "health/recovery_attempt" in line]
+    logged = [line for line in lines(mended) if {"health/recovery_attempt", "health/raised_lr"} & {*line}]
     assert [line["step"] for line in logged] == [each["step"] for each in did]
-    assert [line["health/recovery_lr"] for line in logged] == [each["lr"] for each in did]
+    assert [line.get("health/recovery_lr", line.get("health/raised_lr")) for line in logged] == [
+        each["lr"] for each in did
+    ]
+    assert ["health/raised_lr" in line for line in logged] == ["raised" in each for each in did]
+    said = (mended / "train.log").read_text()
+    assert f"; it went back {sum('raised' not in each for each in did)} times, trained with optimizer.lr=" in said
     rates = {line["step"]: line["learning_rate"] for line in lines(mended) if "learning_rate" in line}
     assert rates[did[0]["step"]] == 50
     assert rates[did[1]["step"]] == pytest.approx(50 * LOWER)
@@ -78,7 +84,10 @@ def test_a_longer_run_is_done_with_all_its_steps(mended, monkeypatch):
     answer = train(f"{WILD} resume=auto")
     assert answer.code == 0
     assert f"is done, {total} steps" in answer.err
-    assert ebm("train resume=run steps=80").code == 0
+    answer = ebm("train resume=run steps=80")
+    assert answer.code == 0
+    said = f"{total - 70} steps were added for those that were lost, so training ends at step {total + 10}"
+    assert said in answer.err
     assert facts(Path("run"), "summary.json")["steps"] == total + 10
 
 
@@ -116,7 +125,8 @@ def test_a_run_that_diverges_goes_back_as_often_as_it_may():
     line = line.replace("optimizer.lr=0.1", "optimizer.lr=1e9") + " health.act=recover"
     answer = train(f"{line} health.attempts=2")
     assert answer.code == 1, answer.err
-    assert answer.err.count("of health.attempts = 2: back to the model of step 0") == 2
+    assert len(re.findall(r"of health.attempts = 2 \(.*\): back to the model of step 0", answer.err)) == 2
+    assert "beyond objective.max_gap" in answer.err or "not finite" in answer.err, "why"
     assert "chains that begin anew" in answer.err
     found = facts(Path("run"), "summary.json")["health"]
     assert [did["lr"] for did in found["recoveries"]] == [pytest.approx(4e7), pytest.approx(1.6e6)]
@@ -149,5 +159,8 @@ def test_a_resumed_run_may_be_watched_otherwise():
     assert facts(Path("run"), "summary.json")["health"]["verdict"] == "healthy"
     looks = [line["step"] for line in lines(Path("run")) if "health/level" in line]
     assert max(looks) == 160
-    assert ebm("train resume=run steps=170 health=none").code == 0
+    answer = ebm("train resume=run steps=170 health=none")
+    assert answer.code == 0
+    assert "health" not in facts(Path("run"), "summary.json"), "nobody looks"
+    assert "healthy" not in answer.err
     assert max(line["step"] for line in lines(Path("run")) if "health/level" in line) == 160

@@ -150,6 +150,7 @@ def test_temperatures_of_a_checkpoint_that_do_not_rise_are_refused():
     [
         ({"ladder": "geometric"}, "moves the temperatures of sampler.ladder=adaptive; add that, or leave it out"),
         ({"temperatures": "auto"}, "keeps the number of temperatures, so name it, e.g. sampler.temperatures=10"),
+        ({"temperatures": 2}, "none lies between the two of sampler.temperatures = 2; take more, or leave it out"),
         (
             {"objective": "pseudo_likelihood"},
             "objective=likelihood moves no chains while it trains; leave it out",

@@ -149,5 +149,8 @@ def _pictures(space: Space, found: Course) -> dict[str, Picture]:
 
 def said(found: Course) -> str:
     """Energies at the ends and between, means over the pairs."""
-    ends, highest = found.energy[:, [0, -1]].mean().item(), found.energy.amax(1).mean().item()
-    return f"energy of codes: {ends:.4g} nats at the ends, {highest:.4g} at the highest frame of a pair (means)"
+    ends, between = found.energy[:, [0, -1]].mean().item(), found.energy[:, 1:-1]
+    said = f"energy of codes: {ends:.4g} nats at the ends"
+    if not between.shape[1]:
+        return f"{said} (mean)"
+    return f"{said}, {between.amax(1).mean().item():.4g} at the highest frame between those of a pair (means)"

@@ -139,7 +139,8 @@ def prepare(request: Request, job: Job) -> Session:
     notes, restored, watcher = [said], None, Watcher(health(config), parts)
     if found is not None:
         restored = restore(found, parts, state, schedule, watcher)
-        notes += [*restored.notes, f"resuming {found.path} at step {state.step}"]
+        longer = [watcher.longer] if watcher.longer else []
+        notes += [*restored.notes, f"resuming {found.path} at step {state.step}", *longer]
         if state.step > watcher.now.loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     few = watch.remark(len(state.store)) if watch is not None else None

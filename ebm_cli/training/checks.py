@@ -413,6 +413,8 @@ def check_retuning(sampler: Sampler[Any, Any], objective: Objective, choice: Cho
         raise UserError(f"{said}: moves the temperatures of sampler.ladder=adaptive; add that, or leave it out")
     if sampler.temperatures == "auto":
         raise UserError(f"{said}: keeps the number of temperatures, so name it, e.g. sampler.temperatures=10")
+    if sampler.replicas == 2:
+        raise UserError(f"{said}: none lies between the two of sampler.temperatures = 2; take more, or leave it out")
 
 
 def check_batch(objective: Objective, batch_size: int) -> None:

@@ -61,6 +61,25 @@ class Watcher(Looks):
         """All recoveries, if any."""
         return {"recoveries": self.recoveries} if self.recoveries else {}
 
+    @property
+    @override
+    def mended(self) -> str | None:
+        if not self.recoveries:
+            return None
+        did, more = self.recoveries[-1], remedies.added(self.recoveries)
+        times = sum("raised" not in did for did in self.recoveries)
+        often = "once" if times == 1 else f"{times} times"
+        longer = f", and took {more} steps again that were lost" if more else ""
+        return f"it went back {often}, trained with optimizer.lr={did['lr']:.3g} in the end{longer}"
+
+    @property
+    def longer(self) -> str | None:
+        """What a run that is resumed says of the steps that it has beside those that are asked for."""
+        more = remedies.added(self.recoveries)
+        if not more:
+            return None
+        return f"{more} steps were added for those that were lost, so training ends at step {self.now.loop.steps}"
+
     @override
     def _weigh(self, step: int, found: Mapping[str, float], before: Mapping[str, float]) -> None:
         assert self.verdict is not None

@@ -85,6 +85,11 @@ class Looks:
         """What summary.json has of what was done about it."""
         return {}
 
+    @property
+    def mended(self) -> str | None:
+        """What the last line says of that."""
+        return None
+
     @cached_property
     def _every(self) -> int:
         """Steps between which nothing is due; asked at each step."""
@@ -161,11 +166,12 @@ class Looks:
     def concluded(self, run: Run) -> dict[str, Any]:
         """For summary.json, `health`: the verdict in a word, why, what was said before it by what the run logged, and
         the newest signals; nothing before the first look. What is to be said in the end is then known too."""
-        if self.verdict is None:
+        if self.verdict is None or not self.health.period:
             return {}
         own = any(sign.name == _ENDED for sign in self.verdict.signs)
         earlier = past.before(past.looks(run.logged_lines(past.PREFIX)), ended=own)
-        self.conclusion = None if own else past.said(self.verdict, earlier)  # what ended it is said anyhow
+        said = [None if own else past.said(self.verdict, earlier), self.mended]  # what ended it is said anyhow
+        self.conclusion = "; ".join(filter(None, said)) or None
         why = [sign.text for sign in self.verdict.signs]
         was = {"before": [stretch.record for stretch in earlier]} if earlier else {}
         found = {
@@ -216,7 +222,7 @@ class Looks:
     @property
     def shown(self) -> dict[str, str]:
         """For the line of progress."""
-        return {} if self.verdict is None else {"health": self.verdict.word}
+        return {} if self.verdict is None or not self.health.period else {"health": self.verdict.word}
 
     def saved(self) -> dict[str, Any]:
         """All that a run that goes on from here needs."""

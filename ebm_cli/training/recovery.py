@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from ebm_cli.health import limits, probe
+from ebm_cli.health.base import LEVELS
 from ebm_cli.health.budget import transitions_of
 from ebm_cli.model.base import EnergyModel, ModelSpec
 from ebm_cli.record.checkpoint import Checkpoint
@@ -133,8 +134,10 @@ def _stand_still(state: TrainState) -> None:
 
 
 def metrics(watcher: Watcher) -> dict[str, float]:
-    """What is logged of the newest recovery."""
+    """What is logged of the newest recovery; of a rate that was raised that alone."""
     did = watcher.recoveries[-1]
+    if is_raise(watcher.recoveries):
+        return {"health/raised_lr": float(did["lr"])}
     numbers = {"attempt": watcher.attempts, "back_to": did["back_to"], "lr": did["lr"]}
     return {f"health/recovery_{name}": float(value) for name, value in numbers.items()}
 
@@ -146,7 +149,8 @@ def said(parts: Parts, watcher: Watcher) -> str:
     count = f"attempt {watcher.attempts} of health.attempts = {watcher.health.most}"
     which = "the rate that was tried failed" if is_raise(watcher.recoveries[:-1]) else count
     keys = _listed([*_changed(parts, watcher.recoveries), *anew])
-    back = f"step {did['step']}: {which}: back to the model of step {did['back_to']}, with {keys}"
+    why = "" if did["why"].startswith(LEVELS) else f" ({did['why']})"  # signs of a verdict are told when they appear
+    back = f"step {did['step']}: {which}{why}: back to the model of step {did['back_to']}, with {keys}"
     more = added(watcher.recoveries) - added(watcher.recoveries[:-1])
     return f"{back}; training ends at step {watcher.now.loop.steps}" if more else back
 
