@@ -162,7 +162,7 @@ def test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate():
     assert learned({"gap_now": 5.0}, {}, 1.1) == set()
     assert learned({"gap_now": -5.0}, {}, None) == set()
     assert learned({"above": 20.0}, {"above": 30.0}, None) == {"above"}
-    assert learned({"gap_now": 4.8}, {"gap_now": 6.4}, None) == {"gap"}
+    assert learned({"gap_now": 4.8}, {"gap_now": 6.4}, None) == {"gap", "apart"}
     assert learned({"gap_now": 6.4}, {"gap_now": 4.8}, None) == set()
     for gap, apart, warm, found in ((0.9, -0.9, True, True), (0.9, 0.9, False, False), (0.9, 1.1, True, False)):
         names = {"gap", "apart", "felt"} if found else set()

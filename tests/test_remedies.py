@@ -77,10 +77,16 @@ def test_a_model_that_went_too_far_as_well_has_a_lower_rate():
 
 
 def test_proposals_that_only_the_trained_model_refuses_may_be_the_rate():
+    """Where shorter ones were tried before, or have no length."""
     parts = with_sampler("mala", step_size=0.1)
-    did = chosen(parts, [], Diagnosis({"acceptance"}))
-    assert did["keys"]["sampler.step_size"] < 0.1
-    assert did["lr"] < parts.components.optimizer.lr
+    first = chosen(parts, [], Diagnosis({"acceptance"}))
+    assert first["keys"]["sampler.step_size"] < 0.1
+    assert first["lr"] == parts.components.optimizer.lr
+    again = chosen(parts, [first], Diagnosis({"acceptance"}))
+    assert again["keys"]["sampler.step_size"] < first["keys"]["sampler.step_size"]
+    assert again["lr"] < first["lr"]
+    gwg = with_sampler("gwg")
+    assert chosen(gwg, [], Diagnosis({"acceptance"}))["lr"] < gwg.components.optimizer.lr
     hot = chosen(with_sampler("langevin", noise=1e-3), [], Diagnosis({"gap"}))
     assert hot["keys"] == {}, "chains of image models are colder on purpose"
 

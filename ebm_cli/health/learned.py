@@ -21,7 +21,7 @@ def learned(
     temperature 1 (`warm`), however few deviations wide the energies are: such a model is flat yet.
     """
     falls = {_ABOVE} if found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0) else set[str]()
-    falls |= {_GAP} if 0 < found.get(_NOW, 0.0) < before.get(_NOW, 0.0) else set()
+    falls |= {_GAP, _APART} if 0 < found.get(_NOW, 0.0) < before.get(_NOW, 0.0) else set()
     met = r_hat is not None and r_hat <= MET and found.get(_NOW, 0.0) < 0
     nats = [abs(found[name]) for name in _IN_NATS if name in found]
     flat = warm and len(nats) > 0 and max(nats) < _FLAT

@@ -32,6 +32,7 @@ _INERT, _CALM = 0.9, 0.5  # momentum from which on it is lowered, and to what
 _RESTART = 0.05  # share of chains of a reservoir that begin anew, where none did
 _SPIKE = 2.0  # times the norm of a gradient, in which a longer one is cut
 _HOT = {"heat", "heat_words", "idle", "above"}  # signs of a model that went too far, however its chains move
+_STEP = "sampler.step_size"
 _PLACES = {"r_hat_data", "jump", "distinct", "offset", "breadth", "narrow"}
 
 
@@ -68,7 +69,7 @@ class Diagnosis:
 
 
 KEYS = {
-    "optimizer.momentum", "optimizer.clip", "sampler.noise", "sampler.step_size", "chains.restart",
+    "optimizer.momentum", "optimizer.clip", "sampler.noise", _STEP, "chains.restart",
     "model.weight_std", "model.coupling",
 }  # fmt: skip
 """What other keys a record may have."""
@@ -118,7 +119,8 @@ def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnos
 
     A start that is at fault is drawn anew, and nothing else. A rate that was raised goes back to what it was.
     Temperature, and steps of chains that were too short or too long where the model was healthy still, are no matter of
-    the rate, unless the model went too far as well. All else is, and of the transitions of a step.
+    the rate, unless the model went too far as well, or steps that were shortened once are too long again. All else is,
+    and of the transitions of a step.
     """
     now = applied(parts, recoveries).components
     before: Keys = dict(recoveries[-1]["keys"]) if recoveries else {}
@@ -128,8 +130,8 @@ def chosen(parts: Parts, recoveries: Sequence[Mapping[str, Any]], found: Diagnos
         return _record(applied(parts, recoveries[:-1]).components, before)
     own = _noise(now, found) or _step_size(now, found, _lengthened(parts.components, recoveries))
     keys = {**before, **own, **_restart(now, found)}
-    rate = found.refuses and "jump" not in found.already
-    rate = rate or ("sampler.step_size" in own and bool(_HOT & {*found.signs}))
+    rate = found.refuses and "jump" not in found.already and _STEP in before
+    rate = rate or (_STEP in own and bool(_HOT & {*found.signs}))
     if own and not rate:
         return _record(now, keys)
     clip = _clip(now, found)
@@ -188,7 +190,7 @@ def at_one(sampler: Sampler[Any, Any]) -> bool:
 
 def _lengthened(first: Components, recoveries: Sequence[Mapping[str, Any]]) -> int:
     """How often steps of the chains were made longer."""
-    own = [did["keys"].get("sampler.step_size") for did in recoveries]
+    own = [did["keys"].get(_STEP) for did in recoveries]
     sizes = [size for size in (getattr(first.sampler, "step_size", None), *own) if size is not None]
     return sum(after > before for before, after in itertools.pairwise(sizes))
 
@@ -200,12 +202,12 @@ def _step_size(now: Components, found: Diagnosis, before: int) -> Keys:
     if not isinstance(size, float):
         return {}
     if found.refuses:
-        return {"sampler.step_size": size * _SHORTER}
+        return {_STEP: size * _SHORTER}
     if "jump" in found.already:
-        return {"sampler.step_size": size * _longer(now, found.jump, _BOUNDS[0], before)}
+        return {_STEP: size * _longer(now, found.jump, _BOUNDS[0], before)}
     if not (at_one(now.sampler) and found.slow):
         return {}
-    return {"sampler.step_size": size * _longer(now, found.jump, _SLOW ** (1 + before), before)}
+    return {_STEP: size * _longer(now, found.jump, _SLOW ** (1 + before), before)}
 
 
 def _longer(now: Components, jump: float | None, least: float, before: int) -> float:

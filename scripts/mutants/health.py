@@ -412,9 +412,16 @@ MUTANTS = [
     Mutant(
         "recovery: a gap that comes down is a reason to go back",
         "health/learned.py",
-        "    falls |= {_GAP} if 0 <",
+        "    falls |= {_GAP, _APART} if 0 <",
         "    falls |= {_ABOVE} if 0 <",
         "raising::test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate",
+    ),
+    Mutant(
+        "remedies: proposals are shortened and the rate lowered at once",
+        "training/remedies.py",
+        " not in found.already and _STEP in before",
+        " not in found.already",
+        "remedies::test_proposals_that_only_the_trained_model_refuses_may_be_the_rate",
     ),
     Mutant(
         "recovery: one doubt at the last step is waited upon",
