@@ -1,6 +1,5 @@
 """`ebm sample between=...`: from the code of one row to that of another, decoded on the way."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -113,18 +112,16 @@ def written(home: Run, space: Space, found: Course) -> tuple[Path, list[str]]:
     values: NDArray[Any] = space.as_data(found.decoded.flatten(0, 1)).numpy().astype(np.float32)
     ends: NDArray[Any] = space.as_data(found.rows.flatten(0, 1)).numpy().astype(np.float32)
     pairs, frames = found.energy.shape
-    buffer = io.BytesIO()
     arrays = {
         "samples": values.reshape(pairs, frames, *values.shape[1:]),
         "rows": ends.reshape(pairs, 2, *ends.shape[1:]),
         "codes": found.codes.numpy(),
         "energy": found.energy.numpy(),
     }
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     images = _pictures(space, found)
     home.write_all("", images, {})
     own.written(home, "between", _lines(found), "csv")
-    return home.write_bytes("samples.npz", buffer.getvalue()), [*images]
+    return home.write_npz("samples.npz", arrays), [*images]
 
 
 def _lines(found: Course) -> own.Columns:

@@ -29,8 +29,8 @@ def said(request: Request, job: Job) -> str | None:
     home, steps, met = job.found, job.config.get("steps"), _met(job.found)
     if request.config["resume"] != AUTO and met is None:
         return None
-    status = [home.read_json(name).get("status") for name in ("metadata.json", "summary.json")]
-    last = home.read_json("summary.json").get("steps")
+    known, summary = (home.read_json(name) for name in ("metadata.json", "summary.json"))
+    status, last = [known.get("status"), summary.get("status")], summary.get("steps")
     if status != ["done", "done"] or checkpoint.steps(home.checkpoints)[-1:] != [last]:
         return None
     if _asked(_saved(home)) != _asked(job.config):

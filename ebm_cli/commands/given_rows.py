@@ -157,9 +157,7 @@ def written(home: Run, filled: Filled, form: tables.Format, letters: Sequence[st
     arrays = {"samples": filled.samples, "filled": values, "missing": rows.missing}
     if rows.labels is not None:
         arrays["labels"] = rows.labels
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    home.write_bytes("samples.npz", buffer.getvalue())
+    home.write_npz("samples.npz", arrays)
     if isinstance(rows, TableRows):
         return {"samples.npz": "the draws", **_named(home, rows, filled, form)}
     home.write_text("imputed.csv", _table(filled.cells) if letters is None else _of_letters(filled, letters))

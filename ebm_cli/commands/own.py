@@ -123,9 +123,7 @@ def _named(own: OwnRows, site: int) -> str:
 def written(home: Run, name: str, columns: Columns, form: Format) -> Path:
     """A file `name`.csv or `name`.npz of columns (n,), or (n, m), which are m columns of a table."""
     if form == "npz":
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **columns)
-        return home.write_bytes(f"{name}.npz", buffer.getvalue())
+        return home.write_npz(f"{name}.npz", columns)
     text = io.StringIO()
     flat = _flat(columns)
     table = csv.writer(text, lineterminator="\n")

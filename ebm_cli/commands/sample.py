@@ -1,6 +1,5 @@
 """`ebm sample`: draw from a trained model."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -373,7 +372,4 @@ def _as_table(home: Run, space: Space, x: Tensor, columns: Columns, form: tables
 
 def _written(home: Run, space: Space, found: Drawn) -> Path:
     """samples.npz."""
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"samples": as_data(space, found.x), **found.scale}
-    np.savez_compressed(buffer, **arrays)
-    return home.write_bytes("samples.npz", buffer.getvalue())
+    return home.write_npz("samples.npz", {"samples": as_data(space, found.x), **found.scale})

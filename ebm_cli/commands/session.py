@@ -139,8 +139,7 @@ def prepare(request: Request, job: Job) -> Session:
     notes, restored, watcher = [said], None, Watcher(health(config), parts)
     if found is not None:
         restored = restore(found, parts, state, schedule, watcher)
-        longer = [watcher.longer] if watcher.longer else []
-        notes += [*restored.notes, f"resuming {found.path} at step {state.step}", *longer]
+        notes += [*restored.notes, f"resuming {found.path} at step {state.step}", *filter(None, [watcher.longer])]
         if state.step > watcher.now.loop.steps:
             raise UserError(f"steps = {loop.steps}: {found.path} is at step {state.step} already; give more, or none")
     few = watch.remark(len(state.store)) if watch is not None else None

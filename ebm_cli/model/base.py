@@ -97,15 +97,20 @@ class EnergyModel(nn.Module, ABC):
 
         Here by automatic differentiation; a closed form spares one pass.
         """
+        return self.differentiated(self.energy, x)
+
+    def differentiated(self, f: Callable[..., Tensor], *x: Tensor) -> tuple[Tensor, Pullback]:
+        """f(x), detached, and the map from weights w of its shape to sum w df(x)/dtheta, by automatic
+        differentiation."""
         parameters = dict(self.named_parameters())
         with torch.enable_grad():
-            energy = self.energy(x)
+            value = f(*x)
 
         def pull(weight: Tensor) -> Gradients:
-            found = torch.autograd.grad(energy, [*parameters.values()], weight, materialize_grads=True)
+            found = torch.autograd.grad(value, [*parameters.values()], weight, materialize_grads=True)
             return dict(zip(parameters, found, strict=True))
 
-        return energy.detach(), pull
+        return value.detach(), pull
 
     def log_conditionals(self, x: Tensor, sites: Tensor) -> Tensor:
         """log p(x_i | rest) for some sites i, (batch, len(sites)), differentiable in the parameters (discrete spaces).
@@ -208,15 +213,7 @@ class Classifier(EnergyModel):
 
         Here by automatic differentiation.
         """
-        parameters = dict(self.named_parameters())
-        with torch.enable_grad():
-            logits = self.logits(x)
-
-        def pull(weight: Tensor) -> Gradients:
-            found = torch.autograd.grad(logits, [*parameters.values()], weight, materialize_grads=True)
-            return dict(zip(parameters, found, strict=True))
-
-        return logits.detach(), pull
+        return self.differentiated(self.logits, x)
 
     def of_class(self, y: int) -> EnergyModel:
         """p(x | y), proportional to exp(f(x)[y])."""

@@ -128,8 +128,11 @@ class LeveledNetwork(Leveled):
         return (x - self.mean) / self.width(level)
 
     def _whole(self, base: Tensor, level: Tensor, f: Tensor) -> Tensor:
-        size = self.space.sites / 2 * self.variance.log() + self.log_volume.to(f.dtype)
-        return base + size[level] + self.gain[level] * f - self.free_constants[level]
+        return base + self._size(f.dtype)[level] + self.gain[level] * f - self.free_constants[level]
+
+    def _size(self, dtype: torch.dtype) -> Tensor:
+        """D/2 log v_k + sum_i log r_i, (K,)."""
+        return self.space.sites / 2 * self.variance.log() + self.log_volume.to(dtype)
 
 
 class Inside(NamedTuple):

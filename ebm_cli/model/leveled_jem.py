@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Gradients, Pullback
+from ebm_cli.model.base import Pullback
 from ebm_cli.model.convnet import ConvNet
 from ebm_cli.model.leveled import Inside, LeveledNetwork, LeveledSpec, Measured
 from ebm_cli.model.levels import LeveledClassifier
@@ -52,15 +52,7 @@ class LeveledJEM(LeveledClassifier, LeveledNetwork):
     @override
     def joint_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
         """By automatic differentiation."""
-        named = dict(self.named_parameters())
-        with torch.enable_grad():
-            joint = self.joint_at(x, level)
-
-        def pull(weight: Tensor) -> Gradients:
-            found = torch.autograd.grad(joint, [*named.values()], weight, materialize_grads=True)
-            return dict(zip(named, found, strict=True))
-
-        return joint.detach(), pull
+        return self.differentiated(self.joint_at, x, level)
 
     @override
     def slope_of(self, x: Tensor, level: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +83,7 @@ class LeveledJEM(LeveledClassifier, LeveledNetwork):
 
     def _beside(self, base: Tensor, level: Tensor) -> Tensor:
         """What all classes have, (batch,)."""
-        return base + (self.space.sites / 2 * self.variance.log() + self.log_volume.to(base.dtype))[level]
+        return base + self._size(base.dtype)[level]
 
 
 @register("model", "leveled_jem")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli.errors import UserError
-from ebm_cli.model.base import Gradients, Pullback
+from ebm_cli.model.base import Pullback
 from ebm_cli.model.composition import Weighted
 from ebm_cli.model.leveled import LeveledSpec
 from ebm_cli.model.levels import Leveled, per_row
@@ -55,15 +55,7 @@ class LeveledProduct(Leveled):
 
     @override
     def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
-        named = dict(self.named_parameters())
-        with torch.enable_grad():
-            energy = self.energy_at(x, level)
-
-        def pull(weight: Tensor) -> Gradients:
-            found = torch.autograd.grad(energy, [*named.values()], weight, allow_unused=True, materialize_grads=True)
-            return dict(zip(named, found, strict=True))
-
-        return energy.detach(), pull
+        return self.differentiated(self.energy_at, x, level)
 
     @override
     def measure(self, rows: Callable[[], Tensor]) -> None:

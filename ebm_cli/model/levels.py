@@ -215,7 +215,7 @@ class ClassLevels(Leveled):
     @torch.no_grad()
     @override
     def energy_and_grad_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        energy, grad = self.model.slope_of(x, level, self._own(x).expand(len(x), -1) > 0)
+        energy, grad = self.model.slope_of(x, level, self._own(x).expand(len(x), -1))
         return energy - self._shift, grad
 
     @override
@@ -228,8 +228,8 @@ class ClassLevels(Leveled):
         return math.log(self.model.classes)
 
     def _own(self, x: Tensor) -> Tensor:
-        """1 at y, (1, classes)."""
-        return (torch.arange(self.model.classes, device=x.device) == self.y).to(x.dtype)[None]
+        """Which class is y, (1, classes) bool."""
+        return torch.arange(self.model.classes, device=x.device)[None] == self.y
 
 
 class AtLevel(EnergyModel):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
+from ebm_cli.model.base import EnergyModel, ModelSpec, Pullback
 from ebm_cli.registry import register
 from ebm_cli.rng import Key
 from ebm_cli.space import Categorical, Space
@@ -73,15 +73,7 @@ class WordWindow(EnergyModel):
     @override
     def energy_vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """By looking up: what has no row in the batch is not touched but by zeros."""
-        named = dict(self.named_parameters())
-        with torch.enable_grad():
-            energy = self._looked_up(self.space.numbers(x))
-
-        def pull(weight: Tensor) -> Gradients:
-            found = torch.autograd.grad(energy, [*named.values()], weight, materialize_grads=True)
-            return dict(zip(named, found, strict=True))
-
-        return energy.detach(), pull
+        return self.differentiated(self._looked_up, self.space.numbers(x))
 
     def _of_vectors(self, z: Tensor) -> Tensor:
         """All but the b of E, (batch,), of vectors z (batch, D, dim)."""

@@ -227,6 +227,14 @@ class Run:
         files.replace(self.path, name, data)
         return self.path / name
 
+    def write_npz(self, name: str, arrays: Mapping[str, Any]) -> Path:
+        """Replace a compressed .npz file below the run directory, of arrays that no pickle is needed for."""
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        return self.write_bytes(name, buffer.getvalue())
+
     def words(self) -> tuple[str, ...] | None:
         """The vocabulary of the data, by the words' numbers; None if the file is missing or holds anything else."""
         try:

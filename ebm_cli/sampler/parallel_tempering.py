@@ -214,7 +214,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     @override
     def warmed(self, model: EnergyModel, x: Tensor, steps: int, key: Key) -> tuple[Self, Tensor]:
         """In rounds, each twice as long as the one before; after each the betas move, but their number not at last."""
-        tuning = self._begun(x)
+        tuning = self._begun()
         x, lengths, corrections = tuning.spread(x, model.space), ladder.rounds(steps), 0
         for number, length in enumerate(lengths):
             tuning, x, rejected = tuning.tuned(model, x, length, (key.fold(number), corrections))
@@ -235,13 +235,16 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
     def frozen(self) -> Self:
         return self
 
-    def _begun(self, x: Tensor) -> Self:
+    def _begun(self) -> Self:
         """With a beta, and a step size where these are to be found, for each temperature."""
         sizes = self.step_sizes
         if sizes is None and isinstance(self.kernel, Adapting) and self.kernel.adapt is not None:
             sizes = (self.kernel.size,) * self.replicas
-        betas = tuple(self.betas(x.new_zeros((), dtype=torch.float64)).tolist())
-        return dataclasses.replace(self, ladder=betas, step_sizes=sizes)
+        return dataclasses.replace(self.listed(), step_sizes=sizes)
+
+    def listed(self) -> Self:
+        """With its betas as a list."""
+        return dataclasses.replace(self, ladder=tuple(self.betas(torch.zeros((), dtype=torch.float64)).tolist()))
 
     def respaced(self, rejected: Sequence[float], count: int) -> Self:
         """With `count` betas, by how often the swaps of each pair of the present ones were refused."""

@@ -85,11 +85,16 @@ class Watcher(Looks):
         assert self.verdict is not None
         fine = _UNMENDABLE | learned({**self.probed, **found}, before, self.probed.get("r_hat_data"), warm=self._warm)
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
-        further = self.too_long or not clear({**self.probed, **self.measured}) or self._strayed
+        further = not self._within or self._strayed
         tried = any(map(remedies.is_raise, (self.recoveries, self.recoveries[:-1])))
         if tried and further and step - self.since <= _TRIED * self.health.period:
             anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
+
+    @property
+    def _within(self) -> bool:
+        """Whether the model is well within the limits, and data do not lie above its chains."""
+        return not self.too_long and clear({**self.probed, **self.measured})
 
     @property
     def _warm(self) -> bool:
@@ -214,7 +219,7 @@ class Watcher(Looks):
         assert self.parts is not None
         if not self.health.most or self.verdict is None or self.verdict.level == _FAILING or self.doubts:
             return False
-        if self.too_long or not clear({**self.probed, **self.measured}):
+        if not self._within:
             return False
         check_weights(state, self.parts.components.objective)
         self.healthy = state.step

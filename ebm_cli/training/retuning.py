@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ebm_cli.errors import UserError
-from ebm_cli.sampler import ladder
 from ebm_cli.sampler.base import Sampler
 from ebm_cli.sampler.parallel_tempering import ParallelTempering
 from ebm_cli.training.state import Parts, TrainState
@@ -35,7 +34,7 @@ def follow(parts: Parts, state: TrainState, report: Report) -> bool:
     if state.step % first.retune:
         return False
     rejected = rejections(kept.pop(_REFUSED), kept.pop(_STEPS), parts.loop.batch_size)
-    moved = _begun(_now(first, state) or first).respaced(rejected, first.replicas)
+    moved = (_now(first, state) or first).listed().respaced(rejected, first.replicas)
     for name, values in ((_BETAS, moved.ladder), (_SIZES, moved.step_sizes)):
         if values is not None:
             kept[name] = torch.tensor(values, dtype=torch.float64, device=refused.device)
@@ -97,13 +96,6 @@ def _swaps(values: Values, pairs: int) -> Tensor:
     """The share of swaps that were taken, of each pair."""
     at = values.names.index(_FIRST)
     return values.metrics[at : at + pairs]
-
-
-def _begun(sampler: ParallelTempering) -> ParallelTempering:
-    """With its betas as a list."""
-    if isinstance(sampler.ladder, tuple):
-        return sampler
-    return replace(sampler, ladder=ladder.geometric(sampler.beta_min, sampler.replicas))
 
 
 def _numbers(kept: Mapping[str, Tensor], name: str) -> tuple[float, ...]:

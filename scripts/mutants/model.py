@@ -125,7 +125,7 @@ MUTANTS = [
     Mutant(
         "leveled: the volume of sites is left out",
         "model/leveled.py",
-        "self.variance.log() + self.log_volume.to(f.dtype)",
+        "self.variance.log() + self.log_volume.to(dtype)",
         "self.variance.log()",
         "levels_scaled::test_without_a_network_every_level_is_the_density_of_independent_gaussians",
     ),
@@ -419,8 +419,8 @@ MUTANTS = [
     Mutant(
         "models: the default gradient without the weights",
         "model/base.py",
-        "torch.autograd.grad(energy, [*parameters.values()], weight,",
-        "torch.autograd.grad(energy, [*parameters.values()], torch.ones_like(weight),",
+        "torch.autograd.grad(value, [*parameters.values()], weight,",
+        "torch.autograd.grad(value, [*parameters.values()], torch.ones_like(weight),",
         "model::test_energy_vjp_is_the_weighted_sum_of_gradients[False-own-flow-real]",
     ),
     Mutant(

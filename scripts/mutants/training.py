@@ -618,8 +618,8 @@ MUTANTS = [
     Mutant(
         "retuning: temperatures are moved from the geometric ladder each time",
         "training/retuning.py",
-        "_begun(_now(first, state) or first)",
-        "_begun(first)",
+        "(_now(first, state) or first).listed()",
+        "first.listed()",
         "retuning::test_they_are_moved_by_what_all_steps_since_refused",
     ),
     Mutant(
