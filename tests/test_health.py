@@ -127,6 +127,13 @@ def test_spread_of_documents_is_free_of_their_lengths():
     assert signals.measured(given, {}, About(25, 80))["gap_now"] == pytest.approx(2, rel=0.05)
 
 
+def test_a_loss_begins_before_the_first_update():
+    """Which steps that are far too long bring to where no later one can be above it."""
+    loss = [0.5] + [99.5] * 19
+    found = signals.measured(window(loss=loss, gradient_norm=loss), {}, About(10))
+    assert found["rise"] == pytest.approx((94.55 - 0.5) / (1 + 0.5))
+
+
 def test_a_loss_is_held_against_its_beginning_and_its_best():
     loss = [3.0] * 5 + [11.0] * 15
     found = signals.measured(window(loss=loss, gradient_norm=loss), {}, About(10))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import ebm, facts, outcome, train, trained
+from helpers.components import component
 from helpers.training import small_run
 from test_health import LINE, lines
 from test_resume import Killed, at_step, die
@@ -167,6 +168,25 @@ def test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate():
     for gap, apart, warm, found in ((0.9, -0.9, True, True), (0.9, 0.9, False, False), (0.9, 1.1, True, False)):
         names = {"gap", "apart", "felt"} if found else set()
         assert learned({"gap_nats": gap, "apart_nats": apart, "gap_now": 4.0}, {}, None, warm=warm) == names
+
+
+def test_what_comes_down_too_slowly_is_a_matter_of_the_rate():
+    """That is not within its limit two looks later, at its pace: with a rate that falls it comes down by itself."""
+    assert learned({"above": 20.0}, {"above": 25.0}, None) == {"above"}
+    assert learned({"above": 20.0}, {"above": 24.9}, None) == set()
+    assert learned({"above": 9.0}, {"above": 9.1}, None) == {"above"}, "within it already"
+    assert learned({"gap_now": 6.0}, {"gap_now": 7.0}, None) == {"gap", "apart"}
+    assert learned({"gap_now": 6.0}, {"gap_now": 6.9}, None) == set()
+
+
+def test_without_chains_no_rate_is_raised():
+    """Nothing would tell that it is too high."""
+    parts = parts_of()
+    without = replace(parts.components, objective=component("objective", "pseudo_likelihood"))
+    for of, may in ((parts, True), (replace(parts, components=without), False)):
+        watcher = watched(of)
+        watcher.recoveries = [did(30, 0.2)]
+        assert watcher.raises(100) is may
 
 
 def test_a_checkpoint_to_come_back_to_is_well_within_the_limits():

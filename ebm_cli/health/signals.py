@@ -161,7 +161,9 @@ def _loss(window: Window, history: History) -> dict[str, float]:
 
 
 def _beginning(window: Window) -> float:
-    return float(window.of("loss")[:_FIRST].mean())
+    """The mean of the first steps, or that of the first alone, before any update, where it was lower."""
+    first = window.of("loss")[:_FIRST]
+    return float(min(first.mean(), first[0]))
 
 
 def _between(values: Numbers) -> float:

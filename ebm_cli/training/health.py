@@ -205,8 +205,11 @@ class Watcher(Looks):
         return self.measured.get("above", 0.0) > 0
 
     def raises(self, step: int) -> bool:
-        """Whether the rate is higher from this step on, at which all is well."""
+        """Whether the rate is higher from this step on, at which all is well. Without chains nothing would tell that it
+        is too high, so it stays there."""
         assert self.parts is not None
+        if not self.parts.components.objective.negatives:
+            return False
         if self.doubts or self.too_long or self.measured.get("acceptance", 1.0) < _MOVES:
             return False
         did = raising.raised(self.parts, self.recoveries, step, self.health.period, free=self.room > 0)

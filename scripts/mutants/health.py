@@ -377,8 +377,8 @@ MUTANTS = [
     Mutant(
         "recovery: a model that learns what it began without goes back",
         "health/learned.py",
-        "found.get(_ABOVE, 0.0) < before.get(_ABOVE, 0.0)",
-        "False",
+        "if _soon(found, before, _ABOVE, _ABOVE)",
+        "if False",
         "remedies::test_a_gap_above_zero_that_comes_down_is_no_reason_to_go_back",
     ),
     Mutant(
@@ -412,9 +412,30 @@ MUTANTS = [
     Mutant(
         "recovery: a gap that comes down is a reason to go back",
         "health/learned.py",
-        "    falls |= {_GAP, _APART} if 0 <",
-        "    falls |= {_ABOVE} if 0 <",
+        "    falls |= {_GAP, _APART} if _soon",
+        "    falls |= {_ABOVE} if _soon",
         "raising::test_what_a_model_has_yet_to_learn_is_no_matter_of_the_rate",
+    ),
+    Mutant(
+        "learned: data above the chains that come down however slowly are forgiven",
+        "health/learned.py",
+        " and now - LIMITS[limit].suspicious <= _SOON * fallen",
+        "",
+        "raising::test_what_comes_down_too_slowly_is_a_matter_of_the_rate",
+    ),
+    Mutant(
+        "recovery: a rate is raised where no chains tell that it is too high",
+        "training/health.py",
+        "if not self.parts.components.objective.negatives:",
+        "if False:",
+        "raising::test_without_chains_no_rate_is_raised",
+    ),
+    Mutant(
+        "signals: a loss begins where its first updates brought it",
+        "health/signals.py",
+        "min(first.mean(), first[0])",
+        "first.mean()",
+        "health::test_a_loss_begins_before_the_first_update",
     ),
     Mutant(
         "remedies: proposals are shortened and the rate lowered at once",
