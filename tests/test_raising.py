@@ -242,14 +242,26 @@ def test_a_raised_rate_fails_by_units_that_get_stuck_and_wide_chains():
         since, looked = watcher.since, []
         for step, seen in (
             (10, {"idle": 0.1, "breadth": 1.9}),
-            (20, {"idle": 0.16}),
+            (20, {"idle": 0.26}),
             (30, {"breadth": 2.1}),
-            (81, {"idle": 0.16}),
+            (81, {"idle": 0.26}),
         ):
             watcher.probed, watcher.verdict, watcher.doubts = seen, verdict([]), 0
             watcher._weigh(since + step, {}, {})
             looked.append(watcher.doubts)
         assert looked == [0, 1, 1, 0], record
+
+
+def test_the_rate_that_held_before_any_was_raised_is_on_no_trial():
+    """A run that came back to it goes back again by what any run would."""
+    watcher = watched(parts_of())
+    watcher.recoveries = [did(30, 0.2)]
+    watcher.probed = {"idle": 0.0}
+    assert watcher.raises(100)
+    watcher.recoveries += [did(110, 0.2)]
+    watcher.probed, watcher.verdict = {"idle": 0.3}, verdict([])
+    watcher._weigh(120, {}, {})
+    assert watcher.doubts == 0
 
 
 def test_where_lost_steps_are_taken_again_rates_are_raised_sooner():

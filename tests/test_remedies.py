@@ -152,13 +152,13 @@ def test_a_record_of_something_else_is_no_record():
 
 @pytest.mark.usefixtures("_elsewhere")
 def test_weights_that_are_too_large_to_begin_with_are_drawn_anew():
-    """At a hundredth of their size, from the same key, with the rate as it is: what a run of such weights begins with.
+    """At a thousandth of their size, from the same key, with the rate as it is: what a run of such weights begins with.
 
     A run whose weights are as large and that begins with a file of them keeps these.
     """
     run = trained(f"{RECOVER} model.hidden=8 model.weight_std=20 steps=40")
     found = facts(run, "summary.json")["health"]
-    assert found["recoveries"][0]["keys"] == {"model.weight_std": 0.2}
+    assert found["recoveries"][0]["keys"] == {"model.weight_std": 0.02}
     assert (found["recoveries"][0]["lr"], found["recoveries"][0]["chains"]) == (0.1, "anew")
     assert found["verdict"] == "healthy"
     assert len(found["recoveries"]) == 1

@@ -468,9 +468,9 @@ class ModelSpec(ABC):
 
     @property
     def calmer(self) -> dict[str, float]:
-        """Keys that say how large its couplings are as it begins, each at a hundredth of what it is."""
+        """Keys that say how large its couplings are as it begins, each at a thousandth of what it is."""
         sizes = {key: getattr(self, key, 0) for key in ("weight_std", "coupling")}
-        return {key: value / 100 for key, value in sizes.items() if value}
+        return {key: value / 1000 for key, value in sizes.items() if value}
 
     def beside(self, space: Space) -> int:
         """Bytes that building and moving it takes beside its parameters, for the same check, such as matrices made of

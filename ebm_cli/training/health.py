@@ -21,7 +21,7 @@ _STAYS = 2  # looks with a doubt, after which it counts as a failure where a run
 _UNMENDABLE = {"overfit", "same"}
 _MOVES = 0.2  # share of proposals that are accepted, below which chains would not follow a higher rate
 _TRIED = 8  # periods for which a rate that was raised is on trial
-_STRAYS, _UNITS, _WIDER = ("idle", "breadth"), 0.05, 2.0  # share of units that may get stuck, and times as wide
+_STRAYS, _UNITS, _WIDER = ("idle", "breadth"), 0.15, 2.0  # share of units that may get stuck, and times as wide
 _FURTHER = "further"  # than before its rate was raised the model went, though not yet as far as to be doubted
 _TOO_FAR = "since the rate was raised the model went further than healthy ones do"
 
@@ -86,8 +86,7 @@ class Watcher(Looks):
         fine = _UNMENDABLE | learned({**self.probed, **found}, before, self.probed.get("r_hat_data"), warm=self._warm)
         anew, known = ({sign.name for sign in each} - fine for each in (signs(found), self.verdict.signs))
         further = not self._within or self._strayed
-        tried = any(map(remedies.is_raise, (self.recoveries, self.recoveries[:-1])))
-        if tried and further and step - self.since <= _TRIED * self.health.period:
+        if further and raising.holds_raised(self.recoveries) and step - self.since <= _TRIED * self.health.period:
             anew |= {_FURTHER}
         self.doubts = self.doubts + 1 if anew else self.doubts if known else 0
 

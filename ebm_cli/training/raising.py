@@ -23,8 +23,18 @@ def failed(parts: Parts, recoveries: Sequence[Mapping[str, Any]]) -> float | Non
 
 def attempts(recoveries: Sequence[Mapping[str, Any]]) -> int:
     """How often a run went back, but for rates that were raised and failed: these only end what was tried."""
-    tried = [False, *("raised" in did for did in recoveries)]
-    return sum(not (before or now) for before, now in itertools.pairwise(tried))
+    return len(_attempts(recoveries))
+
+
+def holds_raised(recoveries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the rate of now is higher than the one that the run last went back with, as one of its attempts."""
+    tried = _attempts(recoveries)
+    return bool(tried) and float(recoveries[-1]["lr"]) > float(tried[-1]["lr"])
+
+
+def _attempts(recoveries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Records that neither raise a rate nor take back one that was raised."""
+    return [did for before, did in itertools.pairwise([{}, *recoveries]) if not {"raised"} & {*before, *did}]
 
 
 def raised(

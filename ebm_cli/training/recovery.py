@@ -91,7 +91,7 @@ def _diagnosis(parts: Parts, state: TrainState, watcher: Watcher) -> Diagnosis:
 
 
 def _calmer(parts: Parts, state: TrainState, watcher: Watcher) -> dict[str, float]:
-    """Keys of the weights to begin with, each at a hundredth, where these make energies of rows of the data differ:
+    """Keys of the weights to begin with, each at a thousandth, where these make energies of rows of the data differ:
     by more than 2 nats of standard deviation beyond what they do with such small ones, before anything is learned.
     """
     calmer = parts.components.model.calmer

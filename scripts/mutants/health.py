@@ -424,6 +424,13 @@ MUTANTS = [
         "raising::test_what_comes_down_too_slowly_is_a_matter_of_the_rate",
     ),
     Mutant(
+        "raising: a rate that nobody raised is on trial",
+        "training/raising.py",
+        "return bool(tried) and float(",
+        "return bool(tried) or float(",
+        "raising::test_the_rate_that_held_before_any_was_raised_is_on_no_trial",
+    ),
+    Mutant(
         "recovery: a rate is raised where no chains tell that it is too high",
         "training/health.py",
         "if not self.parts.components.objective.negatives:",
