@@ -17,7 +17,7 @@ from helpers.training import small_run
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.classify import calibration, reliability
-from ebm_cli.model.base import Classifier
+from ebm_cli.model.base import Classifier, EnergyModel
 from ebm_cli.model.convnet import transposed
 from ebm_cli.model.jem import JEM
 from ebm_cli.objective.base import Batch
@@ -200,6 +200,17 @@ def test_other_models_are_refused():
     with pytest.raises(UserError, match=said):
         checks.check_objective(component("objective", "jem"), component("model", "convnet"), CHOICE)
     checks.check_objective(component("objective", "jem"), component("model", "jem"), CHOICE)
+
+
+@pytest.mark.parametrize("name", ["jem", "level_jem"])
+def test_what_needs_labels_names_an_objective_of_its_models_that_needs_none(name):
+    """One that exists, and that such a model can be trained by."""
+    objective = component("objective", name)
+    other = component("objective", objective.without_labels)
+    assert not other.labelled
+    assert all(issubclass(model, other.requires or EnergyModel) for model in objective.requires)
+    with pytest.raises(UserError, match=f"or objective={objective.without_labels}$"):
+        checks.check_labels(objective, model_of(), data_with(None), CHOICE | {"objective": name})
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ class Objective(ABC):
     spaces: ClassVar[tuple[type[Space], ...]]
     requires: ClassVar[tuple[type[EnergyModel], ...]] = ()
     """Capabilities that the model must have, whatever the settings."""
+    without_labels: ClassVar[str] = "ml_replay"
+    """Of one that is `labelled`, the name of another that the same models are trained by, and that needs no labels."""
     chosen_as: ClassVar[tuple[str, ...]] = ()
     """Names of its configurations, for messages, where they differ from its own."""
 

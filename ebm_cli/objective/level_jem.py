@@ -29,6 +29,7 @@ class LevelJEM(DiffusiveClassification):
 
     spaces = (Real,)
     requires = (LeveledClassifier,)
+    without_labels = "diffusive_classification"
 
     @property
     @override

@@ -440,7 +440,13 @@ def check_labels(objective: Objective, model: EnergyModel, data: Data, choice: d
         return
     assert isinstance(model, Classifier)
     for name, split in _splits(data):
-        _check_split(split.labels, model.classes, f"dataset={choice['dataset']}: the {name} split", choice)
+        where = f"dataset={choice['dataset']}: the {name} split"
+        if split.labels is None:
+            raise UserError(
+                f"{where} has no labels, which objective={choice['objective']} needs; use a labelled dataset (digits, "
+                f"mnist, ... or dataset=array with train_label and test_label), or objective={objective.without_labels}"
+            )
+        _check_split(split.labels, model.classes, where)
     if not (cast(Tensor, data.train.labels) >= 0).any():
         raise UserError(
             f"dataset={choice['dataset']}: no row of the train split has a label, all are -1; give some of them "
@@ -454,12 +460,7 @@ def _splits(data: Data) -> list[tuple[str, Split]]:
     return [(name, split) for name, split in named if split is not None]
 
 
-def _check_split(labels: Tensor | None, classes: int, where: str, choice: dict[str, str]) -> None:
-    if labels is None:
-        raise UserError(
-            f"{where} has no labels, which objective={choice['objective']} needs; use a labelled dataset (digits, "
-            "mnist, ... or dataset=array with train_label and test_label), or objective=ml_replay"
-        )
+def _check_split(labels: Tensor, classes: int, where: str) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < -1 or high >= classes:
         raise UserError(
