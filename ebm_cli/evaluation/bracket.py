@@ -9,6 +9,7 @@ JUDGES = {
     "log_likelihood": "bracket of the log-likelihood",
     "text_perplexity": "bracket of the log-likelihood",
     "trajectory": "log-likelihood along the checkpoints",
+    "level_ratios": "log-likelihood along levels of noise",
     "ais": "log-likelihood by AIS",
     "bridge": "log-likelihood by bridge sampling",
     "dbn_bound": "lower bound on the log-likelihood",
@@ -130,7 +131,7 @@ def _apart(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 _ESTIMATES = {
-    "log_likelihood": "by log_likelihood", "trajectory": "by trajectory", "bridge": "by bridge", "ais": "by ais",
-    "running": "along the way",
+    "log_likelihood": "by log_likelihood", "trajectory": "by trajectory", "level_ratios": "by level_ratios",
+    "bridge": "by bridge", "ais": "by ais", "running": "along the way",
 }  # fmt: skip
 """Those with an interval, the most trustworthy first."""

@@ -16,6 +16,7 @@ _NAMES = {
     "raise": "RAISE, errs low",
     "bridge": "bridge sampling",
     "trajectory": "along the checkpoints",
+    "level_ratios": "along levels of noise",
     "dbn_bound": "lower bound",
     "dbm_bound": "lower bound",
     "latent_bound": "lower bound",

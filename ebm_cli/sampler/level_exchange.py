@@ -130,13 +130,19 @@ class Exchange(NamedTuple):
         y, _ = transitions(self.kernel, inside, inside.inside(x), [key.fold(i) for i in range(self.transitions)])
         return inside.outside(y)
 
-    def _gain(self, x: Tensor) -> Tensor:
-        """log of the ratio of densities after and before the exchange of each pair, (chains, K - 1) float64."""
+    def differences(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log f_j - log f_i of the replicas at i, and of those at j, for each pair of a level i and the next one down,
+        j, (chains, K - 1) each, float64; f_k = exp(-E_k(w))."""
         n, level = len(x), self._level(len(x), self.levels)
         own = self._energy(x, level)
-        first = self._energy(x[:, :-1], self._level(n, self.levels - 1))
-        second = self._energy(x[:, 1:], self._level(n, self.levels - 1) + 1)
-        return own[:, :-1] + own[:, 1:] - first - second
+        above = self._energy(x[:, :-1], self._level(n, self.levels - 1))
+        below = self._energy(x[:, 1:], self._level(n, self.levels - 1) + 1)
+        return own[:, :-1] - above, below - own[:, 1:]
+
+    def _gain(self, x: Tensor) -> Tensor:
+        """log of the ratio of densities after and before the exchange of each pair, (chains, K - 1) float64."""
+        up, down = self.differences(x)
+        return up - down
 
     def _energy(self, x: Tensor, level: Tensor) -> Tensor:
         return self.ladder.at(level).energy(x.flatten(0, 1)).double().reshape(x.shape[:2])

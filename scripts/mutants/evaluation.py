@@ -1501,4 +1501,32 @@ MUTANTS = [
         "(log_z - at - log_p) / words",
         "text_windows::test_ends_of_the_bracket_are_on_their_sides",
     ),
+    Mutant(
+        "level_ratios: the interval is that of all chains alone",
+        "evaluation/level_ratios.py",
+        "log_z, three = last + every.sum, (every, noise, rows)",
+        "log_z, three = last + every.sum, (every,)",
+        "level_ratios::test_starts_that_lead_elsewhere_widen_the_interval_and_are_said",
+    ),
+    Mutant(
+        "level_ratios: rows have the noise of a level in its own coordinates",
+        "evaluation/level_ratios.py",
+        "(noised - model.mean) / per_row(model.stretch[level], x)",
+        "(noised - model.mean)",
+        "level_ratios::test_rows_get_the_noise_of_every_level",
+    ),
+    Mutant(
+        "level_ratios: the volume of the last level is forgotten",
+        "evaluation/level_ratios.py",
+        "last = LevelPath(model, subject.sampler).log_z_base",
+        "last = 0.0",
+        "level_ratios::test_gaussian_levels_have_no_error",
+    ),
+    Mutant(
+        "level_exchange: both differences are of the upper replica",
+        "sampler/level_exchange.py",
+        "return own[:, :-1] - above, below - own[:, 1:]",
+        "return own[:, :-1] - above, own[:, :-1] - above",
+        "level_ratios::test_differences_of_neighbours_are_those_of_their_energies",
+    ),
 ]

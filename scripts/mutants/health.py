@@ -538,8 +538,8 @@ MUTANTS = [
     Mutant(
         "raising: a rate that was tried and failed is an attempt",
         "training/raising.py",
-        "not (before or now)",
-        "not now",
+        'if not {"raised"} & {*before, *did}',
+        'if "raised" not in did',
         "raising::test_a_raised_rate_that_fails_goes_back_to_what_held",
     ),
     Mutant(
