@@ -63,13 +63,26 @@ class FromAbove(EnergyModel):
         """x_k of y."""
         return self.family.mean + self.width * y
 
-    def begun(self, key: AnyKey) -> Tensor:
-        """y of draws of p(x_k | x_(k+1)) as it would be if the data were N(m, r^2), (rows, *shape)."""
+    @property
+    def start(self) -> Tensor:
+        """The mean of y that chains begin around, (rows, *shape): E[y | x_(k+1)] as it would be if the data were
+        N(m, r^2), and what the family's initializer says beside that."""
         below, above = (self.family.variance[self.level + i] for i in (0, 1))
-        mean = per_row(self.shrunk * below / above, self.above) * (self.above - self.family.mean)
-        width = self.family.scale * per_row((below * self.noise / above).sqrt(), self.above)
+        mean = per_row(self.shrunk * below / above, self.above) * (self.above - self.family.mean) / self.width
+        beside = self.family.initial(self.above, self.level)
+        return mean if beside is None else mean + beside
+
+    @torch.no_grad()
+    def begun(self, key: AnyKey) -> Tensor:
+        """y around `start`, (rows, *shape): draws of p(x_k | x_(k+1)) as it would be if the data were N(m, r^2), or
+        with an initializer of its width in N(start, 1) (Zhu et al. 2024, sec. 3.2)."""
         z = rng.normal(self.above.shape, key, self.above.device, self.above.dtype)
-        return (mean + width * z) / self.width
+        if self.family.initial(self.above[:0], self.level[:0]) is not None:
+            return self.start + z
+        below, above = (self.family.variance[self.level + i] for i in (0, 1))
+        return (
+            self.start + self.family.scale * per_row((below * self.noise / above).sqrt(), self.above) / self.width * z
+        )
 
     def _off(self, at: Tensor) -> Tensor:
         """(x_(k+1) - m - t (x_k - m)) / r."""

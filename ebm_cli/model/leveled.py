@@ -13,10 +13,11 @@ from typing_extensions import override
 from ebm_cli import registry
 from ebm_cli.errors import UserError
 from ebm_cli.model.base import EnergyModel, Gradients, ModelSpec, Pullback
-from ebm_cli.model.convnet import check_image, image_shape
+from ebm_cli.model.convnet import Widths, check_image, image_shape
 from ebm_cli.model.level_bounds import LevelBounds
 from ebm_cli.model.level_features import LevelFeatures
 from ebm_cli.model.level_gaussian import LevelGaussian, Told
+from ebm_cli.model.level_initializer import LevelInitializer
 from ebm_cli.model.level_marginals import LevelMarginals
 from ebm_cli.model.levels import Leveled, per_row
 from ebm_cli.process.base import Process, Scales
@@ -44,7 +45,7 @@ class LeveledNetwork(Leveled):
 
     def __init__(self, space: Real, scales: Scales, inside: "Inside", mean: Tensor, scale: Measured | float) -> None:
         super().__init__(space, scales, mean, scale if isinstance(scale, float) else 1.0)
-        self.features_of, self.network, self.base, limit = inside
+        self.features_of, self.network, self.base, limit, self.initializer = inside
         self.limit = math.inf if limit is None else limit
         self.measures = None if isinstance(scale, float) else scale
         self.offset = nn.Parameter(torch.zeros(self.levels - 1))
@@ -100,9 +101,18 @@ class LeveledNetwork(Leveled):
         def pull(weight: Tensor) -> Gradients:
             of_offset = torch.zeros_like(self.a, dtype=weight.dtype).index_add(0, level, -weight)[:-1]
             of_network = pull_f(weight * self.gain[level])
-            return {"offset": of_offset, **{f"network.{name}": grad for name, grad in of_network.items()}}
+            found = {"offset": of_offset, **{f"network.{name}": grad for name, grad in of_network.items()}}
+            beside = {} if self.initializer is None else dict(self.initializer.named_parameters())
+            return found | {f"initializer.{name}": torch.zeros_like(p) for name, p in beside.items()}
 
         return self._whole(energy, level, f), pull
+
+    @override
+    def initial(self, above: Tensor, level: Tensor) -> Tensor | None:
+        if self.initializer is None:
+            return None
+        found: Tensor = self.initializer(self._unit(above, level + 1).flatten(1), level)
+        return found.reshape(above.shape)
 
     @override
     def measure(self, rows: Callable[[], Tensor]) -> None:
@@ -142,6 +152,7 @@ class Inside(NamedTuple):
     network: EnergyModel
     base: LevelGaussian | LevelMarginals
     limit: float | None  # of g_k
+    initializer: LevelInitializer | None
 
 
 def _of_another(settings: Mapping[str, Any]) -> str | None:
@@ -221,6 +232,7 @@ class LeveledSpec(ModelSpec):
     marginals: Annotated[int, Field(ge=0, le=100), Later(0)]
     gain: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
     bound: Annotated[Annotated[float, Field(gt=0)] | None, Later()]
+    initializer: Annotated[Widths | None, Later()]
 
     builds = LeveledNetwork
     spaces = (Real,)
@@ -235,8 +247,10 @@ class LeveledSpec(ModelSpec):
 
     @override
     def parameters(self, space: Space) -> int:
-        """Of the network, and the constants. A convolutional one raises UserError for data that are no images."""
-        return self.network.parameters(self._features(space).seen) + self.process.levels - 1
+        """Of the networks, and the constants. A convolutional one raises UserError for data that are no images."""
+        features = self._features(space)
+        own = 0 if self.initializer is None else LevelInitializer.size(features, space.sites, self.initializer)
+        return self.network.parameters(features.seen) + self.process.levels - 1 + own
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> LeveledNetwork:
@@ -254,7 +268,12 @@ class LeveledSpec(ModelSpec):
             if self.marginals
             else LevelGaussian(space.sites, scales, correlated=self.correlated)
         )
-        return Inside(features, network, base, self.gain)
+        beside = (
+            None
+            if self.initializer is None
+            else LevelInitializer(features, space.sites, self.initializer, key.fold("initializer"))
+        )
+        return Inside(features, network, base, self.gain, beside)
 
     @property
     def measured(self) -> Measured | float:

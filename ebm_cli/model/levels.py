@@ -83,6 +83,11 @@ class Leveled(EnergyModel):
     def energy_vjp_at(self, x: Tensor, level: Tensor) -> tuple[Tensor, Pullback]:
         """E(x, k), and the map from weights w (batch,) to sum_n w_n dE(x_n, k_n)/dtheta."""
 
+    def initial(self, above: Tensor, level: Tensor) -> Tensor | None:
+        """By how much the mean of x_k given x_(k+1) (batch, *shape), k its `level`, is said to differ from that of
+        Gaussian data, in units of the width of `FromAbove`, with its graph; None where nothing says so."""
+        return None
+
     @override
     def energy(self, x: Tensor) -> Tensor:
         """E(x, 0), (batch,)."""

@@ -8,10 +8,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebm_cli import rng
-from ebm_cli.model.base import EnergyModel
+from ebm_cli.model.base import EnergyModel, Gradients
 from ebm_cli.model.from_above import FromAbove
 from ebm_cli.model.levels import Leveled, per_row
-from ebm_cli.objective.base import Batch, Gradient, Objective
+from ebm_cli.objective.base import Batch, Gradient, Metrics, Objective, slopes
 from ebm_cli.registry import Nested, register
 from ebm_cli.rng import AnyKey
 from ebm_cli.sampler.base import Sampler, transitions
@@ -33,6 +33,10 @@ class Recovery(Objective):
     that of E(x_k, k) less that of E(y, k), y the end of `steps` transitions of `kernel` on p(x_k | x_(k+1)), which
     begin at a draw of it as if the data were Gaussian; lengths are in units of the width of `model.from_above`. The
     noise between two levels makes a density of one mode, or of few near each other, of which short chains are draws.
+
+    With `model.initializer` they begin around the mean that a network says of x_k, in units of that width, which learns
+    from where they end, by mean |start - y|^2 / 2 (cooperative learning: Zhu et al. 2024, sec. 3.2); `start_distance`
+    is the root of the mean of |start - y|^2 over sites.
 
     A row at level k counts s_k / a_k times, so that all levels teach the network alike. `energy_gap` is the mean of
     E(x_k, k) - E(y, k), the loss the same so weighted; its height says nothing.
@@ -86,7 +90,18 @@ class Recovery(Objective):
         metrics = {"loss": (weight * gap).mean(), "energy_gap": gap.mean()}
         if "acceptance" in info:
             metrics["acceptance"] = info["acceptance"].mean()
-        return Gradient(pull(torch.cat([weight, -weight]) / n), metrics, {})
+        found = {**pull(torch.cat([weight, -weight]) / n)}
+        of_start, distance = _cooperative(model, given, end)
+        return Gradient({**found, **of_start}, {**metrics, **distance}, {})
+
+
+def _cooperative(model: Leveled, given: FromAbove, end: Tensor) -> tuple[Gradients, Metrics]:
+    """The gradient of mean |start - y|^2 / 2 in the initializer, if there is one, and how far that is."""
+    own = {name: p for name, p in model.named_parameters() if name.startswith("initializer.")}
+    with torch.set_grad_enabled(bool(own)):
+        loss = (given.start - end).flatten(1).square().sum(1).mean() / 2
+        found = slopes(loss, own) if own else {}
+    return found, {"start_distance": (2 * loss.detach() / model.space.sites).sqrt()}
 
 
 def pairs(model: Leveled, x: Tensor, key: AnyKey) -> tuple[Tensor, Tensor, FromAbove]:

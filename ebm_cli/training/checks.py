@@ -16,6 +16,7 @@ from ebm_cli.model.base import Blocked, Classifier, Conditional, EnergyModel, In
 from ebm_cli.model.levels import Leveled
 from ebm_cli.noise.base import NoiseSpec
 from ebm_cli.objective.base import Objective
+from ebm_cli.objective.recovery import Recovery
 from ebm_cli.optimizer import Optimizer
 from ebm_cli.sampler.base import Differentiable, Sampler
 from ebm_cli.sampler.gflownet import PolicyDraws
@@ -175,9 +176,20 @@ def _wants(sampler: Any, model: ModelSpec) -> str:
     return f"wants a {' and '.join([*needs, names(sampler.spaces)])} model"
 
 
+def _untrained(objective: Objective, model: ModelSpec) -> str | None:
+    """Which part of the model the objective would leave as it begins, in one sentence, or None."""
+    beside = getattr(model, "initializer", None)
+    if beside is None or isinstance(objective, Recovery):
+        return None
+    return (
+        f"model.initializer = {beside}: objective=recovery alone trains it, by the ends of its chains; take that, or "
+        "set model.initializer=null"
+    )
+
+
 def check_objective(objective: Objective, model: ModelSpec, choice: Choice) -> None:
     """The objective accepts the space, and the model has what it needs."""
-    why = objective.refusal() or objective.refusal_of_model(model.builds)
+    why = objective.refusal() or objective.refusal_of_model(model.builds) or _untrained(objective, model)
     if why:
         raise UserError(why)
     if model.inexact and objective.enumerates:

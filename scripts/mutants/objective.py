@@ -640,4 +640,25 @@ MUTANTS = [
         "value",
         "unbiased_cd::test_points_are_summed_in_pieces",
     ),
+    Mutant(
+        "initializer: chains begin on the other side of the Gaussian's mean",
+        "model/from_above.py",
+        "return mean if beside is None else mean + beside",
+        "return mean if beside is None else mean - beside",
+        "level_initializer::test_it_says_so_beside_the_mean_of_gaussian_data",
+    ),
+    Mutant(
+        "initializer: it learns the level itself, not the one given the next",
+        "model/leveled.py",
+        "self.initializer(self._unit(above, level + 1).flatten(1), level)",
+        "self.initializer(self._unit(above, level).flatten(1), level)",
+        "level_initializer::test_it_says_so_beside_the_mean_of_gaussian_data",
+    ),
+    Mutant(
+        "initializer: it goes away from where chains end",
+        "objective/recovery.py",
+        "found = slopes(loss, own) if own else {}",
+        "found = slopes(-loss, own) if own else {}",
+        "level_initializer::test_it_learns_from_where_chains_end_and_from_nothing_else",
+    ),
 ]
