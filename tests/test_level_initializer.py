@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from helpers.cli import assert_refused, ebm
-from helpers.components import component
+from helpers.components import component, shipped
 from helpers.statistics import assert_close
 from test_leveled import KEY, network
 
@@ -35,10 +35,11 @@ def test_it_begins_where_gaussian_data_would():
 
 
 def test_it_says_so_beside_the_mean_of_gaussian_data():
-    model = network(initializer=[4, 5])
-    x, level, given = pairs(model, ROWS, KEY)
+    exploding = {"process": shipped("process")["ve"]}  # whose levels differ in variance
+    model = network(initializer=[4, 5], **exploding)
+    _, level, given = pairs(model, ROWS, KEY)
     u = (given.above - model.mean) / (model.scale * model.variance[level + 1].sqrt()[:, None])
-    plain = FromAbove(network(), given.above, level)
+    plain = FromAbove(network(**exploding), given.above, level)
     assert_close(given.start - plain.start, model.initializer(u, level), rtol=1e-9)
     assert (given.start - plain.start).abs().min() > 1e-4
     assert_close(given.of_rows(slice(2, 5)).start, given.start[2:5], rtol=1e-12)
