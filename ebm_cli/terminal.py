@@ -339,14 +339,27 @@ def _figure(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
+class Pulse:
+    """When a long piece of work says a line: not sooner than ten seconds after it began, or after the last one."""
+
+    def __init__(self, began: float) -> None:
+        self.said = began
+
+    def due(self, now: float) -> bool:
+        """Whether one is due, which is then the last one."""
+        due = now - self.said > _FOLLOWED_SECONDS
+        self.said = now if due else self.said
+        return due
+
+
 def followed(items: Sequence[T], what: str) -> Iterator[T]:
     """The same items; where they take long, a line now and then says how many are done and how long the others take."""
-    began = said = time.perf_counter()
+    began = time.perf_counter()
+    pulse = Pulse(began)
     for done, item in enumerate(items):
         now = time.perf_counter()
         began = now if done == 1 else began  # the first waits for what is compiled
-        if now - said > _FOLLOWED_SECONDS:
-            said = now
+        if pulse.due(now):
             left = time_left(len(items) - done, (done - 1) / max(1e-9, now - began))
             log.info("%s", "  ".join(filter(None, (f"{what} {done}/{len(items)}", left))))
         yield item

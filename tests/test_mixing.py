@@ -247,7 +247,7 @@ def test_the_curves_are_those_of_the_chains():
     reference, _ = evaluation._reference(about)
     start = about.model.space.noise(50, about.key.fold("noise"))
     sampler, key = registry.build("sampler", GWG), about.key.fold("steps", "gwg")
-    course, trace = evaluation._follow(Moving.of(sampler, about, start, key), reference)
+    course, trace = evaluation._follow("own", Moving.of(sampler, about, start, key), reference)
     state, expected = sampler.init(about.model, start), {}
     for step in range(60):
         state, _ = sampler.step(about.model, state, key.fold(step))
@@ -298,7 +298,7 @@ def test_the_clock_ends_a_sampler(monkeypatch):
     reference, _ = evaluation._reference(about)
     start = about.model.space.noise(50, about.key.fold("noise"))
     moving = Moving.of(registry.build("sampler", GWG), about, start, about.key.fold("steps", "gwg"))
-    assert evaluation._follow(moving, reference)[0].steps == [1, 2, 4]
+    assert evaluation._follow("own", moving, reference)[0].steps == [1, 2, 4]
 
 
 @torch.no_grad()

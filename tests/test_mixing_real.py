@@ -10,7 +10,7 @@ from helpers.data import small_data
 from helpers.models import target
 from helpers.samplers import SAMPLERS
 
-from ebm_cli import registry, rng
+from ebm_cli import registry, rng, terminal
 from ebm_cli.errors import UserError
 from ebm_cli.evaluation.base import Subject
 from ebm_cli.evaluation.mixing_reference import Deviations, Reference, units
@@ -88,6 +88,23 @@ def test_the_slowest_direction_and_the_gradients_of_each_chain_count(monkeypatch
     per_call = found["mixing/own/ess_per_step"] / found["mixing/own/gradients"]
     assert found["mixing/own/ess_per_gradient_call"] == pytest.approx(per_call, rel=1e-12)
     assert math.isclose(found["mixing/own/ess_per_energy_call"], per_call)
+
+
+@pytest.mark.long
+def test_long_walks_and_their_warm_ups_say_how_far_they_are(monkeypatch):
+    model, data, lines = gaussian(), small_data(Real((3,))), list[str]()
+    few = {"steps": 8, "points": 3, "chains": 4, "reference_chains": 8, "reference_steps": 30, "levels": [0.5]}
+    evaluation = component(
+        "evaluation", "mixing_real", samplers={"mala": shipped("sampler")["mala"] | {"adapt": 0.5}}, **few
+    )
+    subject = Subject(model, data, "test", SAMPLERS["mala"], torch.empty(0, 3), stream(0, "mixing"))
+    monkeypatch.setattr(terminal.log, "info", lambda form, *words: lines.append(form % words))
+    evaluation.evaluate(subject)
+    assert len(lines) == 1
+    monkeypatch.setattr(terminal, "_FOLLOWED_SECONDS", -1.0)
+    evaluation.evaluate(subject)
+    assert any(line.startswith("warm-up: block 2/3") for line in lines)
+    assert "mixing: mala step 8/8, 0 of 60 s" in lines
 
 
 def test_what_is_shipped_fits_real_numbers():

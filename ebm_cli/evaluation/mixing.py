@@ -32,7 +32,7 @@ from ebm_cli.rng import Key
 from ebm_cli.sampler.adaptation import adapted, adapts, recorded
 from ebm_cli.sampler.base import Info, Sampler, engine_for, run
 from ebm_cli.space import Real, TwoValued, names
-from ebm_cli.terminal import log
+from ebm_cli.terminal import Pulse, log
 
 Settings = dict[str, Any]
 Label = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # part of a metric's name
@@ -142,7 +142,7 @@ class Mixing(Evaluation):
         courses, results = dict[str, Course](), dict[str, dict[str, float]]()
         for label, sampler in self._samplers(subject.sampler).items():
             moving = Moving.of(laid(sampler, subject), subject, start, key.fold("steps", label), self.reference_steps)
-            courses[label], trace = self._follow(moving, reference)
+            courses[label], trace = self._follow(label, moving, reference)
             results[label] = {**courses[label].reached(levels, far), **trace.found(moving), **courses[label].end()}
             metrics |= {f"mixing/{label}/{name}": value for name, value in results[label].items()}
             log.info("mixing: %s took %d steps in %.1f s", label, moving.step, moving.seconds)
@@ -177,9 +177,9 @@ class Mixing(Evaluation):
             "evaluation.mixing.reference_steps, or another evaluation.mixing.reference"
         ] * moved
 
-    def _follow(self, moving: "Moving", reference: Reference) -> tuple["Course", "Trace"]:
+    def _follow(self, label: str, moving: "Moving", reference: Reference) -> tuple["Course", "Trace"]:
         """Look at the chains where a point of the curves or a record is due, with the clock stopped."""
-        course, trace = Course(), Trace(reference.units, reference.landmarks)
+        course, trace, pulse = Course(), Trace(reference.units, reference.landmarks), Pulse(time.perf_counter())
         wanted = sorted({round(self.steps ** (i / (self.points - 1))) for i in range(self.points)})
         while moving.step < self.steps and moving.seconds < self.seconds:
             point = next(step for step in wanted if step > moving.step)
@@ -188,6 +188,9 @@ class Mixing(Evaluation):
             trace.look(moving.step, moving.model, before, x, info)
             if moving.step == point or moving.seconds >= self.seconds:
                 course.look(moving, reference)
+            if pulse.due(time.perf_counter()):
+                far = moving.step, self.steps, moving.seconds, self.seconds
+                log.info("mixing: %s step %d/%d, %.0f of %g s", label, *far)
         return course, trace
 
 

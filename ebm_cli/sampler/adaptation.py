@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ebm_cli import terminal
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.rng import Key
 from ebm_cli.sampler.base import M, S, Sampler, run
@@ -82,7 +83,7 @@ class Adapting(Warmed[M, S]):
         """
         assert self.adapt is not None
         tried = [math.log(self.size)]
-        for n, length in enumerate(blocks(steps)):
+        for n, length in enumerate(terminal.followed(blocks(steps), "warm-up: block")):
             x, info = run(self.resized(math.exp(tried[-1])), model, x, length, key.fold(n))
             error = info["acceptance"].double().mean().item() - self.adapt
             tried.append(tried[-1] + correction(n) * error)

@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator
 from torch import Tensor
 from typing_extensions import override
 
-from ebm_cli import rng
+from ebm_cli import rng, terminal
 from ebm_cli.model.base import Blocked, EnergyModel
 from ebm_cli.model.scaled import Scaled, scaled
 from ebm_cli.registry import Later, Nested, register
@@ -262,7 +262,7 @@ class ParallelTempering(Warmed[EnergyModel, TemperingState]):
         """
         (key, before), sampler, tried = course, self, list[NDArray[np.float64]]()
         total = np.zeros(self.replicas - 1)
-        for n, length in enumerate(blocks(steps)):
+        for n, length in enumerate(terminal.followed(blocks(steps), "warm-up: block")):
             x, said, taken = sampler.followed(model, x, [key.fold(n, i) for i in range(length)])
             total += length * np.array([swap.double().mean().item() for swap in taken.values()])
             if sampler.step_sizes is not None and isinstance(self.kernel, Adapting) and self.kernel.adapt is not None:
