@@ -13,6 +13,8 @@ from typing_extensions import override
 from ebm_cli import rng
 from ebm_cli.rng import AnyKey
 
+_FEW = 200  # one number in so many may lie outside what a picture shows
+
 
 @dataclass(frozen=True)
 class Space(ABC):
@@ -294,9 +296,11 @@ class Real(Measured):
 
     @override
     def brightness(self, x: Tensor) -> Tensor:
-        """Values of the data in [0, 1] as they are; otherwise their range stretched to [0, 1]."""
+        """Values of the data in [0, 1] as they are; otherwise their range stretched to [0, 1]. Of all but one in 200 at
+        either end, which may lie anywhere: one number far out would leave a picture grey."""
         x = self.as_data(x)
-        low, high = x.min(), x.max()
+        few, flat = x.numel() // _FEW, x.flatten()
+        low, high = flat.kthvalue(few + 1).values, flat.kthvalue(x.numel() - few).values
         return x if low >= 0 and high <= 1 else (x - low) / (high - low).clamp_min(1e-12)
 
     def nearest(self, x: Tensor) -> Tensor:

@@ -128,3 +128,17 @@ def test_noise_of_some_rows_is_those_rows_of_the_whole(space, engine):
     whole = space.noise(12, form(engine, key))
     assert space.contains(whole)
     assert torch.equal(space.noise(5, form(engine, key.at_row(3))), whole[3:8])
+
+
+def test_one_number_far_out_leaves_a_picture_as_it_is():
+    """Of 400 numbers two at either end may lie anywhere, and are black or white."""
+    space = Real((20, 20))
+    x = torch.linspace(0, 1, 400).reshape(1, 20, 20)
+    far = x.clone()
+    far[0, 3, :2], far[0, 5, :2] = -25.0, 40.0
+    assert torch.equal(space.brightness(far), far)
+    assert (space.pixels(far) != space.pixels(x)).sum() == 4
+    wide = 3 * x
+    assert torch.equal(space.brightness(wide), (wide - wide.flatten()[2]) / (wide.flatten()[397] - wide.flatten()[2]))
+    few = torch.tensor([[-1.0, 3.0]])
+    assert Real((2,)).brightness(few).tolist() == [[0.0, 1.0]]
