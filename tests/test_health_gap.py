@@ -74,3 +74,13 @@ def test_chains_that_are_hotter_than_what_tells_them_from_data_are_doubted():
     assert measured(gap, late=True, **energy)["felt"] == pytest.approx(0.03, rel=0.01)
     assert "felt" not in measured(gap, history=told, **{"energy_data": NOISE}), "rows differ by more: not told apart"
     assert "felt" not in measured(gap, history=told, chains_temperature=np.zeros(400), **energy), "no noise at all"
+
+
+def test_chains_that_an_objective_has_of_its_own_are_judged_by_their_acceptance():
+    """As those of the run: where none moves the gap of `objective=recovery` falls without end, and none tells."""
+    ones = np.ones(20)
+    for name in ("chains_acceptance", "acceptance"):
+        given = Window(("loss", "energy_gap", "gradient_norm", name), np.stack([ones, ones, ones, 0.001 * ones], 1))
+        seen = signals.measured(given, {}, About(10))
+        assert seen["acceptance"] == pytest.approx(0.001)
+        assert [(sign.name, sign.level) for sign in limits.signs(seen)] == [("acceptance", 1)]

@@ -16,6 +16,7 @@ STEADY = 4
 """A mean that is so many times the spread of what it is of stays where it is."""
 WORDS = 100
 """Of a document, for which nats are counted as of other rows."""
+_ACCEPTANCE = ("chains_acceptance", "acceptance")  # of the run's chains, or of an objective's own
 _CRITIC = "critic_norm"  # a metric of objectives in which one learns against the model
 _FIRST = 5  # steps
 _TOLD = 2  # standard deviations, by which nearly all rows are on their side of the middle
@@ -80,7 +81,7 @@ LATE = 0.9
 def measured(window: Window, history: History, about: About) -> dict[str, float]:
     """The signals of a window of steps; `history` is that of the windows before it.
 
-    `acceptance`: the mean. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
+    `acceptance`: the mean, of the run's chains or of those that the objective has. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
     median before. `zero`: the share of steps whose gradient is 0. Beside these `_gap`, or of objectives without
     chains `_loss`, unless a critic has it rise as it learns, or it is a gap of data and chains of their own.
     """
@@ -92,8 +93,8 @@ def measured(window: Window, history: History, about: About) -> dict[str, float]
         found |= _loss(window, history)
     if history.get("gradient"):
         found["gradient"] = window.gradient / history["gradient"]
-    if "chains_acceptance" in window.names:
-        found["acceptance"] = window.mean["chains_acceptance"]
+    moved = next((window.mean[name] for name in _ACCEPTANCE if name in window.names), None)
+    found |= {} if moved is None else {"acceptance": moved}
     swaps = [mean for name, mean in window.mean.items() if name.startswith("chains_swap_")]
     return finite(found | ({"swaps": min(swaps)} if swaps else {}))
 

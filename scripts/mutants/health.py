@@ -424,6 +424,13 @@ MUTANTS = [
         "raising::test_what_comes_down_too_slowly_is_a_matter_of_the_rate",
     ),
     Mutant(
+        "signals: chains of an objective's own are not judged",
+        "health/signals.py",
+        '_ACCEPTANCE = ("chains_acceptance", "acceptance")',
+        '_ACCEPTANCE = ("chains_acceptance",)',
+        "health_gap::test_chains_that_an_objective_has_of_its_own_are_judged_by_their_acceptance",
+    ),
+    Mutant(
         "raising: a rate that nobody raised is on trial",
         "training/raising.py",
         "return bool(tried) and float(",
