@@ -81,9 +81,10 @@ LATE = 0.9
 def measured(window: Window, history: History, about: About) -> dict[str, float]:
     """The signals of a window of steps; `history` is that of the windows before it.
 
-    `acceptance`: the mean, of the run's chains or of those that the objective has. `swaps`: the lowest of the means. `gradient`: median gradient norm over the lowest such
-    median before. `zero`: the share of steps whose gradient is 0. Beside these `_gap`, or of objectives without
-    chains `_loss`, unless a critic has it rise as it learns, or it is a gap of data and chains of their own.
+    `acceptance`: the mean, of the run's chains or of those that the objective has. `swaps`: the lowest of the means.
+    `gradient`: median gradient norm over the lowest such median before. `zero`: the share of steps whose gradient is 0.
+    Beside these `_gap`, or of objectives without chains `_loss`, unless a critic has it rise as it learns, or it is a
+    gap of data and chains of their own.
     """
     found = {"zero": float((window.of("gradient_norm") == 0).mean())}
     if {"energy_gap", "energy_data"} <= {*window.names}:
