@@ -76,8 +76,8 @@ def test_it_comes_to_lie_nearer_to_where_chains_end(tmp_path):
     """From the command line, of two far modes, than the mean of Gaussian data; and the walk begins there too."""
     line = (
         "train model=leveled dataset=gaussians dataset.modes=2 dataset.reach=10 dataset.std=1 objective=recovery "
-        "process@model.process=recovery objective.steps=5 batch_size=128 steps=300 optimizer.lr=0.005 evaluation=[] "
-        "checkpoint.monitor=null tracker=none device=cpu log_every=50 model.network.widths=[16] model.waves=0 "
+        "process@model.process=recovery objective.steps=2 batch_size=128 steps=100 optimizer.lr=0.01 evaluation=[] "
+        "checkpoint.monitor=null tracker=none device=cpu log_every=25 model.network.widths=[16] model.waves=0 "
     )
     ends = {}
     for widths in ("[32]", "null"):
