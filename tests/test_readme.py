@@ -167,6 +167,7 @@ RUNS = {
     "CODES": "model=latent_ebm model.widths=[4] dataset.binarize=none evaluation=[]",
     "TOPICS": "model=replicated_softmax model.hidden=2 dataset=bag_of_words dataset.path=FOLDER evaluation=[]",
     "CLASSES": "model=class_rbm model.hidden=4 evaluation=[]",
+    "LEVELED": "model=leveled model.network.widths=[4] model.process.levels=4 dataset=points_2d evaluation=[]",
     "PLANE": "model=mlp model.widths=[4] dataset=points_2d evaluation=[]",
 }
 
