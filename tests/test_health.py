@@ -332,7 +332,7 @@ def test_the_past_is_read_from_what_was_logged():
         {"step": 600, "health/level": 2.0, "health/jump": 1e-4, "health/acceptance": 0.5},
         {"step": 700, "health/level": 1.0, "health/jump": 0.01, "health/acceptance": 0.5},
     ]
-    looks = past.looks(logged)
+    looks = past.looks(logged, {})
     assert [look.verdict.level for look in looks] == [0, 2, 2, 1, 0, 2, 1]
     found = past.before(looks)
     assert [(stretch.level, stretch.steps) for stretch in found] == [(2, "200 to 300"), (1, "400"), (2, "600")]

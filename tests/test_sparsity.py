@@ -223,7 +223,8 @@ def test_couplings_of_an_imported_model_are_there_from_the_start(how):
     np.savez("model.npz", model="ising", J=J, b=np.zeros(4, np.float32))
     rows = (np.random.default_rng(0).random((40, 4)) < 0.5).astype(np.int64) * 2 - 1
     np.savez("rows.npz", train=rows[:20], test=rows[20:])
-    line = f"model.npz dataset=array dataset.path=rows.npz sparsity={how} objective=pcd chains.count=20 batch_size=5"
+    line = f"model.npz dataset=array dataset.path=rows.npz sparsity={how} objective=pcd chains.count=20 batch_size=5 "
+    line += "evaluation=[]"
     answer = ebm("import", *line.split(), "out=run", "tracker=none")
     assert answer.code == 0, answer.err
     rest = "trained on, the others move too; import" if how == "none" else "the others stay 0 until some are added"

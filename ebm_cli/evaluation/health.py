@@ -1,6 +1,6 @@
 """Did the training go well? The verdict of health on a run that is over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from typing_extensions import override
@@ -64,7 +64,7 @@ class HealthVerdict(Evaluation):
             found = {**reported, **probe.look(_seen(subject)), **scale}
         if not found:
             return Result({}, warnings=(_FALLBACK,))
-        now = verdict(signs(found))
+        now = verdict(signs(found, _ways(subject.training)))
         metrics = {f"health/{name}": value for name, value in {"level": float(now.level), **found}.items()}
         return Result(metrics, warnings=tuple(sign.text for sign in now.signs), said=_said(now, looks))
 
@@ -81,7 +81,13 @@ def _looks(training: Training | None) -> list[Look]:
     """Those up to the checkpoint."""
     if training is None:
         return []
-    return past.looks(line for line in training.logged() if line["step"] <= training.step)
+    lines = (line for line in training.logged() if line["step"] <= training.step)
+    return past.looks(lines, _ways(training))
+
+
+def _ways(training: Training | None) -> Mapping[str, str]:
+    """The way out of signs that are those of the run's objective."""
+    return {} if training is None else training.moving.ways
 
 
 def _seen(subject: Subject) -> Seen:

@@ -1,6 +1,8 @@
 """How rare looks are, so that their work is a stated share of that of training: counted, never timed."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ebm_cli.chains import Chains
@@ -20,7 +22,8 @@ _DENSE = 4  # looks after 1, 2, 4, ... periods, whatever the share
 class Moving(NamedTuple):
     """How negatives come about: whether there are any, where they start, how they move, so many transitions.
 
-    `compares`: whether the objective tells by how much energies of rows far from each other differ.
+    `compares`: whether the objective tells by how much energies of rows far from each other differ. `ways`: the way out
+    of signs of health that are the objective's own, by their names.
     """
 
     policy: Chains
@@ -28,6 +31,7 @@ class Moving(NamedTuple):
     steps: int
     negatives: bool
     compares: bool = True
+    ways: Mapping[str, str] = MappingProxyType({})
 
 
 class Periods(NamedTuple):

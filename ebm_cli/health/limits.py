@@ -6,6 +6,7 @@ They were chosen by runs of `scripts/zoo --part choose`; `--part judge` has othe
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ebm_cli.dataset import tables
 from ebm_cli.dataset.base import Data
@@ -154,16 +155,17 @@ def beyond(measured: Mapping[str, float]) -> float:
     return max(1.0, *(measured.get(name, 0.0) / LIMITS[name].suspicious for name in ("heat", "heat_words")))
 
 
-def signs(measured: Mapping[str, float]) -> list[Sign]:
+def signs(measured: Mapping[str, float], ways: Mapping[str, str] = MappingProxyType({})) -> list[Sign]:
     """What of these signals is not as it should be; `breadth` has a limit on either side. Where all rows are the same
-    those that are judged beside the spread of rows say nothing."""
+    those that are judged beside the spread of rows say nothing. `ways`: the way out of some, by name, of this run."""
     known = {name: value for name, value in measured.items() if not (measured.get("same") and name in _BESIDE_ROWS)}
     values = {**known, **_of_breadth(known)}
     found = [(name, limit, _level(name, limit, values)) for name, limit in LIMITS.items()]
     scale = _scale(measured)
     signs = [
-        Sign(name, level, f"{limit.says} ({_shown(name, limit, values)})" + ("" if scale else f"; {limit.way}"))
+        Sign(name, level, f"{limit.says} ({_shown(name, limit, values)})" + ("" if scale else f"; {way}"))
         for name, limit, level in found
+        for way in [ways.get(name, limit.way)]
         if level
     ]
     return [Sign("scale", max(sign.level for sign in signs), scale), *signs] if scale and signs else signs

@@ -55,9 +55,9 @@ class Stretch(NamedTuple):
         return {"verdict": LEVELS[self.level], "steps": [self.first, self.last], "why": [*self.why.values()]}
 
 
-def looks(lines: Iterable[Mapping[str, Any]]) -> list[Look]:
-    """Those of a run that logged these lines, with the verdicts of today's limits. Of a look at the chains is known at
-    the next looks what it found."""
+def looks(lines: Iterable[Mapping[str, Any]], ways: Mapping[str, str]) -> list[Look]:
+    """Those of a run that logged these lines, with the verdicts of today's limits and the ways out of `limits.signs`.
+    Of a look at the chains is known at the next looks what it found."""
     probed, found = dict[str, float](), list[Look]()
     for line in lines:
         if f"{PREFIX}level" not in line:
@@ -67,7 +67,7 @@ def looks(lines: Iterable[Mapping[str, Any]]) -> list[Look]:
         seen = {name: value for name, value in own.items() if name not in REPORTED}
         probed = seen or probed
         known = {**probed, **{name: value for name, value in own.items() if name in REPORTED}}
-        found.append(Look(int(line["step"]), known, verdict(signs(known))))
+        found.append(Look(int(line["step"]), known, verdict(signs(known, ways))))
     return found
 
 

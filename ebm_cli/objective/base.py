@@ -115,6 +115,8 @@ class Objective(ABC):
     """Capabilities that the model must have, whatever the settings."""
     without_labels: ClassVar[str] = "ml_replay"
     """Of one that is `labelled`, the name of another that the same models are trained by, and that needs no labels."""
+    ways: ClassVar[Mapping[str, str]] = {}
+    """Of signs of health, by their names, the way out where its negatives are not what the run's sampler moves."""
     chosen_as: ClassVar[tuple[str, ...]] = ()
     """Names of its configurations, for messages, where they differ from its own."""
 

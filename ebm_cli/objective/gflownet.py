@@ -1,7 +1,8 @@
 """Energy-based models and generative flow networks trained together (EB-GFN; Zhang et al., ICML 2022)."""
 
 import math
-from typing import Annotated, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -84,6 +85,9 @@ class GFlowNet(Objective):
     coupling_l2: Annotated[float, Field(ge=0), Later(0.0)]
 
     spaces = (Binary, Spin, Categorical)
+    ways: ClassVar[Mapping[str, str]] = {
+        "gap": "take wider objective.widths, more objective.warmup, or a lower optimizer.lr"
+    }
 
     @property
     @override

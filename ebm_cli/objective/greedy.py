@@ -1,6 +1,7 @@
 """Greedy training of a deep belief network: one RBM after the other, each on what the one below makes of the data."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -64,6 +65,7 @@ class Greedy(Objective):
 
     spaces = (Binary,)
     requires = (DBN,)
+    ways: ClassVar[Mapping[str, str]] = {"gap": "take more objective.k, or a lower optimizer.lr"}
 
     @override
     def refusal_of_batch(self, batch_size: int) -> str | None:

@@ -1,7 +1,8 @@
 """Training of a latent energy-based model: the bound of its encoder, with persistent chains of codes for log Z."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, PlainValidator
@@ -56,6 +57,7 @@ class LatentPCD(Objective):
 
     spaces = (Box, Real, Binary)
     requires = (LatentEBM,)
+    ways: ClassVar[Mapping[str, str]] = {"gap": "take more objective.k, or a lower optimizer.lr"}
 
     @property
     @override

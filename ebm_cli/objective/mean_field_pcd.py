@@ -1,6 +1,7 @@
 """Training of a deep Boltzmann machine: its hidden layers by mean field on the data, by persistent chains without."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,7 @@ class MeanFieldPCD(Objective):
 
     spaces = (Binary,)
     requires = (DBM,)
+    ways: ClassVar[Mapping[str, str]] = {"gap": "take more objective.k, or a lower optimizer.lr"}
 
     @override
     def refusal_of_batch(self, batch_size: int) -> str | None:

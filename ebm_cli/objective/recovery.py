@@ -1,6 +1,7 @@
 """Diffusion recovery likelihood: what each level of noise is given the next."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, PlainValidator
@@ -47,6 +48,7 @@ class Recovery(Objective):
 
     spaces = (Real,)
     requires = (Leveled,)
+    ways: ClassVar[Mapping[str, str]] = {"acceptance": "take a smaller objective.kernel.step_size"}
 
     @property
     @override

@@ -1,8 +1,8 @@
 """Maximum likelihood by gradients without bias: pairs of chains that meet (Qiu, Zhang & Wang, ICLR 2020)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, PlainValidator
@@ -42,6 +42,7 @@ class UnbiasedCD(Objective):
     coupling_l2: Annotated[float, Field(ge=0)]
 
     spaces = (Binary, Spin, Categorical)
+    ways: ClassVar[Mapping[str, str]] = {"gap": "take more objective.k, or a lower optimizer.lr"}
     chosen_as = ("unbiased_cd",)
 
     @classmethod

@@ -90,6 +90,11 @@ class Looks:
         """What the last line says of that."""
         return None
 
+    @property
+    def _ways(self) -> Mapping[str, str]:
+        """The way out of signs that are the objective's own."""
+        return self.now.components.objective.ways
+
     @cached_property
     def _every(self) -> int:
         """Steps between which nothing is due; asked at each step."""
@@ -108,7 +113,9 @@ class Looks:
         assert self.parts is not None
         loop, spec = self.parts.loop, self.parts.components.model
         count = spec.parameters(self.parts.data.space)
-        return budget.periods(self.health.period, self.health.allowance, count, loop.batch_size, _moving(self.parts, 0))
+        return budget.periods(
+            self.health.period, self.health.allowance, count, loop.batch_size, moving_at(self.parts, 0)
+        )
 
     @torch.no_grad()
     def look(self, state: TrainState) -> dict[str, float]:
@@ -122,7 +129,7 @@ class Looks:
             now = probe.look(self.seen(state))
             self.probed = {**now, **probe.still(now, self.probed), **self._scale}
             found = {**found, **self.probed}
-        self.verdict = verdict(signs({**self.probed, **self.measured}))
+        self.verdict = verdict(signs({**self.probed, **self.measured}, self._ways))
         self._say(state.step, self.verdict)
         self._weigh(state.step, found, before)
         return {f"health/{name}": value for name, value in {"level": float(self.verdict.level), **found}.items()}
@@ -169,7 +176,7 @@ class Looks:
         if self.verdict is None or not self.health.period:
             return {}
         own = any(sign.name == _ENDED for sign in self.verdict.signs)
-        earlier = past.before(past.looks(run.logged_lines(past.PREFIX)), ended=own)
+        earlier = past.before(past.looks(run.logged_lines(past.PREFIX), self._ways), ended=own)
         said = [None if own else past.said(self.verdict, earlier), self.mended]  # what ended it is said anyhow
         self.conclusion = "; ".join(filter(None, said)) or None
         why = [sign.text for sign in self.verdict.signs]
@@ -191,7 +198,7 @@ class Looks:
         binarize, (train, *valid) = fixed.fold("binarize"), self._rows
         x = rows_at(*train, state.model, binarize)
         held_out = rows_at(*valid[0], state.model, binarize) if valid else None
-        moving = _moving(retuning.tuned(self.now, state), state.step)
+        moving = moving_at(retuning.tuned(self.now, state), state.step)
         return Seen(state.model, x, held_out, state.store, moving, engine, own, fixed)
 
     @cached_property
@@ -241,12 +248,14 @@ class Looks:
         self.history, self.measured, self.probed = (
             {str(name): float(value) for name, value in saved[key].items()} for key in ("history", "measured", "probed")
         )
-        self.verdict = verdict(signs({**self.probed, **self.measured})) if self.history else None
+        self.verdict = verdict(signs({**self.probed, **self.measured}, self._ways)) if self.history else None
         self.said = {str(name): int(level) for name, level in saved["said"].items()}
 
 
-def _moving(parts: Parts, step: int) -> Moving:
+def moving_at(parts: Parts, step: int) -> Moving:
+    """How the negatives of a run come about at a step."""
     of, steps = parts.components, parts.loop.steps
     return Moving(
-        of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives, of.objective.compares
-    )
+        of.chains, of.sampler, of.chains.transitions(step, steps), of.objective.negatives, of.objective.compares,
+        of.objective.ways,
+    )  # fmt: skip

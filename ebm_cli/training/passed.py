@@ -5,23 +5,19 @@ from functools import partial
 
 import torch
 
-from ebm_cli.health.budget import Moving
 from ebm_cli.health.past import PREFIX, Training
 from ebm_cli.model.base import EnergyModel
 from ebm_cli.record import checkpoint
 from ebm_cli.record.checkpoint import Checkpoint, Invalid
 from ebm_cli.record.run import Run
 from ebm_cli.terminal import log
+from ebm_cli.training.looks import moving_at
 from ebm_cli.training.state import Parts, TrainState, take_over
 
 
 def training(run: Run, parts: Parts, state: TrainState) -> Training:
     """How a run was trained until the step of `state`, for those who judge it."""
-    of, steps = parts.components, parts.loop.steps
-    moving = Moving(
-        of.chains, of.sampler, of.chains.transitions(state.step, steps), of.objective.negatives, of.objective.compares
-    )
-    return Training(state.store, moving, state.step, partial(run.logged_lines, PREFIX))
+    return Training(state.store, moving_at(parts, state.step), state.step, partial(run.logged_lines, PREFIX))
 
 
 def models(run: Run, state: TrainState) -> dict[int, EnergyModel]:
