@@ -182,12 +182,12 @@ def test_so_many_at_a_time(made):
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler here: nothing can be compiled")
 def test_compiled_for_several_a_job_is_what_it_is_among_others(monkeypatch):
     """To the bit, whether two or three go in step; and but for roundings what the same operations give it alone."""
-    line = "optimizer.lr=0.1 steps=40 hydra.launcher.processes=null"
+    line = "optimizer.lr=0.1 steps=40"
     assert sweep(f"{line} seed=1,2,3").code == 0
-    answer = sweep(f"{line} seed=1,2,3,4".replace("null", "2"), "parts")
+    answer = sweep(f"{line} seed=1,2,3,4 hydra.launcher.together=2", "parts")
     assert answer.code == 0, answer.err
     assert [outcome(Path("parts", name)) for name in "012"] == [outcome(Path("sweep", name)) for name in "012"]
-    assert len([*Path("cache").rglob("*.so")]) == 2, "of three, and of two, which both processes call"
+    assert len([*Path("cache").rglob("*.so")]) == 2, "of three, and of two, which are two times two"
     assert not [*Path("cache").rglob("*.lock")]
     uncompiled(monkeypatch)
     assert train("optimizer.lr=0.1 steps=40 seed=2 device.compile=ahead", "alone").code == 0

@@ -2,7 +2,9 @@
 
 import json
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,6 +248,32 @@ def test_libraries_stay_where_nobody_else_can_write(tmp_path, monkeypatch):
     assert ahead._folder() is None
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     assert ahead._folder() is None
+
+
+def test_one_of_those_that_want_a_library_makes_it(tmp_path, monkeypatch):
+    """The others wait for it, though each looks before it is there, and no lock is left."""
+    made, at_once = [], threading.Barrier(3)
+
+    def begins():
+        made.append(1)
+        time.sleep(0.05)
+
+    def files(graph, place):
+        for name in ("new.so", "facts.json"):
+            (place / name).touch()
+        return place / "new.so", place / "facts.json"
+
+    def wanted():
+        at_once.wait()
+        return ahead._library(list, [torch.zeros(2)], "one", begins)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ahead, "_made", files)
+    monkeypatch.setattr(ahead, "Library", lambda path, facts: (path.exists(), facts.exists()))
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: wanted(), range(3))) == [(True, True)] * 3
+    assert made == [1]
+    assert sorted(path.suffix for path in ahead._folder().iterdir()) == [".json", ".so"]
 
 
 def test_the_libraries_last_used_stay(tmp_path, monkeypatch):

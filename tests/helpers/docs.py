@@ -34,9 +34,6 @@ AT_MOST = {
 
 QUICK = ("tracker=none", "eval_every=0", "device=cpu", "device.compile=never", "device.threads=1")
 
-ELSEWHERE = ("steps=8", "evaluation=[]")
-"""For jobs that other processes compose, where nothing is shrunk."""
-
 
 def blocks(page: str) -> list[tuple[str, str]]:
     """Language and text of every fenced block of a page."""
@@ -76,8 +73,9 @@ def quick(words: list[str]) -> list[str]:
         return [command, *kept, *QUICK, "steps=8", "eval_every=4", "trials=3"]
     if command == "import":
         return [command, *rest, "tracker=none", "device=cpu"]
-    more = (*ELSEWHERE, "hydra.launcher.n_jobs=2") if "hydra/launcher=joblib" in rest else ()
-    more = ("eval_every=4",) if "stop=plateau" in rest else more  # what it looks at
+    if "hydra/launcher=joblib" in rest:  # its processes would compose anew, where nothing is shrunk
+        rest = [word for word in rest if "hydra" not in word]
+    more = ("eval_every=4",) if "stop=plateau" in rest else ()  # what it looks at
     more = ("eval_every=4", "running.share=1") if "running=log_z" in rest else more  # of so few steps
     return [command, *_fewer(rest), *(QUICK if command == "train" else ("device=cpu",)), *more]
 
