@@ -262,6 +262,7 @@ def test_pairs_in_effect_are_those_of_all_states(units, error):
         assert_close(found, table - table.mean(0) - table.mean(1)[:, None] + table.mean(), rtol=0, atol=5 * error)
 
 
+@pytest.mark.long
 def test_a_run_with_drelu(tmp_path, monkeypatch):
     """Stopped and resumed to the bit; AIS as the sum over all states; features; what has no such units refuses it."""
     monkeypatch.chdir(tmp_path)

@@ -268,7 +268,8 @@ def test_far_modes_get_their_weights_from_the_command_line(tmp_path):
         done = ebm(
             "train", "model=leveled", f"objective={objective}", "dataset=gaussians", "dataset.modes=2",
             "dataset.weights=[1,3]", "dataset.reach=10", "dataset.std=1", "dataset.train=5000", "dataset.held_out=500",
-            "steps=600", "batch_size=256", "optimizer.lr=0.003", "evaluation=[mode_weights]", "tracker=none",
+            "steps=250", "batch_size=256", "optimizer.lr=0.003", "evaluation=[mode_weights]", "tracker=none",
+            "evaluation.mode_weights.samples=1500",
             "checkpoint.monitor=null", "eval_every=0", f"hydra.run.dir={run_dir}",
         )  # fmt: skip
         assert done.code == 0, done.err
