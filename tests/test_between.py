@@ -88,6 +88,9 @@ def test_rows_of_a_file_are_joined_two_and_two(home, tmp_path):
     decoded = run.model.space.as_data(run.model.decoded(flat)).reshape(3, 5, 8, 8)
     assert_close(torch.from_numpy(found["samples"]), decoded.float(), rtol=1e-5, atol=1e-6)
     assert np.array_equal(found["rows"].reshape(rows.shape), run.rows(rows).numpy())
+    same = run.between(rows, frames=5)
+    for name in ("samples", "energy", "codes"):
+        assert np.array_equal(getattr(same, name), found[name])
     lines = list(csv.DictReader((tmp_path / "out" / "between.csv").open()))
     assert [(int(line["pair"]), int(line["frame"]), float(line["way"])) for line in lines] == [
         (pair, frame, (frame - 1) / 4) for pair in (1, 2, 3) for frame in (1, 2, 3, 4, 5)
@@ -130,6 +133,14 @@ def test_what_has_no_way_is_refused_in_a_sentence(home, tmp_path):
     for line, words in said.items():
         assert_refused(ebm(f"sample run={home} device=cpu {line}"), words)
     assert not list(home.glob("samples/*/"))
+    run, x = ebm_cli.load(home), np.zeros((2, 8, 8))
+    for ask, words in {
+        lambda: run.between(np.zeros((3, 8, 8))): "x: has 3 rows, which go in pairs; add one, or leave one out",
+        lambda: run.between(x, frames=1): "frames = 1: must be 2 at least, for both ends count",
+        lambda: run.between(x, way="arc"): "way = arc: must be straight or string",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            ask()
 
 
 def test_a_model_without_codes_is_refused():

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from ebm_cli.api import frames, rows
 from ebm_cli.api.pictures import Pictures, pictures_of
 from ebm_cli.api.process import computing
 from ebm_cli.api.table import metrics
-from ebm_cli.commands import given_rows, own, report, tables, transform
+from ebm_cli.commands import between, given_rows, own, report, tables, transform
+from ebm_cli.commands.between import Way
 from ebm_cli.commands.configuration import checked
 from ebm_cli.commands.given_rows import Filled
 from ebm_cli.commands.sample import Drawing, as_data, drawn, filled
@@ -53,6 +54,15 @@ class Imputed:
         r_hat = np.asarray(self.cells["r_hat"], np.float64)
         worst = np.nanmax(r_hat) if np.isfinite(r_hat).any() else float("nan")
         return f"Imputed({len(self.cells)} values of {len(self.missing)} rows, R-hat at most {worst:.3f})"
+
+
+class Between(NamedTuple):
+    """Ways from code to code: what codes decode to, `samples` (pairs, frames, *shape), in the units of the data, E of
+    each code in nats, `energy` (pairs, frames), and the `codes` (pairs, frames, dim)."""
+
+    samples: Any
+    energy: Any
+    codes: Any
 
 
 class TrainedRun:
@@ -191,6 +201,24 @@ class TrainedRun:
             whole, cells = _tables_of(x, found.own, found)
             return Imputed(whole, samples, missing, cells)
         return Imputed(rows.like(x, found.filled), samples, missing, given_rows.lines(found))
+
+    def between(self, x: Any, frames: int = 11, way: Way = "straight") -> Between:
+        """From the code of each first of two rows x (2 pairs, *shape) to that of the second, of models with codes.
+
+        `way` straight is a line, string goes through codes of low energy; `frames` count both ends. Raises UserError.
+        """
+        own = between.of_codes(self.model, rows.SAID)
+        if frames < 2:
+            raise UserError(f"frames = {frames}: must be 2 at least, for both ends count")
+        if way not in get_args(Way):
+            raise UserError(f"way = {way}: must be {' or '.join(get_args(Way))}")
+        with self._computing():
+            pairs = self._split(x).all()
+            if len(pairs) % 2:
+                raise UserError(f"{rows.SAID}: has {len(pairs)} rows, which go in pairs; add one, or leave one out")
+            found = between.course(own, pairs, between.Asked(rows.SAID, frames, way))
+            values = self._trained.parts.data.space.as_data(found.decoded.flatten(0, 1)).unflatten(0, (-1, frames))
+        return Between(*(rows.like(x, part.numpy()) for part in (values, found.energy, found.codes)))
 
     def metrics(self) -> "pd.DataFrame":
         """What was logged while it trained: a line for each step, a column for each metric."""
