@@ -213,10 +213,22 @@ def test_a_perceptron_starts_at_its_gaussian():
     assert free.energy(x).tolist() == [0, 0, 0]
 
 
+def test_the_energy_of_an_autoencoder_is_its_error():
+    """Of what it gives back for each row; it begins as the Gaussian beside it."""
+    model = small_model("autoencoder", Real((3,)), spread=1.0)
+    x = rng.normal((5, 3), stream(0, "x"), dtype=torch.float64)
+    error = (x - model.features(x)["reconstruction"]).square().sum(1) / 2
+    beside = (x - model.mean).square().sum(1) / 2 - x.square().sum(1) / 2
+    assert_close(model.energy(x), error + beside, rtol=1e-12, atol=1e-13)
+    start = component("model", "autoencoder", spread=2.0).build(Real((2,)), torch.tensor([1.0, -1.0]), stream(0, "m"))
+    assert torch.allclose(start.energy(torch.tensor([[1.0, -1.0], [3.0, -1.0]])), torch.tensor([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("name", ["mlp", "autoencoder"])
 @pytest.mark.parametrize(("scale", "spread"), [(1.0, 2.0), (3.0, None), (3.0, 2.0)])
-def test_gradients_of_a_perceptron(scale, spread):
+def test_gradients_of_a_perceptron(name, scale, spread):
     """In x and in the parameters: those of automatic differentiation."""
-    model = small_model("mlp", Real((2,)), input_scale=scale, spread=spread)
+    model = small_model(name, Real((2,)), input_scale=scale, spread=spread)
     assert all(p.abs().sum() > 0 for p in model.parameters())
     x, weight = rng.normal((5, 2), stream(0, "x"), dtype=torch.float64), torch.arange(5.0, dtype=torch.float64)
     for found, expected in zip(model.energy_and_grad(x), EnergyModel.energy_and_grad(model, x), strict=True):

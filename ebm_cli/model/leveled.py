@@ -164,7 +164,7 @@ def _of_another(settings: Mapping[str, Any]) -> str | None:
         return None
     out = [f"~model.network.{key}" for key in settings if key not in (*keys, "name")]
     more = [f"+model.network.{key}=..." for key in keys if key not in settings]
-    whole = "; model=leveled_convnet has them" if name == "convnet" else ""
+    whole = f"; model=leveled_{name} has them" if name in ("convnet", "unet") else ""
     return f"model.network.name = {name}: has other keys; add {' '.join([*out, *more])} (ebm list model {name}){whole}"
 
 

@@ -56,6 +56,18 @@ class MLP(EnergyModel):
         energy: Tensor = -self.last(units).squeeze(1)
         return energy + self._beside(v)
 
+    def _slope_of_units(self, units: Tensor, v: Tensor) -> Tensor:
+        """dE/d units of the last layer, (batch or 1, units)."""
+        return -self.last.weight
+
+    def _slope_beside_units(self, units: Tensor, v: Tensor) -> Tensor | float:
+        """What dE/dv has beside what comes through the units, (batch, numbers)."""
+        return self._slope_beside(v)
+
+    def _of_last(self, weight: Tensor, units: Tensor, v: Tensor) -> list[Tensor]:
+        """The gradient of sum_i weight_i E(x_i) in the parameters of `last`."""
+        return [-weight[None] @ units]
+
     def _beside(self, v: Tensor) -> Tensor | float:
         """What E has beside f, (batch,)."""
         return 0.0 if self.spread is None else (v - self.mean).square().sum(1) / (2 * self.spread**2)
@@ -93,10 +105,10 @@ class MLP(EnergyModel):
         """Layer by layer, last to first."""
         v = x.flatten(1)
         units, slopes = self._traced(v)
-        back = -self.last.weight
+        back = self._slope_of_units(units[-1], v)
         for weight, slope in zip(reversed(self._weights()), reversed(slopes), strict=True):
             back = (back * slope) @ weight
-        grad = self.input_scale * back + self._slope_beside(v)
+        grad = self.input_scale * back + self._slope_beside_units(units[-1], v)
         return self._reduced(units[-1], v), grad.reshape(x.shape)
 
     @torch.no_grad()
@@ -108,8 +120,8 @@ class MLP(EnergyModel):
 
         @torch.no_grad()
         def pull(weight: Tensor) -> Gradients:
-            found = [-weight[None] @ units[-1]]
-            back = -weight[:, None] * self.last.weight
+            found = self._of_last(weight, units[-1], v)
+            back = weight[:, None] * self._slope_of_units(units[-1], v)
             for i in reversed(range(len(self.layers))):
                 at_units = back * slopes[i]
                 found[:0] = [at_units.T @ units[i], at_units.sum(0)]

@@ -521,6 +521,27 @@ MUTANTS = [
         "composition::test_a_mixture_is_the_sum_of_shares",
     ),
     Mutant(
+        "autoencoder: what it gives back has no slope of its own",
+        "model/autoencoder.py",
+        "self._slope_beside(v) - self.last(units)",
+        "self._slope_beside(v) + 0 * self.last(units)",
+        "continuous::test_gradients_of_a_perceptron[1.0-2.0-autoencoder]",
+    ),
+    Mutant(
+        "unet: nothing comes back by what went straight across",
+        "model/unet.py",
+        "finer.shape[2:]) + up[i])",
+        "finer.shape[2:]) + 0 * up[i])",
+        "unet::test_gradients_are_those_of_automatic_differentiation[shape0-widths0]",
+    ),
+    Mutant(
+        "unet: the way back over an odd edge loses it",
+        "model/unet.py",
+        "F.conv2d(_even(up[-1])",
+        "F.conv2d(F.pad(up[-1], (0, 1, 0, 1))",
+        "unet::test_gradients_are_those_of_automatic_differentiation[shape1-widths1]",
+    ),
+    Mutant(
         "convnet: slope of SiLU is its sigmoid",
         "model/convnet.py",
         "s * (1 + x - value)",
@@ -1223,7 +1244,7 @@ MUTANTS = [
     Mutant(
         "mlp: the well has no slope",
         "model/mlp.py",
-        "self.input_scale * back + self._slope_beside(v)",
+        "self.input_scale * back + self._slope_beside_units(units[-1], v)",
         "self.input_scale * back",
         "continuous::test_gradients_of_a_perceptron",
     ),

@@ -602,10 +602,17 @@ MUTANTS = [
         "taken_back::test_an_update_that_chains_cannot_follow_is_taken_back",
     ),
     Mutant(
+        "looks: the way out of a sign is that of runs whose sampler moves the chains",
+        "training/looks.py",
+        "return self.now.components.objective.ways",
+        "return {}",
+        "health_ways::test_a_run_is_told_of_its_own_keys",
+    ),
+    Mutant(
         "retuning: looks move chains by the temperatures of the beginning",
         "training/looks.py",
-        "_moving(retuning.tuned(self.now, state), state.step)",
-        "_moving(self.now, state.step)",
+        "moving_at(retuning.tuned(self.now, state), state.step)",
+        "moving_at(self.now, state.step)",
         "retuning::test_looks_at_the_chains_move_them_by_the_temperatures_of_now",
     ),
     Mutant(

@@ -117,6 +117,9 @@ NETWORKS = (
     "word_window",
     "leveled",
     "leveled_convnet",
+    "leveled_unet",
+    "unet",
+    "autoencoder",
     "leveled_jem",
 )  # one stands for all where settings of samplers differ
 
