@@ -71,6 +71,15 @@ def test_every_pixel_that_comes_back_depends_on_every_pixel():
     assert of_corner[:3, :3].abs().mean() > 5 * of_corner[6:, 6:].abs().mean()
 
 
+def test_channels_beside_the_image_leave_it_its_weight():
+    """Weights of the convolution and the patches that see it begin as wide with ten channels as with one."""
+    for channels in (1, 10):
+        space = Box((channels, 8, 8), -1.0, 1.0)
+        model = component("model", "unet", widths=[16, 16]).build(space, torch.zeros(space.shape), stream(0, "model"))
+        for weight, bound in ((model.enter.weight, 1 / 3), (model.patches[0].weight, 1 / 2)):
+            assert 0.95 * bound < weight.abs().max() <= bound
+
+
 def test_data_that_are_no_images_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_refused(ebm("train model=leveled_unet dataset=points_2d"), "takes images, the data have shape 2")

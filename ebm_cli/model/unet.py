@@ -43,9 +43,10 @@ class Back(NamedTuple):
 class UNet(EnergyModel):
     """E(x) = |v - g(v)|^2 / 2 - |v|^2 / 2, v in [-1, 1] the brightness of x, g a U-Net; it starts at g = 0.
 
-    g: convolutions 3 x 3 of `widths` channels, all but the first of stride 2; at the coarsest scale a convolution and
-    two linear layers of all its pixels, with `hidden` units between them; then transposed ones 4 x 4 back up, to which
-    what went down at their scale is added (Ronneberger et al. 2015); a convolution with the channels of the image last.
+    g: convolutions 3 x 3 of `widths` channels, all but the first of stride 2, to which the image itself is added in
+    patches, by a linear map of each; at the coarsest scale a convolution and two linear layers of all its pixels, with
+    `hidden` units between them; then transposed ones 4 x 4 back up, to which what went down at their scale is added
+    (Ronneberger et al. 2015); a convolution with the channels of the image last.
     SiLU after each but the last. Why an error and no single output: `Autoencoder`. Gradients are in closed form: all of
     it is tensor operations.
     """
@@ -61,6 +62,9 @@ class UNet(EnergyModel):
         channels, coarse = self.image[0], widths[-1] * math.prod(_coarsest(self.image[1:], widths))
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, padding=1) for a, b in itertools.pairwise(widths))
+        self.patches = nn.ModuleList(
+            nn.Conv2d(channels, width, 2**i, 2**i, bias=False) for i, width in enumerate(widths[1:], 1)
+        )
         self.middle = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         self.into = nn.Linear(coarse, hidden)
         self.out_of = nn.Linear(hidden, coarse, bias=False)  # the convolution beside it has one
@@ -68,6 +72,8 @@ class UNet(EnergyModel):
         self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         initialise(self, key)
         with torch.no_grad():
+            for layer in (self.enter, *self._patches()):
+                layer.weight.mul_(math.sqrt(channels))  # the image counts as much, however many channels say the level
             for parameter in self.last.parameters():
                 parameter.zero_()
 
@@ -95,8 +101,8 @@ class UNet(EnergyModel):
         """Channels lie next to each other, as the products run fastest."""
         value, slope = silu(self.enter(v.contiguous(memory_format=torch.channels_last)))
         down, down_slopes = [value], [slope]
-        for layer in self.downs:
-            value, slope = silu(layer(down[-1]))
+        for layer, patch in zip(self.downs, self._patches(), strict=True):
+            value, slope = silu(layer(down[-1]) + patch(_whole(v, patch)))
             down.append(value)
             down_slopes.append(slope)
         flat, flat_slope = silu(self.into(value.flatten(1)))
@@ -124,8 +130,14 @@ class UNet(EnergyModel):
         for i in reversed(range(len(self.downs))):
             weight, finer = cast(nn.Conv2d, self.downs[i]).weight, kept.down[i]
             down.append((transposed(down[-1], weight, 2, finer.shape[2:]) + up[i]) * kept.down_slopes[i])
-        v = transposed(down[-1], self.enter.weight, 1, of_g.shape[2:])
-        return Back(down[::-1], flat, up, v)
+        down, (height, width) = down[::-1], of_g.shape[2:]
+        v = transposed(down[0], self.enter.weight, 1, (height, width))
+        for patch, grad in zip(self._patches(), down[1:], strict=True):
+            v = v + F.conv_transpose2d(grad, patch.weight, stride=patch.stride)[:, :, :height, :width]
+        return Back(down, flat, up, v)
+
+    def _patches(self) -> list[nn.Conv2d]:
+        return cast(list[nn.Conv2d], list(self.patches))
 
     def _ups(self) -> list[nn.ConvTranspose2d]:
         return cast(list[nn.ConvTranspose2d], list(self.ups))
@@ -161,6 +173,8 @@ class UNet(EnergyModel):
         found = _of_convolution(self.enter, v, back.down[0])
         for i, layer in enumerate(self.downs):
             found += _of_convolution(cast(nn.Conv2d, layer), kept.down[i], back.down[i + 1])
+        for patch, grad in zip(self._patches(), back.down[1:], strict=True):
+            found.append(conv2d_weight(_whole(v, patch), patch.weight.shape, grad, patch.stride))
         coarse = kept.down[-1]
         found += _of_convolution(self.middle, coarse, back.up[-1])
         found += [back.flat.T @ coarse.flatten(1), back.flat.sum(0), back.up[-1].flatten(1).T @ kept.flat]
@@ -173,6 +187,12 @@ class UNet(EnergyModel):
 def _error(v: Tensor, g: Tensor) -> Tensor:
     """|v - g|^2 / 2 - |v|^2 / 2, (batch,)."""
     return (g * (g / 2 - v)).flatten(1).sum(1)
+
+
+def _whole(v: Tensor, patch: nn.Conv2d) -> Tensor:
+    """With 0 beyond its edges, as far as the last patches reach."""
+    side = patch.stride[0]
+    return F.pad(v, (0, -v.shape[3] % side, 0, -v.shape[2] % side))
 
 
 def _even(grad: Tensor) -> Tensor:
@@ -209,11 +229,15 @@ class UNetSpec(ModelSpec):
         ends = (9 * channels + 1) * first + (9 * first + 1) * channels
         pairs = list(itertools.pairwise(self.widths))
         scales = sum((9 * a + 1) * b + (16 * b + 1) * a for a, b in pairs)
+        scales += sum(4**i * channels * width for i, width in enumerate(self.widths[1:], 1))
         return ends + scales + (9 * last + 1) * last + (2 * coarse + 1) * self.hidden
 
     @override
     def build(self, space: Space, mean: Tensor, key: Key) -> UNet:
-        """Weights uniform within 1 / sqrt(inputs), the last ones 0. Raises UserError for data that are no images."""
+        """Weights uniform within 1 / sqrt(inputs), those of the image as if it had one channel, the last ones 0.
+
+        Raises UserError for data that are no images.
+        """
         check_image(space, "unet")
         assert isinstance(space, Box)
         return UNet(space, self.widths, self.hidden, key)

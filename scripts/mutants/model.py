@@ -528,6 +528,20 @@ MUTANTS = [
         "continuous::test_gradients_of_a_perceptron[1.0-2.0-autoencoder]",
     ),
     Mutant(
+        "unet: channels that say the level drown the image",
+        "model/unet.py",
+        "layer.weight.mul_(math.sqrt(channels))",
+        "layer.weight.mul_(1.0)",
+        "unet::test_channels_beside_the_image_leave_it_its_weight",
+    ),
+    Mutant(
+        "unet: patches without their way back",
+        "model/unet.py",
+        "v = v + F.conv_transpose2d(",
+        "v = v + 0 * F.conv_transpose2d(",
+        "unet::test_gradients_are_those_of_automatic_differentiation[shape0-widths0]",
+    ),
+    Mutant(
         "unet: nothing comes back by what went straight across",
         "model/unet.py",
         "finer.shape[2:]) + up[i])",
