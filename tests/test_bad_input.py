@@ -80,7 +80,7 @@ DO_NOT_FIT = {
     "dataset.binarize=none model=exponential_family sampler=mala objective=ratio_matching": "binary or spin data, "
     "these are real; objectives that fit model=exponential_family: adversarial_contrastive, cd, ",
     "dataset.binarize=none model=boltzmann sampler=gibbs": "gives real data, model=boltzmann takes binary; models that "
-    "fit: exponential_family",
+    "fit: autoencoder, exponential_family",
     "objective=exact": "objective=exact: the smaller side has 64 units, enumeration goes to 20; use objective=pcd, or "
     "a smaller model",
     "evaluation=[exact]": "evaluation=exact: the smaller side has 64 units, enumeration goes to 20; leave it out "

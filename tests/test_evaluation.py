@@ -45,6 +45,7 @@ SMALLER_YET = {
     "log_likelihood": {"most_temperatures": 40, "points": 8},
     "long_run": {"steps": 20, "frames": 4},
     "mixing": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5},
+    "mixing_real": {"steps": 10, "points": 4, "reference_chains": 10, "reference_steps": 5, "seconds": 1e6},
     "trajectory": {"rounds": 10},
     "tempering": {"warmup": 5, "steps": 5},
     "mixing_time": {"chains": 400, "max_steps": 2},
