@@ -19,7 +19,7 @@ UNKNOWN = {
     "+modle=rbm": "unknown key modle; did you mean model",
     "+stpes=3": "unknown key stpes; did you mean steps or stop?",
     "+checkpoint.keep=3": "unknown key checkpoint.keep",
-    "model=rmb": "no model named rmb; did you mean rbm? (model is one of: boltzmann, ",
+    "model=rmb": "no model named rmb; did you mean rbm? (model is one of: autoencoder, boltzmann, ",
     "dataset=dna": "no dataset named dna; did you mean dataset=binary_tabular dataset.table=dna? (dataset is one of: ",
     "dataset.name=moons": "no dataset named moons; did you mean dataset=points_2d dataset.kind=moons? (dataset is ",
     "sampler.name=steps": "no sampler named steps (sampler is one of: acs, augmented, ",

@@ -99,7 +99,7 @@ def _channels(space: Space) -> int:
 def initialise(model: nn.Module, key: Key) -> None:
     """Weights and biases uniform within 1 / sqrt(inputs of a unit), torch's own rule, but drawn from the key."""
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             for part, parameter in layer.named_parameters():
                 with torch.no_grad():
