@@ -49,7 +49,7 @@ SMALLER_YET = {
     "trajectory": {"rounds": 10},
     "tempering": {"warmup": 5, "steps": 5},
     "mixing_time": {"chains": 400, "max_steps": 2},
-    **dict.fromkeys(("resample", "samples"), {"steps": 20}),
+    **{key: {"steps": 20} for key in ("resample", "samples")},
 }
 
 
